@@ -1,0 +1,66 @@
+//! The few file-system operations on which durability depends, behind a trait, so that tests can lose what was not synced.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// File-system operations in the order that the callers of this trait choose. Reads are not here: they change nothing.
+pub trait Disk: Send + Sync + Debug {
+    /// Creates a file that must not exist yet, with these permission bits, and writes the parts into it. Nothing is durable yet.
+    fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()>;
+
+    /// Makes the contents and attributes of a file durable.
+    fn sync_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives a file a new name in one step, over any file of that name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name, which must not be taken.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a name.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a directory, with its parents; one that is there already is no error.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The file system itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file = File::options().write(true).create_new(true).mode(mode).open(path)?;
+        parts.iter().try_for_each(|part| file.write_all(part))
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+}

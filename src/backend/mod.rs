@@ -1,0 +1,146 @@
+//! Keys and bytes: where objects are kept. Knows nothing of what is in them.
+
+pub mod disk;
+pub mod local;
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::id::{KeyId, PackId, SnapshotId};
+
+pub use local::LocalBackend;
+
+/// Which of the two stored copies of a small, precious object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Replica {
+    /// Written second, read first.
+    First,
+    /// Written first, read when the first does not decode.
+    Second,
+}
+
+/// The name of an object. Paths exist only inside a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectKey {
+    /// The repository's configuration.
+    Config(Replica),
+    /// A wrapped master key.
+    Key(KeyId, Replica),
+    /// Encoded chunks; named by the hash of its bytes.
+    Pack(PackId),
+    /// A snapshot record before its commit.
+    Pending(SnapshotId),
+    /// A committed snapshot record.
+    Snapshot(SnapshotId),
+    /// Prune's mark on a pack that it means to delete.
+    Tombstone(PackId),
+}
+
+/// The kinds of objects, as far as they can be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectKind {
+    /// [`ObjectKey::Config`]
+    Config,
+    /// [`ObjectKey::Key`]
+    Key,
+    /// [`ObjectKey::Pack`]
+    Pack,
+    /// [`ObjectKey::Pending`]
+    Pending,
+    /// [`ObjectKey::Snapshot`]
+    Snapshot,
+    /// [`ObjectKey::Tombstone`]
+    Tombstone,
+}
+
+impl ObjectKey {
+    /// The kind of this object.
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            ObjectKey::Config(_) => ObjectKind::Config,
+            ObjectKey::Key(..) => ObjectKind::Key,
+            ObjectKey::Pack(_) => ObjectKind::Pack,
+            ObjectKey::Pending(_) => ObjectKind::Pending,
+            ObjectKey::Snapshot(_) => ObjectKind::Snapshot,
+            ObjectKey::Tombstone(_) => ObjectKind::Tombstone,
+        }
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ObjectKey::Config(Replica::First) => write!(f, "config"),
+            ObjectKey::Config(Replica::Second) => write!(f, "config (second copy)"),
+            ObjectKey::Key(id, Replica::First) => write!(f, "key {id}"),
+            ObjectKey::Key(id, Replica::Second) => write!(f, "key {id} (second copy)"),
+            ObjectKey::Pack(id) => write!(f, "pack {id}"),
+            ObjectKey::Pending(id) => write!(f, "pending snapshot {id}"),
+            ObjectKey::Snapshot(id) => write!(f, "snapshot {id}"),
+            ObjectKey::Tombstone(id) => write!(f, "tombstone of pack {id}"),
+        }
+    }
+}
+
+/// One entry of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What a write does when the object is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Fail with [`std::io::ErrorKind::AlreadyExists`]; of several racing writers exactly one succeeds.
+    CreateNew,
+    /// Put the new bytes in its place in one step: readers see the old ones or the new ones, whole.
+    Replace,
+}
+
+/// A place for objects. Implementers implement everything; helpers for callers are in [`BackendExt`].
+///
+/// Guarantees of every implementation: a write is atomic (an object is there whole or not at all, also after a crash); when `write`
+/// returns, the object survives a power cut; a listing started after a write returned has the object (list-after-write consistency).
+/// All errors are [`crate::Error::Backend`]; a missing object gives [`std::io::ErrorKind::NotFound`] inside it.
+pub trait Backend: Send + Sync + Debug {
+    /// A stable, canonical name of this place; with the repository's id it keys the local catalog.
+    fn location(&self) -> String;
+
+    /// All objects of one kind, in no particular order. Foreign files (wrong name, temporary) are left out.
+    fn list(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>>;
+
+    /// The size of one object in bytes, or `None` if it is not there.
+    fn stat(&self, key: &ObjectKey) -> Result<Option<u64>>;
+
+    /// The bytes of an object, or of a range of it. A range that reaches past the end is an error of kind
+    /// [`std::io::ErrorKind::UnexpectedEof`], never a short answer.
+    fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<u8>>;
+
+    /// Stores an object: the parts, one after the other.
+    fn write(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> Result<()>;
+
+    /// Removes an object, durably; removing what is not there is no error.
+    fn delete(&self, key: &ObjectKey) -> Result<()>;
+
+    /// Makes sure that these objects, written by anyone, survive a power cut: one that another process has just put in place may be
+    /// visible before its directory entry is on disk.
+    fn settle(&self, keys: &[ObjectKey]) -> Result<()>;
+}
+
+/// What callers of a [`Backend`] want besides.
+pub trait BackendExt: Backend {
+    /// The whole object, or `None` if it is not there.
+    fn read_if_there(&self, key: &ObjectKey) -> Result<Option<Vec<u8>>> {
+        match self.read(key, None) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(crate::Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+impl<B: Backend + ?Sized> BackendExt for B {}

@@ -1,0 +1,130 @@
+//! Errors, sorted by what the caller can do about them.
+
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible function in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and (in the text) what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no repository at this location.
+    #[error("no repository at {location}; make one with `icecore init`")]
+    NoRepository {
+        /// Where it was looked for.
+        location: String,
+    },
+    /// A named thing (snapshot, stream, object) does not exist.
+    #[error("{what} not found")]
+    NotFound {
+        /// What was looked for, with its kind: `snapshot 1a2b`.
+        what: String,
+    },
+    /// Stored bytes are not what was written.
+    #[error("{object} is damaged: {detail}")]
+    Corrupt {
+        /// The object, by kind and id.
+        object: String,
+        /// What does not hold.
+        detail: String,
+    },
+    /// No key record opens with this passphrase.
+    #[error("wrong passphrase for {location}")]
+    WrongPassphrase {
+        /// The repository.
+        location: String,
+    },
+    /// The bytes were written by a version of icecore that this one does not know.
+    #[error("{object} needs a newer icecore: {detail}")]
+    UnsupportedFormat {
+        /// The object, by kind and id.
+        object: String,
+        /// The unknown version or feature.
+        detail: String,
+    },
+    /// The backend failed: disk full, permission, network.
+    #[error("{operation} {object}: {source}")]
+    Backend {
+        /// `read`, `write`, `list`, `delete`, `sync`.
+        operation: &'static str,
+        /// The object or directory.
+        object: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// What is to be captured cannot be read as asked.
+    #[error("{}: {detail}", path.display())]
+    Source {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        detail: String,
+    },
+    /// A restore destination cannot be written as asked. Nothing was lost.
+    #[error("{}: {detail}", path.display())]
+    Destination {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        detail: String,
+    },
+    /// Someone else holds what is needed; trying again later may help.
+    #[error("{}: {detail}", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// Who or what holds it, and what to do.
+        detail: String,
+    },
+    /// The arguments make no sense together.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// The local catalog cannot be used; it can be deleted at any time.
+    #[error("catalog {}: {detail}", path.display())]
+    Catalog {
+        /// The catalog file.
+        path: PathBuf,
+        /// What failed.
+        detail: String,
+    },
+    /// What the catalog promised is not in the repository (any more); a fresh look at the repository helps.
+    #[error("the repository changed underneath: {detail}")]
+    Stale {
+        /// Which object is gone.
+        detail: String,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
+    /// An earlier failure of this write session; nothing more is accepted by it.
+    #[error("this backup failed earlier and takes nothing more")]
+    Poisoned,
+}
+
+impl Error {
+    /// A [`Error::Corrupt`] in one line.
+    pub fn corrupt(object: impl Into<String>, detail: impl Into<String>) -> Self {
+        Error::Corrupt { object: object.into(), detail: detail.into() }
+    }
+
+    /// A [`Error::Source`] in one line.
+    pub fn source(path: impl AsRef<Path>, detail: impl std::fmt::Display) -> Self {
+        Error::Source { path: path.as_ref().to_path_buf(), detail: detail.to_string() }
+    }
+
+    /// A [`Error::Destination`] in one line.
+    pub fn destination(path: impl AsRef<Path>, detail: impl std::fmt::Display) -> Self {
+        Error::Destination { path: path.as_ref().to_path_buf(), detail: detail.to_string() }
+    }
+
+    /// A [`Error::Backend`] in one line.
+    pub fn backend(operation: &'static str, object: impl Into<String>, source: std::io::Error) -> Self {
+        Error::Backend { operation, object: object.into(), source }
+    }
+
+    /// Whether stored bytes are bad or missing, as opposed to a fault of the machine or the arguments.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Error::Corrupt { .. } | Error::NotFound { .. })
+    }
+}

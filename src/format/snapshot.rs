@@ -1,0 +1,176 @@
+//! The snapshot record and the listing of its streams, as they are stored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ChunkId, PackId, SnapshotId, SourceId};
+
+/// The immutable record of one capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// When the capture's reading began, nanoseconds since 1970-01-01 UTC.
+    pub time_ns: i64,
+    /// How long the backup took up to the commit, microseconds.
+    pub duration_us: u64,
+    /// The machine.
+    pub host: String,
+    /// The user.
+    pub user: String,
+    /// The icecore version that wrote it.
+    pub tool: String,
+    /// What was captured.
+    pub source: SourceRef,
+    /// The snapshot whose trees this one was compared with.
+    pub parent: Option<SnapshotId>,
+    /// Words of the user's choice.
+    pub tags: Vec<String>,
+    /// Reasons why this snapshot does not count as good; empty for a good one.
+    pub flags: Vec<Flag>,
+    /// The streams: a stream itself, of [`StreamEntry`] records.
+    pub listing: StreamRoot,
+    /// How many entries the listing has.
+    pub entries: u64,
+    /// Bytes of all streams together.
+    pub logical_bytes: u64,
+    /// The packs that this backup wrote.
+    pub packs: Vec<PackRef>,
+    /// What it cost.
+    pub stats: SnapshotStats,
+    /// Further facts by name: `instant`, `sqlite`.
+    pub facts: Vec<(String, String)>,
+}
+
+/// Names the source in a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRef {
+    /// The identity that makes a history.
+    pub id: SourceId,
+    /// What sort.
+    pub kind: SourceKind,
+    /// For people.
+    pub label: String,
+}
+
+/// What sort of source a snapshot came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SourceKind {
+    /// SQLite databases, named one by one.
+    Sqlite,
+    /// Directory trees.
+    Files,
+}
+
+/// Why a snapshot does not count as good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flag {
+    /// A stable word: `damaged`, `no-instant`, `future-time`.
+    pub code: String,
+    /// What was seen, for people.
+    pub detail: String,
+}
+
+/// The root of a stream's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StreamRoot {
+    /// Bytes in the stream.
+    pub len: u64,
+    /// Levels of nodes above the chunks; 0: `top` is the only chunk of the stream.
+    pub levels: u8,
+    /// The topmost node or the only chunk; `None` exactly for an empty stream.
+    pub top: Option<ChunkId>,
+}
+
+/// Where to find a pack and its trailer without listing all packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PackRef {
+    /// Its name.
+    pub id: PackId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Where its sealed trailer starts; it ends where the footer starts.
+    pub trailer_offset: u64,
+}
+
+/// What a backup read and stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStats {
+    /// Bytes that were read from the source and hashed.
+    pub read_bytes: u64,
+    /// Chunks that were not in the repository.
+    pub new_chunks: u64,
+    /// Their plain bytes.
+    pub new_plain_bytes: u64,
+    /// Of them, bytes stored raw, as zstd, and as deltas, after encoding.
+    pub raw_bytes: u64,
+    /// See `raw_bytes`.
+    pub zstd_bytes: u64,
+    /// See `raw_bytes`.
+    pub delta_bytes: u64,
+    /// Tree nodes that were new, after encoding.
+    pub node_bytes: u64,
+    /// All bytes of the packs written.
+    pub pack_bytes: u64,
+}
+
+/// One entry of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamEntry {
+    /// Unique in the snapshot; for trees of files a relative path with `/`.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its bytes; the empty stream for what has none.
+    pub root: StreamRoot,
+    /// Mode, times, owner, where it was a file.
+    pub meta: Option<FileMeta>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A SQLite database, read through the engine.
+    Sqlite(SqliteFacts),
+    /// A file stored as it is.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link with its target.
+    Symlink(Vec<u8>),
+    /// A further name of a file that is in the listing under this other name.
+    HardLink(Vec<u8>),
+}
+
+/// The file's attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMeta {
+    /// Permission bits (`st_mode & 0o7777`).
+    pub mode: u32,
+    /// Modification time, nanoseconds since 1970-01-01 UTC.
+    pub mtime_ns: i64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What the header of a database said at the captured instant (<https://sqlite.org/fileformat2.html#the_database_header>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqliteFacts {
+    /// Bytes in a page; 0 for a database of zero bytes.
+    pub page_size: u32,
+    /// Pages in the image.
+    pub page_count: u64,
+    /// `PRAGMA user_version`.
+    pub user_version: i32,
+    /// `PRAGMA application_id`.
+    pub application_id: i32,
+    /// 1 UTF-8, 2 UTF-16le, 3 UTF-16be, 0 not set yet.
+    pub encoding: u32,
+    /// Whether the file is in WAL mode (header bytes 18 and 19).
+    pub wal: bool,
+    /// The change counter at offset 24.
+    pub change_counter: u32,
+    /// The schema cookie at offset 40.
+    pub schema_cookie: u32,
+    /// Pages on the freelist.
+    pub freelist_pages: u32,
+}

@@ -1,0 +1,102 @@
+//! Typed identifiers. All are 32 bytes and print as 64 lower-case hex digits.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes in every identifier.
+pub const ID_LEN: usize = 32;
+
+/// Bytes as lower-case hex digits.
+pub fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().map_or('?', char::from);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// The bytes of lower-case hex digits; `None` for anything else (upper case included: a name has one spelling).
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let nibble = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|&[high, low]| Some(nibble(high)? << 4 | nibble(low)?)).collect()
+}
+
+macro_rules! define_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub [u8; ID_LEN]);
+
+        impl $name {
+            /// The bytes.
+            pub fn as_bytes(&self) -> &[u8; ID_LEN] {
+                &self.0
+            }
+
+            /// The first 12 hex digits, for people.
+            pub fn short(&self) -> String {
+                let mut hex = to_hex(&self.0);
+                hex.truncate(12);
+                hex
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&to_hex(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.short())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                from_hex(text).and_then(|bytes| bytes.try_into().ok()).map($name).ok_or(ParseIdError)
+            }
+        }
+    };
+}
+
+/// The text is not 64 lower-case hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an id: 64 lower-case hex digits are needed")]
+pub struct ParseIdError;
+
+define_id!(
+    /// A piece of a stream, or a tree node: BLAKE3 of its plain bytes, keyed in encrypted repositories.
+    ChunkId
+);
+define_id!(
+    /// A pack: BLAKE3 of its stored bytes.
+    PackId
+);
+define_id!(
+    /// A snapshot: BLAKE3 of its stored record.
+    SnapshotId
+);
+define_id!(
+    /// A key record: random.
+    KeyId
+);
+define_id!(
+    /// A repository: random, made by `init`.
+    RepositoryId
+);
+define_id!(
+    /// A source identity: BLAKE3 of what names it.
+    SourceId
+);

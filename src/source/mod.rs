@@ -1,0 +1,108 @@
+//! What can be captured: SQLite databases and directory trees. A source gives streams; it never sees a repository.
+
+pub mod files;
+pub mod sqlite;
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::format::snapshot::{EntryKind, FileMeta, Flag, SourceKind};
+use crate::progress::Monitor;
+
+/// Something that can be captured again and again.
+pub trait Source: Send + Sync {
+    /// What this source is. Two backups with equal identities form one history.
+    fn identity(&self) -> SourceDescription;
+
+    /// Begins one consistent reading.
+    ///
+    /// `known` holds, per stream name, what was recorded about its files when this host captured the parent snapshot; a stream whose files
+    /// still look the same may come back as [`Body::Unchanged`] (only by the rule documented in [`sqlite`]).
+    ///
+    /// # Errors
+    /// [`crate::Error::Source`] when a database cannot be read as one, [`crate::Error::Busy`] when it stays locked.
+    fn capture(&self, known: &HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) -> Result<Box<dyn Capture>>;
+}
+
+/// Names a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceDescription {
+    /// What sort of source.
+    pub kind: SourceKind,
+    /// The canonical parts that make its identity (paths with names), sorted.
+    pub parts: Vec<Vec<u8>>,
+    /// For people: the paths as given.
+    pub label: String,
+}
+
+/// One consistent reading in progress. Streams come one after the other; their bodies may be read until [`Capture::finish`].
+pub trait Capture: Send {
+    /// Bytes that will be read in all, for progress.
+    fn total_bytes(&self) -> u64;
+
+    /// The next stream, or `None` after the last. Bodies given out earlier stay readable.
+    fn next_stream(&mut self) -> Result<Option<CapturedStream>>;
+
+    /// Whether holding this capture open makes writers of the database wait; then what is read is set aside first and worked on after
+    /// [`Capture::finish`].
+    fn blocks_writers(&self) -> bool;
+
+    /// Lets go of the databases and says what was found. All bodies must have been dropped or fully read.
+    fn finish(self: Box<Self>) -> Result<CaptureReport>;
+}
+
+/// One named byte sequence of a capture.
+pub struct CapturedStream {
+    /// Its name in the snapshot: unique, relative, `/` between parts, no `.` or `..` part.
+    pub name: Vec<u8>,
+    /// What it is, with what is known about it.
+    pub kind: EntryKind,
+    /// Mode, times, owner, where it is a file.
+    pub meta: Option<FileMeta>,
+    /// Its bytes.
+    pub body: Body,
+}
+
+/// The bytes of a stream.
+pub enum Body {
+    /// Has none: a directory, a link.
+    None,
+    /// A file of fixed-size pages, readable at any place by several threads.
+    Pages(Arc<dyn PageRead>),
+    /// Anything else, from front to back.
+    Bytes(Box<dyn Read + Send>),
+    /// The same bytes as in the parent snapshot, without reading them.
+    Unchanged,
+}
+
+/// A consistent image of a page file.
+pub trait PageRead: Send + Sync {
+    /// Bytes in the image.
+    fn len_bytes(&self) -> u64;
+
+    /// Bytes in a page; a power of two from 512 to 65,536.
+    fn page_size(&self) -> u32;
+
+    /// Fills `buffer` with the bytes at `offset`. Both are multiples of the page size, except that the last read may end at the end
+    /// of the image. Each page must be read exactly once for the findings of [`Capture::finish`] to be complete.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+}
+
+/// What a capture found out by its end.
+#[derive(Debug, Clone, Default)]
+pub struct CaptureReport {
+    /// Reasons why this capture should not count as good.
+    pub flags: Vec<Flag>,
+    /// What could not be read; the rest was captured, and the backup is incomplete.
+    pub skipped: Vec<String>,
+    /// Facts for the record: `instant` = `proven` or `locked`, `sqlite` = library version.
+    pub facts: Vec<(String, String)>,
+    /// Per stream what its files looked like before reading, for the next capture's `known`.
+    pub stamps: HashMap<Vec<u8>, Stamp>,
+}
+
+/// What the files of one stream looked like. Only ever compared for equality; stays on the host that took it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(pub Vec<u8>);
