@@ -7,11 +7,12 @@ use std::path::Path;
 
 /// File-system operations in the order that the callers of this trait choose. Reads are not here: they change nothing.
 pub trait Disk: Send + Sync + Debug {
-    /// Creates a file that must not exist yet, with these permission bits, and writes the parts into it. Nothing is durable yet.
+    /// Creates a file that must not exist yet, with these permission bits, writes the parts into it and makes its contents durable; its
+    /// name is not yet. Written and synced through one handle: a later one may not be told of an earlier write error.
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()>;
 
-    /// Makes the contents and attributes of a file durable.
-    fn sync_file(&self, path: &Path) -> io::Result<()>;
+    /// Makes the contents and attributes of an open file durable; `path` is its name, for messages and for tests.
+    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
@@ -37,11 +38,12 @@ impl Disk for RealDisk {
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         let mut file = File::options().write(true).create_new(true).mode(mode).open(path)?;
-        parts.iter().try_for_each(|part| file.write_all(part))
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()
     }
 
-    fn sync_file(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+    fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
+        file.sync_all()
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

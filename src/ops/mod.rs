@@ -1,1 +1,3 @@
-//! TBD
+//! What a user can do with a repository.
+
+pub mod place;

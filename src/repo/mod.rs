@@ -1,1 +1,3 @@
-//! TBD
+//! Repositories: the only layer that knows both keys and bytes.
+
+pub mod catalog;

@@ -1,1 +1,3 @@
 //! SQLite databases.
+
+pub mod structure;

@@ -1,0 +1,1 @@
+//! Puts a verified file in the place of a database.

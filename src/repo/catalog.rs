@@ -1,0 +1,1 @@
+//! The local, disposable index over all packs and snapshots.

@@ -1,0 +1,1 @@
+//! Finds damage in the pages of a database as they pass by.
