@@ -1,0 +1,121 @@
+//! The repository's configuration: readable JSON, stored twice, the same bytes.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cipher, FORMAT_VERSION, Malformed, record};
+use crate::id::{RepositoryId, from_hex, to_hex};
+
+/// The longest configuration, in bytes.
+pub const CONFIG_LEN_MAX: u64 = 64 << 10;
+
+/// What holds for a whole repository, for ever. In an encrypted one the key records hold a sealed copy, and that one counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Random, made by `init`.
+    pub repository: RepositoryId,
+    /// Whether objects are sealed and chunk ids keyed.
+    pub encrypted: bool,
+    /// Bytes in a chunk of a page file; a power of two from 4 KiB to 1 MiB. A chunk is never smaller than a page.
+    pub page_chunk_len: u32,
+    /// Aimed-at bytes in a content-defined chunk; chunks are between a quarter and four times of it.
+    pub content_chunk_len: u32,
+}
+
+/// The JSON file. Field order is the stored order.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    icecore: u16,
+    repository: String,
+    cipher: String,
+    chunk_ids: String,
+    page_chunk_len: u32,
+    content_chunk_len: u32,
+    features: Vec<String>,
+    checksum: String,
+}
+
+impl Config {
+    /// How this repository's objects are sealed.
+    pub fn cipher(&self) -> Cipher {
+        match self.encrypted {
+            true => Cipher::Aes256Gcm,
+            false => Cipher::None,
+        }
+    }
+
+    /// The stored bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
+        let file = ConfigFile {
+            icecore: FORMAT_VERSION,
+            repository: self.repository.to_string(),
+            cipher: cipher_name(self.encrypted).into(),
+            chunk_ids: chunk_ids_name(self.encrypted).into(),
+            page_chunk_len: self.page_chunk_len,
+            content_chunk_len: self.content_chunk_len,
+            features: Vec::new(),
+            checksum: self.checksum()?,
+        };
+        let mut bytes = serde_json::to_vec_pretty(&file).map_err(|e| Malformed::new(e.to_string()))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads the stored bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() as u64 > CONFIG_LEN_MAX {
+            return Err(Malformed::new("it is too long"));
+        }
+        refuse_newer(bytes)?;
+        let file: ConfigFile =
+            serde_json::from_slice(bytes).map_err(|e| Malformed::new(format!("it is not the JSON of a configuration: {e}")))?;
+        let encrypted = match file.cipher.as_str() {
+            name if name == cipher_name(true) => true,
+            name if name == cipher_name(false) => false,
+            other => return Err(Malformed::newer(format!("cipher {other:?}"))),
+        };
+        let id =
+            from_hex(&file.repository).and_then(|id| id.try_into().ok()).ok_or_else(|| Malformed::new("the repository id is no id"))?;
+        let config = Config {
+            repository: RepositoryId(id),
+            encrypted,
+            page_chunk_len: file.page_chunk_len,
+            content_chunk_len: file.content_chunk_len,
+        };
+        if file.checksum != config.checksum()? || file.chunk_ids != chunk_ids_name(encrypted) {
+            return Err(Malformed::new("its checksum does not match"));
+        }
+        let sane = |len: u32| len.is_power_of_two() && (4 << 10..=256 << 10).contains(&len);
+        match sane(config.page_chunk_len) && sane(config.content_chunk_len) {
+            true => Ok(config),
+            false => Err(Malformed::new("a chunk length is out of bounds")),
+        }
+    }
+
+    /// Of the record bytes, so that it does not hang on how JSON is laid out.
+    fn checksum(&self) -> Result<String, Malformed> {
+        Ok(to_hex(blake3::hash(&record::encode(self)?).as_bytes()))
+    }
+}
+
+fn cipher_name(encrypted: bool) -> &'static str {
+    if encrypted { "aes-256-gcm" } else { "none" }
+}
+
+fn chunk_ids_name(encrypted: bool) -> &'static str {
+    if encrypted { "keyed blake3" } else { "blake3" }
+}
+
+/// Names what is too new before the strict decoder trips over it.
+fn refuse_newer(bytes: &[u8]) -> Result<(), Malformed> {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(()) };
+    if let Some(version) = value.get("icecore").and_then(|v| v.as_u64())
+        && version > u64::from(FORMAT_VERSION)
+    {
+        return Err(Malformed::newer(format!("format version {version}")));
+    }
+    match value.get("features").and_then(|v| v.as_array()).and_then(|features| features.first()) {
+        Some(feature) => Err(Malformed::newer(format!("feature {feature}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,113 @@
+//! Key records: the master key, wrapped by a passphrase. Stored twice, the same bytes.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::config::Config;
+use super::wire::Input;
+use super::{Cipher, HEADER_LEN, Kind, Malformed, ObjectHeader, SALT_LEN};
+
+/// Bytes of a key record before its sealed payload: the header, then memory, passes, lanes and the payload's length, 4 bytes each.
+pub const KEY_PLAIN_LEN: usize = HEADER_LEN + 16;
+/// Bytes of the BLAKE3 at the end, which tells damage from a wrong passphrase.
+pub const KEY_CHECKSUM_LEN: usize = 32;
+/// The longest key record, in bytes.
+pub const KEY_RECORD_LEN_MAX: u64 = 64 << 10;
+
+/// The cost of Argon2id (RFC 9106).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KdfCost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
+}
+
+impl KdfCost {
+    /// RFC 9106, section 4, second recommended option: 64 MiB, 3 passes, 4 lanes.
+    pub const DEFAULT: KdfCost = KdfCost { memory_kib: 64 << 10, passes: 3, lanes: 4 };
+
+    /// What a reader accepts: a hostile record must not take all memory or time.
+    fn is_sane(&self) -> bool {
+        (8..=1 << 20).contains(&self.memory_kib) && (1..=64).contains(&self.passes) && (1..=64).contains(&self.lanes)
+    }
+}
+
+/// A key record as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Salt of the passphrase.
+    pub salt: [u8; SALT_LEN],
+    /// Cost of the key derivation.
+    pub cost: KdfCost,
+    /// A sealed [`KeyPayload`].
+    pub sealed: Vec<u8>,
+}
+
+/// What a key record seals.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPayload {
+    /// The master key.
+    pub master: [u8; 32],
+    /// BLAKE3 of the configuration's bytes.
+    pub config_hash: [u8; 32],
+    /// The configuration that counts.
+    pub config: Config,
+}
+
+impl Drop for KeyPayload {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.master);
+    }
+}
+
+impl KeyPayload {
+    /// Its record bytes, wiped when dropped.
+    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
+        super::record::encode(self).map(Zeroizing::new)
+    }
+}
+
+impl KeyRecord {
+    /// The bytes before the sealed payload; they are its associated data.
+    pub fn plain_part(&self) -> Vec<u8> {
+        let header = ObjectHeader { kind: Kind::Key, cipher: Cipher::Aes256Gcm, salt: self.salt };
+        let mut bytes = header.encode().to_vec();
+        for number in [self.cost.memory_kib, self.cost.passes, self.cost.lanes, self.sealed.len() as u32] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The stored bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.plain_part();
+        bytes.extend_from_slice(&self.sealed);
+        let checksum = blake3::hash(&bytes);
+        bytes.extend_from_slice(checksum.as_bytes());
+        bytes
+    }
+
+    /// Reads the stored bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let header = ObjectHeader::decode(bytes, Kind::Key)?;
+        let body_len = bytes.len().checked_sub(KEY_CHECKSUM_LEN).ok_or_else(|| Malformed::new("it ends too early"))?;
+        let mut input = Input::new(bytes);
+        let body = input.bytes(body_len)?;
+        if blake3::hash(body).as_bytes() != input.rest() {
+            return Err(Malformed::new("its checksum does not match"));
+        }
+        let mut input = Input::new(body);
+        input.bytes(HEADER_LEN)?;
+        let cost = KdfCost { memory_kib: input.u32()?, passes: input.u32()?, lanes: input.u32()? };
+        if !cost.is_sane() {
+            return Err(Malformed::new("the cost of its key derivation is out of bounds"));
+        }
+        let sealed_len = input.u32()? as usize;
+        let sealed = input.bytes(sealed_len)?.to_vec();
+        input.end()?;
+        Ok(KeyRecord { salt: header.salt, cost, sealed })
+    }
+}

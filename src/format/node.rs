@@ -1,0 +1,89 @@
+//! Tree nodes: lists of the ids below them. A node is stored as a chunk; its id names it.
+
+use super::wire::Input;
+use super::{Malformed, NODE_CHILDREN_MAX, TREE_LEVELS_MAX};
+use crate::id::{ChunkId, ID_LEN};
+
+/// Bytes before the ids: tag, level, count, reserved, span.
+pub const NODE_HEADER_LEN: usize = 16;
+/// The first byte of a node.
+pub const NODE_TAG: u8 = 0x4e;
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// 1: its children are chunks; above: nodes of the level below.
+    pub level: u8,
+    /// The children, in stream order, with the bytes of the stream that each covers.
+    pub children: Vec<Child>,
+}
+
+/// One child of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Child {
+    /// The chunk or node.
+    pub id: ChunkId,
+    /// Bytes of the stream below it.
+    pub len: u64,
+}
+
+impl Node {
+    /// The stored bytes. Where all children but the last cover the same span and the last no more, only the span and the last length are
+    /// kept: `span`, ids, last length. Else `span` is 0 and a length follows for each child.
+    pub fn encode(&self) -> Vec<u8> {
+        let span = self.uniform_span();
+        let mut out = Vec::with_capacity(NODE_HEADER_LEN + self.children.len() * (ID_LEN + 8));
+        out.extend_from_slice(&[NODE_TAG, self.level]);
+        out.extend_from_slice(&(self.children.len() as u16).to_le_bytes());
+        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&span.unwrap_or(0).to_le_bytes());
+        self.children.iter().for_each(|child| out.extend_from_slice(child.id.as_bytes()));
+        match span {
+            Some(_) => out.extend_from_slice(&self.children.last().map_or(0, |last| last.len).to_le_bytes()),
+            None => self.children.iter().for_each(|child| out.extend_from_slice(&child.len.to_le_bytes())),
+        }
+        out
+    }
+
+    fn uniform_span(&self) -> Option<u64> {
+        let (last, others) = self.children.split_last()?;
+        let span = self.children.first()?.len;
+        (others.iter().all(|child| child.len == span) && last.len <= span).then_some(span)
+    }
+
+    /// Reads the stored bytes of a node of this level.
+    pub fn decode(bytes: &[u8], level: u8) -> Result<Self, Malformed> {
+        let mut input = Input::new(bytes);
+        if input.array::<2>()? != [NODE_TAG, level] || level == 0 || level > TREE_LEVELS_MAX {
+            return Err(Malformed::new("it is not a tree node of the level that its parent says"));
+        }
+        let count = usize::from(input.u16()?);
+        if count == 0 || count > NODE_CHILDREN_MAX || input.u32()? != 0 {
+            return Err(Malformed::new("the node's header is out of bounds"));
+        }
+        let span = input.u64()?;
+        let ids = input.bytes(count * ID_LEN)?.as_chunks::<ID_LEN>().0;
+        let mut children: Vec<Child> = ids.iter().map(|id| Child { id: ChunkId(*id), len: span }).collect();
+        if span == 0 {
+            for child in &mut children {
+                child.len = input.u64()?;
+            }
+        } else {
+            let len = input.u64()?;
+            if len > span {
+                return Err(Malformed::new("the node's last child is longer than the others"));
+            }
+            children.iter_mut().rev().take(1).for_each(|last| last.len = len);
+        }
+        input.end()?;
+        match children.iter().any(|child| child.len == 0) {
+            true => Err(Malformed::new("a child of the node is empty")),
+            false => Ok(Node { level, children }),
+        }
+    }
+
+    /// Bytes of the stream below this node; `None` when the sum overflows.
+    pub fn span_bytes(&self) -> Option<u64> {
+        self.children.iter().try_fold(0u64, |sum, child| sum.checked_add(child.len))
+    }
+}
