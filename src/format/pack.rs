@@ -2,13 +2,13 @@
 
 use super::wire::{Input, put_varint};
 use super::{
-    BASES_MAX, CHUNK_LEN_MAX, LEVEL_READ_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SEGMENT_LEN_MAX, SLICES_MAX, TRAILER_LEN_MAX,
-    WORK_READ_MAX,
+    BASES_MAX, CHUNK_LEN_MAX, LEVEL_READ_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SALT_LEN, SEGMENT_LEN_MAX, SLICES_MAX,
+    TRAILER_LEN_MAX, WORK_READ_MAX,
 };
 use crate::id::{ChunkId, ID_LEN};
 
 /// Bytes in the footer at the end of a pack.
-pub const FOOTER_LEN: usize = 48;
+pub const FOOTER_LEN: usize = 80;
 /// Bytes of the checksum in the footer.
 pub const FOOTER_CHECKSUM_LEN: usize = 16;
 /// The first 8 bytes of the footer.
@@ -333,11 +333,13 @@ pub struct Footer {
     pub trailer_len: u32,
     /// The pack's bytes, footer included.
     pub pack_len: u64,
+    /// The salt of the header once more, so that one read of trailer and footer is enough to open both.
+    pub salt: [u8; SALT_LEN],
 }
 
 impl Footer {
-    /// The stored bytes: magic, trailer offset, pack length, trailer length, reserved, then 16 bytes of the BLAKE3 of these and the
-    /// stored trailer.
+    /// The stored bytes: magic, trailer offset, pack length, trailer length, reserved, salt, then 16 bytes of the BLAKE3 of these and
+    /// the stored trailer.
     pub fn encode(&self, stored_trailer: &[u8]) -> Vec<u8> {
         let mut out = self.fields();
         let checksum = checksum(&out, stored_trailer);
@@ -352,6 +354,7 @@ impl Footer {
         out.extend_from_slice(&self.pack_len.to_le_bytes());
         out.extend_from_slice(&self.trailer_len.to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&self.salt);
         out
     }
 
@@ -361,7 +364,11 @@ impl Footer {
         if input.array::<8>()? != FOOTER_MAGIC {
             return Err(Malformed::new("its footer is not there"));
         }
-        let footer = Footer { trailer_offset: input.u64()?, pack_len: input.u64()?, trailer_len: input.u32()? };
+        let (trailer_offset, stated_len, trailer_len) = (input.u64()?, input.u64()?, input.u32()?);
+        if input.u32()? != 0 {
+            return Err(Malformed::newer("unknown fields in its footer"));
+        }
+        let footer = Footer { trailer_offset, pack_len: stated_len, trailer_len, salt: input.array()? };
         let end = footer.trailer_offset.checked_add(u64::from(footer.trailer_len)).and_then(|end| end.checked_add(FOOTER_LEN as u64));
         match footer.pack_len == pack_len && end == Some(pack_len) && footer.trailer_len <= TRAILER_LEN_MAX && bytes.len() == FOOTER_LEN {
             true => Ok(footer),

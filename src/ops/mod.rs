@@ -1,3 +1,4 @@
 //! What a user can do with a repository.
 
+pub mod backup;
 pub mod place;

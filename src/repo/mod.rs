@@ -1,3 +1,143 @@
 //! Repositories: the only layer that knows both keys and bytes.
+//!
+//! What may run beside what (every row beside every column, in any number of processes on any number of hosts; nothing waits, nothing locks):
+//!
+//! | | backup | restore, look, check | (prune, later) |
+//! |---|---|---|---|
+//! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
+//! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
 
 pub mod catalog;
+
+mod cache;
+mod locate;
+mod open;
+mod packer;
+mod reader;
+mod refresh;
+mod segments;
+pub mod session;
+mod spool;
+mod tree;
+mod writer;
+
+pub use locate::StoredCopy;
+pub use open::{InitOptions, OpenOptions};
+pub use reader::Reader;
+pub use refresh::Refreshed;
+pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
+pub use spool::Spool;
+pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
+pub use writer::ChunkWriter;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crate::backend::{Backend, ObjectKey};
+use crate::crypto::Keys;
+use crate::error::{Error, Result};
+use crate::format::config::Config;
+use crate::format::snapshot::SnapshotRecord;
+use crate::format::{Kind, ObjectHeader, SALT_LEN, record};
+use crate::id::SnapshotId;
+
+use catalog::Catalog;
+use locate::Tables;
+
+/// An open repository. Cheap to clone; all clones are the same repository.
+#[derive(Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    config: Config,
+    keys: Keys,
+    catalog: Catalog,
+    tables: Tables,
+    cache_dir: PathBuf,
+    threads: usize,
+    key_derivation: Duration,
+    /// Whether this process has listed all packs, which it does at most once when a chunk cannot be found.
+    listed_all: AtomicBool,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository").field("backend", &self.inner.backend).field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    /// Where its objects are.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.inner.backend
+    }
+
+    /// What holds for it for ever.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    /// Its local catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
+    }
+
+    /// The directory of the local catalogs and spools.
+    pub fn cache_dir(&self) -> &Path {
+        &self.inner.cache_dir
+    }
+
+    /// How many threads work for one operation.
+    pub fn threads(&self) -> usize {
+        self.inner.threads
+    }
+
+    /// How long it took to make the key of the passphrase.
+    pub fn key_derivation(&self) -> Duration {
+        self.inner.key_derivation
+    }
+
+    /// Seals a snapshot record; the id is the hash of what is stored.
+    pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
+        let malformed = |m: crate::format::Malformed| m.of("the new snapshot record");
+        let header = ObjectHeader { kind: Kind::Snapshot, cipher: self.keys().cipher(), salt: random_salt()? };
+        let mut body = record::encode(snapshot).map_err(malformed)?;
+        self.keys().sealer(&header).and_then(|sealer| sealer.seal(0, &mut body)).map_err(malformed)?;
+        let stored = [&header.encode()[..], &body].concat();
+        Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
+    }
+
+    /// Opens a stored snapshot record that was found under this name.
+    pub(crate) fn open_snapshot(&self, id: &SnapshotId, stored: &[u8]) -> Result<SnapshotRecord> {
+        let object = ObjectKey::Snapshot(*id);
+        if blake3::hash(stored).as_bytes() != id.as_bytes() {
+            return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
+        }
+        let open = || {
+            let header = ObjectHeader::decode(stored, Kind::Snapshot)?;
+            let mut body = stored.get(crate::format::HEADER_LEN..).unwrap_or_default().to_vec();
+            self.keys().sealer(&header)?.open(0, &mut body)?;
+            record::decode(&body)
+        };
+        open().map_err(|m| m.of(object))
+    }
+}
+
+/// Fresh random bytes for an object's salt.
+pub(crate) fn random_salt() -> Result<[u8; SALT_LEN]> {
+    let mut salt = [0; SALT_LEN];
+    match getrandom::fill(&mut salt) {
+        Ok(()) => Ok(salt),
+        Err(e) => Err(Error::backend("read", "the system's random numbers", std::io::Error::other(e.to_string()))),
+    }
+}

@@ -1,0 +1,65 @@
+//! Putting results that several threads finish in any order back into the stream's order.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::Result;
+use crate::format::snapshot::StreamRoot;
+use crate::id::ChunkId;
+use crate::repo::{ChunkWriter, TreeCursor, TreeWriter, WriteSession};
+
+/// Builds a stream's tree while its chunks come in out of order.
+pub(super) struct Collector<'s> {
+    state: Mutex<State<'s>>,
+}
+
+struct State<'s> {
+    next: u64,
+    waiting: BTreeMap<u64, Vec<(ChunkId, u32)>>,
+    tree: TreeWriter,
+    parent: TreeCursor<'s>,
+    writer: ChunkWriter<'s>,
+}
+
+impl<'s> Collector<'s> {
+    pub(super) fn new(session: &'s WriteSession, parent: Option<StreamRoot>) -> Result<Self> {
+        let parent = TreeCursor::new(session.reader(), parent);
+        let state = State { next: 0, waiting: BTreeMap::new(), tree: TreeWriter::new(), parent, writer: session.writer()? };
+        Ok(Collector { state: Mutex::new(state) })
+    }
+
+    /// Takes the chunks of unit number `unit`; units count from 0 without gaps.
+    pub(super) fn put(&self, unit: u64, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
+        state.waiting.insert(unit, chunks);
+        while let Some(chunks) = state.waiting.remove(&state.next) {
+            state.next += 1;
+            for (id, len) in chunks {
+                state.tree.push(id, len, &mut state.writer, &mut state.parent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The root, after the last unit.
+    pub(super) fn finish(self) -> Result<StreamRoot> {
+        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let root = state.tree.finish(&mut state.writer, &mut state.parent)?;
+        state.writer.flush()?;
+        Ok(root)
+    }
+}
+
+/// Of the results of several threads the error that says most: a session that one thread has poisoned fails the others with nothing but that.
+pub(super) fn first_failure(results: Vec<Result<()>>) -> Result<()> {
+    let mut poisoned = None;
+    for result in results {
+        match result {
+            Ok(()) => {}
+            Err(crate::Error::Poisoned) => poisoned = Some(crate::Error::Poisoned),
+            Err(error) => return Err(error),
+        }
+    }
+    poisoned.map_or(Ok(()), Err)
+}

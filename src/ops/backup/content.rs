@@ -1,0 +1,123 @@
+//! Streams without pages: cut by content, stored by several threads when they are long.
+
+use std::io::Read;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use super::collect::{Collector, first_failure};
+use crate::chunker::content_chunks;
+use crate::error::{Error, Result};
+use crate::format::snapshot::StreamRoot;
+use crate::id::ChunkId;
+use crate::progress::Monitor;
+use crate::repo::{ChunkWriter, TreeCursor, TreeWriter, WriteSession};
+
+/// Chunks that may wait for a thread.
+const QUEUE: usize = 16;
+/// Streams of up to this many chunks are stored by the calling thread.
+const SHORT_CHUNKS: usize = 8;
+
+struct Piece {
+    number: u64,
+    bytes: Vec<u8>,
+    predecessor: Option<ChunkId>,
+}
+
+/// Stores a stream and gives its root. `writer` is used for short streams; what it takes is flushed by its owner.
+pub(super) fn store(
+    session: &WriteSession,
+    writer: &mut ChunkWriter<'_>,
+    input: Box<dyn Read + Send>,
+    parent: Option<StreamRoot>,
+    monitor: &dyn Monitor,
+) -> Result<StreamRoot> {
+    let config = session.repository().config();
+    let seed = session.repository().keys().chunking_seed();
+    let mut chunks = content_chunks(input, config.content_chunk_len, seed);
+    let mut predecessors = TreeCursor::new(session.reader(), parent);
+    let mut head = Vec::new();
+    for number in 0..=SHORT_CHUNKS as u64 {
+        match next_piece(&mut chunks, number, &mut predecessors)? {
+            Some(piece) => head.push(piece),
+            None => return store_short(session, writer, head, parent, monitor),
+        }
+    }
+    let collector = Collector::new(session, parent)?;
+    let (queue, pieces) = sync_channel::<Piece>(QUEUE);
+    let pieces = Mutex::new(pieces);
+    let results = std::thread::scope(|scope| {
+        let threads = session.repository().threads();
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| store_pieces(session, &pieces, &collector, monitor))).collect();
+        let mut number = head.len() as u64;
+        let mut feed = || -> Result<()> {
+            for piece in std::mem::take(&mut head) {
+                queue.send(piece).map_err(|_| Error::Poisoned)?;
+            }
+            while let Some(piece) = next_piece(&mut chunks, number, &mut predecessors)? {
+                number += 1;
+                queue.send(piece).map_err(|_| Error::Poisoned)?;
+            }
+            Ok(())
+        };
+        let fed = feed();
+        drop(queue);
+        let mut results: Vec<Result<()>> = handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect();
+        results.push(fed);
+        results
+    });
+    first_failure(results)?;
+    collector.finish()
+}
+
+fn next_piece(
+    chunks: &mut impl Iterator<Item = std::io::Result<Vec<u8>>>,
+    number: u64,
+    predecessors: &mut TreeCursor<'_>,
+) -> Result<Option<Piece>> {
+    let Some(bytes) = chunks.next() else { return Ok(None) };
+    let bytes = bytes.map_err(|e| Error::backend("read", "the source", e))?;
+    Ok(Some(Piece { number, bytes, predecessor: predecessors.chunk(number)?.map(|child| child.id) }))
+}
+
+fn store_short(
+    session: &WriteSession,
+    writer: &mut ChunkWriter<'_>,
+    pieces: Vec<Piece>,
+    parent: Option<StreamRoot>,
+    monitor: &dyn Monitor,
+) -> Result<StreamRoot> {
+    let mut tree = TreeWriter::new();
+    let mut cursor = TreeCursor::new(session.reader(), parent);
+    for piece in pieces {
+        let id = store_piece(session, writer, &piece, monitor)?;
+        tree.push(id, piece.bytes.len() as u32, writer, &mut cursor)?;
+    }
+    tree.finish(writer, &mut cursor)
+}
+
+fn store_pieces(session: &WriteSession, pieces: &Mutex<Receiver<Piece>>, collector: &Collector<'_>, monitor: &dyn Monitor) -> Result<()> {
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+    let store_all = || {
+        let mut writer = session.writer()?;
+        while let Some(piece) = next() {
+            if monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let id = store_piece(session, &mut writer, &piece, monitor)?;
+            collector.put(piece.number, vec![(id, piece.bytes.len() as u32)])?;
+        }
+        writer.flush()
+    };
+    let result = store_all();
+    if result.is_err() {
+        // Whoever cuts the stream must not wait for ever for room in the queue; the session is poisoned and nothing is lost by this.
+        while next().is_some() {}
+    }
+    result
+}
+
+fn store_piece(session: &WriteSession, writer: &mut ChunkWriter<'_>, piece: &Piece, monitor: &dyn Monitor) -> Result<ChunkId> {
+    session.count_read(piece.bytes.len() as u64);
+    monitor.advance(piece.bytes.len() as u64);
+    writer.put(&piece.bytes, piece.predecessor)
+}

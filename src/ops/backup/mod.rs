@@ -1,0 +1,239 @@
+//! Backup: one capture becomes one snapshot.
+
+mod collect;
+mod content;
+mod pages;
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use crate::chunker::page_chunk_len;
+use crate::error::{Error, Result};
+use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use crate::format::{Malformed, record};
+use crate::id::{SnapshotId, SourceId};
+use crate::progress::Monitor;
+use crate::repo::{ChunkWriter, Repository, SessionOptions, Spool, WriteSession};
+use crate::source::{Body, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+
+/// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
+const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
+
+/// What the library may not find out by itself.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// The time to record, nanoseconds since 1970 UTC.
+    pub time_ns: i64,
+    /// The clock's time, nanoseconds since 1970 UTC.
+    pub now_ns: i64,
+    /// The machine's name.
+    pub host: String,
+    /// The user's name.
+    pub user: String,
+    /// Words to record.
+    pub tags: Vec<String>,
+    /// Names the source in place of what it derives from host and paths.
+    pub source: Option<String>,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone)]
+pub struct BackupReport {
+    /// The new snapshot.
+    pub id: SnapshotId,
+    /// Its record.
+    pub record: SnapshotRecord,
+    /// What could not be read; the snapshot has the rest.
+    pub skipped: Vec<String>,
+    /// How long the source was held open, microseconds: reading and hashing, and storing where that makes nobody wait.
+    pub capture_us: u64,
+    /// Streams taken over without reading, by the rule of [`crate::source::sqlite`].
+    pub unchanged_streams: usize,
+}
+
+/// Captures the source into a new snapshot.
+///
+/// # Errors
+/// Whatever the source says; [`Error::Backend`] when the repository cannot be written. There is no snapshot then.
+pub fn backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
+    match try_backup(repo, source, options, monitor) {
+        // The catalog was wrong about the repository (rolled back, pruned by another host): look at all of it and start again.
+        Err(Error::Stale { detail }) => {
+            monitor.warn(&format!("{detail}; starting again"));
+            repo.list_all_packs()?;
+            try_backup(repo, source, options, monitor)
+        }
+        other => other,
+    }
+}
+
+fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
+    let started = Instant::now();
+    let refreshed = repo.refresh()?;
+    refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
+    let source_ref = identify(source.identity(), options);
+    let parent = refreshed.snapshots.iter().rev().find(|(_, s)| s.source.id == source_ref.id && s.flags.is_empty());
+    let session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
+    let inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
+    let capture_started = Instant::now();
+    let mut capture = source.capture(&inherited.known, monitor)?;
+    monitor.phase("reading", Some(capture.total_bytes()));
+    let spool = if capture.blocks_writers() { Some(Spool::new(repo.cache_dir())?) } else { None };
+    let mut intake = Intake { session: &session, writer: session.writer()?, monitor, spool };
+    let mut entries: Vec<StreamEntry> = Vec::new();
+    let mut unchanged_streams = 0;
+    while let Some(stream) = capture.next_stream()? {
+        unchanged_streams += usize::from(matches!(stream.body, Body::Unchanged));
+        entries.push(intake.take(stream, &inherited)?);
+    }
+    let report = capture.finish()?;
+    let capture_us = capture_started.elapsed().as_micros() as u64;
+    intake.store_set_aside()?;
+    let listing = intake.store_listing(&entries, inherited.listing)?;
+    drop(intake);
+    let draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
+    monitor.phase("committing", None);
+    let committed = session.commit(draft)?;
+    remember_stamps(repo, &committed.record, committed.id, report.stamps, monitor);
+    Ok(BackupReport { id: committed.id, record: committed.record, skipped: report.skipped, capture_us, unchanged_streams })
+}
+
+/// What the parent snapshot gives a new one.
+struct Inherited {
+    entries: HashMap<Vec<u8>, StreamEntry>,
+    listing: Option<StreamRoot>,
+    known: HashMap<Vec<u8>, Stamp>,
+}
+
+impl Inherited {
+    fn of(session: &WriteSession, parent: Option<&(SnapshotId, SnapshotRecord)>, source: SourceId, monitor: &dyn Monitor) -> Result<Self> {
+        let nothing = Inherited { entries: HashMap::new(), listing: None, known: HashMap::new() };
+        let Some((id, record)) = parent else { return Ok(nothing) };
+        let entries = match session.reader().listing(&record.listing) {
+            Ok(entries) => entries,
+            // A damaged parent must not stop a backup; nothing is inherited from it.
+            Err(error) if error.is_damage() => {
+                monitor.warn(&format!("the parent snapshot {} cannot be used: {error}", id.short()));
+                return Ok(nothing);
+            }
+            Err(error) => return Err(error),
+        };
+        let known = match session.repository().catalog().stamps(source)? {
+            Some((of, stamps)) if of == *id => stamps.into_iter().map(|(name, stamp)| (name, Stamp(stamp))).collect(),
+            _ => HashMap::new(),
+        };
+        let entries = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+        Ok(Inherited { entries, listing: Some(record.listing), known })
+    }
+}
+
+/// Stores streams as they come.
+struct Intake<'a> {
+    session: &'a WriteSession,
+    writer: ChunkWriter<'a>,
+    monitor: &'a dyn Monitor,
+    /// Takes the new chunks of page files while holding the capture open makes writers wait.
+    spool: Option<Spool>,
+}
+
+impl Intake<'_> {
+    fn take(&mut self, stream: CapturedStream, inherited: &Inherited) -> Result<StreamEntry> {
+        let parent = inherited.entries.get(&stream.name).map(|entry| entry.root);
+        let root = match stream.body {
+            Body::None => StreamRoot { len: 0, levels: 0, top: None },
+            Body::Unchanged => {
+                let root = parent.ok_or_else(|| Error::NotFound { what: "the parent's copy of an unchanged stream".into() })?;
+                self.monitor.advance(root.len);
+                root
+            }
+            Body::Pages(pages) => {
+                let chunk_len = page_chunk_len(self.session.repository().config().page_chunk_len, pages.page_size());
+                let job = pages::Job { session: self.session, chunk_len, parent, monitor: self.monitor, spool: self.spool.as_ref() };
+                job.store(&*pages)?
+            }
+            Body::Bytes(input) => content::store(self.session, &mut self.writer, input, parent, self.monitor)?,
+        };
+        Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta: stream.meta })
+    }
+
+    fn store_set_aside(&mut self) -> Result<()> {
+        match self.spool.take() {
+            Some(spool) => pages::store_set_aside(self.session, &spool, self.monitor),
+            None => Ok(()),
+        }
+    }
+
+    /// Stores the listing and hands over everything that is still in this thread's segments.
+    fn store_listing(&mut self, entries: &[StreamEntry], parent: Option<StreamRoot>) -> Result<StreamRoot> {
+        let mut bytes = Vec::new();
+        for entry in entries {
+            bytes.extend_from_slice(&record::encode(entry).map_err(|m: Malformed| m.of("the new listing"))?);
+        }
+        let root = content::store(self.session, &mut self.writer, Box::new(std::io::Cursor::new(bytes)), parent, &crate::progress::Silent)?;
+        self.writer.flush()?;
+        Ok(root)
+    }
+}
+
+/// The identity of a source: a name of the user's choice, or kind, host and what the source says of itself.
+fn identify(description: SourceDescription, options: &BackupOptions) -> SourceRef {
+    let mut hasher = blake3::Hasher::new_derive_key("icecore 2026-11 format 1 source identity");
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    match &options.source {
+        Some(name) => part(name.as_bytes()),
+        None => {
+            part(format!("{:?}", description.kind).as_bytes());
+            part(options.host.as_bytes());
+            description.parts.iter().for_each(|bytes| part(bytes));
+        }
+    }
+    let label = options.source.clone().unwrap_or(description.label);
+    SourceRef { id: SourceId(*hasher.finalize().as_bytes()), kind: description.kind, label }
+}
+
+fn draft(
+    entries: &[StreamEntry],
+    listing: StreamRoot,
+    source: SourceRef,
+    parent: Option<SnapshotId>,
+    report: &CaptureReport,
+    options: &BackupOptions,
+    started: Instant,
+) -> SnapshotRecord {
+    let mut flags = report.flags.clone();
+    if options.time_ns > options.now_ns.saturating_add(FUTURE_MAX_NS) {
+        flags.push(Flag { code: "future-time".into(), detail: "its time is more than a day ahead of the clock".into() });
+    }
+    let has_bytes = |entry: &&StreamEntry| !matches!(entry.kind, EntryKind::Directory | EntryKind::Symlink(_) | EntryKind::HardLink(_));
+    SnapshotRecord {
+        time_ns: options.time_ns,
+        duration_us: started.elapsed().as_micros() as u64,
+        host: options.host.clone(),
+        user: options.user.clone(),
+        tool: format!("icecore {}", env!("CARGO_PKG_VERSION")),
+        source,
+        parent,
+        tags: options.tags.clone(),
+        flags,
+        listing,
+        entries: entries.len() as u64,
+        logical_bytes: entries.iter().filter(has_bytes).map(|entry| entry.root.len).sum(),
+        packs: Vec::new(),
+        stats: SnapshotStats::default(),
+        facts: report.facts.clone(),
+    }
+}
+
+/// Stamps only save work: that they cannot be kept is no failure of the backup. Those of a flagged snapshot are of no use, as it will be no parent.
+fn remember_stamps(repo: &Repository, record: &SnapshotRecord, id: SnapshotId, stamps: HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) {
+    if !record.flags.is_empty() {
+        return;
+    }
+    let stamps: Vec<(Vec<u8>, Vec<u8>)> = stamps.into_iter().map(|(name, stamp)| (name, stamp.0)).collect();
+    if let Err(error) = repo.catalog().put_stamps(record.source.id, id, &stamps) {
+        monitor.warn(&format!("the next backup will read everything: {error}"));
+    }
+}

@@ -1,0 +1,131 @@
+//! Page files: read, hashed and stored by several threads at once, each on its own part.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::collect::{Collector, first_failure};
+use crate::error::{Error, Result};
+use crate::format::snapshot::StreamRoot;
+use crate::id::ChunkId;
+use crate::progress::Monitor;
+use crate::repo::{ChunkWriter, Spool, TreeCursor, WriteSession};
+use crate::source::PageRead;
+
+/// Bytes that a thread reads at once.
+const UNIT_BYTES: u64 = 1 << 20;
+
+/// One page file to be stored.
+pub(super) struct Job<'a> {
+    pub(super) session: &'a WriteSession,
+    /// Bytes in a chunk; a multiple of the page size.
+    pub(super) chunk_len: u32,
+    pub(super) parent: Option<StreamRoot>,
+    pub(super) monitor: &'a dyn Monitor,
+    /// Takes new chunks instead of the repository, for later.
+    pub(super) spool: Option<&'a Spool>,
+}
+
+/// What the threads share.
+struct Work<'a> {
+    next_unit: AtomicU64,
+    units: u64,
+    unit_len: u64,
+    stop: AtomicBool,
+    predecessors: Mutex<TreeCursor<'a>>,
+    collector: Collector<'a>,
+}
+
+impl Job<'_> {
+    /// Stores the file and gives its root.
+    pub(super) fn store(&self, pages: &dyn PageRead) -> Result<StreamRoot> {
+        let chunk_len = u64::from(self.chunk_len);
+        let unit_len = (UNIT_BYTES / chunk_len).max(1) * chunk_len;
+        let work = Work {
+            next_unit: AtomicU64::new(0),
+            units: pages.len_bytes().div_ceil(unit_len),
+            unit_len,
+            stop: AtomicBool::new(false),
+            predecessors: Mutex::new(TreeCursor::new(self.session.reader(), self.parent)),
+            collector: Collector::new(self.session, self.parent)?,
+        };
+        let threads = (self.session.repository().threads() as u64).min(work.units);
+        let results = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.run(pages, &work))).collect();
+            handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+        });
+        first_failure(results)?;
+        work.collector.finish()
+    }
+
+    fn run(&self, pages: &dyn PageRead, work: &Work<'_>) -> Result<()> {
+        let result = self.run_units(pages, work);
+        if result.is_err() {
+            work.stop.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn run_units(&self, pages: &dyn PageRead, work: &Work<'_>) -> Result<()> {
+        let mut writer = self.session.writer()?;
+        let mut buffer = Vec::new();
+        loop {
+            let unit = work.next_unit.fetch_add(1, Ordering::Relaxed);
+            if unit >= work.units || work.stop.load(Ordering::Relaxed) {
+                return writer.flush();
+            }
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let offset = unit * work.unit_len;
+            let len = work.unit_len.min(pages.len_bytes() - offset);
+            buffer.resize(len as usize, 0);
+            pages.read_at(offset, &mut buffer)?;
+            self.session.count_read(len);
+            let predecessors = self.predecessors(work, offset, len)?;
+            let mut chunks = Vec::with_capacity(predecessors.len());
+            for (chunk, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
+                chunks.push((self.put(&mut writer, chunk, predecessor)?, chunk.len() as u32));
+            }
+            work.collector.put(unit, chunks)?;
+            self.monitor.advance(len);
+        }
+    }
+
+    fn put(&self, writer: &mut ChunkWriter<'_>, chunk: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
+        let Some(spool) = self.spool else { return writer.put(chunk, predecessor) };
+        let (id, stored) = writer.find(chunk, predecessor)?;
+        match stored || spool.put(chunk, predecessor)? {
+            true => Ok(id),
+            false => writer.put(chunk, predecessor),
+        }
+    }
+
+    /// The chunks that stand in the place of these bytes in the parent. The parent may have been cut at other lengths; then its chunk at this
+    /// number is as good a guess as any.
+    fn predecessors(&self, work: &Work<'_>, offset: u64, len: u64) -> Result<Vec<Option<ChunkId>>> {
+        let chunk_len = u64::from(self.chunk_len);
+        let mut cursor = work.predecessors.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = offset / chunk_len;
+        (first..first + len.div_ceil(chunk_len)).map(|index| Ok(cursor.chunk(index)?.map(|child| child.id))).collect()
+    }
+}
+
+/// Stores what was set aside.
+pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool, monitor: &dyn Monitor) -> Result<()> {
+    let store = || {
+        let mut writer = session.writer()?;
+        while let Some(chunk) = spool.take()? {
+            if monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            writer.put(&chunk.plain, chunk.predecessor)?;
+        }
+        writer.flush()
+    };
+    let results = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..session.repository().threads()).map(|_| scope.spawn(store)).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+    });
+    first_failure(results)
+}

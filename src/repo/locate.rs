@@ -1,0 +1,136 @@
+//! Finding the copies of a chunk: catalog, then the tables of packs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Repository;
+use super::cache::Cache;
+use super::catalog::{ChunkAt, PackNum};
+use crate::backend::ObjectKey;
+use crate::crypto::Sealer;
+use crate::error::{Error, Result};
+use crate::format::pack::{ChunkEntry, IdPrefix, Trailer};
+use crate::format::snapshot::PackRef;
+use crate::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, SALT_LEN};
+use crate::id::ChunkId;
+
+/// Bytes of decoded tables kept in memory.
+const TABLES_BUDGET: usize = 24 << 20;
+
+/// The table of one pack, ready for use.
+pub(crate) struct PackTable {
+    pub(crate) pack: PackRef,
+    pub(crate) trailer: Trailer,
+    pub(crate) sealer: Sealer,
+    /// Where each segment starts in the pack, bytes; one more for the end of the last.
+    starts: Vec<u64>,
+}
+
+impl PackTable {
+    /// What the catalog keeps of a pack: its salt, then the plain trailer.
+    pub(crate) fn catalog_bytes(salt: &[u8; SALT_LEN], trailer: &[u8]) -> Vec<u8> {
+        [&salt[..], trailer].concat()
+    }
+
+    /// The table in the catalog's bytes.
+    pub(crate) fn decode(repo: &Repository, pack: PackRef, bytes: &[u8]) -> Result<Self, Malformed> {
+        let (salt, trailer) = bytes.split_first_chunk::<SALT_LEN>().ok_or_else(|| Malformed::new("it ends too early"))?;
+        let cipher = repo.keys().cipher();
+        let header = ObjectHeader { kind: Kind::Pack, cipher, salt: *salt };
+        let trailer = Trailer::decode(trailer, cipher.overhead())?;
+        let mut starts = vec![HEADER_LEN as u64];
+        let mut start = HEADER_LEN as u64;
+        for &len in &trailer.segments {
+            start = start.saturating_add(u64::from(len));
+            starts.push(start);
+        }
+        match start <= pack.trailer_offset {
+            true => Ok(PackTable { pack, trailer, sealer: repo.keys().sealer(&header)?, starts }),
+            false => Err(Malformed::new("its segments reach past its trailer")),
+        }
+    }
+
+    /// Where a segment lies in the pack.
+    pub(crate) fn segment_range(&self, segment: u32) -> Result<std::ops::Range<u64>> {
+        let ends = (self.starts.get(segment as usize), self.starts.get(segment as usize + 1));
+        match ends {
+            (Some(&start), Some(&end)) => Ok(start..end),
+            _ => Err(Error::corrupt(ObjectKey::Pack(self.pack.id).to_string(), "a chunk lies in no segment")),
+        }
+    }
+
+    /// Rough bytes in memory.
+    fn weight(&self) -> usize {
+        let slices: usize = self.trailer.chunks.iter().map(|chunk| chunk.slices.len() * 16).sum();
+        256 + self.trailer.chunks.len() * size_of::<ChunkEntry>() + slices + self.starts.len() * 12
+    }
+}
+
+/// Decoded tables, shared and bounded.
+pub(crate) struct Tables {
+    cache: Mutex<Cache<PackNum, Arc<PackTable>>>,
+}
+
+impl Tables {
+    pub(crate) fn new() -> Self {
+        Tables { cache: Mutex::new(Cache::new(TABLES_BUDGET)) }
+    }
+}
+
+/// One stored copy of a chunk.
+#[derive(Clone)]
+pub struct StoredCopy {
+    pub(crate) num: PackNum,
+    pub(crate) table: Arc<PackTable>,
+    /// The row itself, copied out so that it cannot be missing.
+    pub(crate) entry: ChunkEntry,
+}
+
+impl std::fmt::Debug for StoredCopy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredCopy").field("pack", &self.table.pack.id).field("entry", &self.entry).finish()
+    }
+}
+
+impl Repository {
+    /// The table of a pack that the catalog knows; `None` if it has just left the catalog.
+    pub(crate) fn table(&self, num: PackNum) -> Result<Option<Arc<PackTable>>> {
+        let cache = || self.inner.tables.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = cache().get(&num) {
+            return Ok(Some(table));
+        }
+        let (Some(known), Some(bytes)) = (self.catalog().pack(num)?, self.catalog().trailer(num)?) else { return Ok(None) };
+        let table =
+            PackTable::decode(self, known.pack, &bytes).map_err(|m| m.of(format!("the catalog's table of pack {}", known.pack.id)))?;
+        let table = Arc::new(table);
+        cache().put(num, Arc::clone(&table), table.weight());
+        Ok(Some(table))
+    }
+
+    /// All copies of a chunk that the catalog knows, the lowest level first.
+    pub(crate) fn copies(&self, id: &ChunkId) -> Result<Vec<StoredCopy>> {
+        let mut copies = self.candidates(id.prefix())?;
+        copies.retain(|copy| copy.entry.id == *id);
+        Ok(copies)
+    }
+
+    /// All copies that may serve as the base of a delta of level `below`: of chunks whose id starts with `prefix`, and of a lower level, so
+    /// that no cycle can exist. The lowest level first.
+    pub(crate) fn base_copies(&self, prefix: IdPrefix, below: u8) -> Result<Vec<StoredCopy>> {
+        let mut copies = self.candidates(prefix)?;
+        copies.retain(|copy| copy.entry.level < below);
+        Ok(copies)
+    }
+
+    fn candidates(&self, prefix: IdPrefix) -> Result<Vec<StoredCopy>> {
+        let mut copies = Vec::new();
+        for ChunkAt { pack, index } in self.catalog().find(prefix.0)? {
+            let Some(table) = self.table(pack)? else { continue };
+            let Some(entry) = table.trailer.chunks.get(index as usize).cloned() else { continue };
+            if entry.id.prefix() == prefix {
+                copies.push(StoredCopy { num: pack, table, entry });
+            }
+        }
+        copies.sort_by_key(|copy| (copy.entry.level, copy.entry.work));
+        Ok(copies)
+    }
+}

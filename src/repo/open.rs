@@ -1,0 +1,193 @@
+//! Making and opening repositories.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::catalog::Catalog;
+use super::locate::Tables;
+use super::{Inner, Repository, random_salt};
+use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
+use crate::crypto::{Keys, keyring};
+use crate::error::{Error, Result};
+use crate::format::Malformed;
+use crate::format::config::Config;
+use crate::format::key::{KdfCost, KeyPayload, KeyRecord};
+use crate::id::{KeyId, RepositoryId};
+
+/// Bytes in a chunk of a page file, for new repositories: see the table in benches/RESULTS.md.
+const PAGE_CHUNK_LEN: u32 = 64 << 10;
+/// Aimed-at bytes in a content-defined chunk, for new repositories.
+const CONTENT_CHUNK_LEN: u32 = 64 << 10;
+
+/// How to make a repository.
+pub struct InitOptions {
+    /// The passphrase; `None` makes an unencrypted repository.
+    pub passphrase: Option<Zeroizing<String>>,
+    /// What deriving its key shall cost.
+    pub cost: KdfCost,
+}
+
+/// How to open a repository.
+pub struct OpenOptions<'a> {
+    /// Asked for the passphrase if the repository is encrypted.
+    pub passphrase: &'a dyn Fn() -> Result<Zeroizing<String>>,
+    /// The directory of the local catalogs.
+    pub cache_dir: PathBuf,
+    /// How many threads work for one operation.
+    pub threads: usize,
+}
+
+impl Repository {
+    /// Makes a repository in an empty backend and gives its id.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if there is one already.
+    pub fn init(backend: &dyn Backend, options: &InitOptions) -> Result<RepositoryId> {
+        for replica in [Replica::First, Replica::Second] {
+            if backend.stat(&ObjectKey::Config(replica))?.is_some() {
+                return Err(Error::InvalidArgument(format!("{} holds a repository already", backend.location())));
+            }
+        }
+        let config = Config {
+            repository: RepositoryId(random_salt()?),
+            encrypted: options.passphrase.is_some(),
+            page_chunk_len: PAGE_CHUNK_LEN,
+            content_chunk_len: CONTENT_CHUNK_LEN,
+        };
+        let malformed = |m: Malformed| m.of("the new configuration");
+        let config_bytes = config.encode().map_err(malformed)?;
+        if let Some(passphrase) = &options.passphrase {
+            let payload =
+                KeyPayload { master: random_salt()?, config_hash: *blake3::hash(&config_bytes).as_bytes(), config: config.clone() };
+            let wrapped =
+                keyring::wrap(&config.repository, &payload, passphrase.as_bytes(), random_salt()?, options.cost).map_err(malformed)?;
+            let (id, bytes) = (KeyId(random_salt()?), wrapped.encode());
+            backend.write(&ObjectKey::Key(id, Replica::Second), &[&bytes], WriteMode::CreateNew)?;
+            backend.write(&ObjectKey::Key(id, Replica::First), &[&bytes], WriteMode::CreateNew)?;
+        }
+        // The configuration comes last: until it is there, there is no repository, and init can be run again.
+        backend.write(&ObjectKey::Config(Replica::Second), &[&config_bytes], WriteMode::CreateNew)?;
+        backend.write(&ObjectKey::Config(Replica::First), &[&config_bytes], WriteMode::CreateNew)?;
+        Ok(config.repository)
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`], [`Error::WrongPassphrase`], [`Error::Corrupt`] when both copies of the configuration or of every key
+    /// record are damaged, [`Error::UnsupportedFormat`].
+    pub fn open(backend: Arc<dyn Backend>, options: &OpenOptions<'_>) -> Result<Self> {
+        let (config, config_bytes) = read_config(&*backend)?;
+        let mut key_derivation = Duration::ZERO;
+        let (config, keys) = match config.encrypted {
+            false => {
+                let keys = Keys::plain(config.repository);
+                refuse_stripped(&*backend)?;
+                (config, keys)
+            }
+            true => {
+                let passphrase = (options.passphrase)()?;
+                let started = Instant::now();
+                let payload = unlock(&*backend, &config, &config_bytes, passphrase.as_bytes())?;
+                key_derivation = started.elapsed();
+                (payload.config.clone(), Keys::encrypted(payload.config.repository, &payload.master))
+            }
+        };
+        let catalog = Catalog::open(&options.cache_dir, config.repository, &backend.location())?;
+        let threads = options.threads.max(1);
+        let tables = Tables::new();
+        let cache_dir = options.cache_dir.clone();
+        let inner =
+            Inner { backend, config, keys, catalog, tables, cache_dir, threads, key_derivation, listed_all: AtomicBool::new(false) };
+        Ok(Repository { inner: Arc::new(inner) })
+    }
+}
+
+/// The first copy of the configuration that decodes.
+fn read_config(backend: &dyn Backend) -> Result<(Config, Vec<u8>)> {
+    let mut failure = None;
+    for replica in [Replica::First, Replica::Second] {
+        let key = ObjectKey::Config(replica);
+        let Some(bytes) = backend.read_if_there(&key)? else { continue };
+        match Config::decode(&bytes) {
+            Ok(config) => return Ok((config, bytes)),
+            Err(m) => failure = failure.or(Some(m.of(key))),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::NoRepository { location: backend.location() }))
+}
+
+/// A configuration that says "not encrypted" beside key records was put there by someone else.
+fn refuse_stripped(backend: &dyn Backend) -> Result<()> {
+    match backend.list(ObjectKind::Key)?.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::corrupt(
+            ObjectKey::Config(Replica::First).to_string(),
+            "it says that the repository is not encrypted, but there are key records; someone may have replaced it",
+        )),
+    }
+}
+
+/// Tries the passphrase on every key record.
+fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphrase: &[u8]) -> Result<KeyPayload> {
+    let mut ids: Vec<KeyId> = Vec::new();
+    for info in backend.list(ObjectKind::Key)? {
+        if let ObjectKey::Key(id, _) = info?.key
+            && !ids.contains(&id)
+        {
+            ids.push(id);
+        }
+    }
+    let mut damage = None;
+    let mut tried = false;
+    for id in ids {
+        let key_record = match read_key(backend, id) {
+            Ok(key_record) => key_record,
+            Err(error) if error.is_damage() => {
+                damage = damage.or(Some(error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        tried = true;
+        let object = ObjectKey::Key(id, Replica::First);
+        if let Some(payload) = keyring::unwrap(&config.repository, &key_record, passphrase).map_err(|m| m.of(object))? {
+            return check_binding(payload, config_bytes);
+        }
+    }
+    match damage {
+        // With a record that could not be tried, the passphrase may well be right.
+        Some(error) => Err(error),
+        None if tried => Err(Error::WrongPassphrase { location: backend.location() }),
+        None => Err(Error::corrupt("the repository", "it has no key records; without one nothing in it can be read")),
+    }
+}
+
+fn check_binding(payload: KeyPayload, config_bytes: &[u8]) -> Result<KeyPayload> {
+    let bound = *blake3::hash(config_bytes).as_bytes() == payload.config_hash && payload.config.encrypted;
+    match bound {
+        true => Ok(payload),
+        false => Err(Error::corrupt(
+            ObjectKey::Config(Replica::First).to_string(),
+            "it is not the configuration that the key was made for; someone may have replaced it",
+        )),
+    }
+}
+
+/// The first copy of a key record that decodes.
+fn read_key(backend: &dyn Backend, id: KeyId) -> Result<KeyRecord> {
+    let mut failure = None;
+    for replica in [Replica::First, Replica::Second] {
+        let key = ObjectKey::Key(id, replica);
+        let Some(bytes) = backend.read_if_there(&key)? else { continue };
+        match KeyRecord::decode(&bytes) {
+            Ok(key_record) => return Ok(key_record),
+            Err(m) => failure = failure.or(Some(m.of(key))),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::NotFound { what: format!("key {id}") }))
+}

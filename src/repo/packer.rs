@@ -1,0 +1,223 @@
+//! Putting encoded chunks into packs.
+//!
+//! Threads fill segments of their own and hand them over whole. A segment takes its number when it is handed over, is sealed by its thread,
+//! and is put in its place; the thread that seals the last segment of a full pack finishes the pack. One more thread writes packs.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::catalog::{NewPack, PackState};
+use super::locate::PackTable;
+use super::{Repository, random_salt};
+use crate::backend::{ObjectKey, WriteMode};
+use crate::crypto::Sealer;
+use crate::error::{Error, Result};
+use crate::format::pack::{ChunkEntry, FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer, padme};
+use crate::format::snapshot::PackRef;
+use crate::format::{Cipher, Kind, ObjectHeader, PACK_TARGET};
+use crate::id::{ChunkId, PackId};
+
+/// Finished packs that may wait for the writing thread.
+const QUEUE: usize = 1;
+/// Chunks after which a pack is closed whatever its size, so that its table stays small.
+const PACK_CHUNKS_TARGET: usize = 64 << 10;
+
+/// A segment while a thread fills it.
+#[derive(Default)]
+pub(crate) struct SegmentBuilder {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) chunks: Vec<ChunkEntry>,
+}
+
+impl SegmentBuilder {
+    /// Appends an encoded chunk; its place in `entry` is set here.
+    pub(crate) fn push(&mut self, mut entry: ChunkEntry, encoded: &[u8]) {
+        entry.offset = self.bytes.len() as u32;
+        entry.encoded_len = encoded.len() as u32;
+        self.bytes.extend_from_slice(encoded);
+        self.chunks.push(entry);
+    }
+}
+
+/// Takes segments, makes packs of them and writes these.
+pub(crate) struct Packer {
+    repo: Repository,
+    open: Mutex<Option<Arc<OpenPack>>>,
+    queue: Mutex<Option<SyncSender<FinishedPack>>>,
+    writer: Mutex<Option<JoinHandle<Result<Vec<PackRef>>>>>,
+}
+
+struct OpenPack {
+    header: ObjectHeader,
+    sealer: Sealer,
+    filling: Mutex<Filling>,
+}
+
+#[derive(Default)]
+struct Filling {
+    /// By segment number; `None` while its thread seals it.
+    sealed: Vec<Option<SegmentBuilder>>,
+    missing: usize,
+    bytes: usize,
+    chunks: usize,
+    /// Takes no more: finished as soon as nothing is missing.
+    full: bool,
+}
+
+impl Filling {
+    /// Everything, once the pack is full and nothing is missing; only the first who asks gets it.
+    fn take_complete(&mut self) -> Option<Vec<SegmentBuilder>> {
+        let complete = self.full && self.missing == 0 && !self.sealed.is_empty();
+        complete.then(|| std::mem::take(&mut self.sealed).into_iter().flatten().collect())
+    }
+}
+
+struct FinishedPack {
+    parts: Vec<Vec<u8>>,
+    pack: PackRef,
+    ids: Vec<ChunkId>,
+    catalog_bytes: Vec<u8>,
+}
+
+impl Packer {
+    /// A packer with its writing thread. `written` is told the ids of every pack that has become durable and is in the catalog.
+    pub(crate) fn new(repo: &Repository, written: impl Fn(&[ChunkId]) + Send + 'static) -> Self {
+        let (queue, finished) = sync_channel(QUEUE);
+        let writing = repo.clone();
+        let writer = std::thread::spawn(move || write_packs(&writing, &finished, &written));
+        Packer { repo: repo.clone(), open: Mutex::new(None), queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(writer)) }
+    }
+
+    /// Takes a filled segment; blocks while the writing thread is behind.
+    pub(crate) fn add(&self, mut segment: SegmentBuilder) -> Result<()> {
+        if segment.chunks.is_empty() {
+            return Ok(());
+        }
+        let (pack, number) = self.reserve(&segment)?;
+        pack.sealer.seal(number, &mut segment.bytes).map_err(|m| m.of("a new pack"))?;
+        segment.chunks.iter_mut().for_each(|chunk| chunk.segment = number);
+        let complete = {
+            let mut filling = pack.filling.lock().unwrap_or_else(PoisonError::into_inner);
+            filling.missing -= 1;
+            filling.sealed.get_mut(number as usize).into_iter().for_each(|slot| *slot = Some(std::mem::take(&mut segment)));
+            filling.take_complete()
+        };
+        complete.map_or(Ok(()), |segments| self.send(&pack, segments))
+    }
+
+    /// Closes the open pack, waits until all packs are durable, and gives them. Every thread must have handed over its segments.
+    pub(crate) fn finish(&self) -> Result<Vec<PackRef>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(pack) = open {
+            let complete = {
+                let mut filling = pack.filling.lock().unwrap_or_else(PoisonError::into_inner);
+                filling.full = true;
+                filling.take_complete()
+            };
+            complete.map_or(Ok(()), |segments| self.send(&pack, segments))?;
+        }
+        self.join_writer()
+    }
+
+    /// The writing thread's result. It knows best why a pack could not be sent to it.
+    fn join_writer(&self) -> Result<Vec<PackRef>> {
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match writer.map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            _ => Err(Error::Poisoned),
+        }
+    }
+
+    fn reserve(&self, segment: &SegmentBuilder) -> Result<(Arc<OpenPack>, u32)> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let pack = match open.take() {
+            Some(pack) => pack,
+            None => Arc::new(self.start_pack()?),
+        };
+        let (number, full) = {
+            let mut filling = pack.filling.lock().unwrap_or_else(PoisonError::into_inner);
+            filling.sealed.push(None);
+            filling.missing += 1;
+            filling.bytes += segment.bytes.len();
+            filling.chunks += segment.chunks.len();
+            filling.full = filling.bytes >= PACK_TARGET || filling.chunks >= PACK_CHUNKS_TARGET;
+            (filling.sealed.len() as u32 - 1, filling.full)
+        };
+        *open = (!full).then(|| Arc::clone(&pack));
+        Ok((pack, number))
+    }
+
+    fn start_pack(&self) -> Result<OpenPack> {
+        let header = ObjectHeader { kind: Kind::Pack, cipher: self.repo.keys().cipher(), salt: random_salt()? };
+        let sealer = self.repo.keys().sealer(&header).map_err(|m| m.of("a new pack"))?;
+        Ok(OpenPack { header, sealer, filling: Mutex::default() })
+    }
+
+    fn send(&self, pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<()> {
+        let finished = finish_pack(pack, segments)?;
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match queue.and_then(|queue| queue.send(finished).ok()) {
+            Some(()) => Ok(()),
+            None => self.join_writer().and(Err(Error::Poisoned)),
+        }
+    }
+}
+
+impl Drop for Packer {
+    /// An abandoned session leaves packs that nothing refers to, never a thread.
+    fn drop(&mut self) {
+        let _abandoned = self.join_writer();
+    }
+}
+
+/// Adds trailer, padding and footer, and names the pack.
+fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<FinishedPack> {
+    let mut trailer = Trailer::default();
+    let mut parts = vec![pack.header.encode().to_vec()];
+    for segment in segments {
+        trailer.segments.push(segment.bytes.len() as u32);
+        trailer.chunks.extend(segment.chunks);
+        parts.push(segment.bytes);
+    }
+    let mut stored_trailer = trailer.encode();
+    let catalog_bytes = PackTable::catalog_bytes(&pack.header.salt, &stored_trailer);
+    pack.sealer.seal(TRAILER_SEGMENT, &mut stored_trailer).map_err(|m| m.of("a new pack"))?;
+    let body_len: usize = parts.iter().map(Vec::len).sum();
+    let len = (body_len + stored_trailer.len() + FOOTER_LEN) as u64;
+    let padding = match pack.header.cipher {
+        Cipher::None => 0,
+        Cipher::Aes256Gcm => padme(len) - len,
+    };
+    parts.push(pack.sealer.padding(padding as usize));
+    let footer = Footer {
+        trailer_offset: body_len as u64 + padding,
+        pack_len: len + padding,
+        trailer_len: stored_trailer.len() as u32,
+        salt: pack.header.salt,
+    };
+    let footer_bytes = footer.encode(&stored_trailer);
+    parts.push(stored_trailer);
+    parts.push(footer_bytes);
+    let mut hasher = blake3::Hasher::new();
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    let id = PackId(*hasher.finalize().as_bytes());
+    let pack = PackRef { id, size: footer.pack_len, trailer_offset: footer.trailer_offset };
+    let ids = trailer.chunks.iter().map(|chunk| chunk.id).collect();
+    Ok(FinishedPack { parts, pack, ids, catalog_bytes })
+}
+
+fn write_packs(repo: &Repository, finished: &Receiver<FinishedPack>, written: &dyn Fn(&[ChunkId])) -> Result<Vec<PackRef>> {
+    let mut packs = Vec::new();
+    for FinishedPack { parts, pack, ids, catalog_bytes } in finished {
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        repo.backend().write(&ObjectKey::Pack(pack.id), &parts, WriteMode::CreateNew)?;
+        repo.catalog().add_packs(&[NewPack { pack, ids: &ids, trailer: &catalog_bytes, state: PackState::Listed }])?;
+        written(&ids);
+        packs.push(pack);
+    }
+    Ok(packs)
+}

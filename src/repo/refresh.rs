@@ -1,0 +1,226 @@
+//! Bringing the catalog up to date with the repository.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use super::Repository;
+use super::catalog::{NewPack, PackState};
+use super::locate::PackTable;
+use super::segments::missing_is_damage;
+use crate::backend::{BackendExt, ObjectKey, ObjectKind};
+use crate::error::{Error, Result};
+use crate::format::pack::{FOOTER_LEN, Footer, Trailer};
+use crate::format::snapshot::{PackRef, SnapshotRecord};
+use crate::format::{HEADER_LEN, Kind, ObjectHeader, PACK_LEN_MAX, TRAILER_LEN_MAX, record};
+use crate::id::{PackId, SnapshotId};
+
+/// How many packs go into the catalog in one go.
+const BATCH: usize = 256;
+
+/// What a look at the repository found.
+#[derive(Debug, Default)]
+pub struct Refreshed {
+    /// The snapshots that are listed and readable, oldest first: by recorded time, then parents before their children.
+    pub snapshots: Vec<(SnapshotId, SnapshotRecord)>,
+    /// What is listed but cannot be read.
+    pub damage: Vec<Error>,
+}
+
+impl Repository {
+    /// Lists the snapshots and takes what is new into the catalog. If a snapshot that the catalog knows is gone, or the catalog is new, all packs are listed:
+    /// so a repository that was copied, rolled back or exchanged cannot fool it.
+    pub fn refresh(&self) -> Result<Refreshed> {
+        let listed = self.list_snapshots()?;
+        let known: HashMap<SnapshotId, Vec<u8>> = self.catalog().snapshots()?.into_iter().collect();
+        let gone: Vec<SnapshotId> = known.keys().filter(|id| !listed.contains(*id)).copied().collect();
+        let mut refreshed = Refreshed::default();
+        let must_list_packs = self.catalog().was_rebuilt() || !gone.is_empty();
+        self.catalog().remove_snapshots(&gone)?;
+        let mut fresh = Vec::new();
+        for id in &listed {
+            // A record in the catalog was verified when it went in; one that does not decode is read again.
+            let cached = known.get(id).and_then(|bytes| record::decode(bytes).ok());
+            let snapshot = match cached {
+                Some(snapshot) => snapshot,
+                None => match self.read_snapshot(id) {
+                    Ok(Some(snapshot)) => {
+                        fresh.push((*id, snapshot.clone()));
+                        snapshot
+                    }
+                    Ok(None) => continue,
+                    Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => {
+                        refreshed.damage.push(error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            refreshed.snapshots.push((*id, snapshot));
+        }
+        self.take_in(&fresh, must_list_packs, &mut refreshed.damage)?;
+        sort_by_history(&mut refreshed.snapshots);
+        Ok(refreshed)
+    }
+
+    fn list_snapshots(&self) -> Result<HashSet<SnapshotId>> {
+        let mut ids = HashSet::new();
+        for info in self.backend().list(ObjectKind::Snapshot)? {
+            if let ObjectKey::Snapshot(id) = info?.key {
+                ids.insert(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// A committed record; `None` if it has just been forgotten.
+    pub(crate) fn read_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
+        let stored = self.backend().read_if_there(&ObjectKey::Snapshot(*id))?;
+        stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
+    }
+
+    /// Takes new snapshots and their packs into the catalog; the packs first, so that a crash in between only means doing it again.
+    fn take_in(&self, fresh: &[(SnapshotId, SnapshotRecord)], list_packs: bool, damage: &mut Vec<Error>) -> Result<()> {
+        if list_packs {
+            damage.extend(self.list_all_packs()?);
+        } else {
+            let known: HashSet<PackId> = self.catalog().packs()?.into_iter().map(|known| known.pack.id).collect();
+            let missing: Vec<PackRef> =
+                fresh.iter().flat_map(|(_, s)| &s.packs).filter(|pack| !known.contains(&pack.id)).copied().collect();
+            // A pack that is not there any more was rewritten by a prune; what it held is found by listing all packs if it is wanted.
+            let failures = self.add_packs(missing)?;
+            damage.extend(failures.into_iter().filter(|(_, error)| !matches!(error, Error::NotFound { .. })).map(|(_, error)| error));
+        }
+        let mut records = Vec::new();
+        for (id, snapshot) in fresh {
+            records.push((*id, record::encode(snapshot).map_err(|m| m.of(ObjectKey::Snapshot(*id)))?));
+        }
+        self.catalog().put_snapshots(&records)
+    }
+
+    /// Lists all packs, unless this process has done so: a chunk that is still missing then is missing. Says whether it did.
+    pub(crate) fn list_all_packs_once(&self) -> Result<bool> {
+        if self.inner.listed_all.swap(true, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        self.list_all_packs().map(|_| true)
+    }
+
+    /// Makes the catalog's packs those that are listed. Gives what cannot be read of them.
+    pub fn list_all_packs(&self) -> Result<Vec<Error>> {
+        // Taken before the listing: a pack that another process adds meanwhile is neither listed nor to be removed.
+        let known: Vec<PackId> = self.catalog().packs()?.into_iter().map(|known| known.pack.id).collect();
+        let mut listed = HashMap::new();
+        for info in self.backend().list(ObjectKind::Pack)? {
+            let info = info?;
+            if let ObjectKey::Pack(id) = info.key {
+                listed.insert(id, info.size);
+            }
+        }
+        let gone: Vec<PackId> = known.iter().filter(|id| !listed.contains_key(*id)).copied().collect();
+        self.catalog().remove_packs(&gone)?;
+        known.iter().for_each(|id| {
+            listed.remove(id);
+        });
+        let mut damage = Vec::new();
+        let mut found = Vec::new();
+        for (id, size) in listed {
+            match self.find_trailer(id, size) {
+                Ok(pack) => found.push(pack),
+                Err(Error::NotFound { .. }) => {}
+                Err(error) if error.is_damage() => damage.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        damage.extend(
+            self.add_packs(found)?.into_iter().filter(|(_, error)| !matches!(error, Error::NotFound { .. })).map(|(_, error)| error),
+        );
+        Ok(damage)
+    }
+
+    /// Adds packs to the catalog; gives those that cannot be read, with the reason.
+    fn add_packs(&self, packs: Vec<PackRef>) -> Result<Vec<(PackId, Error)>> {
+        let mut failures = Vec::new();
+        for batch in packs.chunks(BATCH) {
+            let mut tables = Vec::new();
+            for pack in batch {
+                match self.read_table(pack) {
+                    Ok((bytes, ids)) => tables.push((pack, bytes, ids)),
+                    Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => failures.push((pack.id, error)),
+                    Err(error) => return Err(error),
+                }
+            }
+            let new: Vec<NewPack<'_>> =
+                tables.iter().map(|(pack, bytes, ids)| NewPack { pack: **pack, ids, trailer: bytes, state: PackState::Listed }).collect();
+            self.catalog().add_packs(&new)?;
+        }
+        Ok(failures)
+    }
+
+    /// Finds the trailer of a pack of which only name and size are known.
+    pub(crate) fn find_trailer(&self, id: PackId, size: u64) -> Result<PackRef> {
+        let object = ObjectKey::Pack(id);
+        let least = (HEADER_LEN + FOOTER_LEN) as u64;
+        if size < least || size > PACK_LEN_MAX {
+            return Err(Error::corrupt(object.to_string(), format!("its length of {size} bytes is out of bounds")));
+        }
+        let footer = self.read_pack(&object, size - FOOTER_LEN as u64..size)?;
+        let footer = Footer::decode(&footer, size).map_err(|m| m.of(object))?;
+        Ok(PackRef { id, size, trailer_offset: footer.trailer_offset })
+    }
+
+    /// Reads and verifies the table of a pack: what the catalog keeps of it, and its ids.
+    pub(crate) fn read_table(&self, pack: &PackRef) -> Result<(Vec<u8>, Vec<crate::id::ChunkId>)> {
+        let object = ObjectKey::Pack(pack.id);
+        let sane = pack.size <= PACK_LEN_MAX
+            && pack.trailer_offset < pack.size
+            && pack.size - pack.trailer_offset <= u64::from(TRAILER_LEN_MAX) + FOOTER_LEN as u64;
+        if !sane {
+            return Err(Error::corrupt(object.to_string(), "the place of its trailer is out of bounds"));
+        }
+        let bytes = self.read_pack(&object, pack.trailer_offset..pack.size)?;
+        let open = || {
+            let (stored, footer_bytes) =
+                bytes.split_last_chunk::<FOOTER_LEN>().ok_or_else(|| crate::format::Malformed::new("it ends too early"))?;
+            let footer = Footer::decode(footer_bytes, pack.size)?;
+            footer.verify(footer_bytes, stored)?;
+            let header = ObjectHeader { kind: Kind::Pack, cipher: self.keys().cipher(), salt: footer.salt };
+            let mut trailer = stored.to_vec();
+            self.keys().sealer(&header)?.open(crate::format::pack::TRAILER_SEGMENT, &mut trailer)?;
+            let kept = PackTable::catalog_bytes(&footer.salt, &trailer);
+            PackTable::decode(self, *pack, &kept)?;
+            Ok((kept, Trailer::ids_in(&trailer)?))
+        };
+        open().map_err(|m: crate::format::Malformed| m.of(object))
+    }
+
+    fn read_pack(&self, object: &ObjectKey, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+        match self.backend().read(object, Some(range)) {
+            Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::NotFound { what: object.to_string() })
+            }
+            other => other.map_err(|error| missing_is_damage(error, object)),
+        }
+    }
+}
+
+/// Oldest first by recorded time; clocks jump, so a parent always comes before its children.
+fn sort_by_history(snapshots: &mut Vec<(SnapshotId, SnapshotRecord)>) {
+    snapshots.sort_by_key(|(id, snapshot)| (snapshot.time_ns, *id));
+    let place: HashMap<SnapshotId, usize> = snapshots.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect();
+    let parent_of: Vec<Option<usize>> = snapshots.iter().map(|(_, s)| s.parent.and_then(|parent| place.get(&parent).copied())).collect();
+    let mut done = vec![false; parent_of.len()];
+    let mut order = Vec::with_capacity(parent_of.len());
+    for start in 0..parent_of.len() {
+        let mut line = Vec::new();
+        let mut next = Some(start);
+        // Ids are hashes of records that name their parents, so no cycle can exist; `done` is set on the way in all the same.
+        while let Some(at) = next.filter(|at| !done.get(*at).copied().unwrap_or(true)) {
+            done.get_mut(at).into_iter().for_each(|seen| *seen = true);
+            line.push(at);
+            next = parent_of.get(at).copied().flatten();
+        }
+        order.extend(line.into_iter().rev());
+    }
+    let mut slots: Vec<Option<(SnapshotId, SnapshotRecord)>> = std::mem::take(snapshots).into_iter().map(Some).collect();
+    snapshots.extend(order.into_iter().filter_map(|at| slots.get_mut(at).and_then(Option::take)));
+}

@@ -1,0 +1,69 @@
+//! Reading segments: each once, however many threads want it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cache::Cache;
+use super::catalog::PackNum;
+use super::locate::StoredCopy;
+use crate::backend::{Backend, ObjectKey};
+use crate::error::{Error, Result};
+
+/// A segment, or the place where the first thread that wants it puts it while the others wait.
+type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
+
+/// Opened segments, bounded in bytes.
+pub(crate) struct Segments {
+    slots: Mutex<Cache<(PackNum, u32), Slot>>,
+}
+
+impl Segments {
+    pub(crate) fn new(budget_bytes: usize) -> Self {
+        Segments { slots: Mutex::new(Cache::new(budget_bytes)) }
+    }
+
+    /// The plain bytes of the segment in which this copy lies.
+    pub(crate) fn of(&self, backend: &dyn Backend, copy: &StoredCopy) -> Result<Arc<Vec<u8>>> {
+        let key = (copy.num, copy.entry.segment);
+        let range = copy.table.segment_range(copy.entry.segment)?;
+        let slot = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            match slots.get(&key) {
+                Some(slot) => slot,
+                None => {
+                    let slot = Slot::default();
+                    slots.put(key, Arc::clone(&slot), (range.end - range.start) as usize);
+                    slot
+                }
+            }
+        };
+        let mut bytes = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = &*bytes {
+            return Ok(Arc::clone(bytes));
+        }
+        let opened = Arc::new(read_segment(backend, copy, range)?);
+        *bytes = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+}
+
+fn read_segment(backend: &dyn Backend, copy: &StoredCopy, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+    let object = ObjectKey::Pack(copy.table.pack.id);
+    let mut bytes = backend.read(&object, Some(range.clone())).map_err(|error| missing_is_damage(error, &object))?;
+    let open = copy.table.sealer.open(copy.entry.segment, &mut bytes);
+    open.map_err(|m| {
+        Error::corrupt(object.to_string(), format!("segment {} at bytes {}-{}: {m}", copy.entry.segment, range.start, range.end))
+    })?;
+    Ok(bytes)
+}
+
+/// An object that the repository says is there and that is not, or is too short, is damage, not a fault of the machine.
+pub(crate) fn missing_is_damage(error: Error, object: &ObjectKey) -> Error {
+    use std::io::ErrorKind::{NotFound, UnexpectedEof};
+    match error {
+        Error::Backend { source, .. } if source.kind() == NotFound => Error::corrupt(object.to_string(), "it is missing"),
+        Error::Backend { source, .. } if source.kind() == UnexpectedEof => {
+            Error::corrupt(object.to_string(), "it is shorter than it was written")
+        }
+        other => other,
+    }
+}

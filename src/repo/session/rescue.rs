@@ -1,0 +1,126 @@
+//! When something that a new snapshot builds upon is gone or marked: walk the whole snapshot and bring every chunk into packs that stay.
+
+use std::collections::HashSet;
+
+use super::super::packer::{Packer, SegmentBuilder};
+use super::super::tree;
+use super::{WriteSession, closure_without, list_tombstones};
+use crate::backend::{ObjectKey, ObjectKind};
+use crate::codec::Encoder;
+use crate::error::{Error, Result};
+use crate::format::WHOLE_SEGMENT_TARGET;
+use crate::format::pack::{ChunkEntry, Encoding};
+use crate::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
+use crate::format::{Malformed, record};
+use crate::id::{ChunkId, PackId};
+
+impl WriteSession {
+    /// Stores anew, whole, every chunk of the snapshot that could not be read from packs that are there and unmarked. Afterwards all packs
+    /// that the snapshot needs are among those used or returned.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] when a chunk is gone for good.
+    pub(super) fn rescue(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
+        let tombstoned = list_tombstones(&self.repo)?;
+        self.repo.list_all_packs()?;
+        let mut listed = HashSet::new();
+        for info in self.repo.backend().list(ObjectKind::Pack)? {
+            if let ObjectKey::Pack(id) = info?.key {
+                listed.insert(id);
+            }
+        }
+        let counts = |pack: &PackId| listed.contains(pack) && !tombstoned.contains(pack);
+        let mut lifeboat = Lifeboat { packer: Packer::new(&self.repo, |_| {}), segment: SegmentBuilder::default() };
+        let mut seen = HashSet::new();
+        let mut visit = |id: &ChunkId, _level: u8| {
+            if seen.insert(id.prefix()) && !self.stands(id, &counts)? {
+                let plain = self
+                    .reader
+                    .chunk(id)
+                    .map_err(|error| Error::Stale { detail: format!("chunk {id} cannot be read any more: {error}") })?;
+                lifeboat.take(*id, &plain)?;
+            }
+            Ok(true)
+        };
+        tree::walk(&self.reader, &snapshot.listing, &mut visit)?;
+        for entry in self.read_listing(snapshot)? {
+            tree::walk(&self.reader, &entry.root, &mut visit)?;
+        }
+        lifeboat.finish()
+    }
+
+    /// Whether a copy of this chunk can be read from packs that count; then these are among those used.
+    fn stands(&self, id: &ChunkId, counts: &dyn Fn(&PackId) -> bool) -> Result<bool> {
+        for copy in self.repo.copies(id)? {
+            if let Some(packs) = closure_without(&self.repo, &copy, counts)? {
+                self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(packs);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn read_listing(&self, snapshot: &SnapshotRecord) -> Result<Vec<StreamEntry>> {
+        self.reader.listing(&snapshot.listing)
+    }
+}
+
+/// Takes chunks whole.
+struct Lifeboat {
+    packer: Packer,
+    segment: SegmentBuilder,
+}
+
+impl Lifeboat {
+    fn take(&mut self, id: ChunkId, plain: &[u8]) -> Result<()> {
+        let malformed = |m: Malformed| m.of(format!("chunk {id}"));
+        let mut encoded = Vec::new();
+        Encoder::new().and_then(|mut encoder| encoder.encode(plain, &[], &mut encoded)).map_err(malformed)?;
+        let mut encoding = Encoding::Zstd;
+        if encoded.len() >= plain.len() {
+            encoding = Encoding::Raw;
+            encoded = plain.to_vec();
+        }
+        let entry = ChunkEntry {
+            id,
+            segment: 0,
+            offset: 0,
+            encoded_len: 0,
+            plain_len: plain.len() as u32,
+            encoding,
+            node: false,
+            version: 0,
+            level: 0,
+            work: 1,
+            slices: Vec::new(),
+        };
+        self.segment.push(entry, &encoded);
+        match self.segment.bytes.len() >= WHOLE_SEGMENT_TARGET {
+            true => self.packer.add(std::mem::take(&mut self.segment)),
+            false => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<Vec<PackRef>> {
+        self.packer.add(std::mem::take(&mut self.segment))?;
+        self.packer.finish()
+    }
+}
+
+impl super::Reader {
+    /// The entries of a snapshot.
+    pub fn listing(&self, root: &crate::format::snapshot::StreamRoot) -> Result<Vec<StreamEntry>> {
+        let mut bytes = Vec::new();
+        for span in tree::Spans::new(self, root)? {
+            bytes.extend_from_slice(&self.chunk(&span?.id)?);
+        }
+        let mut entries = Vec::new();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let (entry, after): (StreamEntry, _) = record::decode_first(rest).map_err(|m| m.of("a snapshot's listing"))?;
+            entries.push(entry);
+            rest = after;
+        }
+        Ok(entries)
+    }
+}

@@ -1,0 +1,230 @@
+//! Trees of chunk ids: writing them beside the parent's, and walking them.
+
+use super::reader::Reader;
+use super::writer::ChunkWriter;
+use crate::error::{Error, Result};
+use crate::format::node::{Child, Node};
+use crate::format::snapshot::StreamRoot;
+use crate::format::{CHUNK_LEN_MAX, NODE_FANOUT, TREE_LEVELS_MAX};
+use crate::id::ChunkId;
+
+/// Where a chunk lies in its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkSpan {
+    /// Its first byte's place in the stream.
+    pub offset: u64,
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// Builds the tree of one stream from its chunks in order. A node is encoded against the parent's node at the same place.
+pub struct TreeWriter {
+    /// By level, the children that have no node yet and how many nodes were made.
+    levels: Vec<(Vec<Child>, u64)>,
+    len: u64,
+}
+
+impl TreeWriter {
+    /// A tree without chunks.
+    pub fn new() -> Self {
+        TreeWriter { levels: Vec::new(), len: 0 }
+    }
+
+    /// Appends the next chunk.
+    pub fn push(&mut self, id: ChunkId, len: u32, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        self.len += u64::from(len);
+        self.push_at(0, Child { id, len: u64::from(len) }, writer, parent)
+    }
+
+    fn push_at(&mut self, level: usize, child: Child, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        if self.levels.len() <= level {
+            self.levels.push((Vec::with_capacity(NODE_FANOUT), 0));
+        }
+        let Some((open, _)) = self.levels.get_mut(level) else { return Ok(()) };
+        open.push(child);
+        match open.len() >= NODE_FANOUT {
+            true => self.close_node(level, writer, parent),
+            false => Ok(()),
+        }
+    }
+
+    fn close_node(&mut self, level: usize, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        let Some((open, made)) = self.levels.get_mut(level) else { return Ok(()) };
+        let node = Node { level: level as u8 + 1, children: std::mem::take(open) };
+        let index = *made;
+        *made += 1;
+        let len = node.children.iter().map(|child| child.len).sum();
+        let predecessor = parent.node_id(node.level, index)?;
+        let id = writer.put_node(&node.encode(), predecessor)?;
+        self.push_at(level + 1, Child { id, len }, writer, parent)
+    }
+
+    /// Closes the tree.
+    pub fn finish(mut self, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<StreamRoot> {
+        let mut level = 0;
+        while let Some((open, made)) = self.levels.get(level) {
+            let topmost = level + 1 == self.levels.len();
+            match (open.as_slice(), *made) {
+                ([only], 0) if topmost => return Ok(StreamRoot { len: self.len, levels: level as u8, top: Some(only.id) }),
+                ([], _) => level += 1,
+                _ => {
+                    self.close_node(level, writer, parent)?;
+                    level += 1;
+                }
+            }
+        }
+        Ok(StreamRoot { len: 0, levels: 0, top: None })
+    }
+}
+
+impl Default for TreeWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Looks up nodes and chunks of a stored tree by place; keeps the last node of every level, so that going through in order reads each node once.
+pub struct TreeCursor<'r> {
+    reader: &'r Reader,
+    root: Option<StreamRoot>,
+    /// By level - 1: the index of the node and the node.
+    last: Vec<Option<(u64, Node)>>,
+}
+
+impl<'r> TreeCursor<'r> {
+    /// Over a tree, or over none.
+    pub fn new(reader: &'r Reader, root: Option<StreamRoot>) -> Self {
+        let levels = root.map_or(0, |root| usize::from(root.levels));
+        TreeCursor { reader, root, last: vec![None; levels] }
+    }
+
+    /// The root that it looks at.
+    pub fn root(&self) -> Option<StreamRoot> {
+        self.root
+    }
+
+    /// The chunk at this place, counted in chunks; `None` past the end.
+    pub fn chunk(&mut self, index: u64) -> Result<Option<Child>> {
+        match self.root {
+            Some(StreamRoot { levels: 0, top: Some(id), len }) => Ok((index == 0).then_some(Child { id, len })),
+            Some(StreamRoot { levels: 1.., .. }) => self.child(1, index),
+            _ => Ok(None),
+        }
+    }
+
+    /// The id of the node of this level at this place, counted in nodes of the level.
+    pub fn node_id(&mut self, level: u8, index: u64) -> Result<Option<ChunkId>> {
+        match self.root {
+            Some(root) if level == root.levels && level > 0 => Ok(root.top.filter(|_| index == 0)),
+            Some(root) if level < root.levels && level > 0 => Ok(self.child(level + 1, index)?.map(|child| child.id)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The child at this place of all children of nodes of `level`. Every node but the last of a level is full.
+    fn child(&mut self, level: u8, index: u64) -> Result<Option<Child>> {
+        let (node_index, slot) = (index / NODE_FANOUT as u64, (index % NODE_FANOUT as u64) as usize);
+        let cached = self.last.get(usize::from(level) - 1).and_then(Option::as_ref);
+        if let Some((at, node)) = cached
+            && *at == node_index
+        {
+            return Ok(node.children.get(slot).copied());
+        }
+        let Some(id) = self.node_id(level, node_index)? else { return Ok(None) };
+        let node = read_node(self.reader, &id, level)?;
+        let child = node.children.get(slot).copied();
+        self.last.get_mut(usize::from(level) - 1).into_iter().for_each(|last| *last = Some((node_index, node.clone())));
+        Ok(child)
+    }
+}
+
+/// Reads a node and checks that it is of the level that its parent says.
+pub(crate) fn read_node(reader: &Reader, id: &ChunkId, level: u8) -> Result<Node> {
+    let bytes = reader.chunk(id)?;
+    Node::decode(&bytes, level).map_err(|m| m.of(format!("tree node {id}")))
+}
+
+/// The chunks of a stream, in order. What the nodes say of lengths is checked against the root, so a stream is never longer or shorter than it says.
+pub struct Spans<'r> {
+    reader: &'r Reader,
+    /// From the root down: the rest of a node's children, reversed, and the node's level.
+    open: Vec<(Vec<Child>, u8)>,
+    offset: u64,
+    end: u64,
+    failed: bool,
+}
+
+impl<'r> Spans<'r> {
+    /// Walks the tree with this root.
+    ///
+    /// # Errors
+    /// When the root contradicts itself.
+    pub fn new(reader: &'r Reader, root: &StreamRoot) -> Result<Self> {
+        let open = match (root.top, root.len) {
+            (None, 0) if root.levels == 0 => Vec::new(),
+            (Some(id), 1..) if root.levels <= TREE_LEVELS_MAX => vec![(vec![Child { id, len: root.len }], root.levels + 1)],
+            _ => return Err(Error::corrupt("the root of a stream", "its length does not fit its tree")),
+        };
+        Ok(Spans { reader, open, offset: 0, end: root.len, failed: false })
+    }
+
+    fn advance(&mut self) -> Result<Option<ChunkSpan>> {
+        while let Some((rest, level)) = self.open.last_mut() {
+            let level = *level;
+            let Some(child) = rest.pop() else {
+                self.open.pop();
+                continue;
+            };
+            if level == 1 {
+                let span = ChunkSpan { offset: self.offset, id: child.id, len: chunk_len(&child)? };
+                self.offset += child.len;
+                return Ok(Some(span));
+            }
+            let node = read_node(self.reader, &child.id, level - 1)?;
+            if node.span_bytes() != Some(child.len) {
+                return Err(Error::corrupt(
+                    format!("tree node {}", child.id),
+                    "its children do not add up to the length that its parent says",
+                ));
+            }
+            self.open.push((node.children.into_iter().rev().collect(), level - 1));
+        }
+        match self.offset == self.end {
+            true => Ok(None),
+            false => Err(Error::corrupt("a stream's tree", "it ends too early")),
+        }
+    }
+}
+
+fn chunk_len(child: &Child) -> Result<u32> {
+    u32::try_from(child.len)
+        .ok()
+        .filter(|len| *len <= CHUNK_LEN_MAX)
+        .ok_or_else(|| Error::corrupt(format!("the tree node above chunk {}", child.id), "the length of the chunk is out of bounds"))
+}
+
+impl Iterator for Spans<'_> {
+    type Item = Result<ChunkSpan>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.advance();
+        self.failed = next.is_err();
+        next.transpose()
+    }
+}
+
+/// Calls `visit` with the id and level (0: chunk) of everything in a tree, parents first; what is below a node is left out when `visit` says `false`.
+pub(crate) fn walk(reader: &Reader, root: &StreamRoot, visit: &mut dyn FnMut(&ChunkId, u8) -> Result<bool>) -> Result<()> {
+    let mut open: Vec<(ChunkId, u8)> = root.top.map(|top| (top, root.levels)).into_iter().collect();
+    while let Some((id, level)) = open.pop() {
+        if visit(&id, level)? && level > 0 {
+            open.extend(read_node(reader, &id, level)?.children.iter().rev().map(|child| (child.id, level - 1)));
+        }
+    }
+    Ok(())
+}
