@@ -1,1 +1,0 @@
-//! Puts a verified file in the place of a database.

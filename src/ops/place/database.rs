@@ -1,0 +1,168 @@
+//! A database onto the place of a closed one.
+//!
+//! The order, in which a kill or a power cut between any two steps leaves the old database, the new one, or both beside an absent name:
+//!
+//! 1. Write, sync and check the new file under a hidden name.
+//! 2. *The old one opens*: exclusive lock; its journal is rolled back or its WAL checkpointed, so that one file holds all; sync; second
+//!    name; sync the directory; remove the void side files; sync the directory; rename the new file over NAME; sync the directory.
+//! 3. *It does not open, and side files with content lie beside it*: second names for it and for them; sync; remove NAME; sync, because
+//!    a file system may forget one removal and keep a later one; remove the side files; sync; rename; sync.
+//! 4. *There is none*: side files that lie there all the same get kept names and are removed before the rename, so that they are never
+//!    replayed onto the new database.
+
+use std::path::Path;
+
+use super::check::{Verdict, quick_check};
+use super::holder::{self, Grip};
+use super::keep::Kept;
+use super::target::{SIDES, Target, failed, lookup};
+use super::temp::{Temp, access_of};
+use super::{DatabaseOptions, Fill, Placed, Placement};
+use crate::error::{Error, Result};
+use crate::format::snapshot::FileMeta;
+
+impl Placement<'_> {
+    /// Puts a new database at `dest`, which may be absent, a closed database or any other file; a symbolic link is followed. The order
+    /// of steps is described at the top of `database.rs`.
+    ///
+    /// `len_bytes` is the size of the new database. `meta` is applied as far as possible (the owner by root only; what fails is a
+    /// warning); without it the new file gets owner and mode of the old one, or mode 0600.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the old database is in use; [`Error::Destination`] when there is no space, no permission or the new bytes do
+    /// not pass the check; [`Error::Cancelled`]; and what `fill` returns. In all of these what was there is as before and the new
+    /// bytes are gone, unless the message says otherwise.
+    pub fn place_database(
+        &self,
+        dest: &Path,
+        len_bytes: u64,
+        meta: Option<FileMeta>,
+        fill: &Fill<'_>,
+        options: DatabaseOptions,
+    ) -> Result<Placed> {
+        let target = Target::resolve(dest)?;
+        let old = target.metadata()?;
+        if let Some(old) = &old {
+            holder::refuse_if_used(&target.path, old, holder::open_file(&target.path).as_ref())?;
+        }
+        let temp = self.write_temp(&target, len_bytes, 0, fill)?;
+        self.dress(&temp, &target, meta, false)?;
+        self.settle(&temp, options)?;
+        self.install_database(&target, temp)
+    }
+
+    /// Gives the new file its attributes: its own, else those of the file that it replaces.
+    pub(super) fn dress(&self, temp: &Temp<'_>, target: &Target, meta: Option<FileMeta>, special_bits: bool) -> Result<()> {
+        if let Some(meta) = meta {
+            self.apply_meta(&temp.file, &target.path, &meta, special_bits);
+        } else if let Some(old) = target.metadata()? {
+            let now = temp.file.metadata().map_err(|e| failed(&temp.path, "read its attributes", e))?;
+            self.apply_meta(&temp.file, &target.path, &FileMeta { mtime_ns: access_of(&now).mtime_ns, ..access_of(&old) }, false);
+        }
+        Ok(())
+    }
+
+    /// Makes the new database durable and checks it, both at once: one waits for the disk, the other for the processor.
+    pub(super) fn settle(&self, temp: &Temp<'_>, options: DatabaseOptions) -> Result<()> {
+        // An empty file is an empty database.
+        let empty = temp.file.metadata().map_err(|e| failed(&temp.path, "read its size", e))?.len() == 0;
+        if empty || !options.check {
+            return temp.sync();
+        }
+        self.monitor.phase("checking", None);
+        let (synced, verdict) = std::thread::scope(|scope| {
+            let check = scope.spawn(|| quick_check(&temp.path));
+            (temp.sync(), check.join())
+        });
+        synced?;
+        match verdict {
+            Ok(Verdict::Sound) => Ok(()),
+            Ok(Verdict::Unknown(reason)) => {
+                self.monitor
+                    .warn(&format!("the restored database could not be checked by SQLite, though every byte is as recorded: {reason}"));
+                Ok(())
+            }
+            Ok(Verdict::Damaged(findings)) if options.accept_damaged => {
+                self.monitor.warn(&format!("the restored database is damaged, as it was when it was captured: {}", findings.join("; ")));
+                Ok(())
+            }
+            Ok(Verdict::Damaged(findings)) => Err(Error::destination(
+                &temp.path,
+                format!("the database in the snapshot does not pass quick_check, nothing was changed: {}", findings.join("; ")),
+            )),
+            Err(_) => Err(Error::destination(&temp.path, "checking it failed, nothing was changed")),
+        }
+    }
+
+    fn install_database(&self, target: &Target, temp: Temp<'_>) -> Result<Placed> {
+        let grip = match target.metadata()? {
+            Some(old) => Some(holder::take(target, &old, holder::open_file(&target.path))?),
+            None => None,
+        };
+        let full_sides = match &grip {
+            Some(Grip::Whole { .. }) => Vec::new(),
+            _ => target.full_sides()?,
+        };
+        let mut suffixes = full_sides.clone();
+        if let Some(grip) = &grip {
+            suffixes.insert(0, "");
+            if let Some(file) = grip.file() {
+                // Whoever wrote it may have done so without syncing; the kept name must not be emptier than the file was.
+                self.disk.sync_file(file, &target.path).map_err(|e| failed(&target.path, "make the old one durable", e))?;
+            }
+        }
+        for side in &full_sides {
+            self.sync_side(target, side)?;
+        }
+        let kept = match suffixes.is_empty() {
+            true => Kept::default(),
+            false => self.keep(target, &suffixes, grip.as_ref().and_then(Grip::file))?,
+        };
+        // A full side file belongs to the old NAME and to nothing else: NAME goes first, and comes back last.
+        let clear_name = grip.is_some() && !full_sides.is_empty();
+        if let Err(cause) = self.swap(target, temp, clear_name) {
+            return Err(self.put_back(target, &kept, cause));
+        }
+        self.settle_name(target, &kept)?;
+        Ok(Placed { path: target.path.clone(), kept: kept.paths() })
+    }
+
+    fn sync_side(&self, target: &Target, side: &str) -> Result<()> {
+        let path = target.with_suffix(side);
+        let synced = std::fs::File::open(&path).and_then(|file| self.disk.sync_file(&file, &path));
+        synced.map_err(|e| failed(&path, "make it durable before it is kept", e))
+    }
+
+    /// Clears the place and renames the new file into it. On failure the caller puts back what is missing.
+    fn swap(&self, target: &Target, temp: Temp<'_>, clear_name: bool) -> Result<()> {
+        if clear_name {
+            self.disk.remove_file(&target.path).map_err(|e| failed(&target.path, "take the old one away", e))?;
+            self.sync_directory(target)?;
+        }
+        let mut removed = false;
+        for side in SIDES {
+            let path = target.with_suffix(side);
+            if lookup(&path)?.is_some() {
+                self.disk.remove_file(&path).map_err(|e| failed(&path, "take it away", e))?;
+                removed = true;
+            }
+        }
+        if removed {
+            self.sync_directory(target)?;
+        }
+        temp.rename(&target.path).map_err(|e| failed(&target.path, "rename the new one to it", e))
+    }
+
+    fn sync_directory(&self, target: &Target) -> Result<()> {
+        self.disk.sync_dir(&target.dir).map_err(|e| failed(&target.dir, "make its names durable", e))
+    }
+
+    /// The last step: from here on the new name survives a power cut.
+    pub(super) fn settle_name(&self, target: &Target, kept: &Kept) -> Result<()> {
+        self.disk.sync_dir(&target.dir).map_err(|e| {
+            let lying: Vec<String> = kept.paths().iter().map(|path| path.display().to_string()).collect();
+            let was = if lying.is_empty() { String::new() } else { format!("; what was there lies at {}", lying.join(", ")) };
+            Error::destination(&target.path, format!("the new one is in place, but a power cut now may undo that: {e}{was}"))
+        })
+    }
+}

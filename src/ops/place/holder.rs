@@ -1,0 +1,156 @@
+//! Who else uses a database, and how to be the only one.
+//!
+//! | other user | seen by |
+//! |---|---|
+//! | a transaction, reading or writing | SQLite's locks |
+//! | an idle connection to a WAL database that has read or written once | the shared lock it keeps on the file: `locking_mode=EXCLUSIVE` before the first access asks for an exclusive one |
+//! | an idle connection to a rollback-journal database, or one that has not read yet | it holds no lock: on Linux its open file is found in `/proc/PID/fd`, for processes that the present user may look into (all for root, else the user's own); elsewhere not at all |
+//!
+//! The exclusive lock is kept until the new database has the name, so that nobody starts to write into the old one in between.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::Path;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use super::target::Target;
+use crate::error::{Error, Result};
+
+/// What is at the destination, with everybody else kept away from it as far as that goes.
+pub(super) enum Grip {
+    /// A database of which the file itself holds everything: its WAL is checkpointed, its journal rolled back, side files are void.
+    Whole {
+        /// Holds the exclusive lock. Before `file` in the order of dropping: closing `file` first would drop the lock early.
+        _lock: Connection,
+        file: File,
+    },
+    /// Not a database, or one that SQLite does not open: it can only be kept as it is, side files and all.
+    Opaque { file: Option<File> },
+}
+
+impl Grip {
+    /// The file, where it could be opened.
+    pub fn file(&self) -> Option<&File> {
+        match self {
+            Grip::Whole { file, .. } => Some(file),
+            Grip::Opaque { file } => file.as_ref(),
+        }
+    }
+}
+
+/// Opens the destination for as long as it is worked on; `None` where the present user may not read it.
+pub(super) fn open_file(path: &Path) -> Option<File> {
+    File::options().read(true).write(true).open(path).or_else(|_| File::open(path)).ok()
+}
+
+/// A first look, before the new bytes are written: refuses what is in use as far as that can be seen without touching it.
+pub(super) fn refuse_if_used(path: &Path, meta: &Metadata, file: Option<&File>) -> Result<()> {
+    refuse_if_open(path, meta)?;
+    if let Some(file) = file {
+        lock_whole(path, file)?;
+        // Only a look: SQLite takes its own locks later.
+        let _ = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingUnlock);
+    }
+    Ok(())
+}
+
+/// Becomes the only user of the destination, or refuses.
+pub(super) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Result<Grip> {
+    refuse_if_open(&target.path, meta)?;
+    let Some(file) = file else { return Ok(Grip::Opaque { file: None }) };
+    // SQLite deletes the WAL and the journal of an empty database without reading them; here they may be all that is left of one.
+    if meta.len() > 0 {
+        match sole_connection(&target.path) {
+            Ok(lock) if target.full_sides()?.iter().all(|&side| side != "-wal") => return Ok(Grip::Whole { _lock: lock, file }),
+            Ok(_) => {}
+            Err(e) if is_busy(&e) => return Err(in_use(&target.path, "another connection")),
+            Err(_) => {}
+        }
+    }
+    lock_whole(&target.path, &file)?;
+    Ok(Grip::Opaque { file: Some(file) })
+}
+
+/// A connection that nobody can use the database beside, after its journal was rolled back and its WAL checkpointed.
+fn sole_connection(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // When this connection is closed NAME is another database, perhaps in use already: its WAL must not be deleted by name.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    conn.busy_timeout(std::time::Duration::ZERO)?;
+    // In this mode the end of a transaction keeps its lock.
+    conn.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT")?;
+    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy != 0 {
+        return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None));
+    }
+    Ok(conn)
+}
+
+/// Takes a lock over the whole file, which any lock of another SQLite process on it prevents; held until the file is closed.
+fn lock_whole(path: &Path, file: &File) -> Result<()> {
+    let outcome = match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+        // Opened for reading only: that much can be locked.
+        Err(Errno::BADF) => rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockShared),
+        other => other,
+    };
+    match outcome {
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(in_use(path, "another process")),
+        // A file system without locks has no lock that could be seen.
+        _ => Ok(()),
+    }
+}
+
+/// Whether SQLite says that someone else has what is needed.
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// The refusal of a live restore.
+pub(super) fn in_use_live(path: &Path) -> Error {
+    let detail = "another connection holds a transaction on it and does not end it; nothing was changed, try again".to_string();
+    Error::Busy { path: path.to_path_buf(), detail }
+}
+
+/// The refusal.
+pub(super) fn in_use(path: &Path, by: &str) -> Error {
+    Error::Busy { path: path.to_path_buf(), detail: format!("in use by {by}; stop it, or use --live to write into the open database") }
+}
+
+fn refuse_if_open(path: &Path, meta: &Metadata) -> Result<()> {
+    let holders = open_elsewhere(meta);
+    if holders.is_empty() { Ok(()) } else { Err(in_use(path, &holders.join(", "))) }
+}
+
+/// Other processes that have this file open, as `process 123 (name)`. What may not be looked into is left out.
+#[cfg(target_os = "linux")]
+fn open_elsewhere(meta: &Metadata) -> Vec<String> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let own = std::process::id();
+    let mut holders = Vec::new();
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if pid != own && has_open(&process.path(), meta) {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            holders.push(format!("process {pid} ({})", name.trim_end().escape_debug()));
+        }
+    }
+    holders
+}
+
+/// Other processes that have this file open: unknown here.
+#[cfg(not(target_os = "linux"))]
+fn open_elsewhere(_meta: &Metadata) -> Vec<String> {
+    Vec::new()
+}
+
+#[cfg(target_os = "linux")]
+fn has_open(process: &Path, meta: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(files) = std::fs::read_dir(process.join("fd")) else { return false };
+    let same = |open: io::Result<Metadata>| open.is_ok_and(|open| open.dev() == meta.dev() && open.ino() == meta.ino());
+    files.flatten().any(|file| same(std::fs::metadata(file.path())))
+}

@@ -1,0 +1,116 @@
+//! The place where something is to be put: its real path, directory and neighbours.
+
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// What SQLite may leave beside a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
+pub(super) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// The side files that hold data; `-shm` is an index of the WAL that is rebuilt from it.
+pub(super) const DATA_SIDES: [&str; 2] = ["-wal", "-journal"];
+
+/// Symbolic links that are followed before a destination is given up as a loop (Linux: 40, path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// A destination with all symbolic links resolved, also where it does not exist yet.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub path: PathBuf,
+    pub dir: PathBuf,
+    name: OsString,
+}
+
+impl Target {
+    /// Follows symbolic links, the last name's included, to the file that would be read through `dest`.
+    pub fn resolve(dest: &Path) -> Result<Self> {
+        if dest.as_os_str().as_bytes().ends_with(b"/") {
+            return Err(Error::destination(dest, "is the name of a directory; name the file that is to be restored"));
+        }
+        let mut path = dest.to_path_buf();
+        for _ in 0..LINKS_MAX {
+            let target = Target::unresolved(&path)?;
+            match std::fs::read_link(&target.path) {
+                Ok(link) => path = target.dir.join(link),
+                Err(_) => return target.without_directory(),
+            }
+        }
+        Err(Error::destination(dest, "too many symbolic links"))
+    }
+
+    /// A name in a directory that is known to be resolved.
+    pub fn new(dir: PathBuf, name: &std::ffi::OsStr) -> Self {
+        Target { path: dir.join(name), dir, name: name.to_os_string() }
+    }
+
+    /// Resolves the directory, not the last name.
+    pub fn unresolved(path: &Path) -> Result<Self> {
+        let name = path.file_name().ok_or_else(|| Error::destination(path, "names no file"))?.to_os_string();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = parent.canonicalize().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                Error::destination(path, format!("the directory {} does not exist; make it first", parent.display()))
+            }
+            _ => Error::destination(path, format!("the directory {} cannot be used: {e}", parent.display())),
+        })?;
+        Ok(Target::new(dir, &name))
+    }
+
+    /// Refuses what no file can be put in the place of.
+    fn without_directory(self) -> Result<Self> {
+        match self.metadata()? {
+            Some(meta) if meta.is_dir() => Err(Error::destination(&self.path, "is a directory; name the file that is to be restored")),
+            Some(meta) if !meta.is_file() => Err(Error::destination(&self.path, "is not a regular file")),
+            _ => Ok(self),
+        }
+    }
+
+    /// What lies at the path now, itself, not what it may point to.
+    pub fn metadata(&self) -> Result<Option<Metadata>> {
+        lookup(&self.path)
+    }
+
+    /// The path with something added to its name.
+    pub fn with_suffix(&self, suffix: impl AsRef<std::ffi::OsStr>) -> PathBuf {
+        let mut name = self.name.clone();
+        name.push(suffix);
+        self.dir.join(name)
+    }
+
+    /// A hidden name beside the path.
+    pub fn hidden(&self, suffix: &str) -> PathBuf {
+        let mut name = OsString::from(".");
+        name.push(&self.name);
+        name.push(suffix);
+        self.dir.join(name)
+    }
+
+    /// Which of the side files that hold data are there and not empty.
+    pub fn full_sides(&self) -> Result<Vec<&'static str>> {
+        let mut full = Vec::new();
+        for side in DATA_SIDES {
+            if lookup(&self.with_suffix(side))?.is_some_and(|meta| meta.len() > 0) {
+                full.push(side);
+            }
+        }
+        Ok(full)
+    }
+}
+
+/// The metadata of a path, itself; `None` if nothing is there.
+pub(super) fn lookup(path: &Path) -> Result<Option<Metadata>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(path, "look at it", e)),
+    }
+}
+
+/// A failed step that changed nothing.
+pub(super) fn failed(path: &Path, action: &str, error: io::Error) -> Error {
+    Error::destination(path, format!("cannot {action}: {error}; what was there is unchanged"))
+}

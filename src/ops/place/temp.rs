@@ -1,0 +1,179 @@
+//! The new bytes before they take their name.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
+
+use super::target::{Target, failed};
+use super::{Fill, Placement};
+use crate::backend::disk::Disk;
+use crate::error::{Error, Result};
+use crate::format::snapshot::FileMeta;
+use crate::id::to_hex;
+
+/// Bytes that stay free besides what is written: room for directory entries and the file system's own bookkeeping.
+const SPACE_MARGIN_BYTES: u64 = 1 << 20;
+
+/// Attempts to find a name that is not taken; with 64 random bits the second is already for show.
+const NAME_ATTEMPTS: usize = 4;
+
+/// A file beside its destination under a hidden name; removed when dropped before it was put in place.
+pub(super) struct Temp<'a> {
+    disk: &'a dyn Disk,
+    pub path: PathBuf,
+    pub file: File,
+    placed: bool,
+}
+
+impl<'a> Temp<'a> {
+    /// An empty one that only its owner can read.
+    pub fn create(disk: &'a dyn Disk, target: &Target) -> Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+        for _ in 0..NAME_ATTEMPTS {
+            let mut random = [0; 8];
+            getrandom::fill(&mut random).map_err(|e| failed(&target.path, "get a random name", io::Error::other(e.to_string())))?;
+            let path = target.hidden(&format!(".icecore-restore-{}", to_hex(&random)));
+            match disk.create(&path, &[], 0o600) {
+                Ok(()) => return Temp::open(disk, path),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => last = e,
+                Err(e) => {
+                    // It may be there although making it durable failed.
+                    let _ = disk.remove_file(&path);
+                    return Err(failed(&target.path, "make a temporary file beside it", e));
+                }
+            }
+        }
+        Err(failed(&target.path, "make a temporary file beside it", last))
+    }
+
+    fn open(disk: &'a dyn Disk, path: PathBuf) -> Result<Self> {
+        match File::options().read(true).write(true).open(&path) {
+            Ok(file) => Ok(Temp { disk, path, file, placed: false }),
+            Err(e) => {
+                let _ = disk.remove_file(&path);
+                Err(failed(&path, "open the temporary file", e))
+            }
+        }
+    }
+
+    /// Makes its bytes and attributes durable.
+    pub fn sync(&self) -> Result<()> {
+        self.disk.sync_file(&self.file, &self.path).map_err(|e| failed(&self.path, "make it durable", e))
+    }
+
+    /// Gives it its name, over what has that name. The directory is the caller's to sync.
+    pub fn rename(mut self, to: &Path) -> io::Result<()> {
+        self.disk.rename(&self.path, to)?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        if !self.placed {
+            // Harmless if it stays; the error that led here says more than this one would.
+            let _ = self.disk.remove_file(&self.path);
+        }
+    }
+}
+
+impl<'a> Placement<'a> {
+    /// Writes `len_bytes` new bytes beside the target; not durable yet. Space for them, and for `extra_bytes` that the caller will need
+    /// in the same file system, is looked for first.
+    pub(super) fn write_temp(&self, target: &Target, len_bytes: u64, extra_bytes: u64, fill: &Fill<'_>) -> Result<Temp<'a>> {
+        check_free_space(target, len_bytes.saturating_add(extra_bytes))?;
+        let temp = Temp::create(self.disk, target)?;
+        reserve(&temp.file, target, len_bytes)?;
+        fill(&temp.file)?;
+        if self.monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let written = temp.file.metadata().map_err(|e| failed(&temp.path, "read its size", e))?.len();
+        if written != len_bytes {
+            return Err(Error::destination(&temp.path, format!("{written} bytes were written instead of {len_bytes}")));
+        }
+        Ok(temp)
+    }
+
+    /// Applies what can be applied. What cannot be is a warning: the bytes matter more. Set-user-id and similar bits are set only where
+    /// `special_bits` allows them and the owner is as recorded.
+    pub(super) fn apply_meta(&self, file: &File, path: &Path, meta: &FileMeta, special_bits: bool) {
+        let owned = match file.metadata() {
+            Ok(now) if now.uid() == meta.uid && now.gid() == meta.gid => true,
+            _ if rustix::process::geteuid().is_root() => self.attempt(path, "owner", change_owner(file, meta)),
+            _ => {
+                self.monitor.warn(&format!(
+                    "{}: its owner stays the present user; only root can set it to {}:{}",
+                    path.display(),
+                    meta.uid,
+                    meta.gid
+                ));
+                false
+            }
+        };
+        let bits = if owned && special_bits { 0o7777 } else { 0o777 };
+        self.attempt(path, "mode", rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode as rustix::fs::RawMode & bits)));
+        self.attempt(path, "modification time", rustix::fs::futimens(file, &times(meta.mtime_ns)));
+    }
+
+    fn attempt(&self, path: &Path, what: &str, outcome: rustix::io::Result<()>) -> bool {
+        if let Err(e) = &outcome {
+            self.monitor.warn(&format!("{}: its {what} could not be set: {e}", path.display()));
+        }
+        outcome.is_ok()
+    }
+}
+
+fn change_owner(file: &File, meta: &FileMeta) -> rustix::io::Result<()> {
+    // All bits set means "leave as it is" to the system call, and is no valid owner.
+    if meta.uid == u32::MAX || meta.gid == u32::MAX {
+        return Err(rustix::io::Errno::INVAL);
+    }
+    rustix::fs::fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
+}
+
+/// For `futimens`: this modification time; the access time stays.
+pub(super) fn times(mtime_ns: i64) -> Timestamps {
+    let mtime = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _ };
+    Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ }, last_modification: mtime }
+}
+
+/// The attributes of what is there now, for new bytes that come without any.
+pub(super) fn access_of(meta: &Metadata) -> FileMeta {
+    let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+    FileMeta { mode: meta.mode() & 0o7777, mtime_ns, uid: meta.uid(), gid: meta.gid() }
+}
+
+/// Refuses early what would fill the file system.
+fn check_free_space(target: &Target, needed: u64) -> Result<()> {
+    let stat = rustix::fs::statvfs(&target.dir).map_err(|e| failed(&target.path, "ask for free space", e.into()))?;
+    // Some virtual file systems count nothing; there the write itself will tell.
+    if stat.f_blocks == 0 {
+        return Ok(());
+    }
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < needed.saturating_add(SPACE_MARGIN_BYTES) {
+        let detail = format!(
+            "not enough free space: {needed} bytes are needed (and {SPACE_MARGIN_BYTES} to spare), {free} are free; nothing was changed"
+        );
+        return Err(Error::destination(&target.path, detail));
+    }
+    Ok(())
+}
+
+/// Takes the space from the file system before the first byte is written, where it can do that.
+fn reserve(file: &File, target: &Target, len_bytes: u64) -> Result<()> {
+    if len_bytes == 0 {
+        return Ok(());
+    }
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len_bytes) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
+        Err(e) => return Err(failed(&target.path, &format!("reserve {len_bytes} bytes for it"), e.into())),
+    }
+    file.set_len(len_bytes).map_err(|e| failed(&target.path, &format!("make a file of {len_bytes} bytes for it"), e))
+}

@@ -1,0 +1,262 @@
+//! A directory that is filled by names from a repository.
+//!
+//! The names are not trusted: whoever wrote the repository may want a restore to write elsewhere. A name is taken only if it is relative
+//! and has no `.`, `..` or empty part, and nothing is ever written through a symbolic link, neither one that was there before nor one
+//! that was restored a moment ago. This does not defend against another user who may write into the same directory meanwhile.
+//!
+//! Nothing is overwritten: a file in the way gets a kept name as everywhere; a directory where a file is to go, or the other way round,
+//! is an error.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{File, FileType};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::keep::links_unsupported;
+use super::target::{Target, failed, lookup};
+use super::{DatabaseOptions, Fill, Placed, Placement};
+use crate::error::{Error, Result};
+use crate::format::snapshot::FileMeta;
+
+/// A directory being filled. Its methods may be called from several threads for different names.
+pub struct Tree<'a> {
+    placement: &'a Placement<'a>,
+    root: PathBuf,
+    work: Mutex<Work>,
+}
+
+/// What is left for the end.
+#[derive(Default)]
+struct Work {
+    /// Directories with new names in them.
+    unsynced: BTreeSet<PathBuf>,
+    /// Directories with the attributes that they get when nothing more is written into them.
+    directories: Vec<(PathBuf, FileMeta)>,
+}
+
+impl<'a> Tree<'a> {
+    /// Makes the directory with its parents if it is not there. It may have content, which stays.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] when it is not a directory or cannot be made.
+    pub fn open(placement: &'a Placement<'a>, root: &Path) -> Result<Self> {
+        let mut unsynced = BTreeSet::new();
+        let mut missing = root;
+        while !missing.as_os_str().is_empty() && !missing.exists() {
+            missing = missing.parent().unwrap_or(Path::new(""));
+            let above = if missing.as_os_str().is_empty() { Path::new(".") } else { missing };
+            unsynced.insert(above.to_path_buf());
+        }
+        placement.disk.create_dir_all(root).map_err(|e| failed(root, "make this directory", e))?;
+        let root = root.canonicalize().map_err(|e| failed(root, "use this directory", e))?;
+        Ok(Tree { placement, root, work: Mutex::new(Work { unsynced, directories: Vec::new() }) })
+    }
+
+    /// The directory, with symbolic links resolved.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Writes a plain file of `len_bytes` bytes; see [`Placement::place_file`]. A symbolic link in its place is kept as a link, not
+    /// followed.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, and as [`Placement::place_file`].
+    pub fn file(&self, name: &[u8], len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Placed> {
+        let target = self.target(name)?;
+        self.refuse_directory(&target)?;
+        let kept = self.placement.place_file_at(&target, len_bytes, meta, fill)?;
+        Ok(self.done(target, kept.paths()))
+    }
+
+    /// Writes a database of `len_bytes` bytes; see [`Placement::place_database`].
+    ///
+    /// # Errors
+    /// [`Error::Destination`] for a name that leads out of the tree, a directory or a symbolic link in the way, and as
+    /// [`Placement::place_database`].
+    pub fn database(
+        &self,
+        name: &[u8],
+        len_bytes: u64,
+        meta: Option<FileMeta>,
+        fill: &Fill<'_>,
+        options: DatabaseOptions,
+    ) -> Result<Placed> {
+        let target = self.target(name)?;
+        if target.metadata()?.is_some_and(|there| there.is_symlink()) {
+            return Err(Error::destination(
+                &target.path,
+                "is a symbolic link; remove it, or restore this database onto its target by name",
+            ));
+        }
+        self.placement.place_database(&target.path, len_bytes, meta, fill, options)
+    }
+
+    /// Makes a directory, or takes the one that is there. Its attributes are set by [`Tree::finish`].
+    ///
+    /// # Errors
+    /// [`Error::Destination`] for a name that leads out of the tree, or something else in the way.
+    pub fn directory(&self, name: &[u8], meta: Option<FileMeta>) -> Result<PathBuf> {
+        let target = self.target(name)?;
+        self.enter(&target.path)?;
+        if let Some(meta) = meta {
+            self.work().directories.push((target.path.clone(), meta));
+        }
+        Ok(target.path)
+    }
+
+    /// Makes a symbolic link. What it points to is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, or a link that the system refuses.
+    pub fn symlink(&self, name: &[u8], link: &[u8]) -> Result<Placed> {
+        let target = self.target(name)?;
+        self.refuse_directory(&target)?;
+        let link = Path::new(OsStr::from_bytes(link));
+        if std::fs::read_link(&target.path).is_ok_and(|there| there.as_os_str() == link.as_os_str()) {
+            return Ok(Placed { path: target.path, kept: Vec::new() });
+        }
+        self.make_and_rename(target, |hidden| std::os::unix::fs::symlink(link, hidden))
+    }
+
+    /// Gives a file of this tree, restored before, a further name; where the file system has no hard links, a copy.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] for names that lead out of the tree, an `existing` that is not a regular file, or a directory in the way.
+    pub fn hard_link(&self, name: &[u8], existing: &[u8]) -> Result<Placed> {
+        let (target, existing) = (self.target(name)?, self.target(existing)?);
+        self.refuse_directory(&target)?;
+        let Some(source) = existing.metadata()?.filter(|there| there.is_file()) else {
+            return Err(Error::destination(
+                &target.path,
+                format!("should be a further name of {}, which is no file", existing.path.display()),
+            ));
+        };
+        if target.metadata()?.is_some_and(|there| (there.dev(), there.ino()) == (source.dev(), source.ino())) {
+            return Ok(Placed { path: target.path, kept: Vec::new() });
+        }
+        let probe = target.hidden(".icecore-restore-link");
+        match self.placement.disk.hard_link(&existing.path, &probe) {
+            Ok(()) => self.finish_rename(target, &probe),
+            Err(e) if links_unsupported(&e) => self.copy(target, &existing.path, &source),
+            Err(e) => Err(failed(&target.path, &format!("make it a further name of {}", existing.path.display()), e)),
+        }
+    }
+
+    /// Sets the attributes of directories, the deepest first, and makes all new names durable.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] when a directory cannot be made durable: everything is there, but a power cut now may undo some of it.
+    pub fn finish(self) -> Result<()> {
+        let mut work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+        work.directories.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
+        for (path, meta) in &work.directories {
+            let opened = open_directory(path).map_err(|e| failed(path, "set its attributes", e))?;
+            self.placement.apply_meta(&opened, path, meta, true);
+            work.unsynced.insert(path.clone());
+        }
+        for path in work.unsynced.iter().rev() {
+            let lost = |e| Error::destination(path, format!("all is in place, but a power cut now may undo some of it: {e}"));
+            self.placement.disk.sync_dir(path).map_err(lost)?;
+        }
+        Ok(())
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The place of a name, with its parents made.
+    fn target(&self, name: &[u8]) -> Result<Target> {
+        let refuse =
+            |why: &str| Error::destination(&self.root, format!("{:?} is refused as a name in it: {why}", String::from_utf8_lossy(name)));
+        let parts: Vec<&[u8]> = name.split(|&byte| byte == b'/').collect();
+        if name.contains(&0) {
+            return Err(refuse("it has a zero byte"));
+        }
+        if parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
+            return Err(refuse("it is absolute, or has an empty, . or .. part"));
+        }
+        let Some((last, parents)) = parts.split_last() else { return Err(refuse("it is empty")) };
+        let mut dir = self.root.clone();
+        for part in parents {
+            dir.push(OsStr::from_bytes(part));
+            self.enter(&dir)?;
+        }
+        Ok(Target::new(dir, OsStr::from_bytes(last)))
+    }
+
+    /// Makes sure that a directory, not a link to one, is there.
+    fn enter(&self, dir: &Path) -> Result<()> {
+        match lookup(dir)?.map(|there| there.file_type()) {
+            Some(kind) if kind.is_dir() => Ok(()),
+            Some(kind) => {
+                Err(Error::destination(dir, format!("should be a directory and is {}; nothing is written through it", word(kind))))
+            }
+            None => {
+                // One at a time: its parents have been looked at. Another thread may have made it meanwhile; that is no error.
+                self.placement.disk.create_dir_all(dir).map_err(|e| failed(dir, "make this directory", e))?;
+                self.work().unsynced.extend(dir.parent().map(Path::to_path_buf));
+                Ok(())
+            }
+        }
+    }
+
+    fn refuse_directory(&self, target: &Target) -> Result<()> {
+        match target.metadata()? {
+            Some(there) if there.is_dir() => {
+                Err(Error::destination(&target.path, "is a directory, and a file should go there; move it away first"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn make_and_rename(&self, target: Target, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<Placed> {
+        let hidden = target.hidden(".icecore-restore-link");
+        make(&hidden).map_err(|e| failed(&target.path, "make this link", e))?;
+        self.finish_rename(target, &hidden)
+    }
+
+    /// Renames a link, made under a hidden name, to the target, and keeps what was there.
+    fn finish_rename(&self, target: Target, hidden: &Path) -> Result<Placed> {
+        let disk = self.placement.disk;
+        let kept = self.placement.keep_if_there(&target).inspect_err(|_| drop(disk.remove_file(hidden)))?;
+        if let Err(e) = disk.rename(hidden, &target.path) {
+            let _ = disk.remove_file(hidden);
+            return Err(self.placement.put_back(&target, &kept, failed(&target.path, "rename the new link to it", e)));
+        }
+        Ok(self.done(target, kept.paths()))
+    }
+
+    fn copy(&self, target: Target, from: &Path, source: &std::fs::Metadata) -> Result<Placed> {
+        let copy = |to: &File| -> Result<()> {
+            let copied = File::open(from).and_then(|mut from| io::copy(&mut from, &mut &*to));
+            copied.map(drop).map_err(|e| failed(from, "copy it", e))
+        };
+        let kept = self.placement.place_file_at(&target, source.len(), Some(super::temp::access_of(source)), &copy)?;
+        Ok(self.done(target, kept.paths()))
+    }
+
+    fn done(&self, target: Target, kept: Vec<PathBuf>) -> Placed {
+        self.work().unsynced.insert(target.dir);
+        Placed { path: target.path, kept }
+    }
+}
+
+/// Opens a directory, not through a link that may have taken its place.
+fn open_directory(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+fn word(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_symlink() => "a symbolic link",
+        kind if kind.is_file() => "a file",
+        _ => "something else",
+    }
+}
