@@ -1,4 +1,8 @@
 //! What a user can do with a repository.
 
 pub mod backup;
+pub mod check;
 pub mod place;
+pub mod restore;
+pub mod select;
+pub mod stats;

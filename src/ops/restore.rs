@@ -1,0 +1,189 @@
+//! Restore: streams of a snapshot become files again. Every chunk is verified before a byte of it is written, and nothing that was there
+//! is lost (see [`super::place`]).
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::place::tree::Tree;
+use super::place::{DatabaseOptions, Placed, Placement};
+use crate::error::{Error, Result};
+use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry, StreamRoot};
+use crate::progress::Monitor;
+use crate::repo::{ChunkSpan, Reader, Repository, Spans};
+
+/// Chunks that a thread takes at once: neighbours share segments.
+const BATCH: usize = 16;
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RestoreOptions {
+    /// What is asked of databases before they take their names.
+    pub database: DatabaseOptions,
+    /// Write into databases that others may have open, through SQLite.
+    pub live: bool,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The stream.
+    pub name: Vec<u8>,
+    /// Its bytes.
+    pub len: u64,
+    /// Where it is, and what was kept of what was there.
+    pub placed: Placed,
+}
+
+/// Restores these streams onto these files.
+///
+/// # Errors
+/// [`Error::NotFound`] before anything is written if a stream is not in the snapshot; then as [`Placement::place_database`] and its
+/// siblings. Streams restored before the failing one stay restored.
+pub fn restore_streams(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    targets: &[(Vec<u8>, PathBuf)],
+    options: &RestoreOptions,
+    placement: &Placement<'_>,
+) -> Result<Vec<Restored>> {
+    let reader = Reader::new(repo);
+    let listing = reader.listing(&snapshot.listing)?;
+    let mut work: Vec<(&StreamEntry, &Path)> = Vec::new();
+    for (name, dest) in targets {
+        let entry = find(&listing, name)?;
+        if !matches!(entry.kind, EntryKind::Sqlite(_) | EntryKind::File) {
+            return Err(Error::InvalidArgument(format!("{} is no file; restore it with --to DIR", String::from_utf8_lossy(name))));
+        }
+        work.push((entry, dest));
+    }
+    refuse_twice(work.iter().map(|(_, dest)| *dest))?;
+    placement.monitor.phase("restoring", Some(work.iter().map(|(entry, _)| entry.root.len).sum()));
+    let mut restored = Vec::new();
+    for (entry, dest) in work {
+        let fill = |file: &File| write_stream(&reader, &entry.root, file, placement.monitor);
+        let len = entry.root.len;
+        let placed = match (&entry.kind, options.live) {
+            (EntryKind::Sqlite(_), true) => placement.place_live(dest, len, &fill, options.database)?,
+            (EntryKind::Sqlite(_), false) => placement.place_database(dest, len, entry.meta, &fill, options.database)?,
+            (_, true) => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
+            (_, false) => placement.place_file(dest, len, entry.meta, &fill)?,
+        };
+        restored.push(Restored { name: entry.name.clone(), len, placed });
+    }
+    Ok(restored)
+}
+
+/// Restores all streams as files into a directory.
+///
+/// # Errors
+/// As [`restore_streams`].
+pub fn restore_tree(
+    repo: &Repository,
+    snapshot: &SnapshotRecord,
+    dir: &Path,
+    options: &RestoreOptions,
+    placement: &Placement<'_>,
+) -> Result<Vec<Restored>> {
+    let reader = Reader::new(repo);
+    let listing = reader.listing(&snapshot.listing)?;
+    placement.monitor.phase("restoring", Some(snapshot.logical_bytes));
+    let tree = Tree::open(placement, dir)?;
+    let mut restored = Vec::new();
+    for entry in &listing {
+        if placement.monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let fill = |file: &File| write_stream(&reader, &entry.root, file, placement.monitor);
+        let (name, len) = (entry.name.as_slice(), entry.root.len);
+        let placed = match &entry.kind {
+            EntryKind::Sqlite(_) => tree.database(name, len, entry.meta, &fill, options.database)?,
+            EntryKind::File => tree.file(name, len, entry.meta, &fill)?,
+            EntryKind::Directory => Placed { path: tree.directory(name, entry.meta)?, kept: Vec::new() },
+            EntryKind::Symlink(target) => tree.symlink(name, target)?,
+            EntryKind::HardLink(other) => tree.hard_link(name, other)?,
+        };
+        restored.push(Restored { name: entry.name.clone(), len, placed });
+    }
+    tree.finish()?;
+    Ok(restored)
+}
+
+/// Writes one stream to `out`, in order. What was written before a failure is verified.
+pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut dyn Write, monitor: &dyn Monitor) -> Result<u64> {
+    let reader = Reader::new(repo);
+    let listing = reader.listing(&snapshot.listing)?;
+    let root = find(&listing, name)?.root;
+    monitor.phase("reading", Some(root.len));
+    for span in Spans::new(&reader, &root)? {
+        if monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let bytes = read_span(&reader, &span?)?;
+        out.write_all(&bytes).map_err(|e| Error::backend("write", "standard output", e))?;
+        monitor.advance(bytes.len() as u64);
+    }
+    out.flush().map_err(|e| Error::backend("write", "standard output", e))?;
+    Ok(root.len)
+}
+
+fn find<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> {
+    listing.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        let some: Vec<_> = listing.iter().take(8).map(|entry| String::from_utf8_lossy(&entry.name)).collect();
+        let more = if listing.len() > some.len() { ", ..." } else { "" };
+        Error::NotFound { what: format!("stream {} (the snapshot has: {}{more})", String::from_utf8_lossy(name), some.join(", ")) }
+    })
+}
+
+fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
+    let mut seen = HashSet::new();
+    for path in paths {
+        if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.to_path_buf())) {
+            return Err(Error::InvalidArgument(format!("{} is named twice as a destination", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a stream's bytes to their places in a file, by several threads.
+fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn Monitor) -> Result<()> {
+    let spans = Mutex::new(Spans::new(reader, root)?);
+    let threads = reader.repository().threads();
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| write_batches(reader, &spans, file, monitor))).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+    });
+    results.into_iter().collect()
+}
+
+fn write_batches(reader: &Reader, spans: &Mutex<Spans<'_>>, file: &File, monitor: &dyn Monitor) -> Result<()> {
+    loop {
+        if monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let batch: Vec<ChunkSpan> = {
+            let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
+            spans.by_ref().take(BATCH).collect::<Result<_>>()?
+        };
+        if batch.is_empty() {
+            return Ok(());
+        }
+        for span in batch {
+            let bytes = read_span(reader, &span)?;
+            file.write_all_at(&bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;
+            monitor.advance(bytes.len() as u64);
+        }
+    }
+}
+
+/// A chunk's verified bytes, of the length that its tree says.
+fn read_span(reader: &Reader, span: &ChunkSpan) -> Result<Vec<u8>> {
+    let bytes = reader.chunk(&span.id)?;
+    match bytes.len() == span.len as usize {
+        true => Ok(bytes),
+        false => Err(Error::corrupt(format!("the tree node above chunk {}", span.id), "it gives the chunk another length")),
+    }
+}

@@ -1,0 +1,93 @@
+//! Naming snapshots: an id or unique prefix, `latest`, `latest~N`, `@TIME`.
+
+use crate::error::{Error, Result};
+use crate::format::snapshot::SnapshotRecord;
+use crate::id::SnapshotId;
+
+/// Narrows a list of snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SnapshotFilter {
+    /// The start of a source id, or the source's label.
+    pub source: Option<String>,
+    /// One of the tags.
+    pub tag: Option<String>,
+    /// The host.
+    pub host: Option<String>,
+}
+
+impl SnapshotFilter {
+    /// Whether a snapshot passes.
+    pub fn matches(&self, snapshot: &SnapshotRecord) -> bool {
+        let source =
+            self.source.as_ref().is_none_or(|s| snapshot.source.label == *s || snapshot.source.id.to_string().starts_with(s.as_str()));
+        let tag = self.tag.as_ref().is_none_or(|tag| snapshot.tags.contains(tag));
+        source && tag && self.host.as_ref().is_none_or(|host| snapshot.host == *host)
+    }
+}
+
+/// A parsed snapshot name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotSpec {
+    /// The newest but this many.
+    Latest(usize),
+    /// The newest at or before this time, nanoseconds since 1970 UTC.
+    At(i64),
+    /// The one whose id starts so.
+    Prefix(String),
+}
+
+impl SnapshotSpec {
+    /// Parses a name; `parse_time` makes nanoseconds since 1970 UTC of what follows `@`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for anything else than the four forms.
+    pub fn parse(text: &str, parse_time: &dyn Fn(&str) -> Result<i64>) -> Result<Self> {
+        if let Some(time) = text.strip_prefix('@') {
+            return Ok(SnapshotSpec::At(parse_time(time)?));
+        }
+        if text == "latest" {
+            return Ok(SnapshotSpec::Latest(0));
+        }
+        if let Some(back) = text.strip_prefix("latest~") {
+            let back = back.parse().map_err(|_| Error::InvalidArgument(format!("{text}: a number is needed after `latest~`")))?;
+            return Ok(SnapshotSpec::Latest(back));
+        }
+        match !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)) {
+            true => Ok(SnapshotSpec::Prefix(text.to_string())),
+            false => Err(Error::InvalidArgument(format!("{text}: not a snapshot; give an id, `latest`, `latest~N` or `@TIME`"))),
+        }
+    }
+
+    /// The snapshot of that name among these, which are sorted oldest first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidArgument`] for a prefix of several ids.
+    pub fn find<'s>(
+        &self,
+        snapshots: &'s [(SnapshotId, SnapshotRecord)],
+        filter: &SnapshotFilter,
+    ) -> Result<&'s (SnapshotId, SnapshotRecord)> {
+        let mut passing = snapshots.iter().filter(|(_, snapshot)| filter.matches(snapshot));
+        let missing = |what: String| Error::NotFound { what };
+        match self {
+            SnapshotSpec::Latest(back) => {
+                let count = passing.clone().count();
+                passing.rev().nth(*back).ok_or_else(|| missing(format!("snapshot latest~{back} (there are {count})")))
+            }
+            SnapshotSpec::At(time_ns) => passing
+                .filter(|(_, snapshot)| snapshot.time_ns <= *time_ns)
+                .max_by_key(|(_, snapshot)| snapshot.time_ns)
+                .ok_or_else(|| missing("a snapshot at or before that time".into())),
+            SnapshotSpec::Prefix(prefix) => {
+                let mut hits = passing.by_ref().filter(|(id, _)| id.to_string().starts_with(prefix.as_str()));
+                match (hits.next(), hits.next()) {
+                    (Some(hit), None) => Ok(hit),
+                    (Some(_), Some(_)) => {
+                        Err(Error::InvalidArgument(format!("several snapshots start with {prefix}; give more of the id")))
+                    }
+                    _ => Err(missing(format!("snapshot {prefix}"))),
+                }
+            }
+        }
+    }
+}
