@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::pack::{ChunkEntry, IdPrefix, Trailer};
 use crate::format::snapshot::PackRef;
 use crate::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, SALT_LEN};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PackId};
 
 /// Bytes of decoded tables kept in memory.
 const TABLES_BUDGET: usize = 24 << 20;
@@ -76,10 +76,15 @@ impl Tables {
     }
 }
 
+/// Which copy: the pack's number in the catalog and the row in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CopyPlace(ChunkAt);
+
 /// One stored copy of a chunk.
 #[derive(Clone)]
 pub struct StoredCopy {
     pub(crate) num: PackNum,
+    index: u32,
     pub(crate) table: Arc<PackTable>,
     /// The row itself, copied out so that it cannot be missing.
     pub(crate) entry: ChunkEntry,
@@ -91,7 +96,44 @@ impl std::fmt::Debug for StoredCopy {
     }
 }
 
+impl StoredCopy {
+    pub(crate) fn place(&self) -> CopyPlace {
+        CopyPlace(ChunkAt { pack: self.num, index: self.index })
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        format!("chunk {} in pack {}", self.entry.id, self.table.pack.id)
+    }
+}
+
 impl Repository {
+    /// The number of a pack that the catalog knows.
+    pub(crate) fn known_pack(&self, id: &PackId) -> Result<Option<PackNum>> {
+        self.catalog().pack_num(id)
+    }
+
+    /// All copies in a pack, in the order of its table.
+    pub(crate) fn copies_in(&self, num: PackNum) -> Result<Vec<StoredCopy>> {
+        let Some(table) = self.table(num)? else { return Ok(Vec::new()) };
+        let rows = table.trailer.chunks.iter().cloned().zip(0u32..);
+        Ok(rows.map(|(entry, index)| StoredCopy { num, index, table: Arc::clone(&table), entry }).collect())
+    }
+
+    /// Whether every base of a delta has a copy that can serve it.
+    pub(crate) fn has_bases(&self, copy: &StoredCopy) -> Result<bool> {
+        self.has_bases_among(copy, &|_| true)
+    }
+
+    /// The same, of the copies that count.
+    pub(crate) fn has_bases_among(&self, copy: &StoredCopy, counts: &dyn Fn(&StoredCopy) -> bool) -> Result<bool> {
+        for slice in &copy.entry.slices {
+            if !self.base_copies(slice.base, copy.entry.level)?.iter().any(counts) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The table of a pack that the catalog knows; `None` if it has just left the catalog.
     pub(crate) fn table(&self, num: PackNum) -> Result<Option<Arc<PackTable>>> {
         let cache = || self.inner.tables.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +169,7 @@ impl Repository {
             let Some(table) = self.table(pack)? else { continue };
             let Some(entry) = table.trailer.chunks.get(index as usize).cloned() else { continue };
             if entry.id.prefix() == prefix {
-                copies.push(StoredCopy { num: pack, table, entry });
+                copies.push(StoredCopy { num: pack, index, table, entry });
             }
         }
         copies.sort_by_key(|copy| (copy.entry.level, copy.entry.work));

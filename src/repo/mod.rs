@@ -21,12 +21,13 @@ mod spool;
 mod tree;
 mod writer;
 
-pub use locate::StoredCopy;
+pub use locate::{CopyPlace, StoredCopy};
 pub use open::{InitOptions, OpenOptions};
 pub use reader::Reader;
 pub use refresh::Refreshed;
 pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
 pub use spool::Spool;
+pub(crate) use tree::walk as walk_tree;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
 pub use writer::ChunkWriter;
 

@@ -193,7 +193,8 @@ impl Repository {
         open().map_err(|m: crate::format::Malformed| m.of(object))
     }
 
-    fn read_pack(&self, object: &ObjectKey, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+    /// A range of a pack; [`Error::NotFound`] if the pack is not there.
+    pub(crate) fn read_pack(&self, object: &ObjectKey, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
         match self.backend().read(object, Some(range)) {
             Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 Err(Error::NotFound { what: object.to_string() })

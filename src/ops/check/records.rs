@@ -1,0 +1,78 @@
+//! Checking the configuration, key records and snapshot records.
+
+use std::collections::BTreeSet;
+
+use super::{CheckReport, Severity, Touched};
+use crate::backend::{BackendExt, ObjectKey, ObjectKind, Replica};
+use crate::error::{Error, Result};
+use crate::format::Malformed;
+use crate::format::config::Config;
+use crate::format::key::KeyRecord;
+use crate::format::snapshot::SnapshotRecord;
+use crate::id::{KeyId, SnapshotId};
+use crate::repo::Repository;
+
+/// Both copies of what is stored twice must be there and decode; one bad copy is a warning, as the other serves.
+pub(super) fn check_replicas(repo: &Repository, report: &mut CheckReport) -> Result<()> {
+    let config = |bytes: &[u8]| Config::decode(bytes).map(drop);
+    check_pair(repo, "config-copy", &ObjectKey::Config, &config, report)?;
+    let mut keys: BTreeSet<KeyId> = BTreeSet::new();
+    for info in repo.backend().list(ObjectKind::Key)? {
+        if let ObjectKey::Key(id, _) = info?.key {
+            keys.insert(id);
+        }
+    }
+    let key = |bytes: &[u8]| KeyRecord::decode(bytes).map(drop);
+    keys.into_iter().try_for_each(|id| check_pair(repo, "key-copy", &|replica| ObjectKey::Key(id, replica), &key, report))
+}
+
+fn check_pair(
+    repo: &Repository,
+    code: &'static str,
+    key: &dyn Fn(Replica) -> ObjectKey,
+    decode: &dyn Fn(&[u8]) -> Result<(), Malformed>,
+    report: &mut CheckReport,
+) -> Result<()> {
+    let mut bad = Vec::new();
+    let mut copies = Vec::new();
+    for replica in [Replica::First, Replica::Second] {
+        let key = key(replica);
+        match repo.backend().read_if_there(&key)? {
+            None => bad.push((key, "it is missing".to_string())),
+            Some(bytes) => match decode(&bytes) {
+                Ok(()) => copies.push(bytes),
+                Err(m) => bad.push((key, m.to_string())),
+            },
+        }
+    }
+    let severity = if copies.is_empty() { Severity::Damage } else { Severity::Warning };
+    for (key, detail) in bad {
+        report.found(severity, code, key.to_string(), detail);
+    }
+    if let [first, second] = copies.as_slice()
+        && first != second
+    {
+        report.found(Severity::Warning, code, key(Replica::Second).to_string(), "it differs from the first copy");
+    }
+    Ok(())
+}
+
+/// Reads every snapshot record from the repository itself.
+pub(super) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
+    let mut snapshots = Vec::new();
+    for info in repo.backend().list(ObjectKind::Snapshot)? {
+        let ObjectKey::Snapshot(id) = info?.key else { continue };
+        report.snapshots += 1;
+        match repo.read_snapshot(&id) {
+            Ok(Some(snapshot)) => snapshots.push((id, snapshot)),
+            Ok(None) => report.snapshots -= 1,
+            Err(error @ (Error::Corrupt { .. } | Error::UnsupportedFormat { .. })) => {
+                report.damage("snapshot", error)?;
+                report.touched.push(Touched { snapshot: id, stream: None });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    snapshots.sort_by_key(|(id, snapshot)| (snapshot.time_ns, *id));
+    Ok(snapshots)
+}
