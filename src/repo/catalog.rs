@@ -1,1 +1,0 @@
-//! The local, disposable index over all packs and snapshots.

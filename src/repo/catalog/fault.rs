@@ -1,0 +1,72 @@
+//! What can go wrong inside the catalog, told apart by whether the file is to blame.
+
+use std::path::Path;
+
+use rusqlite::{ErrorCode, ffi};
+
+use crate::error::Error;
+
+/// A failure on its way out of this folder.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The file holds what was never written: it has to be made afresh.
+    Damaged(String),
+    /// Another process or thread held the file for too long.
+    Busy(String),
+    /// The machine's fault (disk full, no permission), or the caller's.
+    Other(String),
+}
+
+impl Fault {
+    pub(super) fn damaged(detail: impl Into<String>) -> Self {
+        Fault::Damaged(detail.into())
+    }
+
+    /// As the crate's error, naming the catalog file.
+    pub(super) fn into_error(self, path: &Path) -> Error {
+        let path = path.to_path_buf();
+        match self {
+            Fault::Damaged(detail) => Error::Catalog { path, detail: format!("damaged, to be rebuilt: {detail}") },
+            Fault::Other(detail) => Error::Catalog { path, detail },
+            Fault::Busy(detail) => {
+                Error::Busy { path, detail: format!("the catalog is held by another process ({detail}); let that one end, then try again") }
+            }
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        let text = error.to_string();
+        match error {
+            rusqlite::Error::SqliteFailure(failure, _) => from_code(failure, text),
+            // Columns of another type than the schema gives them, rows that must be there and are not.
+            _ => Fault::Damaged(text),
+        }
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Fault::Other(error.to_string())
+    }
+}
+
+/// Sorts SQLite's result codes (<https://sqlite.org/rescode.html>).
+fn from_code(failure: ffi::Error, text: String) -> Fault {
+    let short_or_wrong =
+        matches!(failure.extended_code, ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA);
+    match failure.code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Fault::Busy(text),
+        // Our statements are fixed and right, and no constraint of ours can be broken by what callers pass in: so SQLITE_ERROR (a
+        // table or column is not there), a broken constraint and an absurd length all mean that the file is not what we made.
+        ErrorCode::DatabaseCorrupt
+        | ErrorCode::NotADatabase
+        | ErrorCode::TooBig
+        | ErrorCode::ConstraintViolation
+        | ErrorCode::TypeMismatch => Fault::Damaged(text),
+        ErrorCode::Unknown if failure.extended_code == ffi::SQLITE_ERROR => Fault::Damaged(text),
+        _ if short_or_wrong => Fault::Damaged(text),
+        _ => Fault::Other(text),
+    }
+}

@@ -1,0 +1,269 @@
+//! The catalog's file: its name, how it is made, opened, distrusted and replaced, by any number of processes at once and without locks.
+//!
+//! The file is called `<stem>.<generation>.db`; the stem is made of the repository and its location. A file is built under another name
+//! and then linked into place, so that whoever sees it sees it whole. A file that cannot be trusted is not repaired or emptied but
+//! followed by the next generation, and removed; those who have it open keep working on what they have. No name is ever used twice as
+//! long as anything is left of an earlier file, so a write-ahead log never meets a database that it does not belong to.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::block::PAGE_BYTES;
+use super::fault::Fault;
+use super::sum::{Kind, Sums};
+use crate::id::{RepositoryId, to_hex};
+
+/// Marks the file as ours: "icec" (<https://sqlite.org/pragma.html#pragma_application_id>).
+const APPLICATION_ID: i32 = 0x6963_6563;
+
+/// Changes with every change of the tables or of the blocks. A file of another version is replaced, never converted.
+const SCHEMA_VERSION: i32 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (one INTEGER PRIMARY KEY, repository BLOB, location BLOB, key BLOB, replaced INTEGER, sum INTEGER);
+CREATE TABLE pack (num INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, size INTEGER, trailer_offset INTEGER, chunks INTEGER,
+    session INTEGER, sum INTEGER);
+CREATE TABLE trailer (num INTEGER PRIMARY KEY, data BLOB, sum INTEGER);
+CREATE TABLE run (num INTEGER PRIMARY KEY, entries INTEGER, target INTEGER, sum INTEGER);
+CREATE TABLE block (key INTEGER PRIMARY KEY, data BLOB);
+CREATE TABLE snapshot (num INTEGER PRIMARY KEY, id BLOB UNIQUE, record BLOB, sum INTEGER);
+CREATE TABLE stamp_set (num INTEGER PRIMARY KEY, source BLOB UNIQUE, snapshot BLOB, sum INTEGER);
+CREATE TABLE stamp (stamp_set INTEGER, name BLOB, stamp BLOB, sum INTEGER, PRIMARY KEY (stamp_set, name)) WITHOUT ROWID;
+";
+
+/// The largest value in a row; also bounds what a damaged length can make SQLite allocate.
+pub(super) const VALUE_BYTES_MAX: usize = 256 << 20;
+
+/// How long to wait for another process's write, which takes well under a second unless that process is suspended.
+const BUSY_WAIT: Duration = Duration::from_secs(20);
+
+/// Page cache of a connection, KiB.
+const WRITER_CACHE_KIB: i64 = 8192;
+const READER_CACHE_KIB: i64 = 2048;
+
+/// Pages in the write-ahead log before it is copied back (8 MiB), and what a longer one is cut down to afterwards.
+const LOG_PAGES: i64 = 2048;
+const LOG_BYTES_KEPT: i64 = 16 << 20;
+
+/// How often to look again when the file vanishes between looking and opening, because someone replaced it.
+const OPEN_TRIES: usize = 16;
+
+/// More than all the different statements there are.
+const STATEMENTS_KEPT: usize = 64;
+
+/// Digits of the stem, of 4 bits each.
+const STEM_DIGITS: usize = 32;
+
+/// What a file that is being made is called after the stem, before random digits.
+const UNFINISHED: &str = "new-";
+
+/// Never creates a file, and needs no lock around a connection: each is used by one thread at a time.
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+/// Where a catalog is kept, and for what.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    dir: PathBuf,
+    stem: String,
+    repository: RepositoryId,
+    location: String,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Writer,
+    Reader,
+}
+
+/// An opened file.
+pub(super) struct Opened {
+    pub(super) conn: Connection,
+    pub(super) sums: Sums,
+    pub(super) generation: u64,
+    /// It was made because an earlier one could not be used.
+    pub(super) replaced: bool,
+}
+
+/// What a directory listing says about our files.
+struct Listing {
+    /// The generation in use, if any.
+    current: Option<u64>,
+    /// Above everything that is left of any file.
+    next: u64,
+    /// Our other files: unfinished ones and what is left of earlier generations, each with its generation if it has one.
+    others: Vec<(PathBuf, Option<u64>)>,
+}
+
+impl Place {
+    pub(super) fn new(dir: &Path, repository: RepositoryId, location: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("icecore 2026 catalog file name");
+        hasher.update(repository.as_bytes()).update(location.as_bytes());
+        let stem = hasher.finalize().to_hex().chars().take(STEM_DIGITS).collect();
+        Place { dir: dir.to_path_buf(), stem, repository, location: location.to_string() }
+    }
+
+    pub(super) fn path(&self, generation: u64) -> PathBuf {
+        self.dir.join(format!("{}.{generation}.db", self.stem))
+    }
+
+    /// Opens the catalog, making it or replacing it where needed.
+    pub(super) fn open(&self) -> Result<Opened, Fault> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let mut replaced = false;
+        for _ in 0..OPEN_TRIES {
+            let listing = self.list()?;
+            let Some(generation) = listing.current else {
+                self.create(listing.next, false)?;
+                continue;
+            };
+            match self.connect(generation) {
+                Ok(opened) => {
+                    remove(listing.others.iter().filter(|(_, other)| other.is_some_and(|other| other < generation)));
+                    return Ok(Opened { replaced: replaced || opened.replaced, ..opened });
+                }
+                Err(busy @ Fault::Busy(_)) => return Err(busy),
+                // Replaced by someone else since the listing.
+                Err(_) if !self.path(generation).exists() => {}
+                Err(_) => {
+                    self.supersede(generation)?;
+                    replaced = true;
+                }
+            }
+        }
+        Err(Fault::Other("it is replaced over and over by other processes".into()))
+    }
+
+    /// Makes the generation after a bad one, unless someone did so already. The bad one is removed only when its successor is there.
+    pub(super) fn supersede(&self, bad: u64) -> Result<(), Fault> {
+        let listing = self.list()?;
+        if listing.current.is_some_and(|current| current > bad) { Ok(()) } else { self.create(listing.next.max(bad + 1), true) }
+    }
+
+    fn list(&self) -> Result<Listing, Fault> {
+        let mut listing = Listing { current: None, next: 1, others: Vec::new() };
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(&self.stem)?.strip_prefix('.')) else { continue };
+            if rest.starts_with(UNFINISHED) {
+                listing.others.push((entry.path(), None));
+                continue;
+            }
+            // A number that cannot have come from counting is somebody else's file.
+            let Some((digits, suffix)) = rest.split_once('.') else { continue };
+            let Some(generation) = digits.parse::<u32>().ok().map(u64::from) else { continue };
+            listing.next = listing.next.max(generation + 1);
+            if suffix == "db" {
+                listing.current = listing.current.max(Some(generation));
+            }
+            listing.others.push((entry.path(), Some(generation)));
+        }
+        // A log that has lost its database: its name is spent.
+        listing.current = listing.current.filter(|current| current + 1 == listing.next);
+        Ok(listing)
+    }
+
+    /// Makes an empty catalog of this generation, unless someone else is first, and removes what is left of earlier ones.
+    fn create(&self, generation: u64, replaced: bool) -> Result<(), Fault> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| Fault::Other(error.to_string()))?;
+        let unfinished = self.dir.join(format!("{}.{UNFINISHED}{}", self.stem, to_hex(&random)));
+        let made = self.build(&unfinished, replaced).and_then(|()| Ok(fs::hard_link(&unfinished, self.path(generation))?));
+        let _ = fs::remove_file(&unfinished);
+        let listing = self.list()?;
+        let current = listing.current.unwrap_or(0);
+        if current < generation {
+            // Not there, so neither this process nor a faster one made it.
+            return made.and(Err(Fault::Other("it was removed while it was made".into())));
+        }
+        remove(listing.others.iter().filter(|(_, other)| other.is_none_or(|other| other < current)));
+        Ok(())
+    }
+
+    fn build(&self, path: &Path, replaced: bool) -> Result<(), Fault> {
+        File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut conn = Connection::open_with_flags(path, FLAGS)?;
+        // Nobody sees this file before it is whole, so it needs no journal; page_size must come before everything else.
+        conn.execute_batch(&format!("PRAGMA page_size = {PAGE_BYTES}; PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;"))?;
+        let mut key = [0; blake3::KEY_LEN];
+        getrandom::fill(&mut key).map_err(|error| Fault::Other(error.to_string()))?;
+        let tx = conn.transaction()?;
+        tx.execute_batch(SCHEMA)?;
+        tx.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"))?;
+        let sum = self.meta_sum(&Sums::new(key), &tx, replaced)?;
+        let location = self.location.as_bytes();
+        tx.execute(
+            "INSERT INTO meta (one, repository, location, key, replaced, sum) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+            params![self.repository.as_bytes(), location, key, replaced, sum],
+        )?;
+        tx.commit()?;
+        conn.execute_batch("PRAGMA journal_mode = WAL;")?;
+        conn.close().map_err(|(_, error)| Fault::from(error))
+    }
+
+    /// The sum over what makes this file the catalog of this repository, the tables' definitions included.
+    fn meta_sum(&self, sums: &Sums, conn: &Connection, replaced: bool) -> Result<i64, Fault> {
+        let mut statement = conn.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY name")?;
+        let tables: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let tables = tables.join("\n");
+        let version = SCHEMA_VERSION.to_be_bytes();
+        let parts = [&version, self.repository.as_bytes().as_slice(), self.location.as_bytes(), &[replaced.into()], tables.as_bytes()];
+        Ok(sums.of(Kind::Meta, &parts))
+    }
+
+    /// Opens one generation for writing and sees whether it is ours. Truncation and a broken root page show here; the rest where it is read.
+    fn connect(&self, generation: u64) -> Result<Opened, Fault> {
+        let conn = self.connection(generation, Role::Writer)?;
+        let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+        if number("application_id")? != APPLICATION_ID || number("user_version")? != SCHEMA_VERSION {
+            return Err(Fault::damaged("not a catalog of this version"));
+        }
+        let (key, replaced, sum): ([u8; blake3::KEY_LEN], bool, i64) =
+            conn.query_row("SELECT key, replaced, sum FROM meta WHERE one = 1", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let sums = Sums::new(key);
+        if self.meta_sum(&sums, &conn, replaced)? != sum {
+            return Err(Fault::damaged("not the catalog of this repository"));
+        }
+        let filled: bool = conn.query_row("SELECT EXISTS (SELECT 1 FROM pack) OR EXISTS (SELECT 1 FROM snapshot)", [], |row| row.get(0))?;
+        Ok(Opened { conn, sums, generation, replaced: replaced && !filled })
+    }
+
+    /// Opens a further connection to the file that `sums` belongs to.
+    pub(super) fn connect_reader(&self, generation: u64, sums: &Sums) -> Result<Connection, Fault> {
+        if !self.path(generation).exists() {
+            return Err(Fault::damaged("another process found it damaged and replaced it"));
+        }
+        let conn = self.connection(generation, Role::Reader)?;
+        let key = conn.query_row("SELECT key FROM meta WHERE one = 1", [], |row| row.get(0))?;
+        if Sums::new(key) == *sums { Ok(conn) } else { Err(Fault::damaged("another file has taken its place")) }
+    }
+
+    fn connection(&self, generation: u64, role: Role) -> Result<Connection, Fault> {
+        let conn = Connection::open_with_flags(self.path(generation), FLAGS)?;
+        conn.busy_timeout(BUSY_WAIT)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX as i32)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        let cache_kib = if role == Role::Writer { WRITER_CACHE_KIB } else { READER_CACHE_KIB };
+        // NORMAL: a power cut may lose the last transactions but never tears the file; it syncs only when the log is copied back.
+        conn.execute_batch(&format!(
+            "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
+             PRAGMA cache_size = -{cache_kib}; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = {LOG_PAGES};
+             PRAGMA journal_size_limit = {LOG_BYTES_KEPT}; PRAGMA query_only = {};",
+            u8::from(role == Role::Reader)
+        ))?;
+        Ok(conn)
+    }
+}
+
+/// Removes files that nobody needs. What cannot be removed stays and is tried again by the next open.
+fn remove<'a>(files: impl Iterator<Item = &'a (PathBuf, Option<u64>)>) {
+    for (path, _) in files {
+        let _ = fs::remove_file(path);
+    }
+}

@@ -1,0 +1,263 @@
+//! Runs: sorted sequences of blocks, and the merging that keeps them few.
+//!
+//! Each addition makes a run. When [`FAN_IN`] runs of about one size are there, they are merged into one, in steps of bounded size, each
+//! its own transaction: a step takes the lowest entries out of the inputs and appends them to the output, so that at every moment each
+//! entry is in exactly one run, and whoever comes next, after a kill too, goes on where the last step ended.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::block::{self, Block, Cutter, Entry, RUN_MAX};
+use super::fault::Fault;
+use super::sum::{Kind, Sums};
+use super::{ChunkAt, PackNum};
+
+/// How many runs of one tier make a merge; the next tier is as many times larger.
+const FAN_IN: usize = 8;
+
+/// Runs below this many entries are all of the lowest tier: merging them costs less than keeping them apart.
+const TIER_0_ENTRIES: u64 = 4096;
+
+/// Entries of packs that are gone, beyond those of packs that are there, before everything is merged to be rid of them.
+const DEAD_ENTRIES_MIN: u64 = 100_000;
+
+/// Entries in one step of a merge: about 12 MB of log, a fraction of a second during which other writers wait.
+pub(super) const STEP_ENTRIES: u64 = 1 << 20;
+
+/// A row of the table of runs.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    num: u32,
+    entries: u64,
+    /// The run that this one is being merged into.
+    target: Option<u32>,
+}
+
+impl Run {
+    fn sum(&self, sums: &Sums) -> i64 {
+        let target = self.target.unwrap_or(0);
+        sums.of(Kind::Run, &[&self.num.to_be_bytes(), &self.entries.to_be_bytes(), &target.to_be_bytes()])
+    }
+
+    fn store(&self, tx: &Transaction, sums: &Sums) -> Result<(), Fault> {
+        tx.prepare_cached("INSERT OR REPLACE INTO run (num, entries, target, sum) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            self.num,
+            self.entries.cast_signed(),
+            self.target,
+            self.sum(sums)
+        ])?;
+        Ok(())
+    }
+
+    fn tier(&self) -> u32 {
+        (self.entries / TIER_0_ENTRIES).checked_ilog(FAN_IN as u64).map_or(0, |tier| tier + 1)
+    }
+}
+
+/// All runs, oldest first.
+fn load(conn: &Connection, sums: &Sums) -> Result<Vec<Run>, Fault> {
+    let mut statement = conn.prepare_cached("SELECT num, entries, target, sum FROM run ORDER BY num")?;
+    let mut rows = statement.query([])?;
+    let mut runs = Vec::new();
+    while let Some(row) = rows.next()? {
+        let run = Run { num: row.get(0)?, entries: row.get::<_, i64>(1)?.cast_unsigned(), target: row.get(2)? };
+        if run.sum(sums) != row.get::<_, i64>(3)? || run.num == 0 || run.num > RUN_MAX {
+            return Err(Fault::damaged("a run row does not have its sum"));
+        }
+        runs.push(run);
+    }
+    Ok(runs)
+}
+
+/// A number above all that are in use, so that a new run's blocks are appended at the end of their table.
+fn next_num(runs: &[Run]) -> Result<u32, Fault> {
+    let last = runs.iter().map(|run| run.num.max(run.target.unwrap_or(0))).max().unwrap_or(0);
+    if last < RUN_MAX { Ok(last + 1) } else { Err(Fault::damaged("all run numbers are used up")) }
+}
+
+fn insert_block(tx: &Transaction, sums: &Sums, run: u32, entries: &[Entry]) -> Result<(), Fault> {
+    let Some(first) = entries.first() else { return Ok(()) };
+    let key = block::key(run, first.prefix);
+    let bytes = block::encode(sums, key, entries);
+    tx.prepare_cached("INSERT INTO block (key, data) VALUES (?1, ?2)")?.execute(params![key, bytes])?;
+    Ok(())
+}
+
+/// Makes a run of these entries, in any order.
+pub(super) fn add(tx: &Transaction, sums: &Sums, entries: &mut [Entry]) -> Result<(), Fault> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    entries.sort_unstable();
+    let num = next_num(&load(tx, sums)?)?;
+    let mut cutter = Cutter::new();
+    let mut out = |entries: &[Entry]| insert_block(tx, sums, num, entries);
+    entries.iter().try_for_each(|&entry| cutter.push(entry, &mut out))?;
+    cutter.finish(&mut out)?;
+    Run { num, entries: entries.len() as u64, target: None }.store(tx, sums)
+}
+
+/// One input of a merge.
+struct Input {
+    run: Run,
+    block: Option<Block>,
+    /// The place of the first entry of `block` that is not taken yet.
+    at: usize,
+    taken: u64,
+}
+
+impl Input {
+    /// The lowest entry that is not taken. A block leaves the table when it is read: what is not taken of it is put back at the end.
+    fn head(&mut self, tx: &Transaction, sums: &Sums) -> Result<Option<Entry>, Fault> {
+        if self.block.as_ref().is_none_or(|block| self.at >= block.len()) {
+            let (low, high) = block::key_range(self.run.num);
+            let mut select = tx.prepare_cached("SELECT key, data FROM block WHERE key BETWEEN ?1 AND ?2 ORDER BY key LIMIT 1")?;
+            let next = select.query_row([low, high], |row| {
+                let key: i64 = row.get(0)?;
+                Ok((key, Block::decode(sums, key, row.get_ref(1)?.as_blob()?)))
+            });
+            self.at = 0;
+            self.block = None;
+            let Some((key, block)) = next.optional()? else { return Ok(None) };
+            self.block = Some(block?);
+            tx.prepare_cached("DELETE FROM block WHERE key = ?1")?.execute([key])?;
+        }
+        Ok(self.block.as_ref().map(|block| block.entry(self.at)))
+    }
+
+    fn take(&mut self) {
+        self.at += 1;
+        self.taken += 1;
+    }
+
+    /// Puts back what was read and not taken, and writes the run's row down to what is left of it.
+    fn put_back(mut self, tx: &Transaction, sums: &Sums) -> Result<(), Fault> {
+        let head = self.head(tx, sums)?;
+        let left = self.run.entries.checked_sub(self.taken).filter(|left| (*left > 0) == head.is_some());
+        let Some(left) = left else { return Err(Fault::damaged("a run does not have as many chunks as it should")) };
+        if let Some(block) = &self.block {
+            let mut cutter = Cutter::new();
+            let mut out = |entries: &[Entry]| insert_block(tx, sums, self.run.num, entries);
+            (self.at..block.len()).try_for_each(|at| cutter.push(block.entry(at), &mut out))?;
+            cutter.finish(&mut out)?;
+        }
+        if left == 0 {
+            tx.prepare_cached("DELETE FROM run WHERE num = ?1")?.execute([self.run.num])?;
+            return Ok(());
+        }
+        Run { entries: left, ..self.run }.store(tx, sums)
+    }
+}
+
+/// Which runs to merge now, into which; `None` if nothing is due.
+fn plan(tx: &Transaction, runs: &[Run]) -> Result<Option<(u32, Vec<Run>)>, Fault> {
+    if let Some(target) = runs.iter().find_map(|run| run.target) {
+        return Ok(Some((target, runs.iter().filter(|run| run.target == Some(target)).copied().collect())));
+    }
+    let live: i64 = tx.prepare_cached("SELECT coalesce(sum(chunks), 0) FROM pack")?.query_row([], |row| row.get(0))?;
+    let stored: u64 = runs.iter().map(|run| run.entries).fold(0, u64::saturating_add);
+    let highest = runs.iter().map(Run::tier).max().unwrap_or(0);
+    let full = |tier: &u32| runs.iter().filter(|run| run.tier() == *tier).count() >= FAN_IN;
+    let tier = if stored > live.cast_unsigned().saturating_mul(2).saturating_add(DEAD_ENTRIES_MIN) {
+        Some(highest)
+    } else {
+        (0..=highest).find(full)
+    };
+    let Some(tier) = tier else { return Ok(None) };
+    let target = next_num(runs)?;
+    let inputs = runs.iter().filter(|run| run.tier() <= tier).map(|run| Run { target: Some(target), ..*run });
+    Ok(Some((target, inputs.collect())))
+}
+
+/// Does one step of the merge that is due or under way; says whether there was one. About `limit` entries go into a step: it ends only
+/// between slots, because entries of one slot must come into one block.
+pub(super) fn merge_step(tx: &Transaction, sums: &Sums, limit: u64) -> Result<bool, Fault> {
+    let runs = load(tx, sums)?;
+    let Some((num, inputs)) = plan(tx, &runs)? else { return Ok(false) };
+    let mut target = runs.iter().find(|run| run.num == num).copied().unwrap_or(Run { num, entries: 0, target: None });
+    let mut inputs: Vec<Input> = inputs.into_iter().map(|run| Input { run, block: None, at: 0, taken: 0 }).collect();
+    let live = live_packs(tx)?;
+    let mut heap = BinaryHeap::with_capacity(inputs.len());
+    for (which, input) in inputs.iter_mut().enumerate() {
+        heap.extend(input.head(tx, sums)?.map(|entry| Reverse((entry, which))));
+    }
+    let mut cutter = Cutter::new();
+    let mut out = |entries: &[Entry]| insert_block(tx, sums, num, entries);
+    let (mut taken, mut last_slot) = (0, None);
+    while let Some(Reverse((entry, which))) = heap.peek().copied() {
+        let slot = block::slot(entry.prefix);
+        if taken >= limit && last_slot != Some(slot) {
+            break;
+        }
+        (taken, last_slot) = (taken + 1, Some(slot));
+        if live.contains(&entry.pack) {
+            cutter.push(entry, &mut out)?;
+            target.entries += 1;
+        }
+        let Some(input) = inputs.get_mut(which) else { break };
+        input.take();
+        let next = input.head(tx, sums)?;
+        heap.pop();
+        heap.extend(next.map(|entry| Reverse((entry, which))));
+    }
+    cutter.finish(&mut out)?;
+    inputs.into_iter().try_for_each(|input| input.put_back(tx, sums))?;
+    if target.entries > 0 {
+        target.store(tx, sums)?
+    }
+    Ok(true)
+}
+
+fn live_packs(conn: &Connection) -> Result<HashSet<u32>, Fault> {
+    let mut statement = conn.prepare_cached("SELECT num FROM pack")?;
+    let nums = statement.query_map([], |row| row.get::<_, u32>(0))?;
+    Ok(nums.collect::<rusqlite::Result<_>>()?)
+}
+
+/// For each prefix the copies of all chunks that start with it, in packs that are there. Goes through each run from its front to its
+/// back, whatever the order of `prefixes`: so a large batch reads a cold file nearly in sequence, and each block once.
+pub(super) fn find_many(conn: &Connection, sums: &Sums, prefixes: &[u64]) -> Result<Vec<Vec<ChunkAt>>, Fault> {
+    let mut found: Vec<Vec<ChunkAt>> = vec![Vec::new(); prefixes.len()];
+    let mut sorted: Vec<(u64, &mut Vec<ChunkAt>)> = prefixes.iter().copied().zip(&mut found).collect();
+    sorted.sort_unstable_by_key(|(prefix, _)| *prefix);
+    let mut select = conn.prepare_cached("SELECT key, data FROM block WHERE key BETWEEN ?1 AND ?2 ORDER BY key DESC LIMIT 1")?;
+    let mut packs = Packs { conn, known: HashMap::new() };
+    for run in load(conn, sums)? {
+        let (low, _) = block::key_range(run.num);
+        let mut block: Option<Block> = None;
+        for (prefix, copies) in &mut sorted {
+            if block.as_ref().is_none_or(|block| !block.spans(*prefix)) {
+                let read = select.query_row([low, block::key(run.num, *prefix)], |row| {
+                    let key: i64 = row.get(0)?;
+                    Ok(Block::decode(sums, key, row.get_ref(1)?.as_blob()?))
+                });
+                block = read.optional()?.transpose()?;
+            }
+            for entry in block.iter().flat_map(|block| block.find(*prefix)) {
+                if packs.has(entry.pack)? {
+                    copies.push(ChunkAt { pack: PackNum(entry.pack), index: entry.index });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Which packs are there, asked once each.
+struct Packs<'c> {
+    conn: &'c Connection,
+    known: HashMap<u32, bool>,
+}
+
+impl Packs<'_> {
+    fn has(&mut self, num: u32) -> Result<bool, Fault> {
+        if let Some(&there) = self.known.get(&num) {
+            return Ok(there);
+        }
+        let there = self.conn.prepare_cached("SELECT 1 FROM pack WHERE num = ?1")?.exists([num])?;
+        self.known.insert(num, there);
+        Ok(there)
+    }
+}
