@@ -46,7 +46,7 @@ mod tests {
         let mut cache = Cache::new(100);
         for key in 0..1000 {
             cache.put(key, key, 10);
-            assert_eq!(cache.get(&0).is_some(), true, "the entry that is used all the time stays");
+            assert!(cache.get(&0).is_some(), "the entry that is used all the time stays");
             assert!(cache.young.len() + cache.old.len() <= 11, "at most the budget, and one entry over");
         }
         assert_eq!(cache.get(&500), None);

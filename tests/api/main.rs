@@ -1,0 +1,7 @@
+//! The library on real files: backup, restore, check, commit protocol.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+#[path = "../support/repo.rs"]
+mod support;
+
+mod history;

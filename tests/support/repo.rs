@@ -1,0 +1,112 @@
+//! Repositories and databases for tests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use icecore::backend::disk::RealDisk;
+use icecore::backend::{Backend, LocalBackend};
+use icecore::format::key::KdfCost;
+use icecore::id::SnapshotId;
+use icecore::ops::backup::{BackupOptions, BackupReport, backup};
+use icecore::ops::restore::dump;
+use icecore::progress::Silent;
+use icecore::repo::{InitOptions, OpenOptions, Repository};
+use icecore::source::sqlite::{SqliteOptions, SqliteSource};
+use rusqlite::Connection;
+use zeroize::Zeroizing;
+
+/// The cheapest key derivation that the format allows; tests are not about its cost.
+pub const CHEAP: KdfCost = KdfCost { memory_kib: 8, passes: 1, lanes: 1 };
+
+/// A directory with a repository, a cache and room for databases.
+pub struct Bed {
+    pub dir: tempfile::TempDir,
+}
+
+impl Bed {
+    pub fn new(encrypted: bool) -> Self {
+        let bed = Bed { dir: tempfile::tempdir().unwrap() };
+        let backend = LocalBackend::create(&bed.path("repo"), Arc::new(RealDisk)).unwrap();
+        let passphrase = encrypted.then(|| Zeroizing::new("correct horse".to_string()));
+        Repository::init(&backend, &InitOptions { passphrase, cost: CHEAP }).unwrap();
+        bed
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn open(&self) -> Repository {
+        self.open_as("repo", "cache", 4)
+    }
+
+    pub fn open_as(&self, repo: &str, cache: &str, threads: usize) -> Repository {
+        let backend = LocalBackend::open(&self.path(repo), Arc::new(RealDisk)).unwrap();
+        open_backend(Arc::new(backend), self.path(cache), threads).unwrap()
+    }
+}
+
+pub fn open_backend(backend: Arc<dyn Backend>, cache_dir: PathBuf, threads: usize) -> icecore::Result<Repository> {
+    let passphrase = || Ok(Zeroizing::new("correct horse".to_string()));
+    Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir, threads })
+}
+
+pub fn sqlite_source(databases: &[(&str, &Path)]) -> SqliteSource {
+    let databases = databases.iter().map(|(name, path)| (name.to_string(), path.to_path_buf())).collect();
+    SqliteSource::new(databases, sqlite_options()).unwrap()
+}
+
+/// Reads everything every time: tests change files faster than stamps allow.
+pub fn sqlite_options() -> SqliteOptions {
+    let clock = || std::time::SystemTime::UNIX_EPOCH;
+    SqliteOptions { busy_timeout: std::time::Duration::from_secs(5), temp_dir: None, clock }
+}
+
+/// Backs one database up at a made-up time.
+pub fn back_up(repo: &Repository, database: &Path, time: i64) -> BackupReport {
+    try_back_up(repo, database, time).unwrap()
+}
+
+pub fn try_back_up(repo: &Repository, database: &Path, time: i64) -> icecore::Result<BackupReport> {
+    let second = 1_000_000_000;
+    let options = BackupOptions { time_ns: time * second, now_ns: time * second, host: "test".into(), ..BackupOptions::default() };
+    backup(repo, &sqlite_source(&[("db", database)]), &options, &Silent)
+}
+
+/// One stream of a snapshot.
+pub fn stream(repo: &Repository, id: &SnapshotId, name: &str) -> icecore::Result<Vec<u8>> {
+    let refreshed = repo.refresh()?;
+    let (_, record) = refreshed
+        .snapshots
+        .iter()
+        .find(|(found, _)| found == id)
+        .ok_or_else(|| icecore::Error::NotFound { what: format!("snapshot {id}") })?;
+    let mut bytes = Vec::new();
+    dump(repo, record, name.as_bytes(), &mut bytes, &Silent)?;
+    Ok(bytes)
+}
+
+/// A small database with text, an index and some history in its freelist.
+pub fn make_database(path: &Path, rows: u32) -> Connection {
+    let db = Connection::open(path).unwrap();
+    db.execute_batch("PRAGMA page_size=4096; CREATE TABLE memory(id INTEGER PRIMARY KEY, key TEXT, body TEXT); CREATE INDEX memory_key ON memory(key);")
+        .unwrap();
+    add_rows(&db, 0, rows);
+    db
+}
+
+pub fn add_rows(db: &Connection, from: u32, count: u32) {
+    let tx = db.unchecked_transaction().unwrap();
+    for n in from..from + count {
+        let body = format!("row {n}: {}", blake3::hash(&n.to_le_bytes()).to_hex().repeat(3));
+        tx.execute("INSERT INTO memory(key, body) VALUES (?1, ?2)", (format!("key-{}", n % 97), body)).unwrap();
+    }
+    tx.commit().unwrap();
+}
+
+/// Changes some rows, adds some, deletes some; what `n` is decides which.
+pub fn step(db: &Connection, n: u32) {
+    db.execute("UPDATE memory SET body = body || ?1 WHERE id % 211 = ?2", (format!(" step {n}"), n % 211)).unwrap();
+    db.execute("DELETE FROM memory WHERE id % 503 = ?1", [n % 503]).unwrap();
+    add_rows(db, 1_000_000 + n * 100, 20);
+}
