@@ -23,10 +23,15 @@ pub trait Disk: Send + Sync + Debug {
     /// Gives a file a second name, which must not be taken.
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a new name, which must not be taken, in one step. For file systems without hard links; where the system has no such
+    /// call the error is [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`].
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a name.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes a directory, with its parents; one that is there already is no error.
+    /// Makes a directory, with its parents; one that is there already is no error. What is made is for its owner alone (mode 0700);
+    /// its names are not durable yet.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 }
 
@@ -58,11 +63,17 @@ impl Disk for RealDisk {
         std::fs::hard_link(from, to)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 }
