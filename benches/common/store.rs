@@ -255,7 +255,7 @@ impl Words {
 
     /// The text of row `id`. Most are notes of a few hundred bytes; a few are longer than a page. Neighbours share a topic.
     fn content(&self, rng: &mut Rng, id: u64) -> String {
-        let topic = id / SESSION_ROWS << 32;
+        let topic = topic(id);
         if self.pool.is_empty() {
             let bytes = match rng.below(100) {
                 0..60 => rng.between(150, 900),
@@ -351,7 +351,7 @@ impl<'a> Rows<'a> {
         };
         let mut sentences: Vec<&str> = old.split_inclusive('.').collect();
         let mut fresh = String::from(" ");
-        self.words.prose.sentence(rng, id / SESSION_ROWS << 32, &mut fresh);
+        self.words.prose.sentence(rng, topic(id), &mut fresh);
         if rng.percent(60) {
             let place = rng.below(sentences.len() as u64) as usize;
             sentences[place] = fresh.as_str();
@@ -373,6 +373,11 @@ impl<'a> Rows<'a> {
         }
         Ok(())
     }
+}
+
+/// What row `id` is about, the same for a whole conversation. Shifted, because [`Prose`] gives words to the numbers after it.
+fn topic(id: u64) -> u64 {
+    (id / SESSION_ROWS) << 32
 }
 
 /// SQLite's integers are signed.
