@@ -111,17 +111,27 @@ impl Engine {
         self.conn().is_readonly("main").unwrap_or(true)
     }
 
-    /// Reads the whole schema; what SQLite says if that is damaged.
-    pub(super) fn schema_damage(&self) -> Option<String> {
+    /// Reads the whole schema: the root pages that it names, or what SQLite says if it is damaged. `None`: it cannot be read for a
+    /// reason that says nothing about damage.
+    pub(super) fn roots(&self) -> Option<Result<Vec<Root>, String>> {
         let conn = self.conn();
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false).ok()?;
-        let found = conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()));
-        match found {
+        let read = || -> rusqlite::Result<Vec<Root>> {
+            let mut statement = conn.prepare("SELECT rootpage, type FROM sqlite_master WHERE rootpage > 0")?;
+            let rows = statement.query_map([], |row| {
+                let kind = if row.get::<_, String>(1)? == "index" { TreeKind::Index } else { TreeKind::Any };
+                Ok(Root { page: row.get(0)?, kind })
+            })?;
+            rows.collect()
+        };
+        match read() {
+            Ok(roots) => Some(Ok(roots)),
             Err(error) => match error.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => Some(error.to_string()),
+                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => Some(Err(error.to_string())),
+                // A value of a type that no schema has.
+                None => Some(Err(error.to_string())),
                 _ => None,
             },
-            Ok(()) => None,
         }
     }
 

@@ -6,12 +6,16 @@ use std::sync::{PoisonError, RwLock};
 use super::engine::Engine;
 use super::explain::explain;
 use super::header::{self, SqliteHeader};
+use super::structure::{Root, StructureInspector, StructureReport};
 use super::wal::{FRAME_HEADER_BYTES, FrameMap, MapError, WalState, frame_bytes, frame_offset};
 use crate::error::{Error, Result};
 use crate::source::PageRead;
 
 /// The byte where SQLite's locks are (<https://sqlite.org/fileformat2.html#the_lock_byte_page>); the page around it holds no data.
 const PENDING_BYTE: u64 = 0x4000_0000;
+
+/// Memory for checking the structure as pages pass by, for each database; larger databases are checked page by page only.
+const INSPECTOR_BYTES_MAX: usize = 24 << 20;
 
 /// What [`PageRead::page_size`] says of a database without any byte.
 const EMPTY_PAGE_SIZE: u32 = 4096;
@@ -31,6 +35,8 @@ pub(super) struct Image {
     page_size: u32,
     frames: FrameMap,
     salts: [u8; 8],
+    /// Sees every page that is read; `None` for a database without any byte, and after it has spoken.
+    inspector: RwLock<Option<StructureInspector>>,
 }
 
 impl Image {
@@ -45,6 +51,7 @@ impl Image {
             page_size: EMPTY_PAGE_SIZE,
             frames: FrameMap::default(),
             salts: [0; 8],
+            inspector: RwLock::new(None),
         };
         if let Some(state) = state.filter(|state| state.header.frames() > state.backfilled) {
             image.frames = FrameMap::build(&engine, &state).map_err(|e| match e {
@@ -77,6 +84,7 @@ impl Image {
             return Err(self.log_damaged("page 1 and the write-ahead log name different page sizes"));
         }
         self.page_size = header.facts.page_size;
+        self.inspector = RwLock::new(Some(StructureInspector::new(&page, header.facts.page_count, INSPECTOR_BYTES_MAX)));
         Ok(header)
     }
 
@@ -84,6 +92,12 @@ impl Image {
     pub(super) fn close(&self) {
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(engine);
+    }
+
+    /// What is wrong with the structure of the database, once every page was read; `roots` as [`super::engine::Engine::roots`] gave them.
+    pub(super) fn inspect(&self, roots: Option<&[Root]>) -> Option<StructureReport> {
+        let inspector = self.inspector.write().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(inspector.finish(roots))
     }
 
     fn log_damaged(&self, detail: &str) -> Error {
@@ -183,6 +197,9 @@ impl PageRead for Image {
         let engine = guard.as_ref().ok_or_else(|| Error::source(&self.path, "read after the capture had ended"))?;
         self.read_pages(engine, offset, buffer)?;
         self.clear_lock_page(offset, buffer);
+        if let Some(inspector) = &*self.inspector.read().unwrap_or_else(PoisonError::into_inner) {
+            inspector.pages(offset / page_size + 1, buffer);
+        }
         Ok(())
     }
 }
