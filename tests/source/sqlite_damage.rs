@@ -142,7 +142,7 @@ fn a_lying_wal_index_is_found_out() {
         shm.write_all_at(&(u32::from_ne_bytes(word).wrapping_sub(1)).max(1).to_ne_bytes(), 136 + 4 * frame).unwrap();
     }
     let error = error_of(&path);
-    assert!(error.contains("wal"), "{error}");
+    assert!(error.contains("write-ahead log"), "{error}");
     drop(conn);
 }
 
@@ -161,7 +161,7 @@ fn a_log_replaced_behind_the_engine_is_found_out() {
     assert!(error.contains("write-ahead log"), "{error}");
     wal.set_len(32 + 4120).unwrap();
     let error = error_of(&path);
-    assert!(error.contains("shorter"), "{error}");
+    assert!(error.contains("shorter") || error.contains("too early"), "{error}");
     drop(conn);
 }
 

@@ -75,9 +75,9 @@ fn inner_read_only_media() {
         assert_eq!(captured.blocks_writers, name == "plain.db", "{name}");
     }
     options.temp_dir = None;
-    for (name, reason) in [("log.db", "-wal"), ("hot.db", "rolled back")] {
+    for name in ["log.db", "hot.db"] {
         let error = capture_from(&source_with(&[("db", &media.join(name))], options.clone()), &Default::default()).err().unwrap();
-        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.to_string().contains("name a directory for a temporary copy"), "{error}");
     }
 }
 
