@@ -127,7 +127,7 @@ pub(super) fn capture_together(
             let opened = open(candidate.path, &candidate.state, options)?;
             let (path, file_id) = (candidate.path.to_path_buf(), candidate.state.file_id());
             members.push(Member { path, engine: opened.engine, file_id, state: None });
-            holds.push(opened.hold);
+            holds.push((opened.hold, candidate.state.once_opened(&observe(candidate.path)?.0)));
         }
         let instant = open_together(&mut members, options.busy_timeout, monitor)?;
         // What looks the same as at the last capture even now, with all transactions open, was so at their instant too.
@@ -173,18 +173,22 @@ fn forget_changed(candidates: &mut [Candidate<'_>]) -> Result<bool> {
     Ok(changed)
 }
 
-fn finish_opening(candidate: &Candidate<'_>, opened: &mut impl Iterator<Item = (Member, Hold)>, now: SystemTime) -> Result<CapturedFile> {
+fn finish_opening(
+    candidate: &Candidate<'_>,
+    opened: &mut impl Iterator<Item = (Member, (Hold, FilesState))>,
+    now: SystemTime,
+) -> Result<CapturedFile> {
     let (path, meta) = (candidate.path.to_path_buf(), candidate.meta);
     if let Some((facts, stamp)) = candidate.unchanged {
         return Ok(CapturedFile { path, facts, meta, stamp: Some(stamp.clone()), open: None });
     }
-    let Some((member, hold)) = opened.next() else { return Err(Error::source(path, "was not opened")) };
+    let Some((member, (hold, once_opened))) = opened.next() else { return Err(Error::source(path, "was not opened")) };
     let in_wal_mode = member.engine.in_wal_mode().map_err(|e| explain(&path, &e))?;
     let schema_damage = member.engine.schema_damage();
     let (image, header) = Image::new(path.clone(), member.engine, member.state)?;
     let blocks_writers = matches!(hold, Hold::Locks) && !in_wal_mode;
     let flags = damage(&path, &header, schema_damage);
-    let stamp = candidate.state.stamp(&path, now, header.facts).filter(|_| flags.is_empty());
+    let stamp = candidate.state.stamp(once_opened, &path, now, header.facts).filter(|_| flags.is_empty());
     let open = OpenImage { image: Arc::new(image), hold, blocks_writers, flags };
     Ok(CapturedFile { path, facts: header.facts, meta, stamp, open: Some(open) })
 }

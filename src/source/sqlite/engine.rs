@@ -60,14 +60,16 @@ impl Engine {
                 Connection::open_with_flags_and_vfs(immutable_uri(path), flags, c"unix")?
             }
         };
+        // Before anything looks at the file, so that no log is open yet.
+        let journal = RawFile::of(&conn, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
         // Our close must neither checkpoint nor remove the log, whoever else is there.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.file_control(None::<&str>, FileControl::PersistWal(&mut 1))?;
         // Lets SQLite open a file that is shorter than its header says; nothing is ever written through this connection.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
-        conn.execute_batch("PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=16;")?;
+        // Neither of these needs the schema, so neither reads the file.
+        conn.execute_batch("PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=0;")?;
         let main = RawFile::of(&conn, ffi::SQLITE_FCNTL_FILE_POINTER)?;
-        let journal = RawFile::of(&conn, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
         Ok(Self { conn: Mutex::new(conn), main, journal, wal: OnceLock::new(), tidy })
     }
 

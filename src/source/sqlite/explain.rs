@@ -36,13 +36,15 @@ pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
         }
         ErrorCode::ReadOnly => Error::source(path, read_only(path, error)),
         ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::source(path, cannot_open(path, error)),
+        _ if extended_code(error) == ffi::SQLITE_IOERR_SHORT_READ => {
+            Error::source(path, "the file or its -wal ends too early: it was cut off behind SQLite's back")
+        }
         _ => Error::source(path, format_args!("SQLite cannot read it: {error}")),
     }
 }
 
 fn read_only(path: &Path, error: &rusqlite::Error) -> String {
-    let extended = error.sqlite_error().map_or(0, |e| e.extended_code);
-    if extended == ffi::SQLITE_READONLY_ROLLBACK {
+    if extended_code(error) == ffi::SQLITE_READONLY_ROLLBACK {
         let journal = beside(path, "-journal");
         return format!(
             "an interrupted write has left {}, which must be rolled back, but this user may not write here; \
@@ -50,12 +52,16 @@ fn read_only(path: &Path, error: &rusqlite::Error) -> String {
             journal.display()
         );
     }
-    format!("in WAL mode, and this user may not write {}; run as the owner of the database", beside(path, "-shm").display())
+    cannot_open(path, error)
 }
 
+fn extended_code(error: &rusqlite::Error) -> i32 {
+    error.sqlite_error().map_or(0, |e| e.extended_code)
+}
+
+/// Which of the files is in the way.
 fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
-    let wal = beside(path, "-wal");
-    let shm = beside(path, "-shm");
+    let (wal, shm) = (beside(path, "-wal"), beside(path, "-shm"));
     for part in [path, &wal, &shm] {
         if part.is_dir() {
             return format!("{} is a directory; a file of that name is part of the database", part.display());
@@ -63,6 +69,8 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
         if part.exists() && access(part, Access::READ_OK).is_err() {
             return format!("{} cannot be read: permission denied; run as the owner of the database", part.display());
         }
+    }
+    for part in [&wal, &shm] {
         if part.exists() && access(part, Access::WRITE_OK).is_err() {
             return format!(
                 "{} cannot be written, which WAL mode needs even for reading; run as the owner of the database",
@@ -73,7 +81,7 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
     let directory = path.parent().unwrap_or(Path::new("/"));
     if access(directory, Access::WRITE_OK).is_err() {
         return format!(
-            "in WAL mode without -shm and -wal files, and this user may not make them in {}; run as the owner of the database",
+            "in WAL mode without -shm or -wal, and this user may not make them in {}; run as the owner of the database",
             directory.display()
         );
     }

@@ -52,7 +52,10 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions) -> 
         let engine = open_and_touch(path, OpenAs::Immutable, false, options.busy_timeout).map_err(|e| explain(path, &e))?;
         return Ok(Opened { engine, hold: Hold::Immutable(*state) });
     }
-    let Some(temp_dir) = &options.temp_dir else { return Err(explain(path, &error)) };
+    let Some(temp_dir) = &options.temp_dir else {
+        let detail = "on read-only media, with a -wal or -journal that has to be replayed; name a directory for a temporary copy";
+        return Err(Error::source(path, detail));
+    };
     open_copy(path, temp_dir, options.busy_timeout)
 }
 
@@ -75,8 +78,7 @@ fn open_and_touch(path: &Path, open_as: OpenAs, tidy: bool, busy_timeout: Durati
 
 /// A second connection, for locking out writers.
 pub(super) fn open_locker(path: &Path) -> EngineResult<Engine> {
-    let engine = open_and_touch(path, OpenAs::Shared, false, Duration::ZERO)?;
-    Ok(engine)
+    open_and_touch(path, OpenAs::Shared, false, Duration::ZERO)
 }
 
 fn is_read_only_media(path: &Path) -> bool {

@@ -96,15 +96,28 @@ impl FilesState {
         [self.wal, self.journal].iter().flatten().all(|file| file.size == 0)
     }
 
-    /// The stamp of a database that looked like this at `now`, before its content was read, if it may have one.
-    pub(super) fn stamp(&self, path: &Path, now: SystemTime, facts: SqliteFacts) -> Option<Stamp> {
+    /// What to record, when the files looked like `after` once SQLite had opened them, still before the read transaction.
+    ///
+    /// For root SQLite sets the owner of an existing -wal when it opens it, which moves the change time, and nothing else. If the rest
+    /// is as it was, this is what happened: a write would have moved the modification time away from a value that was settled.
+    pub(super) fn once_opened(&self, after: &FilesState) -> FilesState {
+        let only_ctime = |before: FileState, after: FileState| FileState { ctime_ns: after.ctime_ns, ..before } == after;
+        match (self.wal, after.wal) {
+            (Some(before), Some(now)) if only_ctime(before, now) => FilesState { wal: after.wal, ..*self },
+            _ => *self,
+        }
+    }
+
+    /// The stamp of a database that looked like this at `now`, and like `recorded` once it was open, before its content was read; if it
+    /// may have one.
+    pub(super) fn stamp(&self, recorded: FilesState, path: &Path, now: SystemTime, facts: SqliteFacts) -> Option<Stamp> {
         let now_ns = to_ns(now)?;
         let settled = now_ns.checked_sub(SETTLED.as_nanos() as i64)?;
         let all_settled = [Some(self.main), self.wal].iter().flatten().all(|file| file.ctime_ns < settled && file.mtime_ns < settled);
         if !all_settled || self.journal.is_some() || !is_local(path) {
             return None;
         }
-        let record = StampRecord { version: STAMP_VERSION, files: *self, read_ns: now_ns, facts };
+        let record = StampRecord { version: STAMP_VERSION, files: recorded, read_ns: now_ns, facts };
         bincode::serde::encode_to_vec(record, bincode::config::standard()).ok().map(Stamp)
     }
 

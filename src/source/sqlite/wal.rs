@@ -35,7 +35,9 @@ impl WalHeader {
         let [is_init, ..] = format.to_ne_bytes();
         let good = first == second && version == WAL_INDEX_VERSION && is_init == 1 && checksum(&first) == (sum_1, sum_2);
         let header = Self(first);
-        (good && header.page_size() >= 512 && header.page_size().is_power_of_two()).then_some(header)
+        // Without frames the index may not know the page size.
+        let size_fits = header.page_size() >= 512 && header.page_size().is_power_of_two();
+        (good && (size_fits || header.frames() == 0)).then_some(header)
     }
 
     /// Bytes in a page; 65,536 is stored as 1.
@@ -228,6 +230,7 @@ mod tests {
         }
         assert_eq!(WalHeader::from_copies(header(5, 4097), header(5, 4097)), None);
         assert_eq!(WalHeader::from_copies(header(5, 256), header(5, 256)), None);
+        assert!(WalHeader::from_copies(header(0, 0), header(0, 0)).is_some());
     }
 
     #[test]
