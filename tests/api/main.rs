@@ -4,4 +4,5 @@
 #[path = "../support/repo.rs"]
 mod support;
 
+mod damage;
 mod history;

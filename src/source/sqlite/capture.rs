@@ -11,6 +11,7 @@ use super::image::Image;
 use super::instant::{Instant, Member, open_together};
 use super::open::{Hold, changed_on_read_only_media, open};
 use super::stamp::{FilesState, observe};
+use super::structure::{Root, StructureReport};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{FileMeta, Flag, SqliteFacts};
 use crate::progress::Monitor;
@@ -18,6 +19,9 @@ use crate::source::{PageRead, Stamp};
 
 /// How often the capture starts again because a database that was taken as unchanged changed meanwhile.
 const RESTARTS: u32 = 20;
+
+/// Problems of one database that a flag spells out.
+const PROBLEMS_SHOWN: usize = 5;
 
 /// One database file as of one instant. Dropping it lets go of the database.
 pub struct CapturedFile {
@@ -33,6 +37,8 @@ struct OpenImage {
     hold: Hold,
     blocks_writers: bool,
     flags: Vec<Flag>,
+    /// The root pages that the schema names: [`Engine::roots`](super::engine::Engine::roots).
+    roots: Option<Result<Vec<Root>, String>>,
 }
 
 impl CapturedFile {
@@ -74,7 +80,12 @@ impl CapturedFile {
         {
             return Err(changed_on_read_only_media(&self.path));
         }
-        Ok((std::mem::take(&mut open.flags), self.stamp))
+        let roots = open.roots.take();
+        let report = roots.and_then(|roots| open.image.inspect(roots.ok().as_deref()));
+        let mut flags = std::mem::take(&mut open.flags);
+        flags.extend(report.and_then(|report| structure_damage(&self.path, &report)));
+        let stamp = self.stamp.filter(|_| flags.is_empty());
+        Ok((flags, stamp))
     }
 }
 
@@ -184,22 +195,34 @@ fn finish_opening(
     }
     let Some((member, (hold, once_opened))) = opened.next() else { return Err(Error::source(path, "was not opened")) };
     let in_wal_mode = member.engine.in_wal_mode().map_err(|e| explain(&path, &e))?;
-    let schema_damage = member.engine.schema_damage();
+    let roots = member.engine.roots();
     let (image, header) = Image::new(path.clone(), member.engine, member.state)?;
     let blocks_writers = matches!(hold, Hold::Locks) && !in_wal_mode;
-    let flags = damage(&path, &header, schema_damage);
+    let flags = damage(&path, &header, roots.as_ref());
     let stamp = candidate.state.stamp(once_opened, &path, now, header.facts).filter(|_| flags.is_empty());
-    let open = OpenImage { image: Arc::new(image), hold, blocks_writers, flags };
+    let open = OpenImage { image: Arc::new(image), hold, blocks_writers, flags, roots };
     Ok(CapturedFile { path, facts: header.facts, meta, stamp, open: Some(open) })
 }
 
 /// What is wrong with the content, as far as opening shows it.
-fn damage(path: &Path, header: &SqliteHeader, schema_damage: Option<String>) -> Vec<Flag> {
+fn damage(path: &Path, header: &SqliteHeader, roots: Option<&Result<Vec<Root>, String>>) -> Vec<Flag> {
     let missing = header
         .counted_pages
         .filter(|&counted| u64::from(counted) > header.facts.page_count)
         .map(|counted| format!("the header counts {counted} pages, but there are only {}", header.facts.page_count));
-    let schema = schema_damage.map(|text| format!("the schema cannot be read: {text}"));
-    let flag = |text: String| Flag { code: "damaged".to_owned(), detail: format!("{}: {text}", path.display()) };
-    missing.into_iter().chain(schema).map(flag).collect()
+    let schema = roots.and_then(|roots| roots.as_ref().err()).map(|text| format!("the schema cannot be read: {text}"));
+    missing.into_iter().chain(schema).map(|text| damaged(path, &text)).collect()
+}
+
+/// What the pages showed as they passed by.
+fn structure_damage(path: &Path, report: &StructureReport) -> Option<Flag> {
+    let shown: Vec<String> =
+        report.problems.iter().take(PROBLEMS_SHOWN).map(|problem| format!("page {}: {}", problem.page, problem.detail)).collect();
+    let more = report.more + report.problems.len().saturating_sub(PROBLEMS_SHOWN) as u64;
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    (!shown.is_empty()).then(|| damaged(path, &format!("{}{rest}", shown.join("; "))))
+}
+
+fn damaged(path: &Path, text: &str) -> Flag {
+    Flag { code: "damaged".to_owned(), detail: format!("{}: {text}", path.display()) }
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, FileControl, OpenFlags, ffi};
 
+use super::structure::{Root, TreeKind};
+
 /// Bytes in a region of the wal-index (<https://sqlite.org/walformat.html>, section 2.2).
 pub(super) const SHM_REGION_BYTES: usize = 32 * 1024;
 

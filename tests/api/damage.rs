@@ -1,0 +1,30 @@
+//! A corrupt database is noticed at backup: the snapshot is flagged, and is nobody's parent.
+
+use std::os::unix::fs::FileExt;
+
+use crate::support::{Bed, back_up, make_database, step};
+
+#[test]
+fn a_corrupt_page_flags_the_snapshot_and_the_next_good_one_has_the_last_good_parent() {
+    let bed = Bed::new(false);
+    let path = bed.path("db.sqlite");
+    let db = make_database(&path, 3000);
+    let repo = bed.open();
+    let good = back_up(&repo, &path, 1);
+    assert!(good.record.flags.is_empty(), "{:?}", good.record.flags);
+    step(&db, 1);
+    drop(db);
+
+    let whole = std::fs::read(&path).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0x55; 4096], 4096 * 20).unwrap();
+    let bad = back_up(&repo, &path, 2);
+    assert_eq!(bad.record.flags.len(), 1, "{:?}", bad.record.flags);
+    assert_eq!(bad.record.flags[0].code, "damaged");
+    assert!(bad.record.flags[0].detail.contains("page 21"), "{:?}", bad.record.flags);
+
+    file.write_all_at(&whole, 0).unwrap();
+    let mended = back_up(&repo, &path, 3);
+    assert!(mended.record.flags.is_empty());
+    assert_eq!(mended.record.parent, Some(good.id), "a flagged snapshot is no parent");
+}
