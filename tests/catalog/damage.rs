@@ -8,7 +8,7 @@ use icecore::Error;
 use icecore::id::{SnapshotId, SourceId};
 use icecore::repo::catalog::{Catalog, PackState, prefix};
 
-use crate::{Made, REPOSITORY, Random, open};
+use crate::{Made, REPOSITORY, Random, assert_one_generation, open};
 
 const SOURCE: SourceId = SourceId([5; 32]);
 
@@ -31,8 +31,14 @@ fn fill(dir: &Path) -> PathBuf {
     catalog.put_stamps(SOURCE, SnapshotId([1; 32]), &stamps()).unwrap();
     let path = catalog.path().to_path_buf();
     drop(catalog);
-    assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
+    fold(&path);
     path
+}
+
+/// Copies what is left in the log into the database, so that the catalog is one file.
+fn fold(path: &Path) {
+    rusqlite::Connection::open(path).unwrap().execute_batch("PRAGMA wal_checkpoint").unwrap();
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
 }
 
 /// What is answered must be true; less than everything is allowed, because it costs only time.
@@ -96,8 +102,7 @@ fn survive(dir: &Path, packs: &[Made], what: &str) -> bool {
         Err(other) => panic!("{what}: {other}"),
     };
     drop(catalog);
-    let left = fs::read_dir(dir).unwrap().count();
-    assert_eq!(left, 1, "{what}: files are left over");
+    assert_one_generation(dir, what);
     noticed
 }
 
@@ -176,6 +181,7 @@ fn things_that_are_no_catalog() {
     foreign.add_packs(&[Made::from(55, 10).listed()]).unwrap();
     let foreign_path = foreign.path().to_path_buf();
     drop(foreign);
+    fold(&foreign_path);
     fs::rename(foreign_path, dir.path().join(path.file_name().unwrap())).unwrap();
     assert!(survive(dir.path(), &packs, "another location"));
 
@@ -247,7 +253,7 @@ fn a_log_without_its_database_is_left_alone() {
     assert!(fresh.packs().unwrap().is_empty());
     ask(&fresh, &[]).unwrap();
     drop(fresh);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_one_generation(dir.path(), "a log alone");
 }
 
 /// The log that a killed process left, cut or changed anywhere: SQLite takes the transactions before the bad place.
