@@ -134,6 +134,25 @@ fn snapshots(dir: &Path) {
     report("snapshots", &[("count", SNAPSHOTS as f64), ("put_s", put), ("list_ms", start.elapsed().as_secs_f64() * 1000.0)]);
 }
 
+/// What a backup that changes nothing pays: open, look, put one record, close.
+fn small_sessions(dir: &Path) {
+    let mut times: Vec<[f64; 3]> = (0..21_u8)
+        .map(|number| {
+            let start = Instant::now();
+            let catalog = open(dir);
+            let opened = start.elapsed().as_secs_f64();
+            assert_eq!(catalog.snapshot_ids().unwrap().len(), SNAPSHOTS + usize::from(number));
+            catalog.put_snapshots(&[(SnapshotId([number; 32]), vec![0; SNAPSHOT_BYTES])]).unwrap();
+            let put = start.elapsed().as_secs_f64();
+            drop(catalog);
+            [opened, put - opened, start.elapsed().as_secs_f64() - put].map(|seconds| seconds * 1000.0)
+        })
+        .collect();
+    times.sort_by(|a, b| a.iter().sum::<f64>().total_cmp(&b.iter().sum()));
+    let [open, put, close] = times[times.len() / 2];
+    report("small_session", &[("open_ms", open), ("look_and_put_ms", put), ("close_ms", close)]);
+}
+
 /// Runs one part in a process of its own, so that its memory is its own too.
 fn apart(part: &str, dir: &Path, chunks: usize) {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
@@ -153,6 +172,7 @@ fn main() {
             "single" => look_up(dir, chunks, "find_one_by_one_cold", 1),
             "threads" => [1, 2, 4, 8].into_iter().for_each(|threads| look_up_from_threads(dir, chunks, threads)),
             "snapshots" => snapshots(dir),
+            "small" => small_sessions(dir),
             other => panic!("no part {other}"),
         }
         return;
@@ -167,5 +187,6 @@ fn main() {
     }
     apart("threads", &bulk, chunks);
     apart("snapshots", &bulk, chunks);
+    apart("small", &bulk, chunks);
     apart("load-singly", &singly, chunks);
 }

@@ -42,6 +42,14 @@ pub fn open(dir: &Path) -> Catalog {
     Catalog::open(dir, REPOSITORY, "/somewhere").unwrap()
 }
 
+/// Nothing but one database with its log lies in the directory.
+pub fn assert_one_generation(dir: &Path, what: &str) {
+    let names: Vec<String> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let database = names.iter().min().unwrap();
+    assert!(database.ends_with(".db"), "{what}: {names:?}");
+    assert!(names.iter().all(|name| name.starts_with(database)), "{what}: {names:?}");
+}
+
 pub fn chunk(prefix: u64, rest: u64) -> ChunkId {
     let mut id = [0; 32];
     id[..8].copy_from_slice(&prefix.to_be_bytes());

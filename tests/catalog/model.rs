@@ -142,7 +142,7 @@ fn random_operations_agree_with_maps() {
     for seed in 1..=4 {
         let dir = tempfile::tempdir().unwrap();
         let mut run = Run { random: Random::seeded(seed), dir: dir.path(), catalog: open(dir.path()), model: Model::default() };
-        for _ in 0..400 {
+        for _ in 0..200 {
             run.step();
         }
         run.verify();

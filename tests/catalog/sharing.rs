@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use icecore::id::SnapshotId;
 use icecore::repo::catalog::{Catalog, ChunkAt, PackState, prefix};
 
-use crate::{Made, Random, open};
+use crate::{Made, Random, assert_one_generation, open};
 
 const CHILD_DIR: &str = "ICECORE_TEST_CATALOG_DIR";
 const CHILD_FROM: &str = "ICECORE_TEST_CATALOG_FROM";
@@ -121,7 +121,7 @@ fn processes_make_and_fill_one_catalog_together() {
     assert_eq!(catalog.snapshots().unwrap().len() as u64, 4 * CHILD_PACKS);
     (0..4 * CHILD_PACKS).for_each(|num| assert_whole(&catalog, &made(num)));
     drop(catalog);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "unfinished files are left over");
+    assert_one_generation(dir.path(), "after four processes");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn opening_a_damaged_file_from_many_threads() {
         assert_ne!(catalog.path(), path);
         (0..8).for_each(|num| assert_whole(&catalog, &made(num)));
         drop(catalog);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_one_generation(dir.path(), "after eight threads");
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, params};
 
@@ -46,9 +47,12 @@ const BUSY_WAIT: Duration = Duration::from_secs(20);
 const WRITER_CACHE_KIB: i64 = 8192;
 const READER_CACHE_KIB: i64 = 2048;
 
-/// Pages in the write-ahead log before it is copied back (8 MiB), and what a longer one is cut down to afterwards.
-const LOG_PAGES: i64 = 2048;
-const LOG_BYTES_KEPT: i64 = 16 << 20;
+/// Pages in the write-ahead log before it is copied back into the database (4 MiB).
+const LOG_PAGES: i64 = 1024;
+
+/// A log up to this long is left for the next one to open the catalog, who reads it in a few milliseconds; copying it back when closing
+/// would cost every small backup several syncs. A longer one, from a bulk load, is copied back and cut.
+const LOG_BYTES_LEFT: u64 = 8 << 20;
 
 /// How often to look again when the file vanishes between looking and opening, because someone replaced it.
 const OPEN_TRIES: usize = 16;
@@ -248,17 +252,27 @@ impl Place {
         if Sums::new(key) == *sums { Ok(conn) } else { Err(Fault::damaged("another file has taken its place")) }
     }
 
+    /// Copies a long log back before the last connection goes. Whoever is still at work with the file prevents it and does it later.
+    pub(super) fn close(&self, generation: u64, writer: &Connection) {
+        let mut log = self.path(generation).into_os_string();
+        log.push("-wal");
+        if fs::metadata(log).is_ok_and(|log| log.len() > LOG_BYTES_LEFT) {
+            let _ = writer.busy_timeout(Duration::ZERO).and_then(|()| writer.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
+        }
+    }
+
     fn connection(&self, generation: u64, role: Role) -> Result<Connection, Fault> {
         let conn = Connection::open_with_flags(self.path(generation), FLAGS)?;
         conn.busy_timeout(BUSY_WAIT)?;
         conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX as i32)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let cache_kib = if role == Role::Writer { WRITER_CACHE_KIB } else { READER_CACHE_KIB };
         // NORMAL: a power cut may lose the last transactions but never tears the file; it syncs only when the log is copied back.
         conn.execute_batch(&format!(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -{cache_kib}; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = {LOG_PAGES};
-             PRAGMA journal_size_limit = {LOG_BYTES_KEPT}; PRAGMA query_only = {};",
+             PRAGMA journal_size_limit = {LOG_BYTES_LEFT}; PRAGMA query_only = {};",
             u8::from(role == Role::Reader)
         ))?;
         Ok(conn)

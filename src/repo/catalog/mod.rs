@@ -316,6 +316,12 @@ impl Catalog {
     }
 }
 
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        self.place.close(self.generation, self.writer.get_mut().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
 impl fmt::Debug for Catalog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Catalog").field("path", &self.path).field("damaged", &self.is_damaged()).finish_non_exhaustive()
