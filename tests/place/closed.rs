@@ -292,11 +292,18 @@ fn attributes() {
     assert!(listener.warnings.lock().unwrap().is_empty());
 }
 
-/// No hard links, and nothing that renames without replacing.
+/// The file system with something odd about it.
 #[derive(Debug)]
-struct Fat;
+enum Odd {
+    /// No hard links, and nothing that renames without replacing.
+    Fat,
+    /// An application opens the new database the moment it has its name.
+    EagerReader,
+    /// An application makes a new database the moment the old one has lost its name.
+    EagerMaker,
+}
 
-impl Disk for Fat {
+impl Disk for Odd {
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
         RealDisk.create(path, parts, mode)
     }
@@ -307,16 +314,23 @@ impl Disk for Fat {
         RealDisk.sync_dir(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
+        RealDisk.rename(from, to)?;
+        match self {
+            Odd::EagerReader => {
+                ["-wal", "-shm", "-journal"].iter().try_for_each(|suffix| fs::write(side(to, suffix), b"the application's"))
+            }
+            _ => Ok(()),
+        }
     }
-    fn hard_link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if matches!(self, Odd::Fat) { Err(io::ErrorKind::PermissionDenied.into()) } else { RealDisk.hard_link(from, to) }
     }
-    fn rename_new(&self, _from: &Path, _to: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::InvalidInput.into())
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if matches!(self, Odd::Fat) { Err(io::ErrorKind::InvalidInput.into()) } else { RealDisk.rename_new(from, to) }
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_file(path)
+        RealDisk.remove_file(path)?;
+        if matches!(self, Odd::EagerMaker) && path.ends_with("a.db") { fs::write(path, b"the application's") } else { Ok(()) }
     }
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         RealDisk.create_dir_all(path)
@@ -329,7 +343,7 @@ fn without_hard_links_copies_are_kept() {
     let dest = dir.join("a.db");
     make_with_wal(&dest, OLD, 7);
     fs::set_permissions(&dest, fs::Permissions::from_mode(0o640)).unwrap();
-    let placed = place_on(&Fat, &dest, &bytes(NEW)).unwrap();
+    let placed = place_on(&Odd::Fat, &dest, &bytes(NEW)).unwrap();
     assert_eq!(placed.kept, [kept(&dest)]);
     assert_eq!(fs::metadata(&placed.kept[0]).unwrap().mode() & 0o777, 0o640);
     assert_eq!(read(&dest), rows("new", 300));
@@ -338,42 +352,10 @@ fn without_hard_links_copies_are_kept() {
 
     fs::write(&dest, b"no database").unwrap();
     fs::write(side(&dest, "-wal"), b"its wal").unwrap();
-    let placed = place_on(&Fat, &dest, &bytes(NEW)).unwrap();
+    let placed = place_on(&Odd::Fat, &dest, &bytes(NEW)).unwrap();
     assert_eq!(placed.kept, [side(&kept(&dest), ".1"), side(&kept(&dest), ".1-wal")]);
     assert_eq!(fs::read(&placed.kept[1]).unwrap(), b"its wal");
     assert_eq!(read(&dest), rows("new", 300));
-}
-
-/// An application that opens the new database the moment it has its name.
-#[derive(Debug)]
-struct EagerReader;
-
-impl Disk for EagerReader {
-    fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
-        RealDisk.create(path, parts, mode)
-    }
-    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
-        RealDisk.sync_file(file, path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)?;
-        ["-wal", "-shm", "-journal"].iter().try_for_each(|suffix| fs::write(side(to, suffix), b"the application's"))
-    }
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.hard_link(from, to)
-    }
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename_new(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_file(path)
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir_all(path)
-    }
 }
 
 /// Our own connection, closed after the rename, must not delete side files that are the new database's by then.
@@ -383,9 +365,23 @@ fn side_files_of_the_new_database_are_left_alone() {
         let (_outer, dir) = scratch();
         let dest = dir.join("a.db");
         make_with_wal(&dest, old, 7);
-        place_on(&EagerReader, &dest, &bytes(NEW_WAL)).unwrap();
+        place_on(&Odd::EagerReader, &dest, &bytes(NEW_WAL)).unwrap();
         for suffix in ["-wal", "-shm", "-journal"] {
             assert_eq!(fs::read(side(&dest, suffix)).unwrap(), b"the application's", "{suffix}");
         }
     }
+}
+
+#[test]
+fn a_name_that_somebody_takes_meanwhile_is_left_to_him() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    fs::write(&dest, b"no database").unwrap();
+    fs::write(side(&dest, "-wal"), b"its wal").unwrap();
+    let error = place_on(&Odd::EagerMaker, &dest, &bytes(NEW)).unwrap_err().to_string();
+    assert!(error.contains(kept(&dest).to_str().unwrap()), "{error}");
+    assert_eq!(fs::read(&dest).unwrap(), b"the application's");
+    assert_eq!(fs::read(kept(&dest)).unwrap(), b"no database");
+    assert_eq!(fs::read(side(&kept(&dest), "-wal")).unwrap(), b"its wal");
+    assert_eq!(names(&dir).iter().filter(|name| name.contains("icecore-restore")).count(), 0);
 }

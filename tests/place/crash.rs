@@ -114,7 +114,7 @@ fn power_off_at_every_step() {
     for before in ALL {
         let mut steps = 0;
         for step in 0.. {
-            let (outer, dir) = scratch();
+            let (outer, dir) = scratch_in_memory();
             prepare(&dir.join("a.db"), before);
             let disk = CrashDisk::new(&dir);
             disk.power_off_at(step);
@@ -146,7 +146,7 @@ fn a_fault_at_every_step() {
     for kind in [ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::Other] {
         for before in ALL {
             for step in 0.. {
-                let (_outer, dir) = scratch();
+                let (_outer, dir) = scratch_in_memory();
                 prepare(&dir.join("a.db"), before);
                 let disk = CrashDisk::new(&dir);
                 disk.fail_at(step, kind);
@@ -178,7 +178,7 @@ fn a_live_restore_at_every_step() {
     for old in [OLD, OLD_WAL] {
         for (fault, policies) in [(None, &POLICIES[..]), (Some(ErrorKind::StorageFull), &POLICIES[..0])] {
             for step in 0.. {
-                let (outer, dir) = scratch();
+                let (outer, dir) = scratch_in_memory();
                 let dest = dir.join("a.db");
                 make(&dest, old);
                 let disk = CrashDisk::new(&dir);
@@ -220,7 +220,7 @@ fn a_live_restore_at_every_step() {
 fn a_plain_file_at_every_step() {
     for there in [true, false] {
         for step in 0.. {
-            let (outer, dir) = scratch();
+            let (outer, dir) = scratch_in_memory();
             let dest = dir.join("a.txt");
             if there {
                 fs::write(&dest, b"old").unwrap();

@@ -180,7 +180,17 @@ pub fn live(dest: &Path, bytes: &[u8]) -> Result<Placed> {
 
 /// A directory inside a temporary one, so that a simulated disk has room beside it.
 pub fn scratch() -> (tempfile::TempDir, PathBuf) {
-    let outer = tempfile::tempdir().unwrap();
+    scratch_in(&std::env::temp_dir())
+}
+
+/// In memory where the system offers it: for tests that run through thousands of syncs, which mean nothing to them.
+pub fn scratch_in_memory() -> (tempfile::TempDir, PathBuf) {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { scratch_in(memory) } else { scratch() }
+}
+
+fn scratch_in(parent: &Path) -> (tempfile::TempDir, PathBuf) {
+    let outer = tempfile::tempdir_in(parent).unwrap();
     let dir = outer.path().canonicalize().unwrap().join("d");
     fs::create_dir(&dir).unwrap();
     (outer, dir)
