@@ -156,6 +156,10 @@ fn trees() {
     order.swap(one, other);
     order.expect(one, "outside the range");
 
+    let mut low = sample(0);
+    low.swap(one, other);
+    low.expect(other, "outside the range");
+
     let mut high = sample(0);
     let inner = [high.find("t", "internal", 1), high.find("t", "internal", 2)];
     high.swap(inner[0], inner[1]);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::support::{PLENTY, Rng, Spec, churn, complains, create, inspect, schema};
+use super::support::{PLENTY, Rng, Spec, bits_only, churn, complains, create, inspect, schema};
 
 const KINDS: [&str; 11] = [
     "zeroed page",
@@ -97,7 +97,7 @@ fn reports_are_true_and_whole_pages_are_found() {
             let Some(bytes) = damage(&bases[round % bases.len()], kind, &mut rng) else { continue };
             std::fs::write(&path, &bytes).unwrap();
             let report = inspect(&path, PLENTY);
-            let few = inspect(&path, 0);
+            let few = inspect(&path, bits_only(&path));
             let (by_quick, by_integrity) = (complains(&path, "quick_check"), complains(&path, "integrity_check"));
             for report in [&report, &few] {
                 let alarm = !report.problems.is_empty() && !by_quick && !by_integrity;
