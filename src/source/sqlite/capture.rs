@@ -1,0 +1,201 @@
+//! One consistent reading of one or several databases.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::SqliteOptions;
+use super::explain::explain;
+use super::header::SqliteHeader;
+use super::image::Image;
+use super::instant::{Instant, Member, open_together};
+use super::open::{Hold, changed_on_read_only_media, open};
+use super::stamp::{FilesState, observe};
+use crate::error::{Error, Result};
+use crate::format::snapshot::{FileMeta, Flag, SqliteFacts};
+use crate::progress::Monitor;
+use crate::source::{PageRead, Stamp};
+
+/// How often the capture starts again because a database that was taken as unchanged changed meanwhile.
+const RESTARTS: u32 = 20;
+
+/// One database file as of one instant. Dropping it lets go of the database.
+pub struct CapturedFile {
+    path: PathBuf,
+    facts: SqliteFacts,
+    meta: FileMeta,
+    stamp: Option<Stamp>,
+    open: Option<OpenImage>,
+}
+
+struct OpenImage {
+    image: Arc<Image>,
+    hold: Hold,
+    blocks_writers: bool,
+    flags: Vec<Flag>,
+}
+
+impl CapturedFile {
+    /// What the header says at the captured instant.
+    pub fn facts(&self) -> SqliteFacts {
+        self.facts
+    }
+
+    /// Attributes of the main file.
+    pub fn meta(&self) -> FileMeta {
+        self.meta
+    }
+
+    /// The image, readable until [`CapturedFile::finish`]; `None` if the database is unchanged since the known stamp. The image of a
+    /// database of zero bytes has no bytes and says 4,096 bytes a page.
+    pub fn pages(&self) -> Option<Arc<dyn PageRead>> {
+        self.open.as_ref().map(|open| Arc::clone(&open.image) as Arc<dyn PageRead>)
+    }
+
+    /// Bytes that are to be read.
+    pub fn bytes_to_read(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.image.len_bytes())
+    }
+
+    /// Whether writers of this database wait until [`CapturedFile::finish`]: so in rollback-journal mode.
+    pub fn blocks_writers(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.blocks_writers)
+    }
+
+    /// Lets go of the database; returns why the capture should not count as good, and the stamp for the next one.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the database is on read-only media and was changed from elsewhere while it was read.
+    pub fn finish(self) -> Result<(Vec<Flag>, Option<Stamp>)> {
+        let Some(mut open) = self.open else { return Ok((Vec::new(), self.stamp)) };
+        open.image.close();
+        if let Hold::Immutable(before) = open.hold
+            && observe(&self.path)?.0 != before
+        {
+            return Err(changed_on_read_only_media(&self.path));
+        }
+        Ok((std::mem::take(&mut open.flags), self.stamp))
+    }
+}
+
+impl Drop for OpenImage {
+    fn drop(&mut self) {
+        self.image.close();
+    }
+}
+
+/// Captures one database file, for example one found in a directory tree.
+///
+/// With a `known` stamp that proves that nothing has changed, the result has no pages. The path may be a symbolic link. Nothing in this process may open
+/// and close the file by other means until the capture is finished: that drops SQLite's locks (see [`super::is_sqlite`]).
+///
+/// # Errors
+/// [`Error::Source`] if it cannot be read as a database, [`Error::Busy`] if it stays locked.
+pub fn capture_file(path: &Path, known: Option<&Stamp>, options: &SqliteOptions, monitor: &dyn Monitor) -> Result<CapturedFile> {
+    let path = canonical(path)?;
+    let (mut files, _) = capture_together(&[(path.clone(), known)], options, monitor)?;
+    files.pop().ok_or_else(|| Error::source(path, "was not captured"))
+}
+
+/// The path without links, as SQLite will see it.
+pub(super) fn canonical(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::source(path, "no such file; check the path"),
+        _ => Error::source(path, e),
+    })
+}
+
+/// A database before it is known whether it has to be read.
+struct Candidate<'a> {
+    path: &'a Path,
+    state: FilesState,
+    meta: FileMeta,
+    unchanged: Option<(SqliteFacts, &'a Stamp)>,
+}
+
+/// Captures databases, given by canonical path, at one instant.
+pub(super) fn capture_together(
+    databases: &[(PathBuf, Option<&Stamp>)],
+    options: &SqliteOptions,
+    monitor: &dyn Monitor,
+) -> Result<(Vec<CapturedFile>, Instant)> {
+    let now = (options.clock)();
+    let mut candidates = look_at(databases, now, monitor)?;
+    for _ in 0..RESTARTS {
+        let (mut members, mut holds) = (Vec::new(), Vec::new());
+        for candidate in candidates.iter().filter(|candidate| candidate.unchanged.is_none()) {
+            let opened = open(candidate.path, &candidate.state, options)?;
+            let (path, file_id) = (candidate.path.to_path_buf(), candidate.state.file_id());
+            members.push(Member { path, engine: opened.engine, file_id, state: None });
+            holds.push(opened.hold);
+        }
+        let instant = open_together(&mut members, options.busy_timeout, monitor)?;
+        // What looks the same as at the last capture even now, with all transactions open, was so at their instant too.
+        if forget_changed(&mut candidates)? {
+            continue;
+        }
+        let mut opened = members.into_iter().zip(holds);
+        let files = candidates.iter().map(|candidate| finish_opening(candidate, &mut opened, now)).collect::<Result<_>>()?;
+        return Ok((files, instant));
+    }
+    let path = databases.first().map(|(path, _)| path.clone()).unwrap_or_default();
+    Err(Error::Busy { path, detail: "the databases change too often to be captured together; try again".to_owned() })
+}
+
+fn look_at<'a>(databases: &'a [(PathBuf, Option<&'a Stamp>)], now: SystemTime, monitor: &dyn Monitor) -> Result<Vec<Candidate<'a>>> {
+    let mut candidates: Vec<Candidate<'a>> = Vec::with_capacity(databases.len());
+    for (path, known) in databases {
+        let (state, meta, names) = observe(path)?;
+        if let Some(other) = candidates.iter().find(|other| other.state.file_id() == state.file_id()) {
+            let text = format!("{} and {} are the same file; name it once", other.path.display(), path.display());
+            return Err(Error::InvalidArgument(text));
+        }
+        if names > 1 {
+            let text = "has several names (hard links); changes made through another name that are still in its journal or log are missed";
+            monitor.warn(&format!("{} {text}", path.display()));
+        }
+        let unchanged = known.and_then(|stamp| Some((state.unchanged_since(stamp, now)?, stamp)));
+        candidates.push(Candidate { path, state, meta, unchanged });
+    }
+    Ok(candidates)
+}
+
+/// Looks again at those taken as unchanged; whether one of them is not.
+fn forget_changed(candidates: &mut [Candidate<'_>]) -> Result<bool> {
+    let mut changed = false;
+    for candidate in candidates.iter_mut().filter(|candidate| candidate.unchanged.is_some()) {
+        let (state, meta, _) = observe(candidate.path)?;
+        if state != candidate.state {
+            (candidate.state, candidate.meta, candidate.unchanged) = (state, meta, None);
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+fn finish_opening(candidate: &Candidate<'_>, opened: &mut impl Iterator<Item = (Member, Hold)>, now: SystemTime) -> Result<CapturedFile> {
+    let (path, meta) = (candidate.path.to_path_buf(), candidate.meta);
+    if let Some((facts, stamp)) = candidate.unchanged {
+        return Ok(CapturedFile { path, facts, meta, stamp: Some(stamp.clone()), open: None });
+    }
+    let Some((member, hold)) = opened.next() else { return Err(Error::source(path, "was not opened")) };
+    let in_wal_mode = member.engine.in_wal_mode().map_err(|e| explain(&path, &e))?;
+    let schema_damage = member.engine.schema_damage();
+    let (image, header) = Image::new(path.clone(), member.engine, member.state)?;
+    let blocks_writers = matches!(hold, Hold::Locks) && !in_wal_mode;
+    let flags = damage(&path, &header, schema_damage);
+    let stamp = candidate.state.stamp(&path, now, header.facts).filter(|_| flags.is_empty());
+    let open = OpenImage { image: Arc::new(image), hold, blocks_writers, flags };
+    Ok(CapturedFile { path, facts: header.facts, meta, stamp, open: Some(open) })
+}
+
+/// What is wrong with the content, as far as opening shows it.
+fn damage(path: &Path, header: &SqliteHeader, schema_damage: Option<String>) -> Vec<Flag> {
+    let missing = header
+        .counted_pages
+        .filter(|&counted| u64::from(counted) > header.facts.page_count)
+        .map(|counted| format!("the header counts {counted} pages, but there are only {}", header.facts.page_count));
+    let schema = schema_damage.map(|text| format!("the schema cannot be read: {text}"));
+    let flag = |text: String| Flag { code: "damaged".to_owned(), detail: format!("{}: {text}", path.display()) };
+    missing.into_iter().chain(schema).map(flag).collect()
+}

@@ -1,0 +1,271 @@
+//! The only place that talks to SQLite below its SQL interface: its file handles and its shared memory.
+//!
+//! Everything `unsafe` is here. What makes it sound: the pointers that SQLite hands out for the main file and the write-ahead log
+//! stay valid until the connection closes, and they never leave [`Engine`], which owns the connection.
+
+use std::ffi::{c_int, c_void};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, FileControl, OpenFlags, ffi};
+
+/// Bytes in a region of the wal-index (<https://sqlite.org/walformat.html>, section 2.2).
+pub(super) const SHM_REGION_BYTES: usize = 32 * 1024;
+
+/// Most bytes that one call asks of SQLite's file layer, which is made for pages of at most this size.
+const READ_BYTES_MAX: usize = 65_536;
+
+/// Longest time to wait for a lock, so that it fits what SQLite takes.
+const BUSY_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What SQLite says, as rusqlite wraps it.
+pub(super) type EngineResult<T> = std::result::Result<T, rusqlite::Error>;
+
+/// How to open a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpenAs {
+    /// For reading and, should a transaction of a dead process have to be rolled back, writing; never created. Falls back to reading
+    /// alone where the file may not be written.
+    Shared,
+    /// As a file that nobody changes: no locks, no log, no shared memory.
+    Immutable,
+}
+
+/// One connection, with what is below it.
+pub(super) struct Engine {
+    conn: Mutex<Connection>,
+    main: RawFile,
+    /// The handle that the pager shows as its journal as long as no write-ahead log is open.
+    journal: RawFile,
+    wal: OnceLock<RawFile>,
+    /// Whether closing may take away the empty -wal and the -shm that opening has made.
+    tidy: bool,
+}
+
+impl Engine {
+    /// Opens an existing database at an absolute path and begins nothing yet.
+    pub(super) fn open(path: &Path, open_as: OpenAs, tidy: bool) -> EngineResult<Self> {
+        let conn = match open_as {
+            OpenAs::Shared => {
+                // An absolute path is never taken for a URI, whatever SQLite was built with.
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                Connection::open_with_flags_and_vfs(path, flags, c"unix")?
+            }
+            OpenAs::Immutable => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+                Connection::open_with_flags_and_vfs(immutable_uri(path), flags, c"unix")?
+            }
+        };
+        // Our close must neither checkpoint nor remove the log, whoever else is there.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.file_control(None::<&str>, FileControl::PersistWal(&mut 1))?;
+        // Lets SQLite open a file that is shorter than its header says; nothing is ever written through this connection.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
+        conn.execute_batch("PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=16;")?;
+        let main = RawFile::of(&conn, ffi::SQLITE_FCNTL_FILE_POINTER)?;
+        let journal = RawFile::of(&conn, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
+        Ok(Self { conn: Mutex::new(conn), main, journal, wal: OnceLock::new(), tidy })
+    }
+
+    fn conn(&self) -> MutexGuard<'_, Connection> {
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the following calls wait for a lock.
+    pub(super) fn busy_timeout(&self, timeout: Duration) -> EngineResult<()> {
+        self.conn().busy_timeout(timeout.min(BUSY_TIMEOUT_MAX))
+    }
+
+    /// Reads one value out of the header through the engine: rolls back or recovers what dead processes have left, opens the log. Inside
+    /// a transaction it takes the snapshot. Needs no schema, so that a damaged one does not stop it.
+    pub(super) fn touch(&self) -> EngineResult<()> {
+        self.conn().prepare_cached("PRAGMA user_version")?.query_row([], |_| Ok(()))
+    }
+
+    /// Begins a read transaction and takes its snapshot.
+    pub(super) fn begin(&self) -> EngineResult<()> {
+        self.conn().prepare_cached("BEGIN")?.execute([])?;
+        self.touch().inspect_err(|_| self.end())
+    }
+
+    /// Begins a transaction that keeps others from committing; writes nothing.
+    pub(super) fn begin_immediate(&self) -> EngineResult<()> {
+        self.conn().prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(|_| ())
+    }
+
+    /// Ends the transaction, if there is one.
+    pub(super) fn end(&self) {
+        let conn = self.conn();
+        if !conn.is_autocommit() {
+            // A rollback of a transaction that wrote nothing cannot fail in a way that matters; closing the connection ends it too.
+            let _ = conn.execute_batch("ROLLBACK");
+        }
+    }
+
+    /// Whether the file could only be opened for reading.
+    pub(super) fn is_readonly(&self) -> bool {
+        self.conn().is_readonly("main").unwrap_or(true)
+    }
+
+    /// Reads the whole schema; what SQLite says if that is damaged.
+    pub(super) fn schema_damage(&self) -> Option<String> {
+        let conn = self.conn();
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false).ok()?;
+        let found = conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()));
+        match found {
+            Err(error) => match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => Some(error.to_string()),
+                _ => None,
+            },
+            Ok(()) => None,
+        }
+    }
+
+    /// Whether a write-ahead log is open. Once it is, it stays so until this connection closes: the shared lock that a connection with
+    /// a log keeps stops others from changing the journal mode.
+    pub(super) fn in_wal_mode(&self) -> EngineResult<bool> {
+        if self.wal.get().is_some() {
+            return Ok(true);
+        }
+        let now = RawFile::of(&self.conn(), ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
+        if now.0 == self.journal.0 {
+            return Ok(false);
+        }
+        let _ = self.wal.set(now);
+        Ok(true)
+    }
+
+    /// Bytes in the main file.
+    pub(super) fn main_len(&self) -> EngineResult<u64> {
+        self.main.len()
+    }
+
+    /// Bytes in the log; 0 without one.
+    pub(super) fn wal_len(&self) -> EngineResult<u64> {
+        self.wal.get().map_or(Ok(0), RawFile::len)
+    }
+
+    /// Fills the buffer from the main file. May be called from several threads.
+    pub(super) fn read_main(&self, offset: u64, buffer: &mut [u8]) -> EngineResult<()> {
+        self.main.read(offset, buffer)
+    }
+
+    /// Fills the buffer from the log. May be called from several threads.
+    pub(super) fn read_wal(&self, offset: u64, buffer: &mut [u8]) -> EngineResult<()> {
+        self.wal.get().map_or(Err(failure(ffi::SQLITE_MISUSE)), |wal| wal.read(offset, buffer))
+    }
+
+    /// A region of the wal-index as it is now; `None` if it does not reach so far. Others write to it at any time.
+    pub(super) fn shm_region(&self, region: u32) -> EngineResult<Option<&[AtomicU32]>> {
+        self.main.shm_region(region)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end();
+        if self.tidy && self.wal.get().is_some_and(|wal| wal.len().is_ok_and(|bytes| bytes == 0)) {
+            // The log was not there before and is empty still: let an ordinary close take it away. SQLite does so only if nobody else
+            // has the database open; there is nothing to checkpoint.
+            let conn = self.conn();
+            let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+            let _ = conn.file_control(None::<&str>, FileControl::PersistWal(&mut 0));
+        }
+    }
+}
+
+/// `file:` URI that tells SQLite that nobody changes this file.
+fn immutable_uri(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = String::from("file://");
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(char::from(byte)),
+            _ => {
+                uri.push('%');
+                uri.push_str(&crate::id::to_hex(&[byte]));
+            }
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
+fn failure(code: c_int) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+}
+
+/// One of SQLite's open files. Valid as long as the connection that it came from; see [`Engine`].
+struct RawFile(NonNull<ffi::sqlite3_file>);
+
+// SAFETY: the file belongs to a connection opened with the "unix" VFS. Of its methods only xRead, xFileSize and xShmMap are called here.
+// xRead is one pread(2) (sqlite3.c: seekAndRead, USE_PREAD on Linux and macOS) on a descriptor that stays the same, with memory mapping
+// switched off; xFileSize is one fstat(2); xShmMap takes SQLite's own mutex. On an error they store errno in a field that nobody here reads.
+unsafe impl Send for RawFile {}
+// SAFETY: as above.
+unsafe impl Sync for RawFile {}
+
+impl RawFile {
+    /// Asks the connection for one of its files.
+    fn of(conn: &Connection, op: c_int) -> EngineResult<Self> {
+        let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+        // SAFETY: the handle is open for the time of the borrow; both opcodes used store one pointer where the argument points.
+        let code = unsafe { ffi::sqlite3_file_control(conn.handle(), c"main".as_ptr(), op, (&raw mut file).cast::<c_void>()) };
+        match (code, NonNull::new(file)) {
+            (ffi::SQLITE_OK, Some(file)) => Ok(Self(file)),
+            (ffi::SQLITE_OK, None) => Err(failure(ffi::SQLITE_CANTOPEN)),
+            (code, _) => Err(failure(code)),
+        }
+    }
+
+    fn methods(&self) -> EngineResult<&ffi::sqlite3_io_methods> {
+        // SAFETY: the file lives as long as the connection, which outlives `self`; pMethods is null or points to a constant table.
+        unsafe { self.0.as_ref().pMethods.as_ref() }.ok_or_else(|| failure(ffi::SQLITE_CANTOPEN))
+    }
+
+    fn len(&self) -> EngineResult<u64> {
+        let call = self.methods()?.xFileSize.ok_or_else(|| failure(ffi::SQLITE_MISUSE))?;
+        let mut bytes: ffi::sqlite3_int64 = 0;
+        // SAFETY: an open file and a place for the answer.
+        match unsafe { call(self.0.as_ptr(), &raw mut bytes) } {
+            ffi::SQLITE_OK => Ok(u64::try_from(bytes).unwrap_or(0)),
+            code => Err(failure(code)),
+        }
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> EngineResult<()> {
+        let call = self.methods()?.xRead.ok_or_else(|| failure(ffi::SQLITE_MISUSE))?;
+        let mut at = ffi::sqlite3_int64::try_from(offset).map_err(|_| failure(ffi::SQLITE_TOOBIG))?;
+        for piece in buffer.chunks_mut(READ_BYTES_MAX) {
+            // At most READ_BYTES_MAX, so both conversions keep the value.
+            let bytes = piece.len() as c_int;
+            // SAFETY: an open file and a buffer of exactly `bytes` bytes.
+            let code = unsafe { call(self.0.as_ptr(), piece.as_mut_ptr().cast::<c_void>(), bytes, at) };
+            if code != ffi::SQLITE_OK {
+                return Err(failure(code));
+            }
+            at = at.saturating_add(ffi::sqlite3_int64::from(bytes));
+        }
+        Ok(())
+    }
+
+    fn shm_region(&self, region: u32) -> EngineResult<Option<&[AtomicU32]>> {
+        let Some(call) = self.methods()?.xShmMap else { return Ok(None) };
+        let region = c_int::try_from(region).map_err(|_| failure(ffi::SQLITE_TOOBIG))?;
+        let mut memory: *mut c_void = std::ptr::null_mut();
+        // SAFETY: an open main database file; extend = 0, so nothing is allocated in the file.
+        let code = unsafe { call(self.0.as_ptr(), region, SHM_REGION_BYTES as c_int, 0, &raw mut memory) };
+        // READONLY: the map is there, but may not be written; we do not.
+        if code != ffi::SQLITE_OK && code != ffi::SQLITE_READONLY {
+            return Err(failure(code));
+        }
+        let Some(memory) = NonNull::new(memory.cast::<AtomicU32>()) else { return Ok(None) };
+        // SAFETY: SQLite maps regions of this size, page-aligned, and unmaps them when the last connection of this process to the database
+        // closes, which ours does not before `self` is gone. Other processes store to the same memory: hence atomics, as SQLite's own code.
+        Ok(Some(unsafe { std::slice::from_raw_parts(memory.as_ptr(), SHM_REGION_BYTES / size_of::<AtomicU32>()) }))
+    }
+}

@@ -1,0 +1,81 @@
+//! What SQLite's refusals mean and what to do about them.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{ErrorCode, ffi};
+use rustix::fs::{Access, access};
+
+use crate::error::Error;
+
+/// The file beside a database with this suffix (`-wal`, `-shm`, `-journal`).
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Whether trying again later may help.
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed))
+}
+
+/// An error with its cause and a way out.
+pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
+    if is_busy(error) {
+        let detail = "locked by another process (a long write, or locking_mode=exclusive); try again, or with a longer busy timeout";
+        return Error::Busy { path: path.to_path_buf(), detail: detail.to_owned() };
+    }
+    let Some(code) = error.sqlite_error_code() else { return Error::source(path, error) };
+    match code {
+        ErrorCode::NotADatabase => Error::source(
+            path,
+            "not a SQLite database, or an encrypted one, or one whose header is damaged; `backup files` stores it as it is",
+        ),
+        ErrorCode::DatabaseCorrupt => {
+            Error::source(path, format_args!("too damaged for SQLite to read ({error}); `backup files` stores the file as it is"))
+        }
+        ErrorCode::ReadOnly => Error::source(path, read_only(path, error)),
+        ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::source(path, cannot_open(path, error)),
+        _ => Error::source(path, format_args!("SQLite cannot read it: {error}")),
+    }
+}
+
+fn read_only(path: &Path, error: &rusqlite::Error) -> String {
+    let extended = error.sqlite_error().map_or(0, |e| e.extended_code);
+    if extended == ffi::SQLITE_READONLY_ROLLBACK {
+        let journal = beside(path, "-journal");
+        return format!(
+            "an interrupted write has left {}, which must be rolled back, but this user may not write here; \
+             run as the owner, or let the application open the database once",
+            journal.display()
+        );
+    }
+    format!("in WAL mode, and this user may not write {}; run as the owner of the database", beside(path, "-shm").display())
+}
+
+fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
+    let wal = beside(path, "-wal");
+    let shm = beside(path, "-shm");
+    for part in [path, &wal, &shm] {
+        if part.is_dir() {
+            return format!("{} is a directory; a file of that name is part of the database", part.display());
+        }
+        if part.exists() && access(part, Access::READ_OK).is_err() {
+            return format!("{} cannot be read: permission denied; run as the owner of the database", part.display());
+        }
+        if part.exists() && access(part, Access::WRITE_OK).is_err() {
+            return format!(
+                "{} cannot be written, which WAL mode needs even for reading; run as the owner of the database",
+                part.display()
+            );
+        }
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if access(directory, Access::WRITE_OK).is_err() {
+        return format!(
+            "in WAL mode without -shm and -wal files, and this user may not make them in {}; run as the owner of the database",
+            directory.display()
+        );
+    }
+    format!("SQLite cannot open it: {error}")
+}

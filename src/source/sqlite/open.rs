@@ -1,0 +1,140 @@
+//! Opens a database the way its place allows: in place with locks, as a file that nobody changes, or as a private copy.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::StatVfsMountFlags;
+
+use super::SqliteOptions;
+use super::engine::{Engine, EngineResult, OpenAs};
+use super::explain::{beside, explain, is_busy};
+use super::stamp::{FilesState, observe};
+use crate::error::{Error, Result};
+use crate::id::to_hex;
+
+/// How often a database on read-only media is copied again because it changed meanwhile.
+const COPY_TRIES: u32 = 3;
+
+/// An open database without a transaction.
+pub(super) struct Opened {
+    pub(super) engine: Engine,
+    /// What keeps the image true while it is read.
+    pub(super) hold: Hold,
+}
+
+/// What keeps an image true while it is read.
+pub(super) enum Hold {
+    /// SQLite's locks.
+    Locks,
+    /// Nothing but that nobody can write; checked at the end against this state.
+    Immutable(FilesState),
+    /// It is a copy of our own.
+    Copy(#[expect(dead_code, reason = "removes the copy when dropped")] PrivateDir),
+}
+
+/// Opens a database for capture; `state` is what its files look like.
+pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions) -> Result<Opened> {
+    if state.main_len() == 0 && !state.is_main_only() {
+        let detail = "the file is empty, but there is a -wal or -journal with content, which SQLite would delete on opening; \
+                      if the file was cut off by accident, save those first, else remove them";
+        return Err(Error::source(path, detail));
+    }
+    let error = match open_shared(path, state, options.busy_timeout) {
+        Ok(engine) => return Ok(Opened { engine, hold: Hold::Locks }),
+        Err(error) => error,
+    };
+    if is_busy(&error) || !is_read_only_media(path) {
+        return Err(explain(path, &error));
+    }
+    if state.is_main_only() {
+        let engine = open_and_touch(path, OpenAs::Immutable, false, options.busy_timeout).map_err(|e| explain(path, &e))?;
+        return Ok(Opened { engine, hold: Hold::Immutable(*state) });
+    }
+    let Some(temp_dir) = &options.temp_dir else { return Err(explain(path, &error)) };
+    open_copy(path, temp_dir, options.busy_timeout)
+}
+
+fn open_shared(path: &Path, state: &FilesState, busy_timeout: Duration) -> EngineResult<Engine> {
+    let engine = open_and_touch(path, OpenAs::Shared, state.wal_len().is_none(), busy_timeout)?;
+    // Where the shared memory may not be written and nobody else has it open, SQLite makes a private one that cannot be looked into.
+    if engine.in_wal_mode()? {
+        engine.shm_region(0)?;
+    }
+    Ok(engine)
+}
+
+fn open_and_touch(path: &Path, open_as: OpenAs, tidy: bool, busy_timeout: Duration) -> EngineResult<Engine> {
+    let engine = Engine::open(path, open_as, tidy)?;
+    engine.busy_timeout(busy_timeout)?;
+    engine.touch()?;
+    engine.in_wal_mode()?;
+    Ok(engine)
+}
+
+/// A second connection, for locking out writers.
+pub(super) fn open_locker(path: &Path) -> EngineResult<Engine> {
+    let engine = open_and_touch(path, OpenAs::Shared, false, Duration::ZERO)?;
+    Ok(engine)
+}
+
+fn is_read_only_media(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Copies the database with its log and journal into a private directory and opens the copy. None of our connections may be open on the
+/// original: closing a file drops the POSIX locks of the whole process on it.
+fn open_copy(path: &Path, temp_dir: &Path, busy_timeout: Duration) -> Result<Opened> {
+    let dir = PrivateDir::create(temp_dir)?;
+    let copy = dir.0.join("copy.db");
+    for _ in 0..COPY_TRIES {
+        let (before, ..) = observe(path)?;
+        for suffix in ["-journal", "-wal", ""] {
+            copy_if_there(&beside(path, suffix), &beside(&copy, suffix))?;
+        }
+        let (after, ..) = observe(path)?;
+        if before == after {
+            let engine = open_and_touch(&copy, OpenAs::Shared, false, busy_timeout).map_err(|e| explain(path, &e))?;
+            return Ok(Opened { engine, hold: Hold::Copy(dir) });
+        }
+    }
+    Err(changed_on_read_only_media(path))
+}
+
+fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::copy(from, to) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => match std::fs::remove_file(to) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::destination(to, e)),
+            _ => Ok(()),
+        },
+        Err(e) => Err(Error::source(from, format_args!("cannot be copied to {}: {e}", to.display()))),
+    }
+}
+
+/// Somebody writes to what is read-only here.
+pub(super) fn changed_on_read_only_media(path: &Path) -> Error {
+    let detail = "it is mounted read-only here, but somebody changed it while it was read; mount it writable, so that SQLite's locks work";
+    Error::Busy { path: path.to_path_buf(), detail: detail.to_owned() }
+}
+
+/// A directory that only this user can look into; removed with all that is in it when dropped.
+pub(super) struct PrivateDir(PathBuf);
+
+impl PrivateDir {
+    fn create(parent: &Path) -> Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| Error::destination(parent, e))?;
+        let path = parent.join(format!("icecore-{}", to_hex(&random)));
+        DirBuilder::new().mode(0o700).create(&path).map_err(|e| Error::destination(&path, e))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        // Nothing depends on it; what is left behind lies in the directory for temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,1 +1,0 @@
-//! Finds damage in the pages of a database as they pass by.

@@ -1,0 +1,250 @@
+//! Reads the wal-index and finds, for each page, its frame in the write-ahead log (<https://sqlite.org/walformat.html>, section 2).
+
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use super::engine::{Engine, EngineResult, SHM_REGION_BYTES};
+
+/// Bytes before the first frame of the log.
+pub(super) const WAL_HEADER_BYTES: u64 = 32;
+/// Bytes before the page in each frame: page number, size after commit, two salts, two checksums.
+pub(super) const FRAME_HEADER_BYTES: usize = 24;
+
+/// The only version of the wal-index there is.
+const WAL_INDEX_VERSION: u32 = 3_007_000;
+/// 32-bit words in one copy of the wal-index header.
+const HEADER_WORDS: usize = 12;
+/// The word after both copies: how many frames are in the main file.
+const BACKFILL_WORD: usize = 2 * HEADER_WORDS;
+/// Where the page numbers start in the first region: after both header copies and the checkpoint information, 136 bytes.
+const FIRST_PAGES_WORD: usize = 34;
+/// Page numbers in a region; the rest of it is a hash table.
+const REGION_PAGES: u32 = 4096;
+/// Page numbers in the first region.
+const FIRST_REGION_PAGES: u32 = REGION_PAGES - FIRST_PAGES_WORD as u32;
+
+const _: () = assert!(SHM_REGION_BYTES == REGION_PAGES as usize * 4 + 2 * REGION_PAGES as usize * 2);
+
+/// A header of the wal-index that was found whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WalHeader([u32; HEADER_WORDS]);
+
+impl WalHeader {
+    /// Takes two copies of the header; `None` if they are not one valid header.
+    fn from_copies(first: [u32; HEADER_WORDS], second: [u32; HEADER_WORDS]) -> Option<Self> {
+        let [version, _, _, format, _, _, _, _, _, _, sum_1, sum_2] = first;
+        let [is_init, ..] = format.to_ne_bytes();
+        let good = first == second && version == WAL_INDEX_VERSION && is_init == 1 && checksum(&first) == (sum_1, sum_2);
+        let header = Self(first);
+        (good && header.page_size() >= 512 && header.page_size().is_power_of_two()).then_some(header)
+    }
+
+    /// Bytes in a page; 65,536 is stored as 1.
+    pub(super) fn page_size(&self) -> u32 {
+        let [_, _, _, format, ..] = self.0;
+        let [_, _, low, high] = format.to_ne_bytes();
+        match u32::from(u16::from_ne_bytes([low, high])) {
+            1 => 65_536,
+            bytes => bytes,
+        }
+    }
+
+    /// The last valid frame, counted from 1.
+    pub(super) fn frames(&self) -> u32 {
+        let [_, _, _, _, frames, ..] = self.0;
+        frames
+    }
+
+    /// Pages in the database.
+    pub(super) fn pages(&self) -> u32 {
+        let [_, _, _, _, _, pages, ..] = self.0;
+        pages
+    }
+
+    /// The salts as they stand in the log's header and in each of its frames.
+    pub(super) fn salts(&self) -> [u8; 8] {
+        let [_, _, _, _, _, _, _, _, salt_1, salt_2, ..] = self.0;
+        let ([a, b, c, d], [e, f, g, h]) = (salt_1.to_ne_bytes(), salt_2.to_ne_bytes());
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+/// The checksum over all words of a header but the last two, in this machine's byte order (sqlite3.c: walChecksumBytes).
+fn checksum(words: &[u32; HEADER_WORDS]) -> (u32, u32) {
+    let (pairs, _) = words.as_chunks::<2>();
+    pairs.iter().take(HEADER_WORDS / 2 - 1).fold((0u32, 0u32), |(s1, s2), &[a, b]| {
+        let s1 = s1.wrapping_add(a).wrapping_add(s2);
+        (s1, s2.wrapping_add(b).wrapping_add(s1))
+    })
+}
+
+fn copy_words(region: &[AtomicU32], start: usize) -> Option<[u32; HEADER_WORDS]> {
+    let words = region.get(start..start + HEADER_WORDS)?;
+    let mut copy = [0; HEADER_WORDS];
+    copy.iter_mut().zip(words).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
+    Some(copy)
+}
+
+/// The header as it is now; `None` if it is being written or not there.
+pub(super) fn read_header(engine: &Engine) -> EngineResult<Option<WalHeader>> {
+    let Some(region) = engine.shm_region(0)? else { return Ok(None) };
+    // Writers store the second copy first; so the first must be read first.
+    fence(Ordering::SeqCst);
+    let first = copy_words(region, 0);
+    fence(Ordering::SeqCst);
+    let second = copy_words(region, HEADER_WORDS);
+    fence(Ordering::SeqCst);
+    Ok(first.zip(second).and_then(|(first, second)| WalHeader::from_copies(first, second)))
+}
+
+/// What a read transaction sees of the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WalState {
+    /// The header that the transaction works with.
+    pub(super) header: WalHeader,
+    /// Frames that are in the main file for good.
+    pub(super) backfilled: u32,
+}
+
+/// Reads how many frames are in the main file, *then* the header. In this order an unchanged header proves that the count was not set by
+/// a checkpoint that knew later frames, which may leave out a page whose last frame is one of those (sqlite3.c: walTryBeginRead).
+pub(super) fn read_state(engine: &Engine) -> EngineResult<Option<WalState>> {
+    let Some(region) = engine.shm_region(0)? else { return Ok(None) };
+    let backfilled = region.get(BACKFILL_WORD).map_or(0, |word| word.load(Ordering::Relaxed));
+    fence(Ordering::SeqCst);
+    Ok(read_header(engine)?.map(|header| WalState { header, backfilled }))
+}
+
+/// Why no map of frames can be made.
+#[derive(Debug)]
+pub(super) enum MapError {
+    /// SQLite could not give the shared memory.
+    Engine(rusqlite::Error),
+    /// The log or its index is not what its header says.
+    Damaged(&'static str),
+}
+
+impl From<rusqlite::Error> for MapError {
+    fn from(error: rusqlite::Error) -> Self {
+        MapError::Engine(error)
+    }
+}
+
+/// Pages whose content is in the log, in order, each with its last frame: `page << 32 | frame`, 8 bytes a frame.
+#[derive(Debug, Default)]
+pub(super) struct FrameMap(Vec<u64>);
+
+impl FrameMap {
+    /// Collects the frames after the backfilled ones up to the transaction's last.
+    pub(super) fn build(engine: &Engine, state: &WalState) -> std::result::Result<Self, MapError> {
+        let (frames, pages) = (state.header.frames(), state.header.pages());
+        if state.backfilled >= frames {
+            return Ok(Self::default());
+        }
+        // Before anything is allocated: a log of that many frames must be there.
+        if engine.wal_len()? < frame_offset(frames, state.header.page_size()).saturating_add(frame_bytes(state.header.page_size())) {
+            return Err(MapError::Damaged("the write-ahead log is shorter than its index says"));
+        }
+        let mut map = Vec::with_capacity((frames - state.backfilled) as usize);
+        let mut frame = state.backfilled + 1;
+        while frame <= frames {
+            let (region, word) = place_of(frame);
+            let numbers = engine.shm_region(region)?.and_then(|words| words.get(word..REGION_PAGES as usize));
+            let numbers = numbers.ok_or(MapError::Damaged("the wal-index is shorter than its header says"))?;
+            for number in numbers.iter().take((frames - frame + 1) as usize) {
+                match number.load(Ordering::Relaxed) {
+                    0 => return Err(MapError::Damaged("the wal-index names no page for a frame")),
+                    page if page <= pages => map.push(u64::from(page) << 32 | u64::from(frame)),
+                    // Cut off by a later commit that made the database smaller.
+                    _ => {}
+                }
+                frame += 1;
+            }
+        }
+        map.sort_unstable();
+        keep_last_frames(&mut map);
+        map.shrink_to_fit();
+        Ok(Self(map))
+    }
+
+    /// The entries from this page (counted from 1) on, in order.
+    pub(super) fn entries_from(&self, page: u64) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let start = self.0.partition_point(|&entry| entry >> 32 < page);
+        self.0.get(start..).unwrap_or_default().iter().map(|&entry| ((entry >> 32) as u32, entry as u32))
+    }
+}
+
+/// Of each page's entries, which stand together in rising order of frames, keeps the last.
+fn keep_last_frames(map: &mut Vec<u64>) {
+    map.dedup_by(|next, kept| {
+        let same = *next >> 32 == *kept >> 32;
+        if same {
+            *kept = *next;
+        }
+        same
+    });
+}
+
+/// The region that holds a frame's page number, and the word in it.
+fn place_of(frame: u32) -> (u32, usize) {
+    let index = frame - 1;
+    match index.checked_sub(FIRST_REGION_PAGES) {
+        None => (0, FIRST_PAGES_WORD + index as usize),
+        Some(rest) => (1 + rest / REGION_PAGES, (rest % REGION_PAGES) as usize),
+    }
+}
+
+/// Bytes of a frame with its header.
+pub(super) fn frame_bytes(page_size: u32) -> u64 {
+    FRAME_HEADER_BYTES as u64 + u64::from(page_size)
+}
+
+/// Where a frame starts in the log.
+pub(super) fn frame_offset(frame: u32, page_size: u32) -> u64 {
+    WAL_HEADER_BYTES + u64::from(frame.saturating_sub(1)) * frame_bytes(page_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(frames: u32, size: u16) -> [u32; HEADER_WORDS] {
+        let [low, high] = size.to_ne_bytes();
+        let mut words = [WAL_INDEX_VERSION, 0, 7, u32::from_ne_bytes([1, 0, low, high]), frames, 9, 0, 0, 3, 4, 0, 0];
+        let (sum_1, sum_2) = checksum(&words);
+        (words[10], words[11]) = (sum_1, sum_2);
+        words
+    }
+
+    #[test]
+    fn a_header_needs_two_equal_valid_copies() {
+        let good = header(5, 4096);
+        assert_eq!(WalHeader::from_copies(good, good).map(|h| (h.frames(), h.pages(), h.page_size())), Some((5, 9, 4096)));
+        assert_eq!(WalHeader::from_copies(header(5, 1), header(5, 1)).map(|h| h.page_size()), Some(65_536));
+        assert_eq!(WalHeader::from_copies(good, header(6, 4096)), None);
+        for word in 0..HEADER_WORDS {
+            let mut bad = good;
+            bad[word] ^= 1;
+            assert_eq!(WalHeader::from_copies(bad, bad), None, "word {word}");
+        }
+        assert_eq!(WalHeader::from_copies(header(5, 4097), header(5, 4097)), None);
+        assert_eq!(WalHeader::from_copies(header(5, 256), header(5, 256)), None);
+    }
+
+    #[test]
+    fn frames_are_found_where_sqlite_puts_them() {
+        assert_eq!(place_of(1), (0, 34));
+        assert_eq!(place_of(4062), (0, 4095));
+        assert_eq!(place_of(4063), (1, 0));
+        assert_eq!(place_of(4062 + 4096), (1, 4095));
+        assert_eq!(place_of(4062 + 4097), (2, 0));
+        assert_eq!(frame_offset(1, 4096), 32);
+        assert_eq!(frame_offset(3, 512), 32 + 2 * 536);
+    }
+
+    #[test]
+    fn the_last_frame_of_a_page_counts() {
+        let mut map = vec![1 << 32 | 2, 1 << 32 | 5, 1 << 32 | 9, 4 << 32 | 3];
+        keep_last_frames(&mut map);
+        assert_eq!(map, [1 << 32 | 9, 4 << 32 | 3]);
+    }
+}
