@@ -1,0 +1,221 @@
+//! The arguments. Paths and stream names need not be UTF-8.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Parser, Subcommand};
+
+/// What `icecore --help` ends with.
+const AFTER_HELP: &str = "\
+Environment:
+  ICECORE_REPOSITORY        the repository, if -R is not given
+  ICECORE_PASSWORD          the passphrase
+  ICECORE_PASSWORD_FILE     a file that holds it
+  ICECORE_PASSWORD_COMMAND  a command for sh that prints it
+  ICECORE_CACHE_DIR         where the local catalogs are (they can be deleted at any time)
+
+SNAP is an id or the start of one, `latest`, `latest~N` (the Nth before it), or `@TIME` (the newest at or before TIME).
+TIME is RFC 3339 (2026-11-23T03:15:00Z), or in the local time zone `2026-11-23 03:15`, or `2026-11-23` (its first moment).
+
+Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found; 10 no repository; 11 busy;
+12 wrong passphrase; 130 interrupted; 141 the reader of `dump` closed the pipe.
+
+Example:
+  icecore init && icecore backup sqlite memory.db && icecore restore latest --to restored";
+
+/// Keeps the history of databases: consistent snapshots at about the price of what changed.
+#[derive(Debug, Parser)]
+#[command(name = "icecore", version, max_term_width = 120, after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Global {
+    /// The repository's directory [default: ICECORE_REPOSITORY, else .icecore]
+    #[arg(short = 'R', long = "repo", value_name = "R", global = true)]
+    pub(crate) repo: Option<OsString>,
+    /// Print one JSON document, and errors as JSON lines
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress, and no report of what went well
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say on standard error what is being done
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Threads that work at once [default: one per core]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(InitArgs),
+    Backup(BackupArgs),
+    Snapshots(SnapshotsArgs),
+    /// Show all that is known about a snapshot
+    #[command(after_help = "Example:\n  icecore show latest")]
+    Show(SnapArgs),
+    /// List the streams of a snapshot
+    #[command(after_help = "Example:\n  icecore ls latest~1")]
+    Ls(SnapArgs),
+    /// Show what the repository holds and what that costs
+    #[command(after_help = "Example:\n  icecore --json stats")]
+    Stats,
+    Restore(RestoreArgs),
+    Dump(DumpArgs),
+    Check(CheckArgs),
+}
+
+/// Make a repository
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore -R /srv/backup/brain init")]
+pub(crate) struct InitArgs {
+    /// Store everything readable for anyone who can read the repository
+    #[arg(long)]
+    pub(crate) no_encryption: bool,
+}
+
+/// Take a snapshot
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore backup sqlite memory.db")]
+pub(crate) struct BackupArgs {
+    #[command(subcommand)]
+    pub(crate) what: BackupWhat,
+}
+
+/// What to take a snapshot of.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupWhat {
+    Sqlite(SqliteArgs),
+    Files(FilesArgs),
+}
+
+/// Take one snapshot of SQLite databases, read at one instant
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A name for the stream can be put before the file: NAME=FILE. The first `=` divides them, if no `/` stands before it: \
+                        give a file whose name has a `=` as ./a=b.db, or name it.\n\n\
+                        Example:\n  icecore backup sqlite memory.db log=/var/lib/app/log.db --tag nightly"
+)]
+pub(crate) struct SqliteArgs {
+    /// The databases; a stream's name is the file's unless given
+    #[arg(value_name = "[NAME=]FILE", required = true)]
+    pub(crate) files: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+}
+
+/// Take one snapshot of files and directories; SQLite databases among them are read as such
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore backup files /var/lib/app --tag nightly")]
+pub(crate) struct FilesArgs {
+    /// Files and directories
+    #[arg(value_name = "PATH", required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+}
+
+/// What every backup records.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecordArgs {
+    /// A word to record; may be given several times
+    #[arg(long = "tag", value_name = "T")]
+    pub(crate) tags: Vec<String>,
+    /// Names the source, so that its history goes on where host or paths change
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+    /// The time to record in place of now, for imports of history
+    #[arg(long, value_name = "TIME")]
+    pub(crate) time: Option<String>,
+}
+
+/// Narrows which snapshots are meant.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct FilterArgs {
+    /// Only snapshots of this source: its name, or the start of its id
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+    /// Only snapshots with this tag
+    #[arg(long, value_name = "T")]
+    pub(crate) tag: Option<String>,
+    /// Only snapshots of this host
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+}
+
+/// List the snapshots, oldest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore snapshots --tag nightly")]
+pub(crate) struct SnapshotsArgs {
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
+
+/// One snapshot.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SnapArgs {
+    /// An id or the start of one, `latest`, `latest~N` or `@TIME`
+    #[arg(value_name = "SNAP")]
+    pub(crate) snap: String,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
+
+/// Give a snapshot back as files; what was there is kept as NAME.pre_restore.TIMESTAMP
+#[derive(Debug, clap::Args)]
+#[command(
+    group = ArgGroup::new("where").required(true).args(["to", "streams"]),
+    after_help = "Examples:\n  icecore restore latest --to restored\n  icecore restore '@2026-11-23 03:15' memory.db=/var/lib/app/memory.db"
+)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) snap: SnapArgs,
+    /// Restore these streams onto these files
+    #[arg(value_name = "NAME=DEST")]
+    pub(crate) streams: Vec<OsString>,
+    /// Restore all streams into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Write into databases that others may have open, through SQLite
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) live: bool,
+    /// Put a database in place although SQLite finds it damaged
+    #[arg(long)]
+    pub(crate) accept_damaged: bool,
+}
+
+/// Write one stream to standard output, verified
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore dump latest memory.db > memory.db")]
+pub(crate) struct DumpArgs {
+    #[command(flatten)]
+    pub(crate) snap: SnapArgs,
+    /// The stream
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+}
+
+/// Check the repository: what is damaged, and which snapshots and streams that touches
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore check --read-data")]
+pub(crate) struct CheckArgs {
+    /// Read and decode every stored byte, not only the structure
+    #[arg(long)]
+    pub(crate) read_data: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_arguments_are_consistent() {
+        <super::Args as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,129 @@
+//! `backup`.
+
+use std::time::SystemTime;
+
+use icecore::ops::backup::{BackupOptions, BackupReport, backup};
+use icecore::source::Source;
+use icecore::source::sqlite::{BUSY_TIMEOUT, SqliteOptions, SqliteSource};
+use serde::Serialize;
+
+use super::args::{FilesArgs, RecordArgs, SqliteArgs};
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::output::{self, count, printable};
+use super::views::{FlagView, flags};
+use super::{environment, names, time};
+
+/// `backup sqlite`.
+pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
+    let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
+    let source = SqliteSource::new(databases, sqlite_options()?)?;
+    run(context, &source, &args.record)
+}
+
+/// `backup files`.
+pub(crate) fn files(_context: &Context<'_>, _args: &FilesArgs) -> Result<Exit, Failure> {
+    Err(Failure::failed("`backup files` is not there yet"))
+}
+
+fn sqlite_options() -> Result<SqliteOptions, Failure> {
+    // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
+    Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now })
+}
+
+#[derive(Serialize)]
+struct Done {
+    snapshot: String,
+    parent: Option<String>,
+    source: String,
+    time: String,
+    duration_ms: f64,
+    capture_ms: f64,
+    key_derivation_ms: f64,
+    streams: u64,
+    unchanged_streams: u64,
+    logical_bytes: u64,
+    read_bytes: u64,
+    new_chunks: u64,
+    new_bytes: u64,
+    stored_bytes: u64,
+    flags: Vec<FlagView>,
+    skipped: Vec<String>,
+    #[serde(skip)]
+    short_ids: (String, Option<String>),
+}
+
+fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<Exit, Failure> {
+    let now_ns = time::now_ns();
+    let options = BackupOptions {
+        time_ns: args.time.as_deref().map_or(Ok(now_ns), time::parse)?,
+        now_ns,
+        host: environment::host(),
+        user: environment::user(),
+        tags: args.tags.clone(),
+        source: args.source.clone(),
+    };
+    let repo = context.open()?;
+    let progress = context.progress();
+    let report = backup(&repo, source, &options, &progress)?;
+    drop(progress);
+    let done = Done::of(&report, repo.key_derivation().as_micros() as u64);
+    context.output.report(&done, Done::text)?;
+    match report.skipped.is_empty() && report.record.flags.is_empty() {
+        true => Ok(Exit::Done),
+        false => Ok(Exit::Incomplete),
+    }
+}
+
+impl Done {
+    fn of(report: &BackupReport, key_derivation_us: u64) -> Self {
+        let record = &report.record;
+        Done {
+            snapshot: report.id.to_string(),
+            parent: record.parent.map(|parent| parent.to_string()),
+            source: record.source.label.clone(),
+            time: time::utc(record.time_ns),
+            duration_ms: output::ms(record.duration_us),
+            capture_ms: output::ms(report.capture_us),
+            key_derivation_ms: output::ms(key_derivation_us),
+            streams: record.entries,
+            unchanged_streams: report.unchanged_streams as u64,
+            logical_bytes: record.logical_bytes,
+            read_bytes: record.stats.read_bytes,
+            new_chunks: record.stats.new_chunks,
+            new_bytes: record.stats.new_plain_bytes,
+            stored_bytes: record.stats.pack_bytes,
+            flags: flags(&record.flags),
+            skipped: report.skipped.clone(),
+            short_ids: (report.id.short(), record.parent.map(|parent| parent.short())),
+        }
+    }
+
+    fn text(&self) -> String {
+        let after = self.short_ids.1.as_ref().map_or_else(|| "the first one".to_owned(), |parent| format!("after {parent}"));
+        let unchanged = match self.unchanged_streams {
+            0 => String::new(),
+            number => format!(", {number} unchanged and not read"),
+        };
+        let mut text = format!(
+            "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {} (reading {}, key derivation {})\n",
+            self.short_ids.0,
+            printable(&self.source),
+            count(self.streams, "stream"),
+            output::bytes(self.logical_bytes),
+            output::bytes(self.read_bytes),
+            output::bytes(self.new_bytes),
+            output::bytes(self.stored_bytes),
+            output::duration(self.duration_ms),
+            output::duration(self.capture_ms),
+            output::duration(self.key_derivation_ms),
+        );
+        for flag in &self.flags {
+            text.push_str(&format!("flagged {}: {}\n", printable(&flag.code), printable(&flag.detail)));
+        }
+        for skipped in &self.skipped {
+            text.push_str(&format!("skipped {}\n", printable(skipped)));
+        }
+        text
+    }
+}

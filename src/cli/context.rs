@@ -1,0 +1,71 @@
+//! What all commands share: the repository, the monitor, how snapshots are named.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use icecore::backend::disk::RealDisk;
+use icecore::backend::local::LocalBackend;
+use icecore::format::snapshot::SnapshotRecord;
+use icecore::id::SnapshotId;
+use icecore::ops::select::{SnapshotFilter, SnapshotSpec};
+use icecore::progress::Monitor;
+use icecore::repo::{OpenOptions, Repository};
+
+use super::args::{FilterArgs, Global, SnapArgs};
+use super::exit::Failure;
+use super::output::Output;
+use super::progress::Progress;
+use super::{environment, passphrase, signals, time};
+
+/// The program's run.
+pub(crate) struct Context<'o> {
+    pub(crate) output: &'o Output,
+    global: Global,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl<'o> Context<'o> {
+    pub(crate) fn new(global: Global, output: &'o Output) -> Result<Self, Failure> {
+        let cancelled = signals::watch().map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")))?;
+        Ok(Context { output, global, cancelled })
+    }
+
+    /// Where the repository is, or is to be made.
+    pub(crate) fn repository_path(&self) -> Result<PathBuf, Failure> {
+        environment::repository(self.global.repo.as_deref())
+    }
+
+    /// Opens the repository; asks for the passphrase if it has one.
+    pub(crate) fn open(&self) -> Result<Repository, Failure> {
+        let path = self.repository_path()?;
+        let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
+        let ask = || passphrase::of_repository(&path.display().to_string());
+        let options = OpenOptions { passphrase: &ask, cache_dir: environment::cache_dir()?, threads: self.threads() };
+        Ok(Repository::open(Arc::new(backend), &options)?)
+    }
+
+    fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        self.global.threads.map_or_else(cores, usize::from)
+    }
+
+    /// Starts to show progress, until it is dropped.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress::start(self.output, Arc::clone(&self.cancelled))
+    }
+
+    /// The snapshot that is meant.
+    pub(crate) fn find(&self, repo: &Repository, snap: &SnapArgs, monitor: &dyn Monitor) -> Result<(SnapshotId, SnapshotRecord), Failure> {
+        let spec = SnapshotSpec::parse(&snap.snap, &time::parse)?;
+        let refreshed = repo.refresh()?;
+        refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
+        let found = spec.find(&refreshed.snapshots, &filter(&snap.filter))?;
+        Ok(found.clone())
+    }
+}
+
+/// The filter that the arguments describe.
+pub(crate) fn filter(args: &FilterArgs) -> SnapshotFilter {
+    SnapshotFilter { source: args.source.clone(), tag: args.tag.clone(), host: args.host.clone() }
+}

@@ -1,0 +1,75 @@
+//! What the surroundings say: environment variables, host, user, clock.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::exit::Failure;
+
+/// A variable that is set and not empty.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The repository's directory: the argument, else `ICECORE_REPOSITORY`, else `.icecore`.
+pub(crate) fn repository(argument: Option<&OsStr>) -> Result<PathBuf, Failure> {
+    let named = argument.map(OsStr::to_os_string).or_else(|| variable("ICECORE_REPOSITORY")).unwrap_or_else(|| ".icecore".into());
+    if named.is_empty() {
+        return Err(Failure::usage("the repository's name is empty; give its directory"));
+    }
+    if is_url(&named) {
+        let url = named.to_string_lossy();
+        return Err(Failure::usage(format!("{url}: this version keeps repositories in local directories only; give a directory")));
+    }
+    Ok(PathBuf::from(named))
+}
+
+/// Whether it begins like `s3://`; a directory of such a name can be given as `./s3://`.
+fn is_url(text: &OsStr) -> bool {
+    let bytes = text.as_bytes();
+    let scheme = bytes.windows(3).position(|part| part == b"://").and_then(|end| bytes.get(..end));
+    scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.iter().all(|c| c.is_ascii_alphanumeric() || b"+.-".contains(c)))
+        && bytes.first().is_some_and(u8::is_ascii_alphabetic)
+}
+
+/// The directory of the local catalogs: `ICECORE_CACHE_DIR`, else the user's cache directory.
+pub(crate) fn cache_dir() -> Result<PathBuf, Failure> {
+    if let Some(dir) = variable("ICECORE_CACHE_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    // A relative path there is to be ignored: XDG Base Directory Specification, "Basics".
+    if let Some(dir) = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()) {
+        return Ok(dir.join("icecore"));
+    }
+    let below_home = if cfg!(target_os = "macos") { "Library/Caches/icecore" } else { ".cache/icecore" };
+    match variable("HOME") {
+        Some(home) => Ok(PathBuf::from(home).join(below_home)),
+        None => Err(Failure::failed("there is no place for the local catalog: set ICECORE_CACHE_DIR, XDG_CACHE_HOME or HOME")),
+    }
+}
+
+/// This machine's name.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The user's name, or the number where no variable has it.
+pub(crate) fn user() -> String {
+    let named = variable("USER").or_else(|| variable("LOGNAME"));
+    named.map_or_else(|| rustix::process::getuid().as_raw().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_told_from_paths() {
+        for url in ["s3://bucket/x", "file:///x", "gs+x://y"] {
+            assert!(is_url(OsStr::new(url)), "{url}");
+        }
+        for path in ["./s3://bucket", "/a://b", "a/b", "://x", "3s://x", "c:/x"] {
+            assert!(!is_url(OsStr::new(path)), "{path}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Exit codes, and which failure gives which.
+
+use std::process::ExitCode;
+
+use icecore::Error;
+
+/// What the caller of the program learns from its exit code. Scripts rely on these numbers; they never change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Everything was done.
+    Done = 0,
+    /// It failed; there is no snapshot, nothing was replaced.
+    Failed = 1,
+    /// The arguments are wrong (the number that clap gives too).
+    Usage = 2,
+    /// A snapshot was made, but it is flagged or lacks what could not be read.
+    Incomplete = 3,
+    /// Stored data is damaged.
+    Damaged = 4,
+    /// There is no repository.
+    NoRepository = 10,
+    /// Somebody else holds what is needed.
+    Busy = 11,
+    /// The passphrase is wrong.
+    WrongPassphrase = 12,
+    /// Stopped by SIGINT or SIGTERM.
+    Interrupted = 130,
+    /// The reader of `dump` closed the pipe before the end: what a shell reports of a program that SIGPIPE ended.
+    ClosedPipe = 141,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command ends early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The exit code.
+    pub(crate) exit: Exit,
+    /// A stable word for programs, in the JSON form of errors.
+    pub(crate) code: &'static str,
+    /// For people: what, where, what to do. Nothing is said if it is empty.
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// A failure of what was asked for.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Failure { exit: Exit::Failed, code: "failed", message: message.into() }
+    }
+
+    /// Arguments that make no sense.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Failure { exit: Exit::Usage, code: "usage", message: message.into() }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (exit, code) = match &error {
+            Error::NoRepository { .. } => (Exit::NoRepository, "no-repository"),
+            Error::NotFound { .. } => (Exit::Failed, "not-found"),
+            Error::Corrupt { .. } => (Exit::Damaged, "damaged"),
+            Error::WrongPassphrase { .. } => (Exit::WrongPassphrase, "wrong-passphrase"),
+            Error::UnsupportedFormat { .. } => (Exit::Failed, "unsupported-format"),
+            Error::Backend { .. } => (Exit::Failed, "backend"),
+            Error::Source { .. } => (Exit::Failed, "source"),
+            Error::Destination { .. } => (Exit::Failed, "destination"),
+            Error::Busy { .. } => (Exit::Busy, "busy"),
+            Error::InvalidArgument(_) => (Exit::Usage, "usage"),
+            Error::Catalog { .. } => (Exit::Failed, "catalog"),
+            Error::Stale { .. } => (Exit::Failed, "stale"),
+            Error::Cancelled => (Exit::Interrupted, "interrupted"),
+            _ => (Exit::Failed, "failed"),
+        };
+        Failure { exit, code, message: error.to_string() }
+    }
+}

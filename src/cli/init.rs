@@ -1,0 +1,55 @@
+//! `init`.
+
+use std::sync::Arc;
+
+use icecore::backend::Backend;
+use icecore::backend::disk::RealDisk;
+use icecore::backend::local::LocalBackend;
+use icecore::format::key::KdfCost;
+use icecore::repo::{InitOptions, Repository};
+use icecore::{Error, Result};
+use serde::Serialize;
+
+use super::args::InitArgs;
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::passphrase;
+
+#[derive(Serialize)]
+struct Made {
+    repository: String,
+    location: String,
+    encrypted: bool,
+}
+
+pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failure> {
+    let path = context.repository_path()?;
+    let disk = Arc::new(RealDisk);
+    let taken = |location: &str| Failure::failed(format!("{location} holds a repository already; nothing was changed"));
+    // Asked before the passphrase is; who makes a repository first is decided by the library.
+    match LocalBackend::open(&path, disk.clone()) {
+        Ok(there) => return Err(taken(&there.location())),
+        Err(Error::NoRepository { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let passphrase = match args.no_encryption {
+        true => None,
+        false => Some(passphrase::of_new_repository(&path.display().to_string())?),
+    };
+    let backend = LocalBackend::create(&path, disk)?;
+    let options = InitOptions { passphrase, cost: KdfCost::DEFAULT };
+    let id = Repository::init(&backend, &options).map_err(|error| match error {
+        Error::InvalidArgument(_) => taken(&backend.location()),
+        other => other.into(),
+    })?;
+    let made = Made { repository: id.to_string(), location: backend.location(), encrypted: !args.no_encryption };
+    context.output.report(&made, |made| {
+        let last = match made.encrypted {
+            true => "It is encrypted: without the passphrase the data is lost. Keep the passphrase in a safe place.",
+            false => "It is not encrypted: whoever can read it can read the data.",
+        };
+        let short: String = made.repository.chars().take(12).collect();
+        format!("made repository {short} in {}\n{last}\n", made.location)
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,80 @@
+//! The command line: arguments, output for people and as JSON, progress, exit codes. It gives the library what that does not take by
+//! itself: the environment, the clock, the passphrase.
+
+mod args;
+mod backup;
+mod check;
+mod context;
+mod environment;
+mod exit;
+mod init;
+mod look;
+mod names;
+mod output;
+mod passphrase;
+mod progress;
+mod restore;
+mod signals;
+mod table;
+mod time;
+mod views;
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, BackupWhat, Command};
+use context::Context;
+use exit::{Exit, Failure};
+use output::Output;
+
+/// Runs what the arguments ask for.
+pub(crate) fn main() -> ExitCode {
+    match Args::try_parse() {
+        Ok(args) => {
+            let output = Output::new(&args.global);
+            let exit = match run(args, &output) {
+                Ok(exit) => exit,
+                Err(failure) => {
+                    output.failure(&failure);
+                    failure.exit
+                }
+            };
+            exit.into()
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
+    let context = Context::new(args.global, output)?;
+    match args.command {
+        Command::Init(init) => init::run(&context, &init),
+        Command::Backup(backup) => match backup.what {
+            BackupWhat::Sqlite(sqlite) => backup::sqlite(&context, &sqlite),
+            BackupWhat::Files(files) => backup::files(&context, &files),
+        },
+        Command::Snapshots(snapshots) => look::snapshots(&context, &snapshots),
+        Command::Show(snap) => look::show(&context, &snap),
+        Command::Ls(snap) => look::ls(&context, &snap),
+        Command::Stats => look::stats(&context),
+        Command::Restore(restore) => restore::restore(&context, &restore),
+        Command::Dump(dump) => restore::dump(&context, &dump),
+        Command::Check(check) => check::run(&context, &check),
+    }
+}
+
+/// Help and version are asked for; everything else here is a usage error.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let asked_for = !error.use_stderr();
+    if !asked_for && std::env::args_os().any(|arg| arg == OsStr::new("--json")) {
+        let text = error.render().to_string();
+        output::failure_as_json(&Failure::usage(text.trim_end().strip_prefix("error: ").unwrap_or(text.trim_end())));
+    } else if let Err(failed) = error.print()
+        && failed.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        return Exit::Failed.into();
+    }
+    if asked_for { Exit::Done.into() } else { Exit::Usage.into() }
+}

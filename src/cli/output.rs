@@ -1,0 +1,159 @@
+//! What is printed, and where. Results go to standard output; a reader that closes the pipe early ends them quietly. Errors and
+//! warnings go to standard error. With `--json` there is one document, and each error or warning is one line of JSON.
+
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+
+use super::args::Global;
+use super::exit::Failure;
+
+/// The version of all JSON documents. It grows when a field changes its meaning or goes; readers ignore fields that they do not know.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// How much is said, and in which form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    pub(crate) verbose: bool,
+}
+
+#[derive(Serialize)]
+struct Document<'a, T> {
+    schema: u32,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+impl Output {
+    pub(crate) fn new(global: &Global) -> Self {
+        Output { json: global.json, quiet: global.quiet, verbose: global.verbose }
+    }
+
+    /// What was asked for: the document with `--json`, else the text.
+    pub(crate) fn result<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+        let mut bytes = match self.json {
+            true => serde_json::to_vec_pretty(&Document { schema: SCHEMA, body: document })
+                .map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?,
+            false => text(document).into_bytes(),
+        };
+        if self.json {
+            bytes.push(b'\n');
+        }
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::failed(format!("cannot write to standard output: {e}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The report of what was done: as [`Output::result`], but as text not with `-q`.
+    pub(crate) fn report<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+        if self.quiet && !self.json { Ok(()) } else { self.result(document, text) }
+    }
+
+    /// Why the program ends.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        match () {
+            () if failure.message.is_empty() => {}
+            () if self.json => failure_as_json(failure),
+            () => to_stderr(&format!("error: {}", printable(&failure.message))),
+        }
+    }
+
+    /// A line for standard error that says what the user should know.
+    pub(crate) fn warning_line(&self, message: &str) -> String {
+        match self.json {
+            true => serde_json::json!({ "warning": { "message": message } }).to_string(),
+            false => format!("warning: {}", printable(message)),
+        }
+    }
+}
+
+/// One line of JSON on standard error.
+pub(crate) fn failure_as_json(failure: &Failure) {
+    to_stderr(&serde_json::json!({ "error": { "code": failure.code, "message": failure.message } }).to_string());
+}
+
+/// Where standard error is closed there is nobody to tell.
+fn to_stderr(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Text that does nothing to a terminal: names come from file systems and from repositories that others wrote.
+pub(crate) fn printable(text: &str) -> String {
+    let escape = |c: char| c.is_control() && c != '\n';
+    if !text.contains(escape) {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if escape(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// Bytes for people: `0 B`, `1023 B`, `1.0 KiB`, `12.3 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = "KiB";
+    // 1023.95 would be shown as 1024.0.
+    for larger in UNITS.iter().skip(1) {
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    format!("{value:.1} {unit}")
+}
+
+/// Milliseconds with three decimals, of microseconds.
+pub(crate) fn ms(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
+
+/// A time span for people.
+pub(crate) fn duration(ms: f64) -> String {
+    match ms {
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms if ms < 60_000.0 => format!("{:.1} s", ms / 1000.0),
+        ms => {
+            let seconds = (ms / 1000.0) as u64;
+            match seconds / 3600 {
+                0 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+                hours => format!("{hours} h {:02} min", seconds / 60 % 60),
+            }
+        }
+    }
+}
+
+/// `1 stream`, `2 streams`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_for_people() {
+        let shown = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 10 << 30, u64::MAX].map(bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "10.0 GiB", "16.0 EiB"]);
+    }
+
+    #[test]
+    fn durations_for_people() {
+        let shown = [0.4, 999.0, 1000.0, 61_000.0, 3_660_000.0].map(duration);
+        assert_eq!(shown, ["0 ms", "999 ms", "1.0 s", "1 min 01 s", "1 h 01 min"]);
+    }
+
+    #[test]
+    fn nothing_reaches_the_terminal_but_text() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c"), "a\\u{1b}[2Jb\\r\n\\u{9b}c");
+        assert_eq!(printable("gr\u{fc}n"), "gr\u{fc}n");
+    }
+}

@@ -1,0 +1,117 @@
+//! Where the passphrase comes from. It is wiped from memory after use and appears in no message.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use icecore::{Error, Result};
+use zeroize::Zeroizing;
+
+/// The longest passphrase, bytes: more than that is a file given by mistake.
+const LEN_MAX: usize = 64 << 10;
+
+/// The passphrase of a repository that exists.
+pub(crate) fn of_repository(location: &str) -> Result<Zeroizing<String>> {
+    match from_environment()? {
+        Some(passphrase) => Ok(passphrase),
+        None => ask(&format!("Passphrase for {location}: ")),
+    }
+}
+
+/// The passphrase of a repository that is about to be made; typed twice.
+pub(crate) fn of_new_repository(location: &str) -> Result<Zeroizing<String>> {
+    if let Some(passphrase) = from_environment()? {
+        return Ok(passphrase);
+    }
+    let first = ask(&format!("New passphrase for {location}: "))?;
+    let second = ask("The same again: ")?;
+    match *first == *second {
+        true => Ok(first),
+        false => Err(unusable("the two are not the same; nothing was made")),
+    }
+}
+
+fn unusable(detail: &str) -> Error {
+    Error::backend("read", "the passphrase", io::Error::other(detail))
+}
+
+fn from_environment() -> Result<Option<Zeroizing<String>>> {
+    if let Some(value) = std::env::var_os("ICECORE_PASSWORD") {
+        let text = value.into_string().map(Zeroizing::new).map_err(|_| unusable("ICECORE_PASSWORD is not UTF-8"))?;
+        return not_empty(text, "ICECORE_PASSWORD").map(Some);
+    }
+    if let Some(path) = std::env::var_os("ICECORE_PASSWORD_FILE") {
+        return from_file(Path::new(&path)).map(Some);
+    }
+    if let Some(command) = std::env::var_os("ICECORE_PASSWORD_COMMAND") {
+        return from_command(&command).map(Some);
+    }
+    Ok(None)
+}
+
+fn not_empty(text: Zeroizing<String>, name: &str) -> Result<Zeroizing<String>> {
+    if text.is_empty() { Err(unusable(&format!("{name} gives an empty one"))) } else { Ok(text) }
+}
+
+fn from_file(path: &Path) -> Result<Zeroizing<String>> {
+    let failed = |e| Error::backend("read", format!("the passphrase file {}", path.display()), e);
+    let file = File::open(path).map_err(failed)?;
+    first_line(read_bounded(file).map_err(failed)?, "ICECORE_PASSWORD_FILE")
+}
+
+fn from_command(command: &OsStr) -> Result<Zeroizing<String>> {
+    // The command may ask on the terminal itself, so it gets the program's input and standard error.
+    let mut child = Command::new("sh")
+        .args([OsString::from("-c"), command.to_os_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| Error::backend("run", "ICECORE_PASSWORD_COMMAND", e))?;
+    let failed = |e| Error::backend("read", "what ICECORE_PASSWORD_COMMAND prints", e);
+    let output = child.stdout.take().map(read_bounded).unwrap_or_else(|| Ok(Zeroizing::default()));
+    let status = child.wait().map_err(failed)?;
+    if !status.success() {
+        return Err(unusable(&format!("ICECORE_PASSWORD_COMMAND failed ({status})")));
+    }
+    first_line(output.map_err(failed)?, "ICECORE_PASSWORD_COMMAND")
+}
+
+/// All of it, in one allocation, so that no copy is left behind.
+fn read_bounded(input: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; LEN_MAX + 1]);
+    let (mut input, mut len) = (input, 0);
+    while let Some(space) = bytes.get_mut(len..).filter(|space| !space.is_empty()) {
+        match input.read(space) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if len > LEN_MAX {
+        return Err(io::Error::other(format!("it is longer than {LEN_MAX} bytes")));
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// The text without the end of its last line.
+fn first_line(bytes: Zeroizing<Vec<u8>>, name: &str) -> Result<Zeroizing<String>> {
+    let line = bytes.strip_suffix(b"\n").map_or(&bytes[..], |line| line.strip_suffix(b"\r").unwrap_or(line));
+    let text = std::str::from_utf8(line).map_err(|_| unusable(&format!("{name} gives one that is not UTF-8")))?;
+    not_empty(Zeroizing::new(text.to_owned()), name)
+}
+
+fn ask(prompt: &str) -> Result<Zeroizing<String>> {
+    if !io::stdin().is_terminal() {
+        return Err(unusable(
+            "it is not given and there is no terminal to ask on; set ICECORE_PASSWORD, ICECORE_PASSWORD_FILE or ICECORE_PASSWORD_COMMAND",
+        ));
+    }
+    match rpassword::prompt_password(prompt) {
+        Ok(typed) => not_empty(Zeroizing::new(typed), "the answer"),
+        Err(e) if e.kind() == ErrorKind::Interrupted => Err(Error::Cancelled),
+        Err(e) => Err(Error::backend("read", "the passphrase from the terminal", e)),
+    }
+}

@@ -1,0 +1,243 @@
+//! Progress on standard error, for what lasts longer than half a second and only on a terminal. Warnings share the line with it.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use icecore::progress::Monitor;
+
+use super::output::{self, Output};
+
+/// Nothing is drawn before this.
+const QUIET_AT_FIRST: Duration = Duration::from_millis(500);
+/// Between two drawings.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// Takes the cursor to the start of the line and clears it (ECMA-48, EL).
+const CLEAR: &str = "\r\x1b[K";
+
+/// Shows what the library reports, until it is dropped.
+pub(crate) struct Progress {
+    shared: Arc<Shared>,
+    drawer: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    output: Output,
+    cancelled: Arc<AtomicBool>,
+    /// Bytes done in the current phase.
+    done: AtomicU64,
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+struct State {
+    sink: Box<dyn Write + Send>,
+    phase: Option<Phase>,
+    /// Whether the line with progress is on the screen.
+    drawn: bool,
+    ended: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Phase {
+    name: &'static str,
+    total_bytes: Option<u64>,
+    since: Instant,
+}
+
+impl Progress {
+    pub(crate) fn start(output: &Output, cancelled: Arc<AtomicBool>) -> Self {
+        let mut progress = Self::on(Box::new(io::stderr()), output, cancelled);
+        if io::stderr().is_terminal() && !output.quiet && !output.json && !output.verbose {
+            let shared = Arc::clone(&progress.shared);
+            // Without a thread there is no progress, which is no reason to fail.
+            progress.drawer = std::thread::Builder::new().name("progress".into()).spawn(move || shared.draw_until_ended()).ok();
+        }
+        progress
+    }
+
+    fn on(sink: Box<dyn Write + Send>, output: &Output, cancelled: Arc<AtomicBool>) -> Self {
+        let state = Mutex::new(State { sink, phase: None, drawn: false, ended: false });
+        let shared = Shared { output: *output, cancelled, done: AtomicU64::new(0), state, ended: Condvar::new() };
+        Progress { shared: Arc::new(shared), drawer: None }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.state();
+            state.ended = true;
+            state.clear();
+        }
+        self.shared.ended.notify_all();
+        if let Some(drawer) = self.drawer.take() {
+            let _ = drawer.join();
+        }
+    }
+}
+
+impl Monitor for Progress {
+    fn phase(&self, name: &'static str, total_bytes: Option<u64>) {
+        let mut state = self.shared.state();
+        self.shared.done.store(0, Ordering::Relaxed);
+        state.phase = Some(Phase { name, total_bytes, since: Instant::now() });
+        if self.shared.output.verbose && !self.shared.output.json {
+            let total = total_bytes.map_or_else(String::new, |total| format!(" {}", output::bytes(total)));
+            state.line(&format!("{name}{total}"));
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.shared.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn warn(&self, message: &str) {
+        let line = self.shared.output.warning_line(message);
+        self.shared.state().line(&line);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.shared.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw_until_ended(&self) {
+        let mut state = self.state();
+        let mut wait = QUIET_AT_FIRST;
+        loop {
+            let (guard, _) = self.ended.wait_timeout_while(state, wait, |s| !s.ended).unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            if state.ended {
+                return;
+            }
+            state.draw(self.done.load(Ordering::Relaxed));
+            wait = INTERVAL;
+        }
+    }
+}
+
+/// Where standard error cannot be written there is nobody to show anything to.
+impl State {
+    fn draw(&mut self, done: u64) {
+        if let Some(phase) = self.phase {
+            let text = line(phase.name, done, phase.total_bytes, phase.since.elapsed());
+            let _ = write!(self.sink, "{CLEAR}{text}").and_then(|()| self.sink.flush());
+            self.drawn = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        if self.drawn {
+            let _ = write!(self.sink, "{CLEAR}").and_then(|()| self.sink.flush());
+            self.drawn = false;
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        self.clear();
+        let _ = writeln!(self.sink, "{text}").and_then(|()| self.sink.flush());
+    }
+}
+
+/// The line: phase, bytes, rate, time left; less than 80 columns.
+fn line(phase: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
+    if done == 0 {
+        return format!("{phase} ...");
+    }
+    let seconds = elapsed.as_secs_f64().max(0.001);
+    let rate = done as f64 / seconds;
+    let rate_text = output::bytes(rate as u64);
+    match total.filter(|total| *total > 0) {
+        Some(total) => {
+            let percent = (u128::from(done) * 100 / u128::from(total)).min(100);
+            let left = output::duration(total.saturating_sub(done) as f64 / rate * 1000.0);
+            format!("{phase} {} of {} ({percent} %), {rate_text}/s, {left} left", output::bytes(done), output::bytes(total))
+        }
+        None => format!("{phase} {}, {rate_text}/s", output::bytes(done)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Screen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Screen {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    fn progress(screen: &Screen) -> Progress {
+        let output = Output { json: false, quiet: false, verbose: false };
+        Progress::on(Box::new(screen.clone()), &output, Arc::default())
+    }
+
+    #[test]
+    fn the_line() {
+        let second = Duration::from_secs(1);
+        assert_eq!(line("reading", 0, Some(10), second), "reading ...");
+        assert_eq!(line("reading", 1 << 20, Some(4 << 20), second), "reading 1.0 MiB of 4.0 MiB (25 %), 1.0 MiB/s, 3.0 s left");
+        assert_eq!(line("checking", 1 << 20, None, 2 * second), "checking 1.0 MiB, 512.0 KiB/s");
+        assert_eq!(line("reading", 9, Some(4), second), "reading 9 B of 4 B (100 %), 9 B/s, 0 ms left");
+        assert!(line("checking records", u64::MAX, Some(u64::MAX), second).len() < 80);
+    }
+
+    #[test]
+    fn a_warning_stands_on_a_line_of_its_own() {
+        let screen = Screen::default();
+        let progress = progress(&screen);
+        progress.phase("reading", Some(100));
+        progress.shared.state().draw(0);
+        progress.warn("careful");
+        progress.shared.state().draw(0);
+        drop(progress);
+        assert_eq!(screen.text(), format!("{CLEAR}reading ...{CLEAR}warning: careful\n{CLEAR}reading ...{CLEAR}"));
+    }
+
+    #[test]
+    fn nothing_is_cleared_where_nothing_was_drawn() {
+        let screen = Screen::default();
+        drop(progress(&screen));
+        let other = progress(&screen);
+        other.warn("a\u{7}b");
+        drop(other);
+        assert_eq!(screen.text(), "warning: a\\u{7}b\n");
+    }
+
+    #[test]
+    fn the_thread_draws_and_ends() {
+        let screen = Screen::default();
+        let mut progress = progress(&screen);
+        progress.phase("reading", None);
+        let shared = Arc::clone(&progress.shared);
+        progress.drawer = Some(std::thread::spawn(move || shared.draw_until_ended()));
+        while screen.text().is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(progress);
+        let text = screen.text();
+        assert!(text.starts_with(&format!("{CLEAR}reading ...")) && text.ends_with(CLEAR), "{text:?}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Points in time: typed by people, shown to people, written for programs.
+
+use icecore::{Error, Result};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+/// The clock, nanoseconds since 1970 UTC.
+pub(crate) fn now_ns() -> i64 {
+    i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+/// Nanoseconds since 1970 UTC of RFC 3339, or of a date with or without a time in the local time zone.
+pub(crate) fn parse(text: &str) -> Result<i64> {
+    parse_in(text, &TimeZone::system())
+}
+
+fn parse_in(text: &str, zone: &TimeZone) -> Result<i64> {
+    let local = |civil: DateTime| civil.to_zoned(zone.clone()).map(|zoned| zoned.timestamp());
+    let parsed = text.parse::<Timestamp>().or_else(|_| text.parse::<DateTime>().and_then(local));
+    let wrong = || Error::InvalidArgument(format!("{text}: not a time; give 2026-11-23T03:15:00Z, `2026-11-23 03:15` or 2026-11-23"));
+    i64::try_from(parsed.map_err(|_| wrong())?.as_nanosecond()).map_err(|_| wrong())
+}
+
+/// For people: local, with the offset.
+pub(crate) fn local(time_ns: i64) -> String {
+    shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
+}
+
+/// For programs: RFC 3339 in UTC.
+pub(crate) fn utc(time_ns: i64) -> String {
+    Timestamp::from_nanosecond(i128::from(time_ns)).map_or_else(|_| time_ns.to_string(), |time| time.to_string())
+}
+
+/// For the names of kept files: `20261123T031500Z`.
+pub(crate) fn compact(time_ns: i64) -> String {
+    shown(time_ns, TimeZone::UTC, "%Y%m%dT%H%M%SZ")
+}
+
+fn shown(time_ns: i64, zone: TimeZone, format: &str) -> String {
+    let text = Timestamp::from_nanosecond(i128::from(time_ns)).and_then(|time| jiff::fmt::strtime::format(format, &time.to_zoned(zone)));
+    text.unwrap_or_else(|_| time_ns.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forms_of_a_time() {
+        let berlin = TimeZone::fixed(jiff::tz::offset(1));
+        let parse = |text: &str| parse_in(text, &berlin).map(utc).unwrap_or_else(|e| e.to_string());
+        assert_eq!(parse("2026-11-23T03:15:00Z"), "2026-11-23T03:15:00Z");
+        assert_eq!(parse("2026-11-23T03:15:00.5-02:00"), "2026-11-23T05:15:00.5Z");
+        assert_eq!(parse("2026-11-23 03:15"), "2026-11-23T02:15:00Z");
+        assert_eq!(parse("2026-11-23 03:15:07"), "2026-11-23T02:15:07Z");
+        assert_eq!(parse("2026-11-23"), "2026-11-22T23:00:00Z");
+        for wrong in ["", "yesterday", "2026-13-01", "9999-01-01", "2026-11-23 25:00"] {
+            assert!(parse(wrong).contains("not a time"), "{wrong}: {}", parse(wrong));
+        }
+    }
+
+    #[test]
+    fn times_that_a_record_may_hold() {
+        assert_eq!(compact(0), "19700101T000000Z");
+        for time_ns in [i64::MIN, -1, 0, i64::MAX] {
+            assert!(utc(time_ns).ends_with('Z'));
+            assert!(local(time_ns).contains(':'));
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The JSON forms of what the library returns. Field names carry their unit; the text for people is made of the same values.
+
+use std::path::Path;
+
+use icecore::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, SqliteFacts, StreamEntry};
+use icecore::id::{SnapshotId, to_hex};
+use serde::Serialize;
+
+use super::{output, time};
+
+/// A name or path, which need not be UTF-8: then the text has replacement characters, and the hex digits say what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name_hex: Option<String>,
+}
+
+impl Named {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let (name, name_hex) = text_and_hex(bytes);
+        Named { name, name_hex }
+    }
+}
+
+/// As [`Named`], for a place on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Located {
+    pub(crate) path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path_hex: Option<String>,
+}
+
+impl Located {
+    pub(crate) fn of(path: &Path) -> Self {
+        let (path, path_hex) = text_and_hex(path.as_os_str().as_encoded_bytes());
+        Located { path, path_hex }
+    }
+}
+
+/// The text, and the hex digits if the text does not say all.
+pub(crate) fn text_and_hex(bytes: &[u8]) -> (String, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(to_hex(bytes))),
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct SourceView {
+    pub(crate) id: String,
+    pub(crate) kind: &'static str,
+    pub(crate) label: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct FlagView {
+    pub(crate) code: String,
+    pub(crate) detail: String,
+}
+
+pub(crate) fn flags(flags: &[Flag]) -> Vec<FlagView> {
+    flags.iter().map(|flag| FlagView { code: flag.code.clone(), detail: flag.detail.clone() }).collect()
+}
+
+/// A snapshot in a list.
+#[derive(Debug, Serialize)]
+pub(crate) struct SnapshotView {
+    pub(crate) id: String,
+    pub(crate) time: String,
+    pub(crate) duration_ms: f64,
+    pub(crate) host: String,
+    pub(crate) user: String,
+    pub(crate) tool: String,
+    pub(crate) source: SourceView,
+    pub(crate) parent: Option<String>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) flags: Vec<FlagView>,
+    pub(crate) streams: u64,
+    pub(crate) logical_bytes: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) new_chunks: u64,
+    pub(crate) new_bytes: u64,
+    pub(crate) stored_bytes: u64,
+    #[serde(skip)]
+    pub(crate) short_id: String,
+    #[serde(skip)]
+    pub(crate) time_ns: i64,
+}
+
+impl SnapshotView {
+    pub(crate) fn of(id: &SnapshotId, record: &SnapshotRecord) -> Self {
+        let kind = match record.source.kind {
+            SourceKind::Sqlite => "sqlite",
+            SourceKind::Files => "files",
+        };
+        SnapshotView {
+            id: id.to_string(),
+            time: time::utc(record.time_ns),
+            duration_ms: output::ms(record.duration_us),
+            host: record.host.clone(),
+            user: record.user.clone(),
+            tool: record.tool.clone(),
+            source: SourceView { id: record.source.id.to_string(), kind, label: record.source.label.clone() },
+            parent: record.parent.map(|parent| parent.to_string()),
+            tags: record.tags.clone(),
+            flags: flags(&record.flags),
+            streams: record.entries,
+            logical_bytes: record.logical_bytes,
+            read_bytes: record.stats.read_bytes,
+            new_chunks: record.stats.new_chunks,
+            new_bytes: record.stats.new_plain_bytes,
+            stored_bytes: record.stats.pack_bytes,
+            short_id: id.short(),
+            time_ns: record.time_ns,
+        }
+    }
+
+    /// The codes of the flags, for people.
+    pub(crate) fn flag_codes(&self) -> String {
+        self.flags.iter().map(|flag| flag.code.as_str()).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// A stream of a snapshot.
+#[derive(Debug, Serialize)]
+pub(crate) struct StreamView {
+    #[serde(flatten)]
+    pub(crate) named: Named,
+    pub(crate) kind: &'static str,
+    pub(crate) bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target_hex: Option<String>,
+    #[serde(flatten)]
+    pub(crate) sqlite: Option<SqliteView>,
+    pub(crate) mode: Option<String>,
+    pub(crate) mtime: Option<String>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    #[serde(skip)]
+    pub(crate) mtime_ns: Option<i64>,
+}
+
+/// What the header of a database said.
+#[derive(Debug, Serialize)]
+pub(crate) struct SqliteView {
+    pub(crate) page_size: u32,
+    pub(crate) page_count: u64,
+    pub(crate) freelist_pages: u32,
+    pub(crate) user_version: i32,
+    pub(crate) application_id: i32,
+    pub(crate) encoding: &'static str,
+    pub(crate) journal_mode: &'static str,
+    pub(crate) change_counter: u32,
+    pub(crate) schema_cookie: u32,
+}
+
+impl SqliteView {
+    fn of(facts: &SqliteFacts) -> Self {
+        SqliteView {
+            page_size: facts.page_size,
+            page_count: facts.page_count,
+            freelist_pages: facts.freelist_pages,
+            user_version: facts.user_version,
+            application_id: facts.application_id,
+            encoding: match facts.encoding {
+                1 => "UTF-8",
+                2 => "UTF-16le",
+                3 => "UTF-16be",
+                _ => "none",
+            },
+            journal_mode: if facts.wal { "wal" } else { "rollback" },
+            change_counter: facts.change_counter,
+            schema_cookie: facts.schema_cookie,
+        }
+    }
+}
+
+impl StreamView {
+    pub(crate) fn of(entry: &StreamEntry) -> Self {
+        let (kind, target) = match &entry.kind {
+            EntryKind::Sqlite(_) => ("sqlite", None),
+            EntryKind::File => ("file", None),
+            EntryKind::Directory => ("directory", None),
+            EntryKind::Symlink(target) => ("symlink", Some(target)),
+            EntryKind::HardLink(other) => ("hardlink", Some(other)),
+        };
+        let (target, target_hex) = match target.map(|target| text_and_hex(target)) {
+            Some((text, hex)) => (Some(text), hex),
+            None => (None, None),
+        };
+        StreamView {
+            named: Named::of(&entry.name),
+            kind,
+            bytes: entry.root.len,
+            target,
+            target_hex,
+            sqlite: if let EntryKind::Sqlite(facts) = &entry.kind { Some(SqliteView::of(facts)) } else { None },
+            mode: entry.meta.map(|meta| format!("{:04o}", meta.mode)),
+            mtime: entry.meta.map(|meta| time::utc(meta.mtime_ns)),
+            uid: entry.meta.map(|meta| meta.uid),
+            gid: entry.meta.map(|meta| meta.gid),
+            mtime_ns: entry.meta.map(|meta| meta.mtime_ns),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_not_utf8_say_so() {
+        assert_eq!(serde_json::to_value(Named::of(b"a")).ok(), Some(serde_json::json!({ "name": "a" })));
+        let odd = serde_json::json!({ "name": "a\u{fffd}", "name_hex": "61ff" });
+        assert_eq!(serde_json::to_value(Named::of(b"a\xff")).ok(), Some(odd));
+    }
+}
