@@ -4,5 +4,6 @@
 #[path = "../support/repo.rs"]
 mod support;
 
+mod cost;
 mod damage;
 mod history;
