@@ -1,11 +1,13 @@
 //! A database is taken as unchanged only when the file system proves it.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
-use icecore::source::Stamp;
+use icecore::progress::Monitor;
 use icecore::source::sqlite::SqliteSource;
+use icecore::source::{Body, Source, Stamp};
 use rusqlite::Connection;
 
 use crate::support::*;
@@ -161,7 +163,7 @@ fn damaged_stamps_are_no_stamps() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.db");
     make_closed(&path, "delete");
-    let good = stamps(&path).remove(&b"db".to_vec()).unwrap().0;
+    let good = stamps(&path).remove(b"db".as_slice()).unwrap().0;
     let with = |bytes: &[u8]| Known::from([(b"db".to_vec(), Stamp(bytes.to_vec()))]);
     for cut in 0..good.len() {
         assert!(!is_unchanged(&path, &with(&good[..cut])), "cut at {cut}");
@@ -192,4 +194,41 @@ fn one_of_two_is_unchanged() {
     assert!(captured.streams["a"].bytes.is_none());
     assert_same(captured.bytes("b"), &std::fs::read(&b).unwrap(), "b");
     assert_eq!(captured.report.stamps.len(), 2);
+}
+
+/// Writes to a database at the moment when transactions are about to be opened.
+struct WriteBeforeBegin(PathBuf, Once);
+
+impl Monitor for WriteBeforeBegin {
+    fn phase(&self, _name: &'static str, _total_bytes: Option<u64>) {}
+    fn advance(&self, _bytes: u64) {}
+    fn warn(&self, _message: &str) {}
+    fn cancelled(&self) -> bool {
+        self.1.call_once(|| assert_eq!(Connection::open(&self.0).unwrap().execute("DELETE FROM t WHERE id=9", []).unwrap(), 1));
+        false
+    }
+}
+
+#[test]
+fn a_change_after_the_first_look_is_not_missed() {
+    for other_changed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.db"), dir.path().join("b.db"));
+        for path in [&a, &b] {
+            make_closed(path, "wal");
+        }
+        let source = at(soon, &[("a", a.as_path()), ("b", b.as_path())]);
+        let known = capture_from(&source, &Known::new()).unwrap().report.stamps;
+        if other_changed {
+            Connection::open(&b).unwrap().execute("DELETE FROM t WHERE id=5", []).unwrap();
+        }
+        let mut capture = source.capture(&known, &WriteBeforeBegin(a.clone(), Once::new())).unwrap();
+        let stream = capture.next_stream().unwrap().unwrap();
+        assert_eq!(stream.name, b"a");
+        let Body::Pages(pages) = stream.body else { panic!("taken as unchanged") };
+        let image = read_all(&*pages).unwrap();
+        capture.finish().unwrap();
+        let rows: i64 = open_image(dir.path(), &image).query_row("SELECT count(*) FROM t WHERE id=9", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0);
+    }
 }

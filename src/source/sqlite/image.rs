@@ -151,8 +151,7 @@ impl Image {
             at += from_main as u64;
             buffer = rest;
             let Some(first) = entries.peek().copied().filter(|_| !buffer.is_empty()) else { continue };
-            let next = self.frames.entries_from(u64::from(first.0) + 1);
-            let run = self.run_of(next, first, buffer.len() / page_size as usize);
+            let run = self.run_of(entries.clone().skip(1), first, buffer.len() / page_size as usize);
             let (log, rest) = buffer.split_at_mut_checked(run * page_size as usize).ok_or_else(|| self.misread())?;
             self.read_frames(engine, first.0, first.1, log)?;
             at += log.len() as u64;

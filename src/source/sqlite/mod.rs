@@ -12,7 +12,7 @@
 //!
 //! *WAL.* Let H be the wal-index header that our transaction works with: its last frame, its size in pages, the salts. SQLite does not
 //! show H, but takes it from shared memory, and only if it was the current one after the read lock was taken. So: read the header, begin,
-//! read it again; if it is the same, H is that one, because every commit, reset and recovery changes it ([`instant`](self)).
+//! read it again; if it is the same, H is that one, because every commit, reset and recovery changes it.
 //! Between `begin` and the second look the number of backfilled frames, B, is read; because the header was still H *after* that, no
 //! checkpointer that knew later frames can have set B, and each page whose last frame (up to H) is at most B is complete in the main file
 //! (the argument of walTryBeginRead in sqlite3.c). From then on:

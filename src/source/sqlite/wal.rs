@@ -169,7 +169,7 @@ impl FrameMap {
     }
 
     /// The entries from this page (counted from 1) on, in order.
-    pub(super) fn entries_from(&self, page: u64) -> impl Iterator<Item = (u32, u32)> + '_ {
+    pub(super) fn entries_from(&self, page: u64) -> impl Iterator<Item = (u32, u32)> + Clone + '_ {
         let start = self.0.partition_point(|&entry| entry >> 32 < page);
         self.0.get(start..).unwrap_or_default().iter().map(|&entry| ((entry >> 32) as u32, entry as u32))
     }
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(WalHeader::from_copies(good, header(6, 4096)), None);
         for word in 0..HEADER_WORDS {
             let mut bad = good;
-            bad[word] ^= 1;
+            bad.iter_mut().skip(word).take(1).for_each(|word| *word ^= 1);
             assert_eq!(WalHeader::from_copies(bad, bad), None, "word {word}");
         }
         assert_eq!(WalHeader::from_copies(header(5, 4097), header(5, 4097)), None);
