@@ -256,6 +256,23 @@ fn a_log_without_its_database_is_left_alone() {
     assert_one_generation(dir.path(), "a log alone");
 }
 
+/// An old generation that could not be removed is not taken for the current one, when that one has lost its database.
+#[test]
+fn an_old_generation_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fill(dir.path());
+    let bytes = fs::read(&path).unwrap();
+    open(dir.path()).distrust("test");
+    let second = open(dir.path()).path().to_path_buf();
+    assert_ne!(second, path);
+    fs::write(&path, &bytes).unwrap();
+    fs::rename(&second, format!("{}-wal", second.display())).unwrap();
+    let third = open(dir.path());
+    assert!(third.path() != path && third.path() != second);
+    assert!(third.packs().unwrap().is_empty());
+    assert_one_generation(dir.path(), "three generations");
+}
+
 /// The log that a killed process left, cut or changed anywhere: SQLite takes the transactions before the bad place.
 #[test]
 fn a_damaged_log() {
