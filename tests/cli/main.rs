@@ -1,0 +1,11 @@
+//! The program as its users meet it: exit codes, JSON, what is printed where, signals, pipes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod codes;
+mod json;
+mod passphrase;
+mod pipes;
+mod places;
+mod select;
+mod signals;
+mod support;

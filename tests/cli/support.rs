@@ -1,0 +1,118 @@
+//! A place of its own for each test: repository, cache and home, and nothing of the caller's environment.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rusqlite::Connection;
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub struct Place {
+    dir: TempDir,
+}
+
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("home")).unwrap();
+        Place { dir }
+    }
+
+    /// With an unencrypted repository and the database `a.db`.
+    pub fn with_repository() -> Self {
+        let place = Self::new();
+        assert_eq!(place.run(["init", "--no-encryption"]).code, Some(0));
+        place.database("a.db", 100);
+        place
+    }
+
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
+        for name in ["REPOSITORY", "PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND", "CACHE_DIR"] {
+            command.env_remove(format!("ICECORE_{name}"));
+        }
+        command.current_dir(self.dir.path()).stdin(Stdio::null()).env_remove("XDG_CACHE_HOME");
+        command.env("HOME", self.path("home")).env("ICECORE_CACHE_DIR", self.path("cache")).env("TZ", "UTC");
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        self.command().args(args).output().unwrap().into()
+    }
+
+    /// Runs what has to end well.
+    pub fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        let run = self.run(args);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run
+    }
+
+    /// The JSON document of what has to end well.
+    pub fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Value {
+        let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        self.ok(std::iter::once("--json".into()).chain(args)).json()
+    }
+
+    /// Makes a database, closed again.
+    pub fn database(&self, name: impl AsRef<Path>, rows: u32) -> PathBuf {
+        let path = self.path(name);
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, text TEXT)").unwrap();
+        insert(&conn, rows);
+        path
+    }
+
+    pub fn snapshots(&self) -> Vec<Value> {
+        self.json(["snapshots"])["snapshots"].as_array().unwrap().clone()
+    }
+
+    /// Every file of the repository below this directory.
+    pub fn stored(&self, directory: &str) -> Vec<PathBuf> {
+        let files = walkdir::WalkDir::new(self.path(".icecore").join(directory)).into_iter();
+        files.map(|entry| entry.unwrap()).filter(|entry| entry.file_type().is_file()).map(|entry| entry.into_path()).collect()
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let run = Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+        run
+    }
+}
+
+impl Run {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {:?}", self.stdout))
+    }
+
+    /// It failed, with this code and these words on standard error, and said nothing on standard output.
+    #[track_caller]
+    pub fn failed(&self, code: i32, words: &[&str]) {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(code), ""), "{}", self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in {:?}", self.stderr);
+        }
+    }
+}
+
+pub fn insert(conn: &Connection, rows: u32) {
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) INSERT INTO t(text) SELECT hex(randomblob(200)) FROM n";
+    conn.execute(sql, [rows]).unwrap();
+}
+
+pub fn rows(path: &Path) -> i64 {
+    Connection::open(path).unwrap().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+}
