@@ -7,6 +7,10 @@ use crate::id::{RepositoryId, from_hex, to_hex};
 
 /// The longest configuration, in bytes.
 pub const CONFIG_LEN_MAX: u64 = 64 << 10;
+/// The shortest chunk length that a configuration may ask for, in bytes: the usual SQLite page.
+pub const CONFIG_CHUNK_LEN_MIN: u32 = 4 << 10;
+/// The longest one, in bytes: content-defined chunks are up to four times of it, which is [`super::CHUNK_LEN_MAX`].
+pub const CONFIG_CHUNK_LEN_MAX: u32 = 256 << 10;
 
 /// What holds for a whole repository, for ever. In an encrypted one the key records hold a sealed copy, and that one counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,9 +19,9 @@ pub struct Config {
     pub repository: RepositoryId,
     /// Whether objects are sealed and chunk ids keyed.
     pub encrypted: bool,
-    /// Bytes in a chunk of a page file; a power of two from 4 KiB to 1 MiB. A chunk is never smaller than a page.
+    /// Bytes in a chunk of a page file; a power of two from 4 KiB to 256 KiB. A chunk is never smaller than a page.
     pub page_chunk_len: u32,
-    /// Aimed-at bytes in a content-defined chunk; chunks are between a quarter and four times of it.
+    /// Aimed-at bytes in a content-defined chunk, within the same bounds; chunks are between a quarter and four times of it.
     pub content_chunk_len: u32,
 }
 
@@ -69,6 +73,9 @@ impl Config {
         refuse_newer(bytes)?;
         let file: ConfigFile =
             serde_json::from_slice(bytes).map_err(|e| Malformed::new(format!("it is not the JSON of a configuration: {e}")))?;
+        if file.icecore != FORMAT_VERSION {
+            return Err(Malformed::new(format!("there is no format version {}", file.icecore)));
+        }
         let encrypted = match file.cipher.as_str() {
             name if name == cipher_name(true) => true,
             name if name == cipher_name(false) => false,
@@ -85,7 +92,7 @@ impl Config {
         if file.checksum != config.checksum()? || file.chunk_ids != chunk_ids_name(encrypted) {
             return Err(Malformed::new("its checksum does not match"));
         }
-        let sane = |len: u32| len.is_power_of_two() && (4 << 10..=256 << 10).contains(&len);
+        let sane = |len: u32| len.is_power_of_two() && (CONFIG_CHUNK_LEN_MIN..=CONFIG_CHUNK_LEN_MAX).contains(&len);
         match sane(config.page_chunk_len) && sane(config.content_chunk_len) {
             true => Ok(config),
             false => Err(Malformed::new("a chunk length is out of bounds")),

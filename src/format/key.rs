@@ -14,6 +14,15 @@ pub const KEY_CHECKSUM_LEN: usize = 32;
 /// The longest key record, in bytes.
 pub const KEY_RECORD_LEN_MAX: u64 = 64 << 10;
 
+/// The least memory of the key derivation that a reader accepts, in KiB (RFC 9106, section 3.1: 8 for each lane).
+pub const KDF_MEMORY_KIB_MIN: u32 = 8;
+/// The most memory that it accepts, in KiB.
+pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
+/// The most passes that it accepts.
+pub const KDF_PASSES_MAX: u32 = 64;
+/// The most lanes that it accepts.
+pub const KDF_LANES_MAX: u32 = 64;
+
 /// The cost of Argon2id (RFC 9106).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KdfCost {
@@ -31,7 +40,9 @@ impl KdfCost {
 
     /// What a reader accepts: a hostile record must not take all memory or time.
     fn is_sane(&self) -> bool {
-        (8..=1 << 20).contains(&self.memory_kib) && (1..=64).contains(&self.passes) && (1..=64).contains(&self.lanes)
+        (KDF_MEMORY_KIB_MIN..=KDF_MEMORY_KIB_MAX).contains(&self.memory_kib)
+            && (1..=KDF_PASSES_MAX).contains(&self.passes)
+            && (1..=KDF_LANES_MAX).contains(&self.lanes)
     }
 }
 
@@ -92,7 +103,13 @@ impl KeyRecord {
 
     /// Reads the stored bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() as u64 > KEY_RECORD_LEN_MAX {
+            return Err(Malformed::new("it is too long"));
+        }
         let header = ObjectHeader::decode(bytes, Kind::Key)?;
+        if header.cipher != Cipher::Aes256Gcm {
+            return Err(Malformed::new("it does not seal the key that it holds"));
+        }
         let body_len = bytes.len().checked_sub(KEY_CHECKSUM_LEN).ok_or_else(|| Malformed::new("it ends too early"))?;
         let mut input = Input::new(bytes);
         let body = input.bytes(body_len)?;

@@ -37,7 +37,7 @@ pub const PACK_LEN_MAX: u64 = 1 << 30;
 pub const PACK_TARGET: usize = 8 << 20;
 /// The longest pack trailer, in bytes.
 pub const TRAILER_LEN_MAX: u32 = 64 << 20;
-/// The most chunks in one pack. A 16 MiB pack of 60-byte deltas stays below it.
+/// The most chunks in one pack. A pack of [`PACK_TARGET`] bytes with deltas of 60 bytes stays below it.
 pub const PACK_CHUNKS_MAX: u32 = 1 << 20;
 /// The most slices in a delta's prefix.
 pub const SLICES_MAX: usize = 64;

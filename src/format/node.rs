@@ -76,9 +76,14 @@ impl Node {
             children.iter_mut().rev().take(1).for_each(|last| last.len = len);
         }
         input.end()?;
-        match children.iter().any(|child| child.len == 0) {
-            true => Err(Malformed::new("a child of the node is empty")),
-            false => Ok(Node { level, children }),
+        if children.iter().any(|child| child.len == 0) {
+            return Err(Malformed::new("a child of the node is empty"));
+        }
+        let node = Node { level, children };
+        // One list, one encoding: else one tree could have many ids.
+        match node.uniform_span().unwrap_or(0) == span {
+            true => Ok(node),
+            false => Err(Malformed::new("the node gives a length to each child although one would do")),
         }
     }
 

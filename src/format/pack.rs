@@ -107,9 +107,14 @@ mod row {
 }
 
 impl Trailer {
+    /// The length that rows need not spell out: that of the longest chunk.
+    fn nominal_len(chunks: &[ChunkEntry]) -> u32 {
+        chunks.iter().map(|chunk| chunk.plain_len).max().unwrap_or(0)
+    }
+
     /// The plain bytes, without padding.
     pub fn encode(&self) -> Vec<u8> {
-        let nominal_len = self.chunks.iter().map(|chunk| chunk.plain_len).max().unwrap_or(0);
+        let nominal_len = Self::nominal_len(&self.chunks);
         let slices: usize = self.chunks.iter().map(|chunk| chunk.slices.len()).sum();
         let mut rows = Vec::with_capacity(self.chunks.len() * 8);
         self.segments.iter().for_each(|&len| put_varint(&mut rows, len));
@@ -153,6 +158,9 @@ impl Trailer {
         if place.rest != 0 || used != segments.len() {
             return Err(Malformed::new("the chunks in its trailer do not fill its segments"));
         }
+        if nominal_len != Self::nominal_len(&table) {
+            return Err(Malformed::new("the nominal length of its chunks is not that of the longest"));
+        }
         Ok(Trailer { segments, chunks: table })
     }
 
@@ -167,11 +175,13 @@ impl Trailer {
     }
 }
 
+/// Whether a bit of the row says it all.
+fn is_whole_base(slices: &[Slice], nominal_len: u32) -> bool {
+    matches!(slices, [slice] if slice.offset == 0 && slice.len == nominal_len)
+}
+
 fn put_row(rows: &mut Vec<u8>, chunk: &ChunkEntry, next_segment: bool, nominal_len: u32) {
-    let whole_base = match chunk.slices.as_slice() {
-        [slice] => slice.offset == 0 && slice.len == nominal_len,
-        _ => false,
-    };
+    let whole_base = is_whole_base(&chunk.slices, nominal_len);
     let mut bits = match chunk.encoding {
         Encoding::Raw => 0,
         Encoding::Zstd => 1,
@@ -245,7 +255,7 @@ fn take_row(
         _ => return Err(Malformed::new("the chunks in its trailer do not fill its segments")),
     }
     let encoded_len = rows.varint()?;
-    let plain_len = if bits & row::NOMINAL_LEN != 0 { nominal_len } else { rows.varint()? };
+    let plain_len = if bits & row::NOMINAL_LEN != 0 { nominal_len } else { explicit_len(rows, nominal_len)? };
     let version = rows.varint()?;
     let encoding = match bits & row::ENCODING {
         0 => Encoding::Raw,
@@ -276,6 +286,14 @@ fn take_row(
     Ok(entry)
 }
 
+/// A length that differs from the nominal one, for which there is a bit: one table, one encoding.
+fn explicit_len(rows: &mut Input<'_>, nominal_len: u32) -> Result<u32, Malformed> {
+    match rows.varint()? {
+        len if len == nominal_len => Err(Malformed::new("a chunk spells out the nominal length")),
+        len => Ok(len),
+    }
+}
+
 fn take_slices(rows: &mut Input<'_>, bases: &mut Input<'_>, whole_base: bool, nominal_len: u32) -> Result<Vec<Slice>, Malformed> {
     let mut base = || bases.array().map(|head| IdPrefix(u64::from_be_bytes(head)));
     if whole_base {
@@ -285,7 +303,12 @@ fn take_slices(rows: &mut Input<'_>, bases: &mut Input<'_>, whole_base: bool, no
     if count == 0 || count > SLICES_MAX {
         return Err(Malformed::new("a delta has too many slices or none"));
     }
-    (0..count).map(|_| Ok(Slice { base: base()?, offset: rows.varint()?, len: rows.varint()? })).collect()
+    let slices =
+        (0..count).map(|_| Ok(Slice { base: base()?, offset: rows.varint()?, len: rows.varint()? })).collect::<Result<Vec<_>, Malformed>>()?;
+    match is_whole_base(&slices, nominal_len) {
+        true => Err(Malformed::new("a delta spells out a whole base")),
+        false => Ok(slices),
+    }
 }
 
 /// The bounds that hold for every copy, whatever its bases are.
@@ -338,7 +361,7 @@ pub struct Footer {
 }
 
 impl Footer {
-    /// The stored bytes: magic, trailer offset, pack length, trailer length, reserved, salt, then 16 bytes of the BLAKE3 of these and
+    /// The stored bytes: magic, trailer offset, pack length, trailer length, feature flags as in the header, salt, then 16 bytes of the BLAKE3 of these and
     /// the stored trailer.
     pub fn encode(&self, stored_trailer: &[u8]) -> Vec<u8> {
         let mut out = self.fields();
@@ -365,8 +388,9 @@ impl Footer {
             return Err(Malformed::new("its footer is not there"));
         }
         let (trailer_offset, stated_len, trailer_len) = (input.u64()?, input.u64()?, input.u32()?);
-        if input.u32()? != 0 {
-            return Err(Malformed::newer("unknown fields in its footer"));
+        let features = input.u32()?;
+        if features != 0 {
+            return Err(Malformed::newer(format!("feature flags {features:#x}")));
         }
         let footer = Footer { trailer_offset, pack_len: stated_len, trailer_len, salt: input.array()? };
         let end = footer.trailer_offset.checked_add(u64::from(footer.trailer_len)).and_then(|end| end.checked_add(FOOTER_LEN as u64));
