@@ -51,8 +51,9 @@ const READER_CACHE_KIB: i64 = 2048;
 const LOG_PAGES: i64 = 1024;
 
 /// A log up to this long is left for the next one to open the catalog, who reads it in a few milliseconds; copying it back when closing
-/// would cost every small backup several syncs. A longer one, from a bulk load, is copied back and cut.
-const LOG_BYTES_LEFT: u64 = 8 << 20;
+/// would cost every small backup several syncs. A longer one is copied back and cut. Shorter than [`LOG_PAGES`], because the next one to
+/// open a log that was left does not know what of it was copied back, and would copy it again with every write.
+const LOG_BYTES_LEFT: u64 = 4 << 20;
 
 /// How often to look again when the file vanishes between looking and opening, because someone replaced it.
 const OPEN_TRIES: usize = 16;
