@@ -385,3 +385,20 @@ fn a_name_that_somebody_takes_meanwhile_is_left_to_him() {
     assert_eq!(fs::read(side(&kept(&dest), "-wal")).unwrap(), b"its wal");
     assert_eq!(names(&dir).iter().filter(|name| name.contains("icecore-restore")).count(), 0);
 }
+
+/// Memory file systems can reserve space, and a full one says so before the first byte.
+#[cfg(target_os = "linux")]
+#[test]
+fn space_is_reserved_before_the_first_byte() {
+    let (_outer, dir) = scratch_in_memory();
+    let new = bytes(NEW);
+    let listener = Listener::default();
+    let fill = |file: &File| {
+        let found = file.metadata().unwrap();
+        assert_eq!(found.len(), new.len() as u64);
+        assert!(!dir.starts_with("/dev/shm") || found.blocks() * 512 >= found.len(), "{} blocks", found.blocks());
+        filler(&new)(file)
+    };
+    placement(&RealDisk, &listener).place_database(&dir.join("a.db"), new.len() as u64, None, &fill, DatabaseOptions::default()).unwrap();
+    assert_eq!(read(&dir.join("a.db")), rows("new", 300));
+}

@@ -1,8 +1,9 @@
 //! The power goes, or a step fails, at every step.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use icecore::Result;
 use icecore::backend::disk::{Disk, RealDisk};
@@ -246,4 +247,43 @@ fn a_plain_file_at_every_step() {
             }
         }
     }
+}
+
+/// The simulated disk takes a new file for synced as soon as it is made, so that its bytes are synced is seen in the order of steps: a
+/// sync of the hidden file comes after the last byte and before the name.
+#[test]
+fn what_is_written_is_synced_before_it_is_named() {
+    let new = bytes(NEW);
+    let (_outer, dir) = scratch_in_memory();
+    let (database, live, file) = (dir.join("a.db"), dir.join("live.db"), dir.join("a.txt"));
+    make(&database, OLD);
+    make(&live, OLD);
+    let disk = CrashDisk::new(&dir);
+    let listener = Listener::default();
+    let placement = placement(&disk, &listener);
+    let written_at = AtomicU64::new(0);
+    let fill = |to: &File| {
+        filler(&new)(to)?;
+        written_at.store(disk.ops(), Ordering::Relaxed);
+        Ok(())
+    };
+    let synced_and_named = |what: &str| {
+        let trace = disk.trace().split_off(written_at.load(Ordering::Relaxed) as usize);
+        let named = trace.iter().position(|step| step.starts_with("rename")).unwrap();
+        let hidden = trace[named].split(' ').nth(1).unwrap();
+        assert!(hidden.contains("icecore-restore"), "{what}: {trace:?}");
+        let synced = trace[..named].iter().rposition(|step| *step == format!("sync {hidden}"));
+        // The copy that a live restore keeps is made, and synced empty, after the new bytes were written.
+        let made = trace.iter().position(|step| *step == format!("create {hidden}")).map_or(0, |made| made + 2);
+        assert!(synced.is_some_and(|synced| synced >= made), "{what}: {trace:?}");
+    };
+    let len = new.len() as u64;
+    placement.place_database(&database, len, None, &fill, DatabaseOptions::default()).unwrap();
+    synced_and_named("database");
+    placement.place_database(&database, len, None, &fill, DatabaseOptions { check: false, ..DatabaseOptions::default() }).unwrap();
+    synced_and_named("unchecked database");
+    placement.place_live(&live, len, &fill, DatabaseOptions::default()).unwrap();
+    synced_and_named("the copy that a live restore keeps");
+    placement.place_file(&file, len, None, &fill).unwrap();
+    synced_and_named("file");
 }
