@@ -6,25 +6,29 @@ use context::{CompressContext, DecompressContext};
 
 use crate::format::{CHUNK_LEN_MAX, Malformed, PREFIX_LEN_MAX};
 
-/// The zstd level of everything stored. Higher levels gain 3 % on deltas for ten times the time.
-pub const LEVEL: i32 = 3;
+/// The zstd level of whole chunks: level 3 stores 1.6 % less of a 100 MB store in 64 KiB chunks, in nearly twice the time.
+const WHOLE_LEVEL: i32 = 2;
+/// The zstd level of deltas. Higher levels gain 3 % for ten times the time.
+const DELTA_LEVEL: i32 = 3;
 
 /// Compresses chunks.
 pub struct Encoder {
-    context: CompressContext,
+    whole: CompressContext,
+    delta: CompressContext,
 }
 
 impl Encoder {
-    /// A new encoder; it holds about a MiB of tables.
+    /// A new encoder. Its tables, up to a MiB or so, are made when they are first used.
     pub fn new() -> Result<Self, Malformed> {
-        Ok(Encoder { context: CompressContext::new(LEVEL)? })
+        Ok(Encoder { whole: CompressContext::new(WHOLE_LEVEL)?, delta: CompressContext::new(DELTA_LEVEL)? })
     }
 
     /// `plain` as a zstd frame, into `out` (whose old contents go). Deterministic. `prefix` is empty or what stands before it in a delta.
     pub fn encode(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        self.context.compress(plain, prefix, out)
+        let context = if prefix.is_empty() { &mut self.whole } else { &mut self.delta };
+        context.compress(plain, prefix, out)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::format::{Cipher, Kind, Malformed, ObjectHeader};
 use crate::id::{ChunkId, RepositoryId};
 
 /// Bytes that are kept in memory before the file is used.
-const MEMORY_MAX: usize = 24 << 20;
+const MEMORY_MAX: usize = 16 << 20;
 /// Bytes after which the spool takes no more.
 const SPOOL_MAX: u64 = 8 << 30;
 
@@ -34,6 +34,8 @@ struct State {
 
 /// A chunk that was set aside.
 pub struct SetAside {
+    /// Its id.
+    pub id: ChunkId,
     /// Its plain bytes.
     pub plain: Vec<u8>,
     /// What stood in its place in the parent.
@@ -44,6 +46,7 @@ struct Slot {
     offset: u64,
     len: usize,
     number: u32,
+    id: ChunkId,
     predecessor: Option<ChunkId>,
 }
 
@@ -65,19 +68,19 @@ impl Spool {
     }
 
     /// Sets a chunk aside; `false` when the spool is full and the chunk has to be stored at once.
-    pub fn put(&self, plain: &[u8], predecessor: Option<ChunkId>) -> Result<bool> {
+    pub fn put(&self, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<bool> {
         let slot = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.memory_bytes + plain.len() <= MEMORY_MAX {
                 state.memory_bytes += plain.len();
-                state.memory.push(SetAside { plain: plain.to_vec(), predecessor });
+                state.memory.push(SetAside { id, plain: plain.to_vec(), predecessor });
                 return Ok(true);
             }
             let len = plain.len() + Cipher::Aes256Gcm.overhead();
             if state.file_bytes + len as u64 > SPOOL_MAX {
                 return Ok(false);
             }
-            let slot = Slot { offset: state.file_bytes, len, number: state.sealed, predecessor };
+            let slot = Slot { offset: state.file_bytes, len, number: state.sealed, id, predecessor };
             state.file_bytes += len as u64;
             state.sealed += 1;
             slot
@@ -107,7 +110,7 @@ impl Spool {
         let mut plain = vec![0; slot.len];
         self.file.read_exact_at(&mut plain, slot.offset).map_err(|e| Error::backend("read", "the spool", e))?;
         self.sealer.open(slot.number, &mut plain).map_err(|m: Malformed| m.of("the spool"))?;
-        Ok(Some(SetAside { plain, predecessor: slot.predecessor }))
+        Ok(Some(SetAside { id: slot.id, plain, predecessor: slot.predecessor }))
     }
 }
 
@@ -122,7 +125,7 @@ mod tests {
         let spool = Spool::new(dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
         let chunk = |n: u32| n.to_le_bytes().repeat(16 << 10);
-        (0..800).for_each(|n| assert!(spool.put(&chunk(n), None).unwrap()));
+        (0..800).for_each(|n| assert!(spool.put(ChunkId([0; 32]), &chunk(n), None).unwrap()));
         let mut back: Vec<u32> = Vec::new();
         while let Some(aside) = spool.take().unwrap() {
             let n = u32::from_le_bytes(*aside.plain.first_chunk().unwrap());

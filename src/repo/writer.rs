@@ -59,8 +59,15 @@ impl<'s> ChunkWriter<'s> {
     /// # Errors
     /// After any failure the whole session is poisoned.
     pub fn put(&mut self, plain: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
+        let id = self.session.repository().keys().chunk_id(plain);
+        self.put_named(id, plain, predecessor)?;
+        Ok(id)
+    }
+
+    /// Stores a chunk whose id is known from [`ChunkWriter::find`].
+    pub fn put_named(&mut self, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<()> {
         let session = self.session;
-        session.guarded(|| self.put_kind(plain, predecessor, false))
+        session.guarded(|| self.store(id, plain, predecessor, false))
     }
 
     /// The id of a chunk, and whether it is stored already (then it is built upon) and need not be put.
@@ -73,7 +80,9 @@ impl<'s> ChunkWriter<'s> {
     /// Stores a tree node, which is a chunk too.
     pub(super) fn put_node(&mut self, plain: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
         let session = self.session;
-        session.guarded(|| self.put_kind(plain, predecessor, true))
+        let id = session.repository().keys().chunk_id(plain);
+        session.guarded(|| self.store(id, plain, predecessor, true))?;
+        Ok(id)
     }
 
     /// Hands what is left to the packer.
@@ -85,11 +94,10 @@ impl<'s> ChunkWriter<'s> {
         })
     }
 
-    fn put_kind(&mut self, plain: &[u8], predecessor: Option<ChunkId>, node: bool) -> Result<ChunkId> {
-        let id = self.session.repository().keys().chunk_id(plain);
+    fn store(&mut self, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>, node: bool) -> Result<()> {
         let inherited = predecessor == Some(id);
         if inherited || !self.session.claim(&id) || self.session.use_stored(&id)? {
-            return Ok(id);
+            return Ok(());
         }
         let base = match predecessor {
             Some(predecessor) => self.choose_base(&predecessor, if node { NODE_SKIP } else { CHUNK_SKIP })?,
@@ -106,7 +114,7 @@ impl<'s> ChunkWriter<'s> {
             self.session.packer().add(std::mem::take(segment))?;
         }
         segment.push(entry, &self.encoded);
-        Ok(id)
+        Ok(())
     }
 
     /// Encodes into `self.encoded`, in the way that stores least, and verifies that it decodes to the same bytes.

@@ -95,10 +95,10 @@ impl Job<'_> {
     fn put(&self, writer: &mut ChunkWriter<'_>, chunk: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
         let Some(spool) = self.spool else { return writer.put(chunk, predecessor) };
         let (id, stored) = writer.find(chunk, predecessor)?;
-        match stored || spool.put(chunk, predecessor)? {
-            true => Ok(id),
-            false => writer.put(chunk, predecessor),
+        if !stored && !spool.put(id, chunk, predecessor)? {
+            writer.put_named(id, chunk, predecessor)?;
         }
+        Ok(id)
     }
 
     /// The chunks that stand in the place of these bytes in the parent. The parent may have been cut at other lengths; then its chunk at this
@@ -119,7 +119,7 @@ pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool, monitor: &d
             if monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            writer.put(&chunk.plain, chunk.predecessor)?;
+            writer.put_named(chunk.id, &chunk.plain, chunk.predecessor)?;
         }
         writer.flush()
     };
