@@ -97,7 +97,12 @@ impl WriteSession {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
         }
-        step().inspect_err(|_| self.poisoned.store(true, Ordering::Release))
+        step().inspect_err(|_| self.poison())
+    }
+
+    /// Nothing more is accepted.
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
     }
 
     pub(super) fn packer(&self) -> &Packer {

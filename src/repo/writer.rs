@@ -31,6 +31,15 @@ pub struct ChunkWriter<'s> {
     check: Vec<u8>,
 }
 
+/// A chunk that was put counts as stored for the whole session: one that is lost must not be in a snapshot.
+impl Drop for ChunkWriter<'_> {
+    fn drop(&mut self) {
+        if !self.whole.bytes.is_empty() || !self.small.bytes.is_empty() {
+            self.session.poison();
+        }
+    }
+}
+
 /// What a delta is to be made against.
 struct Base {
     copy: StoredCopy,

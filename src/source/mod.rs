@@ -2,12 +2,13 @@
 
 pub mod files;
 pub mod sqlite;
+mod stamp;
 
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, FileMeta, Flag, SourceKind};
 use crate::progress::Monitor;
 
@@ -16,14 +17,14 @@ pub trait Source: Send + Sync {
     /// What this source is. Two backups with equal identities form one history.
     fn identity(&self) -> SourceDescription;
 
-    /// Begins one consistent reading.
+    /// Begins one reading. What is in one stream is consistent; whether all streams are of one instant, the source says in its facts.
     ///
     /// `known` holds, per stream name, what was recorded about its files when this host captured the parent snapshot; a stream whose files
     /// still look the same may come back as [`Body::Unchanged`] (only by the rule documented in [`sqlite`]).
     ///
     /// # Errors
     /// [`crate::Error::Source`] when a database cannot be read as one, [`crate::Error::Busy`] when it stays locked.
-    fn capture(&self, known: &HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) -> Result<Box<dyn Capture>>;
+    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>>;
 }
 
 /// Names a source.
@@ -37,19 +38,27 @@ pub struct SourceDescription {
     pub label: String,
 }
 
-/// One consistent reading in progress. Streams come one after the other; their bodies may be read until [`Capture::finish`].
+/// One reading in progress. Streams come one after the other. The body of a stream is read and dropped before the next stream is asked for,
+/// so that a source can let go of what it holds for one stream alone.
 pub trait Capture: Send {
-    /// Bytes that will be read in all, for progress.
-    fn total_bytes(&self) -> u64;
+    /// Bytes that will be read in all, for progress; `None` if only reading will show.
+    fn total_bytes(&self) -> Option<u64>;
 
-    /// The next stream, or `None` after the last. Bodies given out earlier stay readable.
+    /// The next stream, or `None` after the last.
     fn next_stream(&mut self) -> Result<Option<CapturedStream>>;
 
-    /// Whether holding this capture open makes writers of the database wait; then what is read is set aside first and worked on after
-    /// [`Capture::finish`].
+    /// Hears that the body of the stream given out last could not be read to its end, with the error that reading it
+    /// gave. On `Ok` the backup goes on without that stream, which the source has noted as skipped or gives out again in another way.
+    ///
+    /// # Errors
+    /// The same error, when the backup cannot do without the stream.
+    fn unreadable(&mut self, error: Error) -> Result<()>;
+
+    /// Whether what is held open now, after the last call of [`Capture::next_stream`], makes writers of a database wait; then what is read is
+    /// set aside first and worked on after it was let go.
     fn blocks_writers(&self) -> bool;
 
-    /// Lets go of the databases and says what was found. All bodies must have been dropped or fully read.
+    /// Lets go of everything and says what was found. All bodies must have been dropped or fully read.
     fn finish(self: Box<Self>) -> Result<CaptureReport>;
 }
 
@@ -71,7 +80,7 @@ pub enum Body {
     None,
     /// A file of fixed-size pages, readable at any place by several threads.
     Pages(Arc<dyn PageRead>),
-    /// Anything else, from front to back.
+    /// Anything else, from front to back. A read error means that the source cannot be read, not that it has ended.
     Bytes(Box<dyn Read + Send>),
     /// The same bytes as in the parent snapshot, without reading them.
     Unchanged,
@@ -97,7 +106,7 @@ pub struct CaptureReport {
     pub flags: Vec<Flag>,
     /// What could not be read; the rest was captured, and the backup is incomplete.
     pub skipped: Vec<String>,
-    /// Facts for the record: `instant` = `proven` or `locked`, `sqlite` = library version.
+    /// Facts for the record: `instant` = `proven`, `locked` or `each` (every database has its own), `sqlite` = library version.
     pub facts: Vec<(String, String)>,
     /// Per stream what its files looked like before reading, for the next capture's `known`.
     pub stamps: HashMap<Vec<u8>, Stamp>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::repo::{ChunkWriter, TreeCursor, TreeWriter, WriteSession};
@@ -49,17 +49,47 @@ impl<'s> Collector<'s> {
         state.writer.flush()?;
         Ok(root)
     }
-}
 
-/// Of the results of several threads the error that says most: a session that one thread has poisoned fails the others with nothing but that.
-pub(super) fn first_failure(results: Vec<Result<()>>) -> Result<()> {
-    let mut poisoned = None;
-    for result in results {
-        match result {
-            Ok(()) => {}
-            Err(crate::Error::Poisoned) => poisoned = Some(crate::Error::Poisoned),
-            Err(error) => return Err(error),
+    /// Ends a tree that will not be finished because of `failure`, and gives that back. Its nodes so far are stored all the same: the
+    /// session counts them as stored, and a tree that comes later may have them too.
+    pub(super) fn give_up(self, failure: Failure) -> Failure {
+        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match state.writer.flush() {
+            Ok(()) | Err(Error::Poisoned) => failure,
+            Err(worse) => Failure::Session(worse),
         }
     }
-    poisoned.map_or(Ok(()), Err)
+}
+
+/// Why a stream was not stored.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Its bytes cannot be read; the session can go on without it.
+    Input(Error),
+    /// Anything else.
+    Session(Error),
+}
+
+impl Failure {
+    /// What happened, where it makes no difference to whom.
+    pub(super) fn into_error(self) -> Error {
+        let (Failure::Input(error) | Failure::Session(error)) = self;
+        error
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Session(error)
+    }
+}
+
+/// Of the results of several threads the failure that says most: a session that one thread has poisoned fails the others with nothing but that.
+pub(super) fn first_failure(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
+    let rank = |failure: &Failure| match failure {
+        Failure::Session(Error::Poisoned) => 2,
+        Failure::Input(_) => 1,
+        Failure::Session(_) => 0,
+    };
+    results.into_iter().filter_map(|result| result.err()).min_by_key(rank).map_or(Ok(()), Err)
 }

@@ -3,8 +3,9 @@
 use std::io::Read;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 
-use super::collect::{Collector, first_failure};
+use super::collect::{Collector, Failure, first_failure};
 use crate::chunker::content_chunks;
 use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
@@ -24,13 +25,16 @@ struct Piece {
 }
 
 /// Stores a stream and gives its root. `writer` is used for short streams; what it takes is flushed by its owner.
+///
+/// # Errors
+/// [`Failure::Input`] when `input` fails.
 pub(super) fn store(
     session: &WriteSession,
     writer: &mut ChunkWriter<'_>,
     input: Box<dyn Read + Send>,
     parent: Option<StreamRoot>,
     monitor: &dyn Monitor,
-) -> Result<StreamRoot> {
+) -> Result<StreamRoot, Failure> {
     let config = session.repository().config();
     let seed = session.repository().keys().chunking_seed();
     let mut chunks = content_chunks(input, config.content_chunk_len, seed);
@@ -39,7 +43,7 @@ pub(super) fn store(
     for number in 0..=SHORT_CHUNKS as u64 {
         match next_piece(&mut chunks, number, &mut predecessors)? {
             Some(piece) => head.push(piece),
-            None => return store_short(session, writer, head, parent, monitor),
+            None => return Ok(store_short(session, writer, head, parent, monitor)?),
         }
     }
     let collector = Collector::new(session, parent)?;
@@ -49,7 +53,7 @@ pub(super) fn store(
         let threads = session.repository().threads();
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| store_pieces(session, &pieces, &collector, monitor))).collect();
         let mut number = head.len() as u64;
-        let mut feed = || -> Result<()> {
+        let mut feed = || -> Result<(), Failure> {
             for piece in std::mem::take(&mut head) {
                 queue.send(piece).map_err(|_| Error::Poisoned)?;
             }
@@ -61,21 +65,24 @@ pub(super) fn store(
         };
         let fed = feed();
         drop(queue);
-        let mut results: Vec<Result<()>> = handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect();
+        let join = |handle: ScopedJoinHandle<'_, Result<()>>| handle.join().unwrap_or(Err(Error::Poisoned)).map_err(Failure::from);
+        let mut results: Vec<_> = handles.into_iter().map(join).collect();
         results.push(fed);
         results
     });
-    first_failure(results)?;
-    collector.finish()
+    match first_failure(results) {
+        Ok(()) => Ok(collector.finish()?),
+        Err(error) => Err(collector.give_up(error)),
+    }
 }
 
 fn next_piece(
     chunks: &mut impl Iterator<Item = std::io::Result<Vec<u8>>>,
     number: u64,
     predecessors: &mut TreeCursor<'_>,
-) -> Result<Option<Piece>> {
+) -> Result<Option<Piece>, Failure> {
     let Some(bytes) = chunks.next() else { return Ok(None) };
-    let bytes = bytes.map_err(|e| Error::backend("read", "the source", e))?;
+    let bytes = bytes.map_err(|e| Failure::Input(Error::source("the source", e)))?;
     Ok(Some(Piece { number, bytes, predecessor: predecessors.chunk(number)?.map(|child| child.id) }))
 }
 

@@ -7,6 +7,7 @@ mod pages;
 use std::collections::HashMap;
 use std::time::Instant;
 
+use self::collect::Failure;
 use crate::chunker::page_chunk_len;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
@@ -47,7 +48,7 @@ pub struct BackupReport {
     pub skipped: Vec<String>,
     /// How long the source was held open, microseconds: reading and hashing, and storing where that makes nobody wait.
     pub capture_us: u64,
-    /// Streams taken over without reading, by the rule of [`crate::source::sqlite`].
+    /// Streams taken over without reading, by the rules of [`crate::source::sqlite`] and [`crate::source::files`].
     pub unchanged_streams: usize,
 }
 
@@ -77,14 +78,18 @@ fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, m
     let inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
-    monitor.phase("reading", Some(capture.total_bytes()));
-    let spool = if capture.blocks_writers() { Some(Spool::new(repo.cache_dir())?) } else { None };
-    let mut intake = Intake { session: &session, writer: session.writer()?, monitor, spool };
+    monitor.phase("reading", capture.total_bytes());
+    let mut intake = Intake { session: &session, writer: session.writer()?, monitor, spool: None };
     let mut entries: Vec<StreamEntry> = Vec::new();
     let mut unchanged_streams = 0;
     while let Some(stream) = capture.next_stream()? {
         unchanged_streams += usize::from(matches!(stream.body, Body::Unchanged));
-        entries.push(intake.take(stream, &inherited)?);
+        intake.set_aside(capture.blocks_writers())?;
+        match intake.take(stream, &inherited) {
+            Ok(entry) => entries.push(entry),
+            Err(Failure::Input(error)) => capture.unreadable(error)?,
+            Err(Failure::Session(error)) => return Err(error),
+        }
     }
     let report = capture.finish()?;
     let capture_us = capture_started.elapsed().as_micros() as u64;
@@ -137,7 +142,7 @@ struct Intake<'a> {
 }
 
 impl Intake<'_> {
-    fn take(&mut self, stream: CapturedStream, inherited: &Inherited) -> Result<StreamEntry> {
+    fn take(&mut self, stream: CapturedStream, inherited: &Inherited) -> Result<StreamEntry, Failure> {
         let parent = inherited.entries.get(&stream.name).map(|entry| entry.root);
         let root = match stream.body {
             Body::None => StreamRoot { len: 0, levels: 0, top: None },
@@ -156,6 +161,16 @@ impl Intake<'_> {
         Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta: stream.meta })
     }
 
+    /// Whether the chunks of page files are to be set aside from now on; if not, what was set aside before is stored now.
+    fn set_aside(&mut self, wanted: bool) -> Result<()> {
+        match (wanted, &self.spool) {
+            (true, None) => self.spool = Some(Spool::new(self.session.repository().cache_dir())?),
+            (true, Some(_)) => {}
+            (false, _) => self.store_set_aside()?,
+        }
+        Ok(())
+    }
+
     fn store_set_aside(&mut self) -> Result<()> {
         match self.spool.take() {
             Some(spool) => pages::store_set_aside(self.session, &spool, self.monitor),
@@ -169,7 +184,8 @@ impl Intake<'_> {
         for entry in entries {
             bytes.extend_from_slice(&record::encode(entry).map_err(|m: Malformed| m.of("the new listing"))?);
         }
-        let root = content::store(self.session, &mut self.writer, Box::new(std::io::Cursor::new(bytes)), parent, &crate::progress::Silent)?;
+        let root = content::store(self.session, &mut self.writer, Box::new(std::io::Cursor::new(bytes)), parent, &crate::progress::Silent)
+            .map_err(Failure::into_error)?;
         self.writer.flush()?;
         Ok(root)
     }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::collect::{Collector, first_failure};
+use super::collect::{Collector, Failure, first_failure};
 use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
@@ -38,7 +38,10 @@ struct Work<'a> {
 
 impl Job<'_> {
     /// Stores the file and gives its root.
-    pub(super) fn store(&self, pages: &dyn PageRead) -> Result<StreamRoot> {
+    ///
+    /// # Errors
+    /// [`Failure::Input`] with what [`PageRead::read_at`] says.
+    pub(super) fn store(&self, pages: &dyn PageRead) -> Result<StreamRoot, Failure> {
         let chunk_len = u64::from(self.chunk_len);
         let unit_len = (UNIT_BYTES / chunk_len).max(1) * chunk_len;
         let work = Work {
@@ -52,40 +55,44 @@ impl Job<'_> {
         let threads = (self.session.repository().threads() as u64).min(work.units);
         let results = std::thread::scope(|scope| {
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.run(pages, &work))).collect();
-            handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+            handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Failure::Session(Error::Poisoned)))).collect()
         });
-        first_failure(results)?;
-        work.collector.finish()
+        match first_failure(results) {
+            Ok(()) => Ok(work.collector.finish()?),
+            Err(error) => Err(work.collector.give_up(error)),
+        }
     }
 
-    fn run(&self, pages: &dyn PageRead, work: &Work<'_>) -> Result<()> {
-        let result = self.run_units(pages, work);
+    fn run(&self, pages: &dyn PageRead, work: &Work<'_>) -> Result<(), Failure> {
+        let mut writer = self.session.writer()?;
+        let result = self.run_units(pages, work, &mut writer);
         if result.is_err() {
             work.stop.store(true, Ordering::Relaxed);
         }
-        result
+        // Also after a failure: what was put counts as stored.
+        let flushed = writer.flush();
+        result.and(flushed.map_err(Failure::Session))
     }
 
-    fn run_units(&self, pages: &dyn PageRead, work: &Work<'_>) -> Result<()> {
-        let mut writer = self.session.writer()?;
+    fn run_units(&self, pages: &dyn PageRead, work: &Work<'_>, writer: &mut ChunkWriter<'_>) -> Result<(), Failure> {
         let mut buffer = Vec::new();
         loop {
             let unit = work.next_unit.fetch_add(1, Ordering::Relaxed);
             if unit >= work.units || work.stop.load(Ordering::Relaxed) {
-                return writer.flush();
+                return Ok(());
             }
             if self.monitor.cancelled() {
-                return Err(Error::Cancelled);
+                return Err(Error::Cancelled.into());
             }
             let offset = unit * work.unit_len;
             let len = work.unit_len.min(pages.len_bytes() - offset);
             buffer.resize(len as usize, 0);
-            pages.read_at(offset, &mut buffer)?;
+            pages.read_at(offset, &mut buffer).map_err(Failure::Input)?;
             self.session.count_read(len);
             let predecessors = self.predecessors(work, offset, len)?;
             let mut chunks = Vec::with_capacity(predecessors.len());
             for (chunk, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
-                chunks.push((self.put(&mut writer, chunk, predecessor)?, chunk.len() as u32));
+                chunks.push((self.put(writer, chunk, predecessor)?, chunk.len() as u32));
             }
             work.collector.put(unit, chunks)?;
             self.monitor.advance(len);
@@ -117,15 +124,15 @@ pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool, monitor: &d
         let mut writer = session.writer()?;
         while let Some(chunk) = spool.take()? {
             if monitor.cancelled() {
-                return Err(Error::Cancelled);
+                return Err(Error::Cancelled.into());
             }
             writer.put_named(chunk.id, &chunk.plain, chunk.predecessor)?;
         }
-        writer.flush()
+        Ok(writer.flush()?)
     };
     let results = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..session.repository().threads()).map(|_| scope.spawn(store)).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Failure::Session(Error::Poisoned)))).collect()
     });
-    first_failure(results)
+    first_failure(results).map_err(Failure::into_error)
 }

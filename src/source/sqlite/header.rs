@@ -3,7 +3,7 @@
 use crate::format::snapshot::SqliteFacts;
 
 /// The first bytes of every database.
-pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+pub(in crate::source) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// What page 1 says.
 #[derive(Debug, Clone, Copy)]

@@ -29,7 +29,7 @@
 //!
 //! # When a database is not read
 //!
-//! Only if the file system proves that nothing was written: see [`SqliteSource`] and the rule in `stamp.rs`.
+//! Only if the file system proves that nothing was written: see [`SqliteSource`] and the rule in `source/stamp.rs`.
 
 mod capture;
 mod engine;
@@ -50,6 +50,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 pub use capture::{CapturedFile, capture_file};
+pub(super) use header::MAGIC;
 
 use self::capture::{canonical, capture_together};
 use self::instant::Instant;
@@ -165,14 +166,18 @@ struct SqliteCapture {
 }
 
 impl Capture for SqliteCapture {
-    fn total_bytes(&self) -> u64 {
-        self.files.iter().map(|(_, file)| file.bytes_to_read()).sum()
+    fn total_bytes(&self) -> Option<u64> {
+        Some(self.files.iter().map(|(_, file)| file.bytes_to_read()).sum())
     }
 
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
         let Some((name, file)) = self.waiting.pop_front().and_then(|index| self.files.get(index)) else { return Ok(None) };
         let body = file.pages().map_or(Body::Unchanged, Body::Pages);
         Ok(Some(CapturedStream { name: name.clone(), kind: EntryKind::Sqlite(file.facts()), meta: Some(file.meta()), body }))
+    }
+
+    fn unreadable(&mut self, error: Error) -> Result<()> {
+        Err(error)
     }
 
     fn blocks_writers(&self) -> bool {

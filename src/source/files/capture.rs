@@ -1,0 +1,313 @@
+//! One reading of all trees: what each entry becomes.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::body::{self, AtEnd, FileBody};
+use super::links::{Covered, Links, SharedDatabases};
+use super::walk::{Entry, Walk, refusal};
+use crate::error::{Error, Result};
+use crate::format::snapshot::EntryKind;
+use crate::progress::Monitor;
+use crate::source::sqlite::{CapturedFile, MAGIC, SqliteOptions};
+use crate::source::stamp::{FileState, is_local, meta_of};
+use crate::source::{Body, Capture, CaptureReport, CapturedStream, Stamp};
+
+/// The trees, read while streams are asked for.
+pub(super) struct FilesCapture<'a> {
+    walk: Walk<'a>,
+    /// What comes before the walk goes on.
+    pub(super) todo: VecDeque<Task>,
+    /// What the stream given out last needs.
+    pub(super) held: Option<Held>,
+    pub(super) covered: Covered,
+    pub(super) shared: SharedDatabases,
+    links: Links,
+    pub(super) options: &'a SqliteOptions,
+    pub(super) known: &'a HashMap<Vec<u8>, Stamp>,
+    pub(super) monitor: &'a dyn Monitor,
+    now: SystemTime,
+    /// By device, whether its stamps can be trusted.
+    local: HashMap<u64, bool>,
+    pub(super) report: CaptureReport,
+}
+
+/// Something to look at.
+pub(super) enum Task {
+    /// As the walk found it.
+    Found(Entry),
+    /// The walk cannot look at it, and why.
+    Unseen(PathBuf, String),
+    /// A file to be stored as it is, whatever it may be, and what to say of that.
+    AsItIs(Entry, Option<String>),
+    /// A database to be read through this path, which is another one of its names.
+    Database(Entry, PathBuf),
+}
+
+/// What a stream being read needs.
+pub(super) enum Held {
+    Plain(Reading),
+    Database(Entry, Box<CapturedFile>),
+}
+
+/// A plain file being read.
+pub(super) struct Reading {
+    entry: Entry,
+    before: FileState,
+    at_end: AtEnd,
+    /// Whether the next capture may do without reading it.
+    may_stamp: bool,
+}
+
+impl<'a> FilesCapture<'a> {
+    pub(super) fn new(
+        walk: Walk<'a>,
+        options: &'a SqliteOptions,
+        known: &'a HashMap<Vec<u8>, Stamp>,
+        monitor: &'a dyn Monitor,
+    ) -> FilesCapture<'a> {
+        FilesCapture {
+            walk,
+            todo: VecDeque::new(),
+            held: None,
+            covered: Covered::default(),
+            shared: SharedDatabases::default(),
+            links: Links::new(),
+            options,
+            known,
+            monitor,
+            now: (options.clock)(),
+            local: HashMap::new(),
+            report: CaptureReport::default(),
+        }
+    }
+
+    fn next_task(&mut self) -> Option<Task> {
+        if let Some(task) = self.todo.pop_front() {
+            return Some(task);
+        }
+        match self.walk.next() {
+            Some(Ok(entry)) => Some(Task::Found(entry)),
+            Some(Err((path, why))) => Some(Task::Unseen(path, why)),
+            None => {
+                self.queue_shared_databases();
+                self.todo.pop_front()
+            }
+        }
+    }
+
+    fn found(&mut self, entry: Entry) -> Result<Option<CapturedStream>> {
+        let kind = entry.metadata.file_type();
+        if kind.is_file() {
+            return self.found_file(entry);
+        }
+        if kind.is_dir() {
+            return Ok(Some(stream(&entry, EntryKind::Directory, Body::None)));
+        }
+        if kind.is_symlink() {
+            return Ok(match std::fs::read_link(&entry.path) {
+                Ok(target) => Some(stream(&entry, EntryKind::Symlink(target.into_os_string().into_vec()), Body::None)),
+                Err(e) => self.skip(&entry.path, &refusal(&e)),
+            });
+        }
+        let what = match kind {
+            kind if kind.is_fifo() => "a FIFO",
+            kind if kind.is_socket() => "a socket",
+            _ => "a device",
+        };
+        Ok(self.skip(&entry.path, &format!("skipped: {what}")))
+    }
+
+    fn found_file(&mut self, entry: Entry) -> Result<Option<CapturedStream>> {
+        let id = FileState::of(&entry.metadata).id();
+        if self.covered.has(&entry) {
+            return Ok(None);
+        }
+        if self.shared.has(id) {
+            self.covered.add_sides_of(&entry);
+            self.shared.add(id, entry);
+            return Ok(None);
+        }
+        if let Some(unchanged) = self.unchanged(&entry) {
+            return Ok(Some(unchanged));
+        }
+        self.plain(entry, true, None)
+    }
+
+    /// A file that the file system proves to be as it was.
+    fn unchanged(&mut self, entry: &Entry) -> Option<CapturedStream> {
+        let state = FileState::of(&entry.metadata);
+        let stamp = self.known.get(&entry.name).filter(|known| state.is_unchanged_since(known, self.now))?;
+        if self.links.contains_key(&state.id()) {
+            return None;
+        }
+        self.report.stamps.insert(entry.name.clone(), stamp.clone());
+        self.remember_link(entry, state);
+        Some(stream(entry, EntryKind::File, Body::Unchanged))
+    }
+
+    /// A file as it is, unless it is to be probed and turns out to be a database.
+    pub(super) fn plain(&mut self, mut entry: Entry, probe: bool, note: Option<String>) -> Result<Option<CapturedStream>> {
+        if let Some(first) = self.links.get(&FileState::of(&entry.metadata).id()) {
+            let link = stream(&entry, EntryKind::HardLink(first.clone()), Body::None);
+            self.report.skipped.extend(note);
+            return Ok(Some(link));
+        }
+        let opened = body::open(&entry.path).and_then(|file| {
+            let metadata = file.metadata()?;
+            let database = probe && metadata.is_file() && begins_like_a_database(&file)?;
+            Ok((file, metadata, database))
+        });
+        let (file, metadata, database) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return Ok(self.skip(&entry.path, &refusal(&e))),
+        };
+        if !metadata.is_file() {
+            return Ok(self.skip(&entry.path, "skipped: it became something else while the backup ran"));
+        }
+        entry.metadata = metadata;
+        if database {
+            // Closed before a connection is opened.
+            drop(file);
+            return self.found_database(entry);
+        }
+        self.report.skipped.extend(note);
+        let before = FileState::of(&entry.metadata);
+        self.remember_link(&entry, before);
+        let (body, at_end) = FileBody::new(file, before.size);
+        let stream = stream(&entry, EntryKind::File, Body::Bytes(Box::new(body)));
+        self.held = Some(Held::Plain(Reading { entry, before, at_end, may_stamp: probe }));
+        Ok(Some(stream))
+    }
+
+    fn remember_link(&mut self, entry: &Entry, state: FileState) {
+        if entry.metadata.nlink() > 1 {
+            self.links.insert(state.id(), entry.name.clone());
+        }
+    }
+
+    /// Looks at how a plain file was when its end was reached.
+    fn plain_read(&mut self, reading: Reading) {
+        let Some(after) = reading.at_end.get() else { return };
+        let before = reading.before;
+        if after.size > before.size {
+            let text = "grew while it was read; it is stored up to the length that it had at first";
+            self.monitor.warn(&line(&reading.entry.path, text));
+        } else if (after.size, after.mtime_ns) != (before.size, before.mtime_ns) {
+            let text = "changed while it was read; what is stored may be a mixture of old and new";
+            self.report.skipped.push(line(&reading.entry.path, text));
+        } else if reading.may_stamp && self.is_local(&reading.entry.path, before.dev) {
+            let stamp = before.plain_stamp(self.now);
+            self.report.stamps.extend(stamp.map(|stamp| (reading.entry.name, stamp)));
+        }
+    }
+
+    fn is_local(&mut self, path: &Path, dev: u64) -> bool {
+        *self.local.entry(dev).or_insert_with(|| is_local(path))
+    }
+
+    /// Lets go of what the last stream needed.
+    fn let_go(&mut self) {
+        match self.held.take() {
+            Some(Held::Plain(reading)) => self.plain_read(reading),
+            Some(Held::Database(entry, file)) => self.database_read(entry, *file),
+            None => {}
+        }
+    }
+
+    /// Notes something that is not in the snapshot.
+    pub(super) fn skip(&mut self, path: &Path, why: &str) -> Option<CapturedStream> {
+        self.report.skipped.push(line(path, why));
+        None
+    }
+}
+
+impl Capture for FilesCapture<'_> {
+    fn total_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
+        self.let_go();
+        while let Some(task) = self.next_task() {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let stream = match task {
+                Task::Found(entry) => self.found(entry)?,
+                Task::Unseen(path, why) => self.skip(&path, &why),
+                Task::AsItIs(entry, note) => self.plain(entry, false, note)?,
+                Task::Database(entry, through) => self.database(entry, &through)?,
+            };
+            if stream.is_some() {
+                return Ok(stream);
+            }
+        }
+        Ok(None)
+    }
+
+    fn unreadable(&mut self, error: Error) -> Result<()> {
+        match self.held.take() {
+            Some(Held::Plain(reading)) => {
+                self.links.remove(&reading.before.id());
+                self.skip(&reading.entry.path, &format!("skipped: {}", detail(error)));
+                Ok(())
+            }
+            Some(Held::Database(entry, file)) => {
+                drop(file);
+                self.refused(entry, error)
+            }
+            None => Err(error),
+        }
+    }
+
+    fn blocks_writers(&self) -> bool {
+        matches!(&self.held, Some(Held::Database(_, file)) if file.blocks_writers())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<CaptureReport> {
+        self.let_go();
+        self.report.facts.push(("sqlite".to_owned(), rusqlite::version().to_owned()));
+        self.report.facts.push(("instant".to_owned(), "each".to_owned()));
+        Ok(self.report)
+    }
+}
+
+fn begins_like_a_database(file: &File) -> std::io::Result<bool> {
+    let mut start = [0; MAGIC.len()];
+    match file.read_exact_at(&mut start, 0) {
+        Ok(()) => Ok(start == *MAGIC),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn stream(entry: &Entry, kind: EntryKind, body: Body) -> CapturedStream {
+    CapturedStream { name: entry.name.clone(), kind, meta: Some(meta_of(&entry.metadata)), body }
+}
+
+/// A line about a path. Its control characters are escaped: a name must not be able to begin another line, or to speak to a terminal.
+pub(super) fn line(path: &Path, text: &str) -> String {
+    let mut line = String::new();
+    for c in path.to_string_lossy().chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line.push_str(": ");
+    line.push_str(text);
+    line
+}
+
+/// An error without the path, which the line has already.
+pub(super) fn detail(error: Error) -> String {
+    match error {
+        Error::Source { detail, .. } | Error::Busy { detail, .. } => detail,
+        other => other.to_string(),
+    }
+}
