@@ -23,6 +23,9 @@ Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damag
 Example:
   icecore init && icecore backup sqlite memory.db && icecore restore latest --to restored";
 
+/// Heads the options that every command takes.
+const GLOBAL: &str = "Options of all commands";
+
 /// Keeps the history of databases: consistent snapshots at about the price of what changed.
 #[derive(Debug, Parser)]
 #[command(name = "icecore", version, max_term_width = 120, after_help = AFTER_HELP)]
@@ -37,19 +40,19 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
     /// The repository's directory [default: ICECORE_REPOSITORY, else .icecore]
-    #[arg(short = 'R', long = "repo", value_name = "R", global = true)]
+    #[arg(short = 'R', long = "repo", value_name = "R", global = true, help_heading = GLOBAL)]
     pub(crate) repo: Option<OsString>,
     /// Print one JSON document, and errors as JSON lines
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) json: bool,
     /// No progress, and no report of what went well
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Say on standard error what is being done
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
     /// Threads that work at once [default: one per core]
-    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", global = true, help_heading = GLOBAL, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 }
 
@@ -173,6 +176,7 @@ pub(crate) struct SnapArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     group = ArgGroup::new("where").required(true).args(["to", "streams"]),
+    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...",
     after_help = "Examples:\n  icecore restore latest --to restored\n  icecore restore '@2026-11-23 03:15' memory.db=/var/lib/app/memory.db"
 )]
 pub(crate) struct RestoreArgs {

@@ -106,7 +106,7 @@ impl Done {
             number => format!(", {number} unchanged and not read"),
         };
         let mut text = format!(
-            "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {} (reading {}, key derivation {})\n",
+            "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {} (reading {}{})\n",
             self.short_ids.0,
             printable(&self.source),
             count(self.streams, "stream"),
@@ -116,7 +116,7 @@ impl Done {
             output::bytes(self.stored_bytes),
             output::duration(self.duration_ms),
             output::duration(self.capture_ms),
-            output::duration(self.key_derivation_ms),
+            output::key_derivation(self.key_derivation_ms),
         );
         for flag in &self.flags {
             text.push_str(&format!("flagged {}: {}\n", printable(&flag.code), printable(&flag.detail)));

@@ -136,7 +136,7 @@ impl Show {
         lines.extend(self.facts.iter().map(|(name, value)| (name.as_str(), value.clone())));
         lines.extend(self.packs.iter().map(|pack| ("pack", format!("{} {}", pack.id, output::bytes(pack.bytes)))));
         let mut text = String::new();
-        for (name, value) in lines {
+        for (name, value) in lines.into_iter().filter(|(_, value)| !value.is_empty()) {
             text.push_str(&format!("{:<9} {}\n", printable(name), printable(&value).replace('\n', "\\n")));
         }
         let mut table = Table::new([("STREAM", Align::Left), ("KIND", Align::Left), ("SIZE", Align::Right), ("FACTS", Align::Left)]);
@@ -258,7 +258,7 @@ impl Stats {
             ("repository", format!("{} in {}", self.repository, self.location)),
             ("encrypted", if self.encrypted { "yes".to_owned() } else { "no".to_owned() }),
             ("snapshots", format!("{}, together {}", self.snapshots, output::bytes(self.logical_bytes))),
-            ("stored", format!("{}, 1/{ratio} of that", output::bytes(self.stored_bytes))),
+            ("stored", format!("{}, ratio {ratio}", output::bytes(self.stored_bytes))),
             ("packs", format!("{}, {}", self.packs, output::bytes(self.pack_bytes))),
             ("chunks", format!("{}, new {}", self.chunks, output::bytes(self.new_bytes))),
             ("raw", output::bytes(self.raw_bytes)),

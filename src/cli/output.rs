@@ -129,6 +129,11 @@ pub(crate) fn duration(ms: f64) -> String {
     }
 }
 
+/// How long the key derivation took, for people; of a repository without a passphrase there is nothing to say.
+pub(crate) fn key_derivation(ms: f64) -> String {
+    if ms > 0.0 { format!(", key derivation {}", duration(ms)) } else { String::new() }
+}
+
 /// `1 stream`, `2 streams`.
 pub(crate) fn count(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };

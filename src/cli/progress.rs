@@ -156,9 +156,11 @@ fn line(phase: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String
     let rate = done as f64 / seconds;
     let rate_text = output::bytes(rate as u64);
     match total.filter(|total| *total > 0) {
+        // What follows the last byte of a phase is not in bytes.
+        Some(total) if done >= total => format!("{phase} {}, finishing ...", output::bytes(total)),
         Some(total) => {
-            let percent = (u128::from(done) * 100 / u128::from(total)).min(100);
-            let left = output::duration(total.saturating_sub(done) as f64 / rate * 1000.0);
+            let percent = u128::from(done) * 100 / u128::from(total);
+            let left = output::duration((total - done) as f64 / rate * 1000.0);
             format!("{phase} {} of {} ({percent} %), {rate_text}/s, {left} left", output::bytes(done), output::bytes(total))
         }
         None => format!("{phase} {}, {rate_text}/s", output::bytes(done)),
@@ -200,8 +202,8 @@ mod tests {
         assert_eq!(line("reading", 0, Some(10), second), "reading ...");
         assert_eq!(line("reading", 1 << 20, Some(4 << 20), second), "reading 1.0 MiB of 4.0 MiB (25 %), 1.0 MiB/s, 3.0 s left");
         assert_eq!(line("checking", 1 << 20, None, 2 * second), "checking 1.0 MiB, 512.0 KiB/s");
-        assert_eq!(line("reading", 9, Some(4), second), "reading 9 B of 4 B (100 %), 9 B/s, 0 ms left");
-        assert!(line("checking records", u64::MAX, Some(u64::MAX), second).len() < 80);
+        assert_eq!(line("reading", 9, Some(4), second), "reading 4 B, finishing ...");
+        assert!(line("checking records", u64::MAX - 1, Some(u64::MAX), second).len() < 80);
     }
 
     #[test]

@@ -131,11 +131,8 @@ impl Done {
             }
         }
         let (streams, bytes) = (count(self.restored.len() as u64, "stream"), output::bytes(self.bytes));
-        let (took, derivation) = (output::duration(self.duration_ms), output::duration(self.key_derivation_ms));
-        text.push_str(&format!(
-            "restored {streams} of snapshot {}, {bytes}, verified, in {took} (and key derivation {derivation})\n",
-            self.short_id
-        ));
+        let (took, derivation) = (output::duration(self.duration_ms), output::key_derivation(self.key_derivation_ms));
+        text.push_str(&format!("restored {streams} of snapshot {}, {bytes}, verified, in {took}{derivation}\n", self.short_id));
         text
     }
 }
