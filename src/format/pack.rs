@@ -303,8 +303,9 @@ fn take_slices(rows: &mut Input<'_>, bases: &mut Input<'_>, whole_base: bool, no
     if count == 0 || count > SLICES_MAX {
         return Err(Malformed::new("a delta has too many slices or none"));
     }
-    let slices =
-        (0..count).map(|_| Ok(Slice { base: base()?, offset: rows.varint()?, len: rows.varint()? })).collect::<Result<Vec<_>, Malformed>>()?;
+    let slices = (0..count)
+        .map(|_| Ok(Slice { base: base()?, offset: rows.varint()?, len: rows.varint()? }))
+        .collect::<Result<Vec<_>, Malformed>>()?;
     match is_whole_base(&slices, nominal_len) {
         true => Err(Malformed::new("a delta spells out a whole base")),
         false => Ok(slices),
