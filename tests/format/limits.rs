@@ -1,0 +1,225 @@
+//! Lengths and counts: taken at their limits, refused beyond, and never a reason to allocate or to go on for long.
+
+use super::values::{self, children, entry, slice};
+use icecore::codec::{Decoder, Encoder};
+use icecore::format::config::{CONFIG_CHUNK_LEN_MAX, CONFIG_CHUNK_LEN_MIN, CONFIG_LEN_MAX, Config};
+use icecore::format::key::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_MEMORY_KIB_MIN, KDF_PASSES_MAX, KEY_RECORD_LEN_MAX, KdfCost, KeyRecord};
+use icecore::format::node::Node;
+use icecore::format::pack::{ChunkEntry, Encoding, Footer, Slice, Trailer, padme};
+use icecore::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
+use icecore::format::{
+    BASES_MAX, CHUNK_LEN_MAX, LEVEL_READ_MAX, Malformed, NODE_CHILDREN_MAX, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, RECORD_LEN_MAX,
+    SEGMENT_LEN_MAX, SLICES_MAX, TRAILER_LEN_MAX, TREE_LEVELS_MAX, WORK_READ_MAX, record,
+};
+use icecore::id::PackId;
+
+/// What refusing short hostile bytes may allocate, in bytes: serde takes up to 1 MiB on a list's word, a record's decoder 512 KiB on a text's.
+const ALLOCATED_MAX: u64 = 5 << 19;
+
+fn refused_without_allocating<T>(what: &str, decode: impl FnOnce() -> Result<T, Malformed>) {
+    let mut refused = false;
+    let info = allocation_counter::measure(|| refused = decode().is_err());
+    assert!(refused, "{what} is taken");
+    assert!(info.bytes_max <= ALLOCATED_MAX, "{what} makes the decoder allocate {} bytes", info.bytes_max);
+}
+
+/// A number in the longest form of a record.
+fn long(number: u64) -> Vec<u8> {
+    [&[253][..], &number.to_le_bytes()].concat()
+}
+
+#[test]
+fn hostile_counts_allocate_nothing() {
+    for counts in
+        [[1, PACK_CHUNKS_MAX, 0, 0], [0, PACK_CHUNKS_MAX, u32::MAX, u32::MAX], [u32::MAX; 4], [1, 1, u32::MAX, 0], [1, 1, 0, u32::MAX]]
+    {
+        let mut bytes: Vec<u8> = counts.iter().flat_map(|number| number.to_le_bytes()).collect();
+        bytes.extend([0; 8]);
+        refused_without_allocating("a table without its rows", || Trailer::decode(&bytes, 16));
+        refused_without_allocating("a table without its ids", || Trailer::ids_in(&bytes));
+    }
+    let mut node = values::uniform_node().encode();
+    node[2..4].copy_from_slice(&(NODE_CHILDREN_MAX as u16).to_le_bytes());
+    refused_without_allocating("a node without its children", || Node::decode(&node, 1));
+    let least = record::encode(&values::least_snapshot()).unwrap();
+    // Before the host come two numbers of one byte; then host, user and tool, each empty.
+    for len in [1 << 16, 1 << 20, 60 << 20, 1 << 40, u64::MAX, i64::MAX as u64] {
+        let host = [&least[..2], &long(len), &least[3..]].concat();
+        refused_without_allocating("a long text", || record::decode::<SnapshotRecord>(&host));
+        // After the source (id, kind, label) and the absent parent come the tags.
+        let before_tags = 5 + 32 + 1 + 1 + 1;
+        assert_eq!(least[before_tags], 0);
+        let tags = [&least[..before_tags], &long(len), &least[before_tags + 1..]].concat();
+        refused_without_allocating("a long list", || record::decode::<SnapshotRecord>(&tags));
+        let name = [&long(len)[..], b"name"].concat();
+        refused_without_allocating("a long name", || record::decode_first::<StreamEntry>(&name));
+    }
+}
+
+#[test]
+fn key_records_and_configurations_are_bounded() {
+    let with = |cost, sealed_len: usize| KeyRecord { salt: [0; 32], cost, sealed: vec![0; sealed_len] }.encode();
+    let cost = |memory_kib, passes, lanes| KdfCost { memory_kib, passes, lanes };
+    for good in [cost(KDF_MEMORY_KIB_MIN, 1, 1), cost(KDF_MEMORY_KIB_MAX, KDF_PASSES_MAX, KDF_LANES_MAX)] {
+        assert!(KeyRecord::decode(&with(good, 100)).is_ok());
+    }
+    for bad in [
+        cost(KDF_MEMORY_KIB_MIN - 1, 1, 1),
+        cost(KDF_MEMORY_KIB_MAX + 1, 1, 1),
+        cost(8, 0, 1),
+        cost(8, KDF_PASSES_MAX + 1, 1),
+        cost(8, 1, 0),
+        cost(8, 1, KDF_LANES_MAX + 1),
+    ] {
+        assert!(KeyRecord::decode(&with(bad, 100)).is_err(), "{bad:?}");
+    }
+    assert!(KeyRecord::decode(&with(KdfCost::DEFAULT, KEY_RECORD_LEN_MAX as usize - 96)).is_ok());
+    assert!(KeyRecord::decode(&with(KdfCost::DEFAULT, KEY_RECORD_LEN_MAX as usize - 95)).is_err());
+    for len in [CONFIG_CHUNK_LEN_MIN, CONFIG_CHUNK_LEN_MAX] {
+        let config = |page_chunk_len, content_chunk_len| Config { page_chunk_len, content_chunk_len, ..values::config(false) };
+        assert!(Config::decode(&config(len, len).encode().unwrap()).is_ok());
+        let outside = if len == CONFIG_CHUNK_LEN_MIN { len / 2 } else { len * 2 };
+        for bad in [config(outside, len), config(len, outside), config(len + 1, len), config(len, 0)] {
+            assert!(Config::decode(&bad.encode().unwrap()).is_err(), "{bad:?}");
+        }
+    }
+    let mut long = values::config(false).encode().unwrap();
+    long.resize(CONFIG_LEN_MAX as usize, b' ');
+    assert!(Config::decode(&long).is_ok());
+    long.push(b' ');
+    assert!(Config::decode(&long).is_err());
+}
+
+/// A table of one chunk.
+fn table_of(chunk: ChunkEntry) -> Result<Trailer, Malformed> {
+    let trailer = Trailer { segments: vec![chunk.encoded_len + 16], chunks: vec![chunk] };
+    Trailer::decode(&trailer.encode(), 16)
+}
+
+#[test]
+fn rows_are_bounded() {
+    let taken = |chunk: ChunkEntry| assert_eq!(table_of(chunk.clone()).unwrap().chunks, [chunk]);
+    let refused = |chunk: ChunkEntry| assert!(table_of(chunk.clone()).is_err(), "{chunk:?}");
+    let base = entry(1, 0, 0, 10);
+    taken(ChunkEntry { plain_len: CHUNK_LEN_MAX, ..base.clone() });
+    refused(ChunkEntry { plain_len: CHUNK_LEN_MAX + 1, ..base.clone() });
+    refused(ChunkEntry { plain_len: 0, ..base.clone() });
+    refused(ChunkEntry { encoded_len: 0, ..base.clone() });
+    taken(ChunkEntry { encoded_len: SEGMENT_LEN_MAX, ..base.clone() });
+    refused(ChunkEntry { encoded_len: SEGMENT_LEN_MAX + 1, ..base.clone() });
+    refused(ChunkEntry { encoding: Encoding::Raw, ..base.clone() });
+    let delta = |level, work, slices| values::delta(base.clone(), 1, level, work, slices);
+    let one = || vec![slice(1, 0, 100)];
+    taken(delta(LEVEL_READ_MAX, WORK_READ_MAX, one()));
+    refused(delta(LEVEL_READ_MAX + 1, 2, one()));
+    refused(delta(0, 2, one()));
+    refused(delta(1, WORK_READ_MAX + 1, one()));
+    refused(delta(1, 1, one()));
+    let slices = |count: usize, bases: u64, len: u32| -> Vec<Slice> { (0..count as u64).map(|n| slice(n % bases, 0, len)).collect() };
+    taken(delta(1, 2, slices(SLICES_MAX, BASES_MAX as u64, 8192)));
+    refused(delta(1, 2, slices(SLICES_MAX + 1, 1, 1)));
+    refused(delta(1, 2, slices(BASES_MAX + 1, BASES_MAX as u64 + 1, 1)));
+    refused(delta(1, 2, Vec::new()));
+    taken(delta(1, 2, vec![slice(1, 0, PREFIX_LEN_MAX as u32)]));
+    refused(delta(1, 2, vec![slice(1, 0, PREFIX_LEN_MAX as u32 + 1)]));
+    refused(delta(1, 2, slices(SLICES_MAX, 1, 8193)));
+    taken(delta(1, 2, vec![slice(1, CHUNK_LEN_MAX - 1, 1)]));
+    refused(delta(1, 2, vec![slice(1, CHUNK_LEN_MAX, 1)]));
+    refused(delta(1, 2, vec![slice(1, u32::MAX, 1)]));
+    refused(delta(1, 2, vec![slice(1, 1, 0)]));
+}
+
+#[test]
+fn tables_are_bounded() {
+    let chunks = |count: u32| -> Trailer {
+        let chunks: Vec<ChunkEntry> =
+            (0..count).map(|n| ChunkEntry { encoding: Encoding::Raw, plain_len: 1, ..entry(1, 0, n, 1) }).collect();
+        Trailer { segments: vec![count + 16], chunks }
+    };
+    let bytes = chunks(PACK_CHUNKS_MAX).encode();
+    assert!(bytes.len() < TRAILER_LEN_MAX as usize);
+    assert_eq!(Trailer::decode(&bytes, 16).unwrap().chunks.len(), PACK_CHUNKS_MAX as usize);
+    assert!(Trailer::decode(&chunks(PACK_CHUNKS_MAX + 1).encode(), 16).is_err());
+    // A segment shorter than its tag, longer and shorter than its chunks, without chunks.
+    for segments in [vec![15], vec![27], vec![25], vec![26, 16], vec![16, 26]] {
+        let trailer = Trailer { segments, chunks: vec![entry(1, 0, 0, 10)] };
+        assert!(Trailer::decode(&trailer.encode(), 16).is_err(), "{:?}", trailer.segments);
+    }
+}
+
+#[test]
+fn nodes_are_bounded() {
+    let node = |count: usize, level| Node { level, children: children(&vec![7; count]) }.encode();
+    assert!(Node::decode(&node(NODE_CHILDREN_MAX, TREE_LEVELS_MAX), TREE_LEVELS_MAX).is_ok());
+    assert!(Node::decode(&node(NODE_CHILDREN_MAX + 1, 1), 1).is_err());
+    assert!(Node::decode(&node(1, TREE_LEVELS_MAX + 1), TREE_LEVELS_MAX + 1).is_err());
+    assert!(Node::decode(&node(1, 0), 0).is_err());
+    assert!(Node::decode(&node(1, 2), 1).is_err());
+    assert!(Node::decode(&node(0, 1), 1).is_err());
+    for lens in [&[7, 0][..], &[0, 7], &[0], &[3, 0, 7]] {
+        assert!(Node::decode(&Node { level: 1, children: children(lens) }.encode(), 1).is_err(), "{lens:?}");
+    }
+    let most = Node { level: 1, children: children(&[u64::MAX, 1]) };
+    assert_eq!(Node::decode(&most.encode(), 1).unwrap().span_bytes(), None);
+}
+
+#[test]
+fn footers_are_bounded() {
+    let decoded = |footer: Footer, pack_len| Footer::decode(&footer.encode(b""), pack_len);
+    let good = values::footer(b"trailer");
+    assert_eq!(decoded(good, good.pack_len).unwrap(), good);
+    assert!(decoded(good, good.pack_len + 1).is_err());
+    for bad in [
+        Footer { trailer_offset: good.trailer_offset + 1, ..good },
+        Footer { trailer_offset: u64::MAX, ..good },
+        Footer { trailer_offset: u64::MAX - 80, ..good },
+        Footer { trailer_len: u32::MAX, ..good },
+        Footer { pack_len: u64::MAX, ..good },
+    ] {
+        assert!(decoded(bad, good.pack_len).is_err(), "{bad:?}");
+    }
+    let long = Footer { trailer_len: TRAILER_LEN_MAX + 1, trailer_offset: 48, pack_len: 48 + u64::from(TRAILER_LEN_MAX) + 81, ..good };
+    assert!(decoded(long, long.pack_len).is_err());
+}
+
+/// Whatever a writer may write, a reader takes: the longest record is one with very many packs.
+#[test]
+fn the_longest_record_is_read_back() {
+    let pack = PackRef { id: PackId([7; 32]), size: 8_650_752, trailer_offset: 8_600_000 };
+    let rest = record::encode(&values::least_snapshot()).unwrap().len() + 4;
+    let one = record::encode(&pack).unwrap().len();
+    let longest = SnapshotRecord { packs: vec![pack; (RECORD_LEN_MAX - rest) / one], ..values::least_snapshot() };
+    let bytes = record::encode(&longest).unwrap();
+    assert!(bytes.len() > RECORD_LEN_MAX - 2 * one);
+    assert_eq!(record::decode::<SnapshotRecord>(&bytes).unwrap().packs.len(), longest.packs.len());
+    let longer = SnapshotRecord { packs: vec![pack; longest.packs.len() + 1], ..values::least_snapshot() };
+    assert!(record::encode(&longer).is_err());
+}
+
+/// A small frame that gives very much, and one that gives too little.
+#[test]
+fn frames_give_their_length_or_nothing() {
+    let mut bomb = Vec::new();
+    Encoder::new().unwrap().encode(&vec![0; CHUNK_LEN_MAX as usize], &[], &mut bomb).unwrap();
+    assert!(bomb.len() < 200);
+    let mut decoder = Decoder::new().unwrap();
+    for plain_len in [0, 1, 65536, CHUNK_LEN_MAX - 1, CHUNK_LEN_MAX + 1, u32::MAX] {
+        refused_without_allocating("a frame of another length", || decoder.decode(&bomb, &[], plain_len, &mut Vec::new()));
+    }
+    let mut plain = Vec::new();
+    decoder.decode(&bomb, &[], CHUNK_LEN_MAX, &mut plain).unwrap();
+    assert_eq!(plain.len(), CHUNK_LEN_MAX as usize);
+}
+
+/// Padme's own promise: at most 12 % more, and few different lengths.
+#[test]
+fn padding_is_bounded() {
+    let mut lengths = std::collections::HashSet::new();
+    for len in (1..200_000).chain((1 << 22)..(1 << 22) + 1000) {
+        let padded = padme(len);
+        assert!(padded >= len && (padded - len) * 100 <= len * 12, "{len} becomes {padded}");
+        assert_eq!(padme(padded), padded);
+        lengths.insert(padded);
+    }
+    assert!(lengths.len() < 250, "{} different lengths", lengths.len());
+}

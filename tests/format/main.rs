@@ -1,0 +1,21 @@
+//! The stored bytes: the page that specifies them, golden bytes, hostile bytes, and readers that are not icecore.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+#[path = "../../benches/common/rng.rs"]
+#[allow(dead_code)]
+mod rng;
+#[path = "../support/repo.rs"]
+#[allow(dead_code)]
+mod support;
+
+mod canonical;
+mod compat;
+mod derive;
+mod golden;
+mod limits;
+mod mutate;
+mod page;
+mod script;
+mod second;
+mod spec;
+mod values;

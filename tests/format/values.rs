@@ -1,0 +1,195 @@
+//! Fixed values, one of everything that is stored, with all their fields different.
+
+use icecore::format::config::Config;
+use icecore::format::key::{KdfCost, KeyPayload};
+use icecore::format::node::{Child, Node};
+use icecore::format::pack::{ChunkEntry, Encoding, Footer, IdPrefix, Slice, Trailer};
+use icecore::format::snapshot::{
+    EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry, StreamRoot,
+};
+use icecore::format::{Cipher, Kind, ObjectHeader};
+use icecore::id::{ChunkId, PackId, RepositoryId, SnapshotId, SourceId};
+
+pub const PASSPHRASE: &[u8] = b"correct horse";
+pub const MASTER: [u8; 32] = *b"a master key that is not secret.";
+
+/// 32 bytes that count up from `first`.
+pub fn counted(first: u8) -> [u8; 32] {
+    std::array::from_fn(|place| first.wrapping_add(place as u8))
+}
+
+pub fn repository() -> RepositoryId {
+    RepositoryId(counted(0x10))
+}
+
+pub fn header(kind: Kind, cipher: Cipher) -> ObjectHeader {
+    ObjectHeader { kind, cipher, salt: counted(0x80) }
+}
+
+pub fn config(encrypted: bool) -> Config {
+    Config { repository: repository(), encrypted, page_chunk_len: 32 << 10, content_chunk_len: 64 << 10 }
+}
+
+pub fn cost() -> KdfCost {
+    KdfCost { memory_kib: 32, passes: 2, lanes: 1 }
+}
+
+pub fn key_payload() -> KeyPayload {
+    let config_hash = *blake3::hash(&config(true).encode().unwrap()).as_bytes();
+    KeyPayload { master: MASTER, config_hash, config: config(true) }
+}
+
+/// All children but the last cover the same span.
+pub fn uniform_node() -> Node {
+    let lens = [65536, 65536, 4096];
+    Node { level: 1, children: children(&lens) }
+}
+
+/// A length for each child.
+pub fn explicit_node() -> Node {
+    let lens = [17, 1 << 40, 300];
+    Node { level: 2, children: children(&lens) }
+}
+
+pub fn children(lens: &[u64]) -> Vec<Child> {
+    lens.iter().zip(0x21..).map(|(&len, first)| Child { id: ChunkId(counted(first)), len }).collect()
+}
+
+/// A whole chunk, to be changed.
+pub fn entry(first: u8, segment: u32, offset: u32, encoded_len: u32) -> ChunkEntry {
+    ChunkEntry {
+        id: ChunkId(counted(first)),
+        segment,
+        offset,
+        encoded_len,
+        plain_len: 65536,
+        encoding: Encoding::Zstd,
+        node: false,
+        version: 0,
+        level: 0,
+        work: 1,
+        slices: Vec::new(),
+    }
+}
+
+pub fn delta(chunk: ChunkEntry, version: u32, level: u8, work: u32, slices: Vec<Slice>) -> ChunkEntry {
+    ChunkEntry { encoding: Encoding::Delta, version, level, work, slices, ..chunk }
+}
+
+pub fn slice(base: u64, offset: u32, len: u32) -> Slice {
+    Slice { base: IdPrefix(base), offset, len }
+}
+
+/// Every kind of row, with every bit set and not set somewhere, and LEB128 numbers of one to three bytes.
+pub fn trailer() -> Trailer {
+    let whole = |base| vec![slice(base, 0, 65536)];
+    let parts = vec![slice(0x0102_0304_0506_0708, 4096, 8192), slice(9, 0, 1), slice(0x0102_0304_0506_0708, 0, 65535)];
+    let chunks = vec![
+        entry(0x31, 0, 0, 20_000),
+        ChunkEntry { encoding: Encoding::Raw, encoded_len: 65536, ..entry(0x32, 0, 20_000, 0) },
+        ChunkEntry { plain_len: 4000, encoded_len: 700, version: 5, ..entry(0x33, 0, 85_536, 0) },
+        delta(entry(0x34, 1, 0, 57), 1, 1, 2, whole(0xfedc_ba98_7654_3210)),
+        delta(entry(0x35, 1, 57, 300), 4096, 21, 128, parts),
+        ChunkEntry { plain_len: 4000, node: true, ..delta(entry(0x36, 1, 357, 90), 2, 2, 3, vec![slice(77, 0, 4000)]) },
+        ChunkEntry { plain_len: 112, encoded_len: 112, encoding: Encoding::Raw, node: true, ..entry(0x37, 2, 0, 0) },
+    ];
+    Trailer { segments: vec![86_236 + 16, 447 + 16, 112 + 16], chunks }
+}
+
+/// The footer of a pack that ends with this trailer.
+pub fn footer(stored_trailer: &[u8]) -> Footer {
+    let trailer_offset = 48 + 86_252 + 463 + 128;
+    Footer {
+        trailer_offset,
+        trailer_len: stored_trailer.len() as u32,
+        pack_len: trailer_offset + stored_trailer.len() as u64 + 80,
+        salt: counted(0x80),
+    }
+}
+
+pub fn root(first: u8) -> StreamRoot {
+    StreamRoot { len: 1 << 33, levels: 2, top: Some(ChunkId(counted(first))) }
+}
+
+/// Numbers of every stored length, negative ones, empty and long lists.
+pub fn snapshot() -> SnapshotRecord {
+    SnapshotRecord {
+        time_ns: 1_793_880_000_123_456_789,
+        duration_us: 250,
+        host: "db-1.example".into(),
+        user: "mia".into(),
+        tool: "icecore 0.1.0".into(),
+        source: SourceRef { id: SourceId(counted(0x41)), kind: SourceKind::Sqlite, label: "/srv/memory.db".into() },
+        parent: Some(SnapshotId(counted(0x42))),
+        tags: vec!["nightly".into(), String::new(), "gr\u{fc}n".into()],
+        flags: vec![Flag { code: "damaged".into(), detail: "quick_check: row 7 missing from index".into() }],
+        listing: root(0x43),
+        entries: 251,
+        logical_bytes: 70_000,
+        packs: vec![
+            PackRef { id: PackId(counted(0x44)), size: 8_650_752, trailer_offset: 8_600_000 },
+            PackRef { id: PackId(counted(0x45)), size: 250, trailer_offset: 128 },
+        ],
+        stats: SnapshotStats {
+            read_bytes: 1 << 32,
+            new_chunks: 3,
+            new_plain_bytes: 196_608,
+            raw_bytes: 65_536,
+            zstd_bytes: 65_535,
+            delta_bytes: 255,
+            node_bytes: 256,
+            pack_bytes: u64::MAX,
+        },
+        facts: vec![("instant".into(), "proven".into()), ("sqlite".into(), "3.54.1".into())],
+    }
+}
+
+/// The least that a record can say.
+pub fn least_snapshot() -> SnapshotRecord {
+    SnapshotRecord {
+        time_ns: -1,
+        duration_us: 0,
+        host: String::new(),
+        user: String::new(),
+        tool: String::new(),
+        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: String::new() },
+        parent: None,
+        tags: Vec::new(),
+        flags: Vec::new(),
+        listing: StreamRoot { len: 0, levels: 0, top: None },
+        entries: 0,
+        logical_bytes: 0,
+        packs: Vec::new(),
+        stats: SnapshotStats::default(),
+        facts: Vec::new(),
+    }
+}
+
+pub fn facts() -> SqliteFacts {
+    SqliteFacts {
+        page_size: 65_536,
+        page_count: 1 << 34,
+        user_version: -7,
+        application_id: i32::MIN,
+        encoding: 1,
+        wal: true,
+        change_counter: u32::MAX,
+        schema_cookie: 300,
+        freelist_pages: 0,
+    }
+}
+
+/// One of every kind.
+pub fn listing() -> Vec<StreamEntry> {
+    let empty = StreamRoot { len: 0, levels: 0, top: None };
+    let meta = Some(FileMeta { mode: 0o4755, mtime_ns: i64::MIN, uid: 0, gid: 100_000 });
+    let only = StreamRoot { len: 300, levels: 0, top: Some(ChunkId(counted(0x52))) };
+    let entry = |name: &[u8], kind, root, meta| StreamEntry { name: name.to_vec(), kind, root, meta };
+    vec![
+        entry(b"memory.db", EntryKind::Sqlite(facts()), root(0x51), None),
+        entry(b"notes/\xff.txt", EntryKind::File, only, meta),
+        entry(b"notes", EntryKind::Directory, empty, meta),
+        entry(b"link", EntryKind::Symlink(b"../elsewhere".to_vec()), empty, meta),
+        entry(b"same", EntryKind::HardLink(b"notes/\xff.txt".to_vec()), empty, None),
+    ]
+}
