@@ -16,7 +16,7 @@ use icecore::id::{PackId, SnapshotId};
 
 use crate::contract::{io_kind, list_all, pack, snapshot};
 use crate::local::temporaries;
-use crate::simulated::{CrashDisk, Policy};
+use crate::simulated::{CrashDisk, Policy, scratch};
 
 /// How many ways of losing things are tried at each step, beside losing all and keeping all.
 const SEEDS: u64 = 6;
@@ -92,7 +92,7 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let tmp = tempfile::tempdir().unwrap();
+        let tmp = scratch();
         fs::create_dir(tmp.path().join("disk")).unwrap();
         let disk = Arc::new(CrashDisk::new(&tmp.path().join("disk")));
         Self { tmp, disk }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use icecore::backend::disk::Disk;
 
-use crate::simulated::{CrashDisk, Policy};
+use crate::simulated::{CrashDisk, Policy, scratch};
 
 struct Stage {
     tmp: tempfile::TempDir,
@@ -16,7 +16,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let tmp = tempfile::tempdir().unwrap();
+        let tmp = scratch();
         let root = tmp.path().join("disk");
         fs::create_dir(&root).unwrap();
         Self { tmp, root }

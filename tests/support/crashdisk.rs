@@ -27,6 +27,11 @@ use std::sync::{Mutex, MutexGuard};
 
 use icecore::backend::disk::{Disk, RealDisk};
 
+/// A directory for simulated disks, in memory where the system has a place for that: many runs are needed, and no real sync.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+}
+
 /// What of the unsynced survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
