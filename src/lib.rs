@@ -11,7 +11,7 @@
 //! | 4 | [`repo`] | the only layer that knows both keys and bytes: catalog, writer, reader, trees |
 //! | 3 | [`backend`] | keys and bytes: a local directory |
 //! | 2 | [`crypto`], [`chunker`], [`codec`] | pure: no I/O, no clock, no randomness but what is passed in |
-//! | 1 | [`format`] | encode and decode every stored byte; all limits and magics |
+//! | 1 | [`mod@format`] | encode and decode every stored byte; all limits and magics |
 //! | 0 | [`error`], [`id`], [`progress`] | |
 //!
 //! The library never prints, reads the environment or looks at the clock: `cli` passes those in.

@@ -7,9 +7,12 @@ use super::rng::{Rng, mix};
 /// Words in the vocabulary.
 const WORDS: usize = 30_000;
 /// Of 100 words, how many are drawn from the followers of the word before.
-const FOLLOW_PERCENT: u64 = 60;
-/// Followers that each word has. Together with [`FOLLOW_PERCENT`] this sets the compression ratio (see `benches/corpus.rs`).
-const FOLLOWERS: u64 = 24;
+const FOLLOW_PERCENT: u64 = 76;
+/// Of 100 words, how many belong to what the text is about.
+const TOPIC_PERCENT: u64 = 16;
+/// Words that a topic has. This and the two shares set the compression ratio (see `benches/corpus.rs`).
+const TOPIC_WORDS: u64 = 16;
+const TOPIC_END: u64 = FOLLOW_PERCENT + TOPIC_PERCENT;
 
 const ONSETS: [&str; 24] =
     ["", "b", "c", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "v", "w", "st", "tr", "pr", "ch", "sh", "th", "pl", "gr"];
@@ -59,18 +62,20 @@ impl Prose {
         self.cumulative.partition_point(|&sum| sum <= point)
     }
 
-    fn next_word(&self, rng: &mut Rng, previous: usize) -> usize {
-        if rng.percent(FOLLOW_PERCENT) {
-            // The smaller of two draws: the first followers are the favourites.
-            let follower = rng.below(FOLLOWERS).min(rng.below(FOLLOWERS));
-            self.sample(mix(mix(self.seed ^ previous as u64) ^ follower))
-        } else {
-            self.sample(rng.next())
+    fn next_word(&self, rng: &mut Rng, topic: u64, previous: usize) -> usize {
+        match rng.below(100) {
+            0..FOLLOW_PERCENT => {
+                // Each follower is half as frequent as the one before it, so that whole phrases come back.
+                let follower = u64::from(rng.next().trailing_zeros());
+                self.sample(mix(mix(self.seed ^ previous as u64) ^ follower))
+            }
+            FOLLOW_PERCENT..TOPIC_END => mix(topic ^ rng.below(TOPIC_WORDS)) as usize % WORDS,
+            _ => self.sample(rng.next()),
         }
     }
 
-    /// Appends one sentence with its full stop.
-    pub fn sentence(&self, rng: &mut Rng, out: &mut String) {
+    /// Appends one sentence with its full stop. Sentences of one topic share words.
+    pub fn sentence(&self, rng: &mut Rng, topic: u64, out: &mut String) {
         let count = rng.between(5, 22);
         let mut word = self.sample(rng.next());
         for index in 0..count {
@@ -82,16 +87,16 @@ impl Prose {
                 out.push_str(if rng.percent(8) { ", " } else { " " });
                 out.push_str(text);
             }
-            word = self.next_word(rng, word);
+            word = self.next_word(rng, topic, word);
         }
         out.push('.');
     }
 
-    /// At least `bytes` bytes of whole sentences, a new paragraph now and then.
-    pub fn text(&self, rng: &mut Rng, bytes: usize) -> String {
+    /// At least `bytes` bytes of whole sentences about a topic (any number), a new paragraph now and then.
+    pub fn text(&self, rng: &mut Rng, topic: u64, bytes: usize) -> String {
         let mut out = String::with_capacity(bytes + 200);
         loop {
-            self.sentence(rng, &mut out);
+            self.sentence(rng, topic, &mut out);
             if out.len() >= bytes {
                 return out;
             }

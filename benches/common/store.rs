@@ -18,17 +18,19 @@ pub const PAGE_BYTES: usize = 4096;
 const EPOCH_S: u64 = 1_700_000_000;
 /// Numbers in an embedding.
 const EMBEDDING_DIMENSIONS: usize = 128;
+/// Numbers in an embedding of a bulk row: so many that the whole compresses like a memory store.
+const BULK_DIMENSIONS: usize = 768;
 /// Rows between two looks at the size while a store is filled.
 const BATCH_ROWS: u64 = 200;
-/// Transactions in a step.
-const STEP_TRANSACTIONS: u64 = 3;
+/// Rows of one conversation.
+const SESSION_ROWS: u64 = 20;
 
 /// What the rows are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A memory store, as real as it gets.
     Memory,
-    /// Long rows that vary a pool of texts, no full-text index, no embeddings: for gigabytes in seconds.
+    /// Long rows that vary a pool of texts, long embeddings, no full-text index: for gigabytes in seconds.
     Bulk,
 }
 
@@ -160,9 +162,11 @@ impl Store {
     pub fn step(&mut self, n: u32) -> Result<()> {
         let mut rng = Rng::new(mix(self.spec.seed) ^ u64::from(n), "step");
         // Hundredths of what a store of 100 MB does in an hour, by the size at hand: the share of changed pages stays.
-        let hundredths = (self.bytes()? / 1_000_000).max(1);
-        let share = |at_100_mb: u64, part: u64| share_of(at_100_mb * hundredths, part);
-        for part in 0..STEP_TRANSACTIONS {
+        let hundredths = self.bytes()? / 1_000_000;
+        // Each commit has its price in pages (roots, segments of the full-text index), so a small store has fewer of them.
+        let parts = if hundredths < 50 { 1 } else { 3 };
+        let share = |at_100_mb: u64, part: u64| share_of(at_100_mb * hundredths, u64::from(n.max(1) - 1) * parts + part, parts);
+        for part in 0..parts {
             let tx = self.conn.transaction()?;
             let mut rows = Rows::prepare(&tx, &self.words)?;
             let newest = rows.newest()?;
@@ -216,18 +220,19 @@ impl Store {
 /// Rows that a step inserts at 100 MB. This and the next ones are set so that 0.7 % of the pages change (see `benches/corpus.rs`).
 const INSERTS: u64 = 12;
 /// Rows whose text a step changes.
-const EDITS: u64 = 8;
+const EDITS: u64 = 7;
 /// Rows that a step marks as read.
-const TOUCHES: u64 = 70;
+const TOUCHES: u64 = 60;
 /// Of 100 touched rows, how many are anywhere; the others are recent.
 const SCATTERED_PERCENT: u64 = 60;
 /// Rows that a step deletes.
 const DELETES: u64 = 3;
 
-/// What transaction `part` of a step does of `hundredths` / 100 things: all parts together do them all, and small stores do at least one.
-fn share_of(hundredths: u64, part: u64) -> u64 {
-    let total = hundredths.div_ceil(100).max(1);
-    total * (part + 1) / STEP_TRANSACTIONS - total * part / STEP_TRANSACTIONS
+/// What transaction `nth` of a history does, when each step of `parts` transactions is to do `hundredths` / 100 things on average: small
+/// stores do some things only every few steps.
+fn share_of(hundredths: u64, nth: u64, parts: u64) -> u64 {
+    let done_after = |count: u64| hundredths * count / (100 * parts);
+    done_after(nth + 1) - done_after(nth)
 }
 
 /// A row number, far more often a new one: half of them among the newest eighth, a tenth among the newest thousandth.
@@ -242,26 +247,27 @@ impl Words {
         let mut rng = Rng::new(spec.seed, "pool");
         let texts = match spec.shape {
             Shape::Memory => 0,
-            Shape::Bulk => 8_000,
+            Shape::Bulk => 2_000,
         };
-        let pool = (0..texts).map(|_| prose.text(&mut rng, 3_000)).collect();
+        let pool = (0..texts).map(|topic| prose.text(&mut rng, topic << 32, 12_000)).collect();
         Words { prose, pool }
     }
 
-    /// The text of a new row. Most are notes of a few hundred bytes; a few are longer than a page.
-    fn content(&self, rng: &mut Rng) -> String {
+    /// The text of row `id`. Most are notes of a few hundred bytes; a few are longer than a page. Neighbours share a topic.
+    fn content(&self, rng: &mut Rng, id: u64) -> String {
+        let topic = topic(id);
         if self.pool.is_empty() {
             let bytes = match rng.below(100) {
                 0..60 => rng.between(150, 900),
                 60..95 => rng.between(900, 2_500),
                 _ => rng.between(2_500, 12_000),
             };
-            return self.prose.text(rng, bytes as usize);
+            return self.prose.text(rng, topic, bytes as usize);
         }
         let text = &self.pool[rng.below(self.pool.len() as u64) as usize];
         let cut = rng.below(text.len() as u64) as usize;
         let mut out = String::with_capacity(text.len() + 200);
-        self.prose.sentence(rng, &mut out);
+        self.prose.sentence(rng, topic, &mut out);
         out.push_str(&text[cut..]);
         out.push(' ');
         out.push_str(&text[..cut]);
@@ -289,7 +295,7 @@ impl<'a> Rows<'a> {
             newest: tx.prepare("SELECT max(id) FROM memories")?,
             insert: tx.prepare("INSERT INTO memories VALUES (?1, ?2, ?3, ?4, ?4, 0, ?5, ?6, ?7)")?,
             link: tx.prepare("INSERT OR IGNORE INTO links VALUES (?1, ?2, ?3)")?,
-            embed: tx.prepare("INSERT INTO embeddings VALUES (?1, 'mini-128', ?2)")?,
+            embed: tx.prepare("INSERT INTO embeddings VALUES (?1, 'mini', ?2)")?,
             content: tx.prepare("SELECT content FROM memories WHERE id = ?1")?,
             edit: tx.prepare("UPDATE memories SET content = ?2 WHERE id = ?1")?,
             touch: tx.prepare("UPDATE memories SET access_count = access_count + 1, accessed_at = ?2 WHERE id = ?1")?,
@@ -309,15 +315,17 @@ impl<'a> Rows<'a> {
     fn insert(&mut self, rng: &mut Rng, id: u64) -> Result<()> {
         const KINDS: [&str; 6] = ["note", "conversation", "fact", "task", "document", "preference"];
         let kind = KINDS[rng.below(6).min(rng.below(6)) as usize];
-        let content = self.words.content(rng);
+        let content = self.words.content(rng, id);
         let metadata = self.metadata(rng, id, content.len());
         self.insert.execute(params![signed(id), uuid(rng), kind, time_s(rng, id), rng.below(1000) as f64 / 1000.0, metadata, content])?;
         for _ in 0..rng.below(3) {
             let target = recent(rng, id);
             self.link.execute(params![signed(id), signed(target), rng.below(100) as f64 / 100.0])?;
         }
-        if self.words.pool.is_empty() && rng.percent(25) {
-            self.embed.execute(params![signed(id), embedding(rng)])?;
+        let bulk = !self.words.pool.is_empty();
+        if bulk || rng.percent(25) {
+            let dimensions = if bulk { BULK_DIMENSIONS } else { EMBEDDING_DIMENSIONS };
+            self.embed.execute(params![signed(id), embedding(rng, dimensions)])?;
         }
         Ok(())
     }
@@ -327,7 +335,7 @@ impl<'a> Rows<'a> {
         let prose = &self.words.prose;
         serde_json::json!({
             "source": SOURCES[rng.below(4) as usize],
-            "session": format!("session-{:06}", id / 20),
+            "session": format!("session-{:06}", id / SESSION_ROWS),
             "tags": [prose.word(rng), prose.word(rng), prose.word(rng)],
             "confidence": rng.below(100) as f64 / 100.0,
             "tokens": bytes / 4,
@@ -343,7 +351,7 @@ impl<'a> Rows<'a> {
         };
         let mut sentences: Vec<&str> = old.split_inclusive('.').collect();
         let mut fresh = String::from(" ");
-        self.words.prose.sentence(rng, &mut fresh);
+        self.words.prose.sentence(rng, topic(id), &mut fresh);
         if rng.percent(60) {
             let place = rng.below(sentences.len() as u64) as usize;
             sentences[place] = fresh.as_str();
@@ -367,6 +375,11 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// What row `id` is about, the same for a whole conversation. Shifted, because [`Prose`] gives words to the numbers after it.
+fn topic(id: u64) -> u64 {
+    (id / SESSION_ROWS) << 32
+}
+
 /// SQLite's integers are signed.
 fn signed(id: u64) -> i64 {
     i64::try_from(id).expect("row numbers are small")
@@ -382,8 +395,8 @@ fn uuid(rng: &mut Rng) -> String {
     format!("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xfff, 0x8000 | b >> 50, b & 0xffff_ffff_ffff)
 }
 
-fn embedding(rng: &mut Rng) -> Vec<u8> {
+fn embedding(rng: &mut Rng, dimensions: usize) -> Vec<u8> {
     // The sum of three even draws is close to a normal distribution.
     let number = |rng: &mut Rng| ((rng.unit() + rng.unit() + rng.unit() - 1.5) / 5.0) as f32;
-    (0..EMBEDDING_DIMENSIONS).flat_map(|_| number(rng).to_le_bytes()).collect()
+    (0..dimensions).flat_map(|_| number(rng).to_le_bytes()).collect()
 }

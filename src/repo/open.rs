@@ -52,6 +52,7 @@ impl Repository {
                 return Err(Error::InvalidArgument(format!("{} holds a repository already", backend.location())));
             }
         }
+        clear_interrupted(backend)?;
         let config = Config {
             repository: RepositoryId(random_salt()?),
             encrypted: options.passphrase.is_some(),
@@ -105,6 +106,23 @@ impl Repository {
             Inner { backend, config, keys, catalog, tables, cache_dir, threads, key_derivation, listed_all: AtomicBool::new(false) };
         Ok(Repository { inner: Arc::new(inner) })
     }
+}
+
+/// An init that was interrupted may have left key records. They go only where nothing can depend on them.
+fn clear_interrupted(backend: &dyn Backend) -> Result<()> {
+    for kind in [ObjectKind::Pack, ObjectKind::Snapshot] {
+        if let Some(info) = backend.list(kind)?.next() {
+            let key = info?.key;
+            return Err(Error::corrupt(
+                backend.location(),
+                format!(
+                    "there is no configuration, but {key}: both copies of `config` were lost, and a new one would make this unreadable for ever"
+                ),
+            ));
+        }
+    }
+    let keys: Vec<ObjectKey> = backend.list(ObjectKind::Key)?.map(|info| info.map(|info| info.key)).collect::<Result<_>>()?;
+    keys.iter().try_for_each(|key| backend.delete(key))
 }
 
 /// The first copy of the configuration that decodes.

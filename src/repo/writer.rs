@@ -196,7 +196,7 @@ mod tests {
             let mut depth = vec![0u32];
             for version in 1..=versions {
                 let base = version - largest_power_dividing(version, skip);
-                depth.push(depth[base as usize] + 1);
+                depth.push(depth.get(base as usize).copied().unwrap_or_default() + 1);
             }
             let deepest = depth.iter().max().copied().unwrap_or_default();
             assert!(deepest <= depth_max, "skip {skip}: {deepest} > {depth_max}");

@@ -89,8 +89,10 @@ pub fn stream(repo: &Repository, id: &SnapshotId, name: &str) -> icecore::Result
 /// A small database with text, an index and some history in its freelist.
 pub fn make_database(path: &Path, rows: u32) -> Connection {
     let db = Connection::open(path).unwrap();
-    db.execute_batch("PRAGMA page_size=4096; CREATE TABLE memory(id INTEGER PRIMARY KEY, key TEXT, body TEXT); CREATE INDEX memory_key ON memory(key);")
-        .unwrap();
+    db.execute_batch(
+        "PRAGMA page_size=4096; CREATE TABLE memory(id INTEGER PRIMARY KEY, key TEXT, body TEXT); CREATE INDEX memory_key ON memory(key);",
+    )
+    .unwrap();
     add_rows(&db, 0, rows);
     db
 }

@@ -21,6 +21,17 @@ use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
 
+/// What becomes of the old name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OldName {
+    /// Nothing has it.
+    Absent,
+    /// The new file is renamed over it.
+    Replace,
+    /// It goes before the side files that belong to it and to nothing else.
+    ClearFirst,
+}
+
 impl Placement<'_> {
     /// Puts a new database at `dest`, which may be absent, a closed database or any other file; a symbolic link is followed. The order
     /// of steps is described at the top of `database.rs`.
@@ -118,9 +129,12 @@ impl Placement<'_> {
             true => Kept::default(),
             false => self.keep(target, &suffixes, grip.as_ref().and_then(Grip::file))?,
         };
-        // A full side file belongs to the old NAME and to nothing else: NAME goes first, and comes back last.
-        let clear_name = grip.is_some() && !full_sides.is_empty();
-        if let Err(cause) = self.swap(target, temp, clear_name) {
+        let old_name = match (&grip, full_sides.is_empty()) {
+            (None, _) => OldName::Absent,
+            (Some(_), true) => OldName::Replace,
+            (Some(_), false) => OldName::ClearFirst,
+        };
+        if let Err(cause) = self.swap(target, temp, old_name) {
             return Err(self.put_back(target, &kept, cause));
         }
         self.settle_name(target, &kept)?;
@@ -134,8 +148,8 @@ impl Placement<'_> {
     }
 
     /// Clears the place and renames the new file into it. On failure the caller puts back what is missing.
-    fn swap(&self, target: &Target, temp: Temp<'_>, clear_name: bool) -> Result<()> {
-        if clear_name {
+    fn swap(&self, target: &Target, mut temp: Temp<'_>, old_name: OldName) -> Result<()> {
+        if old_name == OldName::ClearFirst {
             self.disk.remove_file(&target.path).map_err(|e| failed(&target.path, "take the old one away", e))?;
             self.sync_directory(target)?;
         }
@@ -150,19 +164,14 @@ impl Placement<'_> {
         if removed {
             self.sync_directory(target)?;
         }
-        temp.rename(&target.path).map_err(|e| failed(&target.path, "rename the new one to it", e))
+        let renamed = match old_name {
+            OldName::Replace => temp.rename(&target.path),
+            OldName::Absent | OldName::ClearFirst => temp.rename_new(&target.path),
+        };
+        renamed.map_err(|e| failed(&target.path, "rename the new one to it", e))
     }
 
     fn sync_directory(&self, target: &Target) -> Result<()> {
         self.disk.sync_dir(&target.dir).map_err(|e| failed(&target.dir, "make its names durable", e))
-    }
-
-    /// The last step: from here on the new name survives a power cut.
-    pub(super) fn settle_name(&self, target: &Target, kept: &Kept) -> Result<()> {
-        self.disk.sync_dir(&target.dir).map_err(|e| {
-            let lying: Vec<String> = kept.paths().iter().map(|path| path.display().to_string()).collect();
-            let was = if lying.is_empty() { String::new() } else { format!("; what was there lies at {}", lying.join(", ")) };
-            Error::destination(&target.path, format!("the new one is in place, but a power cut now may undo that: {e}{was}"))
-        })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Placement;
@@ -12,15 +13,33 @@ use crate::error::{Error, Result};
 /// Kept names tried for one timestamp, `.1`, `.2` and so on added, before the directory is taken for broken.
 const COUNTER_MAX: u32 = 10_000;
 
-/// Files that have a second name now. `""` stands for the file itself, else a suffix of [`SIDES`].
+/// A file that has a second name now.
+#[derive(Debug)]
+struct KeptFile {
+    /// `""` for the file itself, else one of [`SIDES`].
+    suffix: &'static str,
+    path: PathBuf,
+    /// Device and inode of the file under its first name.
+    identity: (u64, u64),
+}
+
+/// Files that have a second name now.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    files: Vec<(&'static str, PathBuf)>,
+    files: Vec<KeptFile>,
 }
 
 impl Kept {
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|(_, path)| path.clone()).collect()
+        self.files.iter().map(|file| file.path.clone()).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    fn list(&self) -> String {
+        self.files.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -35,26 +54,34 @@ impl Placement<'_> {
     /// a kept database opens with its own WAL. `open` is the file itself where locks on it must survive a copy: opening and closing it
     /// again would drop them.
     pub(super) fn keep(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
+        self.under_free_stem(target, |stem| self.keep_as(target, stem, suffixes, open))
+    }
+
+    /// Gives a finished copy of what is at the target a kept name, durably.
+    pub(super) fn keep_copy(&self, target: &Target, mut copy: Temp<'_>) -> Result<PathBuf> {
+        let kept = self.under_free_stem(target, |stem| {
+            let path = target.with_suffix(stem);
+            name_copy(&mut copy, &target.path, &path)?;
+            Ok(path)
+        })?;
+        self.disk.sync_dir(&target.dir).map_err(|e| {
+            let _ = self.disk.remove_file(&kept);
+            failed(&target.path, "make the kept copy durable", e)
+        })?;
+        Ok(kept)
+    }
+
+    /// Tries kept names until one is free.
+    fn under_free_stem<T>(&self, target: &Target, mut attempt: impl FnMut(&str) -> Result<T, KeepError>) -> Result<T> {
         for counter in 0..COUNTER_MAX {
             let stem = self.kept_name(counter);
             if !is_free(target, &stem)? {
                 continue;
             }
-            match self.keep_as(target, &stem, suffixes, open) {
+            match attempt(&stem) {
                 Ok(kept) => return Ok(kept),
                 Err(KeepError::Taken) => {}
                 Err(KeepError::Other(error)) => return Err(error),
-            }
-        }
-        Err(Error::destination(&target.path, "no free name for what is there now; remove old .pre_restore files"))
-    }
-
-    /// The first kept name that nothing has.
-    pub(super) fn free_kept_path(&self, target: &Target) -> Result<PathBuf> {
-        for counter in 0..COUNTER_MAX {
-            let stem = self.kept_name(counter);
-            if is_free(target, &stem)? {
-                return Ok(target.with_suffix(&stem));
             }
         }
         Err(Error::destination(&target.path, "no free name for what is there now; remove old .pre_restore files"))
@@ -70,13 +97,18 @@ impl Placement<'_> {
     fn keep_as(&self, target: &Target, stem: &str, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept, KeepError> {
         let mut kept = Kept::default();
         for &suffix in suffixes {
-            let (from, to) = (target.with_suffix(suffix), target.with_suffix(format!("{stem}{suffix}")));
-            let open = open.filter(|_| suffix.is_empty());
-            if let Err(error) = self.second_name(target, &from, &to, open) {
-                self.forget(&kept);
-                return Err(error);
+            let (from, path) = (target.with_suffix(suffix), target.with_suffix(format!("{stem}{suffix}")));
+            let named = look(&from).and_then(|identity| {
+                self.second_name(target, &from, &path, open.filter(|_| suffix.is_empty()))?;
+                Ok(identity)
+            });
+            match named {
+                Ok(identity) => kept.files.push(KeptFile { suffix, path, identity }),
+                Err(error) => {
+                    self.forget(&kept);
+                    return Err(error);
+                }
             }
-            kept.files.push((suffix, to));
         }
         if let Err(e) = self.disk.sync_dir(&target.dir) {
             self.forget(&kept);
@@ -90,56 +122,84 @@ impl Placement<'_> {
         match self.disk.hard_link(from, to) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(KeepError::Taken),
-            Err(e) if links_unsupported(&e) => self.copy(target, from, to, open).map_err(KeepError::Other),
+            Err(e) if links_unsupported(&e) => self.copy(target, from, to, open),
             Err(e) => Err(KeepError::Other(failed(from, &format!("give it the second name {}", to.display()), e))),
         }
     }
 
-    fn copy(&self, target: &Target, from: &Path, to: &Path, open: Option<&File>) -> Result<()> {
+    fn copy(&self, target: &Target, from: &Path, to: &Path, open: Option<&File>) -> Result<(), KeepError> {
+        let mut temp = self.copy_to_temp(target, from, open).map_err(KeepError::Other)?;
+        name_copy(&mut temp, from, to)
+    }
+
+    fn copy_to_temp(&self, target: &Target, from: &Path, open: Option<&File>) -> Result<Temp<'_>> {
+        let reading = |e| failed(from, "keep a copy of it", e);
         let opened;
         let mut source = match open {
             Some(file) => file,
             None => {
-                opened = File::open(from).map_err(|e| failed(from, "read it to keep a copy", e))?;
+                opened = File::open(from).map_err(reading)?;
                 &opened
             }
         };
-        let meta = source.metadata().map_err(|e| failed(from, "read it to keep a copy", e))?;
+        let meta = source.metadata().map_err(reading)?;
         let temp = Temp::create(self.disk, target)?;
-        let copied = source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file));
-        copied.map_err(|e| failed(from, "keep a copy of it", e))?;
-        self.apply_meta(&temp.file, to, &access_of(&meta), true);
+        source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file)).map_err(reading)?;
+        self.apply_meta(&temp.file, from, &access_of(&meta), true);
         temp.sync()?;
-        temp.rename(to).map_err(|e| failed(from, &format!("keep a copy of it as {}", to.display()), e))
+        Ok(temp)
     }
 
     /// Takes second names away again while the first ones are still there.
     fn forget(&self, kept: &Kept) {
-        for (_, path) in &kept.files {
+        for file in &kept.files {
             // A second name too many is harmless.
-            let _ = self.disk.remove_file(path);
+            let _ = self.disk.remove_file(&file.path);
         }
     }
 
     /// Undoes everything after a failure: whatever has lost its name gets it back, the file itself last, so that it never stands there
     /// without its WAL or journal; then the second names go. The error that led here comes back, with where things lie if this fails
-    /// too.
+    /// too, or if somebody else has taken the name meanwhile.
     pub(super) fn put_back(&self, target: &Target, kept: &Kept, cause: Error) -> Error {
-        let restored = kept.files.iter().rev().try_for_each(|(suffix, path)| {
-            let original = target.with_suffix(suffix);
+        if kept.is_empty() {
+            return cause;
+        }
+        let all_back = kept.files.iter().rev().all(|file| {
+            let original = target.with_suffix(file.suffix);
             match lookup(&original) {
-                Ok(Some(_)) => Ok(()),
-                Ok(None) => self.second_name(target, path, &original, None).map_err(|_| ()),
-                Err(_) => Err(()),
+                Ok(Some(there)) => (there.dev(), there.ino()) == file.identity,
+                Ok(None) => self.second_name(target, &file.path, &original, None).is_ok(),
+                Err(_) => false,
             }
         });
-        if restored.and_then(|()| self.disk.sync_dir(&target.dir).map_err(|_| ())).is_ok() {
+        if all_back && self.disk.sync_dir(&target.dir).is_ok() {
             self.forget(kept);
             return cause;
         }
-        let lying: Vec<String> = kept.files.iter().map(|(_, path)| path.display().to_string()).collect();
-        Error::destination(&target.path, format!("{cause}; what was there lies at {} and could not be put back", lying.join(", ")))
+        Error::destination(&target.path, format!("{cause}; and then it could not be put back: what was there lies at {}", kept.list()))
     }
+
+    /// The last step: from here on the new name survives a power cut.
+    pub(super) fn settle_name(&self, target: &Target, kept: &Kept) -> Result<()> {
+        self.disk.sync_dir(&target.dir).map_err(|e| {
+            let was = if kept.is_empty() { String::new() } else { format!("; what was there lies at {}", kept.list()) };
+            Error::destination(&target.path, format!("the new one is in place, but a power cut now may undo that: {e}{was}"))
+        })
+    }
+}
+
+fn look(path: &Path) -> Result<(u64, u64), KeepError> {
+    let meta = std::fs::symlink_metadata(path).map_err(|e| KeepError::Other(failed(path, "look at it", e)))?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Gives a finished copy its kept name.
+fn name_copy(copy: &mut Temp<'_>, of: &Path, to: &Path) -> Result<(), KeepError> {
+    copy.rename_new(to).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => KeepError::Taken,
+        _ => KeepError::Other(failed(of, &format!("keep a copy of it as {}", to.display()), e)),
+    })
 }
 
 /// Whether neither this kept name nor one that SQLite would take for its side file is there.

@@ -111,13 +111,7 @@ impl Placement<'_> {
         }
         self.apply_meta(&temp.file, &target.path, &access_of(old), true);
         temp.sync()?;
-        let kept = self.free_kept_path(target)?;
-        temp.rename(&kept).map_err(|e| failed(&target.path, &format!("keep a copy of it as {}", kept.display()), e))?;
-        self.disk.sync_dir(&target.dir).map_err(|e| {
-            let _ = self.disk.remove_file(&kept);
-            failed(&target.path, "make the kept copy durable", e)
-        })?;
-        Ok(kept)
+        self.keep_copy(target, temp)
     }
 }
 

@@ -23,11 +23,12 @@ impl Placement<'_> {
 
     /// All of it but the last sync of the directory.
     pub(super) fn place_file_at(&self, target: &Target, len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Kept> {
-        let temp = self.write_temp(target, len_bytes, 0, fill)?;
+        let mut temp = self.write_temp(target, len_bytes, 0, fill)?;
         self.dress(&temp, target, meta, true)?;
         temp.sync()?;
         let kept = self.keep_if_there(target)?;
-        match temp.rename(&target.path) {
+        let renamed = if kept.is_empty() { temp.rename_new(&target.path) } else { temp.rename(&target.path) };
+        match renamed {
             Ok(()) => Ok(kept),
             Err(e) => Err(self.put_back(target, &kept, failed(&target.path, "rename the new one to it", e))),
         }

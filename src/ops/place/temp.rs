@@ -17,9 +17,6 @@ use crate::id::to_hex;
 /// Bytes that stay free besides what is written: room for directory entries and the file system's own bookkeeping.
 const SPACE_MARGIN_BYTES: u64 = 1 << 20;
 
-/// Attempts to find a name that is not taken; with 64 random bits the second is already for show.
-const NAME_ATTEMPTS: usize = 4;
-
 /// A file beside its destination under a hidden name; removed when dropped before it was put in place.
 pub(super) struct Temp<'a> {
     disk: &'a dyn Disk,
@@ -31,22 +28,17 @@ pub(super) struct Temp<'a> {
 impl<'a> Temp<'a> {
     /// An empty one that only its owner can read.
     pub fn create(disk: &'a dyn Disk, target: &Target) -> Result<Self> {
-        let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
-        for _ in 0..NAME_ATTEMPTS {
-            let mut random = [0; 8];
-            getrandom::fill(&mut random).map_err(|e| failed(&target.path, "get a random name", io::Error::other(e.to_string())))?;
-            let path = target.hidden(&format!(".icecore-restore-{}", to_hex(&random)));
-            match disk.create(&path, &[], 0o600) {
-                Ok(()) => return Temp::open(disk, path),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => last = e,
-                Err(e) => {
+        let path = hidden_name(target)?;
+        match disk.create(&path, &[], 0o600) {
+            Ok(()) => Temp::open(disk, path),
+            Err(e) => {
+                if e.kind() != io::ErrorKind::AlreadyExists {
                     // It may be there although making it durable failed.
                     let _ = disk.remove_file(&path);
-                    return Err(failed(&target.path, "make a temporary file beside it", e));
                 }
+                Err(failed(&target.path, "make a temporary file beside it", e))
             }
         }
-        Err(failed(&target.path, "make a temporary file beside it", last))
     }
 
     fn open(disk: &'a dyn Disk, path: PathBuf) -> Result<Self> {
@@ -67,6 +59,17 @@ impl<'a> Temp<'a> {
     /// Gives it its name, over what has that name. The directory is the caller's to sync.
     pub fn rename(mut self, to: &Path) -> io::Result<()> {
         self.disk.rename(&self.path, to)?;
+        self.placed = true;
+        Ok(())
+    }
+
+    /// Gives it a name that nothing has: the error is of kind `AlreadyExists` where something does.
+    pub fn rename_new(&mut self, to: &Path) -> io::Result<()> {
+        match self.disk.rename_new(&self.path, to) {
+            // The system or the file system has no such call: the callers have looked a moment ago.
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => self.disk.rename(&self.path, to)?,
+            outcome => outcome?,
+        }
         self.placed = true;
         Ok(())
     }
@@ -134,6 +137,13 @@ fn change_owner(file: &File, meta: &FileMeta) -> rustix::io::Result<()> {
         return Err(rustix::io::Errno::INVAL);
     }
     rustix::fs::fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
+}
+
+/// A name beside the target that is nobody else's: 64 random bits.
+pub(super) fn hidden_name(target: &Target) -> Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|e| failed(&target.path, "get a random name", io::Error::other(e.to_string())))?;
+    Ok(target.hidden(&format!(".icecore-restore-{}", to_hex(&random))))
 }
 
 /// For `futimens`: this modification time; the access time stays.

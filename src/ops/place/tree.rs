@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::keep::links_unsupported;
 use super::target::{Target, failed, lookup};
+use super::temp::{access_of, hidden_name};
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
@@ -139,9 +140,9 @@ impl<'a> Tree<'a> {
         if target.metadata()?.is_some_and(|there| (there.dev(), there.ino()) == (source.dev(), source.ino())) {
             return Ok(Placed { path: target.path, kept: Vec::new() });
         }
-        let probe = target.hidden(".icecore-restore-link");
-        match self.placement.disk.hard_link(&existing.path, &probe) {
-            Ok(()) => self.finish_rename(target, &probe),
+        let hidden = hidden_name(&target)?;
+        match self.placement.disk.hard_link(&existing.path, &hidden) {
+            Ok(()) => self.finish_rename(target, &hidden),
             Err(e) if links_unsupported(&e) => self.copy(target, &existing.path, &source),
             Err(e) => Err(failed(&target.path, &format!("make it a further name of {}", existing.path.display()), e)),
         }
@@ -216,7 +217,7 @@ impl<'a> Tree<'a> {
     }
 
     fn make_and_rename(&self, target: Target, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<Placed> {
-        let hidden = target.hidden(".icecore-restore-link");
+        let hidden = hidden_name(&target)?;
         make(&hidden).map_err(|e| failed(&target.path, "make this link", e))?;
         self.finish_rename(target, &hidden)
     }
@@ -237,7 +238,7 @@ impl<'a> Tree<'a> {
             let copied = File::open(from).and_then(|mut from| io::copy(&mut from, &mut &*to));
             copied.map(drop).map_err(|e| failed(from, "copy it", e))
         };
-        let kept = self.placement.place_file_at(&target, source.len(), Some(super::temp::access_of(source)), &copy)?;
+        let kept = self.placement.place_file_at(&target, source.len(), Some(access_of(source)), &copy)?;
         Ok(self.done(target, kept.paths()))
     }
 

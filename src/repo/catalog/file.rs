@@ -224,10 +224,14 @@ impl Place {
         if number("application_id")? != APPLICATION_ID || number("user_version")? != SCHEMA_VERSION {
             return Err(Fault::damaged("not a catalog of this version"));
         }
-        let (key, replaced, sum): ([u8; blake3::KEY_LEN], bool, i64) =
-            conn.query_row("SELECT key, replaced, sum FROM meta WHERE one = 1", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let sums = Sums::new(key);
-        if self.meta_sum(&sums, &conn, replaced)? != sum {
+        let mut select = conn.prepare("SELECT key, replaced, sum, repository, location FROM meta WHERE one = 1")?;
+        let (sums, replaced, sum) = select.query_row([], |row| {
+            let (sums, replaced) = (Sums::new(row.get(0)?), row.get(1)?);
+            let same = row.get_ref(3)?.as_blob()? == self.repository.as_bytes() && row.get_ref(4)?.as_blob()? == self.location.as_bytes();
+            Ok((sums, replaced, same.then_some(row.get::<_, i64>(2)?)))
+        })?;
+        drop(select);
+        if Some(self.meta_sum(&sums, &conn, replaced)?) != sum {
             return Err(Fault::damaged("not the catalog of this repository"));
         }
         let filled: bool = conn.query_row("SELECT EXISTS (SELECT 1 FROM pack) OR EXISTS (SELECT 1 FROM snapshot)", [], |row| row.get(0))?;

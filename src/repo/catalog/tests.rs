@@ -220,7 +220,7 @@ fn entries_of_removed_packs_go_away() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here").unwrap();
     let mut random = Random(7);
-    let ids: Vec<Vec<ChunkId>> = (0..4).map(|_| (0..40_000).map(|_| chunk(random.next())).collect()).collect();
+    let ids: Vec<Vec<ChunkId>> = (0..4).map(|_| (0..60_000).map(|_| chunk(random.next())).collect()).collect();
     let new = |num: usize| NewPack { pack: pack(num as u64), ids: &ids[num], trailer: b"", state: PackState::Listed };
     catalog.add_packs(&[new(0), new(1), new(2), new(3)]).unwrap();
     let before = count(&catalog, "block");

@@ -1,0 +1,391 @@
+//! Destinations that nobody uses.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use icecore::Error;
+use icecore::backend::disk::{Disk, RealDisk};
+use icecore::format::snapshot::FileMeta;
+use icecore::ops::place::DatabaseOptions;
+
+use crate::support::*;
+
+#[test]
+fn an_absent_destination() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    let new = bytes(NEW_WAL);
+    let placed = place(&dest, &new).unwrap();
+    assert_eq!(placed.path, dest);
+    assert!(placed.kept.is_empty());
+    assert_eq!(names(&dir), ["a.db".to_string()].into());
+    assert_eq!(fs::read(&dest).unwrap(), new);
+    assert_eq!(fs::metadata(&dest).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(read(&dest), rows("new", 300));
+}
+
+#[test]
+fn the_old_database_is_kept_whole_and_the_new_one_is_byte_for_byte() {
+    for (old, name) in
+        [(OLD, "plain"), (OLD_WAL, "wal"), (Spec { page_size: 512, ..OLD }, "512"), (Spec { page_size: 65536, ..OLD }, "64k")]
+    {
+        for spec in [NEW, NEW_WAL] {
+            let (_outer, dir) = scratch();
+            let dest = dir.join("a.db");
+            make(&dest, old);
+            let new = bytes(spec);
+            let placed = place(&dest, &new).unwrap();
+            assert_eq!(placed.kept, [kept(&dest)], "{name}");
+            assert_eq!(names(&dir).len(), 2, "{name}: {:?}", names(&dir));
+            assert_eq!(fs::read(&dest).unwrap(), new, "{name}");
+            assert_eq!(read(&dest), rows("new", 300), "{name}");
+            assert_eq!(read(&kept(&dest)), rows("old", 50), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_only_in_the_wal_is_in_the_kept_one() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make_with_wal(&dest, OLD, 7);
+    let placed = place(&dest, &bytes(NEW)).unwrap();
+    assert_eq!(placed.kept, [kept(&dest)]);
+    assert_eq!(names(&dir).len(), 2, "{:?}", names(&dir));
+    assert_eq!(read(&dest), rows("new", 300));
+    assert_eq!(read(&kept(&dest)), rows("old", 57));
+}
+
+#[test]
+fn a_hot_journal_is_rolled_back_into_the_kept_one() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make_with_hot_journal(&dest, Spec { rows: 2000, ..OLD });
+    place(&dest, &bytes(NEW)).unwrap();
+    assert_eq!(names(&dir).len(), 2, "{:?}", names(&dir));
+    assert_eq!(read(&dest), rows("new", 300));
+    assert_eq!(read(&kept(&dest)), rows("old", 2000));
+}
+
+/// Beside an absent name, the WAL of an older and of a newer state of the very same database.
+#[test]
+fn a_stale_wal_is_never_replayed_onto_the_new_file() {
+    for stale_is_newer in [true, false] {
+        let (_outer, dir) = scratch();
+        let (dest, other) = (dir.join("a.db"), dir.join("other.db"));
+        make_with_wal(&other, NEW_WAL, 11);
+        let wal = fs::read(side(&other, "-wal")).unwrap();
+        let snapshot = if stale_is_newer {
+            fs::remove_file(side(&other, "-wal")).unwrap();
+            fs::read(&other).unwrap()
+        } else {
+            assert_eq!(read(&other), rows("new", 311));
+            fs::read(&other).unwrap()
+        };
+        fs::write(side(&dest, "-wal"), &wal).unwrap();
+        fs::write(side(&dest, "-shm"), b"stale").unwrap();
+        let placed = place(&dest, &snapshot).unwrap();
+        assert_eq!(placed.kept, [side(&kept(&dest), "-wal")]);
+        assert!(!side(&dest, "-wal").exists() && !side(&dest, "-shm").exists());
+        assert_eq!(fs::read(&placed.kept[0]).unwrap(), wal);
+        assert_eq!(read(&dest), rows("new", if stale_is_newer { 300 } else { 311 }));
+    }
+}
+
+#[test]
+fn a_stale_journal_is_never_rolled_back_onto_the_new_file() {
+    let (_outer, dir) = scratch();
+    let (dest, other) = (dir.join("a.db"), dir.join("other.db"));
+    make_with_hot_journal(&other, Spec { rows: 2000, ..NEW });
+    let journal = fs::read(side(&other, "-journal")).unwrap();
+    fs::write(side(&dest, "-journal"), &journal).unwrap();
+    let placed = place(&dest, &bytes(NEW)).unwrap();
+    assert_eq!(placed.kept, [side(&kept(&dest), "-journal")]);
+    assert_eq!(fs::read(&placed.kept[0]).unwrap(), journal);
+    assert_eq!(read(&dest), rows("new", 300));
+    assert!(!side(&dest, "-journal").exists());
+}
+
+#[test]
+fn what_does_not_open_is_kept_with_its_side_files() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make_with_wal(&dest, OLD, 7);
+    let wal = fs::read(side(&dest, "-wal")).unwrap();
+    fs::write(&dest, b"no database at all, but somebody's bytes").unwrap();
+    fs::write(side(&dest, "-journal"), b"journal").unwrap();
+    let placed = place(&dest, &bytes(NEW)).unwrap();
+    let stem = kept(&dest);
+    assert_eq!(placed.kept, [stem.clone(), side(&stem, "-wal"), side(&stem, "-journal")]);
+    assert_eq!(fs::read(&stem).unwrap(), b"no database at all, but somebody's bytes");
+    assert_eq!(fs::read(side(&stem, "-wal")).unwrap(), wal);
+    assert_eq!(fs::read(side(&stem, "-journal")).unwrap(), b"journal");
+    assert_eq!(names(&dir).len(), 4, "{:?}", names(&dir));
+    assert_eq!(read(&dest), rows("new", 300));
+}
+
+/// SQLite itself would delete this WAL when it opens the empty file.
+#[test]
+fn an_empty_file_with_a_wal_loses_neither() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    fs::write(&dest, b"").unwrap();
+    fs::write(side(&dest, "-wal"), b"all that is left").unwrap();
+    let placed = place(&dest, &bytes(NEW)).unwrap();
+    assert_eq!(placed.kept, [kept(&dest), side(&kept(&dest), "-wal")]);
+    assert_eq!(fs::read(side(&kept(&dest), "-wal")).unwrap(), b"all that is left");
+    assert_eq!(read(&dest), rows("new", 300));
+}
+
+#[test]
+fn kept_names_are_never_reused() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make(&dest, OLD);
+    fs::write(kept(&dest), b"mine").unwrap();
+    fs::write(side(&kept(&dest), ".1-wal"), b"mine too").unwrap();
+    let placed = place(&dest, &bytes(NEW)).unwrap();
+    assert_eq!(placed.kept, [side(&kept(&dest), ".2")]);
+    let again = place(&dest, &bytes(Spec { rows: 10, ..NEW })).unwrap();
+    assert_eq!(again.kept, [side(&kept(&dest), ".3")]);
+    assert_eq!(fs::read(kept(&dest)).unwrap(), b"mine");
+    assert_eq!(read(&placed.kept[0]), rows("old", 50));
+    assert_eq!(read(&again.kept[0]), rows("new", 300));
+    assert_eq!(read(&dest), rows("new", 10));
+}
+
+#[test]
+fn symbolic_links_are_followed() {
+    let (_outer, dir) = scratch();
+    fs::create_dir(dir.join("data")).unwrap();
+    make(&dir.join("data/real.db"), OLD);
+    symlink("data/real.db", dir.join("link")).unwrap();
+    symlink("link", dir.join("a.db")).unwrap();
+    symlink("data/none.db", dir.join("dangling.db")).unwrap();
+    symlink("loop", dir.join("loop")).unwrap();
+    let placed = place(&dir.join("a.db"), &bytes(NEW)).unwrap();
+    assert_eq!(placed.path, dir.join("data/real.db"));
+    assert_eq!(placed.kept, [kept(&dir.join("data/real.db"))]);
+    assert!(fs::symlink_metadata(dir.join("a.db")).unwrap().is_symlink());
+    assert_eq!(read(&dir.join("a.db")), rows("new", 300));
+    assert_eq!(place(&dir.join("dangling.db"), &bytes(NEW)).unwrap().path, dir.join("data/none.db"));
+    assert!(place(&dir.join("loop"), &bytes(NEW)).unwrap_err().to_string().contains("too many symbolic links"));
+}
+
+#[test]
+fn destinations_that_cannot_be() {
+    let (_outer, dir) = scratch();
+    let new = bytes(NEW);
+    let refused = |dest: &Path, why: &str| {
+        let error = place(dest, &new).unwrap_err();
+        assert!(matches!(error, Error::Destination { .. }) && error.to_string().contains(why), "{error}");
+    };
+    refused(&dir, "is a directory");
+    refused(&dir.join("a.db/"), "directory");
+    refused(&dir.join("no/a.db"), "does not exist");
+    refused(Path::new("/dev/null"), "not a regular file");
+    refused(&dir.join("x".repeat(250)), "too long");
+    assert!(names(&dir).is_empty());
+}
+
+#[test]
+fn damage_is_refused_or_accepted_with_a_warning() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make(&dest, OLD);
+    let before = contents(&dir);
+    let mut new = bytes(NEW);
+    new[4096 * 3..4096 * 4].fill(0x5a);
+    let error = place(&dest, &new).unwrap_err();
+    assert!(error.to_string().contains("quick_check"), "{error}");
+    assert_eq!(contents(&dir), before);
+
+    let listener = Listener::default();
+    let options = DatabaseOptions { accept_damaged: true, ..DatabaseOptions::default() };
+    placement(&RealDisk, &listener).place_database(&dest, new.len() as u64, None, &filler(&new), options).unwrap();
+    assert!(listener.warnings.lock().unwrap()[0].contains("damaged"));
+    assert_eq!(fs::read(&dest).unwrap(), new);
+    assert_eq!(read(&kept(&dest)), rows("old", 50));
+}
+
+#[test]
+fn a_database_that_needs_its_application_is_no_damage() {
+    let (_outer, dir) = scratch();
+    let (made, dest) = (dir.join("made.db"), dir.join("a.db"));
+    make(&made, NEW);
+    let conn = rusqlite::Connection::open(&made).unwrap();
+    conn.execute_batch(
+        "CREATE TABLE c(a TEXT COLLATE nocase PRIMARY KEY, b CHECK(b > 5)) WITHOUT ROWID;
+         PRAGMA ignore_check_constraints=1; INSERT INTO c VALUES('x', 1), ('y', 2);
+         PRAGMA writable_schema=1; UPDATE sqlite_schema SET sql = replace(sql, 'nocase', 'ours')",
+    )
+    .unwrap();
+    drop(conn);
+    let new = fs::read(&made).unwrap();
+    let listener = Listener::default();
+    placement(&RealDisk, &listener).place_database(&dest, new.len() as u64, None, &filler(&new), DatabaseOptions::default()).unwrap();
+    assert!(listener.warnings.lock().unwrap()[0].contains("ours"), "{:?}", listener.warnings.lock().unwrap());
+}
+
+#[test]
+fn an_empty_database_is_one() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make(&dest, OLD);
+    place(&dest, b"").unwrap();
+    assert_eq!(fs::metadata(&dest).unwrap().len(), 0);
+    assert_eq!(read(&kept(&dest)), rows("old", 50));
+}
+
+#[test]
+fn too_little_space_is_said_before_anything_is_written() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make(&dest, OLD);
+    let before = contents(&dir);
+    let listener = Listener::default();
+    let never = |_: &File| -> icecore::Result<()> { panic!("must not be asked to write") };
+    for len in [1 << 60, u64::MAX] {
+        let error = placement(&RealDisk, &listener).place_database(&dest, len, None, &never, DatabaseOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("not enough free space") && error.to_string().contains(&len.to_string()), "{error}");
+    }
+    assert_eq!(contents(&dir), before);
+}
+
+#[test]
+fn a_failed_or_short_fill_or_a_stop_changes_nothing() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make(&dest, OLD);
+    let before = contents(&dir);
+    let new = bytes(NEW);
+    let len = new.len() as u64;
+    let listener = Listener { questions_left: Some(0).into(), ..Listener::default() };
+    let placement = placement(&RealDisk, &listener);
+    let run =
+        |len, fill: &dyn Fn(&File) -> icecore::Result<()>| placement.place_database(&dest, len, None, fill, DatabaseOptions::default());
+    assert!(matches!(run(len, &|_| Err(Error::corrupt("chunk", "bad"))), Err(Error::Corrupt { .. })));
+    assert!(matches!(run(len, &filler(&new)), Err(Error::Cancelled)));
+    *listener.questions_left.lock().unwrap() = None;
+    assert!(run(len - 4096, &filler(&new)).unwrap_err().to_string().contains("instead of"));
+    assert_eq!(contents(&dir), before);
+}
+
+#[test]
+fn attributes() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make(&dest, OLD);
+    fs::set_permissions(&dest, fs::Permissions::from_mode(0o640)).unwrap();
+    place(&dest, &bytes(NEW)).unwrap();
+    assert_eq!(fs::metadata(&dest).unwrap().mode() & 0o7777, 0o640);
+
+    let now = fs::metadata(&dest).unwrap();
+    let meta = FileMeta { mode: 0o4664, mtime_ns: -1_500_000_000, uid: now.uid(), gid: now.gid() };
+    let (listener, new) = (Listener::default(), bytes(NEW));
+    placement(&RealDisk, &listener).place_database(&dest, new.len() as u64, Some(meta), &filler(&new), DatabaseOptions::default()).unwrap();
+    let placed = fs::metadata(&dest).unwrap();
+    assert_eq!(placed.mode() & 0o7777, 0o664, "a database runs as nobody");
+    assert_eq!((placed.mtime(), placed.mtime_nsec()), (-2, 500_000_000));
+    assert!(listener.warnings.lock().unwrap().is_empty());
+}
+
+/// No hard links, and nothing that renames without replacing.
+#[derive(Debug)]
+struct Fat;
+
+impl Disk for Fat {
+    fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+        RealDisk.create(path, parts, mode)
+    }
+    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        RealDisk.sync_file(file, path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn hard_link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+    fn rename_new(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(path)
+    }
+}
+
+#[test]
+fn without_hard_links_copies_are_kept() {
+    let (_outer, dir) = scratch();
+    let dest = dir.join("a.db");
+    make_with_wal(&dest, OLD, 7);
+    fs::set_permissions(&dest, fs::Permissions::from_mode(0o640)).unwrap();
+    let placed = place_on(&Fat, &dest, &bytes(NEW)).unwrap();
+    assert_eq!(placed.kept, [kept(&dest)]);
+    assert_eq!(fs::metadata(&placed.kept[0]).unwrap().mode() & 0o777, 0o640);
+    assert_eq!(read(&dest), rows("new", 300));
+    assert_eq!(read(&kept(&dest)), rows("old", 57));
+    assert_eq!(names(&dir).len(), 2, "{:?}", names(&dir));
+
+    fs::write(&dest, b"no database").unwrap();
+    fs::write(side(&dest, "-wal"), b"its wal").unwrap();
+    let placed = place_on(&Fat, &dest, &bytes(NEW)).unwrap();
+    assert_eq!(placed.kept, [side(&kept(&dest), ".1"), side(&kept(&dest), ".1-wal")]);
+    assert_eq!(fs::read(&placed.kept[1]).unwrap(), b"its wal");
+    assert_eq!(read(&dest), rows("new", 300));
+}
+
+/// An application that opens the new database the moment it has its name.
+#[derive(Debug)]
+struct EagerReader;
+
+impl Disk for EagerReader {
+    fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+        RealDisk.create(path, parts, mode)
+    }
+    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        RealDisk.sync_file(file, path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)?;
+        ["-wal", "-shm", "-journal"].iter().try_for_each(|suffix| fs::write(side(to, suffix), b"the application's"))
+    }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.hard_link(from, to)
+    }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename_new(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(path)
+    }
+}
+
+/// Our own connection, closed after the rename, must not delete side files that are the new database's by then.
+#[test]
+fn side_files_of_the_new_database_are_left_alone() {
+    for old in [OLD, OLD_WAL] {
+        let (_outer, dir) = scratch();
+        let dest = dir.join("a.db");
+        make_with_wal(&dest, old, 7);
+        place_on(&EagerReader, &dest, &bytes(NEW_WAL)).unwrap();
+        for suffix in ["-wal", "-shm", "-journal"] {
+            assert_eq!(fs::read(side(&dest, suffix)).unwrap(), b"the application's", "{suffix}");
+        }
+    }
+}
