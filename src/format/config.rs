@@ -93,9 +93,13 @@ impl Config {
             return Err(Malformed::new("its checksum does not match"));
         }
         let sane = |len: u32| len.is_power_of_two() && (CONFIG_CHUNK_LEN_MIN..=CONFIG_CHUNK_LEN_MAX).contains(&len);
-        match sane(config.page_chunk_len) && sane(config.content_chunk_len) {
+        if !sane(config.page_chunk_len) || !sane(config.content_chunk_len) {
+            return Err(Malformed::new("a chunk length is out of bounds"));
+        }
+        // Keys are bound to the very bytes, so a copy that has lost a line end is no good either.
+        match config.encode()? == bytes {
             true => Ok(config),
-            false => Err(Malformed::new("a chunk length is out of bounds")),
+            false => Err(Malformed::new("it is not laid out as it was written")),
         }
     }
 

@@ -389,10 +389,8 @@ impl Footer {
             return Err(Malformed::new("its footer is not there"));
         }
         let (trailer_offset, stated_len, trailer_len) = (input.u64()?, input.u64()?, input.u32()?);
-        let features = input.u32()?;
-        if features != 0 {
-            return Err(Malformed::newer(format!("feature flags {features:#x}")));
-        }
+        // Feature flags; the checksum that covers them is still to be verified, so this may be damage as well.
+        input.u32()?;
         let footer = Footer { trailer_offset, pack_len: stated_len, trailer_len, salt: input.array()? };
         let end = footer.trailer_offset.checked_add(u64::from(footer.trailer_len)).and_then(|end| end.checked_add(FOOTER_LEN as u64));
         match footer.pack_len == pack_len && end == Some(pack_len) && footer.trailer_len <= TRAILER_LEN_MAX && bytes.len() == FOOTER_LEN {
@@ -403,9 +401,11 @@ impl Footer {
 
     /// Whether the footer's bytes and the stored trailer are those that were written together.
     pub fn verify(&self, bytes: &[u8], stored_trailer: &[u8]) -> Result<(), Malformed> {
-        match self.encode(stored_trailer) == bytes {
-            true => Ok(()),
+        let whole = bytes.split_last_chunk::<FOOTER_CHECKSUM_LEN>().is_some_and(|(fields, sum)| checksum(fields, stored_trailer) == *sum);
+        match whole {
             false => Err(Malformed::new("the checksum of its trailer does not match")),
+            true if self.encode(stored_trailer) != bytes => Err(Malformed::newer("unknown feature flags in its footer")),
+            true => Ok(()),
         }
     }
 }

@@ -13,6 +13,7 @@ mod cache;
 mod locate;
 mod open;
 mod packer;
+mod private;
 mod reader;
 mod refresh;
 mod segments;
@@ -32,8 +33,7 @@ pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
 pub use writer::ChunkWriter;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::backend::{Backend, ObjectKey};
@@ -46,6 +46,7 @@ use crate::id::SnapshotId;
 
 use catalog::Catalog;
 use locate::Tables;
+use private::LocalCatalog;
 
 /// An open repository. Cheap to clone; all clones are the same repository.
 #[derive(Clone)]
@@ -56,14 +57,15 @@ pub struct Repository {
 struct Inner {
     backend: Arc<dyn Backend>,
     config: Config,
-    keys: Keys,
-    catalog: Catalog,
+    keys: Arc<Keys>,
+    catalog: LocalCatalog,
     tables: Tables,
     cache_dir: PathBuf,
     threads: usize,
     key_derivation: Duration,
-    /// Whether this process has listed all packs, which it does at most once when a chunk cannot be found.
-    listed_all: AtomicBool,
+    /// Whether this process has listed all packs, which it does at most once when a chunk cannot be found. Locked while it does, so that
+    /// no other thread takes a chunk for lost meanwhile.
+    listed_all: Mutex<bool>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -90,7 +92,30 @@ impl Repository {
 
     /// Its local catalog.
     pub fn catalog(&self) -> &Catalog {
-        &self.inner.catalog
+        self.inner.catalog.catalog()
+    }
+
+    /// Whether this failure is the local catalog's, not the repository's: then [`Repository::with_private_catalog`] helps.
+    pub fn is_catalog_failure(&self, error: &Error) -> bool {
+        matches!(error, Error::Busy { path, .. } | Error::Catalog { path, .. } if path == self.catalog().path())
+    }
+
+    /// The same repository with a new catalog for this process alone, which is removed with it.
+    pub fn with_private_catalog(&self) -> Result<Repository> {
+        let Inner { backend, config, keys, cache_dir, threads, key_derivation, .. } = &*self.inner;
+        let catalog = LocalCatalog::private(cache_dir, config.repository, &backend.location())?;
+        let inner = Inner {
+            backend: Arc::clone(backend),
+            config: config.clone(),
+            keys: Arc::clone(keys),
+            catalog,
+            tables: Tables::new(),
+            cache_dir: cache_dir.clone(),
+            threads: *threads,
+            key_derivation: *key_derivation,
+            listed_all: Mutex::new(false),
+        };
+        Ok(Repository { inner: Arc::new(inner) })
     }
 
     /// The directory of the local catalogs and spools.

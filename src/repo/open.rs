@@ -1,14 +1,13 @@
 //! Making and opening repositories.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::catalog::Catalog;
 use super::locate::Tables;
+use super::private::LocalCatalog;
 use super::{Inner, Repository, random_salt};
 use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
 use crate::crypto::{Keys, keyring};
@@ -98,12 +97,11 @@ impl Repository {
                 (payload.config.clone(), Keys::encrypted(payload.config.repository, &payload.master))
             }
         };
-        let catalog = Catalog::open(&options.cache_dir, config.repository, &backend.location())?;
+        let catalog = LocalCatalog::open(&options.cache_dir, config.repository, &backend.location())?;
         let threads = options.threads.max(1);
-        let tables = Tables::new();
+        let (keys, tables) = (Arc::new(keys), Tables::new());
         let cache_dir = options.cache_dir.clone();
-        let inner =
-            Inner { backend, config, keys, catalog, tables, cache_dir, threads, key_derivation, listed_all: AtomicBool::new(false) };
+        let inner = Inner { backend, config, keys, catalog, tables, cache_dir, threads, key_derivation, listed_all: Mutex::new(false) };
         Ok(Repository { inner: Arc::new(inner) })
     }
 }
@@ -130,10 +128,14 @@ fn read_config(backend: &dyn Backend) -> Result<(Config, Vec<u8>)> {
     let mut failure = None;
     for replica in [Replica::First, Replica::Second] {
         let key = ObjectKey::Config(replica);
-        let Some(bytes) = backend.read_if_there(&key)? else { continue };
-        match Config::decode(&bytes) {
-            Ok(config) => return Ok((config, bytes)),
-            Err(m) => failure = failure.or(Some(m.of(key))),
+        match backend.read_if_there(&key) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => match Config::decode(&bytes) {
+                Ok(config) => return Ok((config, bytes)),
+                Err(m) => failure = failure.or(Some(m.of(key))),
+            },
+            // A copy on a bad sector must not keep the other one from serving.
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
     Err(failure.unwrap_or_else(|| Error::NoRepository { location: backend.location() }))
@@ -201,10 +203,13 @@ fn read_key(backend: &dyn Backend, id: KeyId) -> Result<KeyRecord> {
     let mut failure = None;
     for replica in [Replica::First, Replica::Second] {
         let key = ObjectKey::Key(id, replica);
-        let Some(bytes) = backend.read_if_there(&key)? else { continue };
-        match KeyRecord::decode(&bytes) {
-            Ok(key_record) => return Ok(key_record),
-            Err(m) => failure = failure.or(Some(m.of(key))),
+        match backend.read_if_there(&key) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => match KeyRecord::decode(&bytes) {
+                Ok(key_record) => return Ok(key_record),
+                Err(m) => failure = failure.or(Some(m.of(key))),
+            },
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
     Err(failure.unwrap_or_else(|| Error::NotFound { what: format!("key {id}") }))

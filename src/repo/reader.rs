@@ -47,6 +47,7 @@ impl Reader {
     /// # Errors
     /// [`Error::Corrupt`] naming the bad pack, when no copy is whole; [`Error::Backend`] when reading itself fails.
     pub fn chunk(&self, id: &ChunkId) -> Result<Vec<u8>> {
+        let complete = self.repo.has_listed_all();
         let mut copies = self.repo.copies(id)?;
         let mut failure = None;
         // Packs that no listed snapshot names (its own was forgotten, a prune has rewritten them) are found by listing them all, once.
@@ -58,7 +59,11 @@ impl Reader {
                     Err(error) => return Err(error),
                 }
             }
-            if attempt == 0 && self.repo.list_all_packs_once()? {
+            if complete {
+                break;
+            }
+            if attempt == 0 {
+                self.repo.list_all_packs_once()?;
                 copies = self.repo.copies(id)?;
             }
         }
@@ -139,8 +144,10 @@ impl Reader {
 
     /// The plain bytes of a base, and how many different chunks could be meant.
     fn base(&self, of: &ChunkEntry, prefix: crate::format::pack::IdPrefix, round: usize, work: &mut u32) -> Result<(Arc<Vec<u8>>, usize)> {
+        let complete = self.repo.has_listed_all();
         let mut copies = self.repo.base_copies(prefix, of.level)?;
-        if copies.is_empty() && self.repo.list_all_packs_once()? {
+        if copies.is_empty() && !complete {
+            self.repo.list_all_packs_once()?;
             copies = self.repo.base_copies(prefix, of.level)?;
         }
         let mut ids: Vec<ChunkId> = copies.iter().map(|copy| copy.entry.id).collect();

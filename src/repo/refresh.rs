@@ -1,7 +1,7 @@
 //! Bringing the catalog up to date with the repository.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 
 use super::Repository;
 use super::catalog::{NewPack, PackState};
@@ -35,7 +35,6 @@ impl Repository {
         let gone: Vec<SnapshotId> = known.keys().filter(|id| !listed.contains(*id)).copied().collect();
         let mut refreshed = Refreshed::default();
         let must_list_packs = self.catalog().was_rebuilt() || !gone.is_empty();
-        self.catalog().remove_snapshots(&gone)?;
         let mut fresh = Vec::new();
         for id in &listed {
             // A record in the catalog was verified when it went in; one that does not decode is read again.
@@ -58,6 +57,8 @@ impl Repository {
             refreshed.snapshots.push((*id, snapshot));
         }
         self.take_in(&fresh, must_list_packs, &mut refreshed.damage)?;
+        // Last: killed before this, the next refresh sees again that packs have to be listed.
+        self.catalog().remove_snapshots(&gone)?;
         sort_by_history(&mut refreshed.snapshots);
         Ok(refreshed)
     }
@@ -97,12 +98,19 @@ impl Repository {
         self.catalog().put_snapshots(&records)
     }
 
-    /// Lists all packs, unless this process has done so: a chunk that is still missing then is missing. Says whether it did.
-    pub(crate) fn list_all_packs_once(&self) -> Result<bool> {
-        if self.inner.listed_all.swap(true, Ordering::Relaxed) {
-            return Ok(false);
+    /// Whether [`Self::list_all_packs_once`] has nothing left to do. To be asked before looking for what may be missing, not after.
+    pub(crate) fn has_listed_all(&self) -> bool {
+        *self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists all packs, unless this process has done so: a chunk that is still missing then is missing.
+    pub(crate) fn list_all_packs_once(&self) -> Result<()> {
+        let mut done = self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*done {
+            self.list_all_packs()?;
+            *done = true;
         }
-        self.list_all_packs().map(|_| true)
+        Ok(())
     }
 
     /// Makes the catalog's packs those that are listed. Gives what cannot be read of them.
@@ -127,7 +135,7 @@ impl Repository {
             match self.find_trailer(id, size) {
                 Ok(pack) => found.push(pack),
                 Err(Error::NotFound { .. }) => {}
-                Err(error) if error.is_damage() => damage.push(error),
+                Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => damage.push(error),
                 Err(error) => return Err(error),
             }
         }

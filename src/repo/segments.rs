@@ -56,14 +56,22 @@ fn read_segment(backend: &dyn Backend, copy: &StoredCopy, range: std::ops::Range
     Ok(bytes)
 }
 
-/// An object that the repository says is there and that is not, or is too short, is damage, not a fault of the machine.
+/// An object that the repository says is there and that is not, is too short, or lies on a bad sector, is damage, not a fault of the
+/// machine: another copy may serve, and what does not need it goes on.
 pub(crate) fn missing_is_damage(error: Error, object: &ObjectKey) -> Error {
-    use std::io::ErrorKind::{NotFound, UnexpectedEof};
+    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     match error {
         Error::Backend { source, .. } if source.kind() == NotFound => Error::corrupt(object.to_string(), "it is missing"),
         Error::Backend { source, .. } if source.kind() == UnexpectedEof => {
             Error::corrupt(object.to_string(), "it is shorter than it was written")
         }
+        Error::Backend { source, .. } if source.kind() == InvalidData || is_bad_sector(&source) => {
+            Error::corrupt(object.to_string(), format!("it cannot be read: {source}"))
+        }
         other => other,
     }
+}
+
+fn is_bad_sector(cause: &std::io::Error) -> bool {
+    cause.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

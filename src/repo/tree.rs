@@ -86,6 +86,7 @@ impl Default for TreeWriter {
 }
 
 /// Looks up nodes and chunks of a stored tree by place; keeps the last node of every level, so that going through in order reads each node once.
+/// What it gives are guesses at good bases: below a damaged node there are none.
 pub struct TreeCursor<'r> {
     reader: &'r Reader,
     root: Option<StreamRoot>,
@@ -133,7 +134,10 @@ impl<'r> TreeCursor<'r> {
             return Ok(node.children.get(slot).copied());
         }
         let Some(id) = self.node_id(level, node_index)? else { return Ok(None) };
-        let node = read_node(self.reader, &id, level)?;
+        let node = match read_node(self.reader, &id, level) {
+            Err(error) if error.is_damage() => Node { level, children: Vec::new() },
+            read => read?,
+        };
         let child = node.children.get(slot).copied();
         self.last.get_mut(usize::from(level) - 1).into_iter().for_each(|last| *last = Some((node_index, node.clone())));
         Ok(child)

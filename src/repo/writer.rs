@@ -129,6 +129,7 @@ impl<'s> ChunkWriter<'s> {
     /// Encodes into `self.encoded`, in the way that stores least, and verifies that it decodes to the same bytes.
     fn encode(&mut self, id: ChunkId, plain: &[u8], base: Option<Base>, node: bool) -> Result<ChunkEntry> {
         let malformed = |m: crate::format::Malformed| m.of(format!("chunk {id}"));
+        let base = base.map(|base| self.read_base(base)).transpose()?.flatten();
         let mut entry = ChunkEntry {
             id,
             segment: 0,
@@ -137,20 +138,19 @@ impl<'s> ChunkWriter<'s> {
             plain_len: plain.len() as u32,
             encoding: Encoding::Raw,
             node,
-            version: base.as_ref().map_or(0, |base| base.version),
+            version: base.as_ref().map_or(0, |(base, _)| base.version),
             level: 0,
             work: 1,
             slices: Vec::new(),
         };
-        let mut prefix = Arc::new(Vec::new());
+        let mut prefix = Arc::default();
         self.encoded.clear();
-        if let Some(base) = base {
-            prefix = self.session.reader().base_bytes(&base.copy)?;
+        if let Some((base, bytes)) = base {
+            prefix = bytes;
             self.encoder.encode(plain, &prefix, &mut self.encoded).map_err(malformed)?;
             entry.encoding = Encoding::Delta;
             (entry.level, entry.work) = (base.level, base.work);
             entry.slices = vec![Slice { base: base.copy.entry.id.prefix(), offset: 0, len: prefix.len() as u32 }];
-            self.session.use_copy(&base.copy)?;
         }
         if entry.encoding != Encoding::Delta || self.encoded.len() * CLEAR_GAIN > plain.len() {
             self.encoder.encode(plain, &[], &mut self.alternative).map_err(malformed)?;
@@ -172,6 +172,17 @@ impl<'s> ChunkWriter<'s> {
         match self.check == plain {
             true => Ok(entry),
             false => Err(Error::corrupt(format!("new chunk {id}"), "it does not decode to what was encoded; memory may be faulty")),
+        }
+    }
+
+    /// The bytes of a base, which is built upon from now on; `None` if it cannot be read: damage to what is stored, or a catalog that is
+    /// wrong about it, must not stop a backup that can store the chunk whole.
+    fn read_base(&self, base: Base) -> Result<Option<(Base, Arc<Vec<u8>>)>> {
+        let read = self.session.reader().base_bytes(&base.copy);
+        match read.and_then(|bytes| self.session.use_copy(&base.copy).map(|()| bytes)) {
+            Ok(bytes) => Ok(Some((base, bytes))),
+            Err(error) if error.is_damage() || matches!(error, Error::Stale { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

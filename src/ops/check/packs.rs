@@ -104,8 +104,11 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
         None => Vec::new(),
     };
     match stored {
-        // Deleted since it was listed: whatever still needs it says so.
-        Err(Error::NotFound { .. }) => return Ok(result),
+        // Deleted since it was listed, which is no damage unless something still needs it.
+        Err(Error::NotFound { .. }) => {
+            result.bad.extend(copies.iter().map(|copy| copy.place()));
+            return Ok(result);
+        }
         Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => result.pack_damage.push(error),
         Err(error) => return Err(error),
         Ok(_) if !table_matches => {
@@ -122,7 +125,7 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
         result.read_bytes = size;
         match hash_pack(repo, id, size, monitor) {
             Ok(()) => {}
-            Err(error) if error.is_damage() => result.pack_damage.push(error),
+            Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => result.pack_damage.push(error),
             Err(error) => return Err(error),
         }
     }
@@ -150,6 +153,7 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
 fn hash_pack(repo: &Repository, id: PackId, size: u64, monitor: &dyn Monitor) -> Result<()> {
     let object = ObjectKey::Pack(id);
     let mut hasher = blake3::Hasher::new();
+    let mut header = Vec::new();
     let mut offset = 0;
     while offset < size {
         if monitor.cancelled() {
@@ -158,15 +162,14 @@ fn hash_pack(repo: &Repository, id: PackId, size: u64, monitor: &dyn Monitor) ->
         let end = (offset + READ_BYTES).min(size);
         let bytes = repo.read_pack(&object, offset..end)?;
         if offset == 0 {
-            let header = bytes.get(..HEADER_LEN).unwrap_or(&bytes);
-            ObjectHeader::decode(header, Kind::Pack).map_err(|m| m.of(object))?;
+            header = bytes.get(..HEADER_LEN).unwrap_or(&bytes).to_vec();
         }
         hasher.update(&bytes);
         monitor.advance(end - offset);
         offset = end;
     }
     match hasher.finalize().as_bytes() == id.as_bytes() {
-        true => Ok(()),
+        true => ObjectHeader::decode(&header, Kind::Pack).map(drop).map_err(|m| m.of(object)),
         false => Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of")),
     }
 }

@@ -40,8 +40,9 @@ CREATE TABLE stamp (stamp_set INTEGER, name BLOB, stamp BLOB, sum INTEGER, PRIMA
 /// The largest value in a row; also bounds what a damaged length can make SQLite allocate.
 pub(super) const VALUE_BYTES_MAX: usize = 256 << 20;
 
-/// How long to wait for another process's write, which takes well under a second unless that process is suspended.
-const BUSY_WAIT: Duration = Duration::from_secs(20);
+/// How long to wait for another process's write, which takes well under a second unless that process is suspended. A backup goes on
+/// without the catalog then, so this may be short.
+const BUSY_WAIT: Duration = Duration::from_secs(4);
 
 /// Page cache of a connection, KiB.
 const WRITER_CACHE_KIB: i64 = 8192;

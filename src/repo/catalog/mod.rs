@@ -106,7 +106,7 @@ pub fn prefix(id: &ChunkId) -> u64 {
 /// An open catalog. All methods may be called from several threads at once.
 ///
 /// Errors of all methods: [`Error::Catalog`] if the file is damaged (see [`Catalog::is_damaged`]) or the machine fails;
-/// [`Error::Busy`] if another process holds the catalog for 20 seconds on end, which takes one that is suspended in the middle of a
+/// [`Error::Busy`] if another process holds the catalog for 4 seconds on end, which takes one that is suspended in the middle of a
 /// write. Reading methods never wait for writers. A writing method that fails has changed nothing, except [`Catalog::add_packs`].
 pub struct Catalog {
     place: Place,
@@ -140,6 +140,11 @@ impl Catalog {
     /// Whether this catalog was empty when it was opened because an earlier file could not be used.
     pub fn was_rebuilt(&self) -> bool {
         self.rebuilt
+    }
+
+    /// Whether it can be written now: [`Error::Busy`] if another process holds it. Changes nothing.
+    pub fn probe(&self) -> Result<()> {
+        self.write(|_| Ok(()))
     }
 
     /// Whether damage was found since it was opened. Every further call fails; opening it again gives an empty one.

@@ -1,5 +1,7 @@
 //! The commit: mark, then look.
 
+use std::collections::HashSet;
+
 use super::super::Repository;
 use super::{WriteSession, list_tombstones};
 use crate::backend::{ObjectKey, WriteMode};
@@ -22,12 +24,6 @@ pub struct Committed {
     pub record: SnapshotRecord,
 }
 
-/// Whether what a snapshot needs is there.
-enum Look {
-    AllThere,
-    SomethingGone,
-}
-
 impl WriteSession {
     /// Makes everything durable and commits. Only when this returns `Ok` is there a snapshot.
     ///
@@ -40,64 +36,89 @@ impl WriteSession {
             record.stats = SnapshotStats { pack_bytes: record.packs.iter().map(|pack| pack.size).sum(), ..*lock(&self.stats) };
             Ok(())
         })?;
-        let mut last_pending: Option<SnapshotId> = None;
+        let mut pending = None;
+        let result = self.mark_and_look(&mut record, &mut pending);
+        if let Some(id) = pending {
+            // The mark has served, or failed. What cannot be removed is garbage, and of a snapshot that is there no failure.
+            let _ = self.repo.backend().delete(&ObjectKey::Pending(id));
+        }
+        let id = result?;
+        // So is a catalog that cannot be written: the next refresh reads the record again.
+        if let Ok(bytes) = crate::format::record::encode(&record) {
+            let _ = self.repo.catalog().put_snapshots(&[(id, bytes)]);
+        }
+        Ok(Committed { id, record })
+    }
+
+    /// Marks, looks and commits, again and again while a prune takes something away. `pending` is the mark that is there.
+    fn mark_and_look(&mut self, record: &mut SnapshotRecord, pending: &mut Option<SnapshotId>) -> Result<SnapshotId> {
+        let backend = self.repo.inner.backend.clone();
         for _ in 0..ATTEMPTS {
             let used: Vec<ObjectKey> = lock(&self.used).values().map(|id| ObjectKey::Pack(*id)).collect();
-            self.repo.backend().settle(&used)?;
-            let (id, stored) = self.repo.seal_snapshot(&record)?;
-            self.repo.backend().write(&ObjectKey::Pending(id), &[&stored], WriteMode::CreateNew)?;
-            if let Some(old) = last_pending.replace(id) {
-                self.repo.backend().delete(&ObjectKey::Pending(old))?;
+            backend.settle(&used)?;
+            let (id, stored) = self.repo.seal_snapshot(record)?;
+            let old = pending.replace(id);
+            backend.write(&ObjectKey::Pending(id), &[&stored], WriteMode::CreateNew)?;
+            if let Some(old) = old {
+                backend.delete(&ObjectKey::Pending(old))?;
             }
-            match self.look(&record)? {
-                Look::AllThere => return self.publish(id, record, &stored),
-                Look::SomethingGone => {
-                    let rescued = self.rescue(&record)?;
-                    record.stats.pack_bytes += rescued.iter().map(|pack| pack.size).sum::<u64>();
-                    record.packs.extend(rescued);
-                    // From here on every pack that the snapshot needs is known by name; the parent no longer answers for any.
-                    self.parent = None;
-                }
+            if self.look(&id, record)? && self.publish(&id, &stored)? {
+                return Ok(id);
             }
+            let rescued = self.rescue(record)?;
+            record.stats.pack_bytes += rescued.iter().map(|pack| pack.size).sum::<u64>();
+            // From here on every pack that the snapshot needs is known by name; the parent no longer answers for any.
+            self.parent = None;
+            let used: HashSet<PackId> = lock(&self.used).values().copied().collect();
+            record.packs.retain(|pack| used.contains(&pack.id));
+            record.packs.extend(rescued);
         }
         Err(Error::Stale { detail: "a prune keeps marking packs that this backup needs".into() })
     }
 
-    /// Looks whether what this snapshot was built upon is there, and not marked by a prune.
-    fn look(&self, record: &SnapshotRecord) -> Result<Look> {
+    /// Whether what this snapshot was built upon is there, and not marked by a prune; nor its own mark.
+    fn look(&self, id: &SnapshotId, record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();
         let tombstoned = list_tombstones(&self.repo)?;
+        if tombstoned.contains(&as_marked(id)) {
+            return Ok(false);
+        }
         let used: Vec<PackId> = lock(&self.used).values().copied().collect();
         for id in used.iter().chain(record.packs.iter().map(|pack| &pack.id)) {
             if tombstoned.contains(id) || backend.stat(&ObjectKey::Pack(*id))?.is_none() {
-                return Ok(Look::SomethingGone);
+                return Ok(false);
             }
         }
         match self.parent {
-            Some(parent) if backend.stat(&ObjectKey::Snapshot(parent))?.is_none() => Ok(Look::SomethingGone),
-            _ => Ok(Look::AllThere),
+            Some(parent) => Ok(backend.stat(&ObjectKey::Snapshot(parent))?.is_some()),
+            None => Ok(true),
         }
     }
 
-    /// The one commit point, and what follows it.
-    fn publish(&self, id: SnapshotId, record: SnapshotRecord, stored: &[u8]) -> Result<Committed> {
+    /// The one commit point; whether it stands. It does not if a prune took this writer for dead meanwhile, did not count its mark, and
+    /// may have deleted what it needs: then, and after a failure, the record is taken back.
+    fn publish(&self, id: &SnapshotId, stored: &[u8]) -> Result<bool> {
         let backend = self.repo.backend();
-        backend.write(&ObjectKey::Snapshot(id), &[stored], WriteMode::CreateNew)?;
-        if expired(&self.repo, &id)? && self.rescue(&record).is_err() {
-            // A prune took this writer for dead, did not count its mark, and has deleted what it needs.
-            backend.delete(&ObjectKey::Snapshot(id))?;
-            return Err(Error::Stale { detail: "this backup was stopped for so long that a prune took it for dead".into() });
+        let key = ObjectKey::Snapshot(*id);
+        let stands = backend.write(&key, &[stored], WriteMode::CreateNew).and_then(|()| Ok(!expired(&self.repo, id)?));
+        match stands {
+            Ok(true) => return Ok(true),
+            Ok(false) => backend.delete(&key)?,
+            // The first failure is the one to report. A record that stays for all that is whole: only its durability is not known.
+            Err(_) => drop(backend.delete(&key)),
         }
-        backend.delete(&ObjectKey::Pending(id))?;
-        let bytes = crate::format::record::encode(&record).map_err(|m| m.of(ObjectKey::Snapshot(id)))?;
-        self.repo.catalog().put_snapshots(&[(id, bytes)])?;
-        Ok(Committed { id, record })
+        stands
     }
 }
 
-/// Whether a prune has marked this writer's pending record as that of a dead one. Such a tombstone bears the record's id.
+/// Whether a prune has marked this writer's pending record as that of a dead one, or has come as far as removing it.
 fn expired(repo: &Repository, id: &SnapshotId) -> Result<bool> {
-    Ok(list_tombstones(repo)?.contains(&PackId(*id.as_bytes())))
+    Ok(list_tombstones(repo)?.contains(&as_marked(id)) || repo.backend().stat(&ObjectKey::Pending(*id))?.is_none())
+}
+
+/// The name of the tombstone of a pending record.
+fn as_marked(id: &SnapshotId) -> PackId {
+    PackId(*id.as_bytes())
 }
 
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -15,8 +15,8 @@ use crate::format::{Malformed, record};
 use crate::id::{ChunkId, PackId};
 
 impl WriteSession {
-    /// Stores anew, whole, every chunk of the snapshot that could not be read from packs that are there and unmarked. Afterwards all packs
-    /// that the snapshot needs are among those used or returned.
+    /// Stores anew, whole, every chunk of the snapshot that could not be read from packs that are there and unmarked. Afterwards the packs
+    /// used are those that the snapshot needs, beside those returned: what is gone or marked is needed no more.
     ///
     /// # Errors
     /// [`Error::Stale`] when a chunk is gone for good.
@@ -29,6 +29,7 @@ impl WriteSession {
                 listed.insert(id);
             }
         }
+        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         let counts = |pack: &PackId| listed.contains(pack) && !tombstoned.contains(pack);
         let mut lifeboat = Lifeboat { packer: Packer::new(&self.repo, |_| {}), segment: SegmentBuilder::default() };
         let mut seen = HashSet::new();

@@ -1,0 +1,124 @@
+//! The catalog that a process works with: the one that all share, or, if that is held by a process that does not go on (suspended in the
+//! middle of a write), one of its own. So nobody waits for it, and what it costs is reading the tables of all packs once more.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::catalog::Catalog;
+use super::random_salt;
+use crate::error::{Error, Result};
+use crate::id::{RepositoryId, to_hex};
+
+/// What the names of private directories start with.
+const PREFIX: &str = "private-";
+/// How often a new directory may be removed by another process before it is locked.
+const TRIES: usize = 16;
+
+/// A catalog, and the directory that goes with it if it is a private one. Fields are dropped in this order.
+pub(super) struct LocalCatalog {
+    catalog: Catalog,
+    _dir: Option<PrivateDir>,
+}
+
+impl LocalCatalog {
+    /// The shared catalog in `dir` if it can be written now, else a private one.
+    pub(super) fn open(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
+        let shared = Catalog::open(dir, repository, location).and_then(|catalog| catalog.probe().map(|()| catalog));
+        match shared {
+            Ok(catalog) => Ok(LocalCatalog { catalog, _dir: None }),
+            Err(Error::Busy { .. }) => Self::private(dir, repository, location),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// An empty catalog that no other process uses.
+    pub(super) fn private(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
+        let private = PrivateDir::make(dir).map_err(|e| Error::backend("write", format!("a catalog in {}", dir.display()), e))?;
+        Ok(LocalCatalog { catalog: Catalog::open(&private.path, repository, location)?, _dir: Some(private) })
+    }
+
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+/// A directory that is locked as long as its process lives, and removed with it or by the next one that makes such a directory.
+struct PrivateDir {
+    path: PathBuf,
+    _locked: File,
+}
+
+impl PrivateDir {
+    fn make(parent: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        remove_abandoned(parent)?;
+        for _ in 0..TRIES {
+            let random = random_salt().map_err(io::Error::other)?;
+            let path = parent.join(format!("{PREFIX}{}", to_hex(random.get(..8).unwrap_or_default())));
+            DirBuilder::new().mode(0o700).create(&path)?;
+            if let Some(locked) = lock(&path)? {
+                return Ok(PrivateDir { path, _locked: locked });
+            }
+        }
+        Err(io::Error::other("it is removed over and over by other processes"))
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next process that needs one.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Locks a directory; `None` if another process has it, or has just removed it.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let locked = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match locked.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(e)) => return Err(e),
+    }
+    let same = fs::symlink_metadata(path).is_ok_and(|found| locked.metadata().is_ok_and(|own| own.ino() == found.ino()));
+    Ok(same.then_some(locked))
+}
+
+/// Removes the directories of processes that were killed. A suspended one keeps its lock.
+fn remove_abandoned(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if ours && let Ok(Some(_locked)) = lock(&entry.path()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_live_as_long_as_their_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        let first = PrivateDir::make(dir.path()).unwrap();
+        let abandoned = dir.path().join("private-00");
+        fs::create_dir(&abandoned).unwrap();
+        fs::write(abandoned.join("x"), "of a process that was killed").unwrap();
+        fs::create_dir(dir.path().join("other")).unwrap();
+        let second = PrivateDir::make(dir.path()).unwrap();
+        assert!(!abandoned.exists());
+        assert!(first.path.exists() && second.path.exists());
+        assert_eq!(names(), 3);
+        drop((first, second));
+        assert_eq!(names(), 1);
+    }
+}

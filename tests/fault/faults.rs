@@ -1,0 +1,175 @@
+//! One call of the backend fails, or lies, at every place in backup, refresh, restore and check.
+
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use icecore::Error;
+use icecore::backend::{ObjectKind, Replica};
+use icecore::id::SnapshotId;
+use icecore::ops::check::{CheckOptions, check};
+use icecore::progress::Silent;
+use icecore::repo::Repository;
+
+use crate::hook::{Call, Fate, Hooked};
+use crate::memory::{Memory, Objects};
+use crate::world::{Known, World, check_clean, database_of, in_parallel, states, verify};
+
+const KINDS: [ErrorKind; 5] =
+    [ErrorKind::NotFound, ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::Interrupted, ErrorKind::UnexpectedEof];
+
+/// A repository with snapshots of which one has several copies of chunks, and a cache that knows it.
+fn template() -> (World, Objects) {
+    let mut world = World::new(true);
+    for (time, state) in states().iter().take(3).enumerate() {
+        world.back_up(&world.open("cache"), state, time as i64);
+    }
+    let objects = Memory::load(&*world.local());
+    (world, objects)
+}
+
+/// What one operation does, with an error that is its own.
+type Operation = dyn Fn(&World, &Repository) -> icecore::Result<Option<SnapshotId>> + Sync;
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    call: usize,
+    fate: Fate,
+    cache: &'static str,
+}
+
+/// The calls of an operation that nothing disturbs, from opening the repository on.
+fn calls_of(world: &World, objects: &Objects, cache: &str, operation: &Operation) -> Vec<Call> {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let noted = calls.clone();
+    let hooked = Hooked::new(Memory::new(objects.clone()), move |_, call| {
+        noted.lock().unwrap().push(call);
+        Fate::Proceed
+    });
+    let here = world.copy();
+    let repo = crate::support::open_backend(Arc::new(hooked), here.path(cache), 1).unwrap();
+    operation(&here, &repo).unwrap();
+    let calls = calls.lock().unwrap();
+    calls.clone()
+}
+
+/// What can happen at a call. A listing of tombstones that misses one breaks the contract on which commits stand, so that is not tried.
+fn fates(call: Call) -> Vec<Fate> {
+    let mut fates: Vec<Fate> = KINDS.iter().map(|kind| Fate::Fail(*kind)).collect();
+    match call {
+        Call::Read(_) => fates.push(Fate::Short),
+        Call::Write(_) | Call::Delete(_) => fates.extend(KINDS.iter().map(|kind| Fate::FailAfter(*kind))),
+        Call::List(kind) => {
+            fates.extend([Fate::Repeated, Fate::BrokenOff(ErrorKind::Interrupted)]);
+            fates.extend((kind != ObjectKind::Tombstone).then_some(Fate::Missing));
+        }
+        Call::Stat(_) | Call::Settle => {}
+    }
+    fates
+}
+
+/// The error is one that a person can act upon: it says at which object.
+fn assert_clear(error: &Error) {
+    let text = error.to_string();
+    let named =
+        ["pack", "snapshot", "config", "key", "chunk", "tree node", "Tombstone", "Snapshot", "Pack", "Key", "repository", "pending"];
+    assert!(named.iter().any(|name| text.contains(name)), "{text}");
+    assert!(!matches!(error, Error::Poisoned | Error::Cancelled | Error::InvalidArgument(_)), "{text}");
+}
+
+fn every_call_fails_once(name: &str, operation: &Operation) {
+    let (world, objects) = template();
+    let mut cases = Vec::new();
+    for cache in ["cache", "new cache"] {
+        let calls = calls_of(&world, &objects, cache, operation);
+        let fates = calls.into_iter().enumerate().flat_map(|(call, what)| fates(what).into_iter().map(move |fate| (call, fate)));
+        cases.extend(fates.map(|(call, fate)| Case { call, fate, cache }));
+    }
+    let succeeded = AtomicUsize::new(0);
+    in_parallel(&cases, |case| {
+        let here = world.copy();
+        let memory = Memory::new(objects.clone());
+        let Case { call, fate, cache } = *case;
+        let hooked = Hooked::new(memory.clone(), move |number, _| if number == call { fate } else { Fate::Proceed });
+        let result = crate::support::open_backend(Arc::new(hooked), here.path(cache), 1).and_then(|repo| operation(&here, &repo));
+        let mut known: Known = here.known.clone();
+        match result {
+            Ok(new) => {
+                succeeded.fetch_add(1, Ordering::Relaxed);
+                known.extend(new.map(|id| (id, states()[3].clone())));
+            }
+            Err(error) => assert_clear(&error),
+        }
+        // The next run: nothing but what was committed is listed, and everything works.
+        let repo = here.open_on(memory.clone(), cache).unwrap();
+        let mut listed = verify(&repo, &known, &[]);
+        assert_eq!(listed.len(), known.len());
+        listed.insert(here.try_back_up(&repo, "db", &states()[4], 20).unwrap(), states()[4].clone());
+        let repo = here.open_on(memory, cache).unwrap();
+        verify(&repo, &listed, &[]);
+        check_clean(&repo);
+    });
+    println!("{name}: {} failing or lying calls, {} of them without consequence", cases.len(), succeeded.load(Ordering::Relaxed));
+}
+
+#[test]
+fn in_backup() {
+    every_call_fails_once("backup", &|world, repo| world.try_back_up(repo, "db", &states()[3], 10).map(Some));
+}
+
+#[test]
+fn in_restore() {
+    every_call_fails_once("refresh and restore", &|world, repo| {
+        for (id, record) in repo.refresh()?.snapshots {
+            assert!(database_of(repo, &record)? == world.known[&id]);
+        }
+        Ok(None)
+    });
+}
+
+/// A call that lies may well look like damage; it must not stop the check or be silently taken for a sound repository.
+#[test]
+fn in_check() {
+    every_call_fails_once("check", &|_, repo| {
+        let report = check(repo, &CheckOptions { read_data: true }, &Silent)?;
+        for finding in report.findings {
+            assert!(!finding.object.is_empty() && !finding.detail.is_empty());
+        }
+        Ok(None)
+    });
+}
+
+/// A snapshot's own record is written, but the answer gets lost and it cannot be taken back: it is there, so it must be whole.
+#[test]
+fn a_commit_that_is_not_known_to_have_failed() {
+    let (world, objects) = template();
+    let memory = Memory::new(objects);
+    let hooked = Hooked::new(memory.clone(), |_, call| match call {
+        Call::Write(icecore::backend::ObjectKey::Snapshot(_)) => Fate::FailAfter(ErrorKind::TimedOut),
+        Call::Delete(_) => Fate::Fail(ErrorKind::TimedOut),
+        _ => Fate::Proceed,
+    });
+    let repo = crate::support::open_backend(Arc::new(hooked), world.path("cache"), 1).unwrap();
+    assert_clear(&world.try_back_up(&repo, "db", &states()[3], 10).unwrap_err());
+    for cache in ["cache", "new cache"] {
+        let repo = world.open_on(memory.clone(), cache).unwrap();
+        assert_eq!(verify(&repo, &world.known, &[&states()[3]]).len(), 4);
+        check_clean(&repo);
+    }
+}
+
+/// One copy of the small records cannot be read at all: the other serves, whatever the reason.
+#[test]
+fn the_second_copies_serve() {
+    let (world, objects) = template();
+    for kind in KINDS {
+        let hooked = Hooked::new(Memory::new(objects.clone()), move |_, call| match call {
+            Call::Read(icecore::backend::ObjectKey::Config(Replica::First) | icecore::backend::ObjectKey::Key(_, Replica::First)) => {
+                Fate::Fail(kind)
+            }
+            _ => Fate::Proceed,
+        });
+        let repo = crate::support::open_backend(Arc::new(hooked), world.path("cache"), 1).unwrap();
+        verify(&repo, &world.known, &[]);
+    }
+}
