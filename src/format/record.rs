@@ -41,8 +41,8 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Malfor
 pub fn decode_first<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Malformed> {
     let head = bytes.get(..RECORD_LEN_MAX).unwrap_or(bytes);
     let (record, used) = match head.len() {
-        0..=SHORT => decode_limited::<T, { CLAIM_FACTOR * SHORT }>(head),
-        ..=MEDIUM => decode_limited::<T, { CLAIM_FACTOR * MEDIUM }>(head),
+        len if len <= SHORT => decode_limited::<T, { CLAIM_FACTOR * SHORT }>(head),
+        len if len <= MEDIUM => decode_limited::<T, { CLAIM_FACTOR * MEDIUM }>(head),
         _ => decode_limited::<T, { CLAIM_FACTOR * RECORD_LEN_MAX }>(head),
     }?;
     let (taken, rest) = bytes.split_at_checked(used).ok_or_else(|| Malformed::new("the record ends too early"))?;

@@ -5,7 +5,6 @@
 #[allow(dead_code)]
 mod rng;
 #[path = "../support/repo.rs"]
-#[allow(dead_code)]
 mod support;
 
 mod canonical;

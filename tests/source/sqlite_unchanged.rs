@@ -222,7 +222,8 @@ fn a_change_after_the_first_look_is_not_missed() {
         if other_changed {
             Connection::open(&b).unwrap().execute("DELETE FROM t WHERE id=5", []).unwrap();
         }
-        let mut capture = source.capture(&known, &WriteBeforeBegin(a.clone(), Once::new())).unwrap();
+        let writer = WriteBeforeBegin(a.clone(), Once::new());
+        let mut capture = source.capture(&known, &writer).unwrap();
         let stream = capture.next_stream().unwrap().unwrap();
         assert_eq!(stream.name, b"a");
         let Body::Pages(pages) = stream.body else { panic!("taken as unchanged") };

@@ -73,7 +73,7 @@ pub fn capture_from(source: &SqliteSource, known: &HashMap<Vec<u8>, Stamp>) -> R
         total += bytes.as_ref().map_or(0, Vec::len) as u64;
         streams.insert(String::from_utf8(stream.name).unwrap(), Stream { facts, bytes });
     }
-    assert_eq!(capture.total_bytes(), total);
+    assert_eq!(capture.total_bytes(), Some(total));
     let blocks_writers = capture.blocks_writers();
     Ok(Captured { streams, report: capture.finish()?, blocks_writers })
 }

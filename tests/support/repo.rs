@@ -1,4 +1,6 @@
 //! Repositories and databases for tests.
+// Each test that includes this file uses another part of it.
+#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
