@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::source::Source;
+use icecore::source::files::{FilesOptions, FilesSource};
 use icecore::source::sqlite::{BUSY_TIMEOUT, SqliteOptions, SqliteSource};
 use serde::Serialize;
 
@@ -22,8 +23,12 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 }
 
 /// `backup files`.
-pub(crate) fn files(_context: &Context<'_>, _args: &FilesArgs) -> Result<Exit, Failure> {
-    Err(Failure::failed("`backup files` is not there yet"))
+pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
+    // What icecore itself keeps is no part of what it is to keep. A directory that is not there yet has nothing in it.
+    let own = [context.repository_path()?, environment::cache_dir()?];
+    let exclude = own.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
+    let source = FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?;
+    run(context, &source, &args.record)
 }
 
 fn sqlite_options() -> Result<SqliteOptions, Failure> {

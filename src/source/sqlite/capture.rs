@@ -81,9 +81,12 @@ impl CapturedFile {
             return Err(changed_on_read_only_media(&self.path));
         }
         let roots = open.roots.take();
-        let report = roots.and_then(|roots| open.image.inspect(roots.ok().as_deref()));
         let mut flags = std::mem::take(&mut open.flags);
-        flags.extend(report.and_then(|report| structure_damage(&self.path, &report)));
+        // Damage that opening has shown makes the pages look wrong in many more places.
+        if flags.is_empty() {
+            let report = roots.and_then(|roots| open.image.inspect(roots.ok().as_deref()));
+            flags.extend(report.and_then(|report| structure_damage(&self.path, &report)));
+        }
         let stamp = self.stamp.filter(|_| flags.is_empty());
         Ok((flags, stamp))
     }
