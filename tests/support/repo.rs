@@ -1,4 +1,6 @@
 //! Repositories and databases for tests.
+//! Each test binary uses a part of it.
+#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
