@@ -100,10 +100,6 @@ impl StoredCopy {
     pub(crate) fn place(&self) -> CopyPlace {
         CopyPlace(ChunkAt { pack: self.num, index: self.index })
     }
-
-    pub(crate) fn describe(&self) -> String {
-        format!("chunk {} in pack {}", self.entry.id, self.table.pack.id)
-    }
 }
 
 impl Repository {

@@ -64,8 +64,8 @@ struct Inner {
     threads: usize,
     key_derivation: Duration,
     /// Whether this process has listed all packs, which it does at most once when a chunk cannot be found. Locked while it does, so that
-    /// no other thread takes a chunk for lost meanwhile.
-    listed_all: Mutex<bool>,
+    /// no other thread takes a chunk for lost meanwhile. Holds what could not be read.
+    listed_all: Mutex<Option<Vec<Error>>>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -113,7 +113,7 @@ impl Repository {
             cache_dir: cache_dir.clone(),
             threads: *threads,
             key_derivation: *key_derivation,
-            listed_all: Mutex::new(false),
+            listed_all: Mutex::new(None),
         };
         Ok(Repository { inner: Arc::new(inner) })
     }

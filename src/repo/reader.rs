@@ -67,7 +67,7 @@ impl Reader {
                 copies = self.repo.copies(id)?;
             }
         }
-        Err(failure.unwrap_or_else(|| Error::corrupt(format!("chunk {id}"), "no pack holds it")))
+        Err(failure.unwrap_or_else(|| self.repo.lost(format!("chunk {id}"), "it is in no pack")))
     }
 
     /// The plain bytes of one copy of a chunk.
@@ -154,7 +154,7 @@ impl Reader {
         ids.sort_unstable();
         ids.dedup();
         let Some(&id) = ids.iter().cycle().nth(round) else {
-            return Err(Error::corrupt(format!("chunk {}", of.id), "no pack holds the chunk that it is a delta of"));
+            return Err(self.repo.lost(format!("chunk {}", of.id), "the chunk that it is a delta of is in no pack"));
         };
         let mut failure = None;
         for copy in copies.iter().filter(|copy| copy.entry.id == id) {

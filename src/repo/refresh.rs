@@ -100,17 +100,25 @@ impl Repository {
 
     /// Whether [`Self::list_all_packs_once`] has nothing left to do. To be asked before looking for what may be missing, not after.
     pub(crate) fn has_listed_all(&self) -> bool {
-        *self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Lists all packs, unless this process has done so: a chunk that is still missing then is missing.
     pub(crate) fn list_all_packs_once(&self) -> Result<()> {
         let mut done = self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*done {
-            self.list_all_packs()?;
-            *done = true;
+        if done.is_none() {
+            *done = Some(self.list_all_packs()?);
         }
         Ok(())
+    }
+
+    /// The error for what no known pack holds. It may be in one that cannot be read.
+    pub(crate) fn lost(&self, object: String, detail: &str) -> Error {
+        let listed = self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner);
+        match listed.as_ref().and_then(|unreadable| unreadable.first()) {
+            Some(unreadable) => Error::corrupt(object, format!("{detail} that can be read; {unreadable}")),
+            None => Error::corrupt(object, detail),
+        }
     }
 
     /// Makes the catalog's packs those that are listed. Gives what cannot be read of them.

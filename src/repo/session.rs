@@ -169,6 +169,13 @@ impl WriteSession {
     }
 }
 
+impl Repository {
+    /// Whether the catalog knows everything that reading this copy takes.
+    pub(crate) fn is_complete(&self, copy: &StoredCopy) -> Result<bool> {
+        Ok(closure_without(self, copy, &|_| true)?.is_some())
+    }
+}
+
 /// The packs that prune has marked.
 pub(super) fn list_tombstones(repo: &Repository) -> Result<HashSet<PackId>> {
     let mut marked = HashSet::new();

@@ -1,5 +1,5 @@
 //! Repositories and databases for tests.
-// Each test that includes this file uses another part of it.
+//! Each test binary uses a part of it.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};

@@ -88,8 +88,8 @@ impl CheckReport {
     }
 }
 
-/// Checks the repository: both copies of small records, every snapshot record, the table of every pack, that every delta has its bases, and that every
-/// chunk of every snapshot is there; with `read_data` also the stored bytes of every pack against its name, and every copy of every
+/// Checks the repository: both copies of small records, every snapshot record, the table of every pack, and that every
+/// chunk of every snapshot is there with the bases of its delta; with `read_data` also the stored bytes of every pack against its name, and every copy of every
 /// chunk by decoding it. The local catalog is not believed.
 ///
 /// # Errors

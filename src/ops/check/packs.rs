@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::{HEADER_LEN, Kind, ObjectHeader};
 use crate::id::PackId;
 use crate::progress::Monitor;
-use crate::repo::{CopyPlace, Reader, Repository};
+use crate::repo::{CopyPlace, Reader, Repository, StoredCopy};
 
 /// Bytes read at once when a pack is hashed.
 const READ_BYTES: u64 = 4 << 20;
@@ -130,23 +130,30 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
         }
     }
     for copy in &copies {
-        let outcome = match options.read_data {
-            true => reader.copy(copy).map(drop),
-            false => repo.has_bases(copy).and_then(|has| match has {
-                true => Ok(()),
-                false => Err(Error::corrupt(copy.describe(), "no pack holds a chunk that it is a delta of")),
-            }),
+        let usable = match options.read_data {
+            true => read_copy(reader, copy, &mut result.chunk_damage)?,
+            false => repo.has_bases(copy)?,
         };
-        match outcome {
-            Ok(()) => {}
-            Err(error) if error.is_damage() => {
-                result.bad.push(copy.place());
-                result.chunk_damage.push(error);
-            }
-            Err(error) => return Err(error),
+        if !usable {
+            result.bad.push(copy.place());
         }
     }
     Ok(result)
+}
+
+/// Whether a copy can be read. One whose bases are gone may be what a prune has left in a pack that is needed for others: if a snapshot
+/// needs it, the snapshot says so; by itself it is no damage.
+fn read_copy(reader: &Reader, copy: &StoredCopy, damage: &mut Vec<Error>) -> Result<bool> {
+    match reader.copy(copy) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_damage() => {
+            if reader.repository().is_complete(copy)? {
+                damage.push(error);
+            }
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the stored bytes are those that the pack's name is the hash of.

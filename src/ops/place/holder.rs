@@ -58,6 +58,11 @@ pub(super) fn refuse_if_used(path: &Path, meta: &Metadata, file: Option<&File>) 
     Ok(())
 }
 
+/// How often to look again for processes that have the destination open, and the pause before each look.
+const LOOKS: u32 = 5;
+/// See [`LOOKS`].
+const LOOK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Becomes the only user of the destination, or refuses.
 pub(super) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Result<Grip> {
     refuse_if_open(&target.path, meta)?;
@@ -120,8 +125,16 @@ pub(super) fn in_use(path: &Path, by: &str) -> Error {
     Error::Busy { path: path.to_path_buf(), detail: format!("in use by {by}; stop it, or use --live to write into the open database") }
 }
 
+/// Looks more than once: a process that is just starting another shows up twice until the new program runs.
 fn refuse_if_open(path: &Path, meta: &Metadata) -> Result<()> {
-    let holders = open_elsewhere(meta);
+    let mut holders = open_elsewhere(meta);
+    for _ in 0..LOOKS {
+        if holders.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_PAUSE);
+        holders = open_elsewhere(meta);
+    }
     if holders.is_empty() { Ok(()) } else { Err(in_use(path, &holders.join(", "))) }
 }
 
