@@ -157,7 +157,8 @@ fn random_entry(rng: &mut Rng, segment: u32, offset: u32) -> ChunkEntry {
     let plain_len = [65536, 4096, 1, 300][rng.below(4) as usize];
     let id = ChunkId(*blake3::hash(&rng.next().to_le_bytes()).as_bytes());
     let whole = ChunkEntry { plain_len, node: rng.percent(20), id, ..values::entry(0, segment, offset, rng.between(1, 2000) as u32) };
-    let version = rng.below(1 << rng.below(33)) as u32;
+    let bits = rng.below(33);
+    let version = rng.below(1 << bits) as u32;
     match rng.below(3) {
         0 => ChunkEntry { encoding: Encoding::Raw, encoded_len: plain_len, version, ..whole },
         1 => ChunkEntry { version, ..whole },
