@@ -52,7 +52,7 @@ pub fn explicit_node() -> Node {
 }
 
 pub fn children(lens: &[u64]) -> Vec<Child> {
-    lens.iter().zip(0x21..).map(|(&len, first)| Child { id: ChunkId(counted(first)), len }).collect()
+    lens.iter().zip(0x21u32..).map(|(&len, first)| Child { id: ChunkId(counted(first as u8)), len }).collect()
 }
 
 /// A whole chunk, to be changed.
