@@ -141,7 +141,12 @@ fn find<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> 
 fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
     let mut seen = HashSet::new();
     for path in paths {
-        if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.to_path_buf())) {
+        // What is not there yet is named by its directory, which has one name only.
+        let named = path.canonicalize().ok().or_else(|| {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Some(dir.canonicalize().ok()?.join(path.file_name()?))
+        });
+        if !seen.insert(named.unwrap_or_else(|| path.to_path_buf())) {
             return Err(Error::InvalidArgument(format!("{} is named twice as a destination", path.display())));
         }
     }

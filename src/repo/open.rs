@@ -101,8 +101,7 @@ impl Repository {
         let threads = options.threads.max(1);
         let (keys, tables) = (Arc::new(keys), Tables::new());
         let cache_dir = options.cache_dir.clone();
-        let inner =
-            Inner { backend, config, keys, catalog, tables, cache_dir, threads, key_derivation, listed_all: Mutex::new(None) };
+        let inner = Inner { backend, config, keys, catalog, tables, cache_dir, threads, key_derivation, listed_all: Mutex::new(None) };
         Ok(Repository { inner: Arc::new(inner) })
     }
 }

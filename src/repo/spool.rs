@@ -95,6 +95,13 @@ impl Spool {
         Ok(true)
     }
 
+    /// Plain bytes that are set aside, for progress.
+    pub fn plain_bytes(&self) -> u64 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let tags = u64::from(state.sealed) * Cipher::Aes256Gcm.overhead() as u64;
+        state.memory_bytes as u64 + state.file_bytes.saturating_sub(tags)
+    }
+
     /// Takes back one chunk, in no particular order; `None` when nothing is left.
     pub fn take(&self) -> Result<Option<SetAside>> {
         let slot = {
