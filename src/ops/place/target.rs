@@ -108,7 +108,7 @@ impl Target {
 fn beginning(name: &OsStr, bytes_max: usize) -> &OsStr {
     match (name.to_str(), name.as_bytes().get(..bytes_max)) {
         (_, None) => name,
-        (Some(text), Some(_)) => OsStr::new(text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()),
+        (Some(text), Some(_)) => OsStr::new((0..=bytes_max).rev().find_map(|end| text.get(..end)).unwrap_or_default()),
         (None, Some(bytes)) => OsStr::from_bytes(bytes),
     }
 }
