@@ -112,6 +112,21 @@ fn names_of_one_file_come_and_go() {
 }
 
 #[test]
+fn an_unchanged_file_becomes_a_further_name() {
+    let bed = Bed::new(false);
+    let tree = bed.path("tree");
+    fs::create_dir_all(tree.join("a")).unwrap();
+    fs::write(tree.join("n"), noise(1, 5000)).unwrap();
+    fs::hard_link(tree.join("n"), tree.join("a/m")).unwrap();
+    let repo = bed.open();
+    let report = run(&repo, &source_at(&[&tree], &[&tree.join("a")], later), 1);
+    assert_eq!(names(&repo, &report), ["n"]);
+    let report = run(&repo, &source_at(&[&tree], &[], later), 2);
+    assert_eq!(kind_of(&repo, &report, "a/m"), EntryKind::File);
+    assert_eq!(kind_of(&repo, &report, "n"), EntryKind::HardLink(b"a/m".to_vec()));
+}
+
+#[test]
 fn a_file_becomes_a_directory_and_a_database() {
     let bed = Bed::new(true);
     let tree = bed.path("tree");

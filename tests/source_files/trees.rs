@@ -115,7 +115,8 @@ fn a_data_directory_with_databases_comes_back() {
     restore(&repo, &report, &back);
     let (mut before, mut after) = (look(&tree), look(&back));
     for name in ["a/logged.db", "a/logged.db-wal", "a/logged.db-shm"] {
-        (before.remove(name.as_bytes()), after.remove(name.as_bytes()));
+        before.remove(name.as_bytes());
+        after.remove(name.as_bytes());
     }
     assert_eq!(after, before);
     for (name, db) in [("a/logged.db", &logged), ("db", &rolled)] {

@@ -35,8 +35,8 @@ fn a_file_without_permission_is_skipped_and_said() {
     for name in ["file", "secret", "shut/file"] {
         fs::write(tree.join(name), "x").unwrap();
     }
-    fs::set_permissions(tree.join("secret"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(tree.join("shut"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(tree.join("shut"), fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(tree.join("secret")).is_ok() {
         return; // Permissions do not apply to this user.
     }
