@@ -1,6 +1,6 @@
 //! The place where something is to be put: its real path, directory and neighbours.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,9 @@ pub(super) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// The side files that hold data; `-shm` is an index of the WAL that is rebuilt from it.
 pub(super) const DATA_SIDES: [&str; 2] = ["-wal", "-journal"];
+
+/// Most bytes of a name in a directory (Linux: NAME_MAX, limits.h; macOS counts characters, which are no more).
+const NAME_BYTES_MAX: usize = 255;
 
 /// Symbolic links that are followed before a destination is given up as a loop (Linux: 40, path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -43,7 +46,7 @@ impl Target {
     }
 
     /// A name in a directory that is known to be resolved.
-    pub fn new(dir: PathBuf, name: &std::ffi::OsStr) -> Self {
+    pub fn new(dir: PathBuf, name: &OsStr) -> Self {
         Target { path: dir.join(name), dir, name: name.to_os_string() }
     }
 
@@ -81,10 +84,10 @@ impl Target {
         self.dir.join(name)
     }
 
-    /// A hidden name beside the path.
+    /// A hidden name beside the path; of a name that would become too long only the beginning is in it.
     pub fn hidden(&self, suffix: &str) -> PathBuf {
         let mut name = OsString::from(".");
-        name.push(&self.name);
+        name.push(beginning(&self.name, NAME_BYTES_MAX.saturating_sub(1 + suffix.len())));
         name.push(suffix);
         self.dir.join(name)
     }
@@ -98,6 +101,15 @@ impl Target {
             }
         }
         Ok(full)
+    }
+}
+
+/// The name, or what of it fits; text is cut between characters, because some file systems take no other names.
+fn beginning(name: &OsStr, bytes_max: usize) -> &OsStr {
+    match (name.to_str(), name.as_bytes().get(..bytes_max)) {
+        (_, None) => name,
+        (Some(text), Some(_)) => OsStr::new((0..=bytes_max).rev().find_map(|end| text.get(..end)).unwrap_or_default()),
+        (None, Some(bytes)) => OsStr::from_bytes(bytes),
     }
 }
 

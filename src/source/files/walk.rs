@@ -94,24 +94,24 @@ impl Iterator for Walk<'_> {
                 None => self.open()?,
             };
             let Some(found) = walk.next() else { continue };
-            let looked = found.and_then(|found| found.metadata().map(|metadata| (found, metadata)));
-            if let Ok((found, metadata)) = &looked
-                && self.excluded.contains(&(metadata.dev(), metadata.ino()))
-            {
-                if found.file_type().is_dir() {
+            let looked = found.and_then(|found| {
+                let metadata = found.metadata();
+                let left_out = metadata.as_ref().is_ok_and(|metadata| self.excluded.contains(&(metadata.dev(), metadata.ino())));
+                // Of a directory that has vanished the walk would only say once more that it cannot be listed.
+                if found.file_type().is_dir() && (left_out || metadata.is_err()) {
                     walk.skip_current_dir();
                 }
-                self.current = Some((root, walk));
-                continue;
-            }
-            self.current = Some((root, walk));
-            return Some(match looked {
-                Ok((found, metadata)) => {
-                    let name = name_in(root, found.path());
-                    Ok(Entry { name, depth: found.depth(), path: found.into_path(), metadata })
-                }
-                Err(error) => Err((error.path().unwrap_or(&root.path).to_path_buf(), why(error))),
+                Ok((!left_out).then_some((found, metadata?)))
             });
+            self.current = Some((root, walk));
+            match looked {
+                Ok(None) => {}
+                Ok(Some((found, metadata))) => {
+                    let name = name_in(root, found.path());
+                    return Some(Ok(Entry { name, depth: found.depth(), path: found.into_path(), metadata }));
+                }
+                Err(error) => return Some(Err((error.path().unwrap_or(&root.path).to_path_buf(), why(error)))),
+            }
         }
     }
 }

@@ -1,0 +1,12 @@
+//! Directory trees through the whole library: backup, restore, and what must not go wrong on the way.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod changes;
+mod databases;
+mod harness;
+mod names;
+#[path = "../support/repo.rs"]
+#[allow(dead_code)]
+mod support;
+mod trees;
+mod unreadable;
