@@ -16,6 +16,6 @@ mod memory;
 //mod processes;
 mod protocol;
 mod prune;
-//mod stale;
+mod stale;
 mod sweep;
 mod world;

@@ -11,7 +11,7 @@ use icecore::id::{PackId, SnapshotId};
 use icecore::ops::check::Severity;
 
 use crate::memory::{Memory, Objects};
-use crate::world::{Random, World, database_of, in_parallel, init, read_data, seed, states, thin_states};
+use crate::world::{Random, World, copy_tree, database_of, in_parallel, init, read_data, seed, states, thin_states};
 
 /// Bytes of the long part of a pack for one that is tried.
 const STRIDE: usize = 61;
@@ -75,11 +75,12 @@ fn places(key: &ObjectKey, bytes: &[u8], random: &mut Random) -> Vec<usize> {
     }
 }
 
-fn cases(target: &Target, random: &mut Random) -> Vec<Case> {
+fn cases(target: &Target, every: usize, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     let all = std::env::var_os("SWEEP").is_some();
     for (key, bytes) in &target.objects {
-        for (number, at) in places(key, bytes, random).into_iter().enumerate() {
+        let start = random.below(every);
+        for (number, at) in places(key, bytes, random).into_iter().skip(start).step_by(if all { 1 } else { every }).enumerate() {
             // Each through one of the catalogs; all through both only when everything is wanted.
             for cache in ["cache", "new cache"] {
                 if all || (number % 2 == 0) == (cache == "cache") {
@@ -121,7 +122,10 @@ impl Target {
 
     /// Gives how many snapshots were lost.
     fn run(&self, case: &Case) -> usize {
-        let here = self.world.copy();
+        let here = World { dir: crate::simulated::scratch(), known: self.world.known.clone() };
+        if case.cache == "cache" {
+            copy_tree(&self.world.path("cache"), &here.path("cache"));
+        }
         let repo = here.open_on(Memory::new(self.damaged(case)), case.cache).unwrap();
         let refreshed = repo.refresh().unwrap();
         let hex = match case.key {
@@ -164,10 +168,11 @@ impl Target {
     }
 }
 
+/// Of the repositories with larger trees, which differ in the packs only, every third place is tried.
 fn sweep(encrypted: bool, thin: bool) {
     let mut random = Random(seed());
     let target = target(encrypted, thin);
-    let cases = cases(&target, &mut random);
+    let cases = cases(&target, if thin { 3 } else { 1 }, &mut random);
     let lost = AtomicUsize::new(0);
     in_parallel(&cases, |case| {
         lost.fetch_add(target.run(case), Ordering::Relaxed);
