@@ -26,7 +26,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
     // What icecore itself keeps is no part of what it is to keep. A directory that is not there yet has nothing in it.
     let own = [context.repository_path()?, environment::cache_dir()?];
-    let exclude = own.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
+    let exclude = own.to_vec();
     let source = FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?;
     run(context, &source, &args.record)
 }

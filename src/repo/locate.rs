@@ -14,7 +14,7 @@ use crate::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, SALT_LEN};
 use crate::id::{ChunkId, PackId};
 
 /// Bytes of decoded tables kept in memory.
-const TABLES_BUDGET: usize = 24 << 20;
+const TABLES_BUDGET: usize = 12 << 20;
 
 /// The table of one pack, ready for use.
 pub(crate) struct PackTable {

@@ -14,9 +14,9 @@ use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX};
 use crate::id::ChunkId;
 
 /// Bytes of opened segments kept.
-const SEGMENTS_BUDGET: usize = 24 << 20;
+const SEGMENTS_BUDGET: usize = 16 << 20;
 /// Bytes of decoded bases kept.
-const BASES_BUDGET: usize = 12 << 20;
+const BASES_BUDGET: usize = 8 << 20;
 
 /// Gives chunks back. Every chunk, bases included, is verified against its id before a byte of it is used. Safe to share among threads.
 pub struct Reader {

@@ -147,8 +147,7 @@ fn calls(template: &Template, state: usize, cache: &'static str) -> BTreeMap<usi
     let here = template.world.copy();
     let repo = here.open_on_hook(Arc::new(hooked), cache).unwrap();
     here.try_back_up(&repo, "db", &states()[state], 30).unwrap();
-    let calls = seen.lock().unwrap().clone();
-    calls
+    seen.lock().unwrap().clone()
 }
 
 fn run_all(name: &str, template: &Template, cases: &[Case]) {

@@ -6,7 +6,6 @@ mod databases;
 mod harness;
 mod names;
 #[path = "../support/repo.rs"]
-#[allow(dead_code)]
 mod support;
 mod trees;
 mod unreadable;
