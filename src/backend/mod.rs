@@ -133,9 +133,13 @@ pub trait Backend: Send + Sync + Debug {
 
 /// What callers of a [`Backend`] want besides.
 pub trait BackendExt: Backend {
-    /// The whole object, or `None` if it is not there.
-    fn read_if_there(&self, key: &ObjectKey) -> Result<Option<Vec<u8>>> {
-        match self.read(key, None) {
+    /// The whole object, or `None` if it is not there. One of more than `len_max` bytes is [`crate::Error::Corrupt`] and is not read.
+    fn read_if_there(&self, key: &ObjectKey, len_max: u64) -> Result<Option<Vec<u8>>> {
+        let Some(len) = self.stat(key)? else { return Ok(None) };
+        if len > len_max {
+            return Err(crate::Error::corrupt(key.to_string(), format!("it has {len} bytes, and at most {len_max} are possible")));
+        }
+        match self.read(key, Some(0..len)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(crate::Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(other) => Err(other),

@@ -40,10 +40,12 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Malfor
 /// The first of several records, and the bytes after it.
 pub fn decode_first<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Malformed> {
     let head = bytes.get(..RECORD_LEN_MAX).unwrap_or(bytes);
-    let (record, used) = match head.len() {
-        len if len <= SHORT => decode_limited::<T, { CLAIM_FACTOR * SHORT }>(head),
-        len if len <= MEDIUM => decode_limited::<T, { CLAIM_FACTOR * MEDIUM }>(head),
-        _ => decode_limited::<T, { CLAIM_FACTOR * RECORD_LEN_MAX }>(head),
+    let (record, used) = if head.len() <= SHORT {
+        decode_limited::<T, { CLAIM_FACTOR * SHORT }>(head)
+    } else if head.len() <= MEDIUM {
+        decode_limited::<T, { CLAIM_FACTOR * MEDIUM }>(head)
+    } else {
+        decode_limited::<T, { CLAIM_FACTOR * RECORD_LEN_MAX }>(head)
     }?;
     let (taken, rest) = bytes.split_at_checked(used).ok_or_else(|| Malformed::new("the record ends too early"))?;
     let mut same = SameBytes { rest: taken };

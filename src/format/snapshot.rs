@@ -59,6 +59,16 @@ pub enum SourceKind {
     Files,
 }
 
+impl SourceKind {
+    /// The word that goes into source ids; it never changes.
+    pub fn word(self) -> &'static str {
+        match self {
+            SourceKind::Sqlite => "Sqlite",
+            SourceKind::Files => "Files",
+        }
+    }
+}
+
 /// Why a snapshot does not count as good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flag {

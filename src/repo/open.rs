@@ -13,8 +13,8 @@ use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteM
 use crate::crypto::{Keys, keyring};
 use crate::error::{Error, Result};
 use crate::format::Malformed;
-use crate::format::config::Config;
-use crate::format::key::{KdfCost, KeyPayload, KeyRecord};
+use crate::format::config::{CONFIG_LEN_MAX, Config};
+use crate::format::key::{KEY_RECORD_LEN_MAX, KdfCost, KeyPayload, KeyRecord};
 use crate::id::{KeyId, RepositoryId};
 
 /// Bytes in a chunk of a page file, for new repositories: see the table in benches/RESULTS.md.
@@ -128,7 +128,7 @@ fn read_config(backend: &dyn Backend) -> Result<(Config, Vec<u8>)> {
     let mut failure = None;
     for replica in [Replica::First, Replica::Second] {
         let key = ObjectKey::Config(replica);
-        match backend.read_if_there(&key) {
+        match backend.read_if_there(&key, CONFIG_LEN_MAX) {
             Ok(None) => {}
             Ok(Some(bytes)) => match Config::decode(&bytes) {
                 Ok(config) => return Ok((config, bytes)),
@@ -176,7 +176,7 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
         tried = true;
         let object = ObjectKey::Key(id, Replica::First);
         if let Some(payload) = keyring::unwrap(&config.repository, &key_record, passphrase).map_err(|m| m.of(object))? {
-            return check_binding(payload, config_bytes);
+            return check_binding(payload, config, config_bytes);
         }
     }
     match damage {
@@ -187,8 +187,8 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
     }
 }
 
-fn check_binding(payload: KeyPayload, config_bytes: &[u8]) -> Result<KeyPayload> {
-    let bound = *blake3::hash(config_bytes).as_bytes() == payload.config_hash && payload.config.encrypted;
+fn check_binding(payload: KeyPayload, config: &Config, config_bytes: &[u8]) -> Result<KeyPayload> {
+    let bound = *blake3::hash(config_bytes).as_bytes() == payload.config_hash && payload.config == *config;
     match bound {
         true => Ok(payload),
         false => Err(Error::corrupt(
@@ -203,7 +203,7 @@ fn read_key(backend: &dyn Backend, id: KeyId) -> Result<KeyRecord> {
     let mut failure = None;
     for replica in [Replica::First, Replica::Second] {
         let key = ObjectKey::Key(id, replica);
-        match backend.read_if_there(&key) {
+        match backend.read_if_there(&key, KEY_RECORD_LEN_MAX) {
             Ok(None) => {}
             Ok(Some(bytes)) => match KeyRecord::decode(&bytes) {
                 Ok(key_record) => return Ok(key_record),

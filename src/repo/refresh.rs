@@ -11,9 +11,11 @@ use crate::backend::{BackendExt, ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
 use crate::format::pack::{FOOTER_LEN, Footer, Trailer};
 use crate::format::snapshot::{PackRef, SnapshotRecord};
-use crate::format::{HEADER_LEN, Kind, ObjectHeader, PACK_LEN_MAX, TRAILER_LEN_MAX, record};
+use crate::format::{HEADER_LEN, Kind, ObjectHeader, PACK_LEN_MAX, RECORD_LEN_MAX, TAG_LEN, TRAILER_LEN_MAX, record};
 use crate::id::{PackId, SnapshotId};
 
+/// The longest stored snapshot record, in bytes.
+const SNAPSHOT_LEN_MAX: u64 = (RECORD_LEN_MAX + HEADER_LEN + TAG_LEN) as u64;
 /// How many packs go into the catalog in one go.
 const BATCH: usize = 256;
 
@@ -75,7 +77,7 @@ impl Repository {
 
     /// A committed record; `None` if it has just been forgotten.
     pub(crate) fn read_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let stored = self.backend().read_if_there(&ObjectKey::Snapshot(*id))?;
+        let stored = self.backend().read_if_there(&ObjectKey::Snapshot(*id), SNAPSHOT_LEN_MAX)?;
         stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
     }
 

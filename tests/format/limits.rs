@@ -140,6 +140,9 @@ fn tables_are_bounded() {
     assert!(bytes.len() < TRAILER_LEN_MAX as usize);
     assert_eq!(Trailer::decode(&bytes, 16).unwrap().chunks.len(), PACK_CHUNKS_MAX as usize);
     assert!(Trailer::decode(&chunks(PACK_CHUNKS_MAX + 1).encode(), 16).is_err());
+    let two = vec![entry(1, 0, 0, 10), entry(2, 0, 10, 10)];
+    assert!(Trailer::decode(&Trailer { segments: vec![36], chunks: two.clone() }.encode(), 16).is_ok());
+    assert!(Trailer::decode(&Trailer { segments: vec![36, 16], chunks: two }.encode(), 16).is_err(), "a segment without chunks");
     // A segment shorter than its tag, longer and shorter than its chunks, without chunks.
     for segments in [vec![15], vec![27], vec![25], vec![26, 16], vec![16, 26]] {
         let trailer = Trailer { segments, chunks: vec![entry(1, 0, 0, 10)] };

@@ -213,7 +213,7 @@ fn identify(description: SourceDescription, options: &BackupOptions) -> SourceRe
     match &options.source {
         Some(name) => part(name.as_bytes()),
         None => {
-            part(format!("{:?}", description.kind).as_bytes());
+            part(description.kind.word().as_bytes());
             part(options.host.as_bytes());
             description.parts.iter().for_each(|bytes| part(bytes));
         }

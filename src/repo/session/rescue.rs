@@ -34,7 +34,7 @@ impl WriteSession {
         let mut lifeboat = Lifeboat { packer: Packer::new(&self.repo, |_| {}), segment: SegmentBuilder::default() };
         let mut seen = HashSet::new();
         let mut visit = |id: &ChunkId, _level: u8| {
-            if seen.insert(id.prefix()) && !self.stands(id, &counts)? {
+            if seen.insert(*id) && !self.stands(id, &counts)? {
                 let plain = self
                     .reader
                     .chunk(id)
