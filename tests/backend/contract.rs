@@ -66,7 +66,7 @@ pub fn an_empty_backend_lists_nothing(backend: &dyn Backend) {
     assert_eq!(list_all(backend), BTreeMap::new());
     for key in keys_of_all_shapes() {
         assert_eq!(backend.stat(&key).unwrap(), None);
-        assert_eq!(backend.read_if_there(&key).unwrap(), None);
+        assert_eq!(backend.read_if_there(&key, u64::MAX).unwrap(), None);
         assert_eq!(io_kind(backend.read(&key, None)), ErrorKind::NotFound);
         assert_eq!(io_kind(backend.read(&key, Some(0..1))), ErrorKind::NotFound);
     }
