@@ -71,7 +71,8 @@ fn fates(call: Call) -> Vec<Fate> {
 /// The error is one that a person can act upon: it says at which object.
 fn assert_clear(error: &Error) {
     let text = error.to_string();
-    let named = ["pack", "snapshot", "config", "key", "chunk", "tree node", "Tombstone", "Snapshot", "Pack", "Key", "repository", "pending"];
+    let named =
+        ["pack", "snapshot", "config", "key", "chunk", "tree node", "Tombstone", "Snapshot", "Pack", "Key", "repository", "pending"];
     assert!(named.iter().any(|name| text.contains(name)), "{text}");
     assert!(!matches!(error, Error::Poisoned | Error::Cancelled | Error::InvalidArgument(_)), "{text}");
 }
@@ -90,8 +91,7 @@ fn every_call_fails_once(name: &str, operation: &Operation) {
         let memory = Memory::new(objects.clone());
         let Case { call, fate, cache } = *case;
         let hooked = Hooked::new(memory.clone(), move |number, _| if number == call { fate } else { Fate::Proceed });
-        let result =
-            crate::support::open_backend(Arc::new(hooked), here.path(cache), 1).and_then(|repo| operation(&here, &repo));
+        let result = crate::support::open_backend(Arc::new(hooked), here.path(cache), 1).and_then(|repo| operation(&here, &repo));
         let mut known: Known = here.known.clone();
         match result {
             Ok(new) => {

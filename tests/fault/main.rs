@@ -13,7 +13,7 @@ mod crash;
 mod faults;
 mod hook;
 mod memory;
-//mod processes;
+mod processes;
 mod protocol;
 mod prune;
 mod stale;

@@ -102,9 +102,7 @@ impl Case {
             Fate::Proceed
         });
         let state = states()[self.state].as_slice();
-        let result = here
-            .open_on_hook(Arc::new(hooked), self.cache)
-            .and_then(|repo| here.try_back_up(&repo, "db", state, 30));
+        let result = here.open_on_hook(Arc::new(hooked), self.cache).and_then(|repo| here.try_back_up(&repo, "db", state, 30));
         after(NEVER - 1);
         let mut known = here.known.clone();
         if self.forget_parent {

@@ -49,8 +49,7 @@ fn target(encrypted: bool, thin: bool) -> Target {
     let other = world.try_back_up(&repo, "other", &state, 10).unwrap();
     world.known.insert(other, state);
     let records = repo.refresh().unwrap().snapshots;
-    let packs: Vec<(PackId, SnapshotId)> =
-        records.iter().flat_map(|(id, record)| record.packs.iter().map(|pack| (pack.id, *id))).collect();
+    let packs: Vec<(PackId, SnapshotId)> = records.iter().flat_map(|(id, record)| record.packs.iter().map(|pack| (pack.id, *id))).collect();
     assert_eq!(packs.len(), 4);
     let objects = Memory::load(&*world.local());
     Target { world, objects, packs, order, other }

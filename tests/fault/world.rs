@@ -15,7 +15,7 @@ use icecore::id::{KeyId, RepositoryId, SnapshotId};
 use icecore::ops::check::{CheckOptions, CheckReport, check};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{Repository, Reader};
+use icecore::repo::{Reader, Repository};
 use rusqlite::Connection;
 
 use crate::support::{CHEAP, open_backend, try_back_up};
