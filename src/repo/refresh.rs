@@ -79,7 +79,7 @@ impl Repository {
 
     /// A committed record; `None` if it has just been forgotten.
     pub(crate) fn read_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let stored = self.backend().read_if_there(&ObjectKey::Snapshot(*id))?;
+        let stored = self.read_record(&ObjectKey::Snapshot(*id))?;
         stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
     }
 
@@ -218,6 +218,11 @@ impl Repository {
             Ok((kept, Trailer::ids_in(&trailer)?))
         };
         open().map_err(|m: crate::format::Malformed| m.of(object))
+    }
+
+    /// A small object, `None` if it is not there. One that the disk cannot read is damaged: what does not need it goes on.
+    pub(crate) fn read_record(&self, object: &ObjectKey) -> Result<Option<Vec<u8>>> {
+        self.backend().read_if_there(object).map_err(|error| missing_is_damage(error, object))
     }
 
     /// A range of a pack; [`Error::NotFound`] if the pack is not there.

@@ -9,7 +9,7 @@ mod simulated;
 mod support;
 
 mod crash;
-//mod damage;
+mod damage;
 mod faults;
 mod hook;
 mod memory;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use icecore::id::SnapshotId;
 use rusqlite::Connection;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::support::open_backend;
@@ -68,9 +69,8 @@ impl Looping {
         }
     }
 
-    fn signal(&self, signal: i32) {
-        // SAFETY: a signal to a child that this process has started and not waited for.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Kills it, and takes what it said before.
@@ -147,12 +147,12 @@ fn suspended_at_any_moment() {
     for round in 0..rounds {
         child.wait_for(1, &mut known);
         std::thread::sleep(Duration::from_micros(random.next() % 20_000));
-        child.signal(libc::SIGSTOP);
+        child.signal(Signal::STOP);
         // It does not go on before this one has ended: so this one cannot have waited for it.
         let state = &states()[round % 8];
         let id = world.back_up(&open(&world), state, round as i64);
         known.insert(id, state.clone());
-        child.signal(libc::SIGCONT);
+        child.signal(Signal::CONT);
     }
     child.wait_for(2, &mut known);
     child.kill(&mut known);
@@ -249,7 +249,7 @@ fn private_catalogs_are_not_left_behind() {
     while private_directories(&world.path("cache")) == 0 {
         std::thread::yield_now();
     }
-    child.signal(libc::SIGSTOP);
+    child.signal(Signal::STOP);
     let during = private_directories(&world.path("cache"));
     let repo = open(&world);
     assert_eq!(private_directories(&world.path("cache")), during + 1, "a suspended process keeps its own");

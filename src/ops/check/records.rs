@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{CheckReport, Severity, Touched};
-use crate::backend::{BackendExt, ObjectKey, ObjectKind, Replica};
+use crate::backend::{ObjectKey, ObjectKind, Replica};
 use crate::error::{Error, Result};
 use crate::format::Malformed;
 use crate::format::config::Config;
@@ -37,12 +37,14 @@ fn check_pair(
     let mut copies = Vec::new();
     for replica in [Replica::First, Replica::Second] {
         let key = key(replica);
-        match repo.backend().read_if_there(&key)? {
-            None => bad.push((key, "it is missing".to_string())),
-            Some(bytes) => match decode(&bytes) {
+        match repo.read_record(&key) {
+            Ok(None) => bad.push((key, "it is missing".to_string())),
+            Ok(Some(bytes)) => match decode(&bytes) {
                 Ok(()) => copies.push(bytes),
                 Err(m) => bad.push((key, m.to_string())),
             },
+            Err(Error::Corrupt { detail, .. }) => bad.push((key, detail)),
+            Err(error) => return Err(error),
         }
     }
     let severity = if copies.is_empty() { Severity::Damage } else { Severity::Warning };
