@@ -279,7 +279,14 @@ impl Backend for LocalBackend {
         }
         directories.sort_unstable();
         directories.dedup();
-        directories.iter().try_for_each(|directory| self.disk.sync_dir(directory).map_err(failed("sync", directory)))
+        for directory in &directories {
+            match self.disk.sync_dir(directory) {
+                // Then its objects are not there either, and there is nothing to settle.
+                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
+                synced => synced.map_err(failed("sync", directory))?,
+            }
+        }
+        Ok(())
     }
 }
 

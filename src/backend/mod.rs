@@ -127,7 +127,7 @@ pub trait Backend: Send + Sync + Debug {
     fn delete(&self, key: &ObjectKey) -> Result<()>;
 
     /// Makes sure that these objects, written by anyone, survive a power cut: one that another process has just put in place may be
-    /// visible before its directory entry is on disk.
+    /// visible before its directory entry is on disk. Those that are not there are no error.
     fn settle(&self, keys: &[ObjectKey]) -> Result<()>;
 }
 

@@ -53,6 +53,6 @@ pub fn stats(repo: &Repository) -> Result<Stats> {
             }
         }
     }
-    sums.chunks = repo.catalog().packs()?.iter().map(|known| u64::from(known.chunks)).sum();
+    sums.chunks = repo.on_catalog(|local| local.packs())?.iter().map(|known| u64::from(known.chunks)).sum();
     Ok(sums)
 }

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Repository;
 use super::cache::Cache;
 use super::catalog::{ChunkAt, PackNum};
+use super::{LocalCatalog, Repository};
 use crate::backend::ObjectKey;
 use crate::crypto::Sealer;
 use crate::error::{Error, Result};
@@ -76,14 +76,16 @@ impl Tables {
     }
 }
 
-/// Which copy: the pack's number in the catalog and the row in its table.
+/// Which copy: the pack and the row in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CopyPlace(ChunkAt);
+pub struct CopyPlace {
+    pack: PackId,
+    index: u32,
+}
 
 /// One stored copy of a chunk.
 #[derive(Clone)]
 pub struct StoredCopy {
-    pub(crate) num: PackNum,
     index: u32,
     pub(crate) table: Arc<PackTable>,
     /// The row itself, copied out so that it cannot be missing.
@@ -98,21 +100,22 @@ impl std::fmt::Debug for StoredCopy {
 
 impl StoredCopy {
     pub(crate) fn place(&self) -> CopyPlace {
-        CopyPlace(ChunkAt { pack: self.num, index: self.index })
+        CopyPlace { pack: self.table.pack.id, index: self.index }
     }
 }
 
 impl Repository {
-    /// The number of a pack that the catalog knows.
-    pub(crate) fn known_pack(&self, id: &PackId) -> Result<Option<PackNum>> {
-        self.catalog().pack_num(id)
+    /// What the catalog keeps of the table of a pack that it knows, see [`PackTable::catalog_bytes`].
+    pub(crate) fn known_table(&self, id: &PackId) -> Result<Option<Vec<u8>>> {
+        self.on_catalog(|local| local.pack_num(id)?.map_or(Ok(None), |num| local.trailer(num)))
     }
 
-    /// All copies in a pack, in the order of its table.
-    pub(crate) fn copies_in(&self, num: PackNum) -> Result<Vec<StoredCopy>> {
-        let Some(table) = self.table(num)? else { return Ok(Vec::new()) };
+    /// All copies in a pack, in the order of its table; none if the catalog does not know it.
+    pub(crate) fn copies_in(&self, id: &PackId) -> Result<Vec<StoredCopy>> {
+        let table = self.on_catalog(|local| local.pack_num(id)?.map_or(Ok(None), |num| self.table(local, num)))?;
+        let Some(table) = table else { return Ok(Vec::new()) };
         let rows = table.trailer.chunks.iter().cloned().zip(0u32..);
-        Ok(rows.map(|(entry, index)| StoredCopy { num, index, table: Arc::clone(&table), entry }).collect())
+        Ok(rows.map(|(entry, index)| StoredCopy { index, table: Arc::clone(&table), entry }).collect())
     }
 
     /// Whether every base of a delta has a copy that can serve it.
@@ -131,14 +134,14 @@ impl Repository {
     }
 
     /// The table of a pack that the catalog knows; `None` if it has just left the catalog.
-    pub(crate) fn table(&self, num: PackNum) -> Result<Option<Arc<PackTable>>> {
-        let cache = || self.inner.tables.cache.lock().unwrap_or_else(PoisonError::into_inner);
+    fn table(&self, local: &LocalCatalog, num: PackNum) -> Result<Option<Arc<PackTable>>> {
+        let cache = || local.tables.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = cache().get(&num) {
             return Ok(Some(table));
         }
-        let (Some(known), Some(bytes)) = (self.catalog().pack(num)?, self.catalog().trailer(num)?) else { return Ok(None) };
-        let table =
-            PackTable::decode(self, known.pack, &bytes).map_err(|m| m.of(format!("the catalog's table of pack {}", known.pack.id)))?;
+        let (Some(known), Some(bytes)) = (local.pack(num)?, local.trailer(num)?) else { return Ok(None) };
+        let table = PackTable::decode(self, known.pack, &bytes)
+            .map_err(|m| local.distrust(&format!("its table of pack {} does not decode: {m}", known.pack.id)))?;
         let table = Arc::new(table);
         cache().put(num, Arc::clone(&table), table.weight());
         Ok(Some(table))
@@ -160,15 +163,17 @@ impl Repository {
     }
 
     fn candidates(&self, prefix: IdPrefix) -> Result<Vec<StoredCopy>> {
-        let mut copies = Vec::new();
-        for ChunkAt { pack, index } in self.catalog().find(prefix.0)? {
-            let Some(table) = self.table(pack)? else { continue };
-            let Some(entry) = table.trailer.chunks.get(index as usize).cloned() else { continue };
-            if entry.id.prefix() == prefix {
-                copies.push(StoredCopy { num: pack, index, table, entry });
+        self.on_catalog(|local| {
+            let mut copies = Vec::new();
+            for ChunkAt { pack, index } in local.find(prefix.0)? {
+                let Some(table) = self.table(local, pack)? else { continue };
+                let Some(entry) = table.trailer.chunks.get(index as usize).cloned() else { continue };
+                if entry.id.prefix() == prefix {
+                    copies.push(StoredCopy { index, table, entry });
+                }
             }
-        }
-        copies.sort_by_key(|copy| (copy.entry.level, copy.entry.work));
-        Ok(copies)
+            copies.sort_by_key(|copy| (copy.entry.level, copy.entry.work));
+            Ok(copies)
+        })
     }
 }

@@ -24,6 +24,7 @@ mod writer;
 
 pub use locate::{CopyPlace, StoredCopy};
 pub use open::{InitOptions, OpenOptions};
+pub use private::LocalCatalog;
 pub use reader::Reader;
 pub use refresh::Refreshed;
 pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
@@ -33,7 +34,7 @@ pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
 pub use writer::ChunkWriter;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::backend::{Backend, ObjectKey};
@@ -44,10 +45,6 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::format::{Kind, ObjectHeader, SALT_LEN, record};
 use crate::id::SnapshotId;
 
-use catalog::Catalog;
-use locate::Tables;
-use private::LocalCatalog;
-
 /// An open repository. Cheap to clone; all clones are the same repository.
 #[derive(Clone)]
 pub struct Repository {
@@ -57,15 +54,11 @@ pub struct Repository {
 struct Inner {
     backend: Arc<dyn Backend>,
     config: Config,
-    keys: Arc<Keys>,
-    catalog: LocalCatalog,
-    tables: Tables,
+    keys: Keys,
+    local: RwLock<Arc<LocalCatalog>>,
     cache_dir: PathBuf,
     threads: usize,
     key_derivation: Duration,
-    /// Whether this process has listed all packs, which it does at most once when a chunk cannot be found. Locked while it does, so that
-    /// no other thread takes a chunk for lost meanwhile. Holds what could not be read.
-    listed_all: Mutex<Option<Vec<Error>>>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -90,32 +83,35 @@ impl Repository {
         &self.inner.keys
     }
 
-    /// Its local catalog.
-    pub fn catalog(&self) -> &Catalog {
-        self.inner.catalog.catalog()
+    /// The local catalog that it works with at this moment.
+    pub fn catalog(&self) -> Arc<LocalCatalog> {
+        Arc::clone(&self.inner.local.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether this failure is the local catalog's, not the repository's: then [`Repository::with_private_catalog`] helps.
-    pub fn is_catalog_failure(&self, error: &Error) -> bool {
-        matches!(error, Error::Busy { path, .. } | Error::Catalog { path, .. } if path == self.catalog().path())
+    /// Does something with the catalog, and once more with another one if the catalog fails: it is damaged, was removed, or another
+    /// process holds it. `work` must not keep what it learnt from the first.
+    pub(crate) fn on_catalog<T>(&self, work: impl Fn(&LocalCatalog) -> Result<T>) -> Result<T> {
+        let local = self.catalog();
+        match work(&local) {
+            Err(error) if local.has_failed(&error) => work(&*self.other_catalog(&local)?),
+            other => other,
+        }
     }
 
-    /// The same repository with a new catalog for this process alone, which is removed with it.
-    pub fn with_private_catalog(&self) -> Result<Repository> {
-        let Inner { backend, config, keys, cache_dir, threads, key_derivation, .. } = &*self.inner;
-        let catalog = LocalCatalog::private(cache_dir, config.repository, &backend.location())?;
-        let inner = Inner {
-            backend: Arc::clone(backend),
-            config: config.clone(),
-            keys: Arc::clone(keys),
-            catalog,
-            tables: Tables::new(),
-            cache_dir: cache_dir.clone(),
-            threads: *threads,
-            key_derivation: *key_derivation,
-            listed_all: Mutex::new(None),
-        };
-        Ok(Repository { inner: Arc::new(inner) })
+    /// Replaces a catalog that has failed, unless another thread has done so, by one into which all packs are listed.
+    fn other_catalog(&self, failed: &Arc<LocalCatalog>) -> Result<Arc<LocalCatalog>> {
+        let mut local = self.inner.local.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&local, failed) {
+            let Inner { cache_dir, config, backend, .. } = &*self.inner;
+            let other = match failed.is_damaged() {
+                true => LocalCatalog::open(cache_dir, config.repository, &backend.location())?,
+                false => LocalCatalog::private(cache_dir, config.repository, &backend.location())?,
+            };
+            let unreadable = self.list_packs_into(&other)?;
+            *other.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = Some(unreadable);
+            *local = Arc::new(other);
+        }
+        Ok(Arc::clone(&local))
     }
 
     /// The directory of the local catalogs and spools.

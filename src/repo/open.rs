@@ -1,12 +1,11 @@
 //! Making and opening repositories.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::locate::Tables;
 use super::private::LocalCatalog;
 use super::{Inner, Repository, random_salt};
 use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
@@ -97,11 +96,10 @@ impl Repository {
                 (payload.config.clone(), Keys::encrypted(payload.config.repository, &payload.master))
             }
         };
-        let catalog = LocalCatalog::open(&options.cache_dir, config.repository, &backend.location())?;
+        let local = LocalCatalog::open(&options.cache_dir, config.repository, &backend.location())?;
         let threads = options.threads.max(1);
-        let (keys, tables) = (Arc::new(keys), Tables::new());
         let cache_dir = options.cache_dir.clone();
-        let inner = Inner { backend, config, keys, catalog, tables, cache_dir, threads, key_derivation, listed_all: Mutex::new(None) };
+        let inner = Inner { backend, config, keys, local: RwLock::new(Arc::new(local)), cache_dir, threads, key_derivation };
         Ok(Repository { inner: Arc::new(inner) })
     }
 }

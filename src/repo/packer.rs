@@ -215,7 +215,8 @@ fn write_packs(repo: &Repository, finished: &Receiver<FinishedPack>, written: &d
     for FinishedPack { parts, pack, ids, catalog_bytes } in finished {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         repo.backend().write(&ObjectKey::Pack(pack.id), &parts, WriteMode::CreateNew)?;
-        repo.catalog().add_packs(&[NewPack { pack, ids: &ids, trailer: &catalog_bytes, state: PackState::Listed }])?;
+        let new = NewPack { pack, ids: &ids, trailer: &catalog_bytes, state: PackState::Listed };
+        repo.on_catalog(|local| local.add_packs(&[new]))?;
         written(&ids);
         packs.push(pack);
     }

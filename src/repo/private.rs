@@ -1,12 +1,16 @@
 //! The catalog that a process works with: the one that all share, or, if that is held by a process that does not go on (suspended in the
-//! middle of a write), one of its own. So nobody waits for it, and what it costs is reading the tables of all packs once more.
+//! middle of a write), one of its own. So nobody waits for it, and what it costs is reading the tables of all packs once more. A catalog
+//! that is found damaged, or whose file is removed, is replaced in the middle of the work.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use super::catalog::Catalog;
+use super::locate::Tables;
 use super::random_salt;
 use crate::error::{Error, Result};
 use crate::id::{RepositoryId, to_hex};
@@ -16,10 +20,23 @@ const PREFIX: &str = "private-";
 /// How often a new directory may be removed by another process before it is locked.
 const TRIES: usize = 16;
 
-/// A catalog, and the directory that goes with it if it is a private one. Fields are dropped in this order.
-pub(super) struct LocalCatalog {
+/// The catalog that a repository works with, and what is known only together with it. Fields are dropped in this order.
+pub struct LocalCatalog {
     catalog: Catalog,
+    /// By the catalog's own numbers of packs.
+    pub(super) tables: Tables,
+    /// Set once all packs have been listed into this catalog, which happens at most once when a chunk cannot be found: what could not be
+    /// read. Locked meanwhile, so that no other thread takes a chunk for lost.
+    pub(super) listed_all: Mutex<Option<Vec<Error>>>,
     _dir: Option<PrivateDir>,
+}
+
+impl Deref for LocalCatalog {
+    type Target = Catalog;
+
+    fn deref(&self) -> &Catalog {
+        &self.catalog
+    }
 }
 
 impl LocalCatalog {
@@ -27,7 +44,7 @@ impl LocalCatalog {
     pub(super) fn open(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
         let shared = Catalog::open(dir, repository, location).and_then(|catalog| catalog.probe().map(|()| catalog));
         match shared {
-            Ok(catalog) => Ok(LocalCatalog { catalog, _dir: None }),
+            Ok(catalog) => Ok(Self::new(catalog, None)),
             Err(Error::Busy { .. }) => Self::private(dir, repository, location),
             Err(other) => Err(other),
         }
@@ -36,11 +53,16 @@ impl LocalCatalog {
     /// An empty catalog that no other process uses.
     pub(super) fn private(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
         let private = PrivateDir::make(dir).map_err(|e| Error::backend("write", format!("a catalog in {}", dir.display()), e))?;
-        Ok(LocalCatalog { catalog: Catalog::open(&private.path, repository, location)?, _dir: Some(private) })
+        Ok(Self::new(Catalog::open(&private.path, repository, location)?, Some(private)))
     }
 
-    pub(super) fn catalog(&self) -> &Catalog {
-        &self.catalog
+    fn new(catalog: Catalog, dir: Option<PrivateDir>) -> Self {
+        LocalCatalog { catalog, tables: Tables::new(), listed_all: Mutex::new(None), _dir: dir }
+    }
+
+    /// Whether an error is this catalog's own, not the repository's: then another one helps.
+    pub(super) fn has_failed(&self, error: &Error) -> bool {
+        matches!(error, Error::Busy { path, .. } | Error::Catalog { path, .. } if path == self.catalog.path())
     }
 }
 

@@ -47,7 +47,6 @@ impl Reader {
     /// # Errors
     /// [`Error::Corrupt`] naming the bad pack, when no copy is whole; [`Error::Backend`] when reading itself fails.
     pub fn chunk(&self, id: &ChunkId) -> Result<Vec<u8>> {
-        let complete = self.repo.has_listed_all();
         let mut copies = self.repo.copies(id)?;
         let mut failure = None;
         // Packs that no listed snapshot names (its own was forgotten, a prune has rewritten them) are found by listing them all, once.
@@ -58,9 +57,6 @@ impl Reader {
                     Err(error) if error.is_damage() => failure = failure.or(Some(error)),
                     Err(error) => return Err(error),
                 }
-            }
-            if complete {
-                break;
             }
             if attempt == 0 {
                 self.repo.list_all_packs_once()?;
@@ -144,9 +140,8 @@ impl Reader {
 
     /// The plain bytes of a base, and how many different chunks could be meant.
     fn base(&self, of: &ChunkEntry, prefix: crate::format::pack::IdPrefix, round: usize, work: &mut u32) -> Result<(Arc<Vec<u8>>, usize)> {
-        let complete = self.repo.has_listed_all();
         let mut copies = self.repo.base_copies(prefix, of.level)?;
-        if copies.is_empty() && !complete {
+        if copies.is_empty() {
             self.repo.list_all_packs_once()?;
             copies = self.repo.base_copies(prefix, of.level)?;
         }

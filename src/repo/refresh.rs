@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
-use super::Repository;
 use super::catalog::{NewPack, PackState};
 use super::locate::PackTable;
 use super::segments::missing_is_damage;
+use super::{LocalCatalog, Repository};
 use crate::backend::{BackendExt, ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
 use crate::format::pack::{FOOTER_LEN, Footer, Trailer};
@@ -14,8 +14,8 @@ use crate::format::snapshot::{PackRef, SnapshotRecord};
 use crate::format::{HEADER_LEN, Kind, ObjectHeader, PACK_LEN_MAX, RECORD_LEN_MAX, TAG_LEN, TRAILER_LEN_MAX, record};
 use crate::id::{PackId, SnapshotId};
 
-/// The longest stored snapshot record, in bytes.
-const SNAPSHOT_LEN_MAX: u64 = (RECORD_LEN_MAX + HEADER_LEN + TAG_LEN) as u64;
+/// The longest object that is read whole, in bytes: a snapshot record; others are shorter.
+const RECORD_OBJECT_LEN_MAX: u64 = (RECORD_LEN_MAX + HEADER_LEN + TAG_LEN) as u64;
 /// How many packs go into the catalog in one go.
 const BATCH: usize = 256;
 
@@ -32,11 +32,15 @@ impl Repository {
     /// Lists the snapshots and takes what is new into the catalog. If a snapshot that the catalog knows is gone, or the catalog is new, all packs are listed:
     /// so a repository that was copied, rolled back or exchanged cannot fool it.
     pub fn refresh(&self) -> Result<Refreshed> {
+        self.on_catalog(|local| self.refresh_into(local))
+    }
+
+    fn refresh_into(&self, local: &LocalCatalog) -> Result<Refreshed> {
         let listed = self.list_snapshots()?;
-        let known: HashMap<SnapshotId, Vec<u8>> = self.catalog().snapshots()?.into_iter().collect();
+        let known: HashMap<SnapshotId, Vec<u8>> = local.snapshots()?.into_iter().collect();
         let gone: Vec<SnapshotId> = known.keys().filter(|id| !listed.contains(*id)).copied().collect();
         let mut refreshed = Refreshed::default();
-        let must_list_packs = self.catalog().was_rebuilt() || !gone.is_empty();
+        let must_list_packs = local.was_rebuilt() || !gone.is_empty();
         let mut fresh = Vec::new();
         for id in &listed {
             // A record in the catalog was verified when it went in; one that does not decode is read again.
@@ -58,9 +62,9 @@ impl Repository {
             };
             refreshed.snapshots.push((*id, snapshot));
         }
-        self.take_in(&fresh, must_list_packs, &mut refreshed.damage)?;
+        self.take_in(local, &fresh, must_list_packs, &mut refreshed.damage)?;
         // Last: killed before this, the next refresh sees again that packs have to be listed.
-        self.catalog().remove_snapshots(&gone)?;
+        local.remove_snapshots(&gone)?;
         sort_by_history(&mut refreshed.snapshots);
         Ok(refreshed)
     }
@@ -77,46 +81,49 @@ impl Repository {
 
     /// A committed record; `None` if it has just been forgotten.
     pub(crate) fn read_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let stored = self.backend().read_if_there(&ObjectKey::Snapshot(*id), SNAPSHOT_LEN_MAX)?;
+        let stored = self.read_record(&ObjectKey::Snapshot(*id))?;
         stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
     }
 
     /// Takes new snapshots and their packs into the catalog; the packs first, so that a crash in between only means doing it again.
-    fn take_in(&self, fresh: &[(SnapshotId, SnapshotRecord)], list_packs: bool, damage: &mut Vec<Error>) -> Result<()> {
+    fn take_in(
+        &self,
+        local: &LocalCatalog,
+        fresh: &[(SnapshotId, SnapshotRecord)],
+        list_packs: bool,
+        damage: &mut Vec<Error>,
+    ) -> Result<()> {
         if list_packs {
-            damage.extend(self.list_all_packs()?);
+            damage.extend(self.list_packs_into(local)?);
         } else {
-            let known: HashSet<PackId> = self.catalog().packs()?.into_iter().map(|known| known.pack.id).collect();
+            let known: HashSet<PackId> = local.packs()?.into_iter().map(|known| known.pack.id).collect();
             let missing: Vec<PackRef> =
                 fresh.iter().flat_map(|(_, s)| &s.packs).filter(|pack| !known.contains(&pack.id)).copied().collect();
             // A pack that is not there any more was rewritten by a prune; what it held is found by listing all packs if it is wanted.
-            let failures = self.add_packs(missing)?;
+            let failures = self.add_packs(local, missing)?;
             damage.extend(failures.into_iter().filter(|(_, error)| !matches!(error, Error::NotFound { .. })).map(|(_, error)| error));
         }
         let mut records = Vec::new();
         for (id, snapshot) in fresh {
             records.push((*id, record::encode(snapshot).map_err(|m| m.of(ObjectKey::Snapshot(*id)))?));
         }
-        self.catalog().put_snapshots(&records)
+        local.put_snapshots(&records)
     }
 
-    /// Whether [`Self::list_all_packs_once`] has nothing left to do. To be asked before looking for what may be missing, not after.
-    pub(crate) fn has_listed_all(&self) -> bool {
-        self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    /// Lists all packs, unless this process has done so: a chunk that is still missing then is missing.
+    /// Lists all packs, unless that was done since the catalog was opened: a chunk that is still missing then is missing.
     pub(crate) fn list_all_packs_once(&self) -> Result<()> {
-        let mut done = self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner);
-        if done.is_none() {
-            *done = Some(self.list_all_packs()?);
+        let local = self.catalog();
+        let mut listed = local.listed_all.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.is_none() {
+            *listed = Some(self.list_all_packs()?);
         }
         Ok(())
     }
 
     /// The error for what no known pack holds. It may be in one that cannot be read.
     pub(crate) fn lost(&self, object: String, detail: &str) -> Error {
-        let listed = self.inner.listed_all.lock().unwrap_or_else(PoisonError::into_inner);
+        let local = self.catalog();
+        let listed = local.listed_all.lock().unwrap_or_else(PoisonError::into_inner);
         match listed.as_ref().and_then(|unreadable| unreadable.first()) {
             Some(unreadable) => Error::corrupt(object, format!("{detail} that can be read; {unreadable}")),
             None => Error::corrupt(object, detail),
@@ -125,8 +132,12 @@ impl Repository {
 
     /// Makes the catalog's packs those that are listed. Gives what cannot be read of them.
     pub fn list_all_packs(&self) -> Result<Vec<Error>> {
+        self.on_catalog(|local| self.list_packs_into(local))
+    }
+
+    pub(super) fn list_packs_into(&self, local: &LocalCatalog) -> Result<Vec<Error>> {
         // Taken before the listing: a pack that another process adds meanwhile is neither listed nor to be removed.
-        let known: Vec<PackId> = self.catalog().packs()?.into_iter().map(|known| known.pack.id).collect();
+        let known: Vec<PackId> = local.packs()?.into_iter().map(|known| known.pack.id).collect();
         let mut listed = HashMap::new();
         for info in self.backend().list(ObjectKind::Pack)? {
             let info = info?;
@@ -135,7 +146,7 @@ impl Repository {
             }
         }
         let gone: Vec<PackId> = known.iter().filter(|id| !listed.contains_key(*id)).copied().collect();
-        self.catalog().remove_packs(&gone)?;
+        local.remove_packs(&gone)?;
         known.iter().for_each(|id| {
             listed.remove(id);
         });
@@ -150,13 +161,13 @@ impl Repository {
             }
         }
         damage.extend(
-            self.add_packs(found)?.into_iter().filter(|(_, error)| !matches!(error, Error::NotFound { .. })).map(|(_, error)| error),
+            self.add_packs(local, found)?.into_iter().filter(|(_, error)| !matches!(error, Error::NotFound { .. })).map(|(_, error)| error),
         );
         Ok(damage)
     }
 
     /// Adds packs to the catalog; gives those that cannot be read, with the reason.
-    fn add_packs(&self, packs: Vec<PackRef>) -> Result<Vec<(PackId, Error)>> {
+    fn add_packs(&self, local: &LocalCatalog, packs: Vec<PackRef>) -> Result<Vec<(PackId, Error)>> {
         let mut failures = Vec::new();
         for batch in packs.chunks(BATCH) {
             let mut tables = Vec::new();
@@ -169,7 +180,7 @@ impl Repository {
             }
             let new: Vec<NewPack<'_>> =
                 tables.iter().map(|(pack, bytes, ids)| NewPack { pack: **pack, ids, trailer: bytes, state: PackState::Listed }).collect();
-            self.catalog().add_packs(&new)?;
+            local.add_packs(&new)?;
         }
         Ok(failures)
     }
@@ -209,6 +220,11 @@ impl Repository {
             Ok((kept, Trailer::ids_in(&trailer)?))
         };
         open().map_err(|m: crate::format::Malformed| m.of(object))
+    }
+
+    /// A small object, `None` if it is not there. One that the disk cannot read is damaged: what does not need it goes on.
+    pub(crate) fn read_record(&self, object: &ObjectKey) -> Result<Option<Vec<u8>>> {
+        self.backend().read_if_there(object, RECORD_OBJECT_LEN_MAX).map_err(|error| missing_is_damage(error, object))
     }
 
     /// A range of a pack; [`Error::NotFound`] if the pack is not there.

@@ -3,17 +3,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::Cache;
-use super::catalog::PackNum;
 use super::locate::StoredCopy;
 use crate::backend::{Backend, ObjectKey};
 use crate::error::{Error, Result};
+use crate::id::PackId;
 
 /// A segment, or the place where the first thread that wants it puts it while the others wait.
 type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
 
 /// Opened segments, bounded in bytes.
 pub(crate) struct Segments {
-    slots: Mutex<Cache<(PackNum, u32), Slot>>,
+    slots: Mutex<Cache<(PackId, u32), Slot>>,
 }
 
 impl Segments {
@@ -23,7 +23,7 @@ impl Segments {
 
     /// The plain bytes of the segment in which this copy lies.
     pub(crate) fn of(&self, backend: &dyn Backend, copy: &StoredCopy) -> Result<Arc<Vec<u8>>> {
-        let key = (copy.num, copy.entry.segment);
+        let key = (copy.table.pack.id, copy.entry.segment);
         let range = copy.table.segment_range(copy.entry.segment)?;
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);

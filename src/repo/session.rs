@@ -7,12 +7,11 @@
 mod commit;
 mod rescue;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repository;
-use super::catalog::PackNum;
 use super::locate::StoredCopy;
 use super::packer::Packer;
 use super::reader::Reader;
@@ -41,7 +40,7 @@ pub struct WriteSession {
     /// Chunks of this session that are not in the catalog yet.
     claimed: Arc<Mutex<HashSet<ChunkId>>>,
     /// Packs of others that this session builds upon, apart from what it inherits from the parent.
-    used: Mutex<HashMap<PackNum, PackId>>,
+    used: Mutex<HashSet<PackId>>,
     /// Packs that a prune has marked when the session began; what is in them counts as absent.
     tombstoned: HashSet<PackId>,
     stats: Mutex<SnapshotStats>,
@@ -148,7 +147,7 @@ impl WriteSession {
     }
 
     /// The packs that reading this copy takes; `None` if one of them does not count.
-    fn closure(&self, copy: &StoredCopy) -> Result<Option<HashMap<PackNum, PackId>>> {
+    fn closure(&self, copy: &StoredCopy) -> Result<Option<HashSet<PackId>>> {
         closure_without(&self.repo, copy, &|pack| !self.tombstoned.contains(pack))
     }
 
@@ -189,19 +188,15 @@ pub(super) fn list_tombstones(repo: &Repository) -> Result<HashSet<PackId>> {
 
 /// The packs that reading this copy takes, bases of bases included, using only packs that count; `None` if that cannot be done. For every base one copy
 /// is chosen, the lowest level first, as prune does when it keeps one.
-pub(super) fn closure_without(
-    repo: &Repository,
-    copy: &StoredCopy,
-    counts: &dyn Fn(&PackId) -> bool,
-) -> Result<Option<HashMap<PackNum, PackId>>> {
-    let mut packs = HashMap::new();
+pub(super) fn closure_without(repo: &Repository, copy: &StoredCopy, counts: &dyn Fn(&PackId) -> bool) -> Result<Option<HashSet<PackId>>> {
+    let mut packs = HashSet::new();
     let mut done = HashSet::new();
     let mut open = vec![copy.clone()];
     while let Some(copy) = open.pop() {
         if !counts(&copy.table.pack.id) {
             return Ok(None);
         }
-        packs.insert(copy.num, copy.table.pack.id);
+        packs.insert(copy.table.pack.id);
         for slice in &copy.entry.slices {
             if !done.insert(slice.base) {
                 continue;

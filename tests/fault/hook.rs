@@ -27,6 +27,8 @@ pub enum Fate {
     Fail(ErrorKind),
     /// Done, and said to have failed: an answer that got lost, a directory that could not be synced.
     FailAfter(ErrorKind),
+    /// The disk cannot read it (EIO).
+    BadSector,
     /// Fewer bytes than asked for, without an error.
     Short,
     /// A listing without its first entry.
@@ -74,6 +76,7 @@ fn failed<T>(operation: &'static str, object: impl ToString, kind: ErrorKind) ->
 fn around<T>(fate: Fate, operation: &'static str, object: impl ToString, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match fate {
         Fate::Fail(kind) => failed(operation, object, kind),
+        Fate::BadSector => Err(Error::backend(operation, object.to_string(), rustix::io::Errno::IO.into())),
         Fate::FailAfter(kind) => work().and_then(|_| failed(operation, object, kind)),
         _ => work(),
     }

@@ -9,11 +9,11 @@ mod simulated;
 mod support;
 
 mod crash;
-//mod damage;
+mod damage;
 mod faults;
 mod hook;
 mod memory;
-//mod processes;
+mod processes;
 mod protocol;
 mod prune;
 mod stale;

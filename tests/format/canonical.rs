@@ -158,9 +158,9 @@ fn versions_and_features_are_refused_by_name() {
     }
 }
 
-/// JSON may be laid out anew by hand.
+/// Keys are bound to the bytes, so these count, not what the JSON says.
 #[test]
-fn a_configuration_may_be_laid_out_anew() {
+fn a_configuration_is_not_laid_out_anew() {
     let value: serde_json::Value = serde_json::from_slice(&values::config(false).encode().unwrap()).unwrap();
-    assert_eq!(Config::decode(value.to_string().as_bytes()).unwrap(), values::config(false));
+    assert!(Config::decode(value.to_string().as_bytes()).is_err());
 }

@@ -84,8 +84,7 @@ fn key_records_and_configurations_are_bounded() {
         }
     }
     let mut long = values::config(false).encode().unwrap();
-    long.resize(CONFIG_LEN_MAX as usize, b' ');
-    assert!(Config::decode(&long).is_ok());
+    assert!((long.len() as u64) < CONFIG_LEN_MAX);
     long.push(b' ');
     assert!(Config::decode(&long).is_err());
 }

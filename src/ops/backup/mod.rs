@@ -57,18 +57,6 @@ pub struct BackupReport {
 /// # Errors
 /// Whatever the source says; [`Error::Backend`] when the repository cannot be written. There is no snapshot then.
 pub fn backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
-    match backup_fresh(repo, source, options, monitor) {
-        // A backup waits for nobody: not for a suspended process that holds the catalog, nor does it fail with a cache that was removed.
-        Err(error) if repo.is_catalog_failure(&error) => {
-            monitor.warn(&format!("{error}; starting again with another catalog"));
-            backup_fresh(&repo.with_private_catalog()?, source, options, monitor)
-        }
-        other => other,
-    }
-}
-
-/// Looks again if the catalog was wrong.
-fn backup_fresh(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
     match try_backup(repo, source, options, monitor) {
         // The catalog was wrong about the repository (rolled back, pruned by another host): look at all of it and start again.
         Err(Error::Stale { detail }) => {
@@ -135,7 +123,7 @@ impl Inherited {
             }
             Err(error) => return Err(error),
         };
-        let known = match session.repository().catalog().stamps(source)? {
+        let known = match session.repository().on_catalog(|local| local.stamps(source))? {
             Some((of, stamps)) if of == *id => stamps.into_iter().map(|(name, stamp)| (name, Stamp(stamp))).collect(),
             _ => HashMap::new(),
         };

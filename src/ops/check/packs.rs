@@ -92,17 +92,14 @@ impl PackResult {
 fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, monitor: &dyn Monitor) -> Result<PackResult> {
     let repo = reader.repository();
     let mut result = PackResult::default();
-    let known = repo.known_pack(&id)?;
+    let known = repo.known_table(&id)?;
     // The stored table, not the catalog's: another machine has nothing else.
     let stored = repo.find_trailer(id, size).and_then(|pack| repo.read_table(&pack));
-    let table_matches = match (&stored, known) {
-        (Ok((bytes, _)), Some(num)) => repo.catalog().trailer(num)?.as_deref() == Some(bytes.as_slice()),
+    let table_matches = match (&stored, &known) {
+        (Ok((bytes, _)), Some(known)) => known == bytes,
         _ => false,
     };
-    let copies = match known {
-        Some(num) => repo.copies_in(num)?,
-        None => Vec::new(),
-    };
+    let copies = repo.copies_in(&id)?;
     match stored {
         // Deleted since it was listed, which is no damage unless something still needs it.
         Err(Error::NotFound { .. }) => {
@@ -188,8 +185,8 @@ fn spread(repo: &Repository, bad: &mut BadCopies) -> Result<()> {
     }
     loop {
         let before = bad.places.len();
-        for known in repo.catalog().packs()? {
-            for copy in repo.copies_in(known.num)? {
+        for known in repo.on_catalog(|local| local.packs())? {
+            for copy in repo.copies_in(&known.pack.id)? {
                 if !bad.contains(&copy.place()) && !repo.has_bases_among(&copy, &|base| !bad.contains(&base.place()))? {
                     bad.places.insert(copy.place());
                 }

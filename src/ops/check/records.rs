@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{CheckReport, Severity, Touched};
-use crate::backend::{BackendExt, ObjectKey, ObjectKind, Replica};
+use crate::backend::{ObjectKey, ObjectKind, Replica};
 use crate::error::{Error, Result};
 use crate::format::Malformed;
-use crate::format::config::{CONFIG_LEN_MAX, Config};
-use crate::format::key::{KEY_RECORD_LEN_MAX, KeyRecord};
+use crate::format::config::Config;
+use crate::format::key::KeyRecord;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{KeyId, SnapshotId};
 use crate::repo::Repository;
@@ -37,7 +37,7 @@ fn check_pair(
     let mut copies = Vec::new();
     for replica in [Replica::First, Replica::Second] {
         let key = key(replica);
-        match repo.backend().read_if_there(&key, CONFIG_LEN_MAX.max(KEY_RECORD_LEN_MAX)) {
+        match repo.read_record(&key) {
             Ok(None) => bad.push((key, "it is missing".to_string())),
             Ok(Some(bytes)) => match decode(&bytes) {
                 Ok(()) => copies.push(bytes),

@@ -54,7 +54,7 @@ impl WriteSession {
     fn mark_and_look(&mut self, record: &mut SnapshotRecord, pending: &mut Option<SnapshotId>) -> Result<SnapshotId> {
         let backend = self.repo.inner.backend.clone();
         for _ in 0..ATTEMPTS {
-            let used: Vec<ObjectKey> = lock(&self.used).values().map(|id| ObjectKey::Pack(*id)).collect();
+            let used: Vec<ObjectKey> = lock(&self.used).iter().map(|id| ObjectKey::Pack(*id)).collect();
             backend.settle(&used)?;
             let (id, stored) = self.repo.seal_snapshot(record)?;
             let old = pending.replace(id);
@@ -69,7 +69,7 @@ impl WriteSession {
             record.stats.pack_bytes += rescued.iter().map(|pack| pack.size).sum::<u64>();
             // From here on every pack that the snapshot needs is known by name; the parent no longer answers for any.
             self.parent = None;
-            let used: HashSet<PackId> = lock(&self.used).values().copied().collect();
+            let used: HashSet<PackId> = lock(&self.used).clone();
             record.packs.retain(|pack| used.contains(&pack.id));
             record.packs.extend(rescued);
         }
@@ -83,7 +83,7 @@ impl WriteSession {
         if tombstoned.contains(&as_marked(id)) {
             return Ok(false);
         }
-        let used: Vec<PackId> = lock(&self.used).values().copied().collect();
+        let used: Vec<PackId> = lock(&self.used).iter().copied().collect();
         for id in used.iter().chain(record.packs.iter().map(|pack| &pack.id)) {
             if tombstoned.contains(id) || backend.stat(&ObjectKey::Pack(*id))?.is_none() {
                 return Ok(false);
