@@ -58,8 +58,9 @@ use super::CaptureReport;
 pub struct FilesOptions {
     /// How to read the databases in them. Its clock serves plain files too.
     pub sqlite: SqliteOptions,
-    /// Directories and files that are left out with all that is below them, by canonical path: the repository's directory and the
-    /// directory of the local cache. They are recognised by device and inode, so under another name too.
+    /// Directories and files that are left out with all that is below them: the repository's directory and the directory of the local
+    /// cache. They are looked up when a capture begins, so name them even if they are not there yet, and are recognised by device and inode,
+    /// so under another name too.
     pub exclude: Vec<PathBuf>,
 }
 
@@ -86,7 +87,7 @@ impl FilesSource {
             several => name_by_last_part(several)?,
         }
         for (root, exclude) in roots.iter().flat_map(|root| options.exclude.iter().map(move |exclude| (root, exclude))) {
-            if root.path.starts_with(exclude) {
+            if exclude.canonicalize().is_ok_and(|exclude| root.path.starts_with(exclude)) {
                 let text = format!("{} is in {}, which belongs to icecore itself", root.path.display(), exclude.display());
                 return Err(Error::InvalidArgument(text));
             }
