@@ -24,9 +24,8 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 
 /// `backup files`.
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
-    // What icecore itself keeps is no part of what it is to keep. A directory that is not there yet has nothing in it.
-    let own = [context.repository_path()?, environment::cache_dir()?];
-    let exclude = own.to_vec();
+    // What icecore itself keeps is no part of what it is to keep.
+    let exclude = vec![context.repository_path()?, environment::cache_dir()?];
     let source = FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?;
     run(context, &source, &args.record)
 }
