@@ -175,7 +175,8 @@ fn two_writers_over_one_crash() {
         (world, disk, first, second)
     };
     let (world, _, first, second) = run(u64::MAX >> 1);
-    (first.unwrap(), second.unwrap());
+    first.unwrap();
+    second.unwrap();
     let packs = contents(&world.repo_dir().join("packs"));
     let bytes: Vec<usize> = packs.values().map(Vec::len).collect();
     assert!(bytes.len() == 3 && bytes.iter().min() < Some(&8192), "the second writer took over what the first had stored: {bytes:?}");

@@ -78,7 +78,9 @@ impl Looping {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.reader.take().unwrap().join().unwrap();
-        self.lines.try_iter().for_each(|line| drop(note(&line, known)));
+        self.lines.try_iter().for_each(|line| {
+            note(&line, known);
+        });
     }
 }
 
