@@ -147,7 +147,7 @@ fn calls(template: &Template, state: usize, cache: &'static str) -> BTreeMap<usi
     let here = template.world.copy();
     let repo = here.open_on_hook(Arc::new(hooked), cache).unwrap();
     here.try_back_up(&repo, "db", &states()[state], 30).unwrap();
-    seen.lock().unwrap().clone()
+    std::mem::take(&mut *seen.lock().unwrap())
 }
 
 fn run_all(name: &str, template: &Template, cases: &[Case]) {
@@ -158,8 +158,8 @@ fn run_all(name: &str, template: &Template, cases: &[Case]) {
     assert!(deleted > 0);
 }
 
-/// What is backed up: chunks that only forgotten packs hold; changes to what two hosts have stored.
-const VARIANTS: [(usize, &str); 4] = [(5, "cache"), (5, "other"), (3, "cache"), (3, "new")];
+/// What is backed up: chunks that only forgotten packs hold; changes to what two hosts have stored; nothing but what the parent has.
+const VARIANTS: [(usize, &str); 6] = [(5, "cache"), (5, "other"), (3, "cache"), (3, "new"), (2, "cache"), (2, "new")];
 
 #[test]
 fn a_prune_at_every_call() {
@@ -186,7 +186,7 @@ fn a_prune_spread_over_a_backup() {
     let template = template();
     for (state, cache) in VARIANTS {
         let total = calls(&template, state, cache).len();
-        for _ in 0..120 {
+        for _ in 0..80 {
             let mut steps = [0; 4].map(|_| random.below(total + 4));
             steps.sort_unstable();
             cases.push(Case { steps, expire: random.below(2) == 0, forget_parent: random.below(4) == 0, state, cache });
@@ -212,21 +212,28 @@ fn what_is_marked_is_copied() {
     let template = template();
     let calls = calls(&template, 5, "cache");
     let pending = calls.iter().find(|(_, call)| matches!(call, Call::Write(ObjectKey::Pending(_)))).map(|(at, _)| *at).unwrap();
-    for at in pending - 1..=pending + 1 {
+    for at in [0, pending - 1, pending, pending + 1] {
         let here = template.world.copy();
         let memory = Memory::new(template.objects.clone());
-        let (prune, begun) = (Mutex::new(Prune::new(memory.clone(), false)), Arc::new(AtomicUsize::new(0)));
-        let counted = begun.clone();
+        let prune = Mutex::new(Prune::new(memory.clone(), false));
+        let [begun, marks] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let (counted, counted_marks) = (begun.clone(), marks.clone());
         let hooked = Hooked::new(memory.clone(), move |number, call| {
             if number == at {
                 prune.lock().unwrap().step(0);
             }
             counted.fetch_add(usize::from(call == Call::List(ObjectKind::Snapshot)), Ordering::Relaxed);
+            counted_marks.fetch_add(usize::from(matches!(call, Call::Write(ObjectKey::Pending(_)))), Ordering::Relaxed);
             Fate::Proceed
         });
         let repo = here.open_on_hook(Arc::new(hooked), "cache").unwrap();
         let id = here.try_back_up(&repo, "db", &states()[5], 30).unwrap();
         assert_eq!(begun.load(Ordering::Relaxed), 1, "it was begun once");
+        assert_eq!(
+            marks.load(Ordering::Relaxed),
+            if at == 0 || at > pending { 1 } else { 2 },
+            "marks seen at the start count from the start"
+        );
         let mut known = here.known.clone();
         known.insert(id, states()[5].clone());
         let tombstones: Vec<ObjectKey> = memory.list(ObjectKind::Tombstone).unwrap().map(|info| info.unwrap().key).collect();

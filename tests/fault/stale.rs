@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::LocalBackend;
 use icecore::backend::disk::RealDisk;
+use icecore::backend::{LocalBackend, ObjectKind};
 use icecore::repo::Repository;
 
+use crate::hook::{Call, Fate, Hooked};
+use crate::memory::Memory;
 use crate::support::open_backend;
 use crate::world::{Known, Random, World, check_clean, copy_tree, local, seed, states, verify};
 
@@ -127,6 +130,27 @@ fn rolled_back() {
             place.back_up(&world, "db", 3, 7);
         }
     }
+}
+
+/// A snapshot that is gone shows that the catalog is wrong, so nothing is begun twice.
+#[test]
+fn a_rollback_is_seen_at_once() {
+    let mut world = World::new(true);
+    let repo = world.open("cache");
+    world.back_up(&repo, &states()[0], 1);
+    let old = Memory::load(&*world.local());
+    world.try_back_up(&repo, "db", &states()[1], 2).unwrap();
+    drop(repo);
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = begun.clone();
+    let hooked = Hooked::new(Memory::new(old), move |_, call| {
+        counted.fetch_add(usize::from(call == Call::List(ObjectKind::Snapshot)), Ordering::Relaxed);
+        Fate::Proceed
+    });
+    let repo = open_backend(Arc::new(hooked), world.path("cache"), 1).unwrap();
+    world.back_up(&repo, &states()[1], 3);
+    assert_eq!(begun.load(Ordering::Relaxed), 1);
+    verify(&repo, &world.known, &[]);
 }
 
 /// Packs of the parent exist twice, in the repository and, as the catalog believes, in one that was rolled back: bases are chosen, or

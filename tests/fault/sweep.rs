@@ -23,6 +23,8 @@ struct Target {
     packs: Vec<(PackId, SnapshotId)>,
     order: Vec<SnapshotId>,
     other: SnapshotId,
+    /// The state of the database that comes next.
+    next: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +54,7 @@ fn target(encrypted: bool, thin: bool) -> Target {
     let packs: Vec<(PackId, SnapshotId)> = records.iter().flat_map(|(id, record)| record.packs.iter().map(|pack| (pack.id, *id))).collect();
     assert_eq!(packs.len(), 4);
     let objects = Memory::load(&*world.local());
-    Target { world, objects, packs, order, other }
+    Target { world, objects, packs, order, other, next: history[3].clone() }
 }
 
 /// The bytes of an object to be damaged: of a pack the header, the trailer and the footer, and some of the rest.
@@ -134,7 +136,7 @@ impl Target {
             _ => String::new(),
         };
         for damage in &refreshed.damage {
-            assert!(!hex.is_empty() && damage.to_string().contains(&hex), "{damage}");
+            assert!(damage.is_damage() && !hex.is_empty() && damage.to_string().contains(&hex), "{damage}");
         }
         let mut lost = BTreeSet::new();
         for (id, expected) in &here.known {
@@ -163,6 +165,15 @@ impl Target {
         assert!(touched.is_subset(&self.may_touch(&case.key)), "check blames {touched:?}");
         if case.cache == "new cache" {
             assert_eq!(lost, touched, "{:#?}", report.findings);
+        }
+        if case.bit.is_some_and(|bit| bit / 8 % 8 == 0) {
+            // Damage stops no backup, and a snapshot that inherits it says so.
+            let id = here.try_back_up(&repo, "db", &self.next, 20).unwrap();
+            let record = repo.refresh().unwrap().snapshots.into_iter().find(|(found, _)| *found == id).unwrap().1;
+            match database_of(&repo, &record) {
+                Ok(bytes) => assert!(bytes == self.next),
+                Err(error) => assert!(error.is_damage() && !touched.is_empty(), "{error}"),
+            }
         }
         lost.len()
     }
