@@ -1,7 +1,8 @@
 //! Putting encoded chunks into packs.
 //!
 //! Threads fill segments of their own and hand them over whole. A segment takes its number when it is handed over, is sealed by its thread,
-//! and is put in its place; the thread that seals the last segment of a full pack finishes the pack. One more thread writes packs.
+//! and is put in its place; the thread that seals the last segment of a full pack finishes the pack. Two more threads write packs: while
+//! one waits for the disk to sync, the other one's pack goes along.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +19,8 @@ use crate::format::snapshot::PackRef;
 use crate::format::{Cipher, Kind, ObjectHeader, PACK_TARGET};
 use crate::id::{ChunkId, PackId};
 
-/// Finished packs that may wait for the writing thread.
-const QUEUE: usize = 1;
+/// Threads that write packs. No finished pack waits besides: one is open, and each of these holds one.
+const WRITERS: usize = 2;
 /// Chunks after which a pack is closed whatever its size, so that its table stays small.
 const PACK_CHUNKS_TARGET: usize = 64 << 10;
 
@@ -45,7 +46,7 @@ pub(crate) struct Packer {
     repo: Repository,
     open: Mutex<Option<Arc<OpenPack>>>,
     queue: Mutex<Option<SyncSender<FinishedPack>>>,
-    writer: Mutex<Option<JoinHandle<Result<Vec<PackRef>>>>>,
+    writers: Mutex<Vec<JoinHandle<Result<Vec<PackRef>>>>>,
 }
 
 struct OpenPack {
@@ -82,14 +83,18 @@ struct FinishedPack {
 
 impl Packer {
     /// A packer with its writing thread. `written` is told the ids of every pack that has become durable and is in the catalog.
-    pub(crate) fn new(repo: &Repository, written: impl Fn(&[ChunkId]) + Send + 'static) -> Self {
-        let (queue, finished) = sync_channel(QUEUE);
-        let writing = repo.clone();
-        let writer = std::thread::spawn(move || write_packs(&writing, &finished, &written));
-        Packer { repo: repo.clone(), open: Mutex::new(None), queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(writer)) }
+    pub(crate) fn new(repo: &Repository, written: impl Fn(&[ChunkId]) + Send + Sync + 'static) -> Self {
+        let (queue, finished) = sync_channel(0);
+        let (finished, written) = (Arc::new(Mutex::new(finished)), Arc::new(written));
+        let spawn = |_| {
+            let (repo, finished, written) = (repo.clone(), Arc::clone(&finished), Arc::clone(&written));
+            std::thread::spawn(move || write_packs(&repo, &finished, &*written))
+        };
+        let writers = (0..WRITERS.min(repo.threads())).map(spawn).collect();
+        Packer { repo: repo.clone(), open: Mutex::new(None), queue: Mutex::new(Some(queue)), writers: Mutex::new(writers) }
     }
 
-    /// Takes a filled segment; blocks while the writing thread is behind.
+    /// Takes a filled segment; blocks while the writing threads are behind.
     pub(crate) fn add(&self, mut segment: SegmentBuilder) -> Result<()> {
         if segment.chunks.is_empty() {
             return Ok(());
@@ -117,17 +122,20 @@ impl Packer {
             };
             complete.map_or(Ok(()), |segments| self.send(&pack, segments))?;
         }
-        self.join_writer()
+        self.join_writers()
     }
 
-    /// The writing thread's result. It knows best why a pack could not be sent to it.
-    fn join_writer(&self) -> Result<Vec<PackRef>> {
+    /// What the writing threads wrote, or why one of them stopped: they know best why a pack could not be sent to them.
+    fn join_writers(&self) -> Result<Vec<PackRef>> {
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match writer.map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            _ => Err(Error::Poisoned),
+        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        if writers.is_empty() {
+            return Err(Error::Poisoned);
         }
+        // All of them end before any result counts.
+        let results: Vec<Result<Vec<PackRef>>> = writers.into_iter().map(|writer| writer.join().unwrap_or(Err(Error::Poisoned))).collect();
+        let packs: Vec<Vec<PackRef>> = results.into_iter().collect::<Result<_>>()?;
+        Ok(packs.into_iter().flatten().collect())
     }
 
     fn reserve(&self, segment: &SegmentBuilder) -> Result<(Arc<OpenPack>, u32)> {
@@ -160,7 +168,7 @@ impl Packer {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match queue.and_then(|queue| queue.send(finished).ok()) {
             Some(()) => Ok(()),
-            None => self.join_writer().and(Err(Error::Poisoned)),
+            None => self.join_writers().and(Err(Error::Poisoned)),
         }
     }
 }
@@ -168,7 +176,7 @@ impl Packer {
 impl Drop for Packer {
     /// An abandoned session leaves packs that nothing refers to, never a thread.
     fn drop(&mut self) {
-        let _abandoned = self.join_writer();
+        let _abandoned = self.join_writers();
     }
 }
 
@@ -210,9 +218,10 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<Finishe
     Ok(FinishedPack { parts, pack, ids, catalog_bytes })
 }
 
-fn write_packs(repo: &Repository, finished: &Receiver<FinishedPack>, written: &dyn Fn(&[ChunkId])) -> Result<Vec<PackRef>> {
+fn write_packs(repo: &Repository, finished: &Mutex<Receiver<FinishedPack>>, written: &dyn Fn(&[ChunkId])) -> Result<Vec<PackRef>> {
+    let next = || finished.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
     let mut packs = Vec::new();
-    for FinishedPack { parts, pack, ids, catalog_bytes } in finished {
+    while let Some(FinishedPack { parts, pack, ids, catalog_bytes }) = next() {
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         repo.backend().write(&ObjectKey::Pack(pack.id), &parts, WriteMode::CreateNew)?;
         let new = NewPack { pack, ids: &ids, trailer: &catalog_bytes, state: PackState::Listed };
