@@ -257,8 +257,8 @@ fn a_writer_that_was_taken_for_dead() {
         let place = |wanted: &dyn Fn(&Call) -> bool| *calls.iter().find(|(_, call)| wanted(call)).unwrap().0;
         let marked = place(&|call| matches!(call, Call::Write(ObjectKey::Pending(_))));
         let commit = place(&|call| matches!(call, Call::Write(ObjectKey::Snapshot(_))));
-        for first in marked + 1..=commit {
-            for last in first..=commit + 3 {
+        for first in (marked + 1..=commit).rev().step_by(2) {
+            for last in (first..=commit + 3).step_by(2) {
                 for forget_parent in [false, true] {
                     cases.push(Case { steps: [first, first, first, last], expire: true, forget_parent, state, cache });
                     cases.push(Case { steps: [first, first, last, last], expire: true, forget_parent, state, cache });
