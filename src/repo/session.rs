@@ -7,12 +7,12 @@
 mod commit;
 mod rescue;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repository;
-use super::locate::StoredCopy;
+use super::locate::{CopyPlace, StoredCopy};
 use super::packer::Packer;
 use super::reader::Reader;
 use super::writer::ChunkWriter;
@@ -186,27 +186,39 @@ pub(super) fn list_tombstones(repo: &Repository) -> Result<HashSet<PackId>> {
     Ok(marked)
 }
 
-/// The packs that reading this copy takes, bases of bases included, using only packs that count; `None` if that cannot be done. For every base one copy
-/// is chosen, the lowest level first, as prune does when it keeps one.
+/// The packs that reading this copy takes, bases of bases included, using only packs that count; `None` if that cannot be done. For every base one
+/// copy is chosen: of those that can be read in this way the one of the lowest level, as prune does when it keeps one.
 pub(super) fn closure_without(repo: &Repository, copy: &StoredCopy, counts: &dyn Fn(&PackId) -> bool) -> Result<Option<HashSet<PackId>>> {
     let mut packs = HashSet::new();
-    let mut done = HashSet::new();
-    let mut open = vec![copy.clone()];
-    while let Some(copy) = open.pop() {
-        if !counts(&copy.table.pack.id) {
-            return Ok(None);
-        }
-        packs.insert(copy.table.pack.id);
-        for slice in &copy.entry.slices {
-            if !done.insert(slice.base) {
-                continue;
-            }
-            let bases = repo.base_copies(slice.base, copy.entry.level)?;
-            match bases.into_iter().find(|base| counts(&base.table.pack.id)) {
-                Some(base) => open.push(base),
-                None => return Ok(None),
+    let found = gather(repo, copy, counts, &mut HashMap::new(), &mut packs)?;
+    Ok(found.then_some(packs))
+}
+
+/// Whether a copy can be read; adds the packs. A base is of a lower level than its delta, so this goes at most as deep as levels go.
+fn gather(
+    repo: &Repository,
+    copy: &StoredCopy,
+    counts: &dyn Fn(&PackId) -> bool,
+    known: &mut HashMap<CopyPlace, bool>,
+    packs: &mut HashSet<PackId>,
+) -> Result<bool> {
+    if let Some(found) = known.get(&copy.place()) {
+        return Ok(*found);
+    }
+    let mut found = counts(&copy.table.pack.id);
+    for slice in &copy.entry.slices {
+        let bases = if found { repo.base_copies(slice.base, copy.entry.level)? } else { break };
+        found = false;
+        for base in bases {
+            found = gather(repo, &base, counts, known, packs)?;
+            if found {
+                break;
             }
         }
     }
-    Ok(Some(packs))
+    if found {
+        packs.insert(copy.table.pack.id);
+    }
+    known.insert(copy.place(), found);
+    Ok(found)
 }

@@ -12,6 +12,7 @@ use icecore::id::SnapshotId;
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
 use crate::prune::Prune;
+use crate::support::try_back_up_as;
 use crate::world::{Known, Random, World, check_clean, in_parallel, seed, states, verify};
 
 /// A step that is not taken.
@@ -34,15 +35,15 @@ fn template() -> Template {
     let memory = Memory::new(Memory::load(&*world.local()));
     for (time, state) in states().iter().take(3).enumerate() {
         let (other, backend) = (copy.path("other"), memory.clone());
-        let (path, done) = (copy.path(if time == 1 { "db" } else { "db2" }), Mutex::new(None));
+        let (path, name) = (copy.path("db"), if time == 1 { "db" } else { "db2" });
         std::fs::write(&path, state).unwrap();
-        let outcome = Arc::new(done);
+        let outcome = Arc::new(Mutex::new(None));
         let told = outcome.clone();
         // The other host begins and ends while this one stands before its commit.
         let hook = move |_: usize, call: Call| {
             if matches!(call, Call::Write(ObjectKey::Pending(_))) {
                 let repo = crate::support::open_backend(Arc::new(Hooked::quiet(backend.clone())), other.clone(), 1).unwrap();
-                *told.lock().unwrap() = Some(crate::support::try_back_up(&repo, &path, 10 + time as i64).unwrap().id);
+                *told.lock().unwrap() = Some(try_back_up_as(Some(name), &repo, &path, 10 + time as i64).unwrap().id);
             }
             Fate::Proceed
         };
@@ -256,8 +257,8 @@ fn a_writer_that_was_taken_for_dead() {
         let place = |wanted: &dyn Fn(&Call) -> bool| *calls.iter().find(|(_, call)| wanted(call)).unwrap().0;
         let marked = place(&|call| matches!(call, Call::Write(ObjectKey::Pending(_))));
         let commit = place(&|call| matches!(call, Call::Write(ObjectKey::Snapshot(_))));
-        for first in marked + 1..=commit {
-            for last in first..=commit + 3 {
+        for first in (marked + 1..=commit).rev().step_by(2) {
+            for last in (first..=commit + 3).step_by(2) {
                 for forget_parent in [false, true] {
                     cases.push(Case { steps: [first, first, first, last], expire: true, forget_parent, state, cache });
                     cases.push(Case { steps: [first, first, last, last], expire: true, forget_parent, state, cache });

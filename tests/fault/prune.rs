@@ -138,6 +138,15 @@ impl Copies {
     }
 }
 
+impl Copies {
+    /// Of the copies below a level that have all their bases the one of the lowest level: an earlier prune may have kept a pack with
+    /// copies that nobody needed, and deleted their bases.
+    fn best(&self, prefix: IdPrefix, below: u8) -> Option<&(u8, PackId, ChunkEntry)> {
+        let mut copies = self.0.get(&prefix)?.iter();
+        copies.find(|(level, _, entry)| *level < below && entry.slices.iter().all(|slice| self.best(slice.base, *level).is_some()))
+    }
+}
+
 struct Live<'a> {
     reader: &'a Reader,
     copies: &'a Copies,
@@ -161,9 +170,7 @@ impl Live<'_> {
     }
 
     fn keep(&mut self, prefix: IdPrefix, below: u8) {
-        let copies = self.copies;
-        let (level, pack, entry) =
-            copies.0.get(&prefix).and_then(|copies| copies.iter().find(|(level, ..)| *level < below)).expect("a live chunk has no pack");
+        let (level, pack, entry) = self.copies.best(prefix, below).expect("a live chunk has no pack");
         self.packs.insert(*pack);
         entry.slices.iter().for_each(|slice| self.keep(slice.base, *level));
     }

@@ -18,7 +18,7 @@ use icecore::progress::Silent;
 use icecore::repo::{Reader, Repository};
 use rusqlite::Connection;
 
-use crate::support::{CHEAP, open_backend, try_back_up};
+use crate::support::{CHEAP, open_backend, try_back_up_as};
 
 /// The passphrase of [`open_backend`].
 const PASSPHRASE: &[u8] = b"correct horse";
@@ -153,7 +153,7 @@ impl World {
     pub fn try_back_up(&self, repo: &Repository, name: &str, state: &[u8], time: i64) -> icecore::Result<SnapshotId> {
         let path = self.path(name);
         fs::write(&path, state).unwrap();
-        let report = try_back_up(repo, &path, time)?;
+        let report = try_back_up_as(Some(name), repo, &path, time)?;
         assert!(report.record.flags.is_empty(), "{:?}", report.record.flags);
         Ok(report.id)
     }

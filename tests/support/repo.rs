@@ -70,8 +70,13 @@ pub fn back_up(repo: &Repository, database: &Path, time: i64) -> BackupReport {
 }
 
 pub fn try_back_up(repo: &Repository, database: &Path, time: i64) -> icecore::Result<BackupReport> {
-    let second = 1_000_000_000;
-    let options = BackupOptions { time_ns: time * second, now_ns: time * second, host: "test".into(), ..BackupOptions::default() };
+    try_back_up_as(None, repo, database, time)
+}
+
+/// With a name for the source, so that its history goes on when the database lies elsewhere.
+pub fn try_back_up_as(source: Option<&str>, repo: &Repository, database: &Path, time: i64) -> icecore::Result<BackupReport> {
+    let (second, source) = (1_000_000_000, source.map(str::to_string));
+    let options = BackupOptions { time_ns: time * second, now_ns: time * second, host: "test".into(), source, ..BackupOptions::default() };
     backup(repo, &sqlite_source(&[("db", database)]), &options, &Silent)
 }
 
