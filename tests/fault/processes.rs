@@ -254,7 +254,9 @@ fn private_catalogs_are_not_left_behind() {
     child.signal(Signal::STOP);
     let during = private_directories(&world.path("cache"));
     let repo = open(&world);
-    assert_eq!(private_directories(&world.path("cache")), during + 1, "a suspended process keeps its own");
+    let beside = private_directories(&world.path("cache"));
+    // One that was suspended after making its directory and before locking it makes another when it goes on.
+    assert!((during..=during + 1).contains(&beside), "a suspended process keeps its own: {during}, then {beside}");
     child.kill(&mut known);
     drop(repo);
     let repo = open(&world);
