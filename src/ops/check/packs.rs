@@ -75,11 +75,13 @@ struct PackResult {
 }
 
 impl PackResult {
-    fn add_to(self, id: PackId, report: &mut CheckReport, bad: &mut BadCopies) -> Result<()> {
+    fn add_to(mut self, id: PackId, report: &mut CheckReport, bad: &mut BadCopies) -> Result<()> {
         report.chunks += self.chunks;
         report.read_bytes += self.read_bytes;
         bad.places.extend(self.bad);
         self.pack_damage.into_iter().try_for_each(|error| report.damage("pack", error))?;
+        // One broken segment is the same damage for each of its chunks.
+        self.chunk_damage.dedup_by(|one, other| one.to_string() == other.to_string());
         let more = self.chunk_damage.len().saturating_sub(CHUNKS_REPORTED);
         self.chunk_damage.into_iter().take(CHUNKS_REPORTED).try_for_each(|error| report.damage("chunk", error))?;
         if more > 0 {
