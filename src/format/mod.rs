@@ -27,6 +27,10 @@ pub const TAG_LEN: usize = 16;
 pub const CHUNK_LEN_MAX: u32 = 1 << 20;
 /// The longest segment, plain, that a reader accepts, in bytes.
 pub const SEGMENT_LEN_MAX: u32 = 2 << 20;
+/// The longest frame, plain, in bytes: what is decoded at once, one chunk or several neighbours.
+pub const FRAME_LEN_MAX: u32 = 1 << 20;
+/// Where a writer closes a frame of whole chunks, in plain bytes: neighbours are compressed together, and reading one decodes the frame.
+pub const WHOLE_FRAME_TARGET: usize = 512 << 10;
 /// Where a writer closes a segment of whole chunks, in bytes.
 pub const WHOLE_SEGMENT_TARGET: usize = 1 << 20;
 /// Where a writer closes a segment of deltas and nodes, in bytes: these are read singly, and a segment is read whole.
@@ -45,11 +49,11 @@ pub const SLICES_MAX: usize = 64;
 pub const BASES_MAX: usize = 32;
 /// The longest prefix of a delta, in bytes.
 pub const PREFIX_LEN_MAX: usize = 512 << 10;
-/// The highest level that a writer gives a copy; past it the chunk is stored whole.
+/// The highest level that a writer gives a frame; past it the chunk is stored whole.
 pub const LEVEL_WRITE_MAX: u8 = 32;
 /// The highest level that a reader accepts.
 pub const LEVEL_READ_MAX: u8 = 64;
-/// The most work that a writer gives a copy; past it the chunk is stored whole.
+/// The most work that a writer gives a frame, in frames to be decoded; past it the chunk is stored whole.
 pub const WORK_WRITE_MAX: u32 = 128;
 /// The most work that a reader accepts: what a later writer with wider bounds could need.
 pub const WORK_READ_MAX: u32 = 1024;

@@ -1,10 +1,11 @@
 //! Packs: a header, sealed segments, a sealed trailer that is the table of the chunks, and a footer that finds the trailer.
 
+mod rows;
+
+use std::collections::HashSet;
+
 use super::wire::{Input, put_varint};
-use super::{
-    BASES_MAX, CHUNK_LEN_MAX, LEVEL_READ_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SALT_LEN, SEGMENT_LEN_MAX, SLICES_MAX,
-    TRAILER_LEN_MAX, WORK_READ_MAX,
-};
+use super::{BASES_MAX, CHUNK_LEN_MAX, FRAME_LEN_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SALT_LEN, TRAILER_LEN_MAX};
 use crate::id::{ChunkId, ID_LEN};
 
 /// Bytes in the footer at the end of a pack.
@@ -20,7 +21,7 @@ pub const TRAILER_HEADER_LEN: usize = 24;
 /// Bytes of a chunk id by which a delta names a base.
 pub const BASE_PREFIX_LEN: usize = 8;
 
-/// How a chunk is encoded.
+/// How a frame is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
     /// As it is.
@@ -53,11 +54,9 @@ pub struct Slice {
     pub len: u32,
 }
 
-/// One copy of a chunk in a pack.
+/// What is encoded, and decoded, at once: one chunk or several neighbours, back to back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChunkEntry {
-    /// Which chunk.
-    pub id: ChunkId,
+pub struct Frame {
     /// The segment that holds it.
     pub segment: u32,
     /// Where it starts in the plain segment, bytes.
@@ -68,23 +67,41 @@ pub struct ChunkEntry {
     pub plain_len: u32,
     /// How it is encoded.
     pub encoding: Encoding,
-    /// Whether it is a tree node.
-    pub node: bool,
-    /// Its place in its lineage, for the skip rule only.
-    pub version: u32,
     /// 0 for raw and zstd, else 1 + the highest level of the base copies.
     pub level: u8,
-    /// 1 + the sum of the work of its bases.
+    /// How many frames have to be decoded for it, itself included.
     pub work: u32,
     /// The prefix of a delta, in order; empty for others.
     pub slices: Vec<Slice>,
 }
 
-impl ChunkEntry {
+impl Frame {
+    /// A frame without bases, before it has its place.
+    pub fn whole(encoding: Encoding) -> Self {
+        Frame { segment: 0, offset: 0, encoded_len: 0, plain_len: 0, encoding, level: 0, work: 1, slices: Vec::new() }
+    }
+
     /// Bytes of the delta's prefix.
     pub fn prefix_len(&self) -> usize {
         self.slices.iter().map(|slice| slice.len as usize).sum()
     }
+}
+
+/// One copy of a chunk in a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkEntry {
+    /// Which chunk.
+    pub id: ChunkId,
+    /// The frame that holds it.
+    pub frame: u32,
+    /// Where it starts in the plain frame, bytes.
+    pub offset: u32,
+    /// Its plain bytes.
+    pub plain_len: u32,
+    /// Whether it is a tree node.
+    pub node: bool,
+    /// Its place in its lineage, for the skip rule only.
+    pub version: u32,
 }
 
 /// The table of a pack.
@@ -92,18 +109,10 @@ impl ChunkEntry {
 pub struct Trailer {
     /// Stored bytes of each segment, tags included. Segments lie back to back after the header.
     pub segments: Vec<u32>,
-    /// The chunks by segment and offset; they fill each segment without gaps.
+    /// The frames by segment and offset; they fill each segment without gaps.
+    pub frames: Vec<Frame>,
+    /// The chunks by frame and offset; they fill each frame without gaps.
     pub chunks: Vec<ChunkEntry>,
-}
-
-/// Bits of the byte that starts a chunk's row.
-mod row {
-    pub const ENCODING: u8 = 0b0000_0011;
-    pub const NODE: u8 = 0b0000_0100;
-    pub const NEXT_SEGMENT: u8 = 0b0000_1000;
-    pub const NOMINAL_LEN: u8 = 0b0001_0000;
-    pub const WHOLE_BASE: u8 = 0b0010_0000;
-    pub const RESERVED: u8 = 0b1100_0000;
 }
 
 impl Trailer {
@@ -115,20 +124,18 @@ impl Trailer {
     /// The plain bytes, without padding.
     pub fn encode(&self) -> Vec<u8> {
         let nominal_len = Self::nominal_len(&self.chunks);
-        let slices: usize = self.chunks.iter().map(|chunk| chunk.slices.len()).sum();
-        let mut rows = Vec::with_capacity(self.chunks.len() * 8);
-        self.segments.iter().for_each(|&len| put_varint(&mut rows, len));
-        let mut segment = 0;
+        let mut rows = rows::Writer::new(nominal_len, self.chunks.len());
+        self.segments.iter().for_each(|&len| put_varint(&mut rows.bytes, len));
         for chunk in &self.chunks {
-            put_row(&mut rows, chunk, chunk.segment != segment, nominal_len);
-            segment = chunk.segment;
+            rows.put(chunk, self.frames.get(chunk.frame as usize));
         }
-        let mut out = Vec::with_capacity(TRAILER_HEADER_LEN + self.chunks.len() * ID_LEN + slices * BASE_PREFIX_LEN + rows.len());
-        for number in [self.segments.len() as u32, self.chunks.len() as u32, slices as u32, rows.len() as u32, nominal_len, 0] {
+        let (bases, rows) = (rows.bases(), rows.bytes);
+        let mut out = Vec::with_capacity(TRAILER_HEADER_LEN + self.chunks.len() * ID_LEN + bases.len() * BASE_PREFIX_LEN + rows.len());
+        for number in [self.segments.len() as u32, self.chunks.len() as u32, bases.len() as u32, rows.len() as u32, nominal_len, 0] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         self.chunks.iter().for_each(|chunk| out.extend_from_slice(chunk.id.as_bytes()));
-        self.chunks.iter().flat_map(|chunk| &chunk.slices).for_each(|slice| out.extend_from_slice(&slice.base.0.to_be_bytes()));
+        bases.iter().for_each(|base| out.extend_from_slice(&base.0.to_be_bytes()));
         out.extend_from_slice(&rows);
         out
     }
@@ -136,32 +143,31 @@ impl Trailer {
     /// Reads the plain bytes of a trailer. `overhead` is what sealing adds to a segment.
     pub fn decode(bytes: &[u8], overhead: usize) -> Result<Self, Malformed> {
         let mut input = Input::new(bytes);
-        let (segments, chunks, slices) = (input.u32()?, input.u32()?, input.u32()?);
+        let (segments, chunks, bases) = (input.u32()?, input.u32()?, input.u32()?);
         let (rows_len, nominal_len) = (input.u32()?, input.u32()?);
         if chunks > PACK_CHUNKS_MAX || segments > chunks || input.u32()? != 0 || bytes.len() > TRAILER_LEN_MAX as usize {
             return Err(Malformed::new("the counts in its trailer are out of bounds"));
         }
         let ids = input.bytes(chunks as usize * ID_LEN)?.as_chunks::<ID_LEN>().0;
-        let mut bases = Input::new(input.bytes(slices as usize * BASE_PREFIX_LEN)?);
+        let bases = input.bytes(bases as usize * BASE_PREFIX_LEN)?.as_chunks::<BASE_PREFIX_LEN>().0;
+        let bases: Vec<IdPrefix> = bases.iter().map(|head| IdPrefix(u64::from_be_bytes(*head))).collect();
         let mut rows = Input::new(input.bytes(rows_len as usize)?);
         input.end()?;
+        if bases.iter().collect::<HashSet<_>>().len() != bases.len() {
+            return Err(Malformed::new("a base is in its trailer twice"));
+        }
         // Counted from bytes that are there, so a hostile count cannot make this allocate more than the input is long.
         let segments = (0..segments).map(|_| rows.varint()).collect::<Result<Vec<u32>, _>>()?;
-        let mut place = Place { segment: 0, offset: 0, rest: 0, overhead, started: false };
+        let mut reader = rows::Reader::new(rows, &bases, &segments, nominal_len, overhead);
         let mut table = Vec::with_capacity(ids.len());
         for id in ids {
-            table.push(take_row(&mut rows, &mut bases, ChunkId(*id), nominal_len, &segments, &mut place)?);
+            table.push(reader.take(ChunkId(*id))?);
         }
-        rows.end()?;
-        bases.end()?;
-        let used = if place.started { place.segment as usize + 1 } else { 0 };
-        if place.rest != 0 || used != segments.len() {
-            return Err(Malformed::new("the chunks in its trailer do not fill its segments"));
-        }
+        let frames = reader.finish()?;
         if nominal_len != Self::nominal_len(&table) {
             return Err(Malformed::new("the nominal length of its chunks is not that of the longest"));
         }
-        Ok(Trailer { segments, chunks: table })
+        Ok(Trailer { segments, frames, chunks: table })
     }
 
     /// The ids in an encoded trailer, without decoding the rest.
@@ -175,165 +181,15 @@ impl Trailer {
     }
 }
 
-/// Whether a bit of the row says it all.
-fn is_whole_base(slices: &[Slice], nominal_len: u32) -> bool {
-    matches!(slices, [slice] if slice.offset == 0 && slice.len == nominal_len)
-}
-
-fn put_row(rows: &mut Vec<u8>, chunk: &ChunkEntry, next_segment: bool, nominal_len: u32) {
-    let whole_base = is_whole_base(&chunk.slices, nominal_len);
-    let mut bits = match chunk.encoding {
-        Encoding::Raw => 0,
-        Encoding::Zstd => 1,
-        Encoding::Delta => 2,
-    };
-    for (set, bit) in [
-        (chunk.node, row::NODE),
-        (next_segment, row::NEXT_SEGMENT),
-        (chunk.plain_len == nominal_len, row::NOMINAL_LEN),
-        (whole_base, row::WHOLE_BASE),
-    ] {
-        bits |= if set { bit } else { 0 };
-    }
-    rows.push(bits);
-    put_varint(rows, chunk.encoded_len);
-    if chunk.plain_len != nominal_len {
-        put_varint(rows, chunk.plain_len);
-    }
-    put_varint(rows, chunk.version);
-    if chunk.encoding == Encoding::Delta {
-        rows.push(chunk.level);
-        put_varint(rows, chunk.work);
-        if !whole_base {
-            put_varint(rows, chunk.slices.len() as u32);
-            for slice in &chunk.slices {
-                put_varint(rows, slice.offset);
-                put_varint(rows, slice.len);
-            }
-        }
-    }
-}
-
-/// Where the next chunk lies while a trailer is read.
-struct Place {
-    segment: u32,
-    offset: u32,
-    /// Plain bytes of the segment that no chunk has taken yet.
-    rest: u32,
-    overhead: usize,
-    started: bool,
-}
-
-impl Place {
-    fn enter(&mut self, segment: u32, segments: &[u32]) -> Result<(), Malformed> {
-        let stored = segments.get(segment as usize).ok_or_else(|| Malformed::new("a chunk lies in no segment"))?;
-        let plain = (*stored as usize).checked_sub(self.overhead).and_then(|len| u32::try_from(len).ok());
-        self.rest =
-            plain.filter(|len| *len <= SEGMENT_LEN_MAX).ok_or_else(|| Malformed::new("the length of a segment is out of bounds"))?;
-        (self.segment, self.offset, self.started) = (segment, 0, true);
-        Ok(())
-    }
-}
-
-fn take_row(
-    rows: &mut Input<'_>,
-    bases: &mut Input<'_>,
-    id: ChunkId,
-    nominal_len: u32,
-    segments: &[u32],
-    place: &mut Place,
-) -> Result<ChunkEntry, Malformed> {
-    let bits = rows.u8()?;
-    if bits & row::RESERVED != 0 {
-        return Err(Malformed::newer("an unknown way to encode a chunk"));
-    }
-    let next_segment = bits & row::NEXT_SEGMENT != 0;
-    match (place.started, next_segment) {
-        (false, false) => place.enter(0, segments)?,
-        (true, true) if place.rest == 0 => place.enter(place.segment.saturating_add(1), segments)?,
-        (true, false) => {}
-        _ => return Err(Malformed::new("the chunks in its trailer do not fill its segments")),
-    }
-    let encoded_len = rows.varint()?;
-    let plain_len = if bits & row::NOMINAL_LEN != 0 { nominal_len } else { explicit_len(rows, nominal_len)? };
-    let version = rows.varint()?;
-    let encoding = match bits & row::ENCODING {
-        0 => Encoding::Raw,
-        1 => Encoding::Zstd,
-        2 => Encoding::Delta,
-        other => return Err(Malformed::newer(format!("encoding {other}"))),
-    };
-    let mut entry = ChunkEntry {
-        id,
-        segment: place.segment,
-        offset: place.offset,
-        encoded_len,
-        plain_len,
-        encoding,
-        node: bits & row::NODE != 0,
-        version,
-        level: 0,
-        work: 1,
-        slices: Vec::new(),
-    };
-    if encoding == Encoding::Delta {
-        (entry.level, entry.work) = (rows.u8()?, rows.varint()?);
-        entry.slices = take_slices(rows, bases, bits & row::WHOLE_BASE != 0, nominal_len)?;
-    }
-    check_entry(&entry, bits)?;
-    place.rest = place.rest.checked_sub(encoded_len).ok_or_else(|| Malformed::new("a chunk reaches past its segment"))?;
-    place.offset += encoded_len;
-    Ok(entry)
-}
-
-/// A length that differs from the nominal one, for which there is a bit: one table, one encoding.
-fn explicit_len(rows: &mut Input<'_>, nominal_len: u32) -> Result<u32, Malformed> {
-    match rows.varint()? {
-        len if len == nominal_len => Err(Malformed::new("a chunk spells out the nominal length")),
-        len => Ok(len),
-    }
-}
-
-fn take_slices(rows: &mut Input<'_>, bases: &mut Input<'_>, whole_base: bool, nominal_len: u32) -> Result<Vec<Slice>, Malformed> {
-    let mut base = || bases.array().map(|head| IdPrefix(u64::from_be_bytes(head)));
-    if whole_base {
-        return Ok(vec![Slice { base: base()?, offset: 0, len: nominal_len }]);
-    }
-    let count = rows.varint()? as usize;
-    if count == 0 || count > SLICES_MAX {
-        return Err(Malformed::new("a delta has too many slices or none"));
-    }
-    let slices = (0..count)
-        .map(|_| Ok(Slice { base: base()?, offset: rows.varint()?, len: rows.varint()? }))
-        .collect::<Result<Vec<_>, Malformed>>()?;
-    match is_whole_base(&slices, nominal_len) {
-        true => Err(Malformed::new("a delta spells out a whole base")),
-        false => Ok(slices),
-    }
-}
-
-/// The bounds that hold for every copy, whatever its bases are.
-fn check_entry(entry: &ChunkEntry, bits: u8) -> Result<(), Malformed> {
-    let delta = entry.encoding == Encoding::Delta;
-    if entry.plain_len == 0 || entry.plain_len > CHUNK_LEN_MAX || entry.encoded_len == 0 {
-        return Err(Malformed::new("the length of a chunk is out of bounds"));
-    }
-    if entry.encoding == Encoding::Raw && entry.encoded_len != entry.plain_len {
-        return Err(Malformed::new("a raw chunk has two lengths"));
-    }
-    if !delta && bits & row::WHOLE_BASE != 0
-        || delta && (entry.level == 0 || entry.level > LEVEL_READ_MAX || entry.work < 2 || entry.work > WORK_READ_MAX)
-    {
-        return Err(Malformed::new("the level or work of a chunk is out of bounds"));
-    }
-    let mut bases: Vec<IdPrefix> = entry.slices.iter().map(|slice| slice.base).collect();
+/// Whether the prefix of a delta is within the format's bounds; `bases` is a workspace.
+fn prefix_fits(slices: &[Slice], bases: &mut Vec<IdPrefix>) -> bool {
+    bases.clear();
+    bases.extend(slices.iter().map(|slice| slice.base));
     bases.sort_unstable();
     bases.dedup();
-    let slices_fit = entry.slices.iter().all(|s| s.len > 0 && s.offset.checked_add(s.len).is_some_and(|end| end <= CHUNK_LEN_MAX));
-    match bases.len() <= BASES_MAX && slices_fit && entry.prefix_len() <= PREFIX_LEN_MAX {
-        true => Ok(()),
-        false => Err(Malformed::new("the prefix of a delta is out of bounds")),
-    }
+    let within = |slice: &Slice| slice.len > 0 && slice.offset.checked_add(slice.len).is_some_and(|end| end <= CHUNK_LEN_MAX);
+    let prefix_len: u64 = slices.iter().map(|slice| u64::from(slice.len)).sum();
+    bases.len() <= BASES_MAX && prefix_len <= PREFIX_LEN_MAX as u64 && slices.iter().all(within)
 }
 
 /// The padded length of an object of `len` bytes by Padme (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files", PETS 2019):

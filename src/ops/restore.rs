@@ -13,10 +13,12 @@ use super::place::{DatabaseOptions, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::progress::Monitor;
-use crate::repo::{ChunkSpan, Reader, Repository, Spans};
+use crate::repo::{ChunkBytes, ChunkSpan, Reader, Repository, Spans};
 
-/// Chunks that a thread takes at once: neighbours share segments.
-const BATCH: usize = 16;
+/// The most chunks that a thread takes at once: neighbours share frames and segments, and are looked up together.
+const BATCH_MAX: usize = 128;
+/// The least: short streams are for several threads too.
+const BATCH_MIN: usize = 16;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -157,25 +159,28 @@ fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
 fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn Monitor) -> Result<()> {
     let spans = Mutex::new(Spans::new(reader, root)?);
     let threads = reader.repository().threads();
+    let chunks = (root.len / u64::from(reader.repository().config().page_chunk_len)) as usize;
+    let batch = (chunks / (threads * 4)).clamp(BATCH_MIN, BATCH_MAX);
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| write_batches(reader, &spans, file, monitor))).collect();
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| write_batches(reader, &spans, batch, file, monitor))).collect();
         handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
     });
     results.into_iter().collect()
 }
 
-fn write_batches(reader: &Reader, spans: &Mutex<Spans<'_>>, file: &File, monitor: &dyn Monitor) -> Result<()> {
+fn write_batches(reader: &Reader, spans: &Mutex<Spans<'_>>, batch: usize, file: &File, monitor: &dyn Monitor) -> Result<()> {
     loop {
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
         let batch: Vec<ChunkSpan> = {
             let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
-            spans.by_ref().take(BATCH).collect::<Result<_>>()?
+            spans.by_ref().take(batch).collect::<Result<_>>()?
         };
         if batch.is_empty() {
             return Ok(());
         }
+        reader.prefetch(batch.iter().map(|span| span.id))?;
         for span in batch {
             let bytes = read_span(reader, &span)?;
             file.write_all_at(&bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;
@@ -185,7 +190,7 @@ fn write_batches(reader: &Reader, spans: &Mutex<Spans<'_>>, file: &File, monitor
 }
 
 /// A chunk's verified bytes, of the length that its tree says.
-fn read_span(reader: &Reader, span: &ChunkSpan) -> Result<Vec<u8>> {
+fn read_span(reader: &Reader, span: &ChunkSpan) -> Result<ChunkBytes> {
     let bytes = reader.chunk(&span.id)?;
     match bytes.len() == span.len as usize {
         true => Ok(bytes),

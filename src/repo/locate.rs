@@ -8,7 +8,7 @@ use super::{LocalCatalog, Repository};
 use crate::backend::ObjectKey;
 use crate::crypto::Sealer;
 use crate::error::{Error, Result};
-use crate::format::pack::{ChunkEntry, IdPrefix, Trailer};
+use crate::format::pack::{ChunkEntry, Encoding, Frame, IdPrefix, Trailer};
 use crate::format::snapshot::PackRef;
 use crate::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, SALT_LEN};
 use crate::id::{ChunkId, PackId};
@@ -60,8 +60,8 @@ impl PackTable {
 
     /// Rough bytes in memory.
     fn weight(&self) -> usize {
-        let slices: usize = self.trailer.chunks.iter().map(|chunk| chunk.slices.len() * 16).sum();
-        256 + self.trailer.chunks.len() * size_of::<ChunkEntry>() + slices + self.starts.len() * 12
+        let frames: usize = self.trailer.frames.iter().map(|frame| size_of::<Frame>() + frame.slices.len() * 16).sum();
+        256 + self.trailer.chunks.len() * size_of::<ChunkEntry>() + frames + self.starts.len() * 12
     }
 }
 
@@ -76,11 +76,22 @@ impl Tables {
     }
 }
 
+/// What a row of a table would name if it named no frame, which decoding a table rules out.
+static NO_FRAME: Frame =
+    Frame { segment: u32::MAX, offset: 0, encoded_len: 0, plain_len: 0, encoding: Encoding::Raw, level: 0, work: 1, slices: Vec::new() };
+
 /// Which copy: the pack and the row in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CopyPlace {
     pack: PackId,
     index: u32,
+}
+
+/// Which frame: the pack and its number in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FramePlace {
+    pub(crate) pack: PackId,
+    pub(crate) number: u32,
 }
 
 /// One stored copy of a chunk.
@@ -102,6 +113,15 @@ impl StoredCopy {
     pub(crate) fn place(&self) -> CopyPlace {
         CopyPlace { pack: self.table.pack.id, index: self.index }
     }
+
+    pub(crate) fn frame_place(&self) -> FramePlace {
+        FramePlace { pack: self.table.pack.id, number: self.entry.frame }
+    }
+
+    /// The frame that holds it.
+    pub(crate) fn frame(&self) -> &Frame {
+        self.table.trailer.frames.get(self.entry.frame as usize).unwrap_or(&NO_FRAME)
+    }
 }
 
 impl Repository {
@@ -114,7 +134,7 @@ impl Repository {
     pub(crate) fn copies_in(&self, id: &PackId) -> Result<Vec<StoredCopy>> {
         let table = self.on_catalog(|local| local.pack_num(id)?.map_or(Ok(None), |num| self.table(local, num)))?;
         let Some(table) = table else { return Ok(Vec::new()) };
-        let rows = table.trailer.chunks.iter().cloned().zip(0u32..);
+        let rows = table.trailer.chunks.iter().copied().zip(0u32..);
         Ok(rows.map(|(entry, index)| StoredCopy { index, table: Arc::clone(&table), entry }).collect())
     }
 
@@ -125,8 +145,9 @@ impl Repository {
 
     /// The same, of the copies that count.
     pub(crate) fn has_bases_among(&self, copy: &StoredCopy, counts: &dyn Fn(&StoredCopy) -> bool) -> Result<bool> {
-        for slice in &copy.entry.slices {
-            if !self.base_copies(slice.base, copy.entry.level)?.iter().any(counts) {
+        let frame = copy.frame();
+        for slice in &frame.slices {
+            if !self.candidates(slice.base)?.iter().any(|base| base.frame().level < frame.level && counts(base)) {
                 return Ok(false);
             }
         }
@@ -154,26 +175,33 @@ impl Repository {
         Ok(copies)
     }
 
-    /// All copies that may serve as the base of a delta of level `below`: of chunks whose id starts with `prefix`, and of a lower level, so
-    /// that no cycle can exist. The lowest level first.
-    pub(crate) fn base_copies(&self, prefix: IdPrefix, below: u8) -> Result<Vec<StoredCopy>> {
-        let mut copies = self.candidates(prefix)?;
-        copies.retain(|copy| copy.entry.level < below);
-        Ok(copies)
+    /// All copies of chunks whose id starts with `prefix`, the lowest level first.
+    pub(crate) fn candidates(&self, prefix: IdPrefix) -> Result<Vec<StoredCopy>> {
+        Ok(self.candidates_of_many(&[prefix])?.pop().unwrap_or_default())
     }
 
-    fn candidates(&self, prefix: IdPrefix) -> Result<Vec<StoredCopy>> {
+    /// The same for many prefixes at once, in their order.
+    pub(crate) fn candidates_of_many(&self, prefixes: &[IdPrefix]) -> Result<Vec<Vec<StoredCopy>>> {
+        let numbers: Vec<u64> = prefixes.iter().map(|prefix| prefix.0).collect();
         self.on_catalog(|local| {
-            let mut copies = Vec::new();
-            for ChunkAt { pack, index } in local.find(prefix.0)? {
-                let Some(table) = self.table(local, pack)? else { continue };
-                let Some(entry) = table.trailer.chunks.get(index as usize).cloned() else { continue };
-                if entry.id.prefix() == prefix {
-                    copies.push(StoredCopy { index, table, entry });
-                }
-            }
-            copies.sort_by_key(|copy| (copy.entry.level, copy.entry.work));
-            Ok(copies)
+            let found = match numbers.as_slice() {
+                [only] => vec![local.find(*only)?],
+                many => local.find_many(many)?,
+            };
+            prefixes.iter().zip(found).map(|(prefix, places)| self.copies_at(local, *prefix, &places)).collect()
         })
+    }
+
+    fn copies_at(&self, local: &LocalCatalog, prefix: IdPrefix, places: &[ChunkAt]) -> Result<Vec<StoredCopy>> {
+        let mut copies = Vec::with_capacity(places.len());
+        for ChunkAt { pack, index } in places {
+            let Some(table) = self.table(local, *pack)? else { continue };
+            let Some(entry) = table.trailer.chunks.get(*index as usize).copied() else { continue };
+            if entry.id.prefix() == prefix {
+                copies.push(StoredCopy { index: *index, table, entry });
+            }
+        }
+        copies.sort_by_key(|copy| (copy.frame().level, copy.frame().work));
+        Ok(copies)
     }
 }

@@ -14,7 +14,7 @@ use super::{Repository, random_salt};
 use crate::backend::{ObjectKey, WriteMode};
 use crate::crypto::Sealer;
 use crate::error::{Error, Result};
-use crate::format::pack::{ChunkEntry, FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer, padme};
+use crate::format::pack::{ChunkEntry, FOOTER_LEN, Footer, Frame, TRAILER_SEGMENT, Trailer, padme};
 use crate::format::snapshot::PackRef;
 use crate::format::{Cipher, Kind, ObjectHeader, PACK_TARGET};
 use crate::id::{ChunkId, PackId};
@@ -24,20 +24,27 @@ const WRITERS: usize = 2;
 /// Chunks after which a pack is closed whatever its size, so that its table stays small.
 const PACK_CHUNKS_TARGET: usize = 64 << 10;
 
-/// A segment while a thread fills it.
+/// A segment while a thread fills it. Frames are numbered from its own first one.
 #[derive(Default)]
 pub(crate) struct SegmentBuilder {
     pub(crate) bytes: Vec<u8>,
+    pub(crate) frames: Vec<Frame>,
     pub(crate) chunks: Vec<ChunkEntry>,
 }
 
 impl SegmentBuilder {
-    /// Appends an encoded chunk; its place in `entry` is set here.
-    pub(crate) fn push(&mut self, mut entry: ChunkEntry, encoded: &[u8]) {
-        entry.offset = self.bytes.len() as u32;
-        entry.encoded_len = encoded.len() as u32;
+    /// Appends an encoded frame with its chunks; their places are set here.
+    pub(crate) fn push(&mut self, mut frame: Frame, chunks: &[ChunkEntry], encoded: &[u8]) {
+        frame.offset = self.bytes.len() as u32;
+        frame.encoded_len = encoded.len() as u32;
+        frame.plain_len = 0;
+        let number = self.frames.len() as u32;
+        for chunk in chunks {
+            self.chunks.push(ChunkEntry { frame: number, offset: frame.plain_len, ..*chunk });
+            frame.plain_len += chunk.plain_len;
+        }
         self.bytes.extend_from_slice(encoded);
-        self.chunks.push(entry);
+        self.frames.push(frame);
     }
 }
 
@@ -101,7 +108,7 @@ impl Packer {
         }
         let (pack, number) = self.reserve(&segment)?;
         pack.sealer.seal(number, &mut segment.bytes).map_err(|m| m.of("a new pack"))?;
-        segment.chunks.iter_mut().for_each(|chunk| chunk.segment = number);
+        segment.frames.iter_mut().for_each(|frame| frame.segment = number);
         let complete = {
             let mut filling = pack.filling.lock().unwrap_or_else(PoisonError::into_inner);
             filling.missing -= 1;
@@ -185,8 +192,10 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<Finishe
     let mut trailer = Trailer::default();
     let mut parts = vec![pack.header.encode().to_vec()];
     for segment in segments {
+        let first_frame = trailer.frames.len() as u32;
         trailer.segments.push(segment.bytes.len() as u32);
-        trailer.chunks.extend(segment.chunks);
+        trailer.frames.extend(segment.frames);
+        trailer.chunks.extend(segment.chunks.into_iter().map(|chunk| ChunkEntry { frame: first_frame + chunk.frame, ..chunk }));
         parts.push(segment.bytes);
     }
     let mut stored_trailer = trailer.encode();

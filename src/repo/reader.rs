@@ -1,29 +1,49 @@
 //! Reading chunks back, verified. One reader serves restore, check, deltas and everything that looks inside.
 
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repository;
 use super::cache::Cache;
-use super::locate::StoredCopy;
+use super::locate::{FramePlace, StoredCopy};
+use super::places::Places;
 use super::segments::Segments;
 use crate::backend::ObjectKey;
 use crate::codec::Decoder;
 use crate::error::{Error, Result};
-use crate::format::pack::{ChunkEntry, Encoding};
-use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX};
+use crate::format::pack::{Encoding, Frame, Slice};
+use crate::format::{Malformed, WORK_READ_MAX};
 use crate::id::ChunkId;
 
 /// Bytes of opened segments kept.
 const SEGMENTS_BUDGET: usize = 16 << 20;
-/// Bytes of decoded bases kept.
-const BASES_BUDGET: usize = 8 << 20;
+/// Bytes of decoded frames kept.
+const FRAMES_BUDGET: usize = 24 << 20;
+/// How many ways to choose among chunks that share the 8 bytes of id by which bases are named are tried: one, unless somebody made them collide.
+const CHOICES_MAX: usize = 64;
 
-/// Gives chunks back. Every chunk, bases included, is verified against its id before a byte of it is used. Safe to share among threads.
+/// Gives chunks back, each verified against its id before a byte of it is used. Safe to share among threads.
 pub struct Reader {
     repo: Repository,
+    places: Places,
     segments: Segments,
-    bases: Mutex<Cache<ChunkId, Arc<Vec<u8>>>>,
+    frames: Mutex<Cache<FramePlace, Arc<Vec<u8>>>>,
     decoders: Mutex<Vec<Decoder>>,
+}
+
+/// The plain bytes of a chunk, in the frame that holds them.
+#[derive(Debug, Clone)]
+pub struct ChunkBytes {
+    frame: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Deref for ChunkBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.frame.get(self.range.clone()).unwrap_or_default()
+    }
 }
 
 impl Reader {
@@ -31,8 +51,9 @@ impl Reader {
     pub fn new(repo: &Repository) -> Self {
         Reader {
             repo: repo.clone(),
+            places: Places::new(repo),
             segments: Segments::new(SEGMENTS_BUDGET),
-            bases: Mutex::new(Cache::new(BASES_BUDGET)),
+            frames: Mutex::new(Cache::new(FRAMES_BUDGET)),
             decoders: Mutex::new(Vec::new()),
         }
     }
@@ -42,16 +63,24 @@ impl Reader {
         &self.repo
     }
 
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Looks up where these chunks and their bases lie, all at once: much cheaper than one by one. Reading them later works without it too.
+    pub fn prefetch(&self, ids: impl Iterator<Item = ChunkId>) -> Result<()> {
+        self.places.prefetch(ids)
+    }
+
     /// The plain bytes of a chunk, from the first of its copies that is whole.
     ///
     /// # Errors
     /// [`Error::Corrupt`] naming the bad pack, when no copy is whole; [`Error::Backend`] when reading itself fails.
-    pub fn chunk(&self, id: &ChunkId) -> Result<Vec<u8>> {
-        let mut copies = self.repo.copies(id)?;
+    pub fn chunk(&self, id: &ChunkId) -> Result<ChunkBytes> {
         let mut failure = None;
         // Packs that no listed snapshot names (its own was forgotten, a prune has rewritten them) are found by listing them all, once.
         for attempt in 0..2 {
-            for copy in &copies {
+            for copy in &self.places.copies(id)? {
                 match self.copy(copy) {
                     Ok(plain) => return Ok(plain),
                     Err(error) if error.is_damage() => failure = failure.or(Some(error)),
@@ -60,118 +89,156 @@ impl Reader {
             }
             if attempt == 0 {
                 self.repo.list_all_packs_once()?;
-                copies = self.repo.copies(id)?;
+                self.places.forget();
             }
         }
         Err(failure.unwrap_or_else(|| self.repo.lost(format!("chunk {id}"), "it is in no pack")))
     }
 
-    /// The plain bytes of one copy of a chunk.
-    pub(crate) fn copy(&self, copy: &StoredCopy) -> Result<Vec<u8>> {
+    /// The plain bytes of one copy of a chunk. Its bases are not verified one by one, as a wrong one cannot give bytes that match the chunk's
+    /// id; if these do not match, the chain is walked to name the link that is bad, and to find other copies for it.
+    pub(crate) fn copy(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
         let mut work = WORK_READ_MAX;
-        self.decode(copy, &mut work)
+        match self.frame(copy, &mut work) {
+            Ok(frame) => {
+                let bytes = bytes_of(copy, frame);
+                if self.matches(copy, &bytes) {
+                    return Ok(bytes);
+                }
+            }
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+        let frame = Arc::new(self.walk(copy, &mut WORK_READ_MAX.clone())?);
+        Ok(bytes_of(copy, frame))
     }
 
-    /// The plain bytes of a copy that serves as a base, kept for others that want it.
-    pub(crate) fn base_bytes(&self, copy: &StoredCopy) -> Result<Arc<Vec<u8>>> {
-        let mut work = WORK_READ_MAX;
-        self.cached(copy, &mut work)
+    fn matches(&self, copy: &StoredCopy, bytes: &[u8]) -> bool {
+        bytes.len() == copy.entry.plain_len as usize && self.repo.keys().chunk_id(bytes) == copy.entry.id
     }
 
-    fn cached(&self, copy: &StoredCopy, work: &mut u32) -> Result<Arc<Vec<u8>>> {
-        let id = copy.entry.id;
-        if let Some(plain) = self.bases.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+    /// The decoded frame of a copy, not verified.
+    fn frame(&self, copy: &StoredCopy, work: &mut u32) -> Result<Arc<Vec<u8>>> {
+        let place = copy.frame_place();
+        if let Some(plain) = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(&place) {
             return Ok(plain);
         }
-        let plain = Arc::new(self.decode(copy, work)?);
-        self.bases.lock().unwrap_or_else(PoisonError::into_inner).put(id, Arc::clone(&plain), plain.len());
+        *work = work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
+        let mut prefix = Vec::with_capacity(copy.frame().prefix_len());
+        for slice in &copy.frame().slices {
+            let bases = self.bases(copy, slice)?;
+            let base = bases.first().ok_or_else(|| self.no_base(copy))?;
+            let plain = bytes_of(base, self.frame(base, work)?);
+            prefix.extend_from_slice(part_of(copy, slice, &plain)?);
+        }
+        let plain = Arc::new(self.decode(copy, &prefix)?);
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).put(place, Arc::clone(&plain), plain.len());
         Ok(plain)
     }
 
-    fn decode(&self, copy: &StoredCopy, work: &mut u32) -> Result<Vec<u8>> {
-        let entry = &copy.entry;
-        let damaged = |detail: String| {
-            let object = ObjectKey::Pack(copy.table.pack.id).to_string();
-            Error::corrupt(object, format!("chunk {} in segment {}: {detail}", entry.id, entry.segment))
-        };
-        *work = work.checked_sub(1).ok_or_else(|| damaged("its chain of deltas takes more work than the format allows".into()))?;
-        let segment = self.segments.of(self.repo.backend(), copy)?;
-        let start = entry.offset as usize;
-        let encoded =
-            segment.get(start..start + entry.encoded_len as usize).ok_or_else(|| damaged("it reaches past its segment".into()))?;
-        if entry.encoding == Encoding::Raw {
-            return self.verified(entry, encoded.to_vec()).ok_or_else(|| damaged("its bytes do not match its id".into()));
+    /// The same, for a frame that does not come out right: every base is verified, from whichever of its copies is whole.
+    fn walk(&self, copy: &StoredCopy, work: &mut u32) -> Result<Vec<u8>> {
+        *work = work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
+        // For each slice what may be meant; more than one only if two chunks share the start of their ids.
+        let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
+        for slice in &copy.frame().slices {
+            parts.push(self.verified_parts(copy, slice, work)?);
         }
-        // More than one round only if two chunks share the 8 bytes of id by which a base is named.
-        let mut round = 0;
-        loop {
-            let (prefix, rounds) = self.prefix(entry, round, work)?;
-            let mut plain = Vec::new();
-            let decoded = self.with_decoder(|decoder| decoder.decode(encoded, &prefix, entry.plain_len, &mut plain));
-            round += 1;
-            match decoded.map(|()| self.verified(entry, plain)) {
-                Ok(Some(plain)) => return Ok(plain),
-                _ if round < rounds => {}
-                Ok(None) => return Err(damaged("its decoded bytes do not match its id".into())),
-                Err(m) => return Err(damaged(m.to_string())),
-            }
-        }
-    }
-
-    fn verified(&self, entry: &ChunkEntry, plain: Vec<u8>) -> Option<Vec<u8>> {
-        (self.repo.keys().chunk_id(&plain) == entry.id).then_some(plain)
-    }
-
-    /// The prefix of a delta, and how many rounds of candidates there are for its bases.
-    fn prefix(&self, entry: &ChunkEntry, round: usize, work: &mut u32) -> Result<(Vec<u8>, usize)> {
-        let mut prefix = Vec::with_capacity(entry.prefix_len().min(PREFIX_LEN_MAX));
-        let mut rounds = 1;
-        for slice in &entry.slices {
-            let (base, candidates) = self.base(entry, slice.base, round, work)?;
-            rounds = rounds.max(candidates);
-            let start = slice.offset as usize;
-            let part = base.get(start..start + slice.len as usize);
-            prefix.extend_from_slice(
-                part.ok_or_else(|| Error::corrupt(format!("chunk {}", entry.id), "it wants more of a base than there is"))?,
-            );
-        }
-        Ok((prefix, rounds))
-    }
-
-    /// The plain bytes of a base, and how many different chunks could be meant.
-    fn base(&self, of: &ChunkEntry, prefix: crate::format::pack::IdPrefix, round: usize, work: &mut u32) -> Result<(Arc<Vec<u8>>, usize)> {
-        let mut copies = self.repo.base_copies(prefix, of.level)?;
-        if copies.is_empty() {
-            self.repo.list_all_packs_once()?;
-            copies = self.repo.base_copies(prefix, of.level)?;
-        }
-        let mut ids: Vec<ChunkId> = copies.iter().map(|copy| copy.entry.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let Some(&id) = ids.iter().cycle().nth(round) else {
-            return Err(self.repo.lost(format!("chunk {}", of.id), "the chunk that it is a delta of is in no pack"));
-        };
+        let choices = parts.iter().fold(1usize, |product, parts| product.saturating_mul(parts.len())).min(CHOICES_MAX);
         let mut failure = None;
-        for copy in copies.iter().filter(|copy| copy.entry.id == id) {
-            match self.cached(copy, work) {
-                Ok(plain) => return Ok((plain, ids.len())),
-                Err(error) => failure = failure.or(Some(error)),
+        for choice in 0..choices {
+            let mut rest = choice;
+            let mut prefix = Vec::with_capacity(copy.frame().prefix_len());
+            for part in &parts {
+                prefix.extend_from_slice(part.get(rest % part.len().max(1)).map_or(&[][..], Vec::as_slice));
+                rest /= part.len().max(1);
+            }
+            match self.decode(copy, &prefix).map(|plain| bytes_of(copy, Arc::new(plain))) {
+                Ok(bytes) if self.matches(copy, &bytes) => return Ok(Arc::unwrap_or_clone(bytes.frame)),
+                Ok(_) => failure = Some(damaged(copy, "its decoded bytes do not match its id")),
+                Err(error) => failure = Some(error),
             }
         }
-        Err(failure.unwrap_or_else(|| Error::corrupt(format!("chunk {id}"), "no pack holds it")))
+        Err(failure.unwrap_or_else(|| self.no_base(copy)))
     }
 
-    fn with_decoder<T>(
-        &self,
-        work: impl FnOnce(&mut Decoder) -> Result<T, crate::format::Malformed>,
-    ) -> Result<T, crate::format::Malformed> {
-        let pooled = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut decoder = match pooled {
-            Some(decoder) => decoder,
-            None => Decoder::new()?,
-        };
-        let result = work(&mut decoder);
-        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
-        result
+    /// The bytes that a slice may mean, each of another chunk; from whole copies only.
+    fn verified_parts(&self, of: &StoredCopy, slice: &Slice, work: &mut u32) -> Result<Vec<Vec<u8>>> {
+        let mut found: Vec<(ChunkId, Vec<u8>)> = Vec::new();
+        let mut failure = None;
+        for base in self.bases(of, slice)? {
+            if found.iter().any(|(id, _)| *id == base.entry.id) {
+                continue;
+            }
+            match self.walk(&base, work) {
+                Ok(frame) => {
+                    let bytes = bytes_of(&base, Arc::new(frame));
+                    found.push((base.entry.id, part_of(of, slice, &bytes)?.to_vec()));
+                }
+                Err(error) if error.is_damage() => failure = failure.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        match found.is_empty() {
+            true => Err(failure.unwrap_or_else(|| self.no_base(of))),
+            false => Ok(found.into_iter().map(|(_, part)| part).collect()),
+        }
     }
+
+    /// The copies that may serve for a slice, the lowest level first.
+    fn bases(&self, of: &StoredCopy, slice: &Slice) -> Result<Vec<StoredCopy>> {
+        let bases = self.places.bases(slice.base, of.frame().level)?;
+        if !bases.is_empty() {
+            return Ok(bases);
+        }
+        self.repo.list_all_packs_once()?;
+        let mut bases = self.repo.candidates(slice.base)?;
+        bases.retain(|base| base.frame().level < of.frame().level);
+        Ok(bases)
+    }
+
+    fn no_base(&self, of: &StoredCopy) -> Error {
+        self.repo.lost(format!("chunk {}", of.entry.id), "a chunk that it is a delta of is in no pack")
+    }
+
+    /// Decodes the frame of a copy with this prefix.
+    fn decode(&self, copy: &StoredCopy, prefix: &[u8]) -> Result<Vec<u8>> {
+        let Frame { offset, encoded_len, plain_len, encoding, .. } = *copy.frame();
+        let segment = self.segments.of(self.repo.backend(), copy)?;
+        let start = offset as usize;
+        let encoded = segment.get(start..start + encoded_len as usize).ok_or_else(|| damaged(copy, "it reaches past its segment"))?;
+        if encoding == Encoding::Raw {
+            return Ok(encoded.to_vec());
+        }
+        let mut plain = Vec::new();
+        let pooled = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let decoder = pooled.map_or_else(Decoder::new, Ok);
+        let decoded = decoder.and_then(|mut decoder| {
+            let decoded = decoder.decode(encoded, prefix, plain_len, &mut plain);
+            self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
+            decoded
+        });
+        decoded.map_err(|m: Malformed| damaged(copy, &m.to_string()))?;
+        Ok(plain)
+    }
+}
+
+fn bytes_of(copy: &StoredCopy, frame: Arc<Vec<u8>>) -> ChunkBytes {
+    let start = copy.entry.offset as usize;
+    ChunkBytes { frame, range: start..start + copy.entry.plain_len as usize }
+}
+
+/// The part of a base that a slice names.
+fn part_of<'b>(of: &StoredCopy, slice: &Slice, base: &'b [u8]) -> Result<&'b [u8]> {
+    let start = slice.offset as usize;
+    base.get(start..start + slice.len as usize).ok_or_else(|| damaged(of, "it wants more of a base than there is"))
+}
+
+fn damaged(copy: &StoredCopy, detail: &str) -> Error {
+    let object = ObjectKey::Pack(copy.table.pack.id).to_string();
+    Error::corrupt(object, format!("chunk {} in segment {}: {detail}", copy.entry.id, copy.frame().segment))
+}
+
+fn too_much_work(copy: &StoredCopy) -> Error {
+    damaged(copy, "its chain of deltas takes more work than the format allows")
 }

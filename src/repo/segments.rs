@@ -23,8 +23,9 @@ impl Segments {
 
     /// The plain bytes of the segment in which this copy lies.
     pub(crate) fn of(&self, backend: &dyn Backend, copy: &StoredCopy) -> Result<Arc<Vec<u8>>> {
-        let key = (copy.table.pack.id, copy.entry.segment);
-        let range = copy.table.segment_range(copy.entry.segment)?;
+        let number = copy.frame().segment;
+        let key = (copy.table.pack.id, number);
+        let range = copy.table.segment_range(number)?;
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             match slots.get(&key) {
@@ -49,10 +50,9 @@ impl Segments {
 fn read_segment(backend: &dyn Backend, copy: &StoredCopy, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
     let object = ObjectKey::Pack(copy.table.pack.id);
     let mut bytes = backend.read(&object, Some(range.clone())).map_err(|error| missing_is_damage(error, &object))?;
-    let open = copy.table.sealer.open(copy.entry.segment, &mut bytes);
-    open.map_err(|m| {
-        Error::corrupt(object.to_string(), format!("segment {} at bytes {}-{}: {m}", copy.entry.segment, range.start, range.end))
-    })?;
+    let number = copy.frame().segment;
+    let open = copy.table.sealer.open(number, &mut bytes);
+    open.map_err(|m| Error::corrupt(object.to_string(), format!("segment {number} at bytes {}-{}: {m}", range.start, range.end)))?;
     Ok(bytes)
 }
 

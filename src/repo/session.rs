@@ -4,24 +4,26 @@
 //! that was built upon is there, then `snapshots/<id>`. No lock and no clock decides. What inherited subtrees need is safe while
 //! the parent is listed; every other pack that was built upon is looked for by name.
 
+mod closure;
 mod commit;
 mod rescue;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repository;
-use super::locate::{CopyPlace, StoredCopy};
+use super::locate::StoredCopy;
 use super::packer::Packer;
 use super::reader::Reader;
 use super::writer::ChunkWriter;
 use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::pack::{ChunkEntry, Encoding, IdPrefix};
+use crate::format::pack::{ChunkEntry, Encoding};
 use crate::format::snapshot::SnapshotStats;
 use crate::id::{ChunkId, PackId, SnapshotId};
 
+pub(super) use closure::Closure;
 pub use commit::{Committed, SnapshotDraft};
 
 /// What a session builds upon.
@@ -115,63 +117,47 @@ impl WriteSession {
 
     /// If a copy that counts is stored, builds upon it.
     pub(super) fn use_stored(&self, id: &ChunkId) -> Result<bool> {
-        let Some(copy) = self.trusted_copies(id)?.into_iter().next() else { return Ok(false) };
-        self.use_copy(&copy)?;
+        let Some((_, closure)) = self.trusted(self.repo.copies(id)?)? else { return Ok(false) };
+        self.build_upon(&closure);
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(true)
     }
 
-    /// Notes all packs that are needed to read this copy. Copies whose bases are gone do not count: see [`Self::trusted_copies`].
-    pub(super) fn use_copy(&self, copy: &StoredCopy) -> Result<()> {
-        let closure = self.closure(copy)?.ok_or_else(|| Error::Stale { detail: format!("a base of chunk {} is gone", copy.entry.id) })?;
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(closure);
-        Ok(())
+    /// Notes all packs that are needed to read what has this closure.
+    pub(super) fn build_upon(&self, closure: &Closure) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(closure.packs());
     }
 
-    /// The copies of a chunk that may be built upon: in no tombstoned pack, and all of their bases neither.
-    pub(super) fn trusted_copies(&self, id: &ChunkId) -> Result<Vec<StoredCopy>> {
-        let mut trusted = Vec::new();
-        for copy in self.repo.copies(id)? {
-            if self.closure(&copy)?.is_some() {
-                trusted.push(copy);
+    /// The first of these copies that may be built upon, with its closure: it is in no tombstoned pack, and neither are the bases that reading it
+    /// takes.
+    pub(super) fn trusted(&self, copies: Vec<StoredCopy>) -> Result<Option<(StoredCopy, Closure)>> {
+        for copy in copies {
+            if let Some(closure) = Closure::of(self.reader.places(), &copy, &|pack| !self.tombstoned.contains(pack))? {
+                return Ok(Some((copy, closure)));
             }
         }
-        Ok(trusted)
+        Ok(None)
     }
 
-    /// The same for the base of a delta of level `below`.
-    pub(super) fn trusted_bases(&self, prefix: IdPrefix, below: u8) -> Result<Vec<StoredCopy>> {
-        let mut bases = self.repo.base_copies(prefix, below)?;
-        bases.retain(|base| !self.tombstoned.contains(&base.table.pack.id));
-        Ok(bases)
+    /// Counts a new chunk.
+    pub(super) fn count_chunk(&self, chunk: &ChunkEntry) {
+        if !chunk.node {
+            let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.new_chunks += 1;
+            stats.new_plain_bytes += u64::from(chunk.plain_len);
+        }
     }
 
-    /// The packs that reading this copy takes; `None` if one of them does not count.
-    fn closure(&self, copy: &StoredCopy) -> Result<Option<HashSet<PackId>>> {
-        closure_without(&self.repo, copy, &|pack| !self.tombstoned.contains(pack))
-    }
-
-    pub(super) fn count_new(&self, entry: &ChunkEntry, encoded_len: usize) {
+    /// Counts the encoded bytes of a new frame, of nodes or of others.
+    pub(super) fn count_frame(&self, encoding: Encoding, encoded_len: usize, nodes: bool) {
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = encoded_len as u64;
-        if entry.node {
-            stats.node_bytes += bytes;
-            return;
-        }
-        stats.new_chunks += 1;
-        stats.new_plain_bytes += u64::from(entry.plain_len);
-        match entry.encoding {
-            Encoding::Raw => stats.raw_bytes += bytes,
-            Encoding::Zstd => stats.zstd_bytes += bytes,
-            Encoding::Delta => stats.delta_bytes += bytes,
-        }
-    }
-}
-
-impl Repository {
-    /// Whether the catalog knows everything that reading this copy takes.
-    pub(crate) fn is_complete(&self, copy: &StoredCopy) -> Result<bool> {
-        Ok(closure_without(self, copy, &|_| true)?.is_some())
+        let bytes = match (nodes, encoding) {
+            (true, _) => &mut stats.node_bytes,
+            (false, Encoding::Raw) => &mut stats.raw_bytes,
+            (false, Encoding::Zstd) => &mut stats.zstd_bytes,
+            (false, Encoding::Delta) => &mut stats.delta_bytes,
+        };
+        *bytes += encoded_len as u64;
     }
 }
 
@@ -184,41 +170,4 @@ pub(super) fn list_tombstones(repo: &Repository) -> Result<HashSet<PackId>> {
         }
     }
     Ok(marked)
-}
-
-/// The packs that reading this copy takes, bases of bases included, using only packs that count; `None` if that cannot be done. For every base one
-/// copy is chosen: of those that can be read in this way the one of the lowest level, as prune does when it keeps one.
-pub(super) fn closure_without(repo: &Repository, copy: &StoredCopy, counts: &dyn Fn(&PackId) -> bool) -> Result<Option<HashSet<PackId>>> {
-    let mut packs = HashSet::new();
-    let found = gather(repo, copy, counts, &mut HashMap::new(), &mut packs)?;
-    Ok(found.then_some(packs))
-}
-
-/// Whether a copy can be read; adds the packs. A base is of a lower level than its delta, so this goes at most as deep as levels go.
-fn gather(
-    repo: &Repository,
-    copy: &StoredCopy,
-    counts: &dyn Fn(&PackId) -> bool,
-    known: &mut HashMap<CopyPlace, bool>,
-    packs: &mut HashSet<PackId>,
-) -> Result<bool> {
-    if let Some(found) = known.get(&copy.place()) {
-        return Ok(*found);
-    }
-    let mut found = counts(&copy.table.pack.id);
-    for slice in &copy.entry.slices {
-        let bases = if found { repo.base_copies(slice.base, copy.entry.level)? } else { break };
-        found = false;
-        for base in bases {
-            found = gather(repo, &base, counts, known, packs)?;
-            if found {
-                break;
-            }
-        }
-    }
-    if found {
-        packs.insert(copy.table.pack.id);
-    }
-    known.insert(copy.place(), found);
-    Ok(found)
 }

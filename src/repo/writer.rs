@@ -1,21 +1,18 @@
 //! Storing chunks: known ones are noted, new ones encoded, verified and handed to the packer.
 
-use std::sync::Arc;
-
-use super::locate::StoredCopy;
 use super::packer::SegmentBuilder;
 use super::session::WriteSession;
 use crate::codec::{Decoder, Encoder};
 use crate::error::{Error, Result};
-use crate::format::pack::{ChunkEntry, Encoding, Slice};
-use crate::format::{DELTA_SEGMENT_TARGET, LEVEL_WRITE_MAX, PREFIX_LEN_MAX, WHOLE_SEGMENT_TARGET, WORK_WRITE_MAX};
+use crate::format::pack::{ChunkEntry, Encoding, Frame};
+use crate::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET};
 use crate::id::ChunkId;
 
-/// The base of the skip rule for chunks: the base of version k is version k - b^v, where b^v is the largest power of b that divides k
-/// (SVN skip-deltas; hop encoding of dbDedup, SIGMOD 2017). It bounds the depth at b - 1 for each digit of k in base b.
-const CHUNK_SKIP: u32 = 16;
-/// The same for tree nodes, which are smaller and read by every operation.
-const NODE_SKIP: u32 = 4;
+mod base;
+
+use base::Base;
+pub use base::{BaseSlice, Reference};
+
 /// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
 const CLEAR_GAIN: usize = 8;
 
@@ -24,6 +21,9 @@ pub struct ChunkWriter<'s> {
     session: &'s WriteSession,
     encoder: Encoder,
     decoder: Decoder,
+    /// New chunks that are to share a frame, and their plain bytes.
+    sharing: Vec<ChunkEntry>,
+    sharing_plain: Vec<u8>,
     whole: SegmentBuilder,
     small: SegmentBuilder,
     encoded: Vec<u8>,
@@ -34,27 +34,21 @@ pub struct ChunkWriter<'s> {
 /// A chunk that was put counts as stored for the whole session: one that is lost must not be in a snapshot.
 impl Drop for ChunkWriter<'_> {
     fn drop(&mut self) {
-        if !self.whole.bytes.is_empty() || !self.small.bytes.is_empty() {
+        if !self.whole.bytes.is_empty() || !self.small.bytes.is_empty() || !self.sharing.is_empty() {
             self.session.poison();
         }
     }
 }
 
-/// What a delta is to be made against.
-struct Base {
-    copy: StoredCopy,
-    version: u32,
-    level: u8,
-    work: u32,
-}
-
 impl<'s> ChunkWriter<'s> {
     pub(super) fn new(session: &'s WriteSession) -> Result<Self> {
-        let malformed = |m: crate::format::Malformed| m.of("a new chunk");
+        let malformed = |m: Malformed| m.of("a new chunk");
         Ok(ChunkWriter {
             session,
             encoder: Encoder::new().map_err(malformed)?,
             decoder: Decoder::new().map_err(malformed)?,
+            sharing: Vec::new(),
+            sharing_plain: Vec::new(),
             whole: SegmentBuilder::default(),
             small: SegmentBuilder::default(),
             encoded: Vec::new(),
@@ -63,171 +57,143 @@ impl<'s> ChunkWriter<'s> {
         })
     }
 
-    /// Stores a chunk and gives its id. `predecessor` is the chunk that stood in its place in the parent snapshot.
+    /// Stores a chunk and gives its id. `reference` says what it is probably like.
     ///
     /// # Errors
     /// After any failure the whole session is poisoned.
-    pub fn put(&mut self, plain: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
+    pub fn put(&mut self, plain: &[u8], reference: &Reference) -> Result<ChunkId> {
         let id = self.session.repository().keys().chunk_id(plain);
-        self.put_named(id, plain, predecessor)?;
+        self.put_named(id, plain, reference)?;
         Ok(id)
     }
 
-    /// Stores a chunk whose id is known from [`ChunkWriter::find`].
-    pub fn put_named(&mut self, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<()> {
+    /// Stores a chunk whose id is known.
+    pub fn put_named(&mut self, id: ChunkId, plain: &[u8], reference: &Reference) -> Result<()> {
         let session = self.session;
-        session.guarded(|| self.store(id, plain, predecessor, false))
+        session.guarded(|| self.store(id, plain, reference, false))
     }
 
-    /// The id of a chunk, and whether it is stored already (then it is built upon) and need not be put.
-    pub fn find(&mut self, plain: &[u8], predecessor: Option<ChunkId>) -> Result<(ChunkId, bool)> {
-        let id = self.session.repository().keys().chunk_id(plain);
-        let stored = predecessor == Some(id) || self.session.guarded(|| self.session.use_stored(&id))?;
-        Ok((id, stored))
+    /// Whether a chunk is stored already (then it is built upon) and need not be put.
+    pub fn find(&self, id: &ChunkId, predecessor: Option<ChunkId>) -> Result<bool> {
+        Ok(predecessor == Some(*id) || self.session.guarded(|| self.session.use_stored(id))?)
     }
 
     /// Stores a tree node, which is a chunk too.
     pub(super) fn put_node(&mut self, plain: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
         let session = self.session;
         let id = session.repository().keys().chunk_id(plain);
-        session.guarded(|| self.store(id, plain, predecessor, true))?;
+        session.guarded(|| self.store(id, plain, &Reference::to(predecessor), true))?;
         Ok(id)
     }
 
     /// Hands what is left to the packer.
     pub fn flush(&mut self) -> Result<()> {
-        let (whole, small) = (std::mem::take(&mut self.whole), std::mem::take(&mut self.small));
-        self.session.guarded(|| {
-            self.session.packer().add(whole)?;
-            self.session.packer().add(small)
+        let session = self.session;
+        session.guarded(|| {
+            self.close_frame()?;
+            session.packer().add(std::mem::take(&mut self.whole))?;
+            session.packer().add(std::mem::take(&mut self.small))
         })
     }
 
-    fn store(&mut self, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>, node: bool) -> Result<()> {
-        let inherited = predecessor == Some(id);
+    fn store(&mut self, id: ChunkId, plain: &[u8], reference: &Reference, node: bool) -> Result<()> {
+        let inherited = reference.predecessor == Some(id);
         if inherited || !self.session.claim(&id) || self.session.use_stored(&id)? {
             return Ok(());
         }
-        let base = match predecessor {
-            Some(predecessor) => self.choose_base(&predecessor, if node { NODE_SKIP } else { CHUNK_SKIP })?,
-            None => None,
-        };
-        let entry = self.encode(id, plain, base, node)?;
-        self.session.count_new(&entry, self.encoded.len());
-        let small = node || entry.encoding == Encoding::Delta;
-        let (segment, target) = match small {
-            true => (&mut self.small, DELTA_SEGMENT_TARGET),
-            false => (&mut self.whole, WHOLE_SEGMENT_TARGET),
-        };
-        if !segment.bytes.is_empty() && segment.bytes.len() + self.encoded.len() > target {
-            self.session.packer().add(std::mem::take(segment))?;
+        let base = Base::choose(self.session, reference, node)?;
+        let version = base.as_ref().map_or(0, |base| base.version);
+        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node, version };
+        self.session.count_chunk(&chunk);
+        if let Some(base) = base
+            && let Some(frame) = self.try_delta(&chunk, plain, base)?
+        {
+            return self.push_small(frame, &chunk);
         }
-        segment.push(entry, &self.encoded);
-        Ok(())
+        if node {
+            let frame = self.encode_whole(plain).map_err(|m| m.of(format!("chunk {id}")))?;
+            return self.push_small(frame, &chunk);
+        }
+        self.share(chunk, plain)
     }
 
-    /// Encodes into `self.encoded`, in the way that stores least, and verifies that it decodes to the same bytes.
-    fn encode(&mut self, id: ChunkId, plain: &[u8], base: Option<Base>, node: bool) -> Result<ChunkEntry> {
-        let malformed = |m: crate::format::Malformed| m.of(format!("chunk {id}"));
-        let base = base.map(|base| self.read_base(base)).transpose()?.flatten();
-        let mut entry = ChunkEntry {
-            id,
-            segment: 0,
-            offset: 0,
-            encoded_len: 0,
-            plain_len: plain.len() as u32,
-            encoding: Encoding::Raw,
-            node,
-            version: base.as_ref().map_or(0, |(base, _)| base.version),
-            level: 0,
-            work: 1,
-            slices: Vec::new(),
-        };
-        let mut prefix = Arc::default();
-        self.encoded.clear();
-        if let Some((base, bytes)) = base {
-            prefix = bytes;
-            self.encoder.encode(plain, &prefix, &mut self.encoded).map_err(malformed)?;
-            entry.encoding = Encoding::Delta;
-            (entry.level, entry.work) = (base.level, base.work);
-            entry.slices = vec![Slice { base: base.copy.entry.id.prefix(), offset: 0, len: prefix.len() as u32 }];
-        }
-        if entry.encoding != Encoding::Delta || self.encoded.len() * CLEAR_GAIN > plain.len() {
+    /// Encodes a chunk as a delta into `self.encoded` and verifies it; `None` if its base cannot be read, or it is better stored whole.
+    fn try_delta(&mut self, chunk: &ChunkEntry, plain: &[u8], base: Base) -> Result<Option<Frame>> {
+        let malformed = |m: Malformed| m.of(format!("chunk {}", chunk.id));
+        let Some(prefix) = base.read(self.session)? else { return Ok(None) };
+        self.encoder.encode(plain, &prefix, &mut self.encoded).map_err(malformed)?;
+        if self.encoded.len() * CLEAR_GAIN > plain.len() {
             self.encoder.encode(plain, &[], &mut self.alternative).map_err(malformed)?;
             // A delta must save something for the chain that reading it takes.
-            if entry.encoding != Encoding::Delta || self.encoded.len() * 8 > self.alternative.len() * 7 {
-                std::mem::swap(&mut self.encoded, &mut self.alternative);
-                prefix = Arc::default();
-                (entry.encoding, entry.level, entry.work) = (Encoding::Zstd, 0, 1);
-                entry.slices.clear();
+            if self.encoded.len() * 8 > self.alternative.len() * 7 {
+                return Ok(None);
             }
         }
-        if entry.encoding == Encoding::Zstd && self.encoded.len() >= plain.len() {
-            entry.encoding = Encoding::Raw;
-            self.encoded.clear();
-            self.encoded.extend_from_slice(plain);
-            return Ok(entry);
+        let frame = base.frame();
+        self.verify(Encoding::Delta, &prefix, plain, &chunk.id)?;
+        self.session.build_upon(&base.closure);
+        Ok(Some(frame))
+    }
+
+    /// Encodes bytes without a base into `self.encoded`.
+    fn encode_whole(&mut self, plain: &[u8]) -> Result<Frame, Malformed> {
+        self.encoder.encode(plain, &[], &mut self.encoded)?;
+        if self.encoded.len() < plain.len() {
+            return Ok(Frame::whole(Encoding::Zstd));
         }
-        self.decoder.decode(&self.encoded, &prefix, entry.plain_len, &mut self.check).map_err(malformed)?;
+        self.encoded.clear();
+        self.encoded.extend_from_slice(plain);
+        Ok(Frame::whole(Encoding::Raw))
+    }
+
+    /// Decodes `self.encoded` and compares it with what was to be stored.
+    fn verify(&mut self, encoding: Encoding, prefix: &[u8], plain: &[u8], id: &ChunkId) -> Result<()> {
+        if encoding == Encoding::Raw {
+            return Ok(());
+        }
+        self.decoder.decode(&self.encoded, prefix, plain.len() as u32, &mut self.check).map_err(|m| m.of(format!("chunk {id}")))?;
         match self.check == plain {
-            true => Ok(entry),
+            true => Ok(()),
             false => Err(Error::corrupt(format!("new chunk {id}"), "it does not decode to what was encoded; memory may be faulty")),
         }
     }
 
-    /// The bytes of a base, which is built upon from now on; `None` if it cannot be read: damage to what is stored, or a catalog that is
-    /// wrong about it, must not stop a backup that can store the chunk whole.
-    fn read_base(&self, base: Base) -> Result<Option<(Base, Arc<Vec<u8>>)>> {
-        let read = self.session.reader().base_bytes(&base.copy);
-        match read.and_then(|bytes| self.session.use_copy(&base.copy).map(|()| bytes)) {
-            Ok(bytes) => Ok(Some((base, bytes))),
-            Err(error) if error.is_damage() || matches!(error, Error::Stale { .. }) => Ok(None),
-            Err(error) => Err(error),
+    /// Puts a delta or a node, which lies in `self.encoded`, into its segment.
+    fn push_small(&mut self, frame: Frame, chunk: &ChunkEntry) -> Result<()> {
+        self.session.count_frame(frame.encoding, self.encoded.len(), chunk.node);
+        if !self.small.bytes.is_empty() && self.small.bytes.len() + self.encoded.len() > DELTA_SEGMENT_TARGET {
+            self.session.packer().add(std::mem::take(&mut self.small))?;
+        }
+        self.small.push(frame, std::slice::from_ref(chunk), &self.encoded);
+        Ok(())
+    }
+
+    /// Adds a chunk to the frame that it shares with its neighbours.
+    fn share(&mut self, chunk: ChunkEntry, plain: &[u8]) -> Result<()> {
+        if !self.sharing.is_empty() && self.sharing_plain.len() + plain.len() > WHOLE_FRAME_TARGET {
+            self.close_frame()?;
+        }
+        self.sharing.push(chunk);
+        self.sharing_plain.extend_from_slice(plain);
+        match self.sharing_plain.len() >= WHOLE_FRAME_TARGET {
+            true => self.close_frame(),
+            false => Ok(()),
         }
     }
 
-    /// The base that the skip rule gives a successor of `predecessor`; `None` where the chunk must be stored whole. The target lies on the
-    /// predecessor's own chain in an unbroken lineage; in a broken one the first older version on it serves.
-    fn choose_base(&self, predecessor: &ChunkId, skip: u32) -> Result<Option<Base>> {
-        let Some(mut copy) = self.session.trusted_copies(predecessor)?.into_iter().next() else { return Ok(None) };
-        let version = copy.entry.version.saturating_add(1);
-        let target = version - largest_power_dividing(version, skip);
-        while copy.entry.version > target {
-            let [slice] = copy.entry.slices.as_slice() else { break };
-            let older = self.session.trusted_bases(slice.base, copy.entry.level)?;
-            let Some(older) = older.into_iter().find(|older| older.entry.version < copy.entry.version) else { break };
-            copy = older;
+    /// Encodes, verifies and puts into its segment the frame that chunks share.
+    fn close_frame(&mut self) -> Result<()> {
+        let (chunks, plain) = (std::mem::take(&mut self.sharing), std::mem::take(&mut self.sharing_plain));
+        let Some(first) = chunks.first() else { return Ok(()) };
+        let frame = self.encode_whole(&plain).map_err(|m| m.of(format!("chunk {}", first.id)))?;
+        self.verify(frame.encoding, &[], &plain, &first.id)?;
+        self.session.count_frame(frame.encoding, self.encoded.len(), false);
+        if !self.whole.bytes.is_empty() && self.whole.bytes.len() + self.encoded.len() > WHOLE_SEGMENT_TARGET {
+            self.session.packer().add(std::mem::take(&mut self.whole))?;
         }
-        let (level, work) = (copy.entry.level + 1, copy.entry.work + 1);
-        let ambiguous = self.session.trusted_bases(copy.entry.id.prefix(), u8::MAX)?.iter().any(|other| other.entry.id != copy.entry.id);
-        let fits = level <= LEVEL_WRITE_MAX && work <= WORK_WRITE_MAX && copy.entry.plain_len as usize <= PREFIX_LEN_MAX && !ambiguous;
-        Ok(fits.then_some(Base { copy, version, level, work }))
-    }
-}
-
-/// The largest power of `base` that divides `number`, which is not 0.
-fn largest_power_dividing(number: u32, base: u32) -> u32 {
-    let mut power = 1u32;
-    while let Some(next) = power.checked_mul(base).filter(|next| number.is_multiple_of(*next)) {
-        power = next;
-    }
-    power
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn skip_rule_bounds_the_depth() {
-        for (skip, versions, depth_max) in [(16, 10_000, 46), (4, 10_000, 22)] {
-            let mut depth = vec![0u32];
-            for version in 1..=versions {
-                let base = version - largest_power_dividing(version, skip);
-                depth.push(depth.get(base as usize).copied().unwrap_or_default() + 1);
-            }
-            let deepest = depth.iter().max().copied().unwrap_or_default();
-            assert!(deepest <= depth_max, "skip {skip}: {deepest} > {depth_max}");
-        }
+        self.whole.push(frame, &chunks, &self.encoded);
+        self.sharing_plain = plain;
+        self.sharing_plain.clear();
+        Ok(())
     }
 }

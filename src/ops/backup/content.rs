@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, TreeCursor, TreeWriter, WriteSession};
+use crate::repo::{ChunkWriter, Reference, TreeCursor, TreeWriter, WriteSession};
 
 /// Chunks that may wait for a thread.
 const QUEUE: usize = 16;
@@ -126,5 +126,5 @@ fn store_pieces(session: &WriteSession, pieces: &Mutex<Receiver<Piece>>, collect
 fn store_piece(session: &WriteSession, writer: &mut ChunkWriter<'_>, piece: &Piece, monitor: &dyn Monitor) -> Result<ChunkId> {
     session.count_read(piece.bytes.len() as u64);
     monitor.advance(piece.bytes.len() as u64);
-    writer.put(&piece.bytes, piece.predecessor)
+    writer.put(&piece.bytes, &Reference::to(piece.predecessor))
 }

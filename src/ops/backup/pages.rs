@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, Spool, TreeCursor, WriteSession};
+use crate::repo::{ChunkWriter, Reference, Spool, TreeCursor, WriteSession};
 use crate::source::PageRead;
 
 /// Bytes that a thread reads at once.
@@ -90,22 +90,27 @@ impl Job<'_> {
             pages.read_at(offset, &mut buffer).map_err(Failure::Input)?;
             self.session.count_read(len);
             let predecessors = self.predecessors(work, offset, len)?;
+            let keys = self.session.repository().keys();
+            let ids: Vec<ChunkId> = buffer.chunks(self.chunk_len as usize).map(|chunk| keys.chunk_id(chunk)).collect();
+            let changed = ids.iter().zip(&predecessors).filter(|(id, predecessor)| predecessor.as_ref() != Some(*id));
+            self.session.reader().prefetch(changed.filter_map(|(_, predecessor)| *predecessor))?;
             let mut chunks = Vec::with_capacity(predecessors.len());
-            for (chunk, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
-                chunks.push((self.put(writer, chunk, predecessor)?, chunk.len() as u32));
+            for ((chunk, id), predecessor) in buffer.chunks(self.chunk_len as usize).zip(ids).zip(predecessors) {
+                self.put(writer, id, chunk, predecessor)?;
+                chunks.push((id, chunk.len() as u32));
             }
             work.collector.put(unit, chunks)?;
             self.monitor.advance(len);
         }
     }
 
-    fn put(&self, writer: &mut ChunkWriter<'_>, chunk: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
-        let Some(spool) = self.spool else { return writer.put(chunk, predecessor) };
-        let (id, stored) = writer.find(chunk, predecessor)?;
-        if !stored && !spool.put(id, chunk, predecessor)? {
-            writer.put_named(id, chunk, predecessor)?;
+    fn put(&self, writer: &mut ChunkWriter<'_>, id: ChunkId, chunk: &[u8], predecessor: Option<ChunkId>) -> Result<()> {
+        if let Some(spool) = self.spool
+            && (writer.find(&id, predecessor)? || spool.put(id, chunk, predecessor)?)
+        {
+            return Ok(());
         }
-        Ok(id)
+        writer.put_named(id, chunk, &Reference::to(predecessor))
     }
 
     /// The chunks that stand in the place of these bytes in the parent. The parent may have been cut at other lengths; then its chunk at this
@@ -126,7 +131,7 @@ pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool, monitor: &d
             if monitor.cancelled() {
                 return Err(Error::Cancelled.into());
             }
-            writer.put_named(chunk.id, &chunk.plain, chunk.predecessor)?;
+            writer.put_named(chunk.id, &chunk.plain, &Reference::to(chunk.predecessor))?;
         }
         Ok(writer.flush()?)
     };

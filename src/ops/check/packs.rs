@@ -146,7 +146,7 @@ fn read_copy(reader: &Reader, copy: &StoredCopy, damage: &mut Vec<Error>) -> Res
     match reader.copy(copy) {
         Ok(_) => Ok(true),
         Err(error) if error.is_damage() => {
-            if reader.repository().is_complete(copy)? {
+            if reader.is_complete(copy)? {
                 damage.push(error);
             }
             Ok(false)

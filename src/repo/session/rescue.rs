@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use super::super::packer::{Packer, SegmentBuilder};
 use super::super::tree;
-use super::{WriteSession, closure_without, list_tombstones};
+use super::{Closure, WriteSession, list_tombstones};
 use crate::backend::{ObjectKey, ObjectKind};
 use crate::codec::Encoder;
 use crate::error::{Error, Result};
 use crate::format::WHOLE_SEGMENT_TARGET;
-use crate::format::pack::{ChunkEntry, Encoding};
+use crate::format::pack::{ChunkEntry, Encoding, Frame};
 use crate::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
 use crate::format::{Malformed, record};
 use crate::id::{ChunkId, PackId};
@@ -23,6 +23,7 @@ impl WriteSession {
     pub(super) fn rescue(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
         let tombstoned = list_tombstones(&self.repo)?;
         self.repo.list_all_packs()?;
+        self.reader.places().forget();
         let mut listed = HashSet::new();
         for info in self.repo.backend().list(ObjectKind::Pack)? {
             if let ObjectKey::Pack(id) = info?.key {
@@ -53,8 +54,8 @@ impl WriteSession {
     /// Whether a copy of this chunk can be read from packs that count; then these are among those used.
     fn stands(&self, id: &ChunkId, counts: &dyn Fn(&PackId) -> bool) -> Result<bool> {
         for copy in self.repo.copies(id)? {
-            if let Some(packs) = closure_without(&self.repo, &copy, counts)? {
-                self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(packs);
+            if let Some(closure) = Closure::of(self.reader.places(), &copy, counts)? {
+                self.build_upon(&closure);
                 return Ok(true);
             }
         }
@@ -82,20 +83,8 @@ impl Lifeboat {
             encoding = Encoding::Raw;
             encoded = plain.to_vec();
         }
-        let entry = ChunkEntry {
-            id,
-            segment: 0,
-            offset: 0,
-            encoded_len: 0,
-            plain_len: plain.len() as u32,
-            encoding,
-            node: false,
-            version: 0,
-            level: 0,
-            work: 1,
-            slices: Vec::new(),
-        };
-        self.segment.push(entry, &encoded);
+        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node: false, version: 0 };
+        self.segment.push(Frame::whole(encoding), &[chunk], &encoded);
         match self.segment.bytes.len() >= WHOLE_SEGMENT_TARGET {
             true => self.packer.add(std::mem::take(&mut self.segment)),
             false => Ok(()),

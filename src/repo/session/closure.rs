@@ -1,0 +1,82 @@
+//! What has to be there so that a copy can be read: its frame, those of its bases, and of theirs.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::locate::{FramePlace, StoredCopy};
+use super::super::places::Places;
+use super::super::reader::Reader;
+use crate::error::Result;
+use crate::format::pack::Slice;
+use crate::id::PackId;
+
+/// The frames that are decoded to read a copy.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Closure {
+    frames: HashSet<FramePlace>,
+}
+
+impl Closure {
+    /// The closure of a copy, using only packs that count; `None` if it cannot be read from these. For every base one copy is chosen: of those that
+    /// can be read in this way the one of the lowest level, as prune does when it keeps one.
+    pub(crate) fn of(places: &Places, copy: &StoredCopy, counts: &dyn Fn(&PackId) -> bool) -> Result<Option<Closure>> {
+        let mut search = Search { places, counts, known: HashMap::new(), closure: Closure::default() };
+        Ok(search.gather(copy)?.then_some(search.closure))
+    }
+
+    /// Adds what another one has.
+    pub(crate) fn add(&mut self, other: &Closure) {
+        self.frames.extend(&other.frames);
+    }
+
+    /// How many frames there are.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// The packs that hold them; one may come several times.
+    pub(crate) fn packs(&self) -> impl Iterator<Item = PackId> {
+        self.frames.iter().map(|frame| frame.pack)
+    }
+}
+
+struct Search<'a> {
+    places: &'a Places,
+    counts: &'a dyn Fn(&PackId) -> bool,
+    known: HashMap<FramePlace, bool>,
+    closure: Closure,
+}
+
+impl Search<'_> {
+    /// Whether a copy can be read; adds its frames. A base is of a lower level than its delta, so this goes at most as deep as levels go.
+    fn gather(&mut self, copy: &StoredCopy) -> Result<bool> {
+        let place = copy.frame_place();
+        if let Some(found) = self.known.get(&place) {
+            return Ok(*found);
+        }
+        let mut found = (self.counts)(&place.pack);
+        for slice in &copy.frame().slices {
+            found = found && self.gather_base(copy, slice)?;
+        }
+        if found {
+            self.closure.frames.insert(place);
+        }
+        self.known.insert(place, found);
+        Ok(found)
+    }
+
+    fn gather_base(&mut self, of: &StoredCopy, slice: &Slice) -> Result<bool> {
+        for base in self.places.bases(slice.base, of.frame().level)? {
+            if self.gather(&base)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Reader {
+    /// Whether everything is known that reading this copy takes.
+    pub(crate) fn is_complete(&self, copy: &StoredCopy) -> Result<bool> {
+        Ok(Closure::of(self.places(), copy, &|_| true)?.is_some())
+    }
+}

@@ -1,0 +1,184 @@
+//! Choosing what a new chunk is made a delta of.
+
+use super::super::locate::StoredCopy;
+use super::super::session::{Closure, WriteSession};
+use crate::error::Result;
+use crate::format::pack::{Encoding, Frame, Slice};
+use crate::format::{LEVEL_WRITE_MAX, PREFIX_LEN_MAX, WORK_WRITE_MAX};
+use crate::id::ChunkId;
+
+/// The base of the skip rule for chunks: the base of version k is version k - b^v, where b^v is the largest power of b that divides k
+/// (SVN skip-deltas; hop encoding of dbDedup, SIGMOD 2017). It bounds the depth at b - 1 for each digit of k in base b.
+const CHUNK_SKIP: u32 = 16;
+/// The same for tree nodes, which are smaller and read by every operation.
+const NODE_SKIP: u32 = 4;
+
+/// A part of a chunk that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseSlice {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Where the part starts in it, bytes.
+    pub offset: u32,
+    /// Its length, bytes.
+    pub len: u32,
+}
+
+/// What a new chunk is probably like.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reference {
+    /// The chunk that stood in its place in the parent snapshot; its lineage goes on.
+    pub predecessor: Option<ChunkId>,
+    /// The parts of stored chunks that hold what is probably in it, in the order in which they are to stand before it; empty for the whole predecessor.
+    /// Within the format's bounds for a prefix.
+    pub slices: Vec<BaseSlice>,
+}
+
+impl Reference {
+    /// To the chunk that stood in its place.
+    pub fn to(predecessor: Option<ChunkId>) -> Self {
+        Reference { predecessor, slices: Vec::new() }
+    }
+}
+
+/// What a delta is made against.
+pub(super) struct Base {
+    /// The new chunk's place in its lineage.
+    pub(super) version: u32,
+    /// What reading the delta takes, beside itself.
+    pub(super) closure: Closure,
+    slices: Vec<(StoredCopy, Slice)>,
+}
+
+impl Base {
+    /// The base that the skip rule gives; `None` where the chunk must be stored whole, because nothing is known that it is like, or because the
+    /// chain would become too long.
+    pub(super) fn choose(session: &WriteSession, reference: &Reference, node: bool) -> Result<Option<Base>> {
+        let predecessor = match &reference.predecessor {
+            Some(id) => session.trusted(session.reader().places().copies(id)?)?,
+            None => None,
+        };
+        let mut base = Base { version: 0, closure: Closure::default(), slices: Vec::new() };
+        let mut hop = None;
+        if let Some((copy, _)) = &predecessor {
+            base.version = copy.entry.version.saturating_add(1);
+            hop = older(session, copy, base.version - largest_power_dividing(base.version, if node { NODE_SKIP } else { CHUNK_SKIP }))?;
+        }
+        match (hop, reference.slices.as_slice(), predecessor) {
+            (Some(slices), _, _) => slices.into_iter().try_for_each(|slice| base.add_stored(session, &slice))?,
+            (None, [], Some((copy, closure))) => {
+                let slice = Slice { base: copy.entry.id.prefix(), offset: 0, len: copy.entry.plain_len };
+                base.add(session, slice, copy, &closure)?;
+            }
+            (None, slices, _) => slices.iter().try_for_each(|slice| base.add_known(session, slice))?,
+        }
+        let fits = base.level() <= LEVEL_WRITE_MAX && base.work() <= WORK_WRITE_MAX && base.prefix_len() <= PREFIX_LEN_MAX;
+        Ok((fits && !base.slices.is_empty()).then_some(base))
+    }
+
+    /// Adds a slice of a chunk that is known by its id; one that is not stored any more is left out.
+    fn add_known(&mut self, session: &WriteSession, slice: &BaseSlice) -> Result<()> {
+        let Some((copy, closure)) = session.trusted(session.reader().places().copies(&slice.id)?)? else { return Ok(()) };
+        self.add(session, Slice { base: slice.id.prefix(), offset: slice.offset, len: slice.len }, copy, &closure)
+    }
+
+    /// Adds a slice that another delta has.
+    fn add_stored(&mut self, session: &WriteSession, slice: &Slice) -> Result<()> {
+        let candidates = session.reader().places().candidates(slice.base)?.to_vec();
+        let Some((copy, closure)) = session.trusted(candidates)? else { return Ok(()) };
+        self.add(session, *slice, copy, &closure)
+    }
+
+    /// Adds a slice, unless what names its base would name another chunk too.
+    fn add(&mut self, session: &WriteSession, slice: Slice, copy: StoredCopy, closure: &Closure) -> Result<()> {
+        let candidates = session.reader().places().candidates(slice.base)?;
+        let ambiguous = candidates.iter().any(|other| other.entry.id != copy.entry.id);
+        let inside = slice.offset.checked_add(slice.len).is_some_and(|end| end <= copy.entry.plain_len);
+        if !ambiguous && inside {
+            self.closure.add(closure);
+            self.slices.push((copy, slice));
+        }
+        Ok(())
+    }
+
+    fn level(&self) -> u8 {
+        self.slices.iter().map(|(copy, _)| copy.frame().level).max().map_or(0, |level| level + 1)
+    }
+
+    fn work(&self) -> u32 {
+        self.closure.len() as u32 + 1
+    }
+
+    fn prefix_len(&self) -> usize {
+        self.slices.iter().map(|(_, slice)| slice.len as usize).sum()
+    }
+
+    /// What the table says of the delta.
+    pub(super) fn frame(&self) -> Frame {
+        let slices = self.slices.iter().map(|(_, slice)| *slice).collect();
+        Frame { level: self.level(), work: self.work(), slices, ..Frame::whole(Encoding::Delta) }
+    }
+
+    /// The prefix, of verified bytes; `None` if a base cannot be read: damage to what is stored, or a catalog that is wrong about it, must not stop a
+    /// backup that can store the chunk whole.
+    pub(super) fn read(&self, session: &WriteSession) -> Result<Option<Vec<u8>>> {
+        let mut prefix = Vec::with_capacity(self.prefix_len());
+        for (copy, slice) in &self.slices {
+            match session.reader().copy(copy) {
+                Ok(plain) => {
+                    let start = slice.offset as usize;
+                    prefix.extend_from_slice(plain.get(start..start + slice.len as usize).unwrap_or_default());
+                }
+                Err(error) if error.is_damage() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(prefix))
+    }
+}
+
+/// The slices against which the lineage's version `target` or, in a broken lineage, the first older version on its chain stands; `None` if that is
+/// the predecessor itself. The target lies on the predecessor's own chain in an unbroken lineage.
+fn older(session: &WriteSession, predecessor: &StoredCopy, target: u32) -> Result<Option<Vec<Slice>>> {
+    let mut copy = predecessor.clone();
+    let mut slices = None;
+    while copy.entry.version > target {
+        // Of several parts the longest is the one that the lineage goes through.
+        let Some(through) = copy.frame().slices.iter().max_by_key(|slice| slice.len).copied() else { break };
+        let bases = session.reader().places().bases(through.base, copy.frame().level)?;
+        let Some((next, _)) = session.trusted(bases)? else { break };
+        if next.entry.version >= copy.entry.version {
+            break;
+        }
+        slices = Some(copy.frame().slices.clone());
+        copy = next;
+    }
+    Ok(slices)
+}
+
+/// The largest power of `base` that divides `number`, which is not 0.
+fn largest_power_dividing(number: u32, base: u32) -> u32 {
+    let mut power = 1u32;
+    while let Some(next) = power.checked_mul(base).filter(|next| number.is_multiple_of(*next)) {
+        power = next;
+    }
+    power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skip_rule_bounds_the_depth() {
+        for (skip, versions, depth_max) in [(16, 10_000, 46), (4, 10_000, 22)] {
+            let mut depth = vec![0u32];
+            for version in 1..=versions {
+                let base = version - largest_power_dividing(version, skip);
+                depth.push(depth.get(base as usize).copied().unwrap_or_default() + 1);
+            }
+            let deepest = depth.iter().max().copied().unwrap_or_default();
+            assert!(deepest <= depth_max, "skip {skip}: {deepest} > {depth_max}");
+        }
+    }
+}
