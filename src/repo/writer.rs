@@ -57,18 +57,11 @@ impl<'s> ChunkWriter<'s> {
         })
     }
 
-    /// Stores a chunk and gives its id. `reference` says what it is probably like.
+    /// Stores a chunk with this id. `reference` says what it is probably like.
     ///
     /// # Errors
     /// After any failure the whole session is poisoned.
-    pub fn put(&mut self, plain: &[u8], reference: &Reference) -> Result<ChunkId> {
-        let id = self.session.repository().keys().chunk_id(plain);
-        self.put_named(id, plain, reference)?;
-        Ok(id)
-    }
-
-    /// Stores a chunk whose id is known.
-    pub fn put_named(&mut self, id: ChunkId, plain: &[u8], reference: &Reference) -> Result<()> {
+    pub fn put(&mut self, id: ChunkId, plain: &[u8], reference: &Reference) -> Result<()> {
         let session = self.session;
         session.guarded(|| self.store(id, plain, reference, false))
     }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
 use super::collect::{Collector, Failure, first_failure};
+use super::predict::Prediction;
 use crate::chunker::content_chunks;
 use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
@@ -20,8 +21,9 @@ const SHORT_CHUNKS: usize = 8;
 
 struct Piece {
     number: u64,
+    id: ChunkId,
     bytes: Vec<u8>,
-    predecessor: Option<ChunkId>,
+    reference: Reference,
 }
 
 /// Stores a stream and gives its root. `writer` is used for short streams; what it takes is flushed by its owner.
@@ -38,10 +40,10 @@ pub(super) fn store(
     let config = session.repository().config();
     let seed = session.repository().keys().chunking_seed();
     let mut chunks = content_chunks(input, config.content_chunk_len, seed);
-    let mut predecessors = TreeCursor::new(session.reader(), parent);
+    let mut prediction = Prediction::new(session.reader(), parent);
     let mut head = Vec::new();
     for number in 0..=SHORT_CHUNKS as u64 {
-        match next_piece(&mut chunks, number, &mut predecessors)? {
+        match next_piece(session, &mut chunks, number, &mut prediction)? {
             Some(piece) => head.push(piece),
             None => return Ok(store_short(session, writer, head, parent, monitor)?),
         }
@@ -57,7 +59,7 @@ pub(super) fn store(
             for piece in std::mem::take(&mut head) {
                 queue.send(piece).map_err(|_| Error::Poisoned)?;
             }
-            while let Some(piece) = next_piece(&mut chunks, number, &mut predecessors)? {
+            while let Some(piece) = next_piece(session, &mut chunks, number, &mut prediction)? {
                 number += 1;
                 queue.send(piece).map_err(|_| Error::Poisoned)?;
             }
@@ -77,13 +79,16 @@ pub(super) fn store(
 }
 
 fn next_piece(
+    session: &WriteSession,
     chunks: &mut impl Iterator<Item = std::io::Result<Vec<u8>>>,
     number: u64,
-    predecessors: &mut TreeCursor<'_>,
+    prediction: &mut Prediction<'_>,
 ) -> Result<Option<Piece>, Failure> {
     let Some(bytes) = chunks.next() else { return Ok(None) };
     let bytes = bytes.map_err(|e| Failure::Input(Error::source("the source", e)))?;
-    Ok(Some(Piece { number, bytes, predecessor: predecessors.chunk(number)?.map(|child| child.id) }))
+    let id = session.repository().keys().chunk_id(&bytes);
+    let reference = prediction.next(&id, bytes.len() as u32)?;
+    Ok(Some(Piece { number, id, bytes, reference }))
 }
 
 fn store_short(
@@ -96,8 +101,8 @@ fn store_short(
     let mut tree = TreeWriter::new();
     let mut cursor = TreeCursor::new(session.reader(), parent);
     for piece in pieces {
-        let id = store_piece(session, writer, &piece, monitor)?;
-        tree.push(id, piece.bytes.len() as u32, writer, &mut cursor)?;
+        store_piece(session, writer, &piece, monitor)?;
+        tree.push(piece.id, piece.bytes.len() as u32, writer, &mut cursor)?;
     }
     tree.finish(writer, &mut cursor)
 }
@@ -110,8 +115,8 @@ fn store_pieces(session: &WriteSession, pieces: &Mutex<Receiver<Piece>>, collect
             if monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let id = store_piece(session, &mut writer, &piece, monitor)?;
-            collector.put(piece.number, vec![(id, piece.bytes.len() as u32)])?;
+            store_piece(session, &mut writer, &piece, monitor)?;
+            collector.put(piece.number, vec![(piece.id, piece.bytes.len() as u32)])?;
         }
         writer.flush()
     };
@@ -123,8 +128,8 @@ fn store_pieces(session: &WriteSession, pieces: &Mutex<Receiver<Piece>>, collect
     result
 }
 
-fn store_piece(session: &WriteSession, writer: &mut ChunkWriter<'_>, piece: &Piece, monitor: &dyn Monitor) -> Result<ChunkId> {
+fn store_piece(session: &WriteSession, writer: &mut ChunkWriter<'_>, piece: &Piece, monitor: &dyn Monitor) -> Result<()> {
     session.count_read(piece.bytes.len() as u64);
     monitor.advance(piece.bytes.len() as u64);
-    writer.put(&piece.bytes, &Reference::to(piece.predecessor))
+    writer.put(piece.id, &piece.bytes, &piece.reference)
 }

@@ -3,6 +3,7 @@
 mod collect;
 mod content;
 mod pages;
+mod predict;
 
 use std::collections::HashMap;
 use std::time::Instant;

@@ -110,7 +110,7 @@ impl Job<'_> {
         {
             return Ok(());
         }
-        writer.put_named(id, chunk, &Reference::to(predecessor))
+        writer.put(id, chunk, &Reference::to(predecessor))
     }
 
     /// The chunks that stand in the place of these bytes in the parent. The parent may have been cut at other lengths; then its chunk at this
@@ -131,7 +131,7 @@ pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool, monitor: &d
             if monitor.cancelled() {
                 return Err(Error::Cancelled.into());
             }
-            writer.put_named(chunk.id, &chunk.plain, &Reference::to(chunk.predecessor))?;
+            writer.put(chunk.id, &chunk.plain, &Reference::to(chunk.predecessor))?;
         }
         Ok(writer.flush()?)
     };

@@ -54,6 +54,8 @@ impl Base {
     /// The base that the skip rule gives; `None` where the chunk must be stored whole, because nothing is known that it is like, or because the
     /// chain would become too long.
     pub(super) fn choose(session: &WriteSession, reference: &Reference, node: bool) -> Result<Option<Base>> {
+        let named = reference.predecessor.iter().chain(reference.slices.iter().map(|slice| &slice.id));
+        session.reader().prefetch(named.copied())?;
         let predecessor = match &reference.predecessor {
             Some(id) => session.trusted(session.reader().places().copies(id)?)?,
             None => None,
