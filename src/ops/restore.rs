@@ -6,19 +6,17 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use super::place::tree::Tree;
 use super::place::{DatabaseOptions, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry, StreamRoot};
+use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkBytes, ChunkSpan, Reader, Repository, Spans};
+use crate::repo::{ChunkSpan, Reader, Repository, Spans};
 
-/// The most chunks that a thread takes at once: neighbours share frames and segments, and are looked up together.
-const BATCH_MAX: usize = 128;
-/// The least: short streams are for several threads too.
-const BATCH_MIN: usize = 16;
+/// Bytes of chunks that are read together, each frame that they take once.
+const WINDOW_BYTES: u64 = 16 << 20;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,7 +122,9 @@ pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let bytes = read_span(&reader, &span?)?;
+        let span = span?;
+        let bytes = reader.chunk(&span.id)?;
+        check_len(&span, &bytes)?;
         out.write_all(&bytes).map_err(|e| Error::backend("write", "standard output", e))?;
         monitor.advance(bytes.len() as u64);
     }
@@ -155,45 +155,45 @@ fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a stream's bytes to their places in a file, by several threads.
+/// Writes a stream's bytes to their places in a file.
 fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn Monitor) -> Result<()> {
-    let spans = Mutex::new(Spans::new(reader, root)?);
-    let threads = reader.repository().threads();
-    let chunks = (root.len / u64::from(reader.repository().config().page_chunk_len)) as usize;
-    let batch = (chunks / (threads * 4)).clamp(BATCH_MIN, BATCH_MAX);
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| write_batches(reader, &spans, batch, file, monitor))).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
-    });
-    results.into_iter().collect()
-}
-
-fn write_batches(reader: &Reader, spans: &Mutex<Spans<'_>>, batch: usize, file: &File, monitor: &dyn Monitor) -> Result<()> {
+    let mut spans = Spans::new(reader, root)?;
     loop {
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let batch: Vec<ChunkSpan> = {
-            let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
-            spans.by_ref().take(batch).collect::<Result<_>>()?
-        };
-        if batch.is_empty() {
+        let window = next_window(&mut spans)?;
+        if window.is_empty() {
             return Ok(());
         }
-        reader.prefetch(batch.iter().map(|span| span.id))?;
-        for span in batch {
-            let bytes = read_span(reader, &span)?;
-            file.write_all_at(&bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;
+        let ids: Vec<ChunkId> = window.iter().map(|span| span.id).collect();
+        reader.each_chunk(&ids, &|number, bytes| {
+            let Some(span) = window.get(number) else { return Ok(()) };
+            check_len(span, bytes)?;
+            file.write_all_at(bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;
             monitor.advance(bytes.len() as u64);
-        }
+            Ok(())
+        })?;
     }
 }
 
-/// A chunk's verified bytes, of the length that its tree says.
-fn read_span(reader: &Reader, span: &ChunkSpan) -> Result<ChunkBytes> {
-    let bytes = reader.chunk(&span.id)?;
+fn next_window(spans: &mut Spans<'_>) -> Result<Vec<ChunkSpan>> {
+    let mut window: Vec<ChunkSpan> = Vec::new();
+    let mut bytes = 0;
+    while bytes < WINDOW_BYTES
+        && let Some(span) = spans.next()
+    {
+        let span = span?;
+        bytes += u64::from(span.len);
+        window.push(span);
+    }
+    Ok(window)
+}
+
+/// A chunk must have the length that its tree says.
+fn check_len(span: &ChunkSpan, bytes: &[u8]) -> Result<()> {
     match bytes.len() == span.len as usize {
-        true => Ok(bytes),
+        true => Ok(()),
         false => Err(Error::corrupt(format!("the tree node above chunk {}", span.id), "it gives the chunk another length")),
     }
 }

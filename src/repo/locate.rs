@@ -88,7 +88,7 @@ pub struct CopyPlace {
 }
 
 /// Which frame: the pack and its number in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FramePlace {
     pub(crate) pack: PackId,
     pub(crate) number: u32,

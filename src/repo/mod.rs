@@ -10,6 +10,7 @@
 pub mod catalog;
 
 mod cache;
+mod features;
 mod locate;
 mod open;
 mod packer;
@@ -21,18 +22,20 @@ mod segments;
 pub mod session;
 mod spool;
 mod tree;
+mod window;
 mod writer;
 
+pub use features::{FeatureKeeper, KeptFeatures};
 pub use locate::{CopyPlace, StoredCopy};
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
 pub use refresh::Refreshed;
 pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
-pub use spool::Spool;
+pub use spool::{Held, Spool};
 pub(crate) use tree::walk as walk_tree;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
-pub use writer::{BaseSlice, ChunkWriter, Reference};
+pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};

@@ -38,6 +38,13 @@ pub struct ChunkBytes {
     range: Range<usize>,
 }
 
+impl ChunkBytes {
+    pub(super) fn of(copy: &StoredCopy, frame: Arc<Vec<u8>>) -> Self {
+        let start = copy.entry.offset as usize;
+        ChunkBytes { frame, range: start..start + copy.entry.plain_len as usize }
+    }
+}
+
 impl Deref for ChunkBytes {
     type Target = [u8];
 
@@ -101,7 +108,7 @@ impl Reader {
         let mut work = WORK_READ_MAX;
         match self.frame(copy, &mut work) {
             Ok(frame) => {
-                let bytes = bytes_of(copy, frame);
+                let bytes = ChunkBytes::of(copy, frame);
                 if self.matches(copy, &bytes) {
                     return Ok(bytes);
                 }
@@ -110,10 +117,10 @@ impl Reader {
             Err(error) => return Err(error),
         }
         let frame = Arc::new(self.walk(copy, &mut WORK_READ_MAX.clone())?);
-        Ok(bytes_of(copy, frame))
+        Ok(ChunkBytes::of(copy, frame))
     }
 
-    fn matches(&self, copy: &StoredCopy, bytes: &[u8]) -> bool {
+    pub(super) fn matches(&self, copy: &StoredCopy, bytes: &[u8]) -> bool {
         bytes.len() == copy.entry.plain_len as usize && self.repo.keys().chunk_id(bytes) == copy.entry.id
     }
 
@@ -128,7 +135,7 @@ impl Reader {
         for slice in &copy.frame().slices {
             let bases = self.bases(copy, slice)?;
             let base = bases.first().ok_or_else(|| self.no_base(copy))?;
-            let plain = bytes_of(base, self.frame(base, work)?);
+            let plain = ChunkBytes::of(base, self.frame(base, work)?);
             prefix.extend_from_slice(part_of(copy, slice, &plain)?);
         }
         let plain = Arc::new(self.decode(copy, &prefix)?);
@@ -153,7 +160,7 @@ impl Reader {
                 prefix.extend_from_slice(part.get(rest % part.len().max(1)).map_or(&[][..], Vec::as_slice));
                 rest /= part.len().max(1);
             }
-            match self.decode(copy, &prefix).map(|plain| bytes_of(copy, Arc::new(plain))) {
+            match self.decode(copy, &prefix).map(|plain| ChunkBytes::of(copy, Arc::new(plain))) {
                 Ok(bytes) if self.matches(copy, &bytes) => return Ok(Arc::unwrap_or_clone(bytes.frame)),
                 Ok(_) => failure = Some(damaged(copy, "its decoded bytes do not match its id")),
                 Err(error) => failure = Some(error),
@@ -172,7 +179,7 @@ impl Reader {
             }
             match self.walk(&base, work) {
                 Ok(frame) => {
-                    let bytes = bytes_of(&base, Arc::new(frame));
+                    let bytes = ChunkBytes::of(&base, Arc::new(frame));
                     found.push((base.entry.id, part_of(of, slice, &bytes)?.to_vec()));
                 }
                 Err(error) if error.is_damage() => failure = failure.or(Some(error)),
@@ -202,7 +209,7 @@ impl Reader {
     }
 
     /// Decodes the frame of a copy with this prefix.
-    fn decode(&self, copy: &StoredCopy, prefix: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn decode(&self, copy: &StoredCopy, prefix: &[u8]) -> Result<Vec<u8>> {
         let Frame { offset, encoded_len, plain_len, encoding, .. } = *copy.frame();
         let segment = self.segments.of(self.repo.backend(), copy)?;
         let start = offset as usize;
@@ -221,11 +228,6 @@ impl Reader {
         decoded.map_err(|m: Malformed| damaged(copy, &m.to_string()))?;
         Ok(plain)
     }
-}
-
-fn bytes_of(copy: &StoredCopy, frame: Arc<Vec<u8>>) -> ChunkBytes {
-    let start = copy.entry.offset as usize;
-    ChunkBytes { frame, range: start..start + copy.entry.plain_len as usize }
 }
 
 /// The part of a base that a slice names.

@@ -115,11 +115,16 @@ impl WriteSession {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
     }
 
+    /// Takes a claim back: the chunk was not stored.
+    pub(super) fn unclaim(&self, id: &ChunkId) {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
     /// If a copy that counts is stored, builds upon it.
     pub(super) fn use_stored(&self, id: &ChunkId) -> Result<bool> {
         let Some((_, closure)) = self.trusted(self.repo.copies(id)?)? else { return Ok(false) };
         self.build_upon(&closure);
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.unclaim(id);
         Ok(true)
     }
 

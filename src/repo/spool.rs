@@ -9,50 +9,38 @@ use super::random_salt;
 use crate::crypto::{Keys, Sealer};
 use crate::error::{Error, Result};
 use crate::format::{Cipher, Kind, Malformed, ObjectHeader};
-use crate::id::{ChunkId, RepositoryId};
+use crate::id::RepositoryId;
 
-/// Bytes that are kept in memory before the file is used.
-const MEMORY_MAX: usize = 16 << 20;
 /// Bytes after which the spool takes no more.
 const SPOOL_MAX: u64 = 8 << 30;
 
-/// Chunks that are to be stored later. What does not fit in memory goes to a nameless file, sealed with a key that is never written down.
-pub struct Spool {
+/// Chunks that are to be stored later, each with what is to be known of it then. What does not fit in memory goes to a nameless file, sealed with a key
+/// that is never written down.
+pub struct Spool<T> {
     file: File,
     sealer: Sealer,
-    state: Mutex<State>,
+    memory_max: usize,
+    state: Mutex<State<T>>,
 }
 
-#[derive(Default)]
-struct State {
-    memory: Vec<SetAside>,
+struct State<T> {
+    chunks: Vec<(T, Held)>,
     memory_bytes: usize,
-    slots: Vec<Slot>,
     file_bytes: u64,
     sealed: u32,
 }
 
-/// A chunk that was set aside.
-pub struct SetAside {
-    /// Its id.
-    pub id: ChunkId,
-    /// Its plain bytes.
-    pub plain: Vec<u8>,
-    /// What stood in its place in the parent.
-    pub predecessor: Option<ChunkId>,
+/// Where the bytes of a chunk are that was set aside.
+pub struct Held(Place);
+
+enum Place {
+    Memory(Vec<u8>),
+    File { offset: u64, len: usize, number: u32 },
 }
 
-struct Slot {
-    offset: u64,
-    len: usize,
-    number: u32,
-    id: ChunkId,
-    predecessor: Option<ChunkId>,
-}
-
-impl Spool {
-    /// A spool whose file lies in `dir` and has no name there, so that nothing is left of it whatever happens.
-    pub fn new(dir: &Path) -> Result<Self> {
+impl<T> Spool<T> {
+    /// A spool that keeps up to `memory_max` bytes in memory. Its file lies in `dir` and has no name there, so that nothing is left of it whatever happens.
+    pub fn new(dir: &Path, memory_max: usize) -> Result<Self> {
         let failed = |e: std::io::Error| Error::backend("write", format!("the spool in {}", dir.display()), e);
         let name = dir.join(format!(".spool-{}", crate::id::to_hex(random_salt()?.get(..8).unwrap_or_default())));
         std::fs::create_dir_all(dir).map_err(failed)?;
@@ -64,60 +52,67 @@ impl Spool {
         let keys = Keys::encrypted(RepositoryId(random_salt()?), &random_salt()?);
         let header = ObjectHeader { kind: Kind::Pack, cipher: Cipher::Aes256Gcm, salt: random_salt()? };
         let sealer = keys.sealer(&header).map_err(|m| m.of("the spool"))?;
-        Ok(Spool { file, sealer, state: Mutex::default() })
+        let state = State { chunks: Vec::new(), memory_bytes: 0, file_bytes: 0, sealed: 0 };
+        Ok(Spool { file, sealer, memory_max, state: Mutex::new(state) })
     }
 
     /// Sets a chunk aside; `false` when the spool is full and the chunk has to be stored at once.
-    pub fn put(&self, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<bool> {
-        let slot = {
+    pub fn put(&self, chunk: T, plain: &[u8]) -> Result<bool> {
+        let (offset, len, number) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.memory_bytes + plain.len() <= MEMORY_MAX {
+            if state.memory_bytes + plain.len() <= self.memory_max {
                 state.memory_bytes += plain.len();
-                state.memory.push(SetAside { id, plain: plain.to_vec(), predecessor });
+                state.chunks.push((chunk, Held(Place::Memory(plain.to_vec()))));
                 return Ok(true);
             }
             let len = plain.len() + Cipher::Aes256Gcm.overhead();
             if state.file_bytes + len as u64 > SPOOL_MAX {
                 return Ok(false);
             }
-            let slot = Slot { offset: state.file_bytes, len, number: state.sealed, id, predecessor };
+            let place = (state.file_bytes, len, state.sealed);
             state.file_bytes += len as u64;
             state.sealed += 1;
-            slot
+            place
         };
         let mut sealed = plain.to_vec();
-        self.sealer.seal(slot.number, &mut sealed).map_err(|m: Malformed| m.of("the spool"))?;
-        if self.file.write_all_at(&sealed, slot.offset).is_err() {
+        self.sealer.seal(number, &mut sealed).map_err(|m: Malformed| m.of("the spool"))?;
+        if self.file.write_all_at(&sealed, offset).is_err() {
             // A full disk here is no failure: the chunk is stored at once instead.
             return Ok(false);
         }
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).slots.push(slot);
+        let held = Held(Place::File { offset, len, number });
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).chunks.push((chunk, held));
         Ok(true)
     }
 
-    /// Plain bytes that are set aside, for progress.
-    pub fn plain_bytes(&self) -> u64 {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let tags = u64::from(state.sealed) * Cipher::Aes256Gcm.overhead() as u64;
-        state.memory_bytes as u64 + state.file_bytes.saturating_sub(tags)
+    /// Whether nothing is set aside.
+    pub fn is_empty(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).chunks.is_empty()
     }
 
-    /// Takes back one chunk, in no particular order; `None` when nothing is left.
-    pub fn take(&self) -> Result<Option<SetAside>> {
-        let slot = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(chunk) = state.memory.pop() {
-                return Ok(Some(chunk));
+    /// Takes all chunks back, about in the order in which they were put. Their bytes stay until the next chunk is put after [`Spool::rewind`].
+    pub fn take_all(&self) -> Vec<(T, Held)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.memory_bytes = 0;
+        std::mem::take(&mut state.chunks)
+    }
+
+    /// Uses the file again from its start: nothing that was taken is needed any more.
+    pub fn rewind(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).file_bytes = 0;
+    }
+
+    /// The plain bytes of a chunk.
+    pub fn read(&self, held: Held) -> Result<Vec<u8>> {
+        match held.0 {
+            Place::Memory(plain) => Ok(plain),
+            Place::File { offset, len, number } => {
+                let mut plain = vec![0; len];
+                self.file.read_exact_at(&mut plain, offset).map_err(|e| Error::backend("read", "the spool", e))?;
+                self.sealer.open(number, &mut plain).map_err(|m: Malformed| m.of("the spool"))?;
+                Ok(plain)
             }
-            match state.slots.pop() {
-                Some(slot) => slot,
-                None => return Ok(None),
-            }
-        };
-        let mut plain = vec![0; slot.len];
-        self.file.read_exact_at(&mut plain, slot.offset).map_err(|e| Error::backend("read", "the spool", e))?;
-        self.sealer.open(slot.number, &mut plain).map_err(|m: Malformed| m.of("the spool"))?;
-        Ok(Some(SetAside { id: slot.id, plain, predecessor: slot.predecessor }))
+        }
     }
 }
 
@@ -129,14 +124,13 @@ mod tests {
     #[test]
     fn gives_back_what_was_set_aside_beyond_memory() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path()).unwrap();
+        let spool = Spool::new(dir.path(), 16 << 20).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
         let chunk = |n: u32| n.to_le_bytes().repeat(16 << 10);
-        (0..800).for_each(|n| assert!(spool.put(ChunkId([0; 32]), &chunk(n), None).unwrap()));
+        (0..800).for_each(|n| assert!(spool.put(n, &chunk(n)).unwrap()));
         let mut back: Vec<u32> = Vec::new();
-        while let Some(aside) = spool.take().unwrap() {
-            let n = u32::from_le_bytes(*aside.plain.first_chunk().unwrap());
-            assert!(aside.plain == chunk(n));
+        for (n, held) in spool.take_all() {
+            assert!(spool.read(held).unwrap() == chunk(n));
             back.push(n);
         }
         back.sort_unstable();

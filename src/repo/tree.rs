@@ -1,5 +1,8 @@
 //! Trees of chunk ids: writing them beside the parent's, and walking them.
 
+use std::sync::Arc;
+
+use super::cache::Cache;
 use super::reader::Reader;
 use super::writer::ChunkWriter;
 use crate::error::{Error, Result};
@@ -7,6 +10,9 @@ use crate::format::node::{Child, Node};
 use crate::format::snapshot::StreamRoot;
 use crate::format::{CHUNK_LEN_MAX, NODE_FANOUT, TREE_LEVELS_MAX};
 use crate::id::ChunkId;
+
+/// Rough bytes of nodes that a cursor keeps: those above 4 GiB of a stream in chunks of 64 KiB.
+const LATELY_BUDGET: usize = 3 << 20;
 
 /// Where a chunk lies in its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,14 +97,16 @@ pub struct TreeCursor<'r> {
     reader: &'r Reader,
     root: Option<StreamRoot>,
     /// By level - 1: the index of the node and the node.
-    last: Vec<Option<(u64, Node)>>,
+    last: Vec<Option<(u64, Arc<Node>)>>,
+    /// Nodes by id, for looking up places in any order.
+    lately: Cache<ChunkId, Arc<Node>>,
 }
 
 impl<'r> TreeCursor<'r> {
     /// Over a tree, or over none.
     pub fn new(reader: &'r Reader, root: Option<StreamRoot>) -> Self {
         let levels = root.map_or(0, |root| usize::from(root.levels));
-        TreeCursor { reader, root, last: vec![None; levels] }
+        TreeCursor { reader, root, last: vec![None; levels], lately: Cache::new(LATELY_BUDGET) }
     }
 
     /// The root that it looks at.
@@ -113,6 +121,41 @@ impl<'r> TreeCursor<'r> {
             Some(StreamRoot { levels: 1.., .. }) => self.child(1, index),
             _ => Ok(None),
         }
+    }
+
+    /// The chunk that holds this byte of the stream; `None` past the end.
+    pub fn at(&mut self, offset: u64) -> Result<Option<ChunkSpan>> {
+        let Some(StreamRoot { levels, top: Some(top), len }) = self.root else { return Ok(None) };
+        if offset >= len {
+            return Ok(None);
+        }
+        let (mut id, mut start, mut end) = (top, 0u64, len);
+        for level in (1..=levels).rev() {
+            let node = self.node(&id, level)?;
+            let mut child_start = start;
+            let found = node.children.iter().find_map(|child| {
+                let child_end = child_start.saturating_add(child.len);
+                let place = std::mem::replace(&mut child_start, child_end);
+                (offset < child_end).then_some((child.id, place, child_end))
+            });
+            let Some(found) = found else { return Ok(None) };
+            (id, start, end) = found;
+        }
+        Ok(Some(ChunkSpan { offset: start, id, len: (end - start).min(u64::from(CHUNK_LEN_MAX)) as u32 }))
+    }
+
+    /// A node, from those read lately. One that is damaged has no children.
+    fn node(&mut self, id: &ChunkId, level: u8) -> Result<Arc<Node>> {
+        if let Some(node) = self.lately.get(id).filter(|node| node.level == level) {
+            return Ok(node);
+        }
+        let node = match read_node(self.reader, id, level) {
+            Err(error) if error.is_damage() => Node { level, children: Vec::new() },
+            read => read?,
+        };
+        let node = Arc::new(node);
+        self.lately.put(*id, Arc::clone(&node), NODE_FANOUT * size_of::<Child>());
+        Ok(node)
     }
 
     /// The id of the node of this level at this place, counted in nodes of the level.
@@ -134,12 +177,9 @@ impl<'r> TreeCursor<'r> {
             return Ok(node.children.get(slot).copied());
         }
         let Some(id) = self.node_id(level, node_index)? else { return Ok(None) };
-        let node = match read_node(self.reader, &id, level) {
-            Err(error) if error.is_damage() => Node { level, children: Vec::new() },
-            read => read?,
-        };
+        let node = self.node(&id, level)?;
         let child = node.children.get(slot).copied();
-        self.last.get_mut(usize::from(level) - 1).into_iter().for_each(|last| *last = Some((node_index, node.clone())));
+        self.last.get_mut(usize::from(level) - 1).into_iter().for_each(|last| *last = Some((node_index, Arc::clone(&node))));
         Ok(child)
     }
 }

@@ -1,5 +1,7 @@
 //! Storing chunks: known ones are noted, new ones encoded, verified and handed to the packer.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::packer::SegmentBuilder;
 use super::session::WriteSession;
 use crate::codec::{Decoder, Encoder};
@@ -40,6 +42,55 @@ impl Drop for ChunkWriter<'_> {
     }
 }
 
+/// A chunk to be stored.
+#[derive(Debug, Clone)]
+pub struct NewChunk<'a> {
+    /// Its id.
+    pub id: ChunkId,
+    /// Its plain bytes.
+    pub plain: &'a [u8],
+    /// What it is probably like, the best first; the lineage of the one that is taken goes on.
+    pub references: Vec<Reference>,
+}
+
+/// What is to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A chunk of a stream.
+    Chunk,
+    /// One that is to be stored only if that takes little.
+    CloseChunk,
+    /// A node of a tree.
+    Node,
+}
+
+/// A chunk that is not stored yet, by its number, with the base and the prefix that its first reference gives.
+type Prepared<'c> = (usize, &'c NewChunk<'c>, Option<(Base, Vec<u8>)>);
+
+/// Claims the chunks that are not stored yet, chooses their bases, and reads these.
+fn prepare<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind, threads: usize) -> Result<Vec<Prepared<'c>>> {
+    let mut fresh = Vec::new();
+    for (number, chunk) in chunks.iter().enumerate() {
+        let inherited = chunk.references.iter().any(|reference| reference.predecessor == Some(chunk.id));
+        if !inherited && session.claim(&chunk.id) && !session.use_stored(&chunk.id)? {
+            fresh.push((number, chunk));
+        }
+    }
+    let named = fresh.iter().filter_map(|(_, chunk)| chunk.references.first()).flat_map(Reference::chunks);
+    session.reader().prefetch(named)?;
+    let mut bases = Vec::with_capacity(fresh.len());
+    for (_, chunk) in &fresh {
+        let first = chunk.references.first().map(|reference| Base::choose(session, reference, kind == Kind::Node));
+        bases.push(first.transpose()?.flatten());
+    }
+    let prefixes = base::read_all(session, &bases, threads)?;
+    Ok(fresh
+        .into_iter()
+        .zip(bases.into_iter().zip(prefixes))
+        .map(|((number, chunk), (base, prefix))| (number, chunk, base.zip(prefix)))
+        .collect())
+}
+
 impl<'s> ChunkWriter<'s> {
     pub(super) fn new(session: &'s WriteSession) -> Result<Self> {
         let malformed = |m: Malformed| m.of("a new chunk");
@@ -57,25 +108,32 @@ impl<'s> ChunkWriter<'s> {
         })
     }
 
-    /// Stores a chunk with this id. `reference` says what it is probably like.
+    /// Stores chunks, each in whichever way stores least. Their bases are read together.
     ///
     /// # Errors
     /// After any failure the whole session is poisoned.
-    pub fn put(&mut self, id: ChunkId, plain: &[u8], reference: &Reference) -> Result<()> {
+    pub fn put(&mut self, chunks: &[NewChunk<'_>]) -> Result<()> {
         let session = self.session;
-        session.guarded(|| self.store(id, plain, reference, false))
+        session.guarded(|| self.store_all(chunks, Kind::Chunk)).map(drop)
+    }
+
+    /// Stores those of the chunks that are stored already or whose delta is small; the others stay, by their numbers.
+    pub fn put_close(&mut self, chunks: &[NewChunk<'_>]) -> Result<Vec<usize>> {
+        let session = self.session;
+        session.guarded(|| self.store_all(chunks, Kind::CloseChunk))
     }
 
     /// Whether a chunk is stored already (then it is built upon) and need not be put.
-    pub fn find(&self, id: &ChunkId, predecessor: Option<ChunkId>) -> Result<bool> {
-        Ok(predecessor == Some(*id) || self.session.guarded(|| self.session.use_stored(id))?)
+    pub fn find(&self, id: &ChunkId) -> Result<bool> {
+        self.session.guarded(|| self.session.use_stored(id))
     }
 
     /// Stores a tree node, which is a chunk too.
     pub(super) fn put_node(&mut self, plain: &[u8], predecessor: Option<ChunkId>) -> Result<ChunkId> {
         let session = self.session;
         let id = session.repository().keys().chunk_id(plain);
-        session.guarded(|| self.store(id, plain, &Reference::to(predecessor), true))?;
+        let node = NewChunk { id, plain, references: vec![Reference::to(predecessor)] };
+        session.guarded(|| self.store_all(&[node], Kind::Node))?;
         Ok(id)
     }
 
@@ -89,43 +147,93 @@ impl<'s> ChunkWriter<'s> {
         })
     }
 
-    fn store(&mut self, id: ChunkId, plain: &[u8], reference: &Reference, node: bool) -> Result<()> {
-        let inherited = reference.predecessor == Some(id);
-        if inherited || !self.session.claim(&id) || self.session.use_stored(&id)? {
-            return Ok(());
-        }
-        let base = Base::choose(self.session, reference, node)?;
-        let version = base.as_ref().map_or(0, |base| base.version);
-        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node, version };
-        self.session.count_chunk(&chunk);
-        if let Some(base) = base
-            && let Some(frame) = self.try_delta(&chunk, plain, base)?
-        {
-            return self.push_small(frame, &chunk);
-        }
-        if node {
-            let frame = self.encode_whole(plain).map_err(|m| m.of(format!("chunk {id}")))?;
-            return self.push_small(frame, &chunk);
-        }
-        self.share(chunk, plain)
-    }
-
-    /// Encodes a chunk as a delta into `self.encoded` and verifies it; `None` if its base cannot be read, or it is better stored whole.
-    fn try_delta(&mut self, chunk: &ChunkEntry, plain: &[u8], base: Base) -> Result<Option<Frame>> {
-        let malformed = |m: Malformed| m.of(format!("chunk {}", chunk.id));
-        let Some(prefix) = base.read(self.session)? else { return Ok(None) };
-        self.encoder.encode(plain, &prefix, &mut self.encoded).map_err(malformed)?;
-        if self.encoded.len() * CLEAR_GAIN > plain.len() {
-            self.encoder.encode(plain, &[], &mut self.alternative).map_err(malformed)?;
-            // A delta must save something for the chain that reading it takes.
-            if self.encoded.len() * 8 > self.alternative.len() * 7 {
-                return Ok(None);
+    /// Stores chunks, but for those that are not close if only close ones are wanted; gives the numbers of these.
+    fn store_all(&mut self, chunks: &[NewChunk<'_>], kind: Kind) -> Result<Vec<usize>> {
+        let mut rest = Vec::new();
+        for (number, chunk, first) in prepare(self.session, chunks, kind, 1)? {
+            if !self.store(chunk, first, kind)? {
+                rest.push(number);
             }
         }
-        let frame = base.frame();
-        self.verify(Encoding::Delta, &prefix, plain, &chunk.id)?;
-        self.session.build_upon(&base.closure);
-        Ok(Some(frame))
+        Ok(rest)
+    }
+
+    /// As [`ChunkWriter::put`], with the work shared among several writers of one session, each in a thread of its own.
+    pub fn put_shared(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>]) -> Result<()> {
+        let Some(session) = writers.first().map(|writer| writer.session) else { return Ok(()) };
+        session.guarded(|| {
+            let threads = writers.len();
+            let prepared = Mutex::new(prepare(session, chunks, Kind::Chunk, threads)?.into_iter());
+            let next = || prepared.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let store = |writer: &mut ChunkWriter<'_>| -> Result<()> {
+                while let Some((_, chunk, first)) = next() {
+                    writer.store(chunk, first, Kind::Chunk)?;
+                }
+                Ok(())
+            };
+            let store = &store;
+            let results: Vec<Result<()>> = std::thread::scope(|scope| {
+                let handles: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || store(writer))).collect();
+                handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+            });
+            results.into_iter().collect()
+        })
+    }
+
+    /// Stores a chunk, `first` being what its first reference gives, unless it is not close and only close ones are wanted; whether it is stored.
+    fn store(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<bool> {
+        let NewChunk { id, plain, .. } = *new;
+        let best = self.best_delta(new, first, kind)?;
+        let close = best.is_some() && self.encoded.len() * CLEAR_GAIN <= plain.len();
+        if kind == Kind::CloseChunk && !close {
+            self.session.unclaim(&id);
+            return Ok(false);
+        }
+        let version = best.as_ref().map_or(0, |(base, _)| base.version);
+        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node: kind == Kind::Node, version };
+        self.session.count_chunk(&chunk);
+        if let Some((base, prefix)) = best
+            && (close || self.is_worth_it(plain).map_err(|m| m.of(format!("chunk {id}")))?)
+        {
+            self.verify(Encoding::Delta, &prefix, plain, &id)?;
+            self.session.build_upon(&base.closure);
+            self.push_small(base.frame(), &chunk)?;
+        } else if chunk.node {
+            let frame = self.encode_whole(plain).map_err(|m| m.of(format!("chunk {id}")))?;
+            self.push_small(frame, &chunk)?;
+        } else {
+            self.share(chunk, plain)?;
+        }
+        Ok(true)
+    }
+
+    /// Encodes a chunk into `self.encoded` as the smallest delta that its references give, or the first one that is small; `None` if there is no base
+    /// that can be read. Gives the base and the prefix.
+    fn best_delta(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<Option<(Base, Vec<u8>)>> {
+        let malformed = |m: Malformed| m.of(format!("chunk {}", new.id));
+        let mut best = first;
+        if let Some((_, prefix)) = &best {
+            self.encoder.encode(new.plain, prefix, &mut self.encoded).map_err(malformed)?;
+        }
+        for reference in new.references.iter().skip(1) {
+            if best.is_some() && self.encoded.len() * CLEAR_GAIN <= new.plain.len() {
+                break;
+            }
+            let Some(base) = Base::choose(self.session, reference, kind == Kind::Node)? else { continue };
+            let Some(prefix) = base.read(self.session)? else { continue };
+            self.encoder.encode(new.plain, &prefix, &mut self.alternative).map_err(malformed)?;
+            if best.is_none() || self.alternative.len() < self.encoded.len() {
+                std::mem::swap(&mut self.encoded, &mut self.alternative);
+                best = Some((base, prefix));
+            }
+        }
+        Ok(best)
+    }
+
+    /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.
+    fn is_worth_it(&mut self, plain: &[u8]) -> Result<bool, Malformed> {
+        self.encoder.encode(plain, &[], &mut self.alternative)?;
+        Ok(self.encoded.len() * 8 <= self.alternative.len() * 7)
     }
 
     /// Encodes bytes without a base into `self.encoded`.

@@ -2,24 +2,33 @@
 
 mod collect;
 mod content;
+mod moved;
 mod pages;
 mod predict;
+mod sink;
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use self::collect::Failure;
+use self::pages::SetAside;
+use self::sink::{Sink, Sinks};
 use crate::chunker::page_chunk_len;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, Repository, SessionOptions, Spool, WriteSession};
+use crate::repo::{ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession};
 use crate::source::{Body, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
 const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
+
+/// Bytes of chunks that are set aside in memory while writers wait.
+const SPOOL_MEMORY: usize = 16 << 20;
+/// How many of the parent's streams a new one is compared with.
+const OLD_STREAMS_MAX: usize = 4;
 
 /// What the library may not find out by itself.
 #[derive(Debug, Clone, Default)]
@@ -80,7 +89,8 @@ fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, m
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());
-    let mut intake = Intake { session: &session, writer: session.writer()?, monitor, spool: None };
+    let make = Sinks { session: &session, monitor, source: source_ref.id };
+    let mut intake = Intake { make, writer: session.writer()?, spool: None, sinks: Vec::new(), roots: Vec::new() };
     let mut entries: Vec<StreamEntry> = Vec::new();
     let mut unchanged_streams = 0;
     while let Some(stream) = capture.next_stream()? {
@@ -96,10 +106,15 @@ fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, m
     let capture_us = capture_started.elapsed().as_micros() as u64;
     intake.store_set_aside()?;
     let listing = intake.store_listing(&entries, inherited.listing)?;
-    drop(intake);
+    let keepers = intake.into_keepers();
+    let source_id = source_ref.id;
     let draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
     monitor.phase("committing", None);
     let committed = session.commit(draft)?;
+    if committed.record.flags.is_empty() {
+        keepers.into_iter().for_each(|(keeper, root)| keeper.finish(&root));
+        repo.drop_features(source_id, entries.into_iter().map(|entry| entry.name));
+    }
     remember_stamps(repo, &committed.record, committed.id, report.stamps, monitor);
     Ok(BackupReport { id: committed.id, record: committed.record, skipped: report.skipped, capture_us, unchanged_streams })
 }
@@ -133,39 +148,80 @@ impl Inherited {
     }
 }
 
-/// Stores streams as they come.
-struct Intake<'a> {
-    session: &'a WriteSession,
-    writer: ChunkWriter<'a>,
-    monitor: &'a dyn Monitor,
-    /// Takes the new chunks of page files while holding the capture open makes writers wait.
-    spool: Option<Spool>,
+impl Inherited {
+    /// Where moved content of a stream is looked for: in the parent's stream of the same name, or if there is none in the longest ones.
+    fn old_streams(&self, name: &[u8]) -> Vec<(Vec<u8>, StreamRoot)> {
+        if let Some(entry) = self.entries.get(name) {
+            return vec![(entry.name.clone(), entry.root)];
+        }
+        let mut longest: Vec<&StreamEntry> = self.entries.values().collect();
+        longest.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.root.len));
+        longest.iter().take(OLD_STREAMS_MAX).map(|entry| (entry.name.clone(), entry.root)).collect()
+    }
 }
 
-impl Intake<'_> {
+/// Stores streams as they come.
+struct Intake<'a> {
+    make: Sinks<'a>,
+    writer: ChunkWriter<'a>,
+    /// Takes the new chunks of page files while holding the capture open makes writers wait.
+    spool: Option<Spool<SetAside>>,
+    /// Of the longer streams so far, with their roots below.
+    sinks: Vec<Sink<'a>>,
+    roots: Vec<StreamRoot>,
+}
+
+impl<'a> Intake<'a> {
     fn take(&mut self, stream: CapturedStream, inherited: &Inherited) -> Result<StreamEntry, Failure> {
+        let Sinks { session, monitor, .. } = self.make;
         let parent = inherited.entries.get(&stream.name).map(|entry| entry.root);
         let root = match stream.body {
             Body::None => StreamRoot { len: 0, levels: 0, top: None },
             Body::Unchanged => {
                 let root = parent.ok_or_else(|| Error::NotFound { what: "the parent's copy of an unchanged stream".into() })?;
-                self.monitor.advance(root.len);
+                monitor.advance(root.len);
                 root
             }
             Body::Pages(pages) => {
-                let chunk_len = page_chunk_len(self.session.repository().config().page_chunk_len, pages.page_size());
-                let job = pages::Job { session: self.session, chunk_len, parent, monitor: self.monitor, spool: self.spool.as_ref() };
-                job.store(&*pages)?
+                let chunk_len = page_chunk_len(session.repository().config().page_chunk_len, pages.page_size());
+                let old = inherited.old_streams(&stream.name);
+                let mut sink = self.make.make(&stream.name, Some(pages.len_bytes()), &old, parent.as_ref())?;
+                let spool = self.spool.as_ref().map(|spool| (spool, self.sinks.len()));
+                let job = pages::Job { session, chunk_len, parent, monitor, sink: &sink, spool };
+                let root = job.store(&*pages)?;
+                if self.spool.is_none() {
+                    sink.finish()?;
+                }
+                self.keep(sink, root);
+                root
             }
-            Body::Bytes(input) => content::store(self.session, &mut self.writer, input, parent, self.monitor)?,
+            Body::Bytes(input) => {
+                let old = inherited.old_streams(&stream.name);
+                let make = self.make;
+                let make_sink = || make.make(&stream.name, None, &old, None);
+                let (root, sink) = content::store(session, &mut self.writer, input, parent, make_sink, monitor)?;
+                sink.into_iter().for_each(|sink| self.keep(sink, root));
+                root
+            }
         };
         Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta: stream.meta })
+    }
+
+    fn keep(&mut self, sink: Sink<'a>, root: StreamRoot) {
+        self.sinks.push(sink);
+        self.roots.push(root);
+    }
+
+    /// What keeps features, with the roots of their streams, for after the commit.
+    fn into_keepers(self) -> Vec<(FeatureKeeper, StreamRoot)> {
+        let kept = self.sinks.into_iter().zip(self.roots);
+        kept.filter_map(|(sink, root)| Some((sink.into_keeper()?, root))).collect()
     }
 
     /// Whether the chunks of page files are to be set aside from now on; if not, what was set aside before is stored now.
     fn set_aside(&mut self, wanted: bool) -> Result<()> {
         match (wanted, &self.spool) {
-            (true, None) => self.spool = Some(Spool::new(self.session.repository().cache_dir())?),
+            (true, None) => self.spool = Some(Spool::new(self.make.session.repository().cache_dir(), SPOOL_MEMORY)?),
             (true, Some(_)) => {}
             (false, _) => self.store_set_aside()?,
         }
@@ -174,9 +230,10 @@ impl Intake<'_> {
 
     fn store_set_aside(&mut self) -> Result<()> {
         match self.spool.take() {
-            Some(spool) => pages::store_set_aside(self.session, &spool, self.monitor),
-            None => Ok(()),
+            Some(spool) => pages::store_set_aside(self.make.session, &spool, &self.sinks, self.make.monitor)?,
+            None => return Ok(()),
         }
+        self.sinks.iter_mut().try_for_each(Sink::finish)
     }
 
     /// Stores the listing and hands over everything that is still in this thread's segments.
@@ -185,7 +242,9 @@ impl Intake<'_> {
         for entry in entries {
             bytes.extend_from_slice(&record::encode(entry).map_err(|m: Malformed| m.of("the new listing"))?);
         }
-        let root = content::store(self.session, &mut self.writer, Box::new(std::io::Cursor::new(bytes)), parent, &crate::progress::Silent)
+        let input = Box::new(std::io::Cursor::new(bytes));
+        let silent = &crate::progress::Silent;
+        let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, || Ok(Sink::plain()), silent)
             .map_err(Failure::into_error)?;
         self.writer.flush()?;
         Ok(root)

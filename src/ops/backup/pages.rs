@@ -5,15 +5,19 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::collect::{Collector, Failure, first_failure};
+use super::sink::Sink;
 use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, Reference, Spool, TreeCursor, WriteSession};
+use crate::repo::{ChunkWriter, Held, NewChunk, Reference, Spool, TreeCursor, WriteSession};
 use crate::source::PageRead;
 
 /// Bytes that a thread reads at once.
 const UNIT_BYTES: u64 = 1 << 20;
+
+/// Chunks that were set aside and are stored together.
+const SET_ASIDE_BATCH: usize = 32;
 
 /// One page file to be stored.
 pub(super) struct Job<'a> {
@@ -22,8 +26,21 @@ pub(super) struct Job<'a> {
     pub(super) chunk_len: u32,
     pub(super) parent: Option<StreamRoot>,
     pub(super) monitor: &'a dyn Monitor,
-    /// Takes new chunks instead of the repository, for later.
-    pub(super) spool: Option<&'a Spool>,
+    pub(super) sink: &'a Sink<'a>,
+    /// Takes new chunks instead of the sink, for later; and the number of the sink.
+    pub(super) spool: Option<(&'a Spool<SetAside>, usize)>,
+}
+
+/// A chunk that was set aside while the source was held open.
+pub(super) struct SetAside {
+    /// Where it lies in its stream, bytes.
+    pub(super) place: u64,
+    /// Its id.
+    pub(super) id: ChunkId,
+    /// What stood in its place in the parent.
+    pub(super) predecessor: Option<ChunkId>,
+    /// The number of its stream's sink.
+    pub(super) sink: usize,
 }
 
 /// What the threads share.
@@ -91,26 +108,29 @@ impl Job<'_> {
             self.session.count_read(len);
             let predecessors = self.predecessors(work, offset, len)?;
             let keys = self.session.repository().keys();
-            let ids: Vec<ChunkId> = buffer.chunks(self.chunk_len as usize).map(|chunk| keys.chunk_id(chunk)).collect();
-            let changed = ids.iter().zip(&predecessors).filter(|(id, predecessor)| predecessor.as_ref() != Some(*id));
-            self.session.reader().prefetch(changed.filter_map(|(_, predecessor)| *predecessor))?;
             let mut chunks = Vec::with_capacity(predecessors.len());
-            for ((chunk, id), predecessor) in buffer.chunks(self.chunk_len as usize).zip(ids).zip(predecessors) {
-                self.put(writer, id, chunk, predecessor)?;
-                chunks.push((id, chunk.len() as u32));
+            let mut changed = Vec::new();
+            let mut place = offset;
+            for (plain, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
+                let id = keys.chunk_id(plain);
+                let inherited = predecessor == Some(id);
+                self.sink.keep(place, plain, inherited);
+                if !inherited && !self.set_aside(writer, place, id, plain, predecessor)? {
+                    changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] }));
+                }
+                chunks.push((id, plain.len() as u32));
+                place += plain.len() as u64;
             }
+            self.sink.store(writer, changed)?;
             work.collector.put(unit, chunks)?;
             self.monitor.advance(len);
         }
     }
 
-    fn put(&self, writer: &mut ChunkWriter<'_>, id: ChunkId, chunk: &[u8], predecessor: Option<ChunkId>) -> Result<()> {
-        if let Some(spool) = self.spool
-            && (writer.find(&id, predecessor)? || spool.put(id, chunk, predecessor)?)
-        {
-            return Ok(());
-        }
-        writer.put(id, chunk, &Reference::to(predecessor))
+    /// Sets a chunk aside, if that is what is done and there is room; whether it needs to be stored no more for now.
+    fn set_aside(&self, writer: &ChunkWriter<'_>, place: u64, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<bool> {
+        let Some((spool, sink)) = self.spool else { return Ok(false) };
+        Ok(writer.find(&id)? || spool.put(SetAside { place, id, predecessor, sink }, plain)?)
     }
 
     /// The chunks that stand in the place of these bytes in the parent. The parent may have been cut at other lengths; then its chunk at this
@@ -124,20 +144,40 @@ impl Job<'_> {
 }
 
 /// Stores what was set aside.
-pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool, monitor: &dyn Monitor) -> Result<()> {
+pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool<SetAside>, sinks: &[Sink<'_>], monitor: &dyn Monitor) -> Result<()> {
+    let chunks = Mutex::new(spool.take_all().into_iter());
     let store = || {
         let mut writer = session.writer()?;
-        while let Some(chunk) = spool.take()? {
+        loop {
+            let batch: Vec<(SetAside, Held)> =
+                chunks.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(SET_ASIDE_BATCH).collect();
+            if batch.is_empty() {
+                return Ok(writer.flush()?);
+            }
             if monitor.cancelled() {
                 return Err(Error::Cancelled.into());
             }
-            writer.put(chunk.id, &chunk.plain, &Reference::to(chunk.predecessor))?;
+            store_batch(&mut writer, spool, sinks, batch)?;
         }
-        Ok(writer.flush()?)
     };
     let results = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..session.repository().threads()).map(|_| scope.spawn(store)).collect();
         handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Failure::Session(Error::Poisoned)))).collect()
     });
     first_failure(results).map_err(Failure::into_error)
+}
+
+fn store_batch(writer: &mut ChunkWriter<'_>, spool: &Spool<SetAside>, sinks: &[Sink<'_>], batch: Vec<(SetAside, Held)>) -> Result<()> {
+    let mut read = Vec::with_capacity(batch.len());
+    for (chunk, held) in batch {
+        read.push((chunk, spool.read(held)?));
+    }
+    for of_one_sink in read.chunk_by(|(one, _), (other, _)| one.sink == other.sink) {
+        let sink = of_one_sink.first().and_then(|(chunk, _)| sinks.get(chunk.sink)).ok_or(Error::Poisoned)?;
+        let chunks = of_one_sink
+            .iter()
+            .map(|(chunk, plain)| (chunk.place, NewChunk { id: chunk.id, plain, references: vec![Reference::to(chunk.predecessor)] }));
+        sink.store(writer, chunks.collect())?;
+    }
+    Ok(())
 }

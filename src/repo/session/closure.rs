@@ -1,18 +1,19 @@
 //! What has to be there so that a copy can be read: its frame, those of its bases, and of theirs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::super::locate::{FramePlace, StoredCopy};
 use super::super::places::Places;
 use super::super::reader::Reader;
 use crate::error::Result;
 use crate::format::pack::Slice;
-use crate::id::PackId;
+use crate::id::{ChunkId, PackId};
 
 /// The frames that are decoded to read a copy.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Closure {
-    frames: HashSet<FramePlace>,
+    /// With their plain bytes.
+    frames: HashMap<FramePlace, u32>,
 }
 
 impl Closure {
@@ -25,7 +26,7 @@ impl Closure {
 
     /// Adds what another one has.
     pub(crate) fn add(&mut self, other: &Closure) {
-        self.frames.extend(&other.frames);
+        self.frames.extend(other.frames.iter().map(|(frame, len)| (*frame, *len)));
     }
 
     /// How many frames there are.
@@ -33,9 +34,14 @@ impl Closure {
         self.frames.len()
     }
 
+    /// The bytes that are decoded.
+    pub(crate) fn plain_bytes(&self) -> u64 {
+        self.frames.values().map(|len| u64::from(*len)).sum()
+    }
+
     /// The packs that hold them; one may come several times.
     pub(crate) fn packs(&self) -> impl Iterator<Item = PackId> {
-        self.frames.iter().map(|frame| frame.pack)
+        self.frames.keys().map(|frame| frame.pack)
     }
 }
 
@@ -58,7 +64,7 @@ impl Search<'_> {
             found = found && self.gather_base(copy, slice)?;
         }
         if found {
-            self.closure.frames.insert(place);
+            self.closure.frames.insert(place, copy.frame().plain_len);
         }
         self.known.insert(place, found);
         Ok(found)
@@ -74,7 +80,26 @@ impl Search<'_> {
     }
 }
 
+/// What it takes to read a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadCost {
+    /// The frame that holds it.
+    pub(crate) frame: FramePlace,
+    /// Bytes that are decoded for this frame and its bases.
+    pub(crate) plain_bytes: u64,
+}
+
 impl Reader {
+    /// What it takes to read a chunk; `None` if it is not known.
+    pub(crate) fn cost(&self, id: &ChunkId) -> Result<Option<ReadCost>> {
+        for copy in self.places().copies(id)? {
+            if let Some(closure) = Closure::of(self.places(), &copy, &|_| true)? {
+                return Ok(Some(ReadCost { frame: copy.frame_place(), plain_bytes: closure.plain_bytes() }));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether everything is known that reading this copy takes.
     pub(crate) fn is_complete(&self, copy: &StoredCopy) -> Result<bool> {
         Ok(Closure::of(self.places(), copy, &|_| true)?.is_some())

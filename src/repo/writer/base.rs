@@ -1,6 +1,9 @@
 //! Choosing what a new chunk is made a delta of.
 
-use super::super::locate::StoredCopy;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::super::locate::{CopyPlace, StoredCopy};
 use super::super::session::{Closure, WriteSession};
 use crate::error::Result;
 use crate::format::pack::{Encoding, Frame, Slice};
@@ -41,6 +44,13 @@ impl Reference {
     }
 }
 
+impl Reference {
+    /// The chunks that it names; one may come several times.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
+        self.predecessor.into_iter().chain(self.slices.iter().map(|slice| slice.id))
+    }
+}
+
 /// What a delta is made against.
 pub(super) struct Base {
     /// The new chunk's place in its lineage.
@@ -54,8 +64,6 @@ impl Base {
     /// The base that the skip rule gives; `None` where the chunk must be stored whole, because nothing is known that it is like, or because the
     /// chain would become too long.
     pub(super) fn choose(session: &WriteSession, reference: &Reference, node: bool) -> Result<Option<Base>> {
-        let named = reference.predecessor.iter().chain(reference.slices.iter().map(|slice| &slice.id));
-        session.reader().prefetch(named.copied())?;
         let predecessor = match &reference.predecessor {
             Some(id) => session.trusted(session.reader().places().copies(id)?)?,
             None => None,
@@ -111,7 +119,8 @@ impl Base {
         self.closure.len() as u32 + 1
     }
 
-    fn prefix_len(&self) -> usize {
+    /// Bytes of the prefix.
+    pub(super) fn prefix_len(&self) -> usize {
         self.slices.iter().map(|(_, slice)| slice.len as usize).sum()
     }
 
@@ -119,6 +128,11 @@ impl Base {
     pub(super) fn frame(&self) -> Frame {
         let slices = self.slices.iter().map(|(_, slice)| *slice).collect();
         Frame { level: self.level(), work: self.work(), slices, ..Frame::whole(Encoding::Delta) }
+    }
+
+    /// The stored parts that stand in the prefix, in order.
+    pub(super) fn slices(&self) -> &[(StoredCopy, Slice)] {
+        &self.slices
     }
 
     /// The prefix, of verified bytes; `None` if a base cannot be read: damage to what is stored, or a catalog that is wrong about it, must not stop a
@@ -137,6 +151,52 @@ impl Base {
         }
         Ok(Some(prefix))
     }
+}
+
+/// The prefixes of these bases, as [`Base::read`] gives them; every frame that they take is decoded once.
+pub(super) fn read_all(session: &WriteSession, bases: &[Option<Base>], threads: usize) -> Result<Vec<Option<Vec<u8>>>> {
+    let empty = |base: &Option<Base>| Mutex::new(base.as_ref().map(|base| vec![0; base.prefix_len()]));
+    let prefixes: Vec<Mutex<Option<Vec<u8>>>> = bases.iter().map(empty).collect();
+    // By chunk: where its bytes go.
+    let mut numbers: HashMap<CopyPlace, usize> = HashMap::new();
+    let mut wanted: Vec<(usize, StoredCopy)> = Vec::new();
+    let mut parts: Vec<Vec<(usize, usize, Slice)>> = Vec::new();
+    for (of, base) in bases.iter().enumerate() {
+        let mut place = 0;
+        for (copy, slice) in base.iter().flat_map(Base::slices) {
+            let number = *numbers.entry(copy.place()).or_insert_with(|| {
+                wanted.push((parts.len(), copy.clone()));
+                parts.push(Vec::new());
+                parts.len() - 1
+            });
+            parts.get_mut(number).into_iter().for_each(|parts| parts.push((of, place, *slice)));
+            place += slice.len as usize;
+        }
+    }
+    let failed = session.reader().each_copy(&wanted, threads, &|number, bytes| {
+        for (of, place, slice) in parts.get(number).into_iter().flatten() {
+            let (start, len) = (slice.offset as usize, slice.len as usize);
+            let Some(prefix) = prefixes.get(*of) else { continue };
+            let mut prefix = prefix.lock().unwrap_or_else(PoisonError::into_inner);
+            let to = prefix.as_mut().and_then(|prefix| prefix.get_mut(*place..*place + len));
+            if let (Some(to), Some(from)) = (to, bytes.get(start..start + len)) {
+                to.copy_from_slice(from);
+            }
+        }
+        Ok(())
+    })?;
+    // Whatever is wrong with a base, reading it by itself finds another way or finds it damaged.
+    let mut prefixes: Vec<Option<Vec<u8>>> =
+        prefixes.into_iter().map(|prefix| prefix.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+    let mut again: Vec<usize> = failed.iter().filter_map(|number| parts.get(*number)).flatten().map(|(of, ..)| *of).collect();
+    again.sort_unstable();
+    again.dedup();
+    for of in again {
+        if let (Some(Some(base)), Some(prefix)) = (bases.get(of), prefixes.get_mut(of)) {
+            *prefix = base.read(session)?;
+        }
+    }
+    Ok(prefixes)
 }
 
 /// The slices against which the lineage's version `target` or, in a broken lineage, the first older version on its chain stands; `None` if that is

@@ -1,0 +1,254 @@
+//! Finding moved content: chunks for which what stood in their place is no good base are set aside, and looked for in the whole of the parent's stream
+//! by the features that were kept of it. After a VACUUM, a CLUSTER or in a reordered dump nearly everything is there, elsewhere.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches};
+use crate::codec::similarity::slices::{self, OldChunk};
+use crate::codec::similarity::{FEATURES_LEN, PIECE_LEN, Sampler};
+use crate::error::{Error, Result};
+use crate::format::snapshot::StreamRoot;
+use crate::id::ChunkId;
+use crate::progress::Monitor;
+use crate::repo::{BaseSlice, ChunkWriter, Held, KeptFeatures, NewChunk, Reference, Spool, TreeCursor, WriteSession};
+
+/// Bytes of chunks that are set aside in memory.
+const SPOOL_MEMORY: usize = 4 << 20;
+
+/// Chunks that are looked up and stored together: their bases are read once for all of them.
+const WINDOW_CHUNKS: usize = 256;
+/// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
+/// decoding a frame for each.
+const AMPLIFICATION: u64 = 6;
+/// Bytes of the prefix of moved content: enough for four old pieces for each of a chunk of 32 KiB.
+const PREFIX_LEN_AIMED: usize = 128 << 10;
+
+/// An old stream in which content is looked for.
+pub(super) struct OldStream {
+    pub(super) root: StreamRoot,
+    pub(super) features: KeptFeatures,
+}
+
+/// Takes the chunks of one stream for which their place gave no good base.
+pub(super) struct Moved<'a> {
+    session: &'a WriteSession,
+    monitor: &'a dyn Monitor,
+    sampler: Sampler,
+    state: Mutex<State>,
+}
+
+struct State {
+    old: Vec<OldStream>,
+    batch: Batch,
+    aside: Spool<Aside>,
+    aside_bytes: u64,
+}
+
+/// A chunk that was set aside.
+struct Aside {
+    id: ChunkId,
+    /// Where it lies in its stream, bytes.
+    offset: u64,
+    /// What stood in its place.
+    reference: Reference,
+    /// Its number in the batch.
+    number: u32,
+}
+
+impl<'a> Moved<'a> {
+    /// Looks in these streams; `None` if there are none.
+    pub(super) fn new(session: &'a WriteSession, monitor: &'a dyn Monitor, old: Vec<OldStream>) -> Result<Option<Self>> {
+        if old.is_empty() {
+            return Ok(None);
+        }
+        let aside = Spool::new(session.repository().cache_dir(), SPOOL_MEMORY)?;
+        let state = State { old, batch: Batch::new(), aside, aside_bytes: 0 };
+        Ok(Some(Moved { session, monitor, sampler: session.repository().sampler(), state: Mutex::new(state) }))
+    }
+
+    /// Stores chunks, now where that takes little, else later.
+    pub(super) fn store(&self, writer: &mut ChunkWriter<'_>, chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
+        let new: Vec<NewChunk<'_>> = chunks.iter().map(|(_, chunk)| chunk.clone()).collect();
+        for number in writer.put_close(&new)? {
+            if let Some((offset, chunk)) = chunks.get(number)
+                && !self.set_aside(*offset, chunk)?
+            {
+                writer.put(std::slice::from_ref(chunk))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, offset: u64, chunk: &NewChunk<'_>) -> Result<bool> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut number = state.batch.add(&self.sampler, chunk.plain);
+        if number.is_none() {
+            self.store_aside(&mut state)?;
+            number = state.batch.add(&self.sampler, chunk.plain);
+        }
+        let Some(number) = number else { return Ok(false) };
+        let reference = chunk.references.first().cloned().unwrap_or_default();
+        let set_aside = state.aside.put(Aside { id: chunk.id, offset, reference, number }, chunk.plain)?;
+        state.aside_bytes += if set_aside { chunk.plain.len() as u64 } else { 0 };
+        Ok(set_aside)
+    }
+
+    /// Stores what is still set aside.
+    pub(super) fn finish(&self) -> Result<()> {
+        self.store_aside(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn store_aside(&self, state: &mut State) -> Result<()> {
+        if state.aside.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut state.batch);
+        let features_bytes: u64 = state.old.iter().map(|old| old.features.pieces() * FEATURES_LEN as u64).sum();
+        // For a little that is new the features are not read: that would cost more than it may save.
+        let matches = (features_bytes <= std::mem::take(&mut state.aside_bytes)).then(|| find(batch, &mut state.old));
+        let mut aside = state.aside.take_all();
+        aside.sort_unstable_by_key(|(chunk, _)| chunk.offset);
+        let repo = self.session.repository();
+        let mut writers = (0..repo.threads()).map(|_| self.session.writer()).collect::<Result<Vec<_>>>()?;
+        let mut sources = Sources::new(self.session, &state.old);
+        let mut aside = aside.into_iter();
+        loop {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let window: Vec<(Aside, Held)> = aside.by_ref().take(WINDOW_CHUNKS).collect();
+            if window.is_empty() {
+                break;
+            }
+            self.store_window(&mut writers, &mut sources, &state.aside, matches.as_ref(), window)?;
+        }
+        state.aside.rewind();
+        writers.iter_mut().try_for_each(ChunkWriter::flush)
+    }
+
+    fn store_window(
+        &self,
+        writers: &mut [ChunkWriter<'_>],
+        sources: &mut Sources<'_>,
+        spool: &Spool<Aside>,
+        matches: Option<&Matches>,
+        window: Vec<(Aside, Held)>,
+    ) -> Result<()> {
+        let numbers: Vec<u32> = window.iter().map(|(chunk, _)| chunk.number).collect();
+        let slices = matches.map(|matches| sources.slices(matches, &numbers)).transpose()?;
+        let mut slices = slices.unwrap_or_default().into_iter();
+        let mut chunks = Vec::with_capacity(window.len());
+        for (aside, held) in window {
+            let mut references = Vec::new();
+            references.extend(slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices }));
+            references.push(aside.reference);
+            chunks.push((aside.id, spool.read(held)?, references));
+        }
+        let new = chunks.iter().map(|(id, plain, references)| NewChunk { id: *id, plain, references: references.clone() });
+        ChunkWriter::put_shared(writers, &new.collect::<Vec<_>>())
+    }
+}
+
+/// Passes the features of the old streams, one after the other, by the batch.
+fn find(batch: Batch, old: &mut [OldStream]) -> Matches {
+    let mut matcher = Matcher::new(batch);
+    old.iter_mut().for_each(|old| old.features.read(|block| matcher.pass(block)));
+    matcher.finish()
+}
+
+/// Looks up the chunks that old pieces lie in. Pieces are numbered through all streams.
+struct Sources<'a> {
+    session: &'a WriteSession,
+    /// Where each stream starts among all, bytes, and its tree.
+    streams: Vec<(u64, TreeCursor<'a>)>,
+}
+
+/// A chunk of an old stream.
+struct Old {
+    range: Range<u64>,
+    id: ChunkId,
+}
+
+impl<'a> Sources<'a> {
+    fn new(session: &'a WriteSession, old: &[OldStream]) -> Self {
+        let mut start = 0;
+        let mut streams = Vec::new();
+        for old in old {
+            streams.push((start, TreeCursor::new(session.reader(), Some(old.root))));
+            start += old.features.pieces() * PIECE_LEN as u64;
+        }
+        Sources { session, streams }
+    }
+
+    /// For each chunk of a window, by its number in the batch, the parts of stored chunks that are likely to hold what is in it.
+    fn slices(&mut self, matches: &Matches, numbers: &[u32]) -> Result<Vec<Vec<BaseSlice>>> {
+        let candidates: Vec<Vec<Candidate>> = numbers.iter().map(|number| matches.of(*number)).collect();
+        let old = self.old_chunks(candidates.iter().flatten())?;
+        let at = |offset: u64| {
+            let after = old.partition_point(|chunk| chunk.range.end <= offset);
+            old.get(after).filter(|chunk| chunk.range.contains(&offset))
+        };
+        let affordable = self.affordable(&candidates, at)?;
+        let old_chunk = |offset: u64| {
+            let chunk = at(offset).filter(|chunk| affordable.contains(&chunk.id))?;
+            Some(OldChunk { range: chunk.range.clone(), work: 1 })
+        };
+        let slice = |range: Range<u64>| {
+            let chunk = at(range.start)?;
+            Some(BaseSlice { id: chunk.id, offset: (range.start - chunk.range.start) as u32, len: (range.end - range.start) as u32 })
+        };
+        let tuning = slices::Tuning { prefix: PREFIX_LEN_AIMED, ..slices::Tuning::default() };
+        let choose = |candidates: &Vec<Candidate>| slices::choose(candidates, old_chunk, &tuning).into_iter().filter_map(slice).collect();
+        Ok(candidates.iter().map(choose).collect())
+    }
+
+    /// The old chunks in which these pieces lie, in order.
+    fn old_chunks<'c>(&mut self, candidates: impl Iterator<Item = &'c Candidate>) -> Result<Vec<Old>> {
+        let mut middles: Vec<u64> = candidates.map(|candidate| candidate.offset() + PIECE_LEN as u64 / 2).collect();
+        middles.sort_unstable();
+        middles.dedup();
+        let mut old: Vec<Old> = Vec::new();
+        for middle in middles {
+            if old.last().is_none_or(|chunk| !chunk.range.contains(&middle)) {
+                let Some((start, cursor)) = self.streams.iter_mut().rev().find(|(start, _)| *start <= middle) else { continue };
+                let span = cursor.at(middle - *start)?;
+                old.extend(span.map(|span| Old { range: *start + span.offset..*start + span.offset + u64::from(span.len), id: span.id }));
+            }
+        }
+        self.session.reader().prefetch(old.iter().map(|chunk| chunk.id))?;
+        Ok(old)
+    }
+
+    /// The old chunks that may serve as bases in a window: those in the frames that give most for what reading them takes, as long as the window's bases
+    /// take no more to read than [`AMPLIFICATION`] times its own bytes.
+    fn affordable<'o>(&self, candidates: &[Vec<Candidate>], at: impl Fn(u64) -> Option<&'o Old>) -> Result<HashSet<ChunkId>> {
+        let mut votes: HashMap<ChunkId, u64> = HashMap::new();
+        for candidate in candidates.iter().flatten() {
+            if let Some(chunk) = at(candidate.offset() + PIECE_LEN as u64 / 2) {
+                *votes.entry(chunk.id).or_default() += u64::from(candidate.votes);
+            }
+        }
+        let mut frames: HashMap<_, (u64, u64, Vec<ChunkId>)> = HashMap::new();
+        for (id, votes) in votes {
+            let Some(cost) = self.session.reader().cost(&id)? else { continue };
+            let (sum, bytes, chunks) = frames.entry(cost.frame).or_insert((0, cost.plain_bytes, Vec::new()));
+            *sum += votes;
+            *bytes = cost.plain_bytes.max(*bytes);
+            chunks.push(id);
+        }
+        let mut frames: Vec<_> = frames.into_iter().collect();
+        frames.sort_unstable_by_key(|(frame, (votes, bytes, _))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
+        let mut budget = AMPLIFICATION * candidates.len() as u64 * u64::from(self.session.repository().config().page_chunk_len);
+        let mut affordable = HashSet::new();
+        for (_, (_, bytes, chunks)) in frames {
+            if bytes <= budget {
+                budget -= bytes;
+                affordable.extend(chunks);
+            }
+        }
+        Ok(affordable)
+    }
+}

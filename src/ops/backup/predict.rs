@@ -1,0 +1,104 @@
+//! Where the content of a stream without pages stood in the parent's stream.
+//!
+//! Chunks that are equal in both show how the two streams lie to each other. Between them a chunk is expected where the last one ended. Its base is a
+//! window of the parent around that place, twice as long as itself, since rows are inserted, removed and moved by a little.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::error::Result;
+use crate::format::snapshot::StreamRoot;
+use crate::id::ChunkId;
+use crate::repo::{BaseSlice, ChunkSpan, Reader, Reference, Spans};
+
+/// Chunks of the parent that are kept on either side of the expected place, where equal ones are looked for.
+const REACH_CHUNKS: usize = 1024;
+
+/// Follows the parent's stream while the new one passes.
+pub(super) struct Prediction<'r> {
+    /// What has not been looked at of the parent's chunks.
+    rest: Option<Spans<'r>>,
+    /// The parent's chunks around the expected place.
+    near: VecDeque<ChunkSpan>,
+    /// Where they lie, by id; `None` for one that is there more than once, which says little about the place.
+    places: HashMap<ChunkId, Option<u64>>,
+    /// Where in the parent's stream the next new chunk is expected to start, bytes.
+    expected: u64,
+}
+
+impl<'r> Prediction<'r> {
+    /// With the parent's stream, or without one.
+    pub(super) fn new(reader: &'r Reader, parent: Option<StreamRoot>) -> Self {
+        // What it gives are guesses at good bases: a damaged parent only means worse ones.
+        let rest = parent.and_then(|root| Spans::new(reader, &root).ok());
+        Prediction { rest, near: VecDeque::new(), places: HashMap::new(), expected: 0 }
+    }
+
+    /// What the next chunk of the new stream is probably like.
+    pub(super) fn next(&mut self, id: &ChunkId, len: u32) -> Result<Reference> {
+        self.advance()?;
+        if let Some(Some(offset)) = self.places.get(id) {
+            self.expected = offset + u64::from(len);
+            return Ok(Reference::to(Some(*id)));
+        }
+        let reference = self.window(len);
+        let end = self.expected + u64::from(len);
+        self.expected = self.cut_near(end, u64::from(len) / 8).unwrap_or(end);
+        Ok(reference)
+    }
+
+    /// Keeps the parent's chunks on both sides of the expected place at hand.
+    fn advance(&mut self) -> Result<()> {
+        while self.ahead() < REACH_CHUNKS {
+            let Some(spans) = &mut self.rest else { return Ok(()) };
+            match spans.next() {
+                Some(Ok(span)) => {
+                    let twice = self.places.contains_key(&span.id);
+                    self.places.insert(span.id, (!twice).then_some(span.offset));
+                    self.near.push_back(span);
+                }
+                Some(Err(error)) if !error.is_damage() => return Err(error),
+                _ => self.rest = None,
+            }
+            if self.near.len() > 2 * REACH_CHUNKS
+                && let Some(old) = self.near.pop_front()
+            {
+                self.places.remove(&old.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of the chunks at hand lie past the expected place.
+    fn ahead(&self) -> usize {
+        self.near.len() - self.near.partition_point(|span| span.offset <= self.expected)
+    }
+
+    /// The window around the place of a chunk of this length, and the chunk in the middle of it as the predecessor.
+    fn window(&self, len: u32) -> Reference {
+        let (len, slack) = (u64::from(len), u64::from(len / 2));
+        let (start, end) = (self.expected.saturating_sub(slack), self.expected + len + slack);
+        let first = self.near.partition_point(|span| end_of(span) <= start);
+        let spans = self.near.iter().skip(first).take_while(|span| span.offset < end);
+        let mut reference = Reference::default();
+        for span in spans {
+            let (from, to) = (start.max(span.offset), end.min(end_of(span)));
+            reference.slices.push(BaseSlice { id: span.id, offset: (from - span.offset) as u32, len: (to - from) as u32 });
+            if reference.predecessor.is_none() || span.offset <= self.expected + slack {
+                reference.predecessor = Some(span.id);
+            }
+        }
+        reference
+    }
+
+    /// A cut of the parent's stream within `reach` bytes of a place. Cuts follow from the content before them, so a cut of both streams near one place
+    /// is most likely the same.
+    fn cut_near(&self, place: u64, reach: u64) -> Option<u64> {
+        let after = self.near.partition_point(|span| end_of(span) < place);
+        let cuts = self.near.iter().skip(after.saturating_sub(1)).take(2).map(end_of);
+        cuts.filter(|cut| cut.abs_diff(place) <= reach).min_by_key(|cut| cut.abs_diff(place))
+    }
+}
+
+fn end_of(span: &ChunkSpan) -> u64 {
+    span.offset + u64::from(span.len)
+}
