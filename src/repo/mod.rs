@@ -26,6 +26,7 @@ mod window;
 mod writer;
 
 pub use features::{FeatureKeeper, KeptFeatures};
+pub(crate) use locate::FramePlace;
 pub use locate::{CopyPlace, StoredCopy};
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{BaseSlice, ChunkWriter, Held, KeptFeatures, NewChunk, Reference, Spool, TreeCursor, WriteSession};
+use crate::repo::{BaseSlice, ChunkWriter, FramePlace, Held, KeptFeatures, NewChunk, Reference, Spool, TreeCursor, WriteSession};
 
 /// Bytes of chunks that are set aside in memory.
 const SPOOL_MEMORY: usize = 4 << 20;
@@ -231,24 +231,27 @@ impl<'a> Sources<'a> {
                 *votes.entry(chunk.id).or_default() += u64::from(candidate.votes);
             }
         }
-        let mut frames: HashMap<_, (u64, u64, Vec<ChunkId>)> = HashMap::new();
+        // By frame: what it gives to all chunks that take it, and its bytes.
+        let mut frames: HashMap<FramePlace, (u64, u64)> = HashMap::new();
+        let mut closures = Vec::with_capacity(votes.len());
         for (id, votes) in votes {
-            let Some(cost) = self.session.reader().cost(&id)? else { continue };
-            let (sum, bytes, chunks) = frames.entry(cost.frame).or_insert((0, cost.plain_bytes, Vec::new()));
-            *sum += votes;
-            *bytes = cost.plain_bytes.max(*bytes);
-            chunks.push(id);
+            let Some(closure) = self.session.reader().closure(&id)? else { continue };
+            for (frame, bytes) in closure.frames() {
+                frames.entry(frame).or_insert((0, u64::from(bytes))).0 += votes;
+            }
+            closures.push((id, closure));
         }
         let mut frames: Vec<_> = frames.into_iter().collect();
-        frames.sort_unstable_by_key(|(frame, (votes, bytes, _))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
+        frames.sort_unstable_by_key(|(frame, (votes, bytes))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
         let mut budget = AMPLIFICATION * candidates.len() as u64 * u64::from(self.session.repository().config().page_chunk_len);
-        let mut affordable = HashSet::new();
-        for (_, (_, bytes, chunks)) in frames {
+        let mut paid = HashSet::new();
+        for (frame, (_, bytes)) in frames {
             if bytes <= budget {
                 budget -= bytes;
-                affordable.extend(chunks);
+                paid.insert(frame);
             }
         }
-        Ok(affordable)
+        let affordable = closures.iter().filter(|(_, closure)| closure.frames().all(|(frame, _)| paid.contains(&frame)));
+        Ok(affordable.map(|(id, _)| *id).collect())
     }
 }

@@ -34,9 +34,9 @@ impl Closure {
         self.frames.len()
     }
 
-    /// The bytes that are decoded.
-    pub(crate) fn plain_bytes(&self) -> u64 {
-        self.frames.values().map(|len| u64::from(*len)).sum()
+    /// The frames with their plain bytes.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = (FramePlace, u32)> {
+        self.frames.iter().map(|(frame, len)| (*frame, *len))
     }
 
     /// The packs that hold them; one may come several times.
@@ -80,21 +80,12 @@ impl Search<'_> {
     }
 }
 
-/// What it takes to read a chunk.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ReadCost {
-    /// The frame that holds it.
-    pub(crate) frame: FramePlace,
-    /// Bytes that are decoded for this frame and its bases.
-    pub(crate) plain_bytes: u64,
-}
-
 impl Reader {
     /// What it takes to read a chunk; `None` if it is not known.
-    pub(crate) fn cost(&self, id: &ChunkId) -> Result<Option<ReadCost>> {
+    pub(crate) fn closure(&self, id: &ChunkId) -> Result<Option<Closure>> {
         for copy in self.places().copies(id)? {
             if let Some(closure) = Closure::of(self.places(), &copy, &|_| true)? {
-                return Ok(Some(ReadCost { frame: copy.frame_place(), plain_bytes: closure.plain_bytes() }));
+                return Ok(Some(closure));
             }
         }
         Ok(None)
