@@ -10,8 +10,12 @@ mod common;
 mod frames;
 #[path = "chains/history.rs"]
 mod history;
+#[path = "chains/plan.rs"]
+mod plan;
 #[path = "chains/squeeze.rs"]
 mod squeeze;
+#[path = "chains/tables.rs"]
+mod tables;
 
 use common::Result;
 use common::args::Args;
@@ -29,6 +33,22 @@ fn main() -> Result<()> {
     if wanted("A") {
         let spec = if quick { StoreSpec::quick() } else { StoreSpec::default() };
         frames::tables(&History::make(dir.as_ref(), spec, 0)?);
+    }
+    if !["B", "C", "D"].into_iter().any(wanted) {
+        return Ok(());
+    }
+    let steps = args.number("--steps", if quick { 40 } else { 300 })?;
+    let history = History::make(dir.as_ref(), StoreSpec::quick(), steps)?;
+    println!("\n{} steps of a store of {} pages", history.steps(), history.version(0).len());
+    let bound = tables::Bound::of(&history, dir.as_ref())?;
+    for (table, title, plans) in [
+        ("B", "B. chunk sizes and rules", tables::rules()),
+        ("C", "C. frames shared by neighbours", tables::groups()),
+        ("D", "D. other ideas", tables::ideas()),
+    ] {
+        if wanted(table) {
+            tables::print(title, &history, &bound, &plans);
+        }
     }
     Ok(())
 }

@@ -62,7 +62,6 @@ fn with_dictionary(file: &[u8], whole: usize, dictionary_bytes: usize) {
     // Only what a first backup would have at hand: pages drawn from all over the file.
     let pages: Vec<&[u8]> = file.chunks(4096).collect();
     let drawn: Vec<u8> = pages.iter().step_by(pages.len() * 4096 / dictionary_bytes).flat_map(|page| page.iter().copied()).collect();
-    let sampled: Vec<&[u8]> = pages.iter().step_by(4).copied().collect();
     let training = |share: usize| {
         let sampled: Vec<&[u8]> = pages.iter().step_by(share).copied().collect();
         timed(|| zstd::dict::from_samples(&sampled, dictionary_bytes).expect("samples enough"))

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use zstd::zstd_safe::{CCtx, CDict, CParameter, DCtx, DParameter, FrameFormat, InBuffer, OutBuffer, ParamSwitch, ResetDirective};
+
 use super::frames::CHUNK_BYTES;
-use zstd::zstd_safe::{CCtx, CDict, CParameter, DCtx, DParameter, FrameFormat, InBuffer, OutBuffer, ResetDirective};
 
 /// How to compress.
 #[derive(Debug, Clone, Copy, Default)]
@@ -12,6 +13,8 @@ pub struct Squeeze {
     /// 0: as large as prefix and plain bytes together.
     pub window_log: u32,
     pub long: bool,
+    /// Literals stay as they are, for a second stage.
+    pub raw_literals: bool,
     pub hash_log: u32,
     pub chain_log: u32,
 }
@@ -59,6 +62,9 @@ impl Squeeze {
         set(CParameter::WindowLog(window_log));
         if self.long {
             set(CParameter::EnableLongDistanceMatching(true));
+        }
+        if self.raw_literals {
+            set(CParameter::LiteralCompressionMode(ParamSwitch::Disable));
         }
         if self.hash_log > 0 {
             set(CParameter::HashLog(self.hash_log));
