@@ -34,7 +34,7 @@ fn main() -> Result<()> {
         let spec = if quick { StoreSpec::quick() } else { StoreSpec::default() };
         frames::tables(&History::make(dir.as_ref(), spec, 0)?);
     }
-    if !["B", "C", "D"].into_iter().any(wanted) {
+    if !["B", "C", "D", "E"].into_iter().any(wanted) {
         return Ok(());
     }
     let steps = args.number("--steps", if quick { 40 } else { 300 })?;
@@ -45,6 +45,7 @@ fn main() -> Result<()> {
         ("B", "B. chunk sizes and rules", tables::rules()),
         ("C", "C. frames shared by neighbours", tables::groups()),
         ("D", "D. other ideas", tables::ideas()),
+        ("E", "E. rules for long histories", tables::long_rules()),
     ] {
         if wanted(table) {
             tables::print(title, &history, &bound, &plans);

@@ -13,8 +13,8 @@ pub enum Rule {
     Skip(u32),
     /// Step t on what stood there at step t - b^v, where b^v is the largest power of b that divides t.
     Aligned(u32),
-    /// The first version in a block of b^v steps on the first in the block before, else the version before.
-    Crossing(u32),
+    /// Like `Skip`, with a first digit of its own.
+    Mixed(u32, u32),
     /// The version before.
     Endless,
     /// The first version.
@@ -142,16 +142,12 @@ pub fn largest_power_dividing(number: u32, base: u32) -> u32 {
     power
 }
 
-/// The step at which the base lies, when the predecessor is of step `last`: it, or the start of the block before.
-fn crossing_target(step: u32, last: u32, base: u32) -> u32 {
-    let mut target = last;
-    let mut block = base;
-    while step / block != last / block {
-        // The first version of the block of `last` is the newest one that is no later than any step that starts no new block.
-        target = (last / block) * block;
-        block *= base;
+/// 1, or the largest of `first` * `rest`^n that divides the number.
+fn mixed_power_dividing(number: u32, first: u32, rest: u32) -> u32 {
+    match number.is_multiple_of(first) {
+        true => first * largest_power_dividing(number / first, rest),
+        false => 1,
     }
-    target
 }
 
 /// Plays the history through.
@@ -229,7 +225,7 @@ impl Run<'_> {
         let fits = |version: &Version| match self.plan.rule {
             Rule::Skip(base) => version.number <= number - largest_power_dividing(number, base),
             Rule::Aligned(base) => version.step as u32 <= step - largest_power_dividing(step, base),
-            Rule::Crossing(base) => version.step as u32 <= crossing_target(step, lineage[lineage.len() - 1].step as u32, base),
+            Rule::Mixed(first, rest) => version.number <= number - mixed_power_dividing(number, first, rest),
             Rule::Endless => true,
             Rule::First => version.base.is_none(),
         };

@@ -157,9 +157,6 @@ pub fn ideas() -> Vec<(String, Plan)> {
         for level in [1, 5, 7] {
             add(&format!("level {level}"), Plan { squeeze: Some(Squeeze::level(level)), ..base });
         }
-        for skip in [8, 16, 32] {
-            add(&format!("crossing {skip}"), Plan { rule: Rule::Crossing(skip), ..base });
-        }
         for before in [1, 3] {
             add(&format!("{before} before"), Plan { before, ..base });
         }
@@ -185,4 +182,12 @@ pub fn ideas() -> Vec<(String, Plan)> {
         add("changed pages, aligned, groups of 32", Plan { group: Group::Neighbours(32), rule: Rule::Aligned(16), ..pages });
     }
     plans
+}
+
+/// Rules for long histories.
+pub fn long_rules() -> Vec<(String, Plan)> {
+    let skips = [8, 16, 24, 32, 64].map(Rule::Skip);
+    let mixed = [(16, 4), (24, 4), (32, 2), (32, 4), (32, 8), (48, 4), (64, 2), (64, 4), (64, 8), (128, 4)].map(|(first, rest)| Rule::Mixed(first, rest));
+    let rules = skips.into_iter().chain(mixed).chain([Rule::Endless]);
+    rules.map(|rule| (format!("64 KiB, changed pages, {rule:?}"), Plan { changed_pages: true, ..plain(64, rule) })).collect()
 }
