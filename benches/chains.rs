@@ -1,6 +1,6 @@
 //! Decides constants of the engine: how chunks share frames, what a delta is made against, how large chunks are.
 //!
-//! `cargo bench --bench chains -- [--quick] [--only A,B,C,D] [--steps 300] [--dir DIR]`
+//! `cargo bench --bench chains -- [--quick] [--only A,B,C,D,E] [--steps 300] [--dir DIR]`
 //!
 //! A simulation in memory on the store corpus, without a repository: bytes and reads are counted, not packed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
@@ -27,12 +27,11 @@ fn main() -> Result<()> {
     let quick = args.flag("--quick");
     let wanted = |table: &str| args.value("--only").is_none_or(|only| only.contains(table));
     let dir = args.value("--dir").unwrap_or(env!("CARGO_TARGET_TMPDIR"));
-    if wanted("dict") {
-        frames::dictionaries(&History::make(dir.as_ref(), StoreSpec::default(), 0)?);
-    }
     if wanted("A") {
         let spec = if quick { StoreSpec::quick() } else { StoreSpec::default() };
-        frames::tables(&History::make(dir.as_ref(), spec, 0)?);
+        let history = History::make(dir.as_ref(), spec, 0)?;
+        frames::tables(&history);
+        frames::dictionaries(&history);
     }
     if !["B", "C", "D", "E"].into_iter().any(wanted) {
         return Ok(());

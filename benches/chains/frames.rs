@@ -2,8 +2,9 @@
 
 use zstd::zstd_safe::DDict;
 
+use super::common::store::PAGE_BYTES;
 use super::history::History;
-use super::squeeze::{Squeeze, encode_all_with, decode_start, decoder, timed};
+use super::squeeze::{Squeeze, decode_start, decoder, encode_all_with, timed};
 
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Frames that the decoder is tried on.
@@ -45,7 +46,8 @@ fn row(file: &[u8], whole: usize, name: &str, squeeze: Squeeze, frame_bytes: usi
         let frames = sample.iter().cycle();
         starts.zip(frames).map(|(chunks, frame)| decode_start(&mut context, frame, &mut room, chunks * CHUNK_BYTES)).count()
     });
-    let ((), frame_s) = timed(|| sample.iter().cycle().take(DECODED).for_each(|frame| decode_start(&mut context, frame, &mut room, frame_bytes)));
+    let ((), frame_s) =
+        timed(|| sample.iter().cycle().take(DECODED).for_each(|frame| decode_start(&mut context, frame, &mut room, frame_bytes)));
     println!(
         "{name:>24} {:>9} {bytes:>11} {:>7.3} {:>7.0} {:>13.1} {:>13.1}",
         frame_bytes >> 10,
@@ -56,47 +58,42 @@ fn row(file: &[u8], whole: usize, name: &str, squeeze: Squeeze, frame_bytes: usi
     );
 }
 
-/// 64 KiB chunks behind one prefix that all of them share.
-fn with_dictionary(file: &[u8], whole: usize, dictionary_bytes: usize) {
-    let chunks: Vec<&[u8]> = file.chunks(CHUNK_BYTES).collect();
-    // Only what a first backup would have at hand: pages drawn from all over the file.
-    let pages: Vec<&[u8]> = file.chunks(4096).collect();
-    let drawn: Vec<u8> = pages.iter().step_by(pages.len() * 4096 / dictionary_bytes).flat_map(|page| page.iter().copied()).collect();
-    let training = |share: usize| {
-        let sampled: Vec<&[u8]> = pages.iter().step_by(share).copied().collect();
-        timed(|| zstd::dict::from_samples(&sampled, dictionary_bytes).expect("samples enough"))
-    };
-    let mut dictionaries = vec![("drawn".to_owned(), drawn)];
-    for share in [4, 16, 64] {
-        let (trained, s) = training(share);
-        dictionaries.push((format!("trained on 1/{share} in {s:.1} s"), trained));
-    }
-    for (name, dictionary) in &dictionaries {
-        let packed = Squeeze::level(3).encode(dictionary, &[]).len();
-        for level in [2, 3, 4] {
-            let (frames, s) = timed(|| encode_all_with(dictionary, level, file.chunks(CHUNK_BYTES)));
-            let bytes = frames.iter().map(Vec::len).sum::<usize>() + packed;
-            let digested = DDict::create(dictionary);
-            let mut context = decoder();
-            context.ref_ddict(&digested).expect("a fresh context");
-            let mut room = vec![0; CHUNK_BYTES];
-            let full = &frames[..frames.len() - 1];
-            let ((), decode_s) = timed(|| full.iter().for_each(|frame| decode_start(&mut context, frame, &mut room, CHUNK_BYTES)));
-            println!(
-                "{:>3} KiB {name}, level {level}: {bytes} bytes, {:.3} of -3, {:.0} MB/s, {:.1} us a chunk; dictionary stored in {packed}",
-                dictionary.len() >> 10,
-                bytes as f64 / whole as f64,
-                file.len() as f64 / 1e6 / s,
-                decode_s * 1e6 / full.len() as f64
-            );
+/// Prints what one dictionary for all chunks of the first version would do.
+pub fn dictionaries(history: &History) {
+    let file = history.bytes(history.version(0));
+    let whole = zstd::bulk::compress(&file, 3).expect("room enough").len();
+    let pages: Vec<&[u8]> = file.chunks(PAGE_BYTES).collect();
+    println!("\n64 KiB frames behind one digested dictionary; its own bytes, compressed, are counted");
+    for kib in [64, 128, 256] {
+        let bytes = kib << 10;
+        let drawn = || pages.iter().step_by(pages.len() * PAGE_BYTES / bytes).flat_map(|page| page.iter().copied()).collect();
+        dictionary_rows(&file, whole, "pages from all over the file", drawn);
+        for share in [4, 64] {
+            let sampled: Vec<&[u8]> = pages.iter().step_by(share).copied().collect();
+            let train = || zstd::dict::from_samples(&sampled, bytes).expect("samples enough");
+            dictionary_rows(&file, whole, &format!("trained on a page in {share}"), train);
         }
     }
 }
 
-pub fn dictionaries(history: &History) {
-    let file = history.bytes(history.version(0));
-    let whole = zstd::bulk::compress(&file, 3).expect("room enough").len();
-    for kib in [64, 128, 256] {
-        with_dictionary(&file, whole, kib << 10);
+fn dictionary_rows(file: &[u8], whole: usize, name: &str, make: impl FnOnce() -> Vec<u8>) {
+    let (dictionary, make_s) = timed(make);
+    let stored = Squeeze::level(3).encode(&dictionary, &[]).len();
+    for level in 2..=4 {
+        let (frames, s) = timed(|| encode_all_with(&dictionary, level, file.chunks(CHUNK_BYTES)));
+        let bytes = frames.iter().map(Vec::len).sum::<usize>() + stored;
+        let digested = DDict::create(&dictionary);
+        let mut context = decoder();
+        context.ref_ddict(&digested).expect("a fresh context");
+        let mut room = vec![0; CHUNK_BYTES];
+        let full = &frames[..frames.len() - 1];
+        let ((), decode_s) = timed(|| full.iter().for_each(|frame| decode_start(&mut context, frame, &mut room, CHUNK_BYTES)));
+        println!(
+            "{:>3} KiB, {name}, {make_s:.1} s; level {level}: {bytes} bytes, {:.3} of -3, {:.0} MB/s, {:.1} us a chunk",
+            dictionary.len() >> 10,
+            bytes as f64 / whole as f64,
+            file.len() as f64 / 1e6 / s,
+            decode_s * 1e6 / full.len() as f64
+        );
     }
 }

@@ -162,7 +162,8 @@ pub fn run(history: &History, plan: Plan) -> Outcome {
         encode_s: 0.0,
     };
     let encoder = Encoder::new().expect("memory enough");
-    let mut run = Run { history, plan, encoder, lineages: Vec::new(), frames: Vec::new(), nodes: Vec::new(), out, bytes: 0, segment: Vec::new() };
+    let mut run =
+        Run { history, plan, encoder, lineages: Vec::new(), frames: Vec::new(), nodes: Vec::new(), out, bytes: 0, segment: Vec::new() };
     let ((), seconds) = timed(|| (0..=history.steps()).for_each(|step| run.step(step)));
     run.out.encode_s = seconds;
     for place in 0..run.places(history.steps()) {
@@ -335,7 +336,7 @@ impl Run<'_> {
         }
         let bitmaps = if self.plan.changed_pages { group.len() * self.plan.chunk_pages.div_ceil(8) } else { 0 };
         let mut encoded = self.encode(&plain, &prefix);
-        // Their place is kept, not their bits: one byte in eight pages or so.
+        // The bitmap counts; what it says does not matter here.
         encoded.extend(std::iter::repeat_n(0x5a, bitmaps));
         // A single chunk is stored whole where the engine would.
         if let [one] = group.as_slice()

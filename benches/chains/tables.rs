@@ -47,7 +47,8 @@ impl Bound {
         let steps: Vec<usize> = (1..=history.steps()).collect();
         let mut bytes = parallel(&steps, |step| {
             let (old, new) = (history.bytes(history.version(step - 1)), history.bytes(history.version(*step)));
-            by_tool(dir.path(), *step, &old, &new).unwrap_or_else(|| Squeeze { long: true, ..Squeeze::level(3) }.encode(&new, &old).len()) as f64
+            by_tool(dir.path(), *step, &old, &new).unwrap_or_else(|| Squeeze { long: true, ..Squeeze::level(3) }.encode(&new, &old).len())
+                as f64
         });
         let bound = Bound { mean: mean(&bytes), median: median(&mut bytes) };
         println!("patch-from at -3: mean {:.0}, median {:.0} bytes a step", bound.mean, bound.median);
@@ -62,7 +63,8 @@ fn by_tool(dir: &Path, step: usize, old: &[u8], new: &[u8]) -> Option<usize> {
     std::fs::write(path("new"), new).ok()?;
     let mut from = std::ffi::OsString::from("--patch-from=");
     from.push(path("old"));
-    let status = std::process::Command::new("zstd").args(["-3", "-q", "-q", "-f"]).arg(from).arg(path("new")).arg("-o").arg(path("patch")).status();
+    let status =
+        std::process::Command::new("zstd").args(["-3", "-q", "-q", "-f"]).arg(from).arg(path("new")).arg("-o").arg(path("patch")).status();
     let done = status.is_ok_and(|status| status.success());
     let bytes = std::fs::metadata(path("patch")).ok().filter(|_| done)?.len();
     ["old", "new", "patch"].iter().for_each(|name| drop(std::fs::remove_file(path(name))));
@@ -187,7 +189,8 @@ pub fn ideas() -> Vec<(String, Plan)> {
 /// Rules for long histories.
 pub fn long_rules() -> Vec<(String, Plan)> {
     let skips = [8, 16, 24, 32, 64].map(Rule::Skip);
-    let mixed = [(16, 4), (24, 4), (32, 2), (32, 4), (32, 8), (48, 4), (64, 2), (64, 4), (64, 8), (128, 4)].map(|(first, rest)| Rule::Mixed(first, rest));
+    let mixed = [(16, 4), (24, 4), (32, 2), (32, 4), (32, 8), (48, 4), (64, 2), (64, 4), (64, 8), (128, 4)]
+        .map(|(first, rest)| Rule::Mixed(first, rest));
     let rules = skips.into_iter().chain(mixed).chain([Rule::Endless]);
     rules.map(|rule| (format!("64 KiB, changed pages, {rule:?}"), Plan { changed_pages: true, ..plain(64, rule) })).collect()
 }
