@@ -16,7 +16,7 @@ use std::time::Instant;
 use common::Result;
 use common::args::Args;
 use common::prose::Prose;
-use common::rng::Rng;
+use common::rng::{Rng, mix};
 use common::store::{Store, StoreSpec};
 use icecore::chunker::content_chunks;
 use icecore::codec::similarity::matching::{Batch, Matcher, Matches};
@@ -139,8 +139,7 @@ impl<'a> Corpus<'a> {
             ("similar, 8 bases", Limits { bases: 8, ..all }, 1),
             ("similar, prefix 256 KiB", Limits { prefix_len: 256 << 10, ..all }, 1),
             ("similar, prefix 128 KiB", Limits { prefix_len: 128 << 10, ..all }, 1),
-            ("similar, bases of work 7", all, 7),
-            ("similar, bases of work 20", all, 20),
+            ("similar, bases of work 1-30", all, 30),
         ];
         for (name, limits, work) in variants {
             self.row(name, window, |number, _| self.choose(&matches, number, limits, work))?;
@@ -168,10 +167,11 @@ impl<'a> Corpus<'a> {
         matches
     }
 
-    fn choose(&self, matches: &Matches, number: usize, limits: Limits, work: u32) -> Vec<Slice> {
+    fn choose(&self, matches: &Matches, number: usize, limits: Limits, work_max: u32) -> Vec<Slice> {
         let chunk_at = |at: u64| -> std::result::Result<Option<OldChunk>, Infallible> {
             let chunk = self.old_chunks.get(self.old_chunks.partition_point(|chunk| chunk.end as u64 <= at));
-            Ok(chunk.map(|chunk| OldChunk { range: chunk.start as u64..chunk.end as u64, work }))
+            let work = |chunk: &Range<usize>| 1 + (mix(chunk.start as u64) % u64::from(work_max)) as u32;
+            Ok(chunk.map(|chunk| OldChunk { range: chunk.start as u64..chunk.end as u64, work: work(chunk) }))
         };
         let Ok(slices) = choose(&matches.of(number as u32), limits, chunk_at);
         slices

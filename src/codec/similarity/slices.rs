@@ -140,16 +140,20 @@ fn best(mut bases: Vec<Base>, limits: Limits) -> Vec<Base> {
     bases
 }
 
-/// The pieces of the bases, each cut to its chunk, those with most votes first as far as there is room; then in the order of the old stream.
+/// The pieces of the bases, those with most votes first as far as there is room; then in the order of the old stream. A piece that lies in
+/// several bases gives a part of each.
 fn pieces(bases: &[Base], room: &mut u64) -> Vec<Run> {
-    let all = bases.iter().enumerate().flat_map(|(rank, base)| base.pieces.iter().map(move |piece| (rank, base, piece)));
-    let mut runs: Vec<Run> = all
-        .filter_map(|(rank, base, piece)| {
-            let chunk = base.chunk.range.clone();
-            let range = piece.offset().max(chunk.start)..(piece.offset() + PIECE_LEN as u64).min(chunk.end);
-            (!range.is_empty()).then_some(Run { slice: Slice { chunk, range }, votes: piece.votes, rank })
-        })
-        .collect();
+    let mut chunks: Vec<(usize, &Range<u64>)> = bases.iter().map(|base| &base.chunk.range).enumerate().collect();
+    chunks.sort_by_key(|(_, chunk)| chunk.start);
+    let mut runs: Vec<Run> = Vec::new();
+    for piece in bases.iter().flat_map(|base| &base.pieces) {
+        let (start, end) = (piece.offset(), piece.offset() + PIECE_LEN as u64);
+        let first = chunks.partition_point(|(_, chunk)| chunk.end <= start);
+        for &(rank, chunk) in chunks.iter().skip(first).take_while(|(_, chunk)| chunk.start < end) {
+            let slice = Slice { chunk: chunk.clone(), range: start.max(chunk.start)..end.min(chunk.end) };
+            runs.push(Run { slice, votes: piece.votes, rank });
+        }
+    }
     runs.sort_by_key(|run| (Reverse(run.votes), run.rank, run.slice.range.start));
     runs.retain(|run| {
         let fits = run.slice.len() <= *room;
