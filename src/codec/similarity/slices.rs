@@ -126,9 +126,15 @@ impl Base {
 
 /// As many bases as the limits allow, the best first.
 fn best(mut bases: Vec<Base>, limits: Limits) -> Vec<Base> {
+    let (bases_max, work_max) = (limits.bases.min(BASES_MAX), limits.work.min(WORK_WRITE_MAX));
     bases.retain(|base| base.votes >= BASE_VOTES_MIN);
     bases.sort_by_key(|base| (Reverse(base.votes), base.chunk.range.start));
-    let work_max = limits.work.min(WORK_WRITE_MAX);
+    let wanted = bases.iter().take(bases_max).fold(1_u32, |sum, base| sum.saturating_add(base.chunk.work));
+    if wanted > work_max {
+        // Work is scarce: a base must be worth its work, and weak ones are not worth much even if they cost little.
+        let worth = |base: &Base| u64::from(base.votes).pow(2) / u64::from(base.chunk.work.max(1));
+        bases.sort_by_key(|base| (Reverse(worth(base)), base.chunk.range.start));
+    }
     let mut work: u32 = 1;
     bases.retain(|base| {
         let with = work.saturating_add(base.chunk.work);
@@ -136,7 +142,7 @@ fn best(mut bases: Vec<Base>, limits: Limits) -> Vec<Base> {
         work = if fits { with } else { work };
         fits
     });
-    bases.truncate(limits.bases.min(BASES_MAX));
+    bases.truncate(bases_max);
     bases
 }
 
