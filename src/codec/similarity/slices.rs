@@ -16,6 +16,8 @@ use crate::format::{BASES_MAX, PREFIX_LEN_MAX, SLICES_MAX, WORK_WRITE_MAX};
 const BASE_VOTES_MIN: u32 = VOTES_UNIQUE;
 /// The longest gap between two pieces of one chunk that is filled, in bytes.
 const GAP_LEN_MAX: u64 = 16 << 10;
+/// By how much a slice of several pieces is made longer on each side, in bytes: the longest end of a block that has no feature, usually.
+const WIDEN_LEN: u64 = 1 << 10;
 
 /// What a prefix may cost. More than the format allows a writer has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,7 @@ pub fn choose<E>(
     let mut runs = merge(pieces(&bases, &mut room), &mut room);
     runs.sort_by_key(|run| (Reverse(run.votes), run.slice.range.start));
     runs.truncate(SLICES_MAX);
+    widen(&mut runs, &mut room);
     runs.sort_by_key(|run| (Reverse(run.rank), run.slice.range.start));
     Ok(runs.into_iter().map(|run| run.slice).collect())
 }
@@ -184,4 +187,19 @@ fn merge(runs: Vec<Run>, room: &mut u64) -> Vec<Run> {
         }
     }
     merged
+}
+
+/// Makes slices of several pieces longer on both sides, as far as there is room. Content that moved as a block does not end where a piece ends;
+/// a page that moved alone does. No two slices meet: those of one chunk lie further apart than [`GAP_LEN_MAX`] or there is no room left.
+fn widen(runs: &mut [Run], room: &mut u64) {
+    for Run { slice: Slice { chunk, range }, .. } in runs {
+        if range.end - range.start > PIECE_LEN as u64 {
+            let before = (range.start - chunk.start).min(WIDEN_LEN).min(*room);
+            range.start -= before;
+            *room -= before;
+            let after = (chunk.end - range.end).min(WIDEN_LEN).min(*room);
+            range.end += after;
+            *room -= after;
+        }
+    }
 }
