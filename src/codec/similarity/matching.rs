@@ -16,6 +16,9 @@ pub const SHARED_MAX: u8 = 16;
 pub const VOTES_UNIQUE: u32 = 16;
 /// The most hits that are kept: four times as many as the old pieces of a full batch have features.
 const HITS_MAX: usize = 1 << 20;
+/// Pieces of an old stream (4 GiB) past which a feature found proves little: the 512 anchors of a chunk of 64 KiB then meet one of its 2^22
+/// features of 32 bits by chance in every second chunk.
+const LONG_PIECES: u64 = 1 << 20;
 /// Bits of an anchor that lead to its place among the sorted ones: two entries for each value.
 const DIRECTORY_BITS: u32 = 20;
 /// In a hit of [`Matches`], bits for how many more old pieces share the anchor.
@@ -161,7 +164,7 @@ impl Matcher {
 
     /// What was found.
     pub fn finish(self) -> Matches {
-        let Matcher { entries, counts, mut hits, shared_max, .. } = self;
+        let Matcher { entries, counts, mut hits, shared_max, next_piece, .. } = self;
         hits.retain_mut(|hit| {
             let place = high(*hit) as usize;
             let (Some(&entry), Some(&count)) = (entries.get(place), counts.get(place)) else { return false };
@@ -169,7 +172,7 @@ impl Matcher {
             count <= shared_max
         });
         hits.sort_unstable();
-        Matches { hits }
+        Matches { hits, pieces: next_piece }
     }
 }
 
@@ -195,6 +198,8 @@ fn without_boilerplate(mut entries: Vec<u64>) -> Vec<u64> {
 pub struct Matches {
     /// Sorted: number of the chunk, number of the old piece, and in the lowest bits how many more old pieces share the anchor.
     hits: Vec<u64>,
+    /// Pieces of the old stream.
+    pieces: u64,
 }
 
 /// An old piece that shares content with a chunk.
@@ -215,6 +220,12 @@ impl Candidate {
 }
 
 impl Matches {
+    /// The fewest votes with which an old chunk is worth being a base: one feature of its own; in a long old stream more than one, since there
+    /// one is often found by chance.
+    pub fn votes_min(&self) -> u32 {
+        VOTES_UNIQUE + u32::from(self.pieces > LONG_PIECES)
+    }
+
     /// The old pieces that share content with the chunk of this number, in their order.
     pub fn of(&self, chunk: u32) -> Vec<Candidate> {
         let start_of = |chunk: u64| self.hits.partition_point(|&hit| hit >> (32 + SHARED_BITS) < chunk);

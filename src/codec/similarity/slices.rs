@@ -12,8 +12,6 @@ use super::PIECE_LEN;
 use super::matching::{Candidate, VOTES_UNIQUE};
 use crate::format::{BASES_MAX, PREFIX_LEN_MAX, SLICES_MAX, WORK_WRITE_MAX};
 
-/// The votes below which an old chunk is no base: one feature that no other piece has.
-const BASE_VOTES_MIN: u32 = VOTES_UNIQUE;
 /// The longest gap between two pieces of one chunk that is filled, in bytes.
 const GAP_LEN_MAX: u64 = 16 << 10;
 /// By how much a slice of several pieces is made longer on each side, in bytes: the longest end of a block that has no feature, usually.
@@ -28,12 +26,16 @@ pub struct Limits {
     pub prefix_len: usize,
     /// The most work that the delta may have: 1 and the work of its bases.
     pub work: u32,
+    /// The fewest votes of an old chunk that is worth being a base; see [`Matches::votes_min`].
+    ///
+    /// [`Matches::votes_min`]: super::matching::Matches::votes_min
+    pub votes: u32,
 }
 
 impl Default for Limits {
-    /// What the format allows a writer.
+    /// What the format allows a writer, for an old stream that is not long.
     fn default() -> Self {
-        Limits { bases: BASES_MAX, prefix_len: PREFIX_LEN_MAX, work: WORK_WRITE_MAX }
+        Limits { bases: BASES_MAX, prefix_len: PREFIX_LEN_MAX, work: WORK_WRITE_MAX, votes: VOTES_UNIQUE }
     }
 }
 
@@ -130,7 +132,7 @@ impl Base {
 /// As many bases as the limits allow, the best first.
 fn best(mut bases: Vec<Base>, limits: Limits) -> Vec<Base> {
     let (bases_max, work_max) = (limits.bases.min(BASES_MAX), limits.work.min(WORK_WRITE_MAX));
-    bases.retain(|base| base.votes >= BASE_VOTES_MIN);
+    bases.retain(|base| base.votes >= limits.votes);
     bases.sort_by_key(|base| (Reverse(base.votes), base.chunk.range.start));
     let wanted = bases.iter().take(bases_max).fold(1_u32, |sum, base| sum.saturating_add(base.chunk.work));
     if wanted > work_max {
