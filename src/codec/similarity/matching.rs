@@ -1,23 +1,31 @@
 //! Matching: which pieces of an old stream share content with new chunks.
 //!
 //! A hash join. The anchors of a batch of new chunks are sorted; the features of the old stream, kept in the order of its pieces, pass by once
-//! and are looked up. Three steps with a type each: [`Batch`], [`Matcher`], [`Matches`]. Together they stay within 32 MiB.
+//! and are looked up. Three steps with a type each: [`Batch`], [`Matcher`], [`Matches`]. All together stay within 32 MiB: 16 MiB of entries,
+//! 8 MiB of hits, 4 MiB of directory, 2 MiB of counts.
 
 use super::{Features, PIECE_LEN, Sampler};
 
-/// The most anchors in a batch. 16 MiB of entries, 4 MiB of directory, 2 MiB of counts and 8 MiB of hits make 30 MiB.
+/// The most anchors in a batch. A piece has 32 on average, so this is about 65,536 pieces, or 256 MiB of new chunks.
 pub const BATCH_ANCHORS_MAX: usize = 2 << 20;
-/// The most chunks in a batch: what 2^32 bytes make, or many small ones.
-pub const BATCH_CHUNKS_MAX: usize = 1 << 16;
-/// The most hits that are kept. Old pieces have at most four features, so this is as much as an old stream of 1 GiB can give.
-const HITS_MAX: usize = 1 << 20;
+/// The most chunks in a batch.
+pub const BATCH_CHUNKS_MAX: u32 = 1 << 20;
 /// An anchor in more old pieces, or in more new chunks, than this says nothing: boilerplate.
 pub const SHARED_MAX: u8 = 16;
-/// Bits of the directory over the sorted anchors.
+/// The votes of a feature that only one old piece has.
+pub const VOTES_UNIQUE: u32 = 16;
+/// The most hits that are kept: four times as many as the old pieces of a full batch have features.
+const HITS_MAX: usize = 1 << 20;
+/// Pieces of an old stream (4 GiB) past which a feature found proves little: the 512 anchors of a chunk of 64 KiB then meet one of its 2^22
+/// features of 32 bits by chance in every second chunk.
+const LONG_PIECES: u64 = 1 << 20;
+/// Bits of an anchor that lead to its place among the sorted ones: two entries for each value.
 const DIRECTORY_BITS: u32 = 20;
+/// In a hit of [`Matches`], bits for how many more old pieces share the anchor.
+const SHARED_BITS: u32 = 4;
 
 /// The anchors of new chunks, to be looked for in one pass over an old stream.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// The anchor in the upper half, the number of its chunk in the lower.
     entries: Vec<u64>,
@@ -30,39 +38,38 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds a chunk, and gives its number in the batch, counted from 0; or `None` if the batch is full: then it goes into the next one. An
+    /// Adds a chunk and gives its number in the batch, counted from 0. `None` if the batch is full: then the chunk goes into the next one. An
     /// empty batch takes any chunk that the format allows.
     pub fn add(&mut self, sampler: &Sampler, chunk: &[u8]) -> Option<u32> {
-        let before = self.entries.len();
-        let number = self.chunks;
+        let (before, number) = (self.entries.len(), self.chunks);
+        if number == BATCH_CHUNKS_MAX {
+            return None;
+        }
         let mut last = 0;
         for (_, anchor) in sampler.anchors(chunk) {
             // Bytes that repeat with a short period would fill the batch.
-            if anchor != last {
-                self.entries.push(u64::from(anchor) << 32 | u64::from(number));
+            if anchor == last {
+                continue;
             }
-            last = anchor;
-            if self.entries.len() > BATCH_ANCHORS_MAX {
+            if self.entries.len() == BATCH_ANCHORS_MAX {
                 self.entries.truncate(before);
                 return None;
             }
+            self.entries.push(join(anchor, number));
+            last = anchor;
         }
         self.chunks += 1;
         Some(number)
     }
+
+    /// Whether no chunk was added.
+    pub fn is_empty(&self) -> bool {
+        self.chunks == 0
+    }
 }
 
-/// The sorted batch, past which the features of the old stream go.
-pub struct Matcher {
-    entries: Vec<u64>,
-    /// Where the entries start whose anchors have these top bits; one more at the end.
-    directory: Vec<u32>,
-    /// How many old pieces had the anchor of the entry, if it is the first one with this anchor.
-    counts: Vec<u8>,
-    /// Index of an entry in the upper half, old piece in the lower.
-    hits: Vec<u64>,
-    shared_max: u8,
-    next_piece: u64,
+fn join(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 fn high(value: u64) -> u32 {
@@ -73,25 +80,39 @@ fn low(value: u64) -> u32 {
     (value & u64::from(u32::MAX)) as u32
 }
 
+/// The sorted batch, past which the features of the old stream go.
+#[derive(Debug)]
+pub struct Matcher {
+    entries: Vec<u64>,
+    /// Where the entries start whose anchors have these top bits; one more at the end.
+    directory: Vec<u32>,
+    /// Of each entry, how many old pieces had its anchor; does not grow past [`SHARED_MAX`] and one.
+    counts: Vec<u8>,
+    /// The place of an entry in the upper half, the number of an old piece in the lower.
+    hits: Vec<u64>,
+    /// Falls when there are too many hits.
+    shared_max: u8,
+    next_piece: u64,
+}
+
 impl Matcher {
     /// Sorts the batch.
     pub fn new(batch: Batch) -> Self {
-        let mut entries = batch.entries;
-        entries.sort_unstable();
-        entries.dedup();
+        let entries = without_boilerplate(batch.entries);
         let mut directory = Vec::with_capacity((1 << DIRECTORY_BITS) + 1);
         let mut place = 0;
         for bucket in 0..=1u64 << DIRECTORY_BITS {
-            while entries.get(place).is_some_and(|entry| entry >> (64 - DIRECTORY_BITS) < bucket) {
+            while entries.get(place as usize).is_some_and(|entry| entry >> (64 - DIRECTORY_BITS) < bucket) {
                 place += 1;
             }
-            directory.push(place as u32);
+            directory.push(place);
         }
-        Matcher { counts: vec![0; entries.len()], entries, directory, hits: Vec::new(), shared_max: SHARED_MAX, next_piece: 0 }
+        let hits = Vec::with_capacity(HITS_MAX);
+        Matcher { counts: vec![0; entries.len()], entries, directory, hits, shared_max: SHARED_MAX, next_piece: 0 }
     }
 
-    /// The features of the next pieces of the old stream. The first piece is number 0. Pieces past number 2^32 - 1 (16 TiB) are not looked at.
-    pub fn pass(&mut self, features: &[Features]) {
+    /// Takes the features of the next pieces of the old stream; its first piece is number 0. Pieces from number 2^32 on (16 TiB) are passed over.
+    pub fn pass(&mut self, features: impl IntoIterator<Item = Features>) {
         for piece in features {
             if let Ok(number) = u32::try_from(self.next_piece) {
                 for anchor in piece.anchors() {
@@ -103,97 +124,117 @@ impl Matcher {
     }
 
     fn look_up(&mut self, anchor: u32, piece: u32) {
-        let bucket = (anchor >> (32 - DIRECTORY_BITS)) as usize;
-        let Some(&[start, end]) = self.directory.get(bucket..bucket + 2) else { return };
-        let Some(entries) = self.entries.get(start as usize..end as usize) else { return };
-        let Some(first) = entries.iter().position(|&entry| high(entry) == anchor) else { return };
-        let same = entries.iter().skip(first).take_while(|&&entry| high(entry) == anchor).count();
-        let first = start as usize + first;
-        let Some(count) = self.counts.get_mut(first) else { return };
-        if *count > self.shared_max || same > usize::from(SHARED_MAX) {
+        let Some((first, same)) = self.find(anchor) else { return };
+        let Some(counts) = self.counts.get_mut(first..first + same) else { return };
+        for count in counts.iter_mut() {
+            *count = count.saturating_add(1).min(SHARED_MAX + 1);
+        }
+        if counts.first().is_none_or(|&count| count > self.shared_max) {
             return;
         }
-        *count += 1;
-        if *count <= self.shared_max {
-            self.hits.extend((first..first + same).map(|index| (index as u64) << 32 | u64::from(piece)));
-        }
-        if self.hits.len() + usize::from(SHARED_MAX) > HITS_MAX {
+        if self.hits.len() + same > HITS_MAX {
             self.make_room();
         }
+        if self.hits.len() + same <= HITS_MAX {
+            self.hits.extend((first..first + same).map(|place| join(place as u32, piece)));
+        }
     }
 
-    fn count_of(counts: &[u8], entries: &[u64], index: u32) -> u8 {
-        let _ = entries;
-        counts.get(index as usize).copied().unwrap_or(u8::MAX)
+    /// The place of the first entry with this anchor and the number of such entries, not 0.
+    fn find(&self, anchor: u32) -> Option<(usize, usize)> {
+        let bucket = (anchor >> (32 - DIRECTORY_BITS)) as usize;
+        let (start, end) = (*self.directory.get(bucket)? as usize, *self.directory.get(bucket + 1)? as usize);
+        let entries = self.entries.get(start..end)?;
+        let first = entries.partition_point(|&entry| high(entry) < anchor);
+        let same = entries.get(first..)?.iter().take_while(|&&entry| high(entry) == anchor).count();
+        (same > 0).then_some((start + first, same))
     }
 
+    /// Forgets the hits of anchors that are shared most, until half of the room is free or only hits of unshared anchors are left.
     fn make_room(&mut self) {
-        while self.hits.len() > HITS_MAX / 2 && self.shared_max > 0 {
-            let (counts, entries, max) = (&self.counts, &self.entries, self.shared_max);
-            self.hits.retain(|&hit| Self::count_of(counts, entries, high(hit)) <= max);
-            self.shared_max /= 2;
+        loop {
+            let (counts, most) = (&self.counts, self.shared_max);
+            self.hits.retain(|&hit| counts.get(high(hit) as usize).is_some_and(|&count| count <= most));
+            if self.hits.len() <= HITS_MAX / 2 || most <= 1 {
+                return;
+            }
+            self.shared_max = most / 2;
         }
     }
 
     /// What was found.
-    pub fn finish(mut self) -> Matches {
-        // Every entry takes the count of the first one with its anchor.
-        for index in 1..self.entries.len() {
-            let same = matches!(self.entries.get(index - 1..=index), Some([a, b]) if high(*a) == high(*b));
-            if let (true, Some(&before)) = (same, self.counts.get(index - 1)) {
-                if let Some(count) = self.counts.get_mut(index) {
-                    *count = before;
-                }
-            }
-        }
-        let mut hits = self.hits;
+    pub fn finish(self) -> Matches {
+        let Matcher { entries, counts, mut hits, shared_max, next_piece, .. } = self;
         hits.retain_mut(|hit| {
-            let index = high(*hit) as usize;
-            let (Some(entry), Some(count)) = (self.entries.get(index), self.counts.get(index)) else { return false };
-            let weight = u64::from(count.saturating_sub(1).min(15));
-            let keep = *count <= self.shared_max;
-            // Chunk (16+ bits), old piece (32), rarity (4)
-            *hit = (u64::from(low(*entry)) << 36) | u64::from(low(*hit)) << 4 | weight;
-            keep
+            let place = high(*hit) as usize;
+            let (Some(&entry), Some(&count)) = (entries.get(place), counts.get(place)) else { return false };
+            *hit = (u64::from(low(entry)) << 32 | u64::from(low(*hit))) << SHARED_BITS | u64::from(count.saturating_sub(1));
+            count <= shared_max
         });
         hits.sort_unstable();
-        Matches { hits }
+        Matches { hits, pieces: next_piece }
     }
 }
 
-/// Which old pieces share anchors with which chunk of the batch.
+/// Sorts the entries and drops doubles, and anchors that too many chunks share.
+fn without_boilerplate(mut entries: Vec<u64>) -> Vec<u64> {
+    entries.sort_unstable();
+    entries.dedup();
+    let (mut kept, mut place) = (0, 0);
+    while let Some(&first) = entries.get(place) {
+        let same = entries.iter().skip(place).take_while(|&&entry| high(entry) == high(first)).count();
+        if same <= usize::from(SHARED_MAX) {
+            entries.copy_within(place..place + same, kept);
+            kept += same;
+        }
+        place += same;
+    }
+    entries.truncate(kept);
+    entries
+}
+
+/// Which old pieces share content with which chunks of the batch.
+#[derive(Debug)]
 pub struct Matches {
-    /// Chunk, old piece, count.
+    /// Sorted: number of the chunk, number of the old piece, and in the lowest bits how many more old pieces share the anchor.
     hits: Vec<u64>,
+    /// Pieces of the old stream.
+    pieces: u64,
 }
 
 /// An old piece that shares content with a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// The number of the old piece: it starts at this number times [`PIECE_LEN`].
+    /// The number of the old piece, counted from the start of the old stream.
     pub piece: u32,
-    /// How many of its features were found, in 16ths, each divided by the number of old pieces that have it.
+    /// How much of it was found: the sum over its features that the chunk has, of [`VOTES_UNIQUE`] divided by the number of old pieces
+    /// that have this feature too. At least 1, at most 4 times [`VOTES_UNIQUE`].
     pub votes: u32,
 }
 
 impl Candidate {
-    /// Where it starts in the old stream, in bytes.
+    /// Where the piece starts in the old stream, in bytes.
     pub fn offset(&self) -> u64 {
         u64::from(self.piece) * PIECE_LEN as u64
     }
 }
 
 impl Matches {
-    /// The old pieces that share content with this chunk, in their order.
+    /// The fewest votes with which an old chunk is worth being a base: one feature of its own; in a long old stream more than one, since there
+    /// one is often found by chance.
+    pub fn votes_min(&self) -> u32 {
+        VOTES_UNIQUE + u32::from(self.pieces > LONG_PIECES)
+    }
+
+    /// The old pieces that share content with the chunk of this number, in their order.
     pub fn of(&self, chunk: u32) -> Vec<Candidate> {
-        let place = |chunk: u64| self.hits.partition_point(|&hit| hit >> 36 < chunk);
-        let hits = self.hits.get(place(chunk.into())..place(u64::from(chunk) + 1)).unwrap_or_default();
-        hits.chunk_by(|a, b| a >> 4 == b >> 4)
-            .map(|same| {
-                let piece = same.first().map_or(0, |hit| low(hit >> 4));
-                let votes = same.iter().map(|hit| 16 / (1 + (hit & 15) as u32)).sum();
-                Candidate { piece, votes }
-            })
-            .collect()
+        let start_of = |chunk: u64| self.hits.partition_point(|&hit| hit >> (32 + SHARED_BITS) < chunk);
+        let hits = self.hits.get(start_of(chunk.into())..start_of(u64::from(chunk) + 1)).unwrap_or_default();
+        let candidate = |same: &[u64]| {
+            let share = |hit: &u64| VOTES_UNIQUE / (1 + (hit & ((1 << SHARED_BITS) - 1)) as u32);
+            let piece = same.first().map(|hit| low(hit >> SHARED_BITS))?;
+            Some(Candidate { piece, votes: same.iter().map(share).sum() })
+        };
+        hits.chunk_by(|a, b| a >> SHARED_BITS == b >> SHARED_BITS).filter_map(candidate).collect()
     }
 }
