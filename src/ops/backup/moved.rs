@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches};
-use crate::codec::similarity::slices::{self, OldChunk};
+use crate::codec::similarity::slices::{self, Limits, OldChunk, Slice};
 use crate::codec::similarity::{FEATURES_LEN, PIECE_LEN, Sampler};
 use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
@@ -155,7 +155,7 @@ impl<'a> Moved<'a> {
 /// Passes the features of the old streams, one after the other, by the batch.
 fn find(batch: Batch, old: &mut [OldStream]) -> Matches {
     let mut matcher = Matcher::new(batch);
-    old.iter_mut().for_each(|old| old.features.read(|block| matcher.pass(block)));
+    old.iter_mut().for_each(|old| old.features.read(|block| matcher.pass(block.iter().copied())));
     matcher.finish()
 }
 
@@ -192,17 +192,20 @@ impl<'a> Sources<'a> {
             old.get(after).filter(|chunk| chunk.range.contains(&offset))
         };
         let affordable = self.affordable(&candidates, at)?;
-        let old_chunk = |offset: u64| {
-            let chunk = at(offset).filter(|chunk| affordable.contains(&chunk.id))?;
-            Some(OldChunk { range: chunk.range.clone(), work: 1 })
+        // What a base costs has been counted; how much work one delta may take, the writer sees to.
+        let old_chunk = |offset: u64| -> Result<Option<OldChunk>> {
+            let chunk = at(offset).filter(|chunk| affordable.contains(&chunk.id));
+            Ok(chunk.map(|chunk| OldChunk { range: chunk.range.clone(), work: 0 }))
         };
-        let slice = |range: Range<u64>| {
-            let chunk = at(range.start)?;
-            Some(BaseSlice { id: chunk.id, offset: (range.start - chunk.range.start) as u32, len: (range.end - range.start) as u32 })
+        let slice = |slice: Slice| {
+            let (start, end) = (slice.range.start, slice.range.end);
+            Some(BaseSlice { id: at(start)?.id, offset: (start - slice.chunk.start) as u32, len: (end - start) as u32 })
         };
-        let tuning = slices::Tuning { prefix: PREFIX_LEN_AIMED, ..slices::Tuning::default() };
-        let choose = |candidates: &Vec<Candidate>| slices::choose(candidates, old_chunk, &tuning).into_iter().filter_map(slice).collect();
-        Ok(candidates.iter().map(choose).collect())
+        let limits = Limits { prefix_len: PREFIX_LEN_AIMED, votes: matches.votes_min(), ..Limits::default() };
+        let choose = |candidates: &Vec<Candidate>| -> Result<Vec<BaseSlice>> {
+            Ok(slices::choose(candidates, limits, old_chunk)?.into_iter().filter_map(slice).collect())
+        };
+        candidates.iter().map(choose).collect()
     }
 
     /// The old chunks in which these pieces lie, in order.

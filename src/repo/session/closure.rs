@@ -29,6 +29,11 @@ impl Closure {
         self.frames.extend(other.frames.iter().map(|(frame, len)| (*frame, *len)));
     }
 
+    /// How many frames there would be with another one's.
+    pub(crate) fn len_with(&self, other: &Closure) -> usize {
+        self.len() + other.frames.keys().filter(|frame| !self.frames.contains_key(frame)).count()
+    }
+
     /// How many frames there are.
     pub(crate) fn len(&self) -> usize {
         self.frames.len()

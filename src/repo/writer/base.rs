@@ -80,15 +80,22 @@ impl Base {
                 let slice = Slice { base: copy.entry.id.prefix(), offset: 0, len: copy.entry.plain_len };
                 base.add(session, slice, copy, &closure)?;
             }
-            (None, slices, _) => slices.iter().try_for_each(|slice| base.add_known(session, slice))?,
+            (None, slices, _) => {
+                // The best stand last, nearest to the chunk: they come first where not all can be had.
+                slices.iter().rev().try_for_each(|slice| base.add_known(session, slice))?;
+                base.slices.reverse();
+            }
         }
         let fits = base.level() <= LEVEL_WRITE_MAX && base.work() <= WORK_WRITE_MAX && base.prefix_len() <= PREFIX_LEN_MAX;
         Ok((fits && !base.slices.is_empty()).then_some(base))
     }
 
-    /// Adds a slice of a chunk that is known by its id; one that is not stored any more is left out.
+    /// Adds a slice of a chunk that is known by its id; one that is not stored any more is left out, and one that would make the chain too long.
     fn add_known(&mut self, session: &WriteSession, slice: &BaseSlice) -> Result<()> {
         let Some((copy, closure)) = session.trusted(session.reader().places().copies(&slice.id)?)? else { return Ok(()) };
+        if copy.frame().level >= LEVEL_WRITE_MAX || self.closure.len_with(&closure) >= WORK_WRITE_MAX as usize {
+            return Ok(());
+        }
         self.add(session, Slice { base: slice.id.prefix(), offset: slice.offset, len: slice.len }, copy, &closure)
     }
 
