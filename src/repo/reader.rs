@@ -109,8 +109,7 @@ impl Reader {
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
-        let frame = Arc::new(self.walk(copy, &mut WORK_READ_MAX.clone())?);
-        Ok(bytes_of(copy, frame))
+        self.walk(copy, &mut WORK_READ_MAX.clone())
     }
 
     fn matches(&self, copy: &StoredCopy, bytes: &[u8]) -> bool {
@@ -119,8 +118,7 @@ impl Reader {
 
     /// The decoded frame of a copy, not verified.
     fn frame(&self, copy: &StoredCopy, work: &mut u32) -> Result<Arc<Vec<u8>>> {
-        let place = copy.frame_place();
-        if let Some(plain) = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(&place) {
+        if let Some(plain) = self.kept(copy) {
             return Ok(plain);
         }
         *work = work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
@@ -132,12 +130,25 @@ impl Reader {
             prefix.extend_from_slice(part_of(copy, slice, &plain)?);
         }
         let plain = Arc::new(self.decode(copy, &prefix)?);
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).put(place, Arc::clone(&plain), plain.len());
+        self.keep(copy, &plain);
         Ok(plain)
     }
 
-    /// The same, for a frame that does not come out right: every base is verified, from whichever of its copies is whole.
-    fn walk(&self, copy: &StoredCopy, work: &mut u32) -> Result<Vec<u8>> {
+    /// The decoded frame of a copy, if it is kept; not verified.
+    fn kept(&self, copy: &StoredCopy) -> Option<Arc<Vec<u8>>> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(&copy.frame_place())
+    }
+
+    fn keep(&self, copy: &StoredCopy, frame: &Arc<Vec<u8>>) {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).put(copy.frame_place(), Arc::clone(frame), frame.len());
+    }
+
+    /// The bytes of a copy that does not come out right: every base is verified, from whichever of its copies is whole. What is found to be
+    /// whole is kept, so that bases that are shared are not walked once for each way that leads to them.
+    fn walk(&self, copy: &StoredCopy, work: &mut u32) -> Result<ChunkBytes> {
+        if let Some(bytes) = self.kept(copy).map(|frame| bytes_of(copy, frame)).filter(|bytes| self.matches(copy, bytes)) {
+            return Ok(bytes);
+        }
         *work = work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
         // For each slice what may be meant; more than one only if two chunks share the start of their ids.
         let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
@@ -154,7 +165,10 @@ impl Reader {
                 rest /= part.len().max(1);
             }
             match self.decode(copy, &prefix).map(|plain| bytes_of(copy, Arc::new(plain))) {
-                Ok(bytes) if self.matches(copy, &bytes) => return Ok(Arc::unwrap_or_clone(bytes.frame)),
+                Ok(bytes) if self.matches(copy, &bytes) => {
+                    self.keep(copy, &bytes.frame);
+                    return Ok(bytes);
+                }
                 Ok(_) => failure = Some(damaged(copy, "its decoded bytes do not match its id")),
                 Err(error) => failure = Some(error),
             }
@@ -171,10 +185,7 @@ impl Reader {
                 continue;
             }
             match self.walk(&base, work) {
-                Ok(frame) => {
-                    let bytes = bytes_of(&base, Arc::new(frame));
-                    found.push((base.entry.id, part_of(of, slice, &bytes)?.to_vec()));
-                }
+                Ok(bytes) => found.push((base.entry.id, part_of(of, slice, &bytes)?.to_vec())),
                 Err(error) if error.is_damage() => failure = failure.or(Some(error)),
                 Err(error) => return Err(error),
             }

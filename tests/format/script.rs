@@ -3,18 +3,16 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use super::chunks::commit;
 use super::page::Page;
 use super::rng::Rng;
 use super::support::{Bed, add_rows, back_up, make_database, step};
-use super::values;
 use icecore::format::SALT_LEN;
 use icecore::format::pack::{Encoding, Frame, Trailer};
-use icecore::format::record;
-use icecore::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry};
 use icecore::id::ChunkId;
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{BaseSlice, Committed, Reader, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
+use icecore::repo::{BaseSlice, Committed, Reader, Reference, Repository};
 
 /// An interpreter that has the module; the one of the system may have packages that another one lacks.
 fn python() -> &'static str {
@@ -79,29 +77,6 @@ fn every_snapshot_is_extracted() {
     assert!(script.stream(&last.id.short(), "db") == *expected);
     let shown = script.run(&["latest"]);
     assert_eq!(String::from_utf8_lossy(&shown.stdout), format!("sqlite {} db\n", expected.len()));
-}
-
-/// A snapshot of one stream, `db`, of these chunks.
-fn commit(repo: &Repository, chunks: &[(Vec<u8>, Reference)]) -> Committed {
-    repo.refresh().unwrap();
-    let session = WriteSession::begin(repo, &SessionOptions::default()).unwrap();
-    let mut writer = session.writer().unwrap();
-    let mut no_parent = TreeCursor::new(session.reader(), None);
-    let mut stream = TreeWriter::new();
-    for (plain, reference) in chunks {
-        let id = writer.put(plain, reference).unwrap();
-        stream.push(id, plain.len() as u32, &mut writer, &mut no_parent).unwrap();
-    }
-    let root = stream.finish(&mut writer, &mut no_parent).unwrap();
-    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None }).unwrap();
-    let mut listing = TreeWriter::new();
-    let id = writer.put(&entry, &Reference::default()).unwrap();
-    listing.push(id, entry.len() as u32, &mut writer, &mut no_parent).unwrap();
-    let listing = listing.finish(&mut writer, &mut no_parent).unwrap();
-    writer.flush().unwrap();
-    drop(writer);
-    let draft = SnapshotRecord { listing, entries: 1, logical_bytes: root.len, ..values::least_snapshot() };
-    session.commit(draft).unwrap()
 }
 
 fn tables(repo: &Repository) -> Vec<Trailer> {
