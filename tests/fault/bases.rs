@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use icecore::backend::ObjectKey;
-use icecore::format::HEADER_LEN;
+use icecore::format::{BASES_MAX, HEADER_LEN, PREFIX_LEN_MAX, SLICES_MAX};
 use icecore::id::{ChunkId, PackId};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
@@ -77,5 +77,42 @@ fn a_bad_base_is_found_among_many_ways() {
         for (snapshot, expected) in &history {
             assert!(read(&damaged, snapshot).unwrap() == *expected, "snapshot {}", snapshot.id);
         }
+    }
+}
+
+/// What no reader would take is never written: then the chunk is stored whole.
+#[test]
+fn prefixes_are_within_bounds() {
+    let bed = Bed::new(false);
+    let repo = bed.open();
+    let mut random = Random(seed());
+    let mut noise = |len: usize| (0..len).map(|_| random.next() as u8).collect::<Vec<u8>>();
+    let bases: Vec<Vec<u8>> = (0..=BASES_MAX).map(|_| noise(20_000)).collect();
+    commit(&repo, &bases.iter().map(|plain| (plain.clone(), Reference::default())).collect::<Vec<_>>());
+    let slice = |base: usize, offset: usize, len: usize| BaseSlice { id: id(&bases[base]), offset: offset as u32, len: len as u32 };
+    let all = PREFIX_LEN_MAX / 20_000;
+    let longest: Vec<BaseSlice> = (0..all).map(|base| slice(base, 0, 20_000)).collect();
+    let left = PREFIX_LEN_MAX - all * 20_000;
+    for (slices, taken) in [
+        (vec![slice(0, 0, 20_000)], true),
+        ((0..BASES_MAX).map(|base| slice(base, 0, 600)).collect(), true),
+        ((0..=BASES_MAX).map(|base| slice(base, 0, 600)).collect(), false),
+        ((0..SLICES_MAX).map(|n| slice(0, n * 300, 300)).collect(), true),
+        ((0..=SLICES_MAX).map(|n| slice(0, n * 300, 300)).collect(), false),
+        ([&longest[..], &[slice(all, 0, left)]].concat(), true),
+        ([&longest[..], &[slice(all, 0, left + 1)]].concat(), false),
+        (vec![slice(0, 0, 10_000), slice(1, 5, 0)], false),
+        (Vec::new(), false),
+    ] {
+        let parts = slices.iter().map(|part| {
+            let base = bases.iter().find(|base| id(base) == part.id).unwrap();
+            &base[part.offset as usize..(part.offset + part.len) as usize]
+        });
+        let plain = [noise(20), parts.collect::<Vec<_>>().concat()].concat();
+        let snapshot = commit(&repo, &[(plain.clone(), Reference { predecessor: None, slices: slices.clone() })]);
+        assert_eq!(snapshot.record.stats.delta_bytes > 0, taken, "{} slices", slices.len());
+        // By a catalog that has read the stored table.
+        let elsewhere = bed.open_as("repo", &format!("cache {}", snapshot.id), 1);
+        assert!(read(&elsewhere, &snapshot).unwrap() == plain);
     }
 }

@@ -204,6 +204,15 @@ fn limits() {
     assert_eq!(names, stated.keys().copied().collect::<Vec<_>>());
 }
 
+/// The bases of the skip rule, which are the writer's own.
+#[test]
+fn skip_rule() {
+    let (page, text) = (Page::read(), source("repo/writer/base.rs"));
+    let number = |name: &str| text.split_once(&format!("const {name}: u32 = ")).unwrap().1.split_once(';').unwrap().0;
+    let said = format!("b = {} for chunks, {} for nodes", number("CHUNK_SKIP"), number("NODE_SKIP"));
+    assert!(page.text.contains(&said), "the page does not say {said}");
+}
+
 #[test]
 fn limits_named_in_the_text_exist() {
     let page = Page::read();
