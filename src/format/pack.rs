@@ -5,7 +5,7 @@ mod rows;
 use std::collections::HashSet;
 
 use super::wire::{Input, put_varint};
-use super::{BASES_MAX, CHUNK_LEN_MAX, FRAME_LEN_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SALT_LEN, TRAILER_LEN_MAX};
+use super::{BASES_MAX, CHUNK_LEN_MAX, FRAME_LEN_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SALT_LEN, SLICES_MAX, TRAILER_LEN_MAX};
 use crate::id::{ChunkId, ID_LEN};
 
 /// Bytes in the footer at the end of a pack.
@@ -181,15 +181,16 @@ impl Trailer {
     }
 }
 
-/// Whether the prefix of a delta is within the format's bounds; `bases` is a workspace.
-fn prefix_fits(slices: &[Slice], bases: &mut Vec<IdPrefix>) -> bool {
+/// Whether the prefix of a delta is within the format's bounds; `bases` is a workspace. Readers refuse a table with any other.
+pub fn prefix_fits(slices: &[Slice], bases: &mut Vec<IdPrefix>) -> bool {
     bases.clear();
     bases.extend(slices.iter().map(|slice| slice.base));
     bases.sort_unstable();
     bases.dedup();
     let within = |slice: &Slice| slice.len > 0 && slice.offset.checked_add(slice.len).is_some_and(|end| end <= CHUNK_LEN_MAX);
     let prefix_len: u64 = slices.iter().map(|slice| u64::from(slice.len)).sum();
-    bases.len() <= BASES_MAX && prefix_len <= PREFIX_LEN_MAX as u64 && slices.iter().all(within)
+    let counts = !slices.is_empty() && slices.len() <= SLICES_MAX && bases.len() <= BASES_MAX;
+    counts && prefix_len <= PREFIX_LEN_MAX as u64 && slices.iter().all(within)
 }
 
 /// The padded length of an object of `len` bytes by Padme (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files", PETS 2019):

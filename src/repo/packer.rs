@@ -199,6 +199,10 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<Finishe
         parts.push(segment.bytes);
     }
     let mut stored_trailer = trailer.encode();
+    // A table that does not come back would lose the whole pack.
+    if Trailer::decode(&stored_trailer, pack.header.cipher.overhead()).as_ref() != Ok(&trailer) {
+        return Err(Error::corrupt("a new pack", "its table does not decode to what was encoded; memory may be faulty"));
+    }
     let catalog_bytes = PackTable::catalog_bytes(&pack.header.salt, &stored_trailer);
     pack.sealer.seal(TRAILER_SEGMENT, &mut stored_trailer).map_err(|m| m.of("a new pack"))?;
     let body_len: usize = parts.iter().map(Vec::len).sum();

@@ -105,46 +105,35 @@ impl Reader {
     /// The plain bytes of one copy of a chunk. Its bases are not verified one by one, as a wrong one cannot give bytes that match the chunk's
     /// id; if these do not match, the chain is walked to name the link that is bad, and to find other copies for it.
     pub(crate) fn copy(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
-        let mut work = WORK_READ_MAX;
-        match self.frame(copy, &mut work) {
-            Ok(frame) => {
-                let bytes = ChunkBytes::of(copy, frame);
-                if self.matches(copy, &bytes) {
-                    return Ok(bytes);
-                }
-            }
-            Err(error) if error.is_damage() => {}
-            Err(error) => return Err(error),
+        let frame = match self.kept(copy) {
+            Some(frame) => Some(frame),
+            None => self.decode_one(copy)?,
+        };
+        match frame.map(|frame| ChunkBytes::of(copy, frame)).filter(|bytes| self.matches(copy, bytes)) {
+            Some(bytes) => Ok(bytes),
+            None => self.walk(copy, &mut WORK_READ_MAX.clone()),
         }
-        let frame = Arc::new(self.walk(copy, &mut WORK_READ_MAX.clone())?);
-        Ok(ChunkBytes::of(copy, frame))
     }
 
     pub(super) fn matches(&self, copy: &StoredCopy, bytes: &[u8]) -> bool {
         bytes.len() == copy.entry.plain_len as usize && self.repo.keys().chunk_id(bytes) == copy.entry.id
     }
 
-    /// The decoded frame of a copy, not verified.
-    fn frame(&self, copy: &StoredCopy, work: &mut u32) -> Result<Arc<Vec<u8>>> {
-        let place = copy.frame_place();
-        if let Some(plain) = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(&place) {
-            return Ok(plain);
-        }
-        *work = work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
-        let mut prefix = Vec::with_capacity(copy.frame().prefix_len());
-        for slice in &copy.frame().slices {
-            let bases = self.bases(copy, slice)?;
-            let base = bases.first().ok_or_else(|| self.no_base(copy))?;
-            let plain = ChunkBytes::of(base, self.frame(base, work)?);
-            prefix.extend_from_slice(part_of(copy, slice, &plain)?);
-        }
-        let plain = Arc::new(self.decode(copy, &prefix)?);
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).put(place, Arc::clone(&plain), plain.len());
-        Ok(plain)
+    /// The decoded frame of a copy, if it is kept; not verified.
+    pub(super) fn kept(&self, copy: &StoredCopy) -> Option<Arc<Vec<u8>>> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(&copy.frame_place())
     }
 
-    /// The same, for a frame that does not come out right: every base is verified, from whichever of its copies is whole.
-    fn walk(&self, copy: &StoredCopy, work: &mut u32) -> Result<Vec<u8>> {
+    pub(super) fn keep(&self, copy: &StoredCopy, frame: &Arc<Vec<u8>>) {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).put(copy.frame_place(), Arc::clone(frame), frame.len());
+    }
+
+    /// The bytes of a copy that does not come out right: every base is verified, from whichever of its copies is whole. What is found to be
+    /// whole is kept, so that bases that are shared are not walked once for each way that leads to them.
+    fn walk(&self, copy: &StoredCopy, work: &mut u32) -> Result<ChunkBytes> {
+        if let Some(bytes) = self.kept(copy).map(|frame| ChunkBytes::of(copy, frame)).filter(|bytes| self.matches(copy, bytes)) {
+            return Ok(bytes);
+        }
         *work = work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
         // For each slice what may be meant; more than one only if two chunks share the start of their ids.
         let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
@@ -161,7 +150,10 @@ impl Reader {
                 rest /= part.len().max(1);
             }
             match self.decode(copy, &prefix).map(|plain| ChunkBytes::of(copy, Arc::new(plain))) {
-                Ok(bytes) if self.matches(copy, &bytes) => return Ok(Arc::unwrap_or_clone(bytes.frame)),
+                Ok(bytes) if self.matches(copy, &bytes) => {
+                    self.keep(copy, &bytes.frame);
+                    return Ok(bytes);
+                }
                 Ok(_) => failure = Some(damaged(copy, "its decoded bytes do not match its id")),
                 Err(error) => failure = Some(error),
             }
@@ -178,10 +170,7 @@ impl Reader {
                 continue;
             }
             match self.walk(&base, work) {
-                Ok(frame) => {
-                    let bytes = ChunkBytes::of(&base, Arc::new(frame));
-                    found.push((base.entry.id, part_of(of, slice, &bytes)?.to_vec()));
-                }
+                Ok(bytes) => found.push((base.entry.id, part_of(of, slice, &bytes)?.to_vec())),
                 Err(error) if error.is_damage() => failure = failure.or(Some(error)),
                 Err(error) => return Err(error),
             }

@@ -26,6 +26,8 @@ struct Node {
     /// Any chunk of the frame.
     copy: StoredCopy,
     prefix: Mutex<Vec<u8>>,
+    /// Its plain bytes, if they were kept from an earlier reading.
+    kept: Option<Arc<Vec<u8>>>,
     /// What others need of it.
     parts: Vec<Part>,
     /// The wanted chunks that lie in it, with their numbers.
@@ -46,6 +48,8 @@ struct Plan<'a> {
     by_place: HashMap<FramePlace, usize>,
     /// The most nodes, whatever hostile packs say.
     nodes_max: usize,
+    /// Whether frames are taken from those kept, and kept.
+    keeps: bool,
 }
 
 /// What is called with the number and the verified bytes of each chunk, by several threads.
@@ -79,7 +83,7 @@ impl Reader {
     /// The same for chosen copies, by so many threads; gives the numbers of those that did not come out right.
     pub(crate) fn each_copy(&self, wanted: &[(usize, StoredCopy)], threads: usize, visit: &Visit<'_>) -> Result<Vec<usize>> {
         let nodes_max = WORK_READ_MAX as usize + FRAMES_PER_CHUNK_MAX * wanted.len();
-        let mut plan = Plan { reader: self, nodes: Vec::new(), by_place: HashMap::new(), nodes_max };
+        let mut plan = Plan { reader: self, nodes: Vec::new(), by_place: HashMap::new(), nodes_max, keeps: false };
         let mut failed = Vec::new();
         for (number, copy) in wanted {
             match plan.add(copy)? {
@@ -98,6 +102,18 @@ impl Reader {
         failed.extend(plan.run(&order, threads, visit)?);
         Ok(failed)
     }
+
+    /// The frame of one copy, not verified; `None` if it does not decode. What it takes is kept for others that need it.
+    pub(super) fn decode_one(&self, copy: &StoredCopy) -> Result<Option<Arc<Vec<u8>>>> {
+        let nodes_max = WORK_READ_MAX as usize;
+        let mut plan = Plan { reader: self, nodes: Vec::new(), by_place: HashMap::new(), nodes_max, keeps: true };
+        if plan.add(copy)?.is_none() {
+            return Ok(None);
+        }
+        let order = plan.order();
+        plan.run(&order, 1, &|_, _| Ok(()))?;
+        Ok(self.kept(copy))
+    }
 }
 
 impl Plan<'_> {
@@ -109,9 +125,10 @@ impl Plan<'_> {
         if self.nodes.len() >= self.nodes_max {
             return Ok(None);
         }
+        let kept = if self.keeps { self.reader.kept(copy) } else { None };
         let mut parts = Vec::with_capacity(copy.frame().slices.len());
         let mut place = 0;
-        for slice in &copy.frame().slices {
+        for slice in copy.frame().slices.iter().filter(|_| kept.is_none()) {
             let bases = self.reader.places().bases(slice.base, copy.frame().level)?;
             let Some(base) = bases.first() else { return Ok(None) };
             let (Some(from), inside) =
@@ -127,7 +144,7 @@ impl Plan<'_> {
             place += len;
         }
         let number = self.nodes.len();
-        self.nodes.push(Node { copy: copy.clone(), prefix: Mutex::default(), parts: Vec::new(), wanted: Vec::new() });
+        self.nodes.push(Node { copy: copy.clone(), prefix: Mutex::default(), kept, parts: Vec::new(), wanted: Vec::new() });
         self.by_place.insert(copy.frame_place(), number);
         for (from, part) in parts {
             self.nodes.get_mut(from).into_iter().for_each(|base| base.parts.push(Part { of: number, ..part }));
@@ -189,16 +206,29 @@ impl Plan<'_> {
         Ok(failed.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// A frame that does not decode leaves those that need it with a wrong prefix; their ids tell.
+    fn decode_frame(&self, node: &Node, prefix: Vec<u8>) -> Result<Arc<Vec<u8>>> {
+        match self.reader.decode(&node.copy, &prefix) {
+            Err(error) if error.is_damage() => Ok(Arc::default()),
+            Err(error) => Err(error),
+            Ok(plain) => {
+                let plain = Arc::new(plain);
+                if self.keeps {
+                    self.reader.keep(&node.copy, &plain);
+                }
+                Ok(plain)
+            }
+        }
+    }
+
     /// Decodes one frame and hands out what is wanted of it. All of its bases have been decoded before.
     fn decode(&self, number: usize, failed: &Mutex<Vec<usize>>, visit: &Visit<'_>) -> Result<()> {
         let Some(node) = self.nodes.get(number) else { return Ok(()) };
         let prefix = std::mem::take(&mut *node.prefix.lock().unwrap_or_else(PoisonError::into_inner));
-        // A frame that does not decode leaves those that need it with a wrong prefix; their ids tell.
-        let plain = match self.reader.decode(&node.copy, &prefix) {
-            Err(error) if !error.is_damage() => return Err(error),
-            decoded => Arc::new(decoded.unwrap_or_default()),
+        let plain = match &node.kept {
+            Some(plain) => Arc::clone(plain),
+            None => self.decode_frame(node, prefix)?,
         };
-        drop(prefix);
         for part in &node.parts {
             let Some(of) = self.nodes.get(part.of) else { continue };
             let mut prefix = of.prefix.lock().unwrap_or_else(PoisonError::into_inner);

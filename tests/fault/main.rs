@@ -3,11 +3,14 @@
 //! Every random choice comes from a seed that is printed; `SEED=n` repeats a run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+#[path = "../support/chunks.rs"]
+mod chunks;
 #[path = "../support/crashdisk.rs"]
 mod simulated;
 #[path = "../support/repo.rs"]
 mod support;
 
+mod bases;
 mod crash;
 mod damage;
 mod faults;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use icecore::backend::{Backend, ObjectKey, ObjectKind, WriteMode};
 use icecore::format::node::Node;
-use icecore::format::pack::{ChunkEntry, IdPrefix, Trailer};
+use icecore::format::pack::{IdPrefix, Slice, Trailer};
 use icecore::format::snapshot::{SnapshotRecord, StreamRoot};
 use icecore::format::{HEADER_LEN, Kind, ObjectHeader, SALT_LEN, record};
 use icecore::id::{ChunkId, PackId, SnapshotId};
@@ -120,17 +120,21 @@ fn open_pending(repo: &Repository, id: SnapshotId) -> Option<SnapshotRecord> {
     Some(record::decode(&body).unwrap())
 }
 
+/// A copy of a chunk: the level of its frame, the pack, and what the frame is a delta of.
+type Stored = (u8, PackId, Arc<[Slice]>);
+
 /// All copies of all chunks, the lowest level first.
-struct Copies(BTreeMap<IdPrefix, Vec<(u8, PackId, ChunkEntry)>>);
+struct Copies(BTreeMap<IdPrefix, Vec<Stored>>);
 
 impl Copies {
     fn of(repo: &Repository) -> Self {
-        let mut copies: BTreeMap<IdPrefix, Vec<(u8, PackId, ChunkEntry)>> = BTreeMap::new();
+        let mut copies: BTreeMap<IdPrefix, Vec<Stored>> = BTreeMap::new();
         for known in repo.catalog().packs().unwrap() {
             let kept = repo.catalog().trailer(known.num).unwrap().unwrap();
             let trailer = Trailer::decode(&kept[SALT_LEN..], repo.keys().cipher().overhead()).unwrap();
+            let frames: Vec<Stored> = trailer.frames.into_iter().map(|frame| (frame.level, known.pack.id, frame.slices.into())).collect();
             for entry in trailer.chunks {
-                copies.entry(entry.id.prefix()).or_default().push((entry.level, known.pack.id, entry));
+                copies.entry(entry.id.prefix()).or_default().push(frames[entry.frame as usize].clone());
             }
         }
         copies.values_mut().for_each(|copies| copies.sort_by_key(|(level, pack, _)| (*level, *pack)));
@@ -141,9 +145,9 @@ impl Copies {
 impl Copies {
     /// Of the copies below a level that have all their bases the one of the lowest level: an earlier prune may have kept a pack with
     /// copies that nobody needed, and deleted their bases.
-    fn best(&self, prefix: IdPrefix, below: u8) -> Option<&(u8, PackId, ChunkEntry)> {
+    fn best(&self, prefix: IdPrefix, below: u8) -> Option<&Stored> {
         let mut copies = self.0.get(&prefix)?.iter();
-        copies.find(|(level, _, entry)| *level < below && entry.slices.iter().all(|slice| self.best(slice.base, *level).is_some()))
+        copies.find(|(level, _, slices)| *level < below && slices.iter().all(|slice| self.best(slice.base, *level).is_some()))
     }
 }
 
@@ -170,8 +174,8 @@ impl Live<'_> {
     }
 
     fn keep(&mut self, prefix: IdPrefix, below: u8) {
-        let (level, pack, entry) = self.copies.best(prefix, below).expect("a live chunk has no pack");
+        let (level, pack, slices) = self.copies.best(prefix, below).expect("a live chunk has no pack");
         self.packs.insert(*pack);
-        entry.slices.iter().for_each(|slice| self.keep(slice.base, *level));
+        slices.iter().for_each(|slice| self.keep(slice.base, *level));
     }
 }

@@ -1,66 +1,144 @@
 //! One value, one encoding: bytes that say the same in another way are refused.
 
 use super::golden;
-use super::values::{self, counted, entry, slice};
+use super::values::{self, chunk, counted, delta, slice, whole};
 use icecore::format::config::Config;
 use icecore::format::key::{KEY_CHECKSUM_LEN, KeyRecord};
 use icecore::format::node::Node;
-use icecore::format::pack::{ChunkEntry, TRAILER_HEADER_LEN, Trailer};
+use icecore::format::pack::{ChunkEntry, Encoding, Frame, TRAILER_HEADER_LEN, Trailer};
 use icecore::format::snapshot::SnapshotRecord;
 use icecore::format::{FORMAT_VERSION, record, wire};
-use icecore::id::{ChunkId, ID_LEN};
+use icecore::id::ID_LEN;
 
 fn refusal<T>(result: Result<T, icecore::format::Malformed>) -> String {
     result.err().expect("this is another encoding of a value").to_string()
 }
 
-/// A table with one chunk of this plain length and these rows.
-fn table(nominal_len: u32, slices: &[u64], rows: &[u8]) -> Vec<u8> {
+/// A table of one segment with as many chunks, these bases, and rows that start with the length of the segment.
+fn table(chunks: u8, nominal_len: u32, bases: &[u64], rows: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for number in [1, 1, slices.len() as u32, rows.len() as u32, nominal_len, 0] {
+    for number in [1, u32::from(chunks), bases.len() as u32, rows.len() as u32, nominal_len, 0] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
-    bytes.extend_from_slice(&counted(1));
-    slices.iter().for_each(|base| bytes.extend_from_slice(&base.to_be_bytes()));
+    (1..=chunks).for_each(|first| bytes.extend_from_slice(&counted(first)));
+    bases.iter().for_each(|base| bytes.extend_from_slice(&base.to_be_bytes()));
     [&bytes[..], rows].concat()
+}
+
+/// These bytes stand for this value, and it for them.
+fn same(bytes: &[u8], value: &Trailer) {
+    assert_eq!(Trailer::decode(bytes, 16).as_ref(), Ok(value));
+    assert_eq!(value.encode(), bytes);
+}
+
+/// Refused for this reason.
+fn refused(bytes: &[u8], says: &str) {
+    let said = refusal(Trailer::decode(bytes, 16));
+    assert!(said.contains(says), "{bytes:?}: {said}");
+}
+
+fn zstd(encoded_len: u32) -> Frame {
+    whole(Encoding::Zstd, encoded_len)
 }
 
 #[test]
 fn rows_have_one_form() {
     // Segment of 10 + 16 bytes; then bits, encoded length, plain length or not, version.
-    let nominal = table(100, &[], &[26, 0b1_0001, 10, 0]);
-    let expected =
-        Trailer { segments: vec![26], chunks: vec![ChunkEntry { id: ChunkId(counted(1)), plain_len: 100, ..entry(1, 0, 0, 10) }] };
-    assert_eq!(Trailer::decode(&nominal, 16).unwrap(), expected);
-    assert_eq!(expected.encode(), nominal);
+    same(&table(1, 100, &[], &[26, 0b1_0001, 10, 0]), &values::table(vec![vec![(zstd(10), vec![chunk(1, 100)])]]));
     for (rows, nominal_len, says) in [
         (&[26, 0b0_0001, 10, 100, 0][..], 100, "spells out the nominal length"),
         (&[26, 0b0_0001, 10, 100, 0], 101, "not that of the longest"),
         (&[26, 0b0_0001, 10, 100, 0], 0, "not that of the longest"),
         (&[26, 0b1_1001, 10, 0], 100, "do not fill"),
-        (&[26, 0b11_0001, 10, 0], 100, "level or work"),
+        (&[26, 0b1_0001, 9, 0], 100, "do not fill"),
+        (&[26, 0b1_0001, 11, 0], 100, "past its segment"),
+        (&[26, 0b11_0001, 10, 0], 100, "no delta"),
         (&[26, 0b1_0001, 0x8a, 0, 0], 100, "shortest form"),
         (&[26, 0b1_0001, 10, 0, 0], 100, "follows"),
-        (&[26, 0b101_0001, 10, 0], 100, "unknown way"),
+        (&[26, 0b1001_0001, 10, 0], 100, "unknown way"),
         (&[26, 0b1_0011, 10, 0], 100, "encoding 3"),
         (&[26, 0b1_0000, 10, 0], 100, "two lengths"),
     ] {
-        let said = refusal(Trailer::decode(&table(nominal_len, &[], rows), 16));
-        assert!(said.contains(says), "{rows:?}: {said}");
+        refused(&table(1, nominal_len, &[], rows), says);
+    }
+}
+
+#[test]
+fn frames_of_several_chunks_have_one_form() {
+    // Rows that go on with a frame have no encoded length: bits, plain length or not, version.
+    let rows = [26, 0b1_0001, 10, 0, 0b101_0000, 1, 0b100_0100, 7, 2];
+    let node = ChunkEntry { node: true, version: 2, ..chunk(3, 7) };
+    let chunks = vec![chunk(1, 100), ChunkEntry { version: 1, ..chunk(2, 100) }, node];
+    let expected = values::table(vec![vec![(zstd(10), chunks)]]);
+    assert_eq!(expected.frames[0].plain_len, 207);
+    assert_eq!(expected.chunks.iter().map(|chunk| (chunk.frame, chunk.offset)).collect::<Vec<_>>(), [(0, 0), (0, 100), (0, 200)]);
+    same(&table(3, 100, &[], &rows), &expected);
+    // A raw frame is as long as its chunks together.
+    let raw = values::table(vec![vec![(whole(Encoding::Raw, 107), vec![chunk(1, 100), chunk(2, 7)])]]);
+    same(&table(2, 100, &[], &[123, 0b1_0000, 107, 0, 0b100_0000, 7, 0]), &raw);
+    for (says, rows) in [
+        ("two lengths", &[123, 0b1_0000, 107, 0, 0b100_0000, 8, 0][..]),
+        ("two lengths", &[123, 0b1_0000, 107, 0, 0b0_0001, 1, 7, 0]),
+        ("does not start a frame", &[26, 0b101_0000, 0, 0b1_0001, 10, 0]),
+        ("that it does not start", &[26, 0b1_0001, 10, 0, 0b101_0001, 0]),
+        ("that it does not start", &[26, 0b1_0001, 10, 0, 0b101_0010, 0]),
+        ("that it does not start", &[26, 0b1_0001, 10, 0, 0b101_1000, 0]),
+        ("that it does not start", &[26, 0b1_0001, 10, 0, 0b111_0000, 0]),
+        ("spells out the nominal length", &[26, 0b1_0001, 10, 0, 0b100_0000, 100, 0]),
+        ("length of a chunk", &[26, 0b1_0001, 10, 0, 0b100_0000, 0, 0]),
+        ("not that of the longest", &[26, 0b1_0001, 10, 0, 0b100_0000, 101, 0]),
+        ("past its segment", &[26, 0b1_0001, 10, 0, 0b1_0001, 1, 0]),
+    ] {
+        refused(&table(2, 100, &[], rows), says);
     }
 }
 
 #[test]
 fn whole_bases_have_one_form() {
-    let whole = table(100, &[7], &[26, 0b11_0010, 10, 1, 1, 2]);
-    let chunk =
-        values::delta(ChunkEntry { id: ChunkId(counted(1)), plain_len: 100, ..entry(1, 0, 0, 10) }, 1, 1, 2, vec![slice(7, 0, 100)]);
-    assert_eq!(Trailer::decode(&whole, 16).unwrap(), Trailer { segments: vec![26], chunks: vec![chunk] });
-    let spelled_out = table(100, &[7], &[26, 0b1_0010, 10, 1, 1, 2, 1, 0, 100]);
-    assert!(refusal(Trailer::decode(&spelled_out, 16)).contains("whole base"));
-    // Bases that no slice names.
-    let more = table(100, &[7, 8], &[26, 0b11_0010, 10, 1, 1, 2]);
-    assert!(refusal(Trailer::decode(&more, 16)).contains("follows"));
+    let delta = |slices| values::table(vec![vec![(delta(10, 1, 2, slices), vec![ChunkEntry { version: 1, ..chunk(1, 100) }])]]);
+    same(&table(1, 100, &[7], &[26, 0b11_0010, 10, 1, 1, 2]), &delta(vec![slice(7, 0, 100)]));
+    refused(&table(1, 100, &[7], &[26, 0b1_0010, 10, 1, 1, 2, 1, 0, 0, 0]), "spells out a whole base");
+    refused(&table(1, 100, &[7], &[26, 0b1_0010, 10, 1, 1, 2, 1, 0, 0, 100]), "spells out the nominal length");
+    // Neither all of it nor from its start.
+    same(&table(1, 100, &[7], &[26, 0b1_0010, 10, 1, 1, 2, 1, 0, 0, 99]), &delta(vec![slice(7, 0, 99)]));
+    same(&table(1, 100, &[7], &[26, 0b1_0010, 10, 1, 1, 2, 1, 0, 1, 0]), &delta(vec![slice(7, 1, 100)]));
+    // Used twice: the second is one place before the first that is not used yet, that one being past the end.
+    same(&table(1, 100, &[7], &[26, 0b1_0010, 10, 1, 1, 2, 2, 0, 0, 0, 1, 0, 0]), &delta(vec![slice(7, 0, 100), slice(7, 0, 100)]));
+}
+
+/// The rows of two chunks of 100 bytes: a delta against all of base 7, then one with these slices.
+fn after_a_whole_base(slices: &[u8]) -> Vec<u8> {
+    [&[36, 0b11_0010, 10, 0, 1, 2, 0b1_0010, 10, 0, 1, 2][..], slices].concat()
+}
+
+#[test]
+fn bases_are_named_in_one_way() {
+    let two = |slices| {
+        let first = delta(10, 1, 2, vec![slice(7, 0, 100)]);
+        values::table(vec![vec![(first, vec![chunk(1, 100)]), (delta(10, 1, 2, slices), vec![chunk(2, 100)])]])
+    };
+    // A base that was used cannot be new, so its whole is spelled out.
+    same(&table(2, 100, &[7], &after_a_whole_base(&[1, 1, 0, 0])), &two(vec![slice(7, 0, 100)]));
+    let mixed = vec![slice(8, 0, 1), slice(7, 2, 3), slice(9, 4, 5), slice(8, 6, 7)];
+    same(&table(2, 100, &[7, 8, 9], &after_a_whole_base(&[4, 0, 0, 1, 2, 2, 3, 0, 4, 5, 2, 6, 7])), &two(mixed));
+    for (bases, slices, says) in [
+        (&[7][..], &[1, 0, 0, 1][..], "names no base"),
+        (&[7], &[1, 2, 0, 1], "names no base"),
+        (&[7, 8], &[1, 2, 0, 1], "names no base"),
+        (&[7], &[1, 0xff, 0xff, 0xff, 0xff, 15, 0, 1], "names no base"),
+        (&[7, 8], &[1, 1, 0, 1], "not all of its bases are used"),
+        (&[7, 8, 9], &[1, 0, 0, 1], "not all of its bases are used"),
+        (&[7, 7], &[1, 0, 0, 1], "base is in its trailer twice"),
+        (&[7], &[1, 1, 0, 100], "spells out the nominal length"),
+        (&[7], &[0], "too many slices or none"),
+        (&[7], &[1, 1, 0], "ends too early"),
+    ] {
+        refused(&table(2, 100, bases, &after_a_whole_base(slices)), says);
+    }
+    // A whole base with no base left.
+    refused(&table(1, 100, &[], &[26, 0b11_0010, 10, 0, 1, 2]), "names no base");
+    // Bases of a table without deltas.
+    refused(&table(1, 100, &[7], &[26, 0b1_0001, 10, 0]), "not all of its bases are used");
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Lengths and counts: taken at their limits, refused beyond, and never a reason to allocate or to go on for long.
 
-use super::values::{self, children, entry, slice};
+use super::values::{self, children, chunk, delta, slice, whole};
 use icecore::codec::{Decoder, Encoder};
 use icecore::format::config::{CONFIG_CHUNK_LEN_MAX, CONFIG_CHUNK_LEN_MIN, CONFIG_LEN_MAX, Config};
 use icecore::format::key::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_MEMORY_KIB_MIN, KDF_PASSES_MAX, KEY_RECORD_LEN_MAX, KdfCost, KeyRecord};
 use icecore::format::node::Node;
-use icecore::format::pack::{ChunkEntry, Encoding, Footer, Slice, Trailer, padme};
+use icecore::format::pack::{Encoding, Footer, Frame, Slice, Trailer, padme};
 use icecore::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
 use icecore::format::{
-    BASES_MAX, CHUNK_LEN_MAX, LEVEL_READ_MAX, Malformed, NODE_CHILDREN_MAX, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, RECORD_LEN_MAX,
+    BASES_MAX, CHUNK_LEN_MAX, FRAME_LEN_MAX, LEVEL_READ_MAX, Malformed, NODE_CHILDREN_MAX, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, RECORD_LEN_MAX,
     SEGMENT_LEN_MAX, SLICES_MAX, TRAILER_LEN_MAX, TREE_LEVELS_MAX, WORK_READ_MAX, record,
 };
 use icecore::id::PackId;
@@ -89,63 +89,98 @@ fn key_records_and_configurations_are_bounded() {
     assert!(Config::decode(&long).is_err());
 }
 
-/// A table of one chunk.
-fn table_of(chunk: ChunkEntry) -> Result<Trailer, Malformed> {
-    let trailer = Trailer { segments: vec![chunk.encoded_len + 16], chunks: vec![chunk] };
-    Trailer::decode(&trailer.encode(), 16)
+/// One frame of chunks of these lengths comes back as it is.
+fn one_frame(frame: Frame, plain_lens: &[u32]) -> bool {
+    let trailer = values::table(vec![vec![(frame, plain_lens.iter().map(|len| chunk(1, *len)).collect())]]);
+    let decoded = Trailer::decode(&trailer.encode(), 16);
+    decoded.iter().for_each(|decoded| assert_eq!(*decoded, trailer));
+    decoded.is_ok()
 }
 
 #[test]
-fn rows_are_bounded() {
-    let taken = |chunk: ChunkEntry| assert_eq!(table_of(chunk.clone()).unwrap().chunks, [chunk]);
-    let refused = |chunk: ChunkEntry| assert!(table_of(chunk.clone()).is_err(), "{chunk:?}");
-    let base = entry(1, 0, 0, 10);
-    taken(ChunkEntry { plain_len: CHUNK_LEN_MAX, ..base.clone() });
-    refused(ChunkEntry { plain_len: CHUNK_LEN_MAX + 1, ..base.clone() });
-    refused(ChunkEntry { plain_len: 0, ..base.clone() });
-    refused(ChunkEntry { encoded_len: 0, ..base.clone() });
-    taken(ChunkEntry { encoded_len: SEGMENT_LEN_MAX, ..base.clone() });
-    refused(ChunkEntry { encoded_len: SEGMENT_LEN_MAX + 1, ..base.clone() });
-    refused(ChunkEntry { encoding: Encoding::Raw, ..base.clone() });
-    let delta = |level, work, slices| values::delta(base.clone(), 1, level, work, slices);
+fn lengths_are_bounded() {
+    let zstd = |encoded_len| whole(Encoding::Zstd, encoded_len);
+    assert!(one_frame(zstd(10), &[CHUNK_LEN_MAX]));
+    assert!(!one_frame(zstd(10), &[CHUNK_LEN_MAX + 1]));
+    assert!(!one_frame(zstd(10), &[0]));
+    assert!(!one_frame(zstd(10), &[1, 0]));
+    assert!(!one_frame(zstd(0), &[1]));
+    assert!(one_frame(zstd(SEGMENT_LEN_MAX), &[65536]));
+    assert!(!one_frame(zstd(SEGMENT_LEN_MAX + 1), &[65536]));
+    assert!(!one_frame(whole(Encoding::Raw, 10), &[65536]));
+    assert!(one_frame(whole(Encoding::Raw, FRAME_LEN_MAX), &[FRAME_LEN_MAX - 1, 1]));
+    for encoding in [Encoding::Raw, Encoding::Zstd] {
+        assert!(!one_frame(whole(encoding, FRAME_LEN_MAX + 1), &[FRAME_LEN_MAX, 1]));
+        assert!(!one_frame(whole(encoding, FRAME_LEN_MAX + 1), &[1, FRAME_LEN_MAX]));
+    }
+    assert!(one_frame(zstd(10), &[FRAME_LEN_MAX / 16; 16]));
+    assert!(!one_frame(zstd(10), &[FRAME_LEN_MAX / 16; 17]));
+}
+
+#[test]
+fn deltas_are_bounded() {
+    let taken = |level, work, slices: Vec<Slice>| one_frame(delta(10, level, work, slices), &[65536]);
     let one = || vec![slice(1, 0, 100)];
-    taken(delta(LEVEL_READ_MAX, WORK_READ_MAX, one()));
-    refused(delta(LEVEL_READ_MAX + 1, 2, one()));
-    refused(delta(0, 2, one()));
-    refused(delta(1, WORK_READ_MAX + 1, one()));
-    refused(delta(1, 1, one()));
+    assert!(taken(LEVEL_READ_MAX, WORK_READ_MAX, one()));
+    assert!(!taken(LEVEL_READ_MAX + 1, WORK_READ_MAX, one()));
+    assert!(!taken(0, 2, one()));
+    assert!(!taken(1, WORK_READ_MAX + 1, one()));
+    assert!(!taken(1, 1, one()));
     let slices = |count: usize, bases: u64, len: u32| -> Vec<Slice> { (0..count as u64).map(|n| slice(n % bases, 0, len)).collect() };
-    taken(delta(1, 2, slices(SLICES_MAX, BASES_MAX as u64, 8192)));
-    refused(delta(1, 2, slices(SLICES_MAX + 1, 1, 1)));
-    refused(delta(1, 2, slices(BASES_MAX + 1, BASES_MAX as u64 + 1, 1)));
-    refused(delta(1, 2, Vec::new()));
-    taken(delta(1, 2, vec![slice(1, 0, PREFIX_LEN_MAX as u32)]));
-    refused(delta(1, 2, vec![slice(1, 0, PREFIX_LEN_MAX as u32 + 1)]));
-    refused(delta(1, 2, slices(SLICES_MAX, 1, 8193)));
-    taken(delta(1, 2, vec![slice(1, CHUNK_LEN_MAX - 1, 1)]));
-    refused(delta(1, 2, vec![slice(1, CHUNK_LEN_MAX, 1)]));
-    refused(delta(1, 2, vec![slice(1, u32::MAX, 1)]));
-    refused(delta(1, 2, vec![slice(1, 1, 0)]));
+    assert!(taken(1, 2, slices(SLICES_MAX, BASES_MAX as u64, 8192)));
+    assert!(!taken(1, 2, slices(SLICES_MAX + 1, 1, 1)));
+    assert!(!taken(1, 2, slices(BASES_MAX + 1, BASES_MAX as u64 + 1, 1)));
+    assert!(!taken(1, 2, Vec::new()));
+    assert!(taken(1, 2, vec![slice(1, 0, PREFIX_LEN_MAX as u32)]));
+    assert!(!taken(1, 2, vec![slice(1, 0, PREFIX_LEN_MAX as u32 + 1)]));
+    assert!(!taken(1, 2, slices(SLICES_MAX, 1, 8193)));
+    assert!(taken(1, 2, vec![slice(1, CHUNK_LEN_MAX - 1, 1)]));
+    assert!(!taken(1, 2, vec![slice(1, CHUNK_LEN_MAX, 1)]));
+    assert!(!taken(1, 2, vec![slice(1, u32::MAX, 1)]));
+    assert!(!taken(1, 2, vec![slice(1, 0, 0)]));
+    assert!(!taken(1, 2, vec![slice(1, 1, 0)]));
+    assert!(!taken(1, 2, vec![slice(1, 0, 5), slice(1, 1, 0)]));
+    // Slices of the nominal length, which is not spelled out, are bounded by it too.
+    let nominal = |slices: Vec<Slice>, len: usize| one_frame(delta(10, 1, 2, slices), &[len as u32]);
+    let base = |offset, len: usize| slice(1, offset, len as u32);
+    assert!(nominal(vec![base(0, PREFIX_LEN_MAX)], PREFIX_LEN_MAX), "a whole base");
+    assert!(!nominal(vec![base(0, PREFIX_LEN_MAX + 1)], PREFIX_LEN_MAX + 1), "a whole base");
+    assert!(nominal(vec![base(1, PREFIX_LEN_MAX)], PREFIX_LEN_MAX), "a part");
+    assert!(!nominal(vec![base(1, PREFIX_LEN_MAX + 1)], PREFIX_LEN_MAX + 1), "a part");
+    assert!(nominal(vec![base(CHUNK_LEN_MAX - 100, 100)], 100));
+    assert!(!nominal(vec![base(CHUNK_LEN_MAX - 99, 100)], 100));
 }
 
 #[test]
 fn tables_are_bounded() {
-    let chunks = |count: u32| -> Trailer {
-        let chunks: Vec<ChunkEntry> =
-            (0..count).map(|n| ChunkEntry { encoding: Encoding::Raw, plain_len: 1, ..entry(1, 0, n, 1) }).collect();
-        Trailer { segments: vec![count + 16], chunks }
-    };
+    let chunks =
+        |count: u32| -> Trailer { values::table(vec![(0..count).map(|_| (whole(Encoding::Raw, 1), vec![chunk(1, 1)])).collect()]) };
     let bytes = chunks(PACK_CHUNKS_MAX).encode();
     assert!(bytes.len() < TRAILER_LEN_MAX as usize);
     assert_eq!(Trailer::decode(&bytes, 16).unwrap().chunks.len(), PACK_CHUNKS_MAX as usize);
     assert!(Trailer::decode(&chunks(PACK_CHUNKS_MAX + 1).encode(), 16).is_err());
-    let two = vec![entry(1, 0, 0, 10), entry(2, 0, 10, 10)];
-    assert!(Trailer::decode(&Trailer { segments: vec![36], chunks: two.clone() }.encode(), 16).is_ok());
-    assert!(Trailer::decode(&Trailer { segments: vec![36, 16], chunks: two }.encode(), 16).is_err(), "a segment without chunks");
-    // A segment shorter than its tag, longer and shorter than its chunks, without chunks.
-    for segments in [vec![15], vec![27], vec![25], vec![26, 16], vec![16, 26]] {
-        let trailer = Trailer { segments, chunks: vec![entry(1, 0, 0, 10)] };
-        assert!(Trailer::decode(&trailer.encode(), 16).is_err(), "{:?}", trailer.segments);
+    let frame = |first| (whole(Encoding::Zstd, 10), vec![chunk(first, 65536)]);
+    let with = |segments: &[u32]| Trailer { segments: segments.to_vec(), ..values::table(vec![vec![frame(1), frame(2)]]) };
+    assert!(Trailer::decode(&with(&[36]).encode(), 16).is_ok());
+    // A segment shorter than its tag, longer and shorter than its frames, without frames.
+    for segments in [&[15][..], &[37], &[35], &[36, 16], &[16, 36], &[26, 26]] {
+        assert!(Trailer::decode(&with(segments).encode(), 16).is_err(), "{segments:?}");
+    }
+    // As many segments as chunks, but not as frames.
+    let shared = values::table(vec![vec![(whole(Encoding::Zstd, 10), vec![chunk(1, 65536), chunk(2, 65536)])]]);
+    assert!(Trailer::decode(&shared.encode(), 16).is_ok());
+    assert!(Trailer::decode(&Trailer { segments: vec![26, 16], ..shared }.encode(), 16).is_err());
+}
+
+/// What a table takes in memory follows the bytes that it has, whatever they say.
+#[test]
+fn tables_take_memory_for_their_bytes_only() {
+    let slices: Vec<Slice> = (0..SLICES_MAX).map(|_| slice(1, 0, 1)).collect();
+    let deltas: Vec<_> = (0..2000).map(|_| (delta(1, 1, 2, slices.clone()), vec![chunk(1, 1)])).collect();
+    for trailer in [values::table(vec![deltas]), values::table(vec![vec![(whole(Encoding::Zstd, 1), vec![chunk(1, 1); 65536])]])] {
+        let bytes = trailer.encode();
+        let info = allocation_counter::measure(|| drop(Trailer::decode(&bytes, 16).unwrap()));
+        assert!(info.bytes_max < 10 * bytes.len() as u64, "{} bytes for {}", info.bytes_max, bytes.len());
     }
 }
 

@@ -1,6 +1,8 @@
 //! The stored bytes: the page that specifies them, golden bytes, hostile bytes, and readers that are not icecore.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+#[path = "../support/chunks.rs"]
+mod chunks;
 #[path = "../../benches/common/rng.rs"]
 #[allow(dead_code)]
 mod rng;

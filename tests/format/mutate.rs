@@ -7,7 +7,7 @@ use icecore::crypto::keyring;
 use icecore::format::config::Config;
 use icecore::format::key::{KEY_CHECKSUM_LEN, KEY_PLAIN_LEN, KeyRecord};
 use icecore::format::node::Node;
-use icecore::format::pack::{ChunkEntry, Encoding, IdPrefix, Slice, Trailer};
+use icecore::format::pack::{ChunkEntry, Encoding, Frame, Slice, Trailer};
 use icecore::id::{ChunkId, to_hex};
 
 /// The seed of the random tests; `SEED=...` repeats one.
@@ -140,37 +140,37 @@ fn random_tables_come_back() {
 }
 
 fn random_trailer(rng: &mut Rng) -> Trailer {
-    let mut trailer = Trailer::default();
-    for segment in 0..rng.below(4) as u32 {
-        let mut offset = 0;
-        for _ in 0..rng.between(1, 30) {
-            let chunk = random_entry(rng, segment, offset);
-            offset += chunk.encoded_len;
-            trailer.chunks.push(chunk);
-        }
-        trailer.segments.push(offset + 16);
-    }
-    trailer
+    // Few bases, so that many are named again; more, so that some lie far back.
+    let bases = [2, 40, 1000][rng.below(3) as usize];
+    let segment = |rng: &mut Rng| (0..rng.between(1, 30)).map(|_| random_frame(rng, bases)).collect();
+    values::table((0..rng.below(4)).map(|_| segment(rng)).collect())
 }
 
-fn random_entry(rng: &mut Rng, segment: u32, offset: u32) -> ChunkEntry {
-    let plain_len = [65536, 4096, 1, 300][rng.below(4) as usize];
-    let id = ChunkId(*blake3::hash(&rng.next().to_le_bytes()).as_bytes());
-    let whole = ChunkEntry { plain_len, node: rng.percent(20), id, ..values::entry(0, segment, offset, rng.between(1, 2000) as u32) };
-    let bits = rng.below(33);
-    let version = rng.below(1 << bits) as u32;
-    match rng.below(3) {
-        0 => ChunkEntry { encoding: Encoding::Raw, encoded_len: plain_len, version, ..whole },
-        1 => ChunkEntry { version, ..whole },
+fn random_frame(rng: &mut Rng, bases: u64) -> (Frame, Vec<ChunkEntry>) {
+    let count = if rng.percent(50) { 1 } else { rng.between(1, 16) };
+    let chunks: Vec<ChunkEntry> = (0..count).map(|_| random_chunk(rng)).collect();
+    let encoded_len = rng.between(1, 2000) as u32;
+    let frame = match rng.below(3) {
+        0 => values::whole(Encoding::Raw, chunks.iter().map(|chunk| chunk.plain_len).sum()),
+        1 => values::whole(Encoding::Zstd, encoded_len),
         _ => {
             let count = if rng.percent(50) { 1 } else { rng.between(1, 20) };
-            let slice = |rng: &mut Rng| Slice {
-                base: IdPrefix(rng.next()),
-                offset: if rng.percent(50) { 0 } else { rng.below(5000) as u32 },
-                len: if rng.percent(70) { 4096 } else { rng.between(1, 16384) as u32 },
-            };
-            let slices = (0..count).map(|_| slice(rng)).collect();
-            values::delta(whole, version, rng.between(1, 64) as u8, rng.between(2, 1024) as u32, slices)
+            let slices = (0..count).map(|_| random_slice(rng, bases)).collect();
+            values::delta(encoded_len, rng.between(1, 64) as u8, rng.between(2, 1024) as u32, slices)
         }
-    }
+    };
+    (frame, chunks)
+}
+
+fn random_chunk(rng: &mut Rng) -> ChunkEntry {
+    let plain_len = [8192, 4096, 1, 300][rng.below(4) as usize];
+    let id = ChunkId(*blake3::hash(&rng.next().to_le_bytes()).as_bytes());
+    let bits = rng.below(33);
+    ChunkEntry { id, node: rng.percent(20), version: rng.below(1 << bits) as u32, ..values::chunk(0, plain_len) }
+}
+
+fn random_slice(rng: &mut Rng, bases: u64) -> Slice {
+    let offset = if rng.percent(50) { 0 } else { rng.below(5000) as u32 };
+    let len = if rng.percent(70) { 8192 } else { rng.between(1, 16384) as u32 };
+    values::slice(rng.below(bases), offset, len)
 }

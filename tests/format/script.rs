@@ -3,9 +3,16 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use super::chunks::commit;
 use super::page::Page;
+use super::rng::Rng;
 use super::support::{Bed, add_rows, back_up, make_database, step};
-use icecore::repo::Reader;
+use icecore::format::SALT_LEN;
+use icecore::format::pack::{Encoding, Frame, Trailer};
+use icecore::id::ChunkId;
+use icecore::ops::restore::dump;
+use icecore::progress::Silent;
+use icecore::repo::{BaseSlice, Committed, Reader, Reference, Repository};
 
 /// An interpreter that has the module; the one of the system may have packages that another one lacks.
 fn python() -> &'static str {
@@ -70,6 +77,58 @@ fn every_snapshot_is_extracted() {
     assert!(script.stream(&last.id.short(), "db") == *expected);
     let shown = script.run(&["latest"]);
     assert_eq!(String::from_utf8_lossy(&shown.stdout), format!("sqlite {} db\n", expected.len()));
+}
+
+fn tables(repo: &Repository) -> Vec<Trailer> {
+    let catalog = repo.catalog();
+    let table = |num| Trailer::decode(&catalog.trailer(num).unwrap().unwrap()[SALT_LEN..], 0).unwrap();
+    catalog.packs().unwrap().into_iter().map(|known| table(known.num)).collect()
+}
+
+/// Frames of several chunks, raw and compressed, and deltas of parts, of the same base again, and of deltas.
+#[test]
+fn every_kind_of_frame_is_extracted() {
+    let script = Script::new(Bed::new(false));
+    let repo = script.bed.open();
+    let mut rng = Rng::new(1, "frames");
+    let mut random = |len: usize| (0..len).map(|_| rng.next() as u8).collect::<Vec<u8>>();
+    let len = 20_000;
+    let noise: Vec<Vec<u8>> = (0..4).map(|_| random(len)).collect();
+    let text: Vec<Vec<u8>> = (0..4).map(|n| random(100).repeat(len / 100 - n)).collect();
+    let id = |plain: &[u8]| ChunkId(*blake3::hash(plain).as_bytes());
+    let part = |plain: &[u8], offset: usize, len: usize| BaseSlice { id: id(plain), offset: offset as u32, len: len as u32 };
+    let of = |slices: Vec<BaseSlice>| Reference { predecessor: None, slices };
+    let near = |plain: &[u8], byte: u8| [&plain[..len - 10], &[byte; 10]].concat();
+    let fresh = |plain: &Vec<u8>| (plain.clone(), Reference::default());
+    let mut history = vec![noise.iter().map(fresh).collect::<Vec<_>>(), text.iter().map(fresh).collect()];
+    let parts = [&noise[0][100..5000], &noise[2][7000..len], &text[1][..2000], &noise[0][..100]].concat();
+    let of_parts =
+        of(vec![part(&noise[0], 100, 4900), part(&noise[2], 7000, len - 7000), part(&text[1], 0, 2000), part(&noise[0], 0, 100)]);
+    history.push(vec![
+        (near(&noise[1], 1), Reference::to(Some(id(&noise[1])))),
+        (parts.clone(), of_parts),
+        (near(&noise[1], 2), of(vec![part(&noise[1], 0, len)])),
+        (near(&noise[3], 3), of(vec![part(&noise[1], 0, len), part(&noise[3], 0, len)])),
+    ]);
+    let again = [&parts[3000..], &near(&noise[1], 1)[..]].concat();
+    history.push(vec![(again, of(vec![part(&near(&noise[1], 1), 0, len), part(&parts, 3000, parts.len() - 3000)]))]);
+    let snapshots: Vec<Committed> = history.iter().map(|chunks| commit(&repo, chunks)).collect();
+    let frames: Vec<Frame> = tables(&repo).into_iter().flat_map(|table| table.frames).collect();
+    for (what, is) in [
+        ("raw frame of several chunks", (|frame| frame.encoding == Encoding::Raw && frame.plain_len >= 80_000) as fn(&Frame) -> bool),
+        ("compressed frame of several chunks", |frame| frame.encoding == Encoding::Zstd && frame.plain_len > 70_000),
+        ("delta of a part of a base", |frame| frame.slices.len() == 4),
+        ("delta of deltas", |frame| frame.level == 2),
+    ] {
+        assert!(frames.iter().any(is), "there is no {what}");
+    }
+    for (snapshot, chunks) in snapshots.iter().zip(&history) {
+        let expected: Vec<u8> = chunks.iter().flat_map(|(plain, _)| plain.clone()).collect();
+        let mut read = Vec::new();
+        dump(&repo, &snapshot.record, b"db", &mut read, &Silent).unwrap();
+        assert!(read == expected, "icecore reads something else");
+        assert!(script.stream(&snapshot.id.to_string(), "db") == expected, "the script reads something else");
+    }
 }
 
 #[test]

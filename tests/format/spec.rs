@@ -9,7 +9,7 @@ use super::support::{Bed, back_up, make_database};
 use super::values::{self, counted};
 use icecore::format::config::{self, Config};
 use icecore::format::key::{self, KdfCost, KeyRecord};
-use icecore::format::pack::{self, FOOTER_MAGIC, Trailer, padme};
+use icecore::format::pack::{self, FOOTER_MAGIC, padme};
 use icecore::format::{self, Cipher, Kind, node};
 use icecore::{crypto, id};
 
@@ -79,15 +79,17 @@ fn trailer() {
     let page = Page::read();
     let table = page.bytes_of("Trailer, plain header");
     let (trailer, bytes) = (values::trailer(), values::trailer().encode());
-    assert_eq!(table.names(), ["segments", "chunks", "slices", "rows_len", "nominal_len", "reserved"]);
-    let slices: usize = trailer.chunks.iter().map(|chunk| chunk.slices.len()).sum();
+    assert_eq!(table.names(), ["segments", "chunks", "bases", "rows_len", "nominal_len", "reserved"]);
+    let slices = || trailer.frames.iter().flat_map(|frame| &frame.slices);
+    let bases = slices().map(|slice| slice.base).collect::<std::collections::BTreeSet<_>>().len();
+    assert!(bases < slices().count(), "no base is named twice");
     let number = |name| table.number(name, &bytes) as usize;
-    assert_eq!((number("segments"), number("chunks"), number("slices")), (trailer.segments.len(), trailer.chunks.len(), slices));
+    assert_eq!((number("segments"), number("chunks"), number("bases")), (trailer.segments.len(), trailer.chunks.len(), bases));
     assert_eq!((number("nominal_len"), number("reserved")), (65536, 0));
     let ids_end = pack::TRAILER_HEADER_LEN + trailer.chunks.len() * id::ID_LEN;
-    let bases_end = ids_end + slices * pack::BASE_PREFIX_LEN;
+    let bases_end = ids_end + bases * pack::BASE_PREFIX_LEN;
     assert_eq!(bytes.len(), bases_end + number("rows_len"));
-    assert_eq!(bytes[ids_end - id::ID_LEN..ids_end], counted(0x37));
+    assert_eq!(bytes[ids_end - id::ID_LEN..ids_end], counted(0x3d));
     assert_eq!(bytes[ids_end..ids_end + 8], [0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54, 0x32, 0x10]);
 }
 
@@ -173,7 +175,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
     }
     named! {
         id: ID_LEN;
-        format: FORMAT_VERSION HEADER_LEN SALT_LEN TAG_LEN CHUNK_LEN_MAX SEGMENT_LEN_MAX WHOLE_SEGMENT_TARGET DELTA_SEGMENT_TARGET PACK_LEN_MAX
+        format: FORMAT_VERSION HEADER_LEN SALT_LEN TAG_LEN CHUNK_LEN_MAX FRAME_LEN_MAX SEGMENT_LEN_MAX WHOLE_FRAME_TARGET WHOLE_SEGMENT_TARGET DELTA_SEGMENT_TARGET PACK_LEN_MAX
             PACK_TARGET TRAILER_LEN_MAX PACK_CHUNKS_MAX SLICES_MAX BASES_MAX PREFIX_LEN_MAX LEVEL_WRITE_MAX LEVEL_READ_MAX WORK_WRITE_MAX
             WORK_READ_MAX NODE_CHILDREN_MAX NODE_FANOUT TREE_LEVELS_MAX RECORD_LEN_MAX;
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
@@ -192,13 +194,23 @@ fn limits() {
     assert_eq!(stated, constants());
     // And none is missing in both.
     let mut names = vec!["ID_LEN".to_string()];
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/format")).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+    let files = walkdir::WalkDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/format")).into_iter().map(Result::unwrap);
+    for file in files.filter(|entry| entry.file_type().is_file()) {
+        let text = std::fs::read_to_string(file.path()).unwrap();
         names.extend(text.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split(':').next()?.to_string())));
     }
     names.retain(|name| name != "FOOTER_MAGIC");
     names.sort();
     assert_eq!(names, stated.keys().copied().collect::<Vec<_>>());
+}
+
+/// The bases of the skip rule, which are the writer's own.
+#[test]
+fn skip_rule() {
+    let (page, text) = (Page::read(), source("repo/writer/base.rs"));
+    let number = |name: &str| text.split_once(&format!("const {name}: u32 = ")).unwrap().1.split_once(';').unwrap().0;
+    let said = format!("b = {} for chunks, {} for nodes", number("CHUNK_SKIP"), number("NODE_SKIP"));
+    assert!(page.text.contains(&said), "the page does not say {said}");
 }
 
 #[test]
@@ -277,11 +289,12 @@ fn records() {
 #[test]
 fn rows() {
     let page = Page::read();
-    let text = source("format/pack.rs");
-    let (_, module) = text.split_once("mod row {\n").unwrap();
+    let text = source("format/pack/rows.rs");
+    let (_, module) = text.split_once("mod bit {\n").unwrap();
     let mask = |line: &str| {
         let (name, value) = line.trim().strip_prefix("pub const ")?.split_once(": u8 = ")?;
-        Some(vec![name.to_string(), value.trim_end_matches(';').to_string()])
+        // The last is no bit of its own.
+        (name != "OF_FRAME").then(|| vec![name.to_string(), value.trim_end_matches(';').to_string()])
     };
     let expected: Vec<Vec<String>> = module.split_once("\n}").unwrap().0.lines().filter_map(mask).collect();
     let table = page.table("Bits of a row", "name");
@@ -291,13 +304,12 @@ fn rows() {
     // What a row of each encoding starts with.
     let encodings = page.table("Encodings", "encoding");
     for (row, encoding) in encodings.rows.iter().zip([pack::Encoding::Raw, pack::Encoding::Zstd, pack::Encoding::Delta]) {
-        let mut chunk = values::entry(1, 0, 0, 65536);
-        chunk.encoding = encoding;
-        if encoding == pack::Encoding::Delta {
-            chunk = values::delta(chunk, 1, 1, 2, vec![values::slice(1, 1, 1)]);
-        }
-        let bytes = Trailer { segments: vec![10], chunks: vec![chunk.clone()] }.encode();
-        let first = pack::TRAILER_HEADER_LEN + id::ID_LEN + chunk.slices.len() * pack::BASE_PREFIX_LEN + 1;
+        let (frame, bases) = match encoding {
+            pack::Encoding::Delta => (values::delta(10, 1, 2, vec![values::slice(1, 1, 1)]), 1),
+            _ => (values::whole(encoding, 10), 0),
+        };
+        let bytes = values::table(vec![vec![(frame, vec![values::chunk(1, 10)])]]).encode();
+        let first = pack::TRAILER_HEADER_LEN + id::ID_LEN + bases * pack::BASE_PREFIX_LEN + 1;
         assert_eq!(row[..2], [format!("{encoding:?}"), (bytes[first] & masks[0]).to_string()]);
     }
     assert_eq!(encodings.rows.len(), 3);

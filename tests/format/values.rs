@@ -3,7 +3,7 @@
 use icecore::format::config::Config;
 use icecore::format::key::{KdfCost, KeyPayload};
 use icecore::format::node::{Child, Node};
-use icecore::format::pack::{ChunkEntry, Encoding, Footer, IdPrefix, Slice, Trailer};
+use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
 use icecore::format::snapshot::{
     EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry, StreamRoot,
 };
@@ -55,50 +55,70 @@ pub fn children(lens: &[u64]) -> Vec<Child> {
     lens.iter().zip(0x21u32..).map(|(&len, first)| Child { id: ChunkId(counted(first as u8)), len }).collect()
 }
 
-/// A whole chunk, to be changed.
-pub fn entry(first: u8, segment: u32, offset: u32, encoded_len: u32) -> ChunkEntry {
-    ChunkEntry {
-        id: ChunkId(counted(first)),
-        segment,
-        offset,
-        encoded_len,
-        plain_len: 65536,
-        encoding: Encoding::Zstd,
-        node: false,
-        version: 0,
-        level: 0,
-        work: 1,
-        slices: Vec::new(),
-    }
+/// A chunk, before it has its place.
+pub fn chunk(first: u8, plain_len: u32) -> ChunkEntry {
+    ChunkEntry { id: ChunkId(counted(first)), frame: 0, offset: 0, plain_len, node: false, version: 0 }
 }
 
-pub fn delta(chunk: ChunkEntry, version: u32, level: u8, work: u32, slices: Vec<Slice>) -> ChunkEntry {
-    ChunkEntry { encoding: Encoding::Delta, version, level, work, slices, ..chunk }
+/// A frame without bases, before it has its place.
+pub fn whole(encoding: Encoding, encoded_len: u32) -> Frame {
+    Frame { encoded_len, ..Frame::whole(encoding) }
+}
+
+/// A delta, before it has its place.
+pub fn delta(encoded_len: u32, level: u8, work: u32, slices: Vec<Slice>) -> Frame {
+    Frame { encoded_len, level, work, slices, ..Frame::whole(Encoding::Delta) }
 }
 
 pub fn slice(base: u64, offset: u32, len: u32) -> Slice {
     Slice { base: IdPrefix(base), offset, len }
 }
 
-/// Every kind of row, with every bit set and not set somewhere, and LEB128 numbers of one to three bytes.
+/// The table of segments of frames of chunks, each put where it lies. Sealing adds 16 bytes to a segment.
+pub fn table(segments: Vec<Vec<(Frame, Vec<ChunkEntry>)>>) -> Trailer {
+    let mut table = Trailer::default();
+    for (number, frames) in (0..).zip(segments) {
+        let mut offset = 0;
+        for (frame, chunks) in frames {
+            let mut plain_len = 0;
+            for chunk in chunks {
+                table.chunks.push(ChunkEntry { frame: table.frames.len() as u32, offset: plain_len, ..chunk });
+                plain_len += chunk.plain_len;
+            }
+            table.frames.push(Frame { segment: number, offset, plain_len, ..frame });
+            offset += table.frames.last().unwrap().encoded_len;
+        }
+        table.segments.push(offset + 16);
+    }
+    table
+}
+
+/// Every kind of row, with every bit set and not set somewhere, bases that are new, named again and named twice in a row, and LEB128 numbers of one to
+/// three bytes.
 pub fn trailer() -> Trailer {
-    let whole = |base| vec![slice(base, 0, 65536)];
-    let parts = vec![slice(0x0102_0304_0506_0708, 4096, 8192), slice(9, 0, 1), slice(0x0102_0304_0506_0708, 0, 65535)];
-    let chunks = vec![
-        entry(0x31, 0, 0, 20_000),
-        ChunkEntry { encoding: Encoding::Raw, encoded_len: 65536, ..entry(0x32, 0, 20_000, 0) },
-        ChunkEntry { plain_len: 4000, encoded_len: 700, version: 5, ..entry(0x33, 0, 85_536, 0) },
-        delta(entry(0x34, 1, 0, 57), 1, 1, 2, whole(0xfedc_ba98_7654_3210)),
-        delta(entry(0x35, 1, 57, 300), 4096, 21, 128, parts),
-        ChunkEntry { plain_len: 4000, node: true, ..delta(entry(0x36, 1, 357, 90), 2, 2, 3, vec![slice(77, 0, 4000)]) },
-        ChunkEntry { plain_len: 112, encoded_len: 112, encoding: Encoding::Raw, node: true, ..entry(0x37, 2, 0, 0) },
+    let (first, second) = (0xfedc_ba98_7654_3210, 0x0102_0304_0506_0708);
+    let node = |first, version| ChunkEntry { node: true, version, ..chunk(first, 4000) };
+    let at = |version, chunk| ChunkEntry { version, ..chunk };
+    let wholes = vec![
+        (whole(Encoding::Zstd, 20_000), vec![chunk(0x31, 65536), at(5, chunk(0x32, 4000)), at(300, chunk(0x33, 65536))]),
+        (whole(Encoding::Raw, 65536), vec![chunk(0x34, 65536)]),
+        (whole(Encoding::Raw, 4001), vec![node(0x35, 0), chunk(0x36, 1)]),
     ];
-    Trailer { segments: vec![86_236 + 16, 447 + 16, 112 + 16], chunks }
+    let parts = vec![slice(second, 4096, 8192), slice(9, 0, 1), slice(second, 0, 65535)];
+    let deltas = vec![
+        (delta(57, 1, 2, vec![slice(first, 0, 65536)]), vec![at(1, chunk(0x37, 65536))]),
+        (delta(300, 21, 128, parts), vec![at(4096, chunk(0x38, 65536))]),
+        (delta(90, 2, 3, vec![slice(77, 0, 4000)]), vec![node(0x39, 2)]),
+        (delta(58, 1, 2, vec![slice(first, 0, 65536)]), vec![at(1, chunk(0x3a, 65536))]),
+        (delta(200, 64, 1024, vec![slice(77, 4, 65536), slice(78, 0, 65536)]), vec![at(7, chunk(0x3b, 65536)), at(8, chunk(0x3c, 112))]),
+    ];
+    let last = vec![(whole(Encoding::Raw, 112), vec![ChunkEntry { plain_len: 112, ..node(0x3d, 0) }])];
+    table(vec![wholes, deltas, last])
 }
 
 /// The footer of a pack that ends with this trailer.
 pub fn footer(stored_trailer: &[u8]) -> Footer {
-    let trailer_offset = 48 + 86_252 + 463 + 128;
+    let trailer_offset = 48 + trailer().segments.iter().map(|len| u64::from(*len)).sum::<u64>();
     Footer {
         trailer_offset,
         trailer_len: stored_trailer.len() as u32,

@@ -90,7 +90,13 @@ impl Writer {
             let place = *self.places.entry(slice.base).or_insert(next);
             put_varint(&mut self.bytes, next - place);
             put_varint(&mut self.bytes, slice.offset);
-            put_varint(&mut self.bytes, if slice.len == self.nominal_len { 0 } else { slice.len });
+            // An empty slice, which is none, becomes what no reader takes: the nominal length spelled out.
+            let len = match slice.len {
+                len if len == self.nominal_len => 0,
+                0 => self.nominal_len,
+                len => len,
+            };
+            put_varint(&mut self.bytes, len);
         }
         2
     }
@@ -213,7 +219,8 @@ impl<'a> Reader<'a> {
 
     fn take_slices(&mut self, whole_base: bool) -> Result<Vec<Slice>, Malformed> {
         if whole_base {
-            return Ok(vec![Slice { base: self.base(0)?, offset: 0, len: self.nominal_len }]);
+            let whole = Slice { base: self.base(0)?, offset: 0, len: self.nominal_len };
+            return self.bounded(vec![whole]);
         }
         let count = self.rows.varint()? as usize;
         if count == 0 || count > SLICES_MAX {

@@ -20,12 +20,15 @@ const CHUNKS_REPORTED: usize = 20;
 /// Copies of chunks that cannot be used.
 #[derive(Default)]
 pub(super) struct BadCopies {
-    places: HashSet<CopyPlace>,
+    /// Those that nobody else can find or that lack a base; deltas of them lack one too.
+    lost: HashSet<CopyPlace>,
+    /// Those that were read and are damaged. Deltas of them were read as well: one that does not need the damaged bytes is whole.
+    damaged: HashSet<CopyPlace>,
 }
 
 impl BadCopies {
     pub(super) fn contains(&self, place: &CopyPlace) -> bool {
-        self.places.contains(place)
+        self.lost.contains(place) || self.damaged.contains(place)
     }
 }
 
@@ -69,7 +72,8 @@ pub(super) fn check_packs(repo: &Repository, options: &CheckOptions, monitor: &d
 struct PackResult {
     pack_damage: Vec<Error>,
     chunk_damage: Vec<Error>,
-    bad: Vec<CopyPlace>,
+    lost: Vec<CopyPlace>,
+    damaged: Vec<CopyPlace>,
     chunks: u64,
     read_bytes: u64,
 }
@@ -78,7 +82,8 @@ impl PackResult {
     fn add_to(mut self, id: PackId, report: &mut CheckReport, bad: &mut BadCopies) -> Result<()> {
         report.chunks += self.chunks;
         report.read_bytes += self.read_bytes;
-        bad.places.extend(self.bad);
+        bad.lost.extend(self.lost);
+        bad.damaged.extend(self.damaged);
         self.pack_damage.into_iter().try_for_each(|error| report.damage("pack", error))?;
         // One broken segment is the same damage for each of its chunks.
         self.chunk_damage.dedup_by(|one, other| one.to_string() == other.to_string());
@@ -105,7 +110,7 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
     match stored {
         // Deleted since it was listed, which is no damage unless something still needs it.
         Err(Error::NotFound { .. }) => {
-            result.bad.extend(copies.iter().map(|copy| copy.place()));
+            result.lost.extend(copies.iter().map(|copy| copy.place()));
             return Ok(result);
         }
         Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => result.pack_damage.push(error),
@@ -117,7 +122,7 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
     }
     result.chunks = copies.len() as u64;
     if !result.pack_damage.is_empty() {
-        result.bad.extend(copies.iter().map(|copy| copy.place()));
+        result.lost.extend(copies.iter().map(|copy| copy.place()));
         return Ok(result);
     }
     if options.read_data {
@@ -129,12 +134,11 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
         }
     }
     for copy in &copies {
-        let usable = match options.read_data {
-            true => read_copy(reader, copy, &mut result.chunk_damage)?,
-            false => repo.has_bases(copy)?,
-        };
-        if !usable {
-            result.bad.push(copy.place());
+        if !options.read_data && !repo.has_bases(copy)? {
+            result.lost.push(copy.place());
+        }
+        if options.read_data && !read_copy(reader, copy, &mut result.chunk_damage)? {
+            result.damaged.push(copy.place());
         }
     }
     Ok(result)
@@ -180,21 +184,21 @@ fn hash_pack(repo: &Repository, id: PackId, size: u64, monitor: &dyn Monitor) ->
     }
 }
 
-/// A delta whose bases are all bad is bad too; goes on until nothing more is found. Nothing to do in a sound repository.
+/// A delta whose bases are all lost is lost too; goes on until nothing more is found. Nothing to do in a sound repository.
 fn spread(repo: &Repository, bad: &mut BadCopies) -> Result<()> {
-    if bad.places.is_empty() {
+    if bad.lost.is_empty() {
         return Ok(());
     }
     loop {
-        let before = bad.places.len();
+        let before = bad.lost.len();
         for known in repo.on_catalog(|local| local.packs())? {
             for copy in repo.copies_in(&known.pack.id)? {
-                if !bad.contains(&copy.place()) && !repo.has_bases_among(&copy, &|base| !bad.contains(&base.place()))? {
-                    bad.places.insert(copy.place());
+                if !bad.lost.contains(&copy.place()) && !repo.has_bases_among(&copy, &|base| !bad.lost.contains(&base.place()))? {
+                    bad.lost.insert(copy.place());
                 }
             }
         }
-        if bad.places.len() == before {
+        if bad.lost.len() == before {
             return Ok(());
         }
     }

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use super::super::locate::{CopyPlace, StoredCopy};
 use super::super::session::{Closure, WriteSession};
 use crate::error::Result;
-use crate::format::pack::{Encoding, Frame, Slice};
-use crate::format::{LEVEL_WRITE_MAX, PREFIX_LEN_MAX, WORK_WRITE_MAX};
+use crate::format::pack::{Encoding, Frame, Slice, prefix_fits};
+use crate::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
 use crate::id::ChunkId;
 
 /// The base of the skip rule for chunks: the base of version k is version k - b^v, where b^v is the largest power of b that divides k
@@ -33,7 +33,7 @@ pub struct Reference {
     /// The chunk that stood in its place in the parent snapshot; its lineage goes on.
     pub predecessor: Option<ChunkId>,
     /// The parts of stored chunks that hold what is probably in it, in the order in which they are to stand before it; empty for the whole predecessor.
-    /// Within the format's bounds for a prefix.
+    /// If they are not within the format's bounds for a prefix, the chunk is stored whole.
     pub slices: Vec<BaseSlice>,
 }
 
@@ -86,8 +86,8 @@ impl Base {
                 base.slices.reverse();
             }
         }
-        let fits = base.level() <= LEVEL_WRITE_MAX && base.work() <= WORK_WRITE_MAX && base.prefix_len() <= PREFIX_LEN_MAX;
-        Ok((fits && !base.slices.is_empty()).then_some(base))
+        let fits = base.level() <= LEVEL_WRITE_MAX && base.work() <= WORK_WRITE_MAX && prefix_fits(&base.frame().slices, &mut Vec::new());
+        Ok(fits.then_some(base))
     }
 
     /// Adds a slice of a chunk that is known by its id; one that is not stored any more is left out, and one that would make the chain too long.

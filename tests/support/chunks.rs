@@ -1,0 +1,48 @@
+//! Snapshots put together from chunks, with references of the test's own choice.
+
+use icecore::format::record;
+use icecore::format::snapshot::{EntryKind, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
+use icecore::id::SourceId;
+use icecore::repo::{ChunkWriter, Committed, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
+
+/// A snapshot of one stream, `db`, of these chunks. What others have stored counts only as far as the catalog knows it already.
+pub fn commit(repo: &Repository, chunks: &[(Vec<u8>, Reference)]) -> Committed {
+    let session = WriteSession::begin(repo, &SessionOptions::default()).unwrap();
+    let mut writer = session.writer().unwrap();
+    let root = put_stream(&session, &mut writer, chunks);
+    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None }).unwrap();
+    let listing = put_stream(&session, &mut writer, &[(entry, Reference::default())]);
+    writer.flush().unwrap();
+    drop(writer);
+    session.commit(draft(listing, root.len)).unwrap()
+}
+
+fn put_stream(session: &WriteSession, writer: &mut ChunkWriter<'_>, chunks: &[(Vec<u8>, Reference)]) -> StreamRoot {
+    let mut no_parent = TreeCursor::new(session.reader(), None);
+    let mut stream = TreeWriter::new();
+    for (plain, reference) in chunks {
+        let id = writer.put(plain, reference).unwrap();
+        stream.push(id, plain.len() as u32, writer, &mut no_parent).unwrap();
+    }
+    stream.finish(writer, &mut no_parent).unwrap()
+}
+
+fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
+    SnapshotRecord {
+        time_ns: 1,
+        duration_us: 0,
+        host: "test".into(),
+        user: String::new(),
+        tool: String::new(),
+        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: String::new() },
+        parent: None,
+        tags: Vec::new(),
+        flags: Vec::new(),
+        listing,
+        entries: 1,
+        logical_bytes,
+        packs: Vec::new(),
+        stats: SnapshotStats::default(),
+        facts: Vec::new(),
+    }
+}
