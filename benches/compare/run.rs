@@ -121,7 +121,9 @@ fn give_up(kind: &Kind, error: &dyn std::error::Error) -> Result<()> {
     if kind.role == Role::Icecore {
         return Err(error.to_string().into());
     }
-    println!("{}: left out, it failed: {error}", kind.name);
+    // Some print a backtrace.
+    let text: Vec<String> = error.to_string().lines().take(8).map(String::from).collect();
+    println!("{}: left out, it failed: {}", kind.name, text.join("\n    "));
     Ok(())
 }
 

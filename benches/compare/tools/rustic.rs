@@ -18,7 +18,7 @@ pub fn make(place: Place) -> Result<Box<dyn Tool>> {
 }
 
 pub fn make_fixed(place: Place) -> Result<Box<dyn Tool>> {
-    init(place, &["--set-chunker", "fixed-size", "--set-chunk-size", "4KiB"])
+    init(place, &["--set-chunker", "fixed_size", "--set-chunk-size", "4KiB"])
 }
 
 fn init(place: Place, options: &[&str]) -> Result<Box<dyn Tool>> {
