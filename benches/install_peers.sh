@@ -3,7 +3,7 @@
 #
 #   benches/install_peers.sh DIR
 #
-# restic, borg, zpaq, zstd, sqlite3 come from the system's packages (Debian, Ubuntu); rustic and bupstash are built with cargo into DIR/bin,
+# restic, borg, zpaq and zstd come from the system's packages (Debian, Ubuntu); rustic and bupstash are built with cargo into DIR/bin,
 # which then has to be in PATH (or name it with `--peers DIR/bin`). The bench itself skips what is missing.
 set -euo pipefail
 
@@ -22,7 +22,8 @@ packages() { # PACKAGE...
     $sudo apt-get update -q >/dev/null || left_out "fresh package lists" "apt-get update failed"
     local package
     for package in "$@"; do
-        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends "$package" >/dev/null || left_out "$package" "apt-get install failed"
+        $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$package" >/dev/null ||
+            left_out "$package" "apt-get install failed"
     done
 }
 
@@ -36,7 +37,7 @@ crate() { # CRATE PROGRAM
 }
 
 # The last two are what bupstash is built with.
-packages restic borgbackup zpaq zstd sqlite3 libsodium-dev pkg-config
+packages restic borgbackup zpaq zstd libsodium-dev pkg-config
 crate rustic-rs rustic
 crate bupstash bupstash
 rm -rf "$dir/target"

@@ -125,10 +125,13 @@ fn spec(args: &Args) -> Result<StoreSpec> {
 
 fn kinds(args: &Args) -> Result<Vec<&'static Kind>> {
     let default = if args.flag("--long-history") || args.flag("--vacuums") { Some("icecore,patch-from") } else { None };
-    let Some(list) = args.value("--tools").or(default) else {
-        return Ok(KINDS.iter().filter(|kind| args.flag("--dense") || kind.name != tools::DENSE).collect());
+    let named: Vec<&str> = match args.value("--tools").or(default) {
+        Some(list) => list.split(',').collect(),
+        None => KINDS.iter().map(|kind| kind.name).filter(|name| *name != tools::DENSE).collect(),
     };
-    let dense = args.flag("--dense").then_some(tools::DENSE);
-    let find = |name| KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| format!("--tools {name}: there is no such row").into());
-    list.split(',').chain(dense).map(find).collect()
+    if let Some(wrong) = named.iter().find(|name| KINDS.iter().all(|kind| kind.name != **name)) {
+        return Err(format!("--tools {wrong}: there is no such row; `--tools list` prints them").into());
+    }
+    let wanted = |kind: &&Kind| named.contains(&kind.name) || args.flag("--dense") && kind.name == tools::DENSE;
+    Ok(KINDS.iter().filter(wanted).collect())
 }
