@@ -28,9 +28,11 @@ pub fn print(outcomes: &[Outcome]) {
     println!("| {:<58} | {:>7} | {:>7} | {:>7} | {:<5} |", "", "ratio", "gross", "bar", "holds");
     println!("|---|--:|--:|--:|---|");
     for line in lines {
-        let show = |ratio: Option<f64>| ratio.map_or(String::from("-"), |ratio| format!("{ratio:.3}"));
-        let holds = line.ratio.map_or("-", |ratio| if ratio <= line.bar { "yes" } else { "NO" });
-        println!("| {:<58} | {:>7} | {:>7} | {:>7.3} | {holds:<5} |", line.what, show(line.ratio), show(line.gross), line.bar);
+        // Without the other row there is nothing to say.
+        let Some(ratio) = line.ratio else { continue };
+        let gross = line.gross.map_or(String::from("-"), |gross| format!("{gross:.3}"));
+        let holds = if ratio <= line.bar { "yes" } else { "NO" };
+        println!("| {:<58} | {ratio:>7.3} | {gross:>7} | {:>7.3} | {holds:<5} |", line.what, line.bar);
     }
 }
 

@@ -32,12 +32,14 @@ struct Contender {
     place: Place,
     tool: Box<dyn Tool>,
     outcome: Outcome,
+    /// It failed and does nothing more.
+    stopped: bool,
 }
 
 /// Runs the plan in an empty directory.
 ///
 /// # Errors
-/// When the history cannot be made or icecore fails; a peer that fails is left out with a line.
+/// When the history cannot be made or icecore fails. A peer that fails gets a line; it is left out, unless it failed at a restore.
 pub fn run(plan: &Plan, dir: &Path) -> Result<Vec<Outcome>> {
     let installed: Vec<_> = plan.kinds.iter().filter_map(|kind| Some((*kind, program(kind, plan.peers.as_deref())?))).collect();
     let mut history = History::create(&dir.join("history"), plan.spec.clone())?;
@@ -66,7 +68,9 @@ pub fn run(plan: &Plan, dir: &Path) -> Result<Vec<Outcome>> {
             in_turns(&mut contenders, &mut turn, |contender| contender.restore(which, nth, &history, &dir.join("restored")))?;
         }
     }
-    Ok(contenders.into_iter().map(|contender| contender.outcome).collect())
+    // Of a row that lacks a step, no sum would be worth comparing.
+    let outcomes = contenders.into_iter().map(|contender| contender.outcome);
+    Ok(outcomes.filter(|outcome| outcome.later.len() == plan.steps as usize).collect())
 }
 
 /// The program of a row; `None`, and a line, when it is not there.
@@ -91,7 +95,7 @@ fn first_repository(kind: &'static Kind, program: PathBuf, dir: &Path) -> Result
         vacuums: Vec::new(),
         restores: [const { Vec::new() }; 3],
     };
-    Ok(Contender { kind, place, tool, outcome })
+    Ok(Contender { kind, place, tool, outcome, stopped: false })
 }
 
 fn fresh(kind: &Kind, place: &Place) -> Result<Box<dyn Tool>> {
@@ -103,17 +107,19 @@ fn fresh(kind: &Kind, place: &Place) -> Result<Box<dyn Tool>> {
 }
 
 /// Lets every contender do a job; who begins moves on by one each time.
-fn in_turns(contenders: &mut Vec<Contender>, turn: &mut usize, mut job: impl FnMut(&mut Contender) -> Result<()>) -> Result<()> {
+fn in_turns(contenders: &mut [Contender], turn: &mut usize, mut job: impl FnMut(&mut Contender) -> Result<()>) -> Result<()> {
     *turn += 1;
     let count = contenders.len();
-    let mut failed = Vec::new();
-    for place in (0..count).map(|nth| (*turn + nth) % count) {
-        if let Err(error) = job(&mut contenders[place]) {
-            give_up(contenders[place].kind, &*error)?;
-            failed.push(contenders[place].kind.name);
+    for nth in 0..count {
+        let contender = &mut contenders[(*turn + nth) % count];
+        if contender.stopped {
+            continue;
+        }
+        if let Err(error) = job(contender) {
+            give_up(contender.kind, &*error)?;
+            contender.stopped = true;
         }
     }
-    contenders.retain(|contender| !failed.contains(&contender.kind.name));
     Ok(())
 }
 
@@ -123,7 +129,7 @@ fn give_up(kind: &Kind, error: &dyn std::error::Error) -> Result<()> {
     }
     // Some print a backtrace.
     let text: Vec<String> = error.to_string().lines().take(8).map(String::from).collect();
-    println!("{}: left out, it failed: {}", kind.name, text.join("\n    "));
+    println!("{}: goes no further, it failed: {}", kind.name, text.join("\n    "));
     Ok(())
 }
 
