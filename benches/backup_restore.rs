@@ -102,7 +102,7 @@ impl Bench {
 
         report.add_cost(COPY, copy_sync_check(&store, &copy, &log)?, std::fs::metadata(&store)?.len());
         remove(&copy)?;
-        report.add("restore", Some(COPY), icecore.restore(&restored)?);
+        report.add("restore", Some(COPY), icecore.restore("latest", &restored)?);
         if !same(&store, &restored)? {
             return Err("the restored file is not the one that was backed up".into());
         }

@@ -202,7 +202,7 @@ impl<'a> Corpus<'a> {
         let ratio = (bytes + rows) as f64 / window as f64;
         let (counts, bases) = (mean_and_p99(&mut counts), mean_and_p99(&mut bases));
         let plain: usize = self.fresh.iter().map(ExactSizeIterator::len).sum();
-        let (prefix, speed) = (prefixes / self.fresh.len().max(1) >> 10, plain as f64 / 1e6 / seconds);
+        let (prefix, speed) = ((prefixes / self.fresh.len().max(1)) >> 10, plain as f64 / 1e6 / seconds);
         println!("{name:<28} {bytes:>9} {rows:>7} {ratio:>6.2} {counts:>12} {bases:>12} {prefix:>10} {speed:>6.0}");
         Ok(())
     }

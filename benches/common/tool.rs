@@ -47,12 +47,12 @@ impl Icecore {
         self.run([OsStr::new("backup"), OsStr::new("sqlite"), &stream(file)])
     }
 
-    /// `restore latest store=FILE`.
+    /// `restore SNAPSHOT store=FILE`.
     ///
     /// # Errors
     /// What it says.
-    pub fn restore(&self, file: &Path) -> Result<Sample> {
-        self.run([OsStr::new("restore"), OsStr::new("latest"), &stream(file)])
+    pub fn restore(&self, snapshot: &str, file: &Path) -> Result<Sample> {
+        self.run([OsStr::new("restore"), OsStr::new(snapshot), &stream(file)])
     }
 
     /// `check --read-data`.
@@ -134,10 +134,19 @@ pub fn copy_sync_check(from: &Path, to: &Path, log: &Path) -> Result<Cost> {
     // Never by sharing blocks: a restore has to write its bytes.
     let reflink = if cfg!(target_os = "linux") { &["--reflink=never"][..] } else { &[] };
     let copy = measure(Command::new("cp").args(reflink).arg(from).arg(to), log)?.0;
-    let sync = sync(to, log)?;
-    let path = to.to_str().ok_or("a path in UTF-8")?;
+    Ok(copy.then(sync_check(to, log)?))
+}
+
+/// What a file that another program wrote lacks of a restored one: synced, and asked whether it is sound. The bench must answer
+/// `--quick-check FILE` with [`quick_check`].
+///
+/// # Errors
+/// When a program fails or the file is not sound.
+pub fn sync_check(file: &Path, log: &Path) -> Result<Cost> {
+    let sync = sync(file, log)?;
+    let path = file.to_str().ok_or("a path in UTF-8")?;
     let check = measure(&mut again(&["--quick-check", path])?, log)?.0;
-    Ok(copy.then(sync).then(check))
+    Ok(sync.then(check))
 }
 
 /// What the `--quick-check` child does.

@@ -3,7 +3,7 @@
 use icecore::format::record;
 use icecore::format::snapshot::{EntryKind, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
 use icecore::id::SourceId;
-use icecore::repo::{ChunkWriter, Committed, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
+use icecore::repo::{ChunkWriter, Committed, NewChunk, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
 
 /// A snapshot of one stream, `db`, of these chunks. What others have stored counts only as far as the catalog knows it already.
 pub fn commit(repo: &Repository, chunks: &[(Vec<u8>, Reference)]) -> Committed {
@@ -21,7 +21,8 @@ fn put_stream(session: &WriteSession, writer: &mut ChunkWriter<'_>, chunks: &[(V
     let mut no_parent = TreeCursor::new(session.reader(), None);
     let mut stream = TreeWriter::new();
     for (plain, reference) in chunks {
-        let id = writer.put(plain, reference).unwrap();
+        let id = session.repository().keys().chunk_id(plain);
+        writer.put(&[NewChunk { id, plain, references: vec![reference.clone()] }]).unwrap();
         stream.push(id, plain.len() as u32, writer, &mut no_parent).unwrap();
     }
     stream.finish(writer, &mut no_parent).unwrap()
