@@ -32,13 +32,13 @@ fn pieces_with_nothing_to_tell_have_no_features() {
             assert!(sampler.features(&[byte; PIECE_LEN]).is_empty(), "byte {byte} of seed {seed}");
         }
     }
-    let sampler = Sampler::new(random.next());
+    let sampler = Sampler::new(random.draw());
     for len in [0, 1, 3, 4, 5, 47, 48, 100, 191] {
         assert!(sampler.features(&random.bytes(len)).is_empty(), "{len} bytes");
     }
     // A few bytes in zeros: the places are few, not one for each offset.
     let mut sparse = vec![0; PIECE_LEN];
-    sparse[1000..1008].copy_from_slice(&random.next().to_le_bytes());
+    sparse[1000..1008].copy_from_slice(&random.draw().to_le_bytes());
     assert!(sampler.features(&sparse).anchors().count() <= 2);
 }
 

@@ -138,7 +138,7 @@ fn any_kept_bytes_are_features() {
     }
     let mut features = features_of(&sampler, &old);
     for _ in 0..10_000 {
-        let wild: [u8; 16] = std::array::from_fn(|_| random.next() as u8);
+        let wild: [u8; 16] = std::array::from_fn(|_| random.draw() as u8);
         features.push(Features::from_bytes(&wild));
         let kept = features[random.below(100) as usize].to_bytes();
         // The same anchor four times in one piece.
