@@ -1,6 +1,7 @@
 //! Encoding chunks: zstd, and deltas as zstd with a prefix. Pure; contexts are reused, one encoder or decoder for each thread.
 
 mod context;
+mod patch;
 pub mod similarity;
 
 use context::{CompressContext, DecompressContext};
@@ -16,32 +17,44 @@ const DELTA_LEVEL: i32 = 3;
 pub struct Encoder {
     whole: CompressContext,
     delta: CompressContext,
+    /// Workspace.
+    patch: Vec<u8>,
 }
 
 impl Encoder {
     /// A new encoder. Its tables, up to a MiB or so, are made when they are first used.
     pub fn new() -> Result<Self, Malformed> {
-        Ok(Encoder { whole: CompressContext::new(WHOLE_LEVEL)?, delta: CompressContext::new(DELTA_LEVEL)? })
+        Ok(Encoder { whole: CompressContext::new(WHOLE_LEVEL)?, delta: CompressContext::new(DELTA_LEVEL)?, patch: Vec::new() })
     }
 
     /// `plain` as a zstd frame, into `out` (whose old contents go). Deterministic. `prefix` is empty or what stands before it in a delta.
     pub fn encode(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+        if !prefix.is_empty() {
+            return self.encode_delta(plain, prefix, out);
+        }
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        let context = if prefix.is_empty() { &mut self.whole } else { &mut self.delta };
-        context.compress(plain, prefix, out)
+        self.whole.compress(plain, prefix, out)
+    }
+
+    fn encode_delta(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+        out.clear();
+        out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.delta.compress(plain, prefix, out)
     }
 }
 
 /// Decompresses chunks.
 pub struct Decoder {
     context: DecompressContext,
+    /// Workspace.
+    patch: Vec<u8>,
 }
 
 impl Decoder {
     /// A new decoder.
     pub fn new() -> Result<Self, Malformed> {
-        Ok(Decoder { context: DecompressContext::new()? })
+        Ok(Decoder { context: DecompressContext::new()?, patch: Vec::new() })
     }
 
     /// The plain bytes of a frame, into `out` (whose old contents go). They must be exactly `plain_len` bytes; that is bounded before anything

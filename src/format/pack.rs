@@ -18,6 +18,8 @@ pub const FOOTER_MAGIC: [u8; 8] = *b"\xCEiceEND\n";
 pub const TRAILER_SEGMENT: u32 = u32::MAX;
 /// Bytes of the trailer before its ids.
 pub const TRAILER_HEADER_LEN: usize = 24;
+/// Bytes of a piece of a patch; the last one of a frame may be shorter. A page of most databases.
+pub const PATCH_PIECE_LEN: usize = 4096;
 /// Bytes of a chunk id by which a delta names a base.
 pub const BASE_PREFIX_LEN: usize = 8;
 
@@ -30,6 +32,16 @@ pub enum Encoding {
     Zstd,
     /// The same, compressed with the delta's prefix before it.
     Delta,
+    /// A delta of the pieces that differ from those at the same places of the prefix: a bitmap of these pieces, then a frame of them alone, compressed
+    /// with what stands in their places in the prefix before it. See [`PATCH_PIECE_LEN`].
+    Patch,
+}
+
+impl Encoding {
+    /// Whether it is a delta, with a prefix made of bases.
+    pub fn is_delta(self) -> bool {
+        matches!(self, Encoding::Delta | Encoding::Patch)
+    }
 }
 
 /// The first bytes of a base's id. Enough to find it; the decoded chunk is verified, so a wrong one is noticed.

@@ -210,7 +210,10 @@ impl Reader {
         let pooled = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let decoder = pooled.map_or_else(Decoder::new, Ok);
         let decoded = decoder.and_then(|mut decoder| {
-            let decoded = decoder.decode(encoded, prefix, plain_len, &mut plain);
+            let decoded = match encoding {
+                Encoding::Patch => decoder.decode_patch(encoded, prefix, plain_len, &mut plain),
+                _ => decoder.decode(encoded, prefix, plain_len, &mut plain),
+            };
             self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
             decoded
         });

@@ -160,7 +160,7 @@ impl WriteSession {
             (true, _) => &mut stats.node_bytes,
             (false, Encoding::Raw) => &mut stats.raw_bytes,
             (false, Encoding::Zstd) => &mut stats.zstd_bytes,
-            (false, Encoding::Delta) => &mut stats.delta_bytes,
+            (false, Encoding::Delta | Encoding::Patch) => &mut stats.delta_bytes,
         };
         *bytes += encoded_len as u64;
     }

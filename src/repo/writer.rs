@@ -53,6 +53,13 @@ pub struct NewChunk<'a> {
     pub references: Vec<Reference>,
 }
 
+/// A delta that was encoded.
+struct Delta {
+    base: Base,
+    prefix: Vec<u8>,
+    encoding: Encoding,
+}
+
 /// What is to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -189,15 +196,15 @@ impl<'s> ChunkWriter<'s> {
             self.session.unclaim(&id);
             return Ok(false);
         }
-        let version = best.as_ref().map_or(0, |(base, _)| base.version);
+        let version = best.as_ref().map_or(0, |delta| delta.base.version);
         let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node: kind == Kind::Node, version };
         self.session.count_chunk(&chunk);
-        if let Some((base, prefix)) = best
+        if let Some(delta) = best
             && (close || self.is_worth_it(plain).map_err(|m| m.of(format!("chunk {id}")))?)
         {
-            self.verify(Encoding::Delta, &prefix, plain, &id)?;
-            self.session.build_upon(&base.closure);
-            self.push_small(base.frame(), &chunk)?;
+            self.verify(delta.encoding, &delta.prefix, plain, &id)?;
+            self.session.build_upon(&delta.base.closure);
+            self.push_small(delta.base.frame(delta.encoding), &chunk)?;
         } else if chunk.node {
             let frame = self.encode_whole(plain).map_err(|m| m.of(format!("chunk {id}")))?;
             self.push_small(frame, &chunk)?;
@@ -208,12 +215,14 @@ impl<'s> ChunkWriter<'s> {
     }
 
     /// Encodes a chunk into `self.encoded` as the smallest delta that its references give, or the first one that is small; `None` if there is no base
-    /// that can be read. Gives the base and the prefix.
-    fn best_delta(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<Option<(Base, Vec<u8>)>> {
+    /// that can be read.
+    fn best_delta(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<Option<Delta>> {
         let malformed = |m: Malformed| m.of(format!("chunk {}", new.id));
-        let mut best = first;
-        if let Some((_, prefix)) = &best {
-            self.encoder.encode(new.plain, prefix, &mut self.encoded).map_err(malformed)?;
+        let mut best = None;
+        if let Some((base, prefix)) = first {
+            let encoding = self.encode_delta(new.plain, &base, &prefix).map_err(malformed)?;
+            best = Some(Delta { base, prefix, encoding });
+            std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
         for reference in new.references.iter().skip(1) {
             if best.is_some() && self.encoded.len() * CLEAR_GAIN <= new.plain.len() {
@@ -221,13 +230,22 @@ impl<'s> ChunkWriter<'s> {
             }
             let Some(base) = Base::choose(self.session, reference, kind == Kind::Node)? else { continue };
             let Some(prefix) = base.read(self.session)? else { continue };
-            self.encoder.encode(new.plain, &prefix, &mut self.alternative).map_err(malformed)?;
+            let encoding = self.encode_delta(new.plain, &base, &prefix).map_err(malformed)?;
             if best.is_none() || self.alternative.len() < self.encoded.len() {
                 std::mem::swap(&mut self.encoded, &mut self.alternative);
-                best = Some((base, prefix));
+                best = Some(Delta { base, prefix, encoding });
             }
         }
         Ok(best)
+    }
+
+    /// Encodes into `self.alternative`: as a patch where the chunk stands in its base's place and few of its pages have changed.
+    fn encode_delta(&mut self, plain: &[u8], base: &Base, prefix: &[u8]) -> Result<Encoding, Malformed> {
+        if base.is_one_chunk() && self.encoder.encode_patch(plain, prefix, &mut self.alternative)? {
+            return Ok(Encoding::Patch);
+        }
+        self.encoder.encode(plain, prefix, &mut self.alternative)?;
+        Ok(Encoding::Delta)
     }
 
     /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.
@@ -252,7 +270,12 @@ impl<'s> ChunkWriter<'s> {
         if encoding == Encoding::Raw {
             return Ok(());
         }
-        self.decoder.decode(&self.encoded, prefix, plain.len() as u32, &mut self.check).map_err(|m| m.of(format!("chunk {id}")))?;
+        let len = plain.len() as u32;
+        let decoded = match encoding {
+            Encoding::Patch => self.decoder.decode_patch(&self.encoded, prefix, len, &mut self.check),
+            _ => self.decoder.decode(&self.encoded, prefix, len, &mut self.check),
+        };
+        decoded.map_err(|m| m.of(format!("chunk {id}")))?;
         match self.check == plain {
             true => Ok(()),
             false => Err(Error::corrupt(format!("new chunk {id}"), "it does not decode to what was encoded; memory may be faulty")),

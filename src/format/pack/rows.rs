@@ -72,8 +72,9 @@ impl Writer {
         match frame.encoding {
             Encoding::Raw => return 0,
             Encoding::Zstd => return 1,
-            Encoding::Delta => {}
+            Encoding::Delta | Encoding::Patch => {}
         }
+        let code = if frame.encoding == Encoding::Patch { 3 } else { 2 };
         self.bytes.push(frame.level);
         put_varint(&mut self.bytes, frame.work);
         let next = self.places.len() as u32;
@@ -82,7 +83,7 @@ impl Writer {
             && !self.places.contains_key(base)
         {
             self.places.insert(*base, next);
-            return 2 | bit::WHOLE_BASE;
+            return code | bit::WHOLE_BASE;
         }
         put_varint(&mut self.bytes, frame.slices.len() as u32);
         for slice in &frame.slices {
@@ -98,7 +99,7 @@ impl Writer {
             };
             put_varint(&mut self.bytes, len);
         }
-        2
+        code
     }
 }
 
@@ -187,11 +188,11 @@ impl<'a> Reader<'a> {
             0 => Encoding::Raw,
             1 => Encoding::Zstd,
             2 => Encoding::Delta,
-            other => return Err(Malformed::newer(format!("encoding {other}"))),
+            _ => Encoding::Patch,
         };
         let (segment, offset) = (self.segment, self.offset);
         let mut frame = Frame { segment, offset, encoded_len, plain_len: 0, encoding, level: 0, work: 1, slices: Vec::new() };
-        if encoding == Encoding::Delta {
+        if encoding.is_delta() {
             (frame.level, frame.work) = (self.rows.u8()?, self.rows.varint()?);
             if frame.level == 0 || frame.level > LEVEL_READ_MAX || frame.work < 2 || frame.work > WORK_READ_MAX {
                 return Err(Malformed::new("the level or work of a frame is out of bounds"));

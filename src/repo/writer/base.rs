@@ -86,7 +86,7 @@ impl Base {
                 base.slices.reverse();
             }
         }
-        let fits = base.level() <= LEVEL_WRITE_MAX && base.work() <= WORK_WRITE_MAX && prefix_fits(&base.frame().slices, &mut Vec::new());
+        let fits = base.level() <= LEVEL_WRITE_MAX && base.work() <= WORK_WRITE_MAX && prefix_fits(&base.frame(Encoding::Delta).slices, &mut Vec::new());
         Ok(fits.then_some(base))
     }
 
@@ -132,9 +132,14 @@ impl Base {
     }
 
     /// What the table says of the delta.
-    pub(super) fn frame(&self) -> Frame {
+    pub(super) fn frame(&self, encoding: Encoding) -> Frame {
         let slices = self.slices.iter().map(|(_, slice)| *slice).collect();
-        Frame { level: self.level(), work: self.work(), slices, ..Frame::whole(Encoding::Delta) }
+        Frame { level: self.level(), work: self.work(), slices, ..Frame::whole(encoding) }
+    }
+
+    /// Whether the prefix is one chunk, so that what stood in a place of the chunk stands in this place of the prefix.
+    pub(super) fn is_one_chunk(&self) -> bool {
+        matches!(self.slices.as_slice(), [(copy, slice)] if slice.offset == 0 && slice.len == copy.entry.plain_len)
     }
 
     /// The stored parts that stand in the prefix, in order.
