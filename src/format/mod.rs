@@ -50,9 +50,9 @@ pub const BASES_MAX: usize = 32;
 /// The longest prefix of a delta, in bytes.
 pub const PREFIX_LEN_MAX: usize = 512 << 10;
 /// The highest level that a writer gives a frame; past it the chunk is stored whole.
-pub const LEVEL_WRITE_MAX: u8 = 32;
+pub const LEVEL_WRITE_MAX: u8 = 64;
 /// The highest level that a reader accepts.
-pub const LEVEL_READ_MAX: u8 = 64;
+pub const LEVEL_READ_MAX: u8 = 128;
 /// The most work that a writer gives a frame, in frames to be decoded; past it the chunk is stored whole.
 pub const WORK_WRITE_MAX: u32 = 128;
 /// The most work that a reader accepts: what a later writer with wider bounds could need.

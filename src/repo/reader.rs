@@ -31,7 +31,7 @@ pub struct Reader {
     decoders: Mutex<Vec<Decoder>>,
 }
 
-/// The plain bytes of a chunk, in the frame that holds them.
+/// The bytes of a chunk, in those of what holds it.
 #[derive(Debug, Clone)]
 pub struct ChunkBytes {
     frame: Arc<Vec<u8>>,
@@ -197,12 +197,26 @@ impl Reader {
         self.repo.lost(format!("chunk {}", of.entry.id), "a chunk that it is a delta of is in no pack")
     }
 
+    /// The encoded bytes of the frame of a copy, in the segment that holds them.
+    pub(super) fn encoded(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
+        let frame = copy.frame();
+        let segment = self.segments.of(self.repo.backend(), copy)?;
+        let start = frame.offset as usize;
+        let range = start..start + frame.encoded_len as usize;
+        match segment.get(range.clone()) {
+            Some(_) => Ok(ChunkBytes { frame: segment, range }),
+            None => Err(damaged(copy, "it reaches past its segment")),
+        }
+    }
+
     /// Decodes the frame of a copy with this prefix.
     pub(super) fn decode(&self, copy: &StoredCopy, prefix: &[u8]) -> Result<Vec<u8>> {
-        let Frame { offset, encoded_len, plain_len, encoding, .. } = *copy.frame();
-        let segment = self.segments.of(self.repo.backend(), copy)?;
-        let start = offset as usize;
-        let encoded = segment.get(start..start + encoded_len as usize).ok_or_else(|| damaged(copy, "it reaches past its segment"))?;
+        self.decode_bytes(copy, &self.encoded(copy)?, prefix)
+    }
+
+    /// The same, with its encoded bytes at hand.
+    pub(super) fn decode_bytes(&self, copy: &StoredCopy, encoded: &[u8], prefix: &[u8]) -> Result<Vec<u8>> {
+        let Frame { plain_len, encoding, .. } = *copy.frame();
         if encoding == Encoding::Raw {
             return Ok(encoded.to_vec());
         }

@@ -1,23 +1,26 @@
-//! Reading many chunks at once: every frame that they take is decoded once, whatever needs it.
+//! Reading many chunks at once: every frame that they take is read and decoded once, whatever needs it.
 //!
-//! Frames are decoded in the order of their levels, and within a level in the order in which they are stored. What others need of a frame is copied
-//! into their prefixes at once, and the frame is dropped. So the memory that it takes is that of the prefixes of frames that wait, which is
-//! known before anything is read: if it is too much, the work is done in two halves.
+//! First the encoded bytes of all deltas are fetched, segment by segment in the order in which they are stored: they are small. Then the frames without
+//! bases are decoded in their order; what others need of a frame is copied into their prefixes at once, and a delta is decoded as soon as its prefix is
+//! complete. So a chain of deltas is followed to its end while it is at hand, and the memory that is taken is that of prefixes which wait for more
+//! than one base. It is known before anything is read: if it is too much, the work is done in two halves.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::locate::{FramePlace, StoredCopy};
 use super::reader::{ChunkBytes, Reader};
 use crate::error::{Error, Result};
 use crate::format::{WORK_READ_MAX, WORK_WRITE_MAX};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PackId};
 
 /// Bytes of prefixes that may wait at once.
 const WAITING_MAX: usize = 32 << 20;
-/// Frames of one level for which another thread is worth starting.
-const FRAMES_PER_THREAD_MIN: usize = 4;
+/// Encoded bytes of deltas that are fetched before the work begins.
+const FETCHED_MAX: usize = 8 << 20;
+/// Frames or segments for which another thread is worth starting.
+const PER_THREAD_MIN: usize = 4;
 /// Frames in the plan for each chunk that is wanted, beside those that a single one may need: twice what a writer keeps to, and most are shared.
 const FRAMES_PER_CHUNK_MAX: usize = 2 * WORK_WRITE_MAX as usize;
 
@@ -26,6 +29,10 @@ struct Node {
     /// Any chunk of the frame.
     copy: StoredCopy,
     prefix: Mutex<Vec<u8>>,
+    /// How many parts of the prefix are missing.
+    missing: AtomicUsize,
+    /// Its encoded bytes, if it is a delta and they are fetched.
+    encoded: OnceLock<Vec<u8>>,
     /// Its plain bytes, if they were kept from an earlier reading.
     kept: Option<Arc<Vec<u8>>>,
     /// What others need of it.
@@ -91,15 +98,14 @@ impl Reader {
                 None => failed.push(*number),
             }
         }
-        let order = plan.order();
-        if wanted.len() > 1 && plan.waiting_max(&order) > WAITING_MAX {
+        if wanted.len() > 1 && plan.waiting_max() > WAITING_MAX {
             drop(plan);
             let (first, second) = wanted.split_at(wanted.len() / 2);
             let mut failed = self.each_copy(first, threads, visit)?;
             failed.extend(self.each_copy(second, threads, visit)?);
             return Ok(failed);
         }
-        failed.extend(plan.run(&order, threads, visit)?);
+        failed.extend(plan.run(threads, visit)?);
         Ok(failed)
     }
 
@@ -110,8 +116,7 @@ impl Reader {
         if plan.add(copy)?.is_none() {
             return Ok(None);
         }
-        let order = plan.order();
-        plan.run(&order, 1, &|_, _| Ok(()))?;
+        plan.run(1, &|_, _| Ok(()))?;
         Ok(self.kept(copy))
     }
 }
@@ -144,7 +149,15 @@ impl Plan<'_> {
             place += len;
         }
         let number = self.nodes.len();
-        self.nodes.push(Node { copy: copy.clone(), prefix: Mutex::default(), kept, parts: Vec::new(), wanted: Vec::new() });
+        self.nodes.push(Node {
+            copy: copy.clone(),
+            prefix: Mutex::default(),
+            missing: AtomicUsize::new(parts.len()),
+            encoded: OnceLock::new(),
+            kept,
+            parts: Vec::new(),
+            wanted: Vec::new(),
+        });
         self.by_place.insert(copy.frame_place(), number);
         for (from, part) in parts {
             self.nodes.get_mut(from).into_iter().for_each(|base| base.parts.push(Part { of: number, ..part }));
@@ -152,92 +165,90 @@ impl Plan<'_> {
         Ok(Some(number))
     }
 
-    /// The nodes in the order in which they are to be decoded.
-    fn order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
-        order.sort_by_key(|&number| {
-            self.nodes.get(number).map(|node| {
-                let frame = node.copy.frame();
-                (frame.level, node.copy.table.pack.id, frame.segment, frame.offset)
-            })
-        });
-        order
+    /// The nodes that have no bases, or need none, in the order in which they are stored.
+    fn roots(&self) -> Vec<usize> {
+        let is_root = |number: &usize| self.nodes.get(*number).is_some_and(|node| node.missing.load(Ordering::Relaxed) == 0);
+        let mut roots: Vec<usize> = (0..self.nodes.len()).filter(is_root).collect();
+        roots.sort_by_key(|&number| self.nodes.get(number).map(|node| node.stored_at()));
+        roots
     }
 
-    /// The most bytes of prefixes that wait at any moment.
-    fn waiting_max(&self, order: &[usize]) -> usize {
-        let mut touched = vec![false; self.nodes.len()];
+    /// The most bytes of prefixes that wait at any moment, if one thread does the work.
+    fn waiting_max(&self) -> usize {
+        let mut missing: Vec<usize> = self.nodes.iter().map(|node| node.missing.load(Ordering::Relaxed)).collect();
+        let total = missing.clone();
         let (mut waiting, mut most) = (0usize, 0);
-        for node in order.iter().filter_map(|&number| self.nodes.get(number)) {
+        let mut ready = self.roots();
+        ready.reverse();
+        while let Some(number) = ready.pop() {
+            let Some(node) = self.nodes.get(number) else { continue };
             for part in &node.parts {
-                let first = touched.get_mut(part.of).is_some_and(|touched| !std::mem::replace(touched, true));
-                if first {
-                    waiting += self.nodes.get(part.of).map_or(0, |of| of.copy.frame().prefix_len());
+                let (Some(missing), Some(of)) = (missing.get_mut(part.of), self.nodes.get(part.of)) else { continue };
+                waiting += if total.get(part.of) == Some(missing) { of.copy.frame().prefix_len() } else { 0 };
+                *missing -= 1;
+                if *missing == 0 {
+                    ready.push(part.of);
                 }
             }
             most = most.max(waiting);
-            waiting = waiting.saturating_sub(node.copy.frame().prefix_len());
+            waiting = waiting.saturating_sub(if node.kept.is_none() { node.copy.frame().prefix_len() } else { 0 });
         }
         most
     }
 
-    /// Decodes level by level; gives the numbers of the chunks that did not come out right.
-    fn run(&self, order: &[usize], threads: usize, visit: &Visit<'_>) -> Result<Vec<usize>> {
+    /// Decodes everything; gives the numbers of the chunks that did not come out right.
+    fn run(&self, threads: usize, visit: &Visit<'_>) -> Result<Vec<usize>> {
+        self.fetch(threads)?;
         let failed = Mutex::new(Vec::new());
-        let level = |number: &usize| self.nodes.get(*number).map(|node| node.copy.frame().level);
-        for of_one_level in order.chunk_by(|one, other| level(one) == level(other)) {
-            let next = AtomicUsize::new(0);
-            let work = || -> Result<()> {
-                while let Some(number) = of_one_level.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    self.decode(*number, &failed, visit).inspect_err(|_| next.store(of_one_level.len(), Ordering::Relaxed))?;
-                }
-                Ok(())
-            };
-            match threads.min(of_one_level.len() / FRAMES_PER_THREAD_MIN) {
-                0 | 1 => work()?,
-                threads => std::thread::scope(|scope| -> Result<()> {
-                    let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-                    let results: Vec<Result<()>> =
-                        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect();
-                    results.into_iter().collect()
-                })?,
+        in_threads(threads, &self.roots(), |root| {
+            let mut ready = vec![*root];
+            while let Some(number) = ready.pop() {
+                self.decode(number, &mut ready, &failed, visit)?;
             }
-        }
+            Ok(())
+        })?;
         Ok(failed.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A frame that does not decode leaves those that need it with a wrong prefix; their ids tell.
-    fn decode_frame(&self, node: &Node, prefix: Vec<u8>) -> Result<Arc<Vec<u8>>> {
-        match self.reader.decode(&node.copy, &prefix) {
-            Err(error) if error.is_damage() => Ok(Arc::default()),
-            Err(error) => Err(error),
-            Ok(plain) => {
-                let plain = Arc::new(plain);
-                if self.keeps {
-                    self.reader.keep(&node.copy, &plain);
+    /// Fetches the encoded bytes of deltas, as long as they are not too much.
+    fn fetch(&self, threads: usize) -> Result<()> {
+        let mut deltas: Vec<&Node> = self.nodes.iter().filter(|node| node.copy.frame().encoding.is_delta() && node.kept.is_none()).collect();
+        deltas.sort_by_key(|node| node.stored_at());
+        let mut bytes = 0;
+        deltas.retain(|node| {
+            bytes += node.copy.frame().encoded_len as usize;
+            bytes <= FETCHED_MAX
+        });
+        let of_one_segment = |one: &&Node, other: &&Node| one.stored_at().0 == other.stored_at().0 && one.stored_at().1 == other.stored_at().1;
+        let by_segment: Vec<&[&Node]> = deltas.chunk_by(of_one_segment).collect();
+        in_threads(threads, &by_segment, |nodes| {
+            for node in *nodes {
+                match self.reader.encoded(&node.copy) {
+                    Ok(encoded) => drop(node.encoded.set(encoded.to_vec())),
+                    // Found again when it is decoded.
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
                 }
-                Ok(plain)
             }
-        }
+            Ok(())
+        })
     }
 
-    /// Decodes one frame and hands out what is wanted of it. All of its bases have been decoded before.
-    fn decode(&self, number: usize, failed: &Mutex<Vec<usize>>, visit: &Visit<'_>) -> Result<()> {
+    /// Decodes one frame, all of whose bases have been decoded, and hands out what is wanted of it. Adds what is ready then.
+    fn decode(&self, number: usize, ready: &mut Vec<usize>, failed: &Mutex<Vec<usize>>, visit: &Visit<'_>) -> Result<()> {
         let Some(node) = self.nodes.get(number) else { return Ok(()) };
         let prefix = std::mem::take(&mut *node.prefix.lock().unwrap_or_else(PoisonError::into_inner));
         let plain = match &node.kept {
             Some(plain) => Arc::clone(plain),
-            None => self.decode_frame(node, prefix)?,
+            None => self.decode_frame(node, &prefix)?,
         };
+        drop(prefix);
         for part in &node.parts {
             let Some(of) = self.nodes.get(part.of) else { continue };
-            let mut prefix = of.prefix.lock().unwrap_or_else(PoisonError::into_inner);
-            if prefix.is_empty() {
-                *prefix = vec![0; of.copy.frame().prefix_len()];
-            }
-            let (to, from) = (prefix.get_mut(part.place..part.place + part.len), plain.get(part.start..part.start + part.len));
-            if let (Some(to), Some(from)) = (to, from) {
-                to.copy_from_slice(from);
+            let from = plain.get(part.start..part.start + part.len).unwrap_or_default();
+            of.take_part(part, from);
+            if of.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+                ready.push(part.of);
             }
         }
         for (number, copy) in &node.wanted {
@@ -249,4 +260,69 @@ impl Plan<'_> {
         }
         Ok(())
     }
+
+    /// A frame that does not decode leaves those that need it with a wrong prefix; their ids tell.
+    fn decode_frame(&self, node: &Node, prefix: &[u8]) -> Result<Arc<Vec<u8>>> {
+        let decoded = match node.encoded.get() {
+            Some(encoded) => self.reader.decode_bytes(&node.copy, encoded, prefix),
+            None => self.reader.decode(&node.copy, prefix),
+        };
+        match decoded {
+            Err(error) if error.is_damage() => Ok(Arc::default()),
+            Err(error) => Err(error),
+            Ok(plain) => {
+                let plain = Arc::new(plain);
+                if self.keeps {
+                    self.reader.keep(&node.copy, &plain);
+                }
+                Ok(plain)
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Where it is stored: pack, segment, place.
+    fn stored_at(&self) -> (PackId, u32, u32) {
+        let frame = self.copy.frame();
+        (self.copy.table.pack.id, frame.segment, frame.offset)
+    }
+
+    /// Puts a part into its place in the prefix.
+    fn take_part(&self, part: &Part, from: &[u8]) {
+        let mut prefix = self.prefix.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = self.copy.frame().prefix_len();
+        if from.len() == len {
+            *prefix = from.to_vec();
+            return;
+        }
+        if prefix.is_empty() {
+            *prefix = vec![0; len];
+        }
+        if let Some(to) = prefix.get_mut(part.place..part.place + part.len)
+            && from.len() == part.len
+        {
+            to.copy_from_slice(from);
+        }
+    }
+}
+
+/// Does something with each of these, by several threads if there are enough of them; ends early with the first failure.
+fn in_threads<T: Sync>(threads: usize, all: &[T], each: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            each(one).inspect_err(|_| next.store(all.len(), Ordering::Relaxed))?;
+        }
+        Ok(())
+    };
+    let threads = threads.min(all.len() / PER_THREAD_MIN);
+    if threads <= 1 {
+        return work();
+    }
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+    });
+    results.into_iter().collect()
 }

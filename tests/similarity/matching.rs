@@ -76,8 +76,15 @@ fn a_batch_takes_what_it_holds_and_no_more() {
     }
     // One anchor for 128 bytes.
     assert!((245..270).contains(&number), "{number}");
-    assert_eq!(batch.add(&sampler, &chunk), None);
-    assert_eq!(batch.add(&sampler, &[]), Some(number + 1), "what did not fit left something behind");
+    let other = random.bytes(CHUNK_LEN_MAX as usize);
+    assert_eq!(batch.add(&sampler, &other), None);
+    // What did not fit has left nothing behind that another chunk with its number could take for its own.
+    let piece = random.bytes(PIECE_LEN);
+    assert_eq!(batch.add(&sampler, &piece), Some(number + 1));
+    let mut matcher = Matcher::new(batch);
+    matcher.pass([sampler.features(&piece), sampler.features(&other[..PIECE_LEN])]);
+    let found: Vec<u32> = matcher.finish().of(number + 1).iter().map(|candidate| candidate.piece).collect();
+    assert_eq!(found, [0]);
 
     let mut batch = Batch::new();
     assert!((0..BATCH_CHUNKS_MAX).all(|number| batch.add(&sampler, &[]) == Some(number)));

@@ -132,7 +132,8 @@ impl Matcher {
         if counts.first().is_none_or(|&count| count > self.shared_max) {
             return;
         }
-        if self.hits.len() + same > HITS_MAX {
+        // With only unshared anchors left there is no more room to make, and looking for it at each hit would take for ever.
+        if self.hits.len() + same > HITS_MAX && self.shared_max > 1 {
             self.make_room();
         }
         if self.hits.len() + same <= HITS_MAX {
@@ -236,5 +237,36 @@ impl Matches {
             Some(Candidate { piece, votes: same.iter().map(share).sum() })
         };
         hits.chunk_by(|a, b| a >> SHARED_BITS == b >> SHARED_BITS).filter_map(candidate).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    /// More hits of unshared anchors than there is room for: an old stream that only chosen content and a known seed can give.
+    #[test]
+    fn too_many_unshared_hits_are_passed_over() {
+        let anchors: Vec<u32> = (1..=BATCH_ANCHORS_MAX as u32).map(|number| number * 2039).collect();
+        let batch = Batch { entries: anchors.iter().map(|&anchor| join(anchor, 0)).collect(), chunks: 1 };
+        let mut matcher = Matcher::new(batch);
+        matcher.pass(anchors.as_chunks().0.iter().map(|&anchors| Features(anchors)));
+        let candidates = matcher.finish().of(0);
+        assert_eq!(candidates.len(), HITS_MAX / 4);
+        assert!(candidates.iter().all(|candidate| candidate.votes == 4 * VOTES_UNIQUE));
+    }
+
+    /// Anchors alike in the bits of the directory, which a known seed allows to choose.
+    #[test]
+    fn one_bucket_holds_all() {
+        let entries = (0..4096).map(|anchor| join(anchor + (7 << 12), anchor % 5)).collect();
+        let mut matcher = Matcher::new(Batch { entries, chunks: 5 });
+        matcher.pass((0..4096).map(|number| Features([0, 0, number + (7 << 12), 0])));
+        let matches = matcher.finish();
+        for chunk in 0..5 {
+            let found: Vec<u32> = matches.of(chunk).iter().map(|candidate| candidate.piece).collect();
+            assert_eq!(found, (0..4096).filter(|number| number % 5 == chunk).collect::<Vec<_>>());
+        }
     }
 }

@@ -23,8 +23,8 @@ const WINDOW_CHUNKS: usize = 256;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
 const AMPLIFICATION: u64 = 6;
-/// Bytes of the prefix of moved content: enough for four old pieces for each of a chunk of 32 KiB.
-const PREFIX_LEN_AIMED: usize = 128 << 10;
+/// Bytes of the prefix of moved content. Half of it would do after a VACUUM; blocks that moved in a dump need it (see `benches/similarity.rs`).
+const PREFIX_LEN_AIMED: usize = 256 << 10;
 
 /// An old stream in which content is looked for.
 pub(super) struct OldStream {

@@ -10,11 +10,12 @@ use crate::format::pack::{Encoding, Frame, Slice, prefix_fits};
 use crate::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
 use crate::id::ChunkId;
 
-/// The base of the skip rule for chunks: the base of version k is version k - b^v, where b^v is the largest power of b that divides k
-/// (SVN skip-deltas; hop encoding of dbDedup, SIGMOD 2017). It bounds the depth at b - 1 for each digit of k in base b.
-const CHUNK_SKIP: u32 = 16;
+/// The skip rule for chunks: the base of version k is version k - p, where p is the largest of 32, 128, 512, ... that divides k, or 1. So most versions
+/// stand on the one before, and a hop back now and then bounds the depth at 31, and 3 for each further factor of 4 (SVN skip-deltas; hop encoding of
+/// dbDedup, SIGMOD 2017; compared in `benches/chains.rs`).
+const CHUNK_SKIP: Skip = Skip { first: 32, factor: 4 };
 /// The same for tree nodes, which are smaller and read by every operation.
-const NODE_SKIP: u32 = 4;
+const NODE_SKIP: Skip = Skip { first: 4, factor: 4 };
 
 /// A part of a chunk that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,8 @@ impl Base {
         let mut hop = None;
         if let Some((copy, _)) = &predecessor {
             base.version = copy.entry.version.saturating_add(1);
-            hop = older(session, copy, base.version - largest_power_dividing(base.version, if node { NODE_SKIP } else { CHUNK_SKIP }))?;
+            let skip = if node { NODE_SKIP } else { CHUNK_SKIP };
+            hop = older(session, copy, base.version - skip.distance(base.version))?;
         }
         match (hop, reference.slices.as_slice(), predecessor) {
             (Some(slices), _, _) => slices.into_iter().try_for_each(|slice| base.add_stored(session, &slice))?,
@@ -230,13 +232,23 @@ fn older(session: &WriteSession, predecessor: &StoredCopy, target: u32) -> Resul
     Ok(slices)
 }
 
-/// The largest power of `base` that divides `number`, which is not 0.
-fn largest_power_dividing(number: u32, base: u32) -> u32 {
-    let mut power = 1u32;
-    while let Some(next) = power.checked_mul(base).filter(|next| number.is_multiple_of(*next)) {
-        power = next;
+/// Which older version a version of a lineage stands on.
+struct Skip {
+    first: u32,
+    factor: u32,
+}
+
+impl Skip {
+    /// How many versions before this one, which is not 0, its base is.
+    fn distance(&self, version: u32) -> u32 {
+        let mut distance = 1;
+        let mut next = Some(self.first);
+        while let Some(hop) = next.filter(|hop| version.is_multiple_of(*hop)) {
+            distance = hop;
+            next = hop.checked_mul(self.factor);
+        }
+        distance
     }
-    power
 }
 
 #[cfg(test)]
@@ -245,14 +257,14 @@ mod tests {
 
     #[test]
     fn skip_rule_bounds_the_depth() {
-        for (skip, versions, depth_max) in [(16, 10_000, 46), (4, 10_000, 22)] {
+        for (skip, versions, depth_max) in [(CHUNK_SKIP, 10_000, 46), (NODE_SKIP, 10_000, 22)] {
             let mut depth = vec![0u32];
             for version in 1..=versions {
-                let base = version - largest_power_dividing(version, skip);
+                let base = version - skip.distance(version);
                 depth.push(depth.get(base as usize).copied().unwrap_or_default() + 1);
             }
             let deepest = depth.iter().max().copied().unwrap_or_default();
-            assert!(deepest <= depth_max, "skip {skip}: {deepest} > {depth_max}");
+            assert!(deepest <= depth_max && deepest <= u32::from(LEVEL_WRITE_MAX), "{deepest} > {depth_max}");
         }
     }
 }
