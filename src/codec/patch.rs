@@ -2,7 +2,7 @@
 //! its own old version alone, so neither side pays for the pages around it.
 
 use super::{Decoder, Encoder};
-use crate::format::Malformed;
+use crate::format::{CHUNK_LEN_MAX, Malformed};
 use crate::format::pack::PATCH_PIECE_LEN;
 
 /// Of how many pieces at most half may have changed: more, and content may have moved among them, which a delta of the whole finds.
@@ -39,45 +39,33 @@ impl Encoder {
 }
 
 impl Decoder {
-    /// The plain bytes of a patch of `base`, into `out` (whose old contents go). As [`Decoder::decode`].
-    pub fn decode_patch(&mut self, encoded: &[u8], base: &[u8], plain_len: u32, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    /// Makes the plain bytes of a patch out of its base, in place. As [`Decoder::decode`].
+    pub fn decode_patch(&mut self, encoded: &[u8], base: &mut Vec<u8>, plain_len: u32) -> Result<(), Malformed> {
         let len = plain_len as usize;
         let pieces = len.div_ceil(PATCH_PIECE_LEN);
         let (bitmap, frame) = encoded.split_at_checked(pieces.div_ceil(8)).ok_or_else(|| Malformed::new("a patch ends too early"))?;
         let is_set = |number: usize| bitmap.get(number / 8).is_some_and(|byte| byte >> (number % 8) & 1 == 1);
-        if (pieces..bitmap.len() * 8).any(is_set) {
-            return Err(Malformed::new("a patch is of pieces that are not there"));
-        }
         let range = |number: usize| number * PATCH_PIECE_LEN..((number + 1) * PATCH_PIECE_LEN).min(len);
-        let (mut prefix, mut changed_len) = (Vec::new(), 0);
-        for number in (0..pieces).filter(|number| is_set(*number)) {
-            let range = range(number);
-            changed_len += range.len();
+        let is_there = |number: usize| is_set(number) || range(number).end <= base.len();
+        if plain_len > CHUNK_LEN_MAX || (pieces..bitmap.len() * 8).any(is_set) || !(0..pieces).all(is_there) {
+            return Err(Malformed::new("a patch does not fit its chunk or its base"));
+        }
+        let changed = || (0..pieces).filter(|number| is_set(*number)).map(range);
+        let mut prefix = Vec::new();
+        for range in changed() {
             prefix.extend_from_slice(base.get(range.start.min(base.len())..range.end.min(base.len())).unwrap_or_default());
         }
-        let mut changed = std::mem::take(&mut self.patch);
-        let decoded = self.decode(frame, &prefix, changed_len as u32, &mut changed);
-        out.clear();
-        let mut rest = changed.as_slice();
-        let mut take = |number: usize| -> Option<()> {
-            let range = range(number);
-            let piece = if is_set(number) {
-                let (piece, after) = rest.split_at_checked(range.len())?;
-                rest = after;
-                piece
-            } else {
-                base.get(range)?
-            };
-            out.extend_from_slice(piece);
-            Some(())
-        };
-        let complete = decoded.is_ok() && (0..pieces).try_for_each(|number| take(number).ok_or(())).is_ok();
-        self.patch = changed;
-        decoded?;
-        match complete {
-            true => Ok(()),
-            false => Err(Malformed::new("a patch leaves a piece to a base that does not have it")),
+        let mut plain = std::mem::take(&mut self.patch);
+        let decoded = self.decode(frame, &prefix, changed().map(|range| range.len() as u32).sum(), &mut plain);
+        base.resize(len, 0);
+        let mut rest = plain.as_slice();
+        for range in changed() {
+            let (piece, after) = rest.split_at(range.len().min(rest.len()));
+            rest = after;
+            base.get_mut(range).filter(|to| to.len() == piece.len()).into_iter().for_each(|to| to.copy_from_slice(piece));
         }
+        self.patch = plain;
+        decoded
     }
 }
 
@@ -94,11 +82,11 @@ mod tests {
     }
 
     fn there_and_back(plain: &[u8], base: &[u8]) -> Option<usize> {
-        let (mut encoded, mut decoded) = (Vec::new(), Vec::new());
+        let (mut encoded, mut decoded) = (Vec::new(), base.to_vec());
         if !Encoder::new().unwrap().encode_patch(plain, base, &mut encoded).unwrap() {
             return None;
         }
-        Decoder::new().unwrap().decode_patch(&encoded, base, plain.len() as u32, &mut decoded).unwrap();
+        Decoder::new().unwrap().decode_patch(&encoded, &mut decoded, plain.len() as u32).unwrap();
         assert!(decoded == plain);
         Some(encoded.len())
     }
@@ -134,16 +122,17 @@ mod tests {
         let base = bytes(1, 20_000);
         let mut plain = base.clone();
         plain[5000] ^= 1;
-        let (mut encoded, mut out) = (Vec::new(), Vec::new());
+        let mut encoded = Vec::new();
         assert!(Encoder::new().unwrap().encode_patch(&plain, &base, &mut encoded).unwrap());
         let mut decoder = Decoder::new().unwrap();
         for (cut, base_len) in [(0, 20_000), (1, 20_000), (encoded.len() - 1, 20_000), (encoded.len(), 4000), (encoded.len(), 19_999)] {
-            assert!(decoder.decode_patch(&encoded[..cut], &base[..base_len], 20_000, &mut out).is_err(), "{cut} {base_len}");
+            assert!(decoder.decode_patch(&encoded[..cut], &mut base[..base_len].to_vec(), 20_000).is_err(), "{cut} {base_len}");
         }
         let mut outside = encoded.clone();
         outside[0] |= 0b1000_0000;
-        assert!(decoder.decode_patch(&outside, &base, 20_000, &mut out).is_err(), "five pieces have no eighth");
-        decoder.decode_patch(&encoded, &base, 20_000, &mut out).unwrap();
-        assert!(out == plain);
+        assert!(decoder.decode_patch(&outside, &mut base.clone(), 20_000).is_err(), "five pieces have no eighth");
+        let mut made = base.clone();
+        decoder.decode_patch(&encoded, &mut made, 20_000).unwrap();
+        assert!(made == plain);
     }
 }

@@ -149,7 +149,7 @@ impl Reader {
                 prefix.extend_from_slice(part.get(rest % part.len().max(1)).map_or(&[][..], Vec::as_slice));
                 rest /= part.len().max(1);
             }
-            match self.decode(copy, &prefix).map(|plain| ChunkBytes::of(copy, Arc::new(plain))) {
+            match self.decode(copy, prefix).map(|plain| ChunkBytes::of(copy, Arc::new(plain))) {
                 Ok(bytes) if self.matches(copy, &bytes) => {
                     self.keep(copy, &bytes.frame);
                     return Ok(bytes);
@@ -210,12 +210,12 @@ impl Reader {
     }
 
     /// Decodes the frame of a copy with this prefix.
-    pub(super) fn decode(&self, copy: &StoredCopy, prefix: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn decode(&self, copy: &StoredCopy, prefix: Vec<u8>) -> Result<Vec<u8>> {
         self.decode_bytes(copy, &self.encoded(copy)?, prefix)
     }
 
     /// The same, with its encoded bytes at hand.
-    pub(super) fn decode_bytes(&self, copy: &StoredCopy, encoded: &[u8], prefix: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn decode_bytes(&self, copy: &StoredCopy, encoded: &[u8], prefix: Vec<u8>) -> Result<Vec<u8>> {
         let Frame { plain_len, encoding, .. } = *copy.frame();
         if encoding == Encoding::Raw {
             return Ok(encoded.to_vec());
@@ -225,8 +225,11 @@ impl Reader {
         let decoder = pooled.map_or_else(Decoder::new, Ok);
         let decoded = decoder.and_then(|mut decoder| {
             let decoded = match encoding {
-                Encoding::Patch => decoder.decode_patch(encoded, prefix, plain_len, &mut plain),
-                _ => decoder.decode(encoded, prefix, plain_len, &mut plain),
+                Encoding::Patch => {
+                    plain = prefix;
+                    decoder.decode_patch(encoded, &mut plain, plain_len)
+                }
+                _ => decoder.decode(encoded, &prefix, plain_len, &mut plain),
             };
             self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
             decoded

@@ -240,9 +240,19 @@ impl Plan<'_> {
         let prefix = std::mem::take(&mut *node.prefix.lock().unwrap_or_else(PoisonError::into_inner));
         let plain = match &node.kept {
             Some(plain) => Arc::clone(plain),
-            None => self.decode_frame(node, &prefix)?,
+            None => self.decode_frame(node, prefix)?,
         };
-        drop(prefix);
+        // The next link of a chain takes the bytes over.
+        if let ([part], true) = (node.parts.as_slice(), node.wanted.is_empty())
+            && part.len == plain.len()
+            && let Some(of) = self.nodes.get(part.of)
+            && of.copy.frame().prefix_len() == plain.len()
+        {
+            *of.prefix.lock().unwrap_or_else(PoisonError::into_inner) = Arc::unwrap_or_clone(plain);
+            of.missing.store(0, Ordering::Release);
+            ready.push(part.of);
+            return Ok(());
+        }
         for part in &node.parts {
             let Some(of) = self.nodes.get(part.of) else { continue };
             let from = plain.get(part.start..part.start + part.len).unwrap_or_default();
@@ -262,7 +272,7 @@ impl Plan<'_> {
     }
 
     /// A frame that does not decode leaves those that need it with a wrong prefix; their ids tell.
-    fn decode_frame(&self, node: &Node, prefix: &[u8]) -> Result<Arc<Vec<u8>>> {
+    fn decode_frame(&self, node: &Node, prefix: Vec<u8>) -> Result<Arc<Vec<u8>>> {
         let decoded = match node.encoded.get() {
             Some(encoded) => self.reader.decode_bytes(&node.copy, encoded, prefix),
             None => self.reader.decode(&node.copy, prefix),

@@ -272,7 +272,11 @@ impl<'s> ChunkWriter<'s> {
         }
         let len = plain.len() as u32;
         let decoded = match encoding {
-            Encoding::Patch => self.decoder.decode_patch(&self.encoded, prefix, len, &mut self.check),
+            Encoding::Patch => {
+                self.check.clear();
+                self.check.extend_from_slice(prefix);
+                self.decoder.decode_patch(&self.encoded, &mut self.check, len)
+            }
             _ => self.decoder.decode(&self.encoded, prefix, len, &mut self.check),
         };
         decoded.map_err(|m| m.of(format!("chunk {id}")))?;
