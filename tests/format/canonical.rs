@@ -56,7 +56,7 @@ fn rows_have_one_form() {
         (&[26, 0b1_0001, 0x8a, 0, 0], 100, "shortest form"),
         (&[26, 0b1_0001, 10, 0, 0], 100, "follows"),
         (&[26, 0b1001_0001, 10, 0], 100, "unknown way"),
-        (&[26, 0b1_0011, 10, 0], 100, "encoding 3"),
+        (&[26, 0b1_0011, 10, 0], 100, "ends too early"),
         (&[26, 0b1_0000, 10, 0], 100, "two lengths"),
     ] {
         refused(&table(1, nominal_len, &[], rows), says);

@@ -181,7 +181,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
         key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX;
         node: NODE_HEADER_LEN NODE_TAG;
-        pack: TRAILER_HEADER_LEN TRAILER_SEGMENT BASE_PREFIX_LEN FOOTER_LEN FOOTER_CHECKSUM_LEN;
+        pack: TRAILER_HEADER_LEN TRAILER_SEGMENT BASE_PREFIX_LEN PATCH_PIECE_LEN FOOTER_LEN FOOTER_CHECKSUM_LEN;
     }
 }
 
@@ -204,12 +204,15 @@ fn limits() {
     assert_eq!(names, stated.keys().copied().collect::<Vec<_>>());
 }
 
-/// The bases of the skip rule, which are the writer's own.
+/// The numbers of the skip rule, which are the writer's own.
 #[test]
 fn skip_rule() {
     let (page, text) = (Page::read(), source("repo/writer/base.rs"));
-    let number = |name: &str| text.split_once(&format!("const {name}: u32 = ")).unwrap().1.split_once(';').unwrap().0;
-    let said = format!("b = {} for chunks, {} for nodes", number("CHUNK_SKIP"), number("NODE_SKIP"));
+    let first = |name: &str| {
+        let rule = text.split_once(&format!("const {name}: Skip = Skip {{ first: ")).unwrap().1;
+        rule.split_once(", factor: 4 }").expect("the page says 4").0
+    };
+    let said = format!("f = {} for chunks, {} for nodes", first("CHUNK_SKIP"), first("NODE_SKIP"));
     assert!(page.text.contains(&said), "the page does not say {said}");
 }
 
@@ -303,16 +306,18 @@ fn rows() {
     assert_eq!(masks.iter().fold(0u8, |all, mask| all.checked_add(*mask).expect("no bit twice")), 0xff);
     // What a row of each encoding starts with.
     let encodings = page.table("Encodings", "encoding");
-    for (row, encoding) in encodings.rows.iter().zip([pack::Encoding::Raw, pack::Encoding::Zstd, pack::Encoding::Delta]) {
+    for (row, encoding) in encodings.rows.iter().zip([pack::Encoding::Raw, pack::Encoding::Zstd, pack::Encoding::Delta, pack::Encoding::Patch]) {
         let (frame, bases) = match encoding {
-            pack::Encoding::Delta => (values::delta(10, 1, 2, vec![values::slice(1, 1, 1)]), 1),
+            pack::Encoding::Delta | pack::Encoding::Patch => {
+                (pack::Frame { encoding, ..values::delta(10, 1, 2, vec![values::slice(1, 1, 1)]) }, 1)
+            }
             _ => (values::whole(encoding, 10), 0),
         };
         let bytes = values::table(vec![vec![(frame, vec![values::chunk(1, 10)])]]).encode();
         let first = pack::TRAILER_HEADER_LEN + id::ID_LEN + bases * pack::BASE_PREFIX_LEN + 1;
         assert_eq!(row[..2], [format!("{encoding:?}"), (bytes[first] & masks[0]).to_string()]);
     }
-    assert_eq!(encodings.rows.len(), 3);
+    assert_eq!(encodings.rows.len(), 4);
 }
 
 #[test]

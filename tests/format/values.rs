@@ -108,9 +108,9 @@ pub fn trailer() -> Trailer {
     let deltas = vec![
         (delta(57, 1, 2, vec![slice(first, 0, 65536)]), vec![at(1, chunk(0x37, 65536))]),
         (delta(300, 21, 128, parts), vec![at(4096, chunk(0x38, 65536))]),
-        (delta(90, 2, 3, vec![slice(77, 0, 4000)]), vec![node(0x39, 2)]),
+        (Frame { encoding: Encoding::Patch, ..delta(90, 2, 3, vec![slice(77, 0, 4000)]) }, vec![node(0x39, 2)]),
         (delta(58, 1, 2, vec![slice(first, 0, 65536)]), vec![at(1, chunk(0x3a, 65536))]),
-        (delta(200, 64, 1024, vec![slice(77, 4, 65536), slice(78, 0, 65536)]), vec![at(7, chunk(0x3b, 65536)), at(8, chunk(0x3c, 112))]),
+        (delta(200, 128, 1024, vec![slice(77, 4, 65536), slice(78, 0, 65536)]), vec![at(7, chunk(0x3b, 65536)), at(8, chunk(0x3c, 112))]),
     ];
     let last = vec![(whole(Encoding::Raw, 112), vec![ChunkEntry { plain_len: 112, ..node(0x3d, 0) }])];
     table(vec![wholes, deltas, last])
