@@ -2,8 +2,8 @@
 //! its own old version alone, so neither side pays for the pages around it.
 
 use super::{Decoder, Encoder};
-use crate::format::{CHUNK_LEN_MAX, Malformed};
 use crate::format::pack::PATCH_PIECE_LEN;
+use crate::format::{CHUNK_LEN_MAX, Malformed};
 
 /// Of how many pieces at most half may have changed: more, and content may have moved among them, which a delta of the whole finds.
 const CHANGED_MAX: (usize, usize) = (1, 2);

@@ -212,14 +212,16 @@ impl Plan<'_> {
 
     /// Fetches the encoded bytes of deltas, as long as they are not too much.
     fn fetch(&self, threads: usize) -> Result<()> {
-        let mut deltas: Vec<&Node> = self.nodes.iter().filter(|node| node.copy.frame().encoding.is_delta() && node.kept.is_none()).collect();
+        let mut deltas: Vec<&Node> =
+            self.nodes.iter().filter(|node| node.copy.frame().encoding.is_delta() && node.kept.is_none()).collect();
         deltas.sort_by_key(|node| node.stored_at());
         let mut bytes = 0;
         deltas.retain(|node| {
             bytes += node.copy.frame().encoded_len as usize;
             bytes <= FETCHED_MAX
         });
-        let of_one_segment = |one: &&Node, other: &&Node| one.stored_at().0 == other.stored_at().0 && one.stored_at().1 == other.stored_at().1;
+        let of_one_segment =
+            |one: &&Node, other: &&Node| one.stored_at().0 == other.stored_at().0 && one.stored_at().1 == other.stored_at().1;
         let by_segment: Vec<&[&Node]> = deltas.chunk_by(of_one_segment).collect();
         in_threads(threads, &by_segment, |nodes| {
             for node in *nodes {

@@ -118,6 +118,7 @@ fn every_kind_of_frame_is_extracted() {
         ("raw frame of several chunks", (|frame| frame.encoding == Encoding::Raw && frame.plain_len >= 80_000) as fn(&Frame) -> bool),
         ("compressed frame of several chunks", |frame| frame.encoding == Encoding::Zstd && frame.plain_len > 70_000),
         ("delta of a part of a base", |frame| frame.slices.len() == 4),
+        ("patch", |frame| frame.encoding == Encoding::Patch),
         ("delta of deltas", |frame| frame.level == 2),
     ] {
         assert!(frames.iter().any(is), "there is no {what}");

@@ -306,7 +306,9 @@ fn rows() {
     assert_eq!(masks.iter().fold(0u8, |all, mask| all.checked_add(*mask).expect("no bit twice")), 0xff);
     // What a row of each encoding starts with.
     let encodings = page.table("Encodings", "encoding");
-    for (row, encoding) in encodings.rows.iter().zip([pack::Encoding::Raw, pack::Encoding::Zstd, pack::Encoding::Delta, pack::Encoding::Patch]) {
+    for (row, encoding) in
+        encodings.rows.iter().zip([pack::Encoding::Raw, pack::Encoding::Zstd, pack::Encoding::Delta, pack::Encoding::Patch])
+    {
         let (frame, bases) = match encoding {
             pack::Encoding::Delta | pack::Encoding::Patch => {
                 (pack::Frame { encoding, ..values::delta(10, 1, 2, vec![values::slice(1, 1, 1)]) }, 1)

@@ -88,7 +88,9 @@ impl Base {
                 base.slices.reverse();
             }
         }
-        let fits = base.level() <= LEVEL_WRITE_MAX && base.work() <= WORK_WRITE_MAX && prefix_fits(&base.frame(Encoding::Delta).slices, &mut Vec::new());
+        let fits = base.level() <= LEVEL_WRITE_MAX
+            && base.work() <= WORK_WRITE_MAX
+            && prefix_fits(&base.frame(Encoding::Delta).slices, &mut Vec::new());
         Ok(fits.then_some(base))
     }
 
