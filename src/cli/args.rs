@@ -74,6 +74,7 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     Dump(DumpArgs),
     Check(CheckArgs),
+    Prune(PruneArgs),
 }
 
 /// Make a repository
@@ -214,6 +215,28 @@ pub(crate) struct CheckArgs {
     /// Read and decode every stored byte, not only the structure
     #[arg(long)]
     pub(crate) read_data: bool,
+}
+
+/// Free the space that no snapshot needs any more
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Packs that are not needed are marked first, and deleted by a later prune once the grace time is over, so that backups that run \
+                  meanwhile are not disturbed. Where nothing else uses the repository at this moment, --grace 0 does both at once.\n\n\
+                  Examples:\n  icecore prune --dry-run\n  icecore prune --grace 0"
+)]
+pub(crate) struct PruneArgs {
+    /// Show what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How long marked packs wait before they are deleted: 0, or a number with s, m, h or d
+    #[arg(long, value_name = "SPAN", default_value = "24h")]
+    pub(crate) grace: String,
+    /// How much of the packs that stay may be of no use, percent of what is of use
+    #[arg(long, value_name = "PERCENT", default_value_t = 5)]
+    pub(crate) max_unused: u16,
+    /// The most to be written anew, MiB; the rest is left for the next time
+    #[arg(long, value_name = "MIB")]
+    pub(crate) max_repack: Option<u64>,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod names;
 mod output;
 mod passphrase;
 mod progress;
+mod prune;
 mod restore;
 mod signals;
 mod table;
@@ -62,6 +63,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Restore(restore) => restore::restore(&context, &restore),
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
+        Command::Prune(args) => prune::run(&context, &args),
     }
 }
 

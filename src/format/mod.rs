@@ -7,6 +7,7 @@ pub mod node;
 pub mod pack;
 pub mod record;
 pub mod snapshot;
+pub mod tombstone;
 pub mod wire;
 
 use std::fmt::Display;

@@ -114,6 +114,16 @@ impl StoredCopy {
         CopyPlace { pack: self.table.pack.id, index: self.index }
     }
 
+    /// The pack that holds it.
+    pub(crate) fn pack(&self) -> PackId {
+        self.table.pack.id
+    }
+
+    /// Its row in the pack's table.
+    pub(crate) fn row(&self) -> u32 {
+        self.index
+    }
+
     pub(crate) fn frame_place(&self) -> FramePlace {
         FramePlace { pack: self.table.pack.id, number: self.entry.frame }
     }

@@ -18,6 +18,7 @@ mod places;
 mod private;
 mod reader;
 mod refresh;
+mod repack;
 mod segments;
 pub mod session;
 mod spool;
@@ -32,6 +33,7 @@ pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
 pub use refresh::Refreshed;
+pub(crate) use repack::Repacker;
 pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
 pub use spool::{Held, Spool};
 pub(crate) use tree::walk as walk_tree;
@@ -47,8 +49,9 @@ use crate::crypto::Keys;
 use crate::error::{Error, Result};
 use crate::format::config::Config;
 use crate::format::snapshot::SnapshotRecord;
+use crate::format::tombstone::Tombstone;
 use crate::format::{Kind, ObjectHeader, SALT_LEN, record};
-use crate::id::SnapshotId;
+use crate::id::{PackId, SnapshotId};
 
 /// An open repository. Cheap to clone; all clones are the same repository.
 #[derive(Clone)]
@@ -136,22 +139,53 @@ impl Repository {
 
     /// Seals a snapshot record; the id is the hash of what is stored.
     pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
-        let malformed = |m: crate::format::Malformed| m.of("the new snapshot record");
-        let header = ObjectHeader { kind: Kind::Snapshot, cipher: self.keys().cipher(), salt: random_salt()? };
-        let mut body = record::encode(snapshot).map_err(malformed)?;
-        self.keys().sealer(&header).and_then(|sealer| sealer.seal(0, &mut body)).map_err(malformed)?;
-        let stored = [&header.encode()[..], &body].concat();
+        let stored = self.seal_record(Kind::Snapshot, snapshot)?;
         Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
     }
 
-    /// Opens a stored snapshot record that was found under this name.
+    /// Opens a stored snapshot record that was found under this name, pending or committed.
     pub(crate) fn open_snapshot(&self, id: &SnapshotId, stored: &[u8]) -> Result<SnapshotRecord> {
         let object = ObjectKey::Snapshot(*id);
         if blake3::hash(stored).as_bytes() != id.as_bytes() {
             return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
         }
+        self.open_record(Kind::Snapshot, &object, stored)
+    }
+
+    /// Seals what a tombstone says.
+    pub(crate) fn seal_tombstone(&self, tombstone: &Tombstone) -> Result<Vec<u8>> {
+        self.seal_record(Kind::Tombstone, tombstone)
+    }
+
+    /// What the tombstone of this id says; `None` if it has just gone, or says nothing that can be read: only its name counts.
+    pub(crate) fn read_tombstone(&self, id: PackId) -> Result<Option<Tombstone>> {
+        let object = ObjectKey::Tombstone(id);
+        match self
+            .read_record(&object)
+            .and_then(|stored| stored.map(|stored| self.open_record(Kind::Tombstone, &object, &stored)).transpose())
+        {
+            Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// A pending record; `None` if its writer has just removed it.
+    pub(crate) fn read_pending(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
+        let stored = self.read_record(&ObjectKey::Pending(*id))?;
+        stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
+    }
+
+    fn seal_record<T: serde::Serialize>(&self, kind: Kind, value: &T) -> Result<Vec<u8>> {
+        let malformed = |m: crate::format::Malformed| m.of("a new record");
+        let header = ObjectHeader { kind, cipher: self.keys().cipher(), salt: random_salt()? };
+        let mut body = record::encode(value).map_err(malformed)?;
+        self.keys().sealer(&header).and_then(|sealer| sealer.seal(0, &mut body)).map_err(malformed)?;
+        Ok([&header.encode()[..], &body].concat())
+    }
+
+    fn open_record<T: serde::Serialize + serde::de::DeserializeOwned>(&self, kind: Kind, object: &ObjectKey, stored: &[u8]) -> Result<T> {
         let open = || {
-            let header = ObjectHeader::decode(stored, Kind::Snapshot)?;
+            let header = ObjectHeader::decode(stored, kind)?;
             let mut body = stored.get(crate::format::HEADER_LEN..).unwrap_or_default().to_vec();
             self.keys().sealer(&header)?.open(0, &mut body)?;
             record::decode(&body)

@@ -11,7 +11,7 @@ use super::segments::Segments;
 use crate::backend::ObjectKey;
 use crate::codec::Decoder;
 use crate::error::{Error, Result};
-use crate::format::pack::{Encoding, Frame, Slice};
+use crate::format::pack::{Encoding, Frame, IdPrefix, Slice};
 use crate::format::{Malformed, WORK_READ_MAX};
 use crate::id::ChunkId;
 
@@ -68,6 +68,16 @@ impl Reader {
     /// The repository that it reads.
     pub fn repository(&self) -> &Repository {
         &self.repo
+    }
+
+    /// All known copies of a chunk, the lowest level first.
+    pub(crate) fn copies_of(&self, id: &ChunkId) -> Result<Vec<StoredCopy>> {
+        self.places.copies(id)
+    }
+
+    /// All known copies that may serve as the base of a frame of level `below`, the lowest level first.
+    pub(crate) fn bases_of(&self, prefix: IdPrefix, below: u8) -> Result<Vec<StoredCopy>> {
+        self.places.bases(prefix, below)
     }
 
     pub(crate) fn places(&self) -> &Places {
@@ -198,7 +208,7 @@ impl Reader {
     }
 
     /// The encoded bytes of the frame of a copy, in the segment that holds them.
-    pub(super) fn encoded(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
+    pub(crate) fn encoded(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
         let frame = copy.frame();
         let segment = self.segments.of(self.repo.backend(), copy)?;
         let start = frame.offset as usize;

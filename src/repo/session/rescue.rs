@@ -2,16 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::super::packer::{Packer, SegmentBuilder};
+use super::super::repack::Repacker;
 use super::super::tree;
 use super::{Closure, WriteSession, list_tombstones};
 use crate::backend::{ObjectKey, ObjectKind};
-use crate::codec::Encoder;
 use crate::error::{Error, Result};
-use crate::format::WHOLE_SEGMENT_TARGET;
-use crate::format::pack::{ChunkEntry, Encoding, Frame};
+use crate::format::record;
 use crate::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
-use crate::format::{Malformed, record};
 use crate::id::{ChunkId, PackId};
 
 impl WriteSession {
@@ -32,15 +29,15 @@ impl WriteSession {
         }
         self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         let counts = |pack: &PackId| listed.contains(pack) && !tombstoned.contains(pack);
-        let mut lifeboat = Lifeboat { packer: Packer::new(&self.repo, |_| {}), segment: SegmentBuilder::default() };
+        let mut lifeboat = Repacker::new(&self.repo)?;
         let mut seen = HashSet::new();
-        let mut visit = |id: &ChunkId, _level: u8| {
+        let mut visit = |id: &ChunkId, level: u8| {
             if seen.insert(*id) && !self.stands(id, &counts)? {
                 let plain = self
                     .reader
                     .chunk(id)
                     .map_err(|error| Error::Stale { detail: format!("chunk {id} cannot be read any more: {error}") })?;
-                lifeboat.take(*id, &plain)?;
+                lifeboat.store_whole(*id, &plain, level > 0, 0)?;
             }
             Ok(true)
         };
@@ -64,36 +61,6 @@ impl WriteSession {
 
     fn read_listing(&self, snapshot: &SnapshotRecord) -> Result<Vec<StreamEntry>> {
         self.reader.listing(&snapshot.listing)
-    }
-}
-
-/// Takes chunks whole.
-struct Lifeboat {
-    packer: Packer,
-    segment: SegmentBuilder,
-}
-
-impl Lifeboat {
-    fn take(&mut self, id: ChunkId, plain: &[u8]) -> Result<()> {
-        let malformed = |m: Malformed| m.of(format!("chunk {id}"));
-        let mut encoded = Vec::new();
-        Encoder::new().and_then(|mut encoder| encoder.encode(plain, &[], &mut encoded)).map_err(malformed)?;
-        let mut encoding = Encoding::Zstd;
-        if encoded.len() >= plain.len() {
-            encoding = Encoding::Raw;
-            encoded = plain.to_vec();
-        }
-        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node: false, version: 0 };
-        self.segment.push(Frame::whole(encoding), &[chunk], &encoded);
-        match self.segment.bytes.len() >= WHOLE_SEGMENT_TARGET {
-            true => self.packer.add(std::mem::take(&mut self.segment)),
-            false => Ok(()),
-        }
-    }
-
-    fn finish(mut self) -> Result<Vec<PackRef>> {
-        self.packer.add(std::mem::take(&mut self.segment))?;
-        self.packer.finish()
     }
 }
 

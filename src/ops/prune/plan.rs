@@ -1,0 +1,99 @@
+//! Which packs go, and which are written anew. A pure function of what is needed of each pack.
+
+use crate::format::PACK_TARGET;
+use crate::id::PackId;
+
+/// Packs of fewer bytes than this are merged when there are several of them.
+const SMALL_BYTES: u64 = PACK_TARGET as u64 / 4;
+/// How many small packs are worth merging: fewer would be written again and again.
+const SMALL_COUNT_MIN: usize = 16;
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// How long a marked pack waits before it is deleted, nanoseconds. Zero for a repository that nobody else uses at this moment.
+    pub grace_ns: i64,
+    /// The clock's time, nanoseconds since 1970 UTC.
+    pub now_ns: i64,
+    /// The machine's name.
+    pub host: String,
+    /// How much of the packs that stay may be of no use, in thousandths of what is of use.
+    pub unused_max_permille: u64,
+    /// The most bytes of packs that are written anew; what is more is left for the next time.
+    pub repack_bytes_max: Option<u64>,
+}
+
+/// A pack and what is needed of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackUse {
+    /// The pack.
+    pub id: PackId,
+    /// Its stored bytes.
+    pub size: u64,
+    /// Those of them that are needed, about.
+    pub used: u64,
+}
+
+/// What a prune would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrunePlan {
+    /// Packs of which nothing is needed.
+    pub delete: Vec<PackUse>,
+    /// Packs of which what is needed is written anew.
+    pub repack: Vec<PackUse>,
+    /// Packs that stay as they are.
+    pub keep: Vec<PackUse>,
+    /// Packs that an earlier prune has marked.
+    pub marked: u64,
+    /// Their bytes.
+    pub marked_bytes: u64,
+}
+
+impl PrunePlan {
+    /// Decides about packs that are not marked.
+    pub fn new(packs: &[PackUse], options: &PruneOptions) -> Self {
+        let mut plan = PrunePlan::default();
+        let mut rest = Vec::new();
+        for pack in packs {
+            if pack.used == 0 { plan.delete.push(*pack) } else { rest.push(*pack) }
+        }
+        let (mut small, mut large): (Vec<PackUse>, Vec<PackUse>) = rest.into_iter().partition(|pack| pack.size < SMALL_BYTES);
+        if small.len() < SMALL_COUNT_MIN {
+            large.append(&mut small);
+        }
+        let mut budget = options.repack_bytes_max.unwrap_or(u64::MAX);
+        let mut repack = |pack: PackUse, plan: &mut PrunePlan| match budget.checked_sub(pack.size) {
+            Some(rest) => {
+                budget = rest;
+                plan.repack.push(pack);
+                true
+            }
+            None => {
+                plan.keep.push(pack);
+                false
+            }
+        };
+        for pack in small {
+            repack(pack, &mut plan);
+        }
+        // Those of which the largest part is of no use first: they give most for what writing them anew costs.
+        large.sort_unstable_by_key(|pack| (std::cmp::Reverse(pack.unused() * 1000 / pack.size.max(1)), pack.id));
+        let used: u64 = large.iter().map(|pack| pack.used).sum();
+        let mut unused: u64 = large.iter().map(PackUse::unused).sum();
+        for pack in large {
+            let too_much = unused.saturating_mul(1000) > used.saturating_mul(options.unused_max_permille);
+            if too_much && pack.unused() > 0 && repack(pack, &mut plan) {
+                unused -= pack.unused();
+            } else if !too_much || pack.unused() == 0 {
+                plan.keep.push(pack);
+            }
+        }
+        plan
+    }
+}
+
+impl PackUse {
+    fn unused(&self) -> u64 {
+        self.size.saturating_sub(self.used)
+    }
+}
