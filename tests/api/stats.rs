@@ -255,7 +255,7 @@ fn strays_and_damage_are_counted() {
     assert_eq!(sums.snapshots[..], whole.snapshots[..39]);
     assert_eq!(sums.other.stored_bytes - whole.other.stored_bytes, records[&forgotten].stats.pack_bytes);
 
-    // The first pack holds what later snapshots still read, the second one something that only some of them do.
+    // The first pack, on which every chain stands: cut short, then gone.
     let lost = records[&whole.snapshots[0].id].packs[0].id;
     let path = file_of(&bed, &lost.to_string());
     let bytes = std::fs::read(&path).unwrap();

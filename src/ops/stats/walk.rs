@@ -1,6 +1,6 @@
 //! Going through the trees of many snapshots: what two of them share is gone through once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::chains::Profile;
@@ -79,15 +79,16 @@ impl<'a> Walker<'a> {
     /// What is below each of these nodes, in their order; many nodes of a level go together, so that what they need is looked up in few batches.
     fn below_all(&mut self, ids: &[ChunkId], level: u8) -> Result<Vec<Arc<Profile>>> {
         let mut found: HashMap<ChunkId, Arc<Profile>> = HashMap::new();
+        // In the order of the stream: neighbours lie in the same packs.
         let mut unknown = Vec::new();
-        for id in ids {
+        let mut seen = HashSet::new();
+        for id in ids.iter().filter(|id| seen.insert(**id)) {
             match self.nodes.get(id) {
                 Some(profile) => drop(found.insert(*id, profile)),
                 None => unknown.push(*id),
             }
         }
-        unknown.sort_unstable();
-        unknown.dedup();
+        drop(seen);
         for slice in unknown.chunks(NODES_AT_ONCE) {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
@@ -172,7 +173,7 @@ fn each_batch(reader: &Reader, listing: &StreamRoot, visit: &mut dyn FnMut(&[Str
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::super::chains::Depth;
     use super::*;
