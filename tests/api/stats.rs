@@ -7,12 +7,14 @@ use icecore::format::HEADER_LEN;
 use icecore::format::pack::{FOOTER_LEN, Footer, Trailer};
 use icecore::format::snapshot::SnapshotRecord;
 use icecore::id::{ChunkId, SnapshotId};
+use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::stats::{Chains, SnapshotCost, Spread, Stats, cost_of, stats};
 use icecore::progress::Silent;
 use icecore::repo::{Reader, Reference, Repository, Spans};
+use icecore::source::files::{FilesOptions, FilesSource};
 
 use crate::chunks::commit;
-use crate::support::{Bed, back_up, make_database, step};
+use crate::support::{Bed, back_up, make_database, sqlite_options, step};
 
 /// Bytes of all files below the repository.
 fn on_disk(bed: &Bed) -> u64 {
@@ -213,15 +215,46 @@ fn of_two_copies_the_lower_counts() {
     assert!(by_delta(&found) > 0, "its own copy is still a delta");
 }
 
-/// Nodes of three levels, and a listing in many chunks.
+/// Nodes of three levels, with deltas below some of them.
 #[test]
-fn deep_trees_and_many_streams() {
+fn deep_trees() {
     let bed = Bed::new(false);
     let repo = bed.open();
-    let chunks: Vec<(Vec<u8>, Reference)> = (0..17_000u32).map(|n| (n.to_le_bytes().to_vec(), Reference::default())).collect();
+    let changing = 5000..5200;
+    let plain = |n: u32| if changing.contains(&n) { [&n.to_le_bytes(), &noise(n as u8)[..300]].concat() } else { n.to_le_bytes().to_vec() };
+    let mut chunks: Vec<(Vec<u8>, Reference)> = (0..17_000).map(|n| (plain(n), Reference::default())).collect();
+    commit(&repo, &chunks);
+    for (plain, reference) in &mut chunks[5000..5200] {
+        *reference = Reference::to(Some(repo.keys().chunk_id(plain)));
+        plain.push(1);
+    }
     commit(&repo, &chunks);
     let sums = chains_are_right(&repo);
-    assert_eq!(sums.chains.chunks, 17_000);
+    let of_both: Vec<Chains> = sums.snapshots.iter().map(|found| found.chains.unwrap()).collect();
+    assert!(of_both.iter().all(|chains| chains.chunks == 17_000));
+    let mut means: Vec<f64> = of_both.iter().map(|chains| chains.level.mean).collect();
+    means.sort_unstable_by(f64::total_cmp);
+    assert_eq!(means, [0.0, 200.0 / 17_000.0]);
+    add_up(&bed, &sums);
+}
+
+/// A listing of several chunks, whose entries go on from one to the next; streams of one chunk, of several, and empty ones.
+#[test]
+fn many_streams() {
+    let bed = Bed::new(false);
+    let repo = bed.open();
+    let tree = bed.path("tree");
+    std::fs::create_dir(&tree).unwrap();
+    for n in 0..6000u32 {
+        let bytes = if n == 7 { (0..80).flat_map(noise).collect() } else { n.to_le_bytes()[..(n % 5) as usize].to_vec() };
+        std::fs::write(tree.join(format!("{n:0100}")), bytes).unwrap();
+    }
+    let options = FilesOptions { sqlite: sqlite_options(), exclude: Vec::new() };
+    let source = FilesSource::new(vec![tree], options).unwrap();
+    let record = backup(&repo, &source, &BackupOptions::default(), &Silent).unwrap().record;
+    assert!(record.listing.levels > 0);
+    let sums = chains_are_right(&repo);
+    assert!(sums.chains.chunks > 4800, "{:?}", sums.chains);
     add_up(&bed, &sums);
 }
 

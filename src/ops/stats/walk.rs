@@ -21,7 +21,7 @@ const NODES_AT_ONCE: usize = 256;
 /// Children after which those of further nodes wait: what one level of a walk holds.
 const CHILDREN_AT_ONCE: usize = 32 << 10;
 /// Streams that are gone through together.
-const STREAMS_AT_ONCE: usize = 8 << 10;
+const STREAMS_AT_ONCE: usize = 4 << 10;
 /// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
 const PLACES_KEPT: usize = 1024;
 
