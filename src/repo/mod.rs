@@ -25,6 +25,7 @@ mod tree;
 mod window;
 mod writer;
 
+pub(crate) use cache::Cache;
 pub use features::{FeatureKeeper, KeptFeatures};
 pub(crate) use locate::FramePlace;
 pub use locate::{CopyPlace, StoredCopy};
@@ -34,8 +35,8 @@ pub use reader::{ChunkBytes, Reader};
 pub use refresh::Refreshed;
 pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
 pub use spool::{Held, Spool};
-pub(crate) use tree::walk as walk_tree;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
+pub(crate) use tree::{read_node, walk as walk_tree};
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 
 use std::path::{Path, PathBuf};

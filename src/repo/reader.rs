@@ -19,6 +19,8 @@ use crate::id::ChunkId;
 const SEGMENTS_BUDGET: usize = 16 << 20;
 /// Bytes of decoded frames kept.
 const FRAMES_BUDGET: usize = 24 << 20;
+/// Bytes of opened segments, and of decoded frames, that a reader of trees keeps: nodes lie in small segments and frames.
+const TREES_BUDGET: usize = 4 << 20;
 /// How many ways to choose among chunks that share the 8 bytes of id by which bases are named are tried: one, unless somebody made them collide.
 const CHOICES_MAX: usize = 64;
 
@@ -56,11 +58,20 @@ impl Deref for ChunkBytes {
 impl Reader {
     /// A reader with caches of its own.
     pub fn new(repo: &Repository) -> Self {
+        Self::with_budgets(repo, SEGMENTS_BUDGET, FRAMES_BUDGET)
+    }
+
+    /// The same with small caches, for nodes and listings.
+    pub(crate) fn for_trees(repo: &Repository) -> Self {
+        Self::with_budgets(repo, TREES_BUDGET, TREES_BUDGET)
+    }
+
+    fn with_budgets(repo: &Repository, segments: usize, frames: usize) -> Self {
         Reader {
             repo: repo.clone(),
             places: Places::new(repo),
-            segments: Segments::new(SEGMENTS_BUDGET),
-            frames: Mutex::new(Cache::new(FRAMES_BUDGET)),
+            segments: Segments::new(segments),
+            frames: Mutex::new(Cache::new(frames)),
             decoders: Mutex::new(Vec::new()),
         }
     }
