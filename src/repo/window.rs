@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::locate::{FramePlace, StoredCopy};
 use super::reader::{ChunkBytes, Reader};
 use crate::error::{Error, Result};
-use crate::format::{WORK_READ_MAX, WORK_WRITE_MAX};
+use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX, WORK_WRITE_MAX};
 use crate::id::ChunkId;
 
 /// Bytes of prefixes that may wait at once.
 const WAITING_MAX: usize = 32 << 20;
+/// The same for one chunk, which cannot be read in halves: what a writer keeps to always fits. Past it the chunk is read depth first, base by base.
+const WAITING_ONE_MAX: usize = WORK_WRITE_MAX as usize * PREFIX_LEN_MAX;
 /// Frames of one level for which another thread is worth starting.
 const FRAMES_PER_THREAD_MIN: usize = 4;
 /// Frames in the plan for each chunk that is wanted, beside those that a single one may need: twice what a writer keeps to, and most are shared.
@@ -92,18 +94,22 @@ impl Reader {
             }
         }
         let order = plan.order();
-        if wanted.len() > 1 && plan.waiting_max(&order) > WAITING_MAX {
+        let waiting_max = plan.waiting_max(&order);
+        if wanted.len() > 1 && waiting_max > WAITING_MAX {
             drop(plan);
             let (first, second) = wanted.split_at(wanted.len() / 2);
             let mut failed = self.each_copy(first, threads, visit)?;
             failed.extend(self.each_copy(second, threads, visit)?);
             return Ok(failed);
         }
+        if waiting_max > WAITING_ONE_MAX {
+            return Ok(wanted.iter().map(|(number, _)| *number).collect());
+        }
         failed.extend(plan.run(&order, threads, visit)?);
         Ok(failed)
     }
 
-    /// The frame of one copy, not verified; `None` if it does not decode. What it takes is kept for others that need it.
+    /// The frame of one copy, not verified; `None` if it does not decode, or not in bounded memory. What it takes is kept for others that need it.
     pub(super) fn decode_one(&self, copy: &StoredCopy) -> Result<Option<Arc<Vec<u8>>>> {
         let nodes_max = WORK_READ_MAX as usize;
         let mut plan = Plan { reader: self, nodes: Vec::new(), by_place: HashMap::new(), nodes_max, keeps: true };
@@ -111,6 +117,9 @@ impl Reader {
             return Ok(None);
         }
         let order = plan.order();
+        if plan.waiting_max(&order) > WAITING_ONE_MAX {
+            return Ok(None);
+        }
         plan.run(&order, 1, &|_, _| Ok(()))?;
         Ok(self.kept(copy))
     }
@@ -168,7 +177,7 @@ impl Plan<'_> {
     fn waiting_max(&self, order: &[usize]) -> usize {
         let mut touched = vec![false; self.nodes.len()];
         let (mut waiting, mut most) = (0usize, 0);
-        for node in order.iter().filter_map(|&number| self.nodes.get(number)) {
+        for (number, node) in order.iter().filter_map(|&number| Some((number, self.nodes.get(number)?))) {
             for part in &node.parts {
                 let first = touched.get_mut(part.of).is_some_and(|touched| !std::mem::replace(touched, true));
                 if first {
@@ -176,7 +185,10 @@ impl Plan<'_> {
                 }
             }
             most = most.max(waiting);
-            waiting = waiting.saturating_sub(node.copy.frame().prefix_len());
+            // One whose bytes were kept has no prefix that waits.
+            if touched.get(number).copied().unwrap_or_default() {
+                waiting = waiting.saturating_sub(node.copy.frame().prefix_len());
+            }
         }
         most
     }
