@@ -15,9 +15,9 @@ use crate::scene::{Scene, Stream, Taken, expect, read, take};
 
 /// Bytes that a chunk takes from each base.
 const PART: usize = 500;
-/// What reading one chunk may have allocated at any moment, bytes: waiting prefixes, kept frames and segments, tables, the catalog. A honest one needs
-/// less than half.
-const MEMORY_MAX: u64 = 160 << 20;
+/// What reading one chunk may have allocated at any moment, bytes: waiting prefixes, kept frames and segments, tables, the catalog. What honest ones
+/// need is less than half.
+const MEMORY_MAX: u64 = 112 << 20;
 
 fn noise(rng: &mut Rng, len: usize) -> Vec<u8> {
     (0..len).map(|_| rng.next() as u8).collect()

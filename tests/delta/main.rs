@@ -5,6 +5,8 @@
 
 #[path = "../../benches/common/mod.rs"]
 mod common;
+// The fault tests use more of it.
+#[allow(dead_code)]
 #[path = "../fault/memory.rs"]
 mod memory;
 #[path = "../fault/prune.rs"]
@@ -15,13 +17,13 @@ mod simulated;
 mod support;
 
 mod children;
-//mod cost;
-//mod count;
+mod cost;
+mod count;
 mod craft;
 mod decode;
 mod hostile;
 mod model;
-//mod moved;
+mod moved;
 mod random;
 mod scene;
 mod versions;
