@@ -17,6 +17,9 @@ use crate::scene::{Scene, Stream};
 /// Which frame: the number of its pack here and its number in the table.
 type Place = (usize, usize);
 
+/// A copy of a chunk: the level of its frame, the frame, and its bytes in the plain frame.
+type Stored = (u8, Place, std::ops::Range<usize>);
+
 struct Pack {
     id: PackId,
     table: Trailer,
@@ -27,8 +30,8 @@ struct Pack {
 /// All packs of a repository.
 struct Archive {
     packs: Vec<Pack>,
-    /// By the start of a chunk's id: its frames with their levels, the lowest first, and where it lies in the plain frame.
-    copies: HashMap<IdPrefix, Vec<(u8, Place, ChunkId, std::ops::Range<usize>)>>,
+    /// By the start of a chunk's id, the lowest level first.
+    copies: HashMap<IdPrefix, Vec<Stored>>,
     frames: HashMap<Place, Arc<Vec<u8>>>,
 }
 
@@ -49,12 +52,12 @@ impl Archive {
                 packs.push(open_pack(repo, *id, bytes));
             }
         }
-        let mut copies: HashMap<IdPrefix, Vec<_>> = HashMap::new();
+        let mut copies: HashMap<IdPrefix, Vec<Stored>> = HashMap::new();
         for (number, pack) in packs.iter().enumerate() {
             for chunk in &pack.table.chunks {
                 let level = pack.table.frames[chunk.frame as usize].level;
                 let range = chunk.offset as usize..(chunk.offset + chunk.plain_len) as usize;
-                copies.entry(chunk.id.prefix()).or_default().push((level, (number, chunk.frame as usize), chunk.id, range));
+                copies.entry(chunk.id.prefix()).or_default().push((level, (number, chunk.frame as usize), range));
             }
         }
         copies.values_mut().for_each(|copies| copies.sort_by_key(|(level, place, ..)| (*level, *place)));
@@ -68,7 +71,7 @@ impl Archive {
         let frame: Frame = self.packs[place.0].table.frames[place.1].clone();
         let mut prefix = Vec::new();
         for slice in &frame.slices {
-            let (_, base, _, range) = self.copies[&slice.base].first().filter(|(level, ..)| *level < frame.level).unwrap().clone();
+            let (_, base, range) = self.copies[&slice.base].first().filter(|(level, ..)| *level < frame.level).unwrap().clone();
             let base = self.frame(base);
             prefix.extend_from_slice(&base[range][slice.offset as usize..][..slice.len as usize]);
         }
