@@ -178,7 +178,7 @@ With --json, for the repository and for each of `per_snapshot`:
   logical_bytes             the streams as plain copies
   new_chunks, new_bytes     chunks that were not there before, and their plain bytes
   stored_bytes, ratio       packs and record of the snapshot; logical bytes per stored byte
-  raw_bytes, zstd_bytes, delta_bytes
+  raw_bytes, zstd_bytes, delta_bytes, patch_bytes
                             encoded chunks, by encoding
   metadata_bytes            the rest of stored_bytes; of it:
   node_bytes, table_bytes, padding_bytes, record_bytes

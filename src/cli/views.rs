@@ -131,7 +131,7 @@ pub(crate) struct CostView {
     /// Logical bytes per stored byte, of what has logical bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ratio: Option<f64>,
-    /// `raw_bytes`, `zstd_bytes`, `delta_bytes`: encoded chunks.
+    /// `raw_bytes`, `zstd_bytes`, `delta_bytes`, `patch_bytes`: encoded chunks.
     #[serde(flatten)]
     pub(crate) encoded: BTreeMap<String, u64>,
     pub(crate) metadata_bytes: u64,

@@ -47,7 +47,7 @@ fn the_newest_have_rows() {
     let text = place.ok(["stats"]).stdout;
     let table: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("TIME")).collect();
     let headings: Vec<&str> = table[0].split_whitespace().collect();
-    let expected = ["TIME", "ID", "SOURCE", "SIZE", "NEW", "RAW", "ZSTD", "DELTA", "META", "STORED", "RATIO", "DEPTH", "WORK"];
+    let expected = ["TIME", "ID", "SOURCE", "SIZE", "NEW", "RAW", "ZSTD", "DELTA", "PATCH", "META", "STORED", "RATIO", "DEPTH", "WORK"];
     assert_eq!((headings.as_slice(), table.len()), (&expected[..], 4), "{text}");
     let id = all["per_snapshot"][0]["snapshot"].as_str().unwrap();
     assert!(id.starts_with(table[1].split_whitespace().nth(3).unwrap()), "{text}");

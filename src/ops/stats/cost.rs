@@ -22,6 +22,7 @@ encodings! {
     Raw => "raw",
     Zstd => "zstd",
     Delta => "delta",
+    Patch => "patch",
 }
 
 /// Stored bytes by what they are for.
