@@ -1,11 +1,12 @@
 //! Two children of one parent, by two hosts that do not know of each other; the parent forgotten and pruned between.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::backend::{Backend, ObjectKey, ObjectKind};
 use icecore::progress::Monitor;
 use icecore::repo::Repository;
-use icecore::source::{Capture, Source, SourceDescription, Stamp};
+use icecore::source::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 
 use crate::common::rng::Rng;
 use crate::prune::Prune;
@@ -28,6 +29,53 @@ impl<F: Fn() + Send + Sync> Source for Meanwhile<'_, F> {
     fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
         (self.act)();
         self.streams.capture(known, monitor)
+    }
+}
+
+/// Does something else when everything has been read, the first time.
+struct AtTheEnd<'s, F> {
+    streams: Streams<'s>,
+    act: F,
+    done: AtomicBool,
+}
+
+impl<F: Fn() + Send + Sync> Source for AtTheEnd<'_, F> {
+    fn identity(&self) -> SourceDescription {
+        self.streams.identity()
+    }
+
+    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
+        let act = || {
+            if !self.done.swap(true, Ordering::Relaxed) {
+                (self.act)();
+            }
+        };
+        Ok(Box::new(Ending(self.streams.capture(known, monitor)?, act)))
+    }
+}
+
+struct Ending<'a, F>(Box<dyn Capture + 'a>, F);
+
+impl<F: Fn() + Send> Capture for Ending<'_, F> {
+    fn total_bytes(&self) -> Option<u64> {
+        self.0.total_bytes()
+    }
+
+    fn next_stream(&mut self) -> icecore::Result<Option<CapturedStream>> {
+        self.0.next_stream()
+    }
+
+    fn unreadable(&mut self, error: icecore::Error) -> icecore::Result<()> {
+        self.0.unreadable(error)
+    }
+
+    fn blocks_writers(&self) -> bool {
+        self.0.blocks_writers()
+    }
+
+    fn finish(self: Box<Self>) -> icecore::Result<CaptureReport> {
+        (self.1)();
+        self.0.finish()
     }
 }
 
@@ -139,5 +187,33 @@ fn two_children_of_a_parent_that_is_pruned_later() {
 fn two_children_of_a_parent_that_is_pruned_between() {
     for (encrypted, ancestors) in [(true, 1), (false, 3), (false, 16)] {
         two_children(encrypted, ancestors, Gone::Between);
+    }
+}
+
+/// When a child has made its deltas, everything that they stand on goes.
+#[test]
+fn a_parent_that_is_pruned_before_the_commit() {
+    for encrypted in [false, true] {
+        let scene = Scene::with_lengths(encrypted, PAGE as u32, PAGE as u32);
+        let mut rng = Rng::new(2, "children");
+        let mut image: Vec<u8> = (0..PAGES * PAGE).map(|_| rng.next() as u8).collect();
+        let repo = scene.open("one");
+        let mut history = Vec::new();
+        for time in 0..3 {
+            touch(&mut image, 7, &format!("ancestor {time}"));
+            history.push(take_image(&repo, &image, time));
+        }
+        touch(&mut image, 7, "the child");
+        let streams = [Stream::pages("db", &image, PAGE as u32)];
+        let act = || {
+            history.iter().for_each(|ancestor| forget(&scene, ancestor));
+            assert!(prune(&scene) >= 3, "what the child stands on is still there");
+        };
+        let report = back_up(&repo, &AtTheEnd { streams: Streams(&streams), act, done: AtomicBool::new(false) }, 10);
+        let taken = [Taken { id: report.id, record: report.record, streams: streams.to_vec() }];
+        for cache in ["one", "new"] {
+            expect(&scene.open(cache), &taken, cache);
+        }
+        check_clean(&scene.open("new"), true);
     }
 }

@@ -3,6 +3,8 @@
 //! Every random choice comes from a seed that is printed; `SEED=n` repeats a run, `SEEDS=n` takes as many seeds from there on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+#[path = "../support/chunks.rs"]
+mod chunks;
 #[path = "../../benches/common/mod.rs"]
 mod common;
 // The fault tests use more of it.
@@ -16,6 +18,7 @@ mod simulated;
 #[path = "../support/repo.rs"]
 mod support;
 
+mod bounds;
 mod children;
 mod cost;
 mod count;
