@@ -148,7 +148,7 @@ fn two_children(encrypted: bool, ancestors: usize, gone: Gone) {
     let twice = scene.open("tables").keys().chunk_id(&first[200 * PAGE..201 * PAGE]);
     let copies = tables(&scene, "tables").iter().flat_map(|table| &table.chunks).filter(|chunk| chunk.id == twice).count();
     // The second one looks for what is gone and then finds what the first has.
-    assert!(copies == 2 || (gone == Gone::Between && ancestors == 16), "both children stored what both have: {copies}");
+    assert!(copies == 2 || (gone == Gone::Between && ancestors == 32), "both children stored what both have: {copies}");
 
     let mut taken = vec![taken_first, taken_second];
     let deleted = match gone {
@@ -158,8 +158,8 @@ fn two_children(encrypted: bool, ancestors: usize, gone: Gone) {
             prune(&scene)
         }
     };
-    if gone == Gone::After && ancestors == 16 {
-        assert!(deleted > 5, "the children stand on the first of 16 versions: {deleted} packs were deleted");
+    if gone == Gone::After && ancestors == 32 {
+        assert!(deleted > 5, "the children stand on the first of 32 versions: {deleted} packs were deleted");
     }
     // The history goes on, on either host.
     for (repo, time) in [(&repo, 102), (&other, 103)] {
@@ -178,14 +178,14 @@ fn two_children(encrypted: bool, ancestors: usize, gone: Gone) {
 
 #[test]
 fn two_children_of_a_parent_that_is_pruned_later() {
-    for (encrypted, ancestors) in [(false, 1), (true, 3), (false, 16)] {
+    for (encrypted, ancestors) in [(false, 1), (true, 3), (false, 32)] {
         two_children(encrypted, ancestors, Gone::After);
     }
 }
 
 #[test]
 fn two_children_of_a_parent_that_is_pruned_between() {
-    for (encrypted, ancestors) in [(true, 1), (false, 3), (false, 16)] {
+    for (encrypted, ancestors) in [(true, 1), (false, 3), (false, 32)] {
         two_children(encrypted, ancestors, Gone::Between);
     }
 }

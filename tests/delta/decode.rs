@@ -78,6 +78,7 @@ impl Archive {
         let encoded = &self.packs[place.0].segments[frame.segment as usize][frame.offset as usize..][..frame.encoded_len as usize];
         let plain = Arc::new(match frame.encoding {
             Encoding::Raw => encoded.to_vec(),
+            Encoding::Patch => unpatch(encoded, &prefix, frame.plain_len as usize),
             _ => unpack(encoded, &prefix, frame.plain_len as usize),
         });
         self.frames.insert(place, plain.clone());
@@ -113,6 +114,23 @@ fn unpack(encoded: &[u8], prefix: &[u8], len: usize) -> Vec<u8> {
     let framed = [&[0x28, 0xb5, 0x2f, 0xfd], encoded].concat();
     context.decompress(&mut plain, &framed).map_err(zstd::zstd_safe::get_error_name).unwrap();
     assert_eq!(plain.len(), len);
+    plain
+}
+
+fn unpatch(encoded: &[u8], prefix: &[u8], len: usize) -> Vec<u8> {
+    let pieces: Vec<(usize, usize)> = (0..len).step_by(4096).map(|start| (start, (start + 4096).min(len))).collect();
+    let (bitmap, frame) = encoded.split_at(pieces.len().div_ceil(8));
+    let changed: Vec<bool> = (0..pieces.len()).map(|number| bitmap[number / 8] & 1 << (number % 8) != 0).collect();
+    let of_changed = || pieces.iter().zip(&changed).filter(|(_, changed)| **changed).map(|(piece, _)| *piece);
+    let old: Vec<u8> = of_changed().flat_map(|(start, end)| prefix[start.min(prefix.len())..end.min(prefix.len())].to_vec()).collect();
+    let mut new = unpack(frame, &old, of_changed().map(|(start, end)| end - start).sum());
+    let mut plain = Vec::new();
+    for ((start, end), changed) in pieces.iter().zip(&changed) {
+        match changed {
+            true => plain.extend(new.drain(..end - start)),
+            false => plain.extend_from_slice(&prefix[*start..*end]),
+        }
+    }
     plain
 }
 

@@ -99,7 +99,7 @@ fn five_thousand_versions_of_a_page() {
     }
     let tables = tables(&scene, "tables");
     let deltas = deltas_within_bounds(&tables);
-    for (node, mean_max, whole_max) in [(false, 16.0, 30), (true, 10.0, 2)] {
+    for (node, mean_max, whole_max) in [(false, 24.0, 30), (true, 16.0, 2)] {
         // The listing is too short for a delta.
         let of = |table: &Trailer| -> Vec<u8> {
             let chunks = table.chunks.iter().filter(|chunk| chunk.node == node && chunk.plain_len >= 200);
