@@ -68,9 +68,7 @@ pub(crate) enum Command {
     /// List the streams of a snapshot
     #[command(after_help = "Example:\n  icecore ls latest~1")]
     Ls(SnapArgs),
-    /// Show what the repository holds and what that costs
-    #[command(after_help = "Example:\n  icecore --json stats")]
-    Stats,
+    Stats(StatsArgs),
     Restore(RestoreArgs),
     Dump(DumpArgs),
     Check(CheckArgs),
@@ -162,6 +160,36 @@ pub(crate) struct SnapshotsArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
 }
+
+/// Show what the repository holds and what that costs, in all and by snapshot
+#[derive(Debug, clap::Args)]
+#[command(after_help = STATS_HELP)]
+pub(crate) struct StatsArgs {
+    /// Give only the newest N snapshots a row [default: 20 on a terminal, else all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+}
+
+/// What `icecore stats --help` ends with.
+const STATS_HELP: &str = "\
+META is everything stored that is not encoded bytes of chunks: tree nodes, tables, padding, records, headers. DEPTH and WORK are mean/p99/max
+over the chunks of the snapshot's streams: deltas down to a chunk that is stored whole, and frames to decode to read the chunk by itself.
+
+With --json, for the repository and for each of `per_snapshot`:
+  logical_bytes             the streams as plain copies
+  new_chunks, new_bytes     chunks that were not there before, and their plain bytes
+  stored_bytes, ratio       packs and record of the snapshot; logical bytes per stored byte
+  raw_bytes, zstd_bytes, delta_bytes, patch_bytes
+                            encoded chunks, by encoding
+  metadata_bytes            the rest of stored_bytes; of it:
+  node_bytes, table_bytes, padding_bytes, record_bytes
+                            tree nodes, tables of packs, padding of packs, whole objects that are no packs
+  stream_chunks             chunks in the streams
+  depth, work               {mean, p99, max}; null if a tree cannot be read
+The snapshots' stored_bytes and those of `other`, what no listed snapshot has stored, add up to stored_bytes of the repository.
+
+Example:
+  icecore stats --limit 100";
 
 /// One snapshot.
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,4 @@
-//! `snapshots`, `show`, `ls`, `stats`.
+//! `snapshots`, `show`, `ls`.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::table::{Align, Table};
 use super::time;
-use super::views::{SnapshotView, StreamView};
+use super::views::{ChainsView, CostView, SnapshotView, StreamView};
 
 #[derive(Serialize)]
 struct Snapshots {
@@ -70,10 +70,10 @@ impl Snapshots {
 struct Show {
     snapshot: SnapshotView,
     facts: BTreeMap<String, String>,
-    raw_bytes: u64,
-    zstd_bytes: u64,
-    delta_bytes: u64,
-    node_bytes: u64,
+    #[serde(flatten)]
+    cost: CostView,
+    #[serde(flatten)]
+    chains: ChainsView,
     packs: Vec<PackView>,
     streams: Vec<StreamView>,
 }
@@ -88,18 +88,20 @@ struct PackView {
 pub(crate) fn show(context: &Context<'_>, args: &SnapArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
     let (id, record, streams) = find_with_streams(context, &repo, args)?;
+    let progress = context.progress();
+    let (found, damage) = icecore::ops::stats::cost_of(&repo, &id, &record, &progress)?;
+    damage.iter().for_each(|damage| progress.warn(&damage.to_string()));
+    drop(progress);
     let show = Show {
         snapshot: SnapshotView::of(&id, &record),
         facts: record.facts.iter().cloned().collect(),
-        raw_bytes: record.stats.raw_bytes,
-        zstd_bytes: record.stats.zstd_bytes,
-        delta_bytes: record.stats.delta_bytes,
-        node_bytes: record.stats.node_bytes,
+        cost: CostView::of(&found.cost, Some(found.logical_bytes)),
+        chains: ChainsView::of(found.chains.as_ref()),
         packs: record.packs.iter().map(|pack| PackView { id: pack.id.to_string(), bytes: pack.size }).collect(),
         streams,
     };
     context.output.result(&show, Show::text)?;
-    Ok(Exit::Done)
+    if damage.is_empty() { Ok(Exit::Done) } else { Ok(Exit::Damaged) }
 }
 
 fn find_with_streams(
@@ -116,8 +118,6 @@ fn find_with_streams(
 impl Show {
     fn text(&self) -> String {
         let snapshot = &self.snapshot;
-        let stored = [("raw", self.raw_bytes), ("zstd", self.zstd_bytes), ("deltas", self.delta_bytes), ("nodes", self.node_bytes)];
-        let stored = stored.map(|(kind, size)| format!("{kind} {}", output::bytes(size))).join(", ");
         let mut lines = vec![
             ("snapshot", snapshot.id.clone()),
             ("time", time::local(snapshot.time_ns)),
@@ -130,7 +130,13 @@ impl Show {
             ("size", format!("{} in {}", output::bytes(snapshot.logical_bytes), count(snapshot.streams, "stream"))),
             ("read", output::bytes(snapshot.read_bytes)),
             ("new", format!("{} in {}", output::bytes(snapshot.new_bytes), count(snapshot.new_chunks, "chunk"))),
-            ("stored", format!("{} in {} ({stored})", output::bytes(snapshot.stored_bytes), count(self.packs.len() as u64, "pack"))),
+            (
+                "stored",
+                format!("{}, ratio {}; {}", output::bytes(self.cost.stored_bytes), self.cost.shown_ratio(), self.cost.shown_encodings()),
+            ),
+            ("metadata", self.cost.shown_metadata()),
+            ("depth", self.chains.shown_depth()),
+            ("work", self.chains.shown_work()),
         ];
         lines.extend(snapshot.flags.iter().map(|flag| ("flagged", format!("{}: {}", flag.code, flag.detail))));
         lines.extend(self.facts.iter().map(|(name, value)| (name.as_str(), value.clone())));
@@ -200,72 +206,5 @@ impl Listing {
             ]);
         }
         table.text()
-    }
-}
-
-#[derive(Serialize)]
-struct Stats {
-    repository: String,
-    location: String,
-    encrypted: bool,
-    snapshots: u64,
-    logical_bytes: u64,
-    stored_bytes: u64,
-    /// Logical bytes per stored byte.
-    ratio: Option<f64>,
-    packs: u64,
-    pack_bytes: u64,
-    chunks: u64,
-    new_bytes: u64,
-    raw_bytes: u64,
-    zstd_bytes: u64,
-    delta_bytes: u64,
-    node_bytes: u64,
-}
-
-/// `stats`.
-pub(crate) fn stats(context: &Context<'_>) -> Result<Exit, Failure> {
-    let repo = context.open()?;
-    let progress = context.progress();
-    progress.phase("adding up", None);
-    let sums = icecore::ops::stats::stats(&repo)?;
-    drop(progress);
-    let stats = Stats {
-        repository: repo.config().repository.to_string(),
-        location: repo.backend().location(),
-        encrypted: repo.config().encrypted,
-        snapshots: sums.snapshots,
-        logical_bytes: sums.logical_bytes,
-        stored_bytes: sums.stored_bytes,
-        ratio: (sums.stored_bytes > 0).then(|| sums.logical_bytes as f64 / sums.stored_bytes as f64),
-        packs: sums.packs,
-        pack_bytes: sums.pack_bytes,
-        chunks: sums.chunks,
-        new_bytes: sums.plain_bytes,
-        raw_bytes: sums.raw_bytes,
-        zstd_bytes: sums.zstd_bytes,
-        delta_bytes: sums.delta_bytes,
-        node_bytes: sums.node_bytes,
-    };
-    context.output.result(&stats, Stats::text)?;
-    Ok(Exit::Done)
-}
-
-impl Stats {
-    fn text(&self) -> String {
-        let ratio = self.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"));
-        let lines = [
-            ("repository", format!("{} in {}", self.repository, self.location)),
-            ("encrypted", if self.encrypted { "yes".to_owned() } else { "no".to_owned() }),
-            ("snapshots", format!("{}, together {}", self.snapshots, output::bytes(self.logical_bytes))),
-            ("stored", format!("{}, ratio {ratio}", output::bytes(self.stored_bytes))),
-            ("packs", format!("{}, {}", self.packs, output::bytes(self.pack_bytes))),
-            ("chunks", format!("{}, new {}", self.chunks, output::bytes(self.new_bytes))),
-            ("raw", output::bytes(self.raw_bytes)),
-            ("zstd", output::bytes(self.zstd_bytes)),
-            ("deltas", output::bytes(self.delta_bytes)),
-            ("nodes", output::bytes(self.node_bytes)),
-        ];
-        lines.map(|(name, value)| format!("{name:<11} {}\n", printable(&value))).concat()
     }
 }

@@ -16,6 +16,7 @@ mod progress;
 mod prune;
 mod restore;
 mod signals;
+mod stats;
 mod table;
 mod time;
 mod views;
@@ -59,7 +60,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Snapshots(snapshots) => look::snapshots(&context, &snapshots),
         Command::Show(snap) => look::show(&context, &snap),
         Command::Ls(snap) => look::ls(&context, &snap),
-        Command::Stats => look::stats(&context),
+        Command::Stats(args) => stats::run(&context, &args),
         Command::Restore(restore) => restore::restore(&context, &restore),
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),

@@ -27,7 +27,7 @@ impl<const N: usize> Table<N> {
 
     /// The text, with a line of headings; two spaces between the columns, none at the end of a line.
     pub(crate) fn text(self) -> String {
-        let headings = self.columns.map(|(heading, _)| heading.to_owned());
+        let headings = self.columns.map(|(heading, _)| heading.to_uppercase());
         let lines = || std::iter::once(&headings).chain(&self.rows);
         let mut widths = [0; N];
         for line in lines() {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let mut table = Table::new([("NAME", Align::Left), ("BYTES", Align::Right), ("X", Align::Left)]);
+        let mut table = Table::new([("NAME", Align::Left), ("bytes", Align::Right), ("X", Align::Left)]);
         table.row(["\u{fc}".into(), "1".into(), String::new()]);
         table.row(["longer".into(), "123456".into(), "a\nb".into()]);
         assert_eq!(table.text(), "NAME     BYTES  X\n\u{fc}            1\nlonger  123456  a\\nb\n");

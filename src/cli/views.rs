@@ -1,9 +1,11 @@
 //! The JSON forms of what the library returns. Field names carry their unit; the text for people is made of the same values.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use icecore::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, SqliteFacts, StreamEntry};
 use icecore::id::{SnapshotId, to_hex};
+use icecore::ops::stats::{Chains, Cost, Spread};
 use serde::Serialize;
 
 use super::{output, time};
@@ -119,6 +121,113 @@ impl SnapshotView {
     /// The codes of the flags, for people.
     pub(crate) fn flag_codes(&self) -> String {
         self.flags.iter().map(|flag| flag.code.as_str()).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Where stored bytes go.
+#[derive(Debug, Serialize)]
+pub(crate) struct CostView {
+    pub(crate) stored_bytes: u64,
+    /// Logical bytes per stored byte, of what has logical bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ratio: Option<f64>,
+    /// `raw_bytes`, `zstd_bytes`, `delta_bytes`, `patch_bytes`: encoded chunks.
+    #[serde(flatten)]
+    pub(crate) encoded: BTreeMap<String, u64>,
+    pub(crate) metadata_bytes: u64,
+    pub(crate) node_bytes: u64,
+    pub(crate) table_bytes: u64,
+    pub(crate) padding_bytes: u64,
+    pub(crate) record_bytes: u64,
+    #[serde(skip)]
+    pub(crate) by_encoding: Vec<(&'static str, u64)>,
+}
+
+impl CostView {
+    pub(crate) fn of(cost: &Cost, logical_bytes: Option<u64>) -> Self {
+        CostView {
+            stored_bytes: cost.stored_bytes,
+            ratio: logical_bytes.and_then(|logical_bytes| cost.ratio(logical_bytes)),
+            encoded: cost.by_encoding().map(|(name, bytes)| (format!("{name}_bytes"), bytes)).collect(),
+            metadata_bytes: cost.metadata_bytes(),
+            node_bytes: cost.node_bytes,
+            table_bytes: cost.table_bytes,
+            padding_bytes: cost.padding_bytes,
+            record_bytes: cost.record_bytes,
+            by_encoding: cost.by_encoding().collect(),
+        }
+    }
+
+    /// For people.
+    pub(crate) fn shown_ratio(&self) -> String {
+        self.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"))
+    }
+
+    /// For people: `raw 0 B, zstd 1.0 KiB`.
+    pub(crate) fn shown_encodings(&self) -> String {
+        named_bytes(&self.by_encoding)
+    }
+
+    /// For people.
+    pub(crate) fn shown_metadata(&self) -> String {
+        let parts =
+            [("nodes", self.node_bytes), ("tables", self.table_bytes), ("padding", self.padding_bytes), ("records", self.record_bytes)];
+        format!("{}; {}", output::bytes(self.metadata_bytes), named_bytes(&parts))
+    }
+}
+
+fn named_bytes(parts: &[(&str, u64)]) -> String {
+    parts.iter().map(|(name, size)| format!("{name} {}", output::bytes(*size))).collect::<Vec<_>>().join(", ")
+}
+
+/// What reading chunks takes; null where the trees could not be walked.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChainsView {
+    pub(crate) stream_chunks: Option<u64>,
+    pub(crate) depth: Option<SpreadView>,
+    pub(crate) work: Option<SpreadView>,
+}
+
+/// A number over many chunks.
+#[derive(Debug, Serialize)]
+pub(crate) struct SpreadView {
+    pub(crate) mean: f64,
+    pub(crate) p99: u32,
+    pub(crate) max: u32,
+}
+
+impl ChainsView {
+    pub(crate) fn of(chains: Option<&Chains>) -> Self {
+        ChainsView {
+            stream_chunks: chains.map(|chains| chains.chunks),
+            depth: chains.map(|chains| SpreadView::of(&chains.level)),
+            work: chains.map(|chains| SpreadView::of(&chains.work)),
+        }
+    }
+
+    /// For people; empty where it is not known.
+    pub(crate) fn shown_depth(&self) -> String {
+        self.depth.as_ref().map_or_else(String::new, SpreadView::shown)
+    }
+
+    /// For people; empty where it is not known.
+    pub(crate) fn shown_work(&self) -> String {
+        self.work.as_ref().map_or_else(String::new, SpreadView::shown)
+    }
+}
+
+impl SpreadView {
+    fn of(spread: &Spread) -> Self {
+        SpreadView { mean: spread.mean, p99: spread.p99, max: spread.max }
+    }
+
+    fn shown(&self) -> String {
+        format!("mean {:.1}, p99 {}, max {}", self.mean, self.p99, self.max)
+    }
+
+    /// For a column of a table: mean, p99 and highest.
+    pub(crate) fn short(&self) -> String {
+        format!("{:.1}/{}/{}", self.mean, self.p99, self.max)
     }
 }
 

@@ -140,10 +140,36 @@ impl Repository {
         self.on_catalog(|local| local.pack_num(id)?.map_or(Ok(None), |num| local.trailer(num)))
     }
 
+    /// The table of a pack; `None` if the catalog does not know it.
+    pub(crate) fn table_of(&self, id: &PackId) -> Result<Option<Arc<PackTable>>> {
+        self.on_catalog(|local| local.pack_num(id)?.map_or(Ok(None), |num| self.table(local, num)))
+    }
+
+    /// Level and work of the copy that would be read, for each of these chunks; `None` for one that is in no known pack. Goes from pack to pack, and keeps
+    /// none of their tables: a large batch costs little more than reading the tables that it needs.
+    pub(crate) fn depths_of(&self, ids: &[ChunkId]) -> Result<Vec<Option<(u8, u32)>>> {
+        let prefixes: Vec<u64> = ids.iter().map(|id| id.prefix().0).collect();
+        self.on_catalog(|local| {
+            let found = local.find_many(&prefixes)?;
+            let mut places: Vec<(ChunkAt, usize)> = Vec::new();
+            found.iter().zip(0..).for_each(|(of_one, which)| places.extend(of_one.iter().map(|at| (*at, which))));
+            places.sort_unstable();
+            let mut depths: Vec<Option<(u8, u32)>> = vec![None; ids.len()];
+            for (ChunkAt { pack, index }, which) in places {
+                let Some(table) = self.table(local, pack)? else { continue };
+                let (entry, id, depth) = (table.trailer.chunks.get(index as usize), ids.get(which), depths.get_mut(which));
+                let (Some(entry), Some(id), Some(depth)) = (entry, id, depth) else { continue };
+                let Some(frame) = table.trailer.frames.get(entry.frame as usize).filter(|_| entry.id == *id) else { continue };
+                let own = (frame.level, frame.work);
+                *depth = Some(depth.map_or(own, |other| own.min(other)));
+            }
+            Ok(depths)
+        })
+    }
+
     /// All copies in a pack, in the order of its table; none if the catalog does not know it.
     pub(crate) fn copies_in(&self, id: &PackId) -> Result<Vec<StoredCopy>> {
-        let table = self.on_catalog(|local| local.pack_num(id)?.map_or(Ok(None), |num| self.table(local, num)))?;
-        let Some(table) = table else { return Ok(Vec::new()) };
+        let Some(table) = self.table_of(id)? else { return Ok(Vec::new()) };
         let rows = table.trailer.chunks.iter().copied().zip(0u32..);
         Ok(rows.map(|(entry, index)| StoredCopy { index, table: Arc::clone(&table), entry }).collect())
     }

@@ -26,6 +26,7 @@ mod tree;
 mod window;
 mod writer;
 
+pub(crate) use cache::Cache;
 pub use features::{FeatureKeeper, KeptFeatures};
 pub(crate) use locate::FramePlace;
 pub use locate::{CopyPlace, StoredCopy};
@@ -36,8 +37,8 @@ pub use refresh::Refreshed;
 pub(crate) use repack::Repacker;
 pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
 pub use spool::{Held, Spool};
-pub(crate) use tree::walk as walk_tree;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
+pub(crate) use tree::{read_node, walk as walk_tree};
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 
 use std::path::{Path, PathBuf};

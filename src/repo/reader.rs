@@ -1,11 +1,12 @@
 //! Reading chunks back, verified. One reader serves restore, check, deltas and everything that looks inside.
 
+use std::collections::HashMap;
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Repository;
 use super::cache::Cache;
-use super::locate::{FramePlace, StoredCopy};
+use super::locate::{CopyPlace, FramePlace, StoredCopy};
 use super::places::Places;
 use super::segments::Segments;
 use crate::backend::ObjectKey;
@@ -19,6 +20,8 @@ use crate::id::ChunkId;
 const SEGMENTS_BUDGET: usize = 16 << 20;
 /// Bytes of decoded frames kept.
 const FRAMES_BUDGET: usize = 24 << 20;
+/// Bytes of opened segments, and of decoded frames, that a reader of trees keeps: nodes lie in small segments and frames.
+const TREES_BUDGET: usize = 4 << 20;
 /// How many ways to choose among chunks that share the 8 bytes of id by which bases are named are tried: one, unless somebody made them collide.
 const CHOICES_MAX: usize = 64;
 
@@ -56,11 +59,20 @@ impl Deref for ChunkBytes {
 impl Reader {
     /// A reader with caches of its own.
     pub fn new(repo: &Repository) -> Self {
+        Self::with_budgets(repo, SEGMENTS_BUDGET, FRAMES_BUDGET)
+    }
+
+    /// The same with small caches, for nodes and listings.
+    pub(crate) fn for_trees(repo: &Repository) -> Self {
+        Self::with_budgets(repo, TREES_BUDGET, TREES_BUDGET)
+    }
+
+    fn with_budgets(repo: &Repository, segments: usize, frames: usize) -> Self {
         Reader {
             repo: repo.clone(),
             places: Places::new(repo),
-            segments: Segments::new(SEGMENTS_BUDGET),
-            frames: Mutex::new(Cache::new(FRAMES_BUDGET)),
+            segments: Segments::new(segments),
+            frames: Mutex::new(Cache::new(frames)),
             decoders: Mutex::new(Vec::new()),
         }
     }
@@ -121,7 +133,7 @@ impl Reader {
         };
         match frame.map(|frame| ChunkBytes::of(copy, frame)).filter(|bytes| self.matches(copy, bytes)) {
             Some(bytes) => Ok(bytes),
-            None => self.walk(copy, &mut WORK_READ_MAX.clone()),
+            None => self.walk(copy, &mut Walk { work: WORK_READ_MAX, verified: HashMap::new() }),
         }
     }
 
@@ -140,15 +152,15 @@ impl Reader {
 
     /// The bytes of a copy that does not come out right: every base is verified, from whichever of its copies is whole. What is found to be
     /// whole is kept, so that bases that are shared are not walked once for each way that leads to them.
-    fn walk(&self, copy: &StoredCopy, work: &mut u32) -> Result<ChunkBytes> {
-        if let Some(bytes) = self.kept(copy).map(|frame| ChunkBytes::of(copy, frame)).filter(|bytes| self.matches(copy, bytes)) {
+    fn walk(&self, copy: &StoredCopy, walk: &mut Walk) -> Result<ChunkBytes> {
+        if let Some(bytes) = self.kept(copy).map(|frame| ChunkBytes::of(copy, frame)).filter(|bytes| walk.trusts(self, copy, bytes)) {
             return Ok(bytes);
         }
-        *work = work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
+        walk.work = walk.work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
         // For each slice what may be meant; more than one only if two chunks share the start of their ids.
         let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
         for slice in &copy.frame().slices {
-            parts.push(self.verified_parts(copy, slice, work)?);
+            parts.push(self.verified_parts(copy, slice, walk)?);
         }
         let choices = parts.iter().fold(1usize, |product, parts| product.saturating_mul(parts.len())).min(CHOICES_MAX);
         let mut failure = None;
@@ -160,7 +172,7 @@ impl Reader {
                 rest /= part.len().max(1);
             }
             match self.decode(copy, prefix).map(|plain| ChunkBytes::of(copy, Arc::new(plain))) {
-                Ok(bytes) if self.matches(copy, &bytes) => {
+                Ok(bytes) if walk.trusts(self, copy, &bytes) => {
                     self.keep(copy, &bytes.frame);
                     return Ok(bytes);
                 }
@@ -172,14 +184,14 @@ impl Reader {
     }
 
     /// The bytes that a slice may mean, each of another chunk; from whole copies only.
-    fn verified_parts(&self, of: &StoredCopy, slice: &Slice, work: &mut u32) -> Result<Vec<Vec<u8>>> {
+    fn verified_parts(&self, of: &StoredCopy, slice: &Slice, walk: &mut Walk) -> Result<Vec<Vec<u8>>> {
         let mut found: Vec<(ChunkId, Vec<u8>)> = Vec::new();
         let mut failure = None;
         for base in self.bases(of, slice)? {
             if found.iter().any(|(id, _)| *id == base.entry.id) {
                 continue;
             }
-            match self.walk(&base, work) {
+            match self.walk(&base, walk) {
                 Ok(bytes) => found.push((base.entry.id, part_of(of, slice, &bytes)?.to_vec())),
                 Err(error) if error.is_damage() => failure = failure.or(Some(error)),
                 Err(error) => return Err(error),
@@ -246,6 +258,29 @@ impl Reader {
         });
         decoded.map_err(|m: Malformed| damaged(copy, &m.to_string()))?;
         Ok(plain)
+    }
+}
+
+/// What walking down one chain may still take, and what has been found to be whole on the way.
+struct Walk {
+    work: u32,
+    /// A long base that stands in many prefixes is not hashed for each slice of it. Other threads may keep other bytes for the same frame, so these
+    /// are told by where they lie.
+    verified: HashMap<CopyPlace, Weak<Vec<u8>>>,
+}
+
+impl Walk {
+    /// Whether these are the bytes that the id of the copy says.
+    fn trusts(&mut self, reader: &Reader, copy: &StoredCopy, bytes: &ChunkBytes) -> bool {
+        let frame = Arc::downgrade(&bytes.frame);
+        if self.verified.get(&copy.place()).is_some_and(|known| known.ptr_eq(&frame)) {
+            return true;
+        }
+        let whole = reader.matches(copy, bytes);
+        if whole {
+            self.verified.insert(copy.place(), frame);
+        }
+        whole
     }
 }
 

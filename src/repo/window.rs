@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::locate::{FramePlace, StoredCopy};
 use super::reader::{ChunkBytes, Reader};
 use crate::error::{Error, Result};
-use crate::format::{WORK_READ_MAX, WORK_WRITE_MAX};
+use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX, WORK_WRITE_MAX};
 use crate::id::{ChunkId, PackId};
 
 /// Bytes of prefixes that may wait at once.
 const WAITING_MAX: usize = 32 << 20;
+/// The same for one chunk, which cannot be read in halves: what a writer keeps to always fits. Past it the chunk is read depth first, base by base.
+const WAITING_ONE_MAX: usize = WORK_WRITE_MAX as usize * PREFIX_LEN_MAX;
 /// Encoded bytes of deltas that are fetched before the work begins.
 const FETCHED_MAX: usize = 8 << 20;
 /// Frames or segments for which another thread is worth starting.
@@ -98,22 +100,29 @@ impl Reader {
                 None => failed.push(*number),
             }
         }
-        if wanted.len() > 1 && plan.waiting_max() > WAITING_MAX {
+        let waiting_max = plan.waiting_max();
+        if wanted.len() > 1 && waiting_max > WAITING_MAX {
             drop(plan);
             let (first, second) = wanted.split_at(wanted.len() / 2);
             let mut failed = self.each_copy(first, threads, visit)?;
             failed.extend(self.each_copy(second, threads, visit)?);
             return Ok(failed);
         }
+        if waiting_max > WAITING_ONE_MAX {
+            return Ok(wanted.iter().map(|(number, _)| *number).collect());
+        }
         failed.extend(plan.run(threads, visit)?);
         Ok(failed)
     }
 
-    /// The frame of one copy, not verified; `None` if it does not decode. What it takes is kept for others that need it.
+    /// The frame of one copy, not verified; `None` if it does not decode, or not in bounded memory. What it takes is kept for others that need it.
     pub(super) fn decode_one(&self, copy: &StoredCopy) -> Result<Option<Arc<Vec<u8>>>> {
         let nodes_max = WORK_READ_MAX as usize;
         let mut plan = Plan { reader: self, nodes: Vec::new(), by_place: HashMap::new(), nodes_max, keeps: true };
         if plan.add(copy)?.is_none() {
+            return Ok(None);
+        }
+        if plan.waiting_max() > WAITING_ONE_MAX {
             return Ok(None);
         }
         plan.run(1, &|_, _| Ok(()))?;

@@ -4,6 +4,10 @@
 #[path = "../support/repo.rs"]
 mod support;
 
+#[path = "../support/chunks.rs"]
+mod chunks;
+
 mod cost;
 mod damage;
 mod history;
+mod stats;

@@ -26,6 +26,10 @@ fn shape(value: &Value, fields: &str) {
 const SNAPSHOT: &str = "id:s time:s duration_ms:n host:s user:s tool:s source:o parent:s? tags:a flags:a streams:i logical_bytes:i \
                         read_bytes:i new_chunks:i new_bytes:i stored_bytes:i";
 
+const COST: &str = "stored_bytes:i raw_bytes:i zstd_bytes:i delta_bytes:i patch_bytes:i metadata_bytes:i node_bytes:i table_bytes:i padding_bytes:i \
+                    record_bytes:i";
+const CHAINS: &str = "stream_chunks:i? depth:o? work:o?";
+
 #[test]
 fn every_document() {
     let place = Place::new();
@@ -52,7 +56,7 @@ fn every_document() {
     assert!(list["snapshots"][0]["time"].as_str().unwrap().ends_with('Z'));
 
     let show = place.json(["show", "latest"]);
-    shape(&show, "schema:i snapshot:o facts:o raw_bytes:i zstd_bytes:i delta_bytes:i node_bytes:i packs:a streams:a");
+    shape(&show, &format!("schema:i snapshot:o facts:o packs:a streams:a {COST} {CHAINS} ratio:n"));
     shape(&show["snapshot"], SNAPSHOT);
     shape(&show["facts"], "instant:s sqlite:s");
 
@@ -64,11 +68,14 @@ fn every_document() {
     assert_eq!((&ls["streams"][0]["name"], &ls["streams"][0]["bytes"]), (&"a.db".into(), &size.into()));
 
     let stats = place.json(["stats"]);
-    shape(
-        &stats,
-        "schema:i repository:s location:s encrypted:b snapshots:i logical_bytes:i stored_bytes:i ratio:n packs:i pack_bytes:i chunks:i \
-         new_bytes:i raw_bytes:i zstd_bytes:i delta_bytes:i node_bytes:i",
-    );
+    let sums = "schema:i repository:s location:s encrypted:b snapshots:i logical_bytes:i new_chunks:i new_bytes:i packs:i pack_bytes:i \
+                chunks:i other:o per_snapshot:a unreadable:a ratio:n";
+    shape(&stats, &format!("{sums} {COST} {CHAINS}"));
+    shape(&stats["other"], COST);
+    let row = "snapshot:s time:s source:s logical_bytes:i new_chunks:i new_bytes:i ratio:n";
+    stats["per_snapshot"].as_array().unwrap().iter().for_each(|one| shape(one, &format!("{row} {COST} {CHAINS}")));
+    shape(&stats["per_snapshot"][1]["depth"], "mean:n p99:i max:i");
+    shape(&stats["per_snapshot"][1]["work"], "mean:n p99:i max:i");
     assert_eq!((&stats["snapshots"], &stats["logical_bytes"]), (&2.into(), &(2 * size).into()));
 
     let restore = place.json(["restore", "latest", "--to", "out"]);

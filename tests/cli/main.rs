@@ -9,4 +9,5 @@ mod pipes;
 mod places;
 mod select;
 mod signals;
+mod stats;
 mod support;

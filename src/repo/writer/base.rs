@@ -14,8 +14,8 @@ use crate::id::ChunkId;
 /// stand on the one before, and a hop back now and then bounds the depth at 31, and 3 for each further factor of 4 (SVN skip-deltas; hop encoding of
 /// dbDedup, SIGMOD 2017; compared in `benches/chains.rs`).
 const CHUNK_SKIP: Skip = Skip { first: 32, factor: 4 };
-/// The same for tree nodes, which are smaller and read by every operation.
-const NODE_SKIP: Skip = Skip { first: 4, factor: 4 };
+/// The same for tree nodes, which every operation reads: a hop from one of 16 versions back costs all the ids that have changed since.
+const NODE_SKIP: Skip = Skip { first: 16, factor: 4 };
 
 /// A part of a chunk that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn skip_rule_bounds_the_depth() {
-        for (skip, versions, depth_max) in [(CHUNK_SKIP, 10_000, 46), (NODE_SKIP, 10_000, 22)] {
+        for (skip, versions, depth_max) in [(CHUNK_SKIP, 10_000, 46), (NODE_SKIP, 10_000, 30)] {
             let mut depth = vec![0u32];
             for version in 1..=versions {
                 let base = version - skip.distance(version);

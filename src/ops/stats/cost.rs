@@ -1,0 +1,103 @@
+//! Where stored bytes go.
+
+use crate::format::HEADER_LEN;
+use crate::format::pack::{Encoding, FOOTER_LEN, Trailer};
+use crate::format::snapshot::PackRef;
+
+macro_rules! encodings {
+    ($($variant:ident => $name:literal,)+) => {
+        /// The names of the encodings, in the order in which costs give them.
+        pub const ENCODINGS: &[&str] = &[$($name),+];
+
+        fn name_of(encoding: Encoding) -> &'static str {
+            match encoding {
+                $(Encoding::$variant => $name,)+
+            }
+        }
+    };
+}
+
+// A further encoding of the format is one line here; without it this does not compile.
+encodings! {
+    Raw => "raw",
+    Zstd => "zstd",
+    Delta => "delta",
+    Patch => "patch",
+}
+
+/// Stored bytes by what they are for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// All of them.
+    pub stored_bytes: u64,
+    /// Chunks after encoding, tree nodes not counted, in the order of [`ENCODINGS`].
+    encoded: [u64; ENCODINGS.len()],
+    /// Tree nodes after encoding.
+    pub node_bytes: u64,
+    /// Tables of packs, as they are stored.
+    pub table_bytes: u64,
+    /// Padding of packs.
+    pub padding_bytes: u64,
+    /// Whole objects that are no packs: snapshot records, keys, the configuration, marks.
+    pub record_bytes: u64,
+}
+
+impl Cost {
+    /// Encoded bytes of chunks, tree nodes not counted, by the name of the encoding.
+    pub fn by_encoding(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        ENCODINGS.iter().copied().zip(self.encoded)
+    }
+
+    /// Everything that is not encoded bytes of chunks: nodes, tables, padding, records, and the headers, footers and seals of packs.
+    pub fn metadata_bytes(&self) -> u64 {
+        self.stored_bytes.saturating_sub(self.encoded.iter().sum())
+    }
+
+    /// How many times `logical_bytes` are of what is stored; `None` if nothing is.
+    pub fn ratio(&self, logical_bytes: u64) -> Option<f64> {
+        (self.stored_bytes > 0).then(|| logical_bytes as f64 / self.stored_bytes as f64)
+    }
+
+    /// Adds another cost.
+    pub(super) fn add(&mut self, other: &Cost) {
+        self.stored_bytes += other.stored_bytes;
+        self.encoded.iter_mut().zip(other.encoded).for_each(|(sum, bytes)| *sum += bytes);
+        self.node_bytes += other.node_bytes;
+        self.table_bytes += other.table_bytes;
+        self.padding_bytes += other.padding_bytes;
+        self.record_bytes += other.record_bytes;
+    }
+
+    /// Adds an object that is no pack.
+    pub(super) fn add_small(&mut self, bytes: u64) {
+        self.stored_bytes += bytes;
+        self.record_bytes += bytes;
+    }
+
+    /// Adds a pack of which nothing but its size is known.
+    pub(super) fn add_unknown(&mut self, bytes: u64) {
+        self.stored_bytes += bytes;
+    }
+
+    /// Adds a pack.
+    pub(super) fn add_table(&mut self, pack: &PackRef, trailer: &Trailer) {
+        let segments: u64 = trailer.segments.iter().map(|len| u64::from(*len)).sum();
+        self.stored_bytes += pack.size;
+        self.table_bytes += pack.size.saturating_sub(pack.trailer_offset).saturating_sub(FOOTER_LEN as u64);
+        self.padding_bytes += pack.trailer_offset.saturating_sub(HEADER_LEN as u64).saturating_sub(segments);
+        let mut last = None;
+        for chunk in &trailer.chunks {
+            // The first chunk of a frame stands for it: a node shares its frame with nothing.
+            if last.replace(chunk.frame) == Some(chunk.frame) {
+                continue;
+            }
+            let Some(frame) = trailer.frames.get(chunk.frame as usize) else { continue };
+            let name = name_of(frame.encoding);
+            let bytes = match chunk.node {
+                true => Some(&mut self.node_bytes),
+                false => self.encoded.iter_mut().zip(ENCODINGS).find(|(_, of)| **of == name).map(|(bytes, _)| bytes),
+            };
+            bytes.into_iter().for_each(|bytes| *bytes += u64::from(frame.encoded_len));
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Going through the trees of many snapshots: what two of them share is gone through once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::chains::Profile;
+use super::depths::Depths;
+use crate::error::{Error, Result};
+use crate::format::record;
+use crate::format::snapshot::{StreamEntry, StreamRoot};
+use crate::id::ChunkId;
+use crate::progress::Monitor;
+use crate::repo::{Cache, Reader, Spans, read_node};
+
+/// Rough bytes of what is known of nodes.
+const NODES_BUDGET: usize = 16 << 20;
+/// Rough bytes that a node takes there beside its counts.
+const NODE_BYTES: usize = 160;
+/// Nodes whose places are looked up at once.
+const NODES_AT_ONCE: usize = 256;
+/// Children after which those of further nodes wait: what one level of a walk holds.
+const CHILDREN_AT_ONCE: usize = 32 << 10;
+/// Streams that are gone through together.
+const STREAMS_AT_ONCE: usize = 4 << 10;
+/// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
+const PLACES_KEPT: usize = 1024;
+
+/// Goes through snapshots.
+pub(super) struct Walker<'a> {
+    reader: &'a Reader,
+    monitor: &'a dyn Monitor,
+    depths: Depths,
+    /// What is below a node.
+    nodes: Cache<ChunkId, Arc<Profile>>,
+    /// The snapshot before: without a change the next one has its listing.
+    last: Option<(StreamRoot, Arc<Profile>)>,
+    read_since_forgotten: usize,
+}
+
+impl<'a> Walker<'a> {
+    /// With a reader for trees, and with what is known of chunks.
+    pub(super) fn new(reader: &'a Reader, depths: Depths, monitor: &'a dyn Monitor) -> Self {
+        Walker { reader, monitor, depths, nodes: Cache::new(NODES_BUDGET), last: None, read_since_forgotten: 0 }
+    }
+
+    /// How deep the chunks of all streams of a snapshot lie, given the root of its listing.
+    ///
+    /// # Errors
+    /// Damage, if a part of a tree cannot be read or a chunk is in no pack.
+    pub(super) fn snapshot(&mut self, listing: &StreamRoot) -> Result<Arc<Profile>> {
+        if let Some((root, profile)) = &self.last
+            && root == listing
+        {
+            return Ok(Arc::clone(profile));
+        }
+        let mut sum = Profile::default();
+        each_batch(self.reader, listing, &mut |roots| {
+            sum.add(&self.streams(roots)?);
+            Ok(())
+        })?;
+        let sum = Arc::new(sum);
+        self.last = Some((*listing, Arc::clone(&sum)));
+        Ok(sum)
+    }
+
+    fn streams(&mut self, roots: &[StreamRoot]) -> Result<Profile> {
+        let mut by_level: BTreeMap<u8, Vec<ChunkId>> = BTreeMap::new();
+        roots.iter().for_each(|root| by_level.entry(root.levels).or_default().extend(root.top));
+        let mut sum = Profile::default();
+        for (level, tops) in by_level {
+            match level {
+                0 => sum.add(&Profile::of(&self.depths.of_all(self.reader.repository(), &tops)?)),
+                _ => sum.add(&Profile::sum(self.below_all(&tops, level)?.iter().map(|profile| &**profile))),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// What is below each of these nodes, in their order; many nodes of a level go together, so that what they need is looked up in few batches.
+    fn below_all(&mut self, ids: &[ChunkId], level: u8) -> Result<Vec<Arc<Profile>>> {
+        let mut found: HashMap<ChunkId, Arc<Profile>> = HashMap::new();
+        // In the order of the stream: neighbours lie in the same packs.
+        let mut unknown = Vec::new();
+        let mut seen = HashSet::new();
+        for id in ids.iter().filter(|id| seen.insert(**id)) {
+            match self.nodes.get(id) {
+                Some(profile) => drop(found.insert(*id, profile)),
+                None => unknown.push(*id),
+            }
+        }
+        drop(seen);
+        for slice in unknown.chunks(NODES_AT_ONCE) {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            self.reader.prefetch(slice.iter().copied())?;
+            let mut rest = slice;
+            while !rest.is_empty() {
+                for (id, profile) in self.read_some(&mut rest, level)? {
+                    let profile = Arc::new(profile);
+                    self.nodes.put(id, Arc::clone(&profile), NODE_BYTES + profile.weight());
+                    found.insert(id, profile);
+                }
+            }
+        }
+        Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
+    }
+
+    /// What is below the first of these nodes, as many as fit; they are taken off.
+    fn read_some(&mut self, rest: &mut &[ChunkId], level: u8) -> Result<Vec<(ChunkId, Profile)>> {
+        let mut nodes = Vec::new();
+        let mut children = Vec::new();
+        while let Some((id, others)) = rest.split_first()
+            && children.len() < CHILDREN_AT_ONCE
+        {
+            let node = read_node(self.reader, id, level)?;
+            nodes.push((*id, node.children.len()));
+            children.extend(node.children.iter().map(|child| child.id));
+            *rest = others;
+        }
+        self.forget_places(nodes.len());
+        let mut profiles = Vec::with_capacity(nodes.len());
+        if level == 1 {
+            let depths = self.depths.of_all(self.reader.repository(), &children)?;
+            let mut left = depths.as_slice();
+            for (id, count) in nodes {
+                let (own, others) = left.split_at_checked(count).unwrap_or((left, &[]));
+                profiles.push((id, Profile::of(own)));
+                left = others;
+            }
+        } else {
+            let mut below = self.below_all(&children, level - 1)?.into_iter();
+            for (id, count) in nodes {
+                let own: Vec<Arc<Profile>> = below.by_ref().take(count).collect();
+                profiles.push((id, Profile::sum(own.iter().map(|profile| &**profile))));
+            }
+        }
+        Ok(profiles)
+    }
+
+    fn forget_places(&mut self, read: usize) {
+        self.read_since_forgotten += read;
+        if self.read_since_forgotten >= PLACES_KEPT {
+            self.reader.places().forget();
+            self.read_since_forgotten = 0;
+        }
+    }
+}
+
+/// Gives the roots of the streams of a listing, some at a time: a listing can be longer than memory.
+fn each_batch(reader: &Reader, listing: &StreamRoot, visit: &mut dyn FnMut(&[StreamRoot]) -> Result<()>) -> Result<()> {
+    let mut bytes = Vec::new();
+    let mut roots = Vec::new();
+    for span in Spans::new(reader, listing)? {
+        bytes.extend_from_slice(&reader.chunk(&span?.id)?);
+        let mut rest = bytes.as_slice();
+        // What does not decode may go on in the next chunk.
+        while let Ok((StreamEntry { root, .. }, after)) = record::decode_first(rest) {
+            roots.push(root);
+            rest = after;
+        }
+        let done = bytes.len() - rest.len();
+        bytes.drain(..done);
+        if roots.len() >= STREAMS_AT_ONCE {
+            visit(&roots)?;
+            roots.clear();
+        }
+    }
+    match bytes.is_empty() {
+        true => visit(&roots),
+        false => Err(Error::corrupt("a snapshot's listing", "it does not consist of entries")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::super::chains::Depth;
+    use super::*;
+    use crate::backend::{LocalBackend, disk::RealDisk};
+    use crate::format::NODE_FANOUT;
+    use crate::format::key::KdfCost;
+    use crate::format::snapshot::{EntryKind, SnapshotRecord, SourceKind, SourceRef};
+    use crate::id::SourceId;
+    use crate::progress::Silent;
+    use crate::repo::{
+        ChunkWriter, InitOptions, NewChunk, OpenOptions, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession,
+    };
+
+    fn stream(session: &WriteSession, writer: &mut ChunkWriter<'_>, chunks: &[Vec<u8>]) -> StreamRoot {
+        let mut no_parent = TreeCursor::new(session.reader(), None);
+        let mut tree = TreeWriter::new();
+        for plain in chunks {
+            let id = session.repository().keys().chunk_id(plain);
+            writer.put(&[NewChunk { id, plain, references: vec![Reference::default()] }]).unwrap();
+            tree.push(id, plain.len() as u32, writer, &mut no_parent).unwrap();
+        }
+        tree.finish(writer, &mut no_parent).unwrap()
+    }
+
+    /// Listings of a stream of many chunks, and of the same stream with one more changed each time; their packs are in the catalog.
+    fn listings(repo: &Repository, changes: &[usize]) -> Vec<StreamRoot> {
+        let mut chunks: Vec<Vec<u8>> = (0..3 * NODE_FANOUT as u32).map(|n| n.to_le_bytes().to_vec()).collect();
+        let session = WriteSession::begin(repo, &SessionOptions::default()).unwrap();
+        let mut writer = session.writer().unwrap();
+        let mut listings = Vec::new();
+        for change in changes {
+            chunks.get_mut(*change).unwrap().push(1);
+            let root = stream(&session, &mut writer, &chunks);
+            let entry = StreamEntry { name: b"x".to_vec(), kind: EntryKind::File, root, meta: None };
+            listings.push(stream(&session, &mut writer, &[record::encode(&entry).unwrap()]));
+        }
+        writer.flush().unwrap();
+        drop(writer);
+        // Its packs are all that matters of the snapshot.
+        let source = SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: String::new() };
+        let (time_ns, duration_us, parent, listing) = (0, 0, None, *listings.last().unwrap());
+        let (host, user, tool, tags, flags, facts) = Default::default();
+        let (entries, logical_bytes, packs, stats) = Default::default();
+        let draft = SnapshotRecord {
+            time_ns,
+            duration_us,
+            host,
+            user,
+            tool,
+            source,
+            parent,
+            tags,
+            flags,
+            listing,
+            entries,
+            logical_bytes,
+            packs,
+            stats,
+            facts,
+        };
+        session.commit(draft).unwrap();
+        listings
+    }
+
+    #[test]
+    fn what_snapshots_share_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = LocalBackend::create(&dir.path().join("repo"), Arc::new(RealDisk)).unwrap();
+        Repository::init(&backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 } }).unwrap();
+        let passphrase = || Err(Error::Poisoned);
+        let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1 };
+        let repo = Repository::open(Arc::new(backend), &options).unwrap();
+        let listings = listings(&repo, &[0, 5, NODE_FANOUT]);
+        let reader = Reader::for_trees(&repo);
+        let mut walker = Walker::new(&reader, Depths::default(), &Silent);
+        let all = Profile::of(&vec![Depth { level: 0, work: 1 }; 3 * NODE_FANOUT]);
+        let mut read = Vec::new();
+        for listing in [&listings[..], &listings[2..], &listings[..1]].concat() {
+            let before = walker.read_since_forgotten;
+            assert_eq!(*walker.snapshot(&listing).unwrap(), all);
+            read.push(walker.read_since_forgotten - before);
+        }
+        assert_eq!(read, [4, 2, 2, 0, 0], "all nodes; the top and the one that changed; none");
+    }
+}
