@@ -43,7 +43,7 @@ pub fn stats(repo: &Repository) -> Result<Stats> {
         sums.delta_bytes += snapshot.stats.delta_bytes;
         sums.node_bytes += snapshot.stats.node_bytes;
     }
-    for kind in [ObjectKind::Config, ObjectKind::Key, ObjectKind::Pack, ObjectKind::Pending, ObjectKind::Snapshot, ObjectKind::Tombstone] {
+    for kind in ObjectKind::ALL {
         for info in repo.backend().list(kind)? {
             let info = info?;
             sums.stored_bytes += info.size;

@@ -5,13 +5,16 @@
 //! | | backup | restore, look, check | (prune, later) |
 //! |---|---|---|---|
 //! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
+//! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
 
 pub mod catalog;
 
 mod cache;
 mod features;
+mod forgotten;
 mod locate;
+mod marks;
 mod open;
 mod packer;
 mod places;
@@ -26,8 +29,10 @@ mod window;
 mod writer;
 
 pub use features::{FeatureKeeper, KeptFeatures};
+pub use forgotten::ForgottenList;
 pub(crate) use locate::FramePlace;
 pub use locate::{CopyPlace, StoredCopy};
+pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
@@ -41,6 +46,9 @@ pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::backend::{Backend, ObjectKey};
 use crate::crypto::Keys;
@@ -136,11 +144,7 @@ impl Repository {
 
     /// Seals a snapshot record; the id is the hash of what is stored.
     pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
-        let malformed = |m: crate::format::Malformed| m.of("the new snapshot record");
-        let header = ObjectHeader { kind: Kind::Snapshot, cipher: self.keys().cipher(), salt: random_salt()? };
-        let mut body = record::encode(snapshot).map_err(malformed)?;
-        self.keys().sealer(&header).and_then(|sealer| sealer.seal(0, &mut body)).map_err(malformed)?;
-        let stored = [&header.encode()[..], &body].concat();
+        let stored = self.seal_record(Kind::Snapshot, snapshot)?;
         Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
     }
 
@@ -150,8 +154,22 @@ impl Repository {
         if blake3::hash(stored).as_bytes() != id.as_bytes() {
             return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
         }
+        self.open_record(Kind::Snapshot, &object, stored)
+    }
+
+    /// The stored form of a record: a header with a fresh salt, then the record, sealed.
+    fn seal_record<T: Serialize>(&self, kind: Kind, plain: &T) -> Result<Vec<u8>> {
+        let malformed = |m: crate::format::Malformed| m.of(format!("a new record of kind {kind:?}"));
+        let header = ObjectHeader { kind, cipher: self.keys().cipher(), salt: random_salt()? };
+        let mut body = record::encode(plain).map_err(malformed)?;
+        self.keys().sealer(&header).and_then(|sealer| sealer.seal(0, &mut body)).map_err(malformed)?;
+        Ok([&header.encode()[..], &body].concat())
+    }
+
+    /// The record in what [`Repository::seal_record`] gave.
+    fn open_record<T: Serialize + DeserializeOwned>(&self, kind: Kind, object: &ObjectKey, stored: &[u8]) -> Result<T> {
         let open = || {
-            let header = ObjectHeader::decode(stored, Kind::Snapshot)?;
+            let header = ObjectHeader::decode(stored, kind)?;
             let mut body = stored.get(crate::format::HEADER_LEN..).unwrap_or_default().to_vec();
             self.keys().sealer(&header)?.open(0, &mut body)?;
             record::decode(&body)
