@@ -9,9 +9,9 @@ mod common;
 use std::sync::Arc;
 
 use common::rng::Rng;
+use icecore::backend::ObjectKey;
 use icecore::backend::disk::RealDisk;
 use icecore::backend::local::LocalBackend;
-use icecore::backend::ObjectKey;
 use icecore::format::key::KdfCost;
 use icecore::format::record;
 use icecore::format::snapshot::{EntryKind, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};

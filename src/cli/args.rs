@@ -74,6 +74,9 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     Dump(DumpArgs),
     Check(CheckArgs),
+    Forget(super::forget::ForgetArgs),
+    Protect(super::mark::ProtectArgs),
+    Mark(super::mark::MarkArgs),
 }
 
 /// Make a repository

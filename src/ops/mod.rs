@@ -2,7 +2,10 @@
 
 pub mod backup;
 pub mod check;
+pub mod forget;
+pub mod mark;
 pub mod place;
 pub mod restore;
+pub mod retention;
 pub mod select;
 pub mod stats;

@@ -54,8 +54,10 @@ impl Repository {
         let corrupt = |detail: &str| Error::corrupt(object.to_string(), detail);
         let read = self.backend().read_if_there(&object, MARK_LEN_MAX as u64).map_err(|error| missing_is_damage(error, &object))?;
         let Some(bytes) = read else { return Ok(None) };
-        let (stored, checksum) =
-            bytes.split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>().map(|(stored, sum)| (stored, *sum)).ok_or_else(|| corrupt("it is too short"))?;
+        let (stored, checksum) = bytes
+            .split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>()
+            .map(|(stored, sum)| (stored, *sum))
+            .ok_or_else(|| corrupt("it is too short"))?;
         if *blake3::hash(stored).as_bytes() != checksum {
             return Err(corrupt("it does not have its checksum"));
         }

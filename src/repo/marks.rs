@@ -56,8 +56,8 @@ impl SnapshotMarks {
         // The record's own flags come before any mark, whatever its clock said.
         self.accepted = if accept.is_some() { std::mem::take(&mut flags) } else { Vec::new() };
         add_flags(&mut flags, after);
-        let damaged = self.health().filter(|mark| mark.kind == MarkKind::Damaged);
-        if let Some(found) = damaged.filter(|found| after.iter().any(|(_, mark)| mark == *found)) {
+        let looked = after.iter().rev().map(|(_, mark)| mark).find(|mark| matches!(mark.kind, MarkKind::Verified | MarkKind::Damaged));
+        if let Some(found) = looked.filter(|mark| mark.kind == MarkKind::Damaged) {
             let code = if found.code.is_empty() { STORED_DAMAGE } else { &found.code };
             put_flag(&mut flags, code, &found.detail);
         }
