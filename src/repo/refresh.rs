@@ -68,10 +68,10 @@ impl Repository {
         self.take_in(local, &fresh, must_list_packs, &mut refreshed.damage)?;
         // Last: killed before this, the next refresh sees again that packs have to be listed.
         local.remove_snapshots(&gone)?;
+        sort_by_history(&mut refreshed.snapshots);
         let (marks, unreadable) = self.apply_marks(&mut refreshed.snapshots)?;
         refreshed.marks = marks;
         refreshed.damage.extend(unreadable);
-        sort_by_history(&mut refreshed.snapshots);
         Ok(refreshed)
     }
 

@@ -6,4 +6,7 @@ mod support;
 
 mod cost;
 mod damage;
+mod forget;
 mod history;
+mod marks;
+mod retention;
