@@ -89,6 +89,10 @@ define_id!(
     SnapshotId
 );
 define_id!(
+    /// A mark on a snapshot: BLAKE3 of its stored record.
+    MarkId
+);
+define_id!(
     /// A key record: random.
     KeyId
 );

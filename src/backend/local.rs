@@ -6,6 +6,8 @@
 //! | key record, its second copy | `keys/<id>`, `keys/<id>.copy` |
 //! | pack | `packs/<first two hex digits>/<id>` |
 //! | pending record, snapshot record | `pending/<id>`, `snapshots/<id>` |
+//! | mark on a snapshot | `marks/<snapshot>/<id>` |
+//! | what stays of a forgotten snapshot | `forgotten/<id>` |
 //! | tombstone | `tombstones/<id>` |
 //!
 //! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
@@ -22,10 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::backend::disk::Disk;
 use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, WriteMode};
 use crate::error::{Error, Result};
-use crate::id::{PackId, from_hex, to_hex};
+use crate::id::{PackId, SnapshotId, from_hex, to_hex};
 
 /// The directories of a repository, each for one kind of object.
-const DIRECTORIES: [&str; 5] = ["keys", "packs", "pending", "snapshots", "tombstones"];
+const DIRECTORIES: [&str; 7] = ["forgotten", "keys", "marks", "packs", "pending", "snapshots", "tombstones"];
 
 /// What the name of a second copy ends with.
 const SECOND: &str = ".copy";
@@ -108,7 +110,8 @@ impl LocalBackend {
         match key {
             ObjectKey::Config(_) => self.root.clone(),
             ObjectKey::Pack(id) => self.root.join("packs").join(shard_name(id)),
-            ObjectKey::Key(..) | ObjectKey::Pending(_) | ObjectKey::Snapshot(_) | ObjectKey::Tombstone(_) => {
+            ObjectKey::Mark { snapshot, .. } => self.root.join("marks").join(snapshot.to_string()),
+            ObjectKey::Key(..) | ObjectKey::Pending(_) | ObjectKey::Snapshot(_) | ObjectKey::Forgotten(_) | ObjectKey::Tombstone(_) => {
                 self.root.join(directory_name(key.kind()))
             }
         }
@@ -126,14 +129,19 @@ impl LocalBackend {
         if durable.is_some_and(|flag| flag.load(Ordering::Acquire)) && shard.is_dir() {
             return Ok(());
         }
-        // Making parents too would, on a mount point whose disk has gone, start a repository where nobody looks for it.
-        fs::metadata(&packs)?;
-        self.disk.create_dir_all(&shard)?;
-        self.disk.sync_dir(&packs)?;
+        self.prepare_below(&packs, &shard)?;
         if let Some(flag) = durable {
             flag.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Makes a directory in a directory of the repository, durably, whoever made it.
+    fn prepare_below(&self, parent: &Path, directory: &Path) -> io::Result<()> {
+        // Making parents too would, on a mount point whose disk has gone, start a repository where nobody looks for it.
+        fs::metadata(parent)?;
+        self.disk.create_dir_all(directory)?;
+        self.disk.sync_dir(parent)
     }
 
     /// Gives the finished temporary file its name.
@@ -168,10 +176,12 @@ impl LocalBackend {
         if mode == WriteMode::CreateNew && exists(&path)? {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        if let ObjectKey::Pack(id) = key {
-            self.prepare_shard(id)?;
-        }
         let directory = self.directory_of(key);
+        match key {
+            ObjectKey::Pack(id) => self.prepare_shard(id)?,
+            ObjectKey::Mark { .. } => self.prepare_below(&self.root.join("marks"), &directory)?,
+            _ => {}
+        }
         let temporary = directory.join(temporary_name()?);
         let placed = self.disk.create(&temporary, parts, FILE_MODE).and_then(|()| self.put_in_place(&temporary, &path, mode));
         if placed.is_err() {
@@ -181,14 +191,15 @@ impl LocalBackend {
         placed.and_then(|()| self.disk.sync_dir(&directory))
     }
 
-    fn list_packs(&self) -> io::Result<impl Iterator<Item = Result<ObjectInfo>>> {
-        let packs = self.root.join("packs");
-        let shards = self.entries(&packs)?.into_iter().flatten().filter_map(move |entry| match entry {
-            Ok(entry) => is_shard_name(entry.file_name().to_str()?).then(|| Ok(entry.path())),
-            Err(cause) => Some(Err(failed("list", &packs)(cause))),
+    /// The objects of a kind that lies in directories of its own below that of the kind.
+    fn list_below(&self, kind: ObjectKind) -> io::Result<impl Iterator<Item = Result<ObjectInfo>>> {
+        let top = self.root.join(directory_name(kind));
+        let directories = self.entries(&top)?.into_iter().flatten().filter_map(move |entry| match entry {
+            Ok(entry) => is_directory_name(kind, entry.file_name().to_str()?).then(|| Ok(entry.path())),
+            Err(cause) => Some(Err(failed("list", &top)(cause))),
         });
-        Ok(shards.flat_map(|shard| {
-            let opened = shard.and_then(|path| match fs::read_dir(&path) {
+        Ok(directories.flat_map(move |directory| {
+            let opened = directory.and_then(|path| match fs::read_dir(&path) {
                 // A file, or a directory that has just been removed.
                 Err(cause) if is_absent(&cause) => Ok(None),
                 opened => opened.map(|entries| Some((path.clone(), entries))).map_err(failed("list", &path)),
@@ -197,7 +208,7 @@ impl LocalBackend {
                 Ok(objects) => (objects, None),
                 Err(error) => (None, Some(Err(error))),
             };
-            objects.into_iter().flat_map(|(path, entries)| objects_of(path, entries, ObjectKind::Pack)).chain(error)
+            objects.into_iter().flat_map(move |(path, entries)| objects_of(path, entries, kind)).chain(error)
         }))
     }
 
@@ -231,8 +242,8 @@ impl Backend for LocalBackend {
                     Some(found.map(|size| ObjectInfo { key, size }))
                 })))
             }
-            ObjectKind::Pack => Ok(Box::new(self.list_packs().map_err(failed("list", &directory))?)),
-            ObjectKind::Key | ObjectKind::Pending | ObjectKind::Snapshot | ObjectKind::Tombstone => {
+            ObjectKind::Pack | ObjectKind::Mark => Ok(Box::new(self.list_below(kind).map_err(failed("list", &directory))?)),
+            ObjectKind::Key | ObjectKind::Pending | ObjectKind::Snapshot | ObjectKind::Forgotten | ObjectKind::Tombstone => {
                 let entries = self.entries(&directory).map_err(failed("list", &directory))?;
                 Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind))))
             }
@@ -274,9 +285,8 @@ impl Backend for LocalBackend {
 
     fn settle(&self, keys: &[ObjectKey]) -> Result<()> {
         let mut directories: Vec<PathBuf> = keys.iter().map(|key| self.directory_of(key)).collect();
-        if keys.iter().any(|key| matches!(key, ObjectKey::Pack(_))) {
-            directories.push(self.root.join("packs"));
-        }
+        let nested = keys.iter().map(ObjectKey::kind).filter(|kind| matches!(kind, ObjectKind::Pack | ObjectKind::Mark));
+        directories.extend(nested.map(|kind| self.root.join(directory_name(kind))));
         directories.sort_unstable();
         directories.dedup();
         for directory in &directories {
@@ -351,6 +361,8 @@ fn directory_name(kind: ObjectKind) -> &'static str {
         ObjectKind::Pack => "packs",
         ObjectKind::Pending => "pending",
         ObjectKind::Snapshot => "snapshots",
+        ObjectKind::Mark => "marks",
+        ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstones",
     }
 }
@@ -360,8 +372,12 @@ fn shard_name(id: &PackId) -> String {
     to_hex(id.0.first_chunk::<1>().map_or(&[], |byte| byte.as_slice()))
 }
 
-fn is_shard_name(name: &str) -> bool {
-    from_hex(name).is_some_and(|bytes| bytes.len() == 1)
+/// Whether a directory below that of this kind is one in which its objects lie.
+fn is_directory_name(kind: ObjectKind, name: &str) -> bool {
+    match kind {
+        ObjectKind::Mark => name.parse::<SnapshotId>().is_ok(),
+        _ => from_hex(name).is_some_and(|bytes| bytes.len() == 1),
+    }
 }
 
 fn file_name(key: &ObjectKey) -> String {
@@ -370,12 +386,13 @@ fn file_name(key: &ObjectKey) -> String {
         ObjectKey::Config(replica) => format!("config{}", second(replica)),
         ObjectKey::Key(id, replica) => format!("{id}{}", second(replica)),
         ObjectKey::Pack(id) | ObjectKey::Tombstone(id) => id.to_string(),
-        ObjectKey::Pending(id) | ObjectKey::Snapshot(id) => id.to_string(),
+        ObjectKey::Pending(id) | ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) => id.to_string(),
+        ObjectKey::Mark { id, .. } => id.to_string(),
     }
 }
 
-/// The object that a file of this name in the directory of this kind is; `None` for a foreign one.
-fn parse_name(kind: ObjectKind, name: &str) -> Option<ObjectKey> {
+/// The object that a file of this name in this directory of this kind is; `None` for a foreign one.
+fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Option<ObjectKey> {
     match kind {
         ObjectKind::Config => None,
         ObjectKind::Key => match name.strip_suffix(SECOND) {
@@ -385,6 +402,11 @@ fn parse_name(kind: ObjectKind, name: &str) -> Option<ObjectKey> {
         ObjectKind::Pack => Some(ObjectKey::Pack(name.parse().ok()?)),
         ObjectKind::Pending => Some(ObjectKey::Pending(name.parse().ok()?)),
         ObjectKind::Snapshot => Some(ObjectKey::Snapshot(name.parse().ok()?)),
+        ObjectKind::Mark => {
+            let snapshot = directory.file_name()?.to_str()?.parse().ok()?;
+            Some(ObjectKey::Mark { snapshot, id: name.parse().ok()? })
+        }
+        ObjectKind::Forgotten => Some(ObjectKey::Forgotten(name.parse().ok()?)),
         ObjectKind::Tombstone => Some(ObjectKey::Tombstone(name.parse().ok()?)),
     }
 }
@@ -406,7 +428,7 @@ fn objects_of(directory: PathBuf, entries: fs::ReadDir, kind: ObjectKind) -> imp
 
 /// The object that a directory entry is; `None` for a foreign one and for one that has just been removed.
 fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind) -> io::Result<Option<ObjectInfo>> {
-    let Some(key) = entry.file_name().to_str().and_then(|name| parse_name(kind, name)) else { return Ok(None) };
+    let Some(key) = entry.file_name().to_str().and_then(|name| parse_name(kind, directory, name)) else { return Ok(None) };
     if let ObjectKey::Pack(id) = key
         && directory.file_name() != Some(shard_name(&id).as_ref())
     {

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::id::{KeyId, PackId, SnapshotId};
+use crate::id::{KeyId, MarkId, PackId, SnapshotId};
 
 pub use local::LocalBackend;
 
@@ -33,6 +33,15 @@ pub enum ObjectKey {
     Pending(SnapshotId),
     /// A committed snapshot record.
     Snapshot(SnapshotId),
+    /// A small fact about a snapshot, stated after its commit.
+    Mark {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The mark's own name.
+        id: MarkId,
+    },
+    /// What stays of a snapshot that was forgotten.
+    Forgotten(SnapshotId),
     /// Prune's mark on a pack that it means to delete.
     Tombstone(PackId),
 }
@@ -50,8 +59,26 @@ pub enum ObjectKind {
     Pending,
     /// [`ObjectKey::Snapshot`]
     Snapshot,
+    /// [`ObjectKey::Mark`], of all snapshots
+    Mark,
+    /// [`ObjectKey::Forgotten`]
+    Forgotten,
     /// [`ObjectKey::Tombstone`]
     Tombstone,
+}
+
+impl ObjectKind {
+    /// All kinds.
+    pub const ALL: [ObjectKind; 8] = [
+        ObjectKind::Config,
+        ObjectKind::Key,
+        ObjectKind::Pack,
+        ObjectKind::Pending,
+        ObjectKind::Snapshot,
+        ObjectKind::Mark,
+        ObjectKind::Forgotten,
+        ObjectKind::Tombstone,
+    ];
 }
 
 impl ObjectKey {
@@ -63,6 +90,8 @@ impl ObjectKey {
             ObjectKey::Pack(_) => ObjectKind::Pack,
             ObjectKey::Pending(_) => ObjectKind::Pending,
             ObjectKey::Snapshot(_) => ObjectKind::Snapshot,
+            ObjectKey::Mark { .. } => ObjectKind::Mark,
+            ObjectKey::Forgotten(_) => ObjectKind::Forgotten,
             ObjectKey::Tombstone(_) => ObjectKind::Tombstone,
         }
     }
@@ -78,6 +107,8 @@ impl std::fmt::Display for ObjectKey {
             ObjectKey::Pack(id) => write!(f, "pack {id}"),
             ObjectKey::Pending(id) => write!(f, "pending snapshot {id}"),
             ObjectKey::Snapshot(id) => write!(f, "snapshot {id}"),
+            ObjectKey::Mark { snapshot, id } => write!(f, "mark {} of snapshot {snapshot}", id.short()),
+            ObjectKey::Forgotten(id) => write!(f, "record of forgotten snapshot {id}"),
             ObjectKey::Tombstone(id) => write!(f, "tombstone of pack {id}"),
         }
     }

@@ -73,6 +73,9 @@ pub(crate) enum Command {
     Dump(DumpArgs),
     Check(CheckArgs),
     Prune(PruneArgs),
+    Forget(super::forget::ForgetArgs),
+    Protect(super::mark::ProtectArgs),
+    Mark(super::mark::MarkArgs),
 }
 
 /// Make a repository

@@ -10,7 +10,7 @@ use icecore::format::snapshot::SnapshotRecord;
 use icecore::id::SnapshotId;
 use icecore::ops::select::{SnapshotFilter, SnapshotSpec};
 use icecore::progress::Monitor;
-use icecore::repo::{OpenOptions, Repository};
+use icecore::repo::{OpenOptions, Refreshed, Repository};
 
 use super::args::{FilterArgs, Global, SnapArgs};
 use super::exit::Failure;
@@ -57,12 +57,22 @@ impl<'o> Context<'o> {
 
     /// The snapshot that is meant.
     pub(crate) fn find(&self, repo: &Repository, snap: &SnapArgs, monitor: &dyn Monitor) -> Result<(SnapshotId, SnapshotRecord), Failure> {
-        let spec = SnapshotSpec::parse(&snap.snap, &time::parse)?;
+        let found = find_in(&self.refresh(repo, monitor)?, &snap.snap, &snap.filter)?.clone();
+        Ok(found)
+    }
+
+    /// Looks at the repository, and says what cannot be read.
+    pub(crate) fn refresh(&self, repo: &Repository, monitor: &dyn Monitor) -> Result<Refreshed, Failure> {
         let refreshed = repo.refresh()?;
         refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
-        let found = spec.find(&refreshed.snapshots, &filter(&snap.filter))?;
-        Ok(found.clone())
+        Ok(refreshed)
     }
+}
+
+/// The snapshot that is meant, among those that there are.
+pub(crate) fn find_in<'r>(refreshed: &'r Refreshed, snap: &str, args: &FilterArgs) -> Result<&'r (SnapshotId, SnapshotRecord), Failure> {
+    let spec = SnapshotSpec::parse(snap, &time::parse)?;
+    Ok(spec.find(&refreshed.snapshots, &filter(args))?)
 }
 
 /// The filter that the arguments describe.

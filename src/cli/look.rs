@@ -9,7 +9,7 @@ use icecore::repo::{Reader, Repository};
 use serde::Serialize;
 
 use super::args::{SnapArgs, SnapshotsArgs};
-use super::context::{Context, filter};
+use super::context::{Context, filter, find_in};
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::table::{Align, Table};
@@ -26,14 +26,11 @@ struct Snapshots {
 /// `snapshots`.
 pub(crate) fn snapshots(context: &Context<'_>, args: &SnapshotsArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
-    let refreshed = repo.refresh()?;
-    let progress = context.progress();
+    let refreshed = context.refresh(&repo, &context.progress())?;
     let unreadable: Vec<String> = refreshed.damage.iter().map(ToString::to_string).collect();
-    unreadable.iter().for_each(|damage| progress.warn(damage));
-    drop(progress);
     let filter = filter(&args.filter);
     let passing = refreshed.snapshots.iter().filter(|(_, record)| filter.matches(record));
-    let list = Snapshots { snapshots: passing.map(|(id, record)| SnapshotView::of(id, record)).collect(), unreadable };
+    let list = Snapshots { snapshots: passing.map(|(id, record)| SnapshotView::of(id, record, &refreshed)).collect(), unreadable };
     context.output.result(&list, Snapshots::text)?;
     if list.unreadable.is_empty() { Ok(Exit::Done) } else { Ok(Exit::Damaged) }
 }
@@ -87,13 +84,13 @@ struct PackView {
 /// `show`.
 pub(crate) fn show(context: &Context<'_>, args: &SnapArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
-    let (id, record, streams) = find_with_streams(context, &repo, args)?;
+    let (snapshot, id, record, streams) = find_with_streams(context, &repo, args)?;
     let progress = context.progress();
     let (found, damage) = icecore::ops::stats::cost_of(&repo, &id, &record, &progress)?;
     damage.iter().for_each(|damage| progress.warn(&damage.to_string()));
     drop(progress);
     let show = Show {
-        snapshot: SnapshotView::of(&id, &record),
+        snapshot,
         facts: record.facts.iter().cloned().collect(),
         cost: CostView::of(&found.cost, Some(found.logical_bytes)),
         chains: ChainsView::of(found.chains.as_ref()),
@@ -108,11 +105,12 @@ fn find_with_streams(
     context: &Context<'_>,
     repo: &Repository,
     args: &SnapArgs,
-) -> Result<(SnapshotId, SnapshotRecord, Vec<StreamView>), Failure> {
+) -> Result<(SnapshotView, SnapshotId, SnapshotRecord, Vec<StreamView>), Failure> {
     let progress = context.progress();
-    let (id, record) = context.find(repo, args, &progress)?;
+    let refreshed = context.refresh(repo, &progress)?;
+    let (id, record) = find_in(&refreshed, &args.snap, &args.filter)?;
     let listing = Reader::new(repo).listing(&record.listing)?;
-    Ok((id, record, listing.iter().map(StreamView::of).collect()))
+    Ok((SnapshotView::of(id, record, &refreshed), *id, record.clone(), listing.iter().map(StreamView::of).collect()))
 }
 
 impl Show {
@@ -139,6 +137,10 @@ impl Show {
             ("work", self.chains.shown_work()),
         ];
         lines.extend(snapshot.flags.iter().map(|flag| ("flagged", format!("{}: {}", flag.code, flag.detail))));
+        lines.extend(snapshot.accepted.iter().map(|flag| ("accepted", format!("{}: {}", flag.code, flag.detail))));
+        lines.extend(snapshot.protected.then(|| ("protected", "yes".to_owned())));
+        let found = |whole| if whole { "whole" } else { "damaged" };
+        lines.extend(snapshot.checked.as_ref().map(|seen| ("checked", format!("{}, {}", time::local(seen.time_ns), found(seen.whole)))));
         lines.extend(self.facts.iter().map(|(name, value)| (name.as_str(), value.clone())));
         lines.extend(self.packs.iter().map(|pack| ("pack", format!("{} {}", pack.id, output::bytes(pack.bytes)))));
         let mut text = String::new();
@@ -181,8 +183,8 @@ struct Listing {
 /// `ls`.
 pub(crate) fn ls(context: &Context<'_>, args: &SnapArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
-    let (id, _, streams) = find_with_streams(context, &repo, args)?;
-    context.output.result(&Listing { snapshot: id.to_string(), streams }, Listing::text)?;
+    let (snapshot, _, _, streams) = find_with_streams(context, &repo, args)?;
+    context.output.result(&Listing { snapshot: snapshot.id, streams }, Listing::text)?;
     Ok(Exit::Done)
 }
 

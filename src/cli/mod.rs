@@ -7,8 +7,10 @@ mod check;
 mod context;
 mod environment;
 mod exit;
+mod forget;
 mod init;
 mod look;
+mod mark;
 mod names;
 mod output;
 mod passphrase;
@@ -65,6 +67,9 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
         Command::Prune(args) => prune::run(&context, &args),
+        Command::Forget(args) => forget::run(&context, &args),
+        Command::Protect(args) => mark::protect(&context, &args),
+        Command::Mark(args) => mark::mark(&context, &args),
     }
 }
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use icecore::format::mark::MarkKind;
 use icecore::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, SqliteFacts, StreamEntry};
 use icecore::id::{SnapshotId, to_hex};
 use icecore::ops::stats::{Chains, Cost, Spread};
+use icecore::repo::Refreshed;
 use serde::Serialize;
 
 use super::{output, time};
@@ -65,6 +67,15 @@ pub(crate) fn flags(flags: &[Flag]) -> Vec<FlagView> {
     flags.iter().map(|flag| FlagView { code: flag.code.clone(), detail: flag.detail.clone() }).collect()
 }
 
+/// What a check found.
+#[derive(Debug, Serialize)]
+pub(crate) struct CheckedView {
+    pub(crate) time: String,
+    pub(crate) whole: bool,
+    #[serde(skip)]
+    pub(crate) time_ns: i64,
+}
+
 /// A snapshot in a list.
 #[derive(Debug, Serialize)]
 pub(crate) struct SnapshotView {
@@ -78,6 +89,11 @@ pub(crate) struct SnapshotView {
     pub(crate) parent: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) flags: Vec<FlagView>,
+    /// Flags that were cleared.
+    pub(crate) accepted: Vec<FlagView>,
+    pub(crate) protected: bool,
+    /// When a check last read all of it, and whether all was whole then.
+    pub(crate) checked: Option<CheckedView>,
     pub(crate) streams: u64,
     pub(crate) logical_bytes: u64,
     pub(crate) read_bytes: u64,
@@ -91,7 +107,14 @@ pub(crate) struct SnapshotView {
 }
 
 impl SnapshotView {
-    pub(crate) fn of(id: &SnapshotId, record: &SnapshotRecord) -> Self {
+    /// A snapshot of those that a look at the repository found.
+    pub(crate) fn of(id: &SnapshotId, record: &SnapshotRecord, refreshed: &Refreshed) -> Self {
+        let marks = refreshed.marks.get(id);
+        let checked = marks.and_then(|marks| marks.health()).map(|mark| CheckedView {
+            time: time::utc(mark.time_ns),
+            whole: mark.kind == MarkKind::Verified,
+            time_ns: mark.time_ns,
+        });
         let kind = match record.source.kind {
             SourceKind::Sqlite => "sqlite",
             SourceKind::Files => "files",
@@ -107,6 +130,9 @@ impl SnapshotView {
             parent: record.parent.map(|parent| parent.to_string()),
             tags: record.tags.clone(),
             flags: flags(&record.flags),
+            accepted: marks.map_or_else(Vec::new, |marks| flags(&marks.accepted)),
+            protected: marks.is_some_and(|marks| marks.protection().is_some()),
+            checked,
             streams: record.entries,
             logical_bytes: record.logical_bytes,
             read_bytes: record.stats.read_bytes,
@@ -118,9 +144,10 @@ impl SnapshotView {
         }
     }
 
-    /// The codes of the flags, for people.
+    /// Whether it is protected, and the codes of its flags, for people.
     pub(crate) fn flag_codes(&self) -> String {
-        self.flags.iter().map(|flag| flag.code.as_str()).collect::<Vec<_>>().join(",")
+        let is_protected = self.protected.then_some("protected");
+        is_protected.into_iter().chain(self.flags.iter().map(|flag| flag.code.as_str())).collect::<Vec<_>>().join(",")
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod key;
+pub mod mark;
 pub mod node;
 pub mod pack;
 pub mod record;
@@ -78,11 +79,15 @@ pub enum Kind {
     Key,
     /// A tombstone.
     Tombstone,
+    /// A mark on a snapshot.
+    Mark,
+    /// What stays of a forgotten snapshot.
+    Forgotten,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 4] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone];
+    pub const ALL: [Kind; 6] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone, Kind::Mark, Kind::Forgotten];
 
     /// The first 8 bytes of the object. The first byte is not ASCII and the last ends a line, so that a text file is never taken for an object.
     pub fn magic(self) -> [u8; 8] {
@@ -91,6 +96,8 @@ impl Kind {
             Kind::Snapshot => *b"\xCEiceSNP\n",
             Kind::Key => *b"\xCEiceKEY\n",
             Kind::Tombstone => *b"\xCEiceTMB\n",
+            Kind::Mark => *b"\xCEiceMRK\n",
+            Kind::Forgotten => *b"\xCEiceFGT\n",
         }
     }
 
@@ -101,6 +108,8 @@ impl Kind {
             Kind::Snapshot => 2,
             Kind::Key => 3,
             Kind::Tombstone => 4,
+            Kind::Mark => 5,
+            Kind::Forgotten => 6,
         }
     }
 }

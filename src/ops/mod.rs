@@ -2,8 +2,11 @@
 
 pub mod backup;
 pub mod check;
+pub mod forget;
+pub mod mark;
 pub mod place;
 pub mod prune;
 pub mod restore;
+pub mod retention;
 pub mod select;
 pub mod stats;

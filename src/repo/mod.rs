@@ -5,13 +5,16 @@
 //! | | backup | restore, look, check | (prune, later) |
 //! |---|---|---|---|
 //! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
+//! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
 
 pub mod catalog;
 
 mod cache;
 mod features;
+mod forgotten;
 mod locate;
+mod marks;
 mod open;
 mod packer;
 mod places;
@@ -28,8 +31,10 @@ mod writer;
 
 pub(crate) use cache::Cache;
 pub use features::{FeatureKeeper, KeptFeatures};
+pub use forgotten::ForgottenList;
 pub(crate) use locate::FramePlace;
 pub use locate::{CopyPlace, StoredCopy};
+pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
@@ -44,6 +49,9 @@ pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::backend::{Backend, ObjectKey};
 use crate::crypto::Keys;
@@ -176,15 +184,17 @@ impl Repository {
         stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
     }
 
-    fn seal_record<T: serde::Serialize>(&self, kind: Kind, value: &T) -> Result<Vec<u8>> {
-        let malformed = |m: crate::format::Malformed| m.of("a new record");
+    /// The stored form of a record: a header with a fresh salt, then the record, sealed.
+    fn seal_record<T: Serialize>(&self, kind: Kind, plain: &T) -> Result<Vec<u8>> {
+        let malformed = |m: crate::format::Malformed| m.of(format!("a new record of kind {kind:?}"));
         let header = ObjectHeader { kind, cipher: self.keys().cipher(), salt: random_salt()? };
-        let mut body = record::encode(value).map_err(malformed)?;
+        let mut body = record::encode(plain).map_err(malformed)?;
         self.keys().sealer(&header).and_then(|sealer| sealer.seal(0, &mut body)).map_err(malformed)?;
         Ok([&header.encode()[..], &body].concat())
     }
 
-    fn open_record<T: serde::Serialize + serde::de::DeserializeOwned>(&self, kind: Kind, object: &ObjectKey, stored: &[u8]) -> Result<T> {
+    /// The record in what [`Repository::seal_record`] gave.
+    fn open_record<T: Serialize + DeserializeOwned>(&self, kind: Kind, object: &ObjectKey, stored: &[u8]) -> Result<T> {
         let open = || {
             let header = ObjectHeader::decode(stored, kind)?;
             let mut body = stored.get(crate::format::HEADER_LEN..).unwrap_or_default().to_vec();

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use super::catalog::{NewPack, PackState};
 use super::locate::PackTable;
 use super::segments::missing_is_damage;
-use super::{LocalCatalog, Repository};
+use super::{LocalCatalog, Repository, SnapshotMarks};
 use crate::backend::{BackendExt, ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
 use crate::format::pack::{FOOTER_LEN, Footer, Trailer};
@@ -22,8 +22,11 @@ const BATCH: usize = 256;
 /// What a look at the repository found.
 #[derive(Debug, Default)]
 pub struct Refreshed {
-    /// The snapshots that are listed and readable, oldest first: by recorded time, then parents before their children.
+    /// The snapshots that are listed and readable, oldest first: by recorded time, then parents before their children. Their flags and
+    /// tags are those that count, with what marks have added, cleared and taken away.
     pub snapshots: Vec<(SnapshotId, SnapshotRecord)>,
+    /// The marks on these snapshots, of those that have any.
+    pub marks: HashMap<SnapshotId, SnapshotMarks>,
     /// What is listed but cannot be read.
     pub damage: Vec<Error>,
 }
@@ -66,10 +69,13 @@ impl Repository {
         // Last: killed before this, the next refresh sees again that packs have to be listed.
         local.remove_snapshots(&gone)?;
         sort_by_history(&mut refreshed.snapshots);
+        let (marks, unreadable) = self.apply_marks(&mut refreshed.snapshots)?;
+        refreshed.marks = marks;
+        refreshed.damage.extend(unreadable);
         Ok(refreshed)
     }
 
-    fn list_snapshots(&self) -> Result<HashSet<SnapshotId>> {
+    pub(super) fn list_snapshots(&self) -> Result<HashSet<SnapshotId>> {
         let mut ids = HashSet::new();
         for info in self.backend().list(ObjectKind::Snapshot)? {
             if let ObjectKey::Snapshot(id) = info?.key {

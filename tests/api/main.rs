@@ -9,5 +9,8 @@ mod chunks;
 
 mod cost;
 mod damage;
+mod forget;
 mod history;
+mod marks;
+mod retention;
 mod stats;

@@ -9,10 +9,9 @@ use std::thread;
 
 use icecore::Error;
 use icecore::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
-use icecore::id::{KeyId, PackId, SnapshotId};
+use icecore::id::{KeyId, MarkId, PackId, SnapshotId};
 
-pub const KINDS: [ObjectKind; 6] =
-    [ObjectKind::Config, ObjectKind::Key, ObjectKind::Pack, ObjectKind::Pending, ObjectKind::Snapshot, ObjectKind::Tombstone];
+pub const KINDS: [ObjectKind; 8] = ObjectKind::ALL;
 
 pub fn pack(byte: u8) -> ObjectKey {
     ObjectKey::Pack(PackId([byte; 32]))
@@ -20,6 +19,10 @@ pub fn pack(byte: u8) -> ObjectKey {
 
 pub fn snapshot(byte: u8) -> ObjectKey {
     ObjectKey::Snapshot(SnapshotId([byte; 32]))
+}
+
+pub fn mark(of: u8, byte: u8) -> ObjectKey {
+    ObjectKey::Mark { snapshot: SnapshotId([of; 32]), id: MarkId([byte; 32]) }
 }
 
 /// One key of each shape; two packs share their first byte, and one id is used in several kinds.
@@ -37,6 +40,10 @@ pub fn keys_of_all_shapes() -> Vec<ObjectKey> {
         pack(0xff),
         ObjectKey::Pending(SnapshotId([7; 32])),
         snapshot(7),
+        mark(7, 1),
+        mark(7, 2),
+        mark(8, 1),
+        ObjectKey::Forgotten(SnapshotId([7; 32])),
         ObjectKey::Tombstone(PackId([7; 32])),
     ]
 }

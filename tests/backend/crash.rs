@@ -14,7 +14,7 @@ use icecore::backend::disk::RealDisk;
 use icecore::backend::{Backend, BackendExt, LocalBackend, ObjectKey, Replica, WriteMode};
 use icecore::id::{PackId, SnapshotId};
 
-use crate::contract::{io_kind, list_all, pack, snapshot};
+use crate::contract::{io_kind, list_all, mark, pack, snapshot};
 use crate::local::temporaries;
 use crate::simulated::{CrashDisk, Policy, scratch};
 
@@ -78,7 +78,11 @@ fn history(writer: u8) -> Vec<Action> {
         Action::Delete(pending),
         Action::Replace(ObjectKey::Config(Replica::Second), bytes(4)),
         Action::Replace(ObjectKey::Config(Replica::First), bytes(4)),
+        Action::Create(mark(0, writer), bytes(6)),
+        Action::Create(mark(writer, writer), bytes(7)),
+        Action::Replace(ObjectKey::Forgotten(SnapshotId([0; 32])), bytes(8)),
         Action::Create(ObjectKey::Tombstone(PackId([writer; 32])), Vec::new()),
+        Action::Delete(mark(0, writer)),
         Action::Delete(pack_of(2)),
         Action::Create(pack_of(2), bytes(5)),
         Action::Delete(pack_of(9)),
@@ -166,7 +170,7 @@ fn total_steps(writers: &[u8]) -> u64 {
         let mut possible = Possible::new();
         perform(&backend, &history(*writer), &mut possible);
         assert!(possible.values().all(|states| states.len() == 1), "nothing fails");
-        assert_eq!(possible.len(), 8);
+        assert_eq!(possible.len(), 11);
     }
     assert!(!run.disk.is_off());
     run.disk.ops()
@@ -195,7 +199,7 @@ fn a_power_cut_at_any_step_breaks_no_promise() {
 fn a_finished_creation_survives_and_an_open_repository_stays_one() {
     let run = Run::new();
     let backend = run.create().unwrap();
-    run.after_the_cut(|path| assert_eq!(fs::read_dir(path).unwrap().count(), 5));
+    run.after_the_cut(|path| assert_eq!(fs::read_dir(path).unwrap().count(), 7));
     backend.write(&ObjectKey::Config(Replica::First), &[b"c"], WriteMode::CreateNew).unwrap();
     run.after_the_cut(|path| drop(LocalBackend::open(path, Arc::new(RealDisk)).unwrap()));
 }

@@ -11,7 +11,7 @@ use icecore::backend::disk::{Disk, RealDisk};
 use icecore::backend::{Backend, LocalBackend, ObjectKey, ObjectKind, Replica, WriteMode};
 use icecore::id::{KeyId, PackId};
 
-use crate::contract::{self, io_kind, keys_of_all_shapes, list_all, pack, snapshot};
+use crate::contract::{self, io_kind, keys_of_all_shapes, list_all, mark, pack, snapshot};
 use crate::simulated::CrashDisk;
 
 /// A fresh repository directory, removed at the end.
@@ -75,13 +75,18 @@ fn each_object_has_its_place_and_is_its_owners() {
         backend.write(&key, &[b"x"], WriteMode::CreateNew).unwrap();
     }
     let (seven, nine, ff) = ("07".repeat(32), "09".repeat(32), "ff".repeat(32));
+    let (one, two, eight) = ("01".repeat(32), "02".repeat(32), "08".repeat(32));
     let sibling = format!("{}08", "07".repeat(31));
     let expected = [
         "config".to_owned(),
         "config.copy".to_owned(),
+        format!("forgotten/{seven}"),
         format!("keys/{seven}"),
         format!("keys/{seven}.copy"),
         format!("keys/{nine}"),
+        format!("marks/{seven}/{one}"),
+        format!("marks/{seven}/{two}"),
+        format!("marks/{eight}/{one}"),
         format!("packs/07/{seven}"),
         format!("packs/07/{sibling}"),
         format!("packs/ff/{ff}"),
@@ -104,7 +109,9 @@ fn foreign_names_are_not_listed() {
     backend.write(&pack(7), &[b"x"], WriteMode::CreateNew).unwrap();
     let hex = "07".repeat(32);
     let other = "08".repeat(32);
-    for directory in ["keys", "pending", "snapshots", "tombstones", "packs/07"] {
+    backend.write(&mark(7, 7), &[b"x"], WriteMode::CreateNew).unwrap();
+    let marks = format!("marks/{hex}");
+    for directory in ["forgotten", "keys", &marks, "pending", "snapshots", "tombstones", "packs/07"] {
         let directory = root.join(directory);
         let upper = "0A".repeat(32);
         for name in
@@ -116,7 +123,8 @@ fn foreign_names_are_not_listed() {
         fs::create_dir(directory.join("0c".repeat(32))).unwrap();
         fs::write(directory.join(std::ffi::OsStr::new(unsafe_name())), "foreign").unwrap();
     }
-    for directory in ["snapshots", "pending", "tombstones", "packs/07"] {
+    fs::write(root.join("marks").join(&other), "not below a snapshot").unwrap();
+    for directory in ["forgotten", &marks, "snapshots", "pending", "tombstones", "packs/07"] {
         fs::write(root.join(directory).join(format!("{hex}.copy")), "only keys have second copies").unwrap();
     }
     fs::write(root.join("packs/07").join(&other), "in the wrong directory").unwrap();
@@ -127,11 +135,11 @@ fn foreign_names_are_not_listed() {
         fs::write(root.join("packs").join(shard).join(&other), "foreign").unwrap();
     }
     fs::write(root.join("config.bak"), "foreign").unwrap();
-    assert_eq!(list_all(&backend).into_keys().collect::<Vec<_>>(), [pack(7)]);
+    assert_eq!(list_all(&backend).into_keys().collect::<Vec<_>>(), [pack(7), mark(7, 7)]);
 
     fs::write(root.join("keys").join(format!("{other}.copy")), "second").unwrap();
     let second = ObjectKey::Key(KeyId([8; 32]), Replica::Second);
-    assert_eq!(list_all(&backend).into_keys().collect::<Vec<_>>(), [second, pack(7)]);
+    assert_eq!(list_all(&backend).into_keys().collect::<Vec<_>>(), [second, pack(7), mark(7, 7)]);
 }
 
 /// A name that is not UTF-8.
@@ -218,7 +226,7 @@ fn directories_that_a_copy_left_out_are_made_again() {
     let (tmp, backend) = fresh();
     let root = PathBuf::from(backend.location());
     backend.write(&ObjectKey::Config(Replica::First), &[b"c"], WriteMode::CreateNew).unwrap();
-    for name in ["keys", "packs", "pending", "snapshots", "tombstones"] {
+    for name in ["forgotten", "keys", "marks", "packs", "pending", "snapshots", "tombstones"] {
         fs::remove_dir(root.join(name)).unwrap();
     }
     assert_eq!(list_all(&backend).len(), 1, "missing directories are empty");

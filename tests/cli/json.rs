@@ -23,7 +23,7 @@ fn shape(value: &Value, fields: &str) {
     }
 }
 
-const SNAPSHOT: &str = "id:s time:s duration_ms:n host:s user:s tool:s source:o parent:s? tags:a flags:a streams:i logical_bytes:i \
+const SNAPSHOT: &str = "id:s time:s duration_ms:n host:s user:s tool:s source:o parent:s? tags:a flags:a accepted:a protected:b checked:o? streams:i logical_bytes:i \
                         read_bytes:i new_chunks:i new_bytes:i stored_bytes:i";
 
 const COST: &str = "stored_bytes:i raw_bytes:i zstd_bytes:i delta_bytes:i patch_bytes:i metadata_bytes:i node_bytes:i table_bytes:i padding_bytes:i \

@@ -3,6 +3,7 @@
 
 mod codes;
 mod files;
+mod forget;
 mod json;
 mod passphrase;
 mod pipes;

@@ -29,14 +29,19 @@ fn seed_once() -> u64 {
     *SEED.get_or_init(seed)
 }
 
-fn simulated(world: &World) -> (Arc<CrashDisk>, Arc<dyn Backend>) {
+/// How much was tried, in words.
+pub fn steps_and_outcomes(steps: usize) -> String {
+    format!("{steps} steps, each with {} outcomes", 2 + SEEDS)
+}
+
+pub fn simulated(world: &World) -> (Arc<CrashDisk>, Arc<dyn Backend>) {
     let disk = Arc::new(CrashDisk::new(&world.path("disk")));
     let backend = LocalBackend::open(&world.repo_dir(), disk.clone()).unwrap();
     (disk, Arc::new(backend))
 }
 
 /// Brings the power back in several ways; `check` gets the repository's directory each time.
-fn after_the_cut(world: &World, disk: &CrashDisk, step: u64, check: impl Fn(&Path)) {
+pub fn after_the_cut(world: &World, disk: &CrashDisk, step: u64, check: impl Fn(&Path)) {
     for (number, policy) in policies(step).into_iter().enumerate() {
         let into = world.path(&format!("after-{number}"));
         disk.materialize(policy, &into).unwrap();
@@ -97,7 +102,7 @@ fn crash_in_backup(encrypted: bool, before: usize) {
         }
         after_the_cut(&world, &disk, step, |repo| check_repository(&world, repo, &known, &[state], &states()[before + 1]));
     });
-    println!("a backup after {before} others: {total} steps, each with {} outcomes, each through 2 catalogs", 2 + SEEDS);
+    println!("a backup after {before} others: {}, each through 2 catalogs", steps_and_outcomes(steps.len()));
 }
 
 #[test]

@@ -40,6 +40,8 @@ fn path_of(key: &ObjectKey) -> PathBuf {
         ObjectKey::Pack(id) => format!("packs/{}/{id}", &id.to_string()[..2]).into(),
         ObjectKey::Pending(id) => format!("pending/{id}").into(),
         ObjectKey::Snapshot(id) => format!("snapshots/{id}").into(),
+        ObjectKey::Mark { snapshot, id } => format!("marks/{snapshot}/{id}").into(),
+        ObjectKey::Forgotten(id) => format!("forgotten/{id}").into(),
         ObjectKey::Tombstone(id) => format!("tombstones/{id}").into(),
     }
 }

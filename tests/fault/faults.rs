@@ -54,7 +54,7 @@ fn calls_of(world: &World, objects: &Objects, cache: &str, operation: &Operation
 }
 
 /// What can happen at a call. A listing of tombstones that misses one breaks the contract on which commits stand, so that is not tried.
-fn fates(call: Call) -> Vec<Fate> {
+pub fn fates(call: Call) -> Vec<Fate> {
     let mut fates: Vec<Fate> = KINDS.iter().map(|kind| Fate::Fail(*kind)).collect();
     match call {
         Call::Read(_) => fates.push(Fate::Short),
@@ -69,10 +69,25 @@ fn fates(call: Call) -> Vec<Fate> {
 }
 
 /// The error is one that a person can act upon: it says at which object.
-fn assert_clear(error: &Error) {
+pub fn assert_clear(error: &Error) {
     let text = error.to_string();
-    let named =
-        ["pack", "snapshot", "config", "key", "chunk", "tree node", "Tombstone", "Snapshot", "Pack", "Key", "repository", "pending"];
+    let named = [
+        "pack",
+        "snapshot",
+        "config",
+        "key",
+        "chunk",
+        "tree node",
+        "Tombstone",
+        "Snapshot",
+        "Pack",
+        "Key",
+        "Mark",
+        "Forgotten",
+        "mark",
+        "repository",
+        "pending",
+    ];
     assert!(named.iter().any(|name| text.contains(name)), "{text}");
     assert!(!matches!(error, Error::Poisoned | Error::Cancelled | Error::InvalidArgument(_)), "{text}");
 }

@@ -14,6 +14,7 @@ mod bases;
 mod crash;
 mod damage;
 mod faults;
+mod forget;
 mod hook;
 mod memory;
 mod processes;

@@ -23,9 +23,7 @@ impl Memory {
 
     /// Everything in another backend.
     pub fn load(from: &dyn Backend) -> Objects {
-        let kinds =
-            [ObjectKind::Config, ObjectKind::Key, ObjectKind::Pack, ObjectKind::Pending, ObjectKind::Snapshot, ObjectKind::Tombstone];
-        let keys = kinds.into_iter().flat_map(|kind| from.list(kind).unwrap().map(|info| info.unwrap().key).collect::<Vec<_>>());
+        let keys = ObjectKind::ALL.into_iter().flat_map(|kind| from.list(kind).unwrap().map(|info| info.unwrap().key).collect::<Vec<_>>());
         keys.map(|key| (key, Arc::new(from.read(&key, None).unwrap()))).collect()
     }
 

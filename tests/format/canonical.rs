@@ -186,6 +186,15 @@ fn numbers_of_records_have_one_form() {
 }
 
 #[test]
+fn kinds_of_marks_have_one_form() {
+    let bytes = record::encode(&values::mark(values::MARK_KINDS[7])).unwrap();
+    assert_eq!(bytes[ID_LEN], 7);
+    for other in [&[8][..], &[250], &[251, 7, 0], &[252, 7, 0, 0, 0]] {
+        refusal(record::decode::<icecore::format::mark::MarkRecord>(&[&bytes[..ID_LEN], other, &bytes[ID_LEN + 1..]].concat()));
+    }
+}
+
+#[test]
 fn leb128_has_one_form() {
     for (bytes, value) in
         [(&[0][..], Some(0)), (&[0x7f], Some(127)), (&[0x80, 1], Some(128)), (&[0xff, 0xff, 0xff, 0xff, 15], Some(u32::MAX))]

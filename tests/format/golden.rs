@@ -9,6 +9,7 @@ use super::values::{self, MASTER, PASSPHRASE, repository};
 use icecore::crypto::{Keys, keyring};
 use icecore::format::config::Config;
 use icecore::format::key::{KeyPayload, KeyRecord};
+use icecore::format::mark::{ForgottenRecord, MarkRecord};
 use icecore::format::node::Node;
 use icecore::format::pack::{FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer};
 use icecore::format::snapshot::{SnapshotRecord, StreamEntry};
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Golden> {
     let trailer = values::trailer().encode();
     let footer = values::footer(&trailer).encode(&trailer);
     let listing = values::listing().iter().flat_map(|entry| record::encode(entry).unwrap()).collect();
+    let marks = values::MARK_KINDS.iter().flat_map(|kind| record::encode(&values::mark(*kind)).unwrap()).collect();
     let open = |name, bytes, redo| Golden { name, bytes, redo, sealed: false };
     let sealed = |name, bytes, redo| Golden { name, bytes, redo, sealed: true };
     vec![
@@ -39,6 +41,8 @@ pub fn all() -> Vec<Golden> {
         open("header-snapshot", values::header(Kind::Snapshot, Cipher::None).encode().to_vec(), redo_header),
         open("header-key", values::header(Kind::Key, Cipher::Aes256Gcm).encode().to_vec(), redo_header),
         open("header-tombstone", values::header(Kind::Tombstone, Cipher::None).encode().to_vec(), redo_header),
+        open("header-mark", values::header(Kind::Mark, Cipher::None).encode().to_vec(), redo_header),
+        open("header-forgotten", values::header(Kind::Forgotten, Cipher::Aes256Gcm).encode().to_vec(), redo_header),
         open("config-record", record::encode(&values::config(true)).unwrap(), redo_record::<Config>),
         open("key-payload", record::encode(&values::key_payload()).unwrap(), redo_record::<KeyPayload>),
         open("node-uniform", values::uniform_node().encode(), redo_node),
@@ -48,6 +52,8 @@ pub fn all() -> Vec<Golden> {
         open("snapshot", record::encode(&values::snapshot()).unwrap(), redo_record::<SnapshotRecord>),
         open("snapshot-least", record::encode(&values::least_snapshot()).unwrap(), redo_record::<SnapshotRecord>),
         open("listing", listing, redo_listing),
+        open("marks", marks, redo_marks),
+        open("forgotten", record::encode(&values::forgotten()).unwrap(), redo_record::<ForgottenRecord>),
         sealed("key-record", key_record().encode(), redo_key_record),
         sealed("footer", [trailer, footer].concat(), redo_footer),
         sealed("segment", sealed_object(0, b"a chunk, and another"), redo_segment),
@@ -82,9 +88,18 @@ pub fn redo_record<T: serde::Serialize + serde::de::DeserializeOwned>(bytes: &[u
 }
 
 pub fn redo_listing(bytes: &[u8]) -> Option<Vec<u8>> {
+    redo_records::<StreamEntry>(bytes)
+}
+
+/// One of each kind; a mark in a repository is an object of its own.
+pub fn redo_marks(bytes: &[u8]) -> Option<Vec<u8>> {
+    redo_records::<MarkRecord>(bytes)
+}
+
+fn redo_records<T: serde::Serialize + serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut rest, mut again) = (bytes, Vec::new());
     while !rest.is_empty() {
-        let (entry, after) = record::decode_first::<StreamEntry>(rest).ok()?;
+        let (entry, after) = record::decode_first::<T>(rest).ok()?;
         again.extend(record::encode(&entry).ok()?);
         rest = after;
     }
@@ -170,6 +185,15 @@ fn golden_bytes_decode_to_the_values() {
     let (trailer, footer) = (read("trailer"), read("footer"));
     let expected = values::footer(&trailer);
     assert_eq!(Footer::decode(&footer[trailer.len()..], expected.pack_len).unwrap(), expected);
+    assert_eq!(record::decode::<ForgottenRecord>(&read("forgotten")).unwrap(), values::forgotten());
+    let marks = read("marks");
+    let mut rest = marks.as_slice();
+    for kind in values::MARK_KINDS {
+        let (mark, after) = record::decode_first::<MarkRecord>(rest).unwrap();
+        assert_eq!(mark, values::mark(kind));
+        rest = after;
+    }
+    assert!(rest.is_empty());
     let listing = read("listing");
     let mut rest = listing.as_slice();
     for expected in values::listing() {

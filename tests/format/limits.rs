@@ -4,6 +4,7 @@ use super::values::{self, children, chunk, delta, slice, whole};
 use icecore::codec::{Decoder, Encoder};
 use icecore::format::config::{CONFIG_CHUNK_LEN_MAX, CONFIG_CHUNK_LEN_MIN, CONFIG_LEN_MAX, Config};
 use icecore::format::key::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_MEMORY_KIB_MIN, KDF_PASSES_MAX, KEY_RECORD_LEN_MAX, KdfCost, KeyRecord};
+use icecore::format::mark::{ForgottenRecord, MarkRecord};
 use icecore::format::node::Node;
 use icecore::format::pack::{Encoding, Footer, Frame, Slice, Trailer, padme};
 use icecore::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
@@ -53,6 +54,22 @@ fn hostile_counts_allocate_nothing() {
         refused_without_allocating("a long list", || record::decode::<SnapshotRecord>(&tags));
         let name = [&long(len)[..], b"name"].concat();
         refused_without_allocating("a long name", || record::decode_first::<StreamEntry>(&name));
+    }
+}
+
+#[test]
+fn hostile_marks_allocate_nothing() {
+    let mark = record::encode(&values::mark(values::MARK_KINDS[0])).unwrap();
+    // Before the host come the snapshot, the kind, and a time in nine bytes; before the label two more ids, one byte, and a time in one byte.
+    let (host, label) = (32 + 1 + 9, 32 + 33 + 32 + 1 + 9);
+    assert_eq!(usize::from(mark[host]), values::mark(values::MARK_KINDS[0]).host.len());
+    let forgotten = record::encode(&values::forgotten()).unwrap();
+    assert_eq!(usize::from(forgotten[label]), values::forgotten().label.len());
+    for len in [1 << 16, 1 << 20, 60 << 20, 1 << 40, u64::MAX, i64::MAX as u64] {
+        let bytes = [&mark[..host], &long(len), &mark[host + 1..]].concat();
+        refused_without_allocating("a long host", || record::decode::<MarkRecord>(&bytes));
+        let bytes = [&forgotten[..label], &long(len), &forgotten[label + 1..]].concat();
+        refused_without_allocating("a long label", || record::decode::<ForgottenRecord>(&bytes));
     }
 }
 

@@ -108,6 +108,39 @@ struct SqliteFacts {
     freelist_pages: u32,
 }
 
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct MarkRecord {
+    snapshot: Id,
+    kind: MarkKind,
+    time_ns: i64,
+    host: String,
+    user: String,
+    code: String,
+    detail: String,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+enum MarkKind {
+    Flag,
+    Accept,
+    Protect,
+    Unprotect,
+    Verified,
+    Damaged,
+    Tag,
+    Untag,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct ForgottenRecord {
+    snapshot: Id,
+    parent: Option<Id>,
+    source: Id,
+    time_ns: i64,
+    forgotten_ns: i64,
+    label: String,
+}
+
 /// Reads a golden object, writes it again, and gives what was read.
 macro_rules! reread {
     ($type:ty, $bytes:expr) => {{
@@ -144,6 +177,26 @@ fn snapshots() {
     assert_eq!(read.facts, ours.facts);
     let least = reread!(SnapshotRecord, record::encode(&values::least_snapshot()).unwrap());
     assert_eq!((least.time_ns, least.parent, least.source.kind), (-1, None, SourceKind::Files));
+}
+
+#[test]
+fn marks_and_forgotten() {
+    let ours = values::mark(values::MARK_KINDS[0]);
+    let read = values::MARK_KINDS.map(|kind| reread!(MarkRecord, record::encode(&values::mark(kind)).unwrap()));
+    for (mark, kind) in read.iter().zip(values::MARK_KINDS) {
+        assert_eq!((mark.snapshot, mark.time_ns, format!("{:?}", mark.kind)), (ours.snapshot.0, ours.time_ns, format!("{kind:?}")));
+        assert_eq!([&mark.host, &mark.user, &mark.code, &mark.detail], [&ours.host, &ours.user, &ours.code, &ours.detail]);
+    }
+    let ours = values::forgotten();
+    let expected = ForgottenRecord {
+        snapshot: ours.snapshot.0,
+        parent: ours.parent.map(|id| id.0),
+        source: ours.source.0,
+        time_ns: ours.time_ns,
+        forgotten_ns: ours.forgotten_ns,
+        label: ours.label.clone(),
+    };
+    assert_eq!(reread!(ForgottenRecord, record::encode(&ours).unwrap()), expected);
 }
 
 #[test]

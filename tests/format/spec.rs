@@ -10,7 +10,7 @@ use super::values::{self, counted};
 use icecore::format::config::{self, Config};
 use icecore::format::key::{self, KdfCost, KeyRecord};
 use icecore::format::pack::{self, FOOTER_MAGIC, padme};
-use icecore::format::{self, Cipher, Kind, node};
+use icecore::format::{self, Cipher, Kind, mark, node};
 use icecore::{crypto, id};
 
 fn source(path: &str) -> String {
@@ -180,6 +180,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
             WORK_READ_MAX NODE_CHILDREN_MAX NODE_FANOUT TREE_LEVELS_MAX RECORD_LEN_MAX;
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
         key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX;
+        mark: MARK_LEN_MAX FORGOTTEN_CHECKSUM_LEN;
         node: NODE_HEADER_LEN NODE_TAG;
         pack: TRAILER_HEADER_LEN TRAILER_SEGMENT BASE_PREFIX_LEN PATCH_PIECE_LEN FOOTER_LEN FOOTER_CHECKSUM_LEN;
     }
@@ -270,7 +271,7 @@ fn variants_in(text: &str, name: &str) -> Vec<Vec<String>> {
 fn records() {
     let page = Page::read();
     let mut checked = 0;
-    for path in ["format/snapshot.rs", "format/config.rs", "format/key.rs"] {
+    for path in ["format/snapshot.rs", "format/config.rs", "format/key.rs", "format/mark.rs"] {
         let text = source(path);
         for structure in text.split("pub struct ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
             // Not records: laid out by the byte tables.
@@ -336,7 +337,10 @@ fn layout() {
     let stated: Vec<&str> = page.table("Where objects lie", "path").rows.iter().map(|row| row[0].as_str()).collect();
     let bed = Bed::new(true);
     drop(make_database(&bed.path("db.sqlite"), 100));
-    back_up(&bed.open(), &bed.path("db.sqlite"), 1);
+    let repo = bed.open();
+    let (first, second) = (back_up(&repo, &bed.path("db.sqlite"), 1), back_up(&repo, &bed.path("db.sqlite"), 2));
+    crate::support::protect(&repo, &second.id);
+    crate::support::forget(&repo, &[first.id], false);
     let mut found = std::collections::BTreeSet::new();
     let mut open = vec![(bed.path("repo"), String::new())];
     while let Some((directory, prefix)) = open.pop() {
@@ -344,6 +348,7 @@ fn layout() {
             let name = entry.file_name().into_string().unwrap();
             let (stem, suffix) = name.split_once('.').map_or((&name[..], ""), |(stem, _)| (stem, ".copy"));
             let shown = match (stem.len(), prefix.as_str()) {
+                (64, "marks/") => "marks/<snapshot>".to_string(),
                 (64, _) => format!("{prefix}<id>{suffix}"),
                 (2, "packs/") => "packs/<xx>".to_string(),
                 _ => format!("{prefix}{name}"),
@@ -358,6 +363,15 @@ fn layout() {
             }
         }
     }
-    let expected = ["config", "config.copy", "keys/<id>", "keys/<id>.copy", "packs/<xx>/<id>", "snapshots/<id>"];
+    let expected = [
+        "config",
+        "config.copy",
+        "forgotten/<id>",
+        "keys/<id>",
+        "keys/<id>.copy",
+        "marks/<snapshot>/<id>",
+        "packs/<xx>/<id>",
+        "snapshots/<id>",
+    ];
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }

@@ -2,6 +2,7 @@
 
 use icecore::format::config::Config;
 use icecore::format::key::{KdfCost, KeyPayload};
+use icecore::format::mark::{ForgottenRecord, MarkKind, MarkRecord};
 use icecore::format::node::{Child, Node};
 use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
 use icecore::format::snapshot::{
@@ -182,6 +183,40 @@ pub fn least_snapshot() -> SnapshotRecord {
         packs: Vec::new(),
         stats: SnapshotStats::default(),
         facts: Vec::new(),
+    }
+}
+
+pub const MARK_KINDS: [MarkKind; 8] = [
+    MarkKind::Flag,
+    MarkKind::Accept,
+    MarkKind::Protect,
+    MarkKind::Unprotect,
+    MarkKind::Verified,
+    MarkKind::Damaged,
+    MarkKind::Tag,
+    MarkKind::Untag,
+];
+
+pub fn mark(kind: MarkKind) -> MarkRecord {
+    MarkRecord {
+        snapshot: SnapshotId(counted(0x61)),
+        kind,
+        time_ns: 1_793_880_000_123_456_789,
+        host: "db-2.example".into(),
+        user: "mia".into(),
+        code: "by-user".into(),
+        detail: "gr\u{fc}n".into(),
+    }
+}
+
+pub fn forgotten() -> ForgottenRecord {
+    ForgottenRecord {
+        snapshot: SnapshotId(counted(0x62)),
+        parent: Some(SnapshotId(counted(0x63))),
+        source: SourceId(counted(0x64)),
+        time_ns: -2,
+        forgotten_ns: 1_793_880_000_123_456_790,
+        label: "/srv/memory.db".into(),
     }
 }
 

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use icecore::backend::disk::RealDisk;
 use icecore::backend::{Backend, LocalBackend};
 use icecore::format::key::KdfCost;
+use icecore::format::mark::MarkKind;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
+use icecore::ops::forget::{ForgetReport, execute, plan_named};
+use icecore::ops::mark::{Author, Marked, Statement, mark};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
 use icecore::repo::{InitOptions, OpenOptions, Repository};
@@ -78,6 +81,26 @@ pub fn try_back_up_as(source: Option<&str>, repo: &Repository, database: &Path, 
     let (second, source) = (1_000_000_000, source.map(str::to_string));
     let options = BackupOptions { time_ns: time * second, now_ns: time * second, host: "test".into(), source, ..BackupOptions::default() };
     backup(repo, &sqlite_source(&[("db", database)]), &options, &Silent)
+}
+
+/// Puts a mark on a snapshot, at a made-up time.
+pub fn try_mark(repo: &Repository, id: &SnapshotId, kind: MarkKind, code: &str) -> icecore::Result<Marked> {
+    let author = Author { now_ns: 1_000_000_000_000, host: "test".into(), user: "tester".into() };
+    mark(repo, &repo.refresh()?, id, &Statement { kind, code: code.into(), detail: String::new() }, &author)
+}
+
+pub fn protect(repo: &Repository, id: &SnapshotId) -> Marked {
+    try_mark(repo, id, MarkKind::Protect, "").unwrap()
+}
+
+/// Forgets snapshots by name, at a made-up time.
+pub fn forget(repo: &Repository, ids: &[SnapshotId], force: bool) -> ForgetReport {
+    try_forget(repo, ids, force).unwrap()
+}
+
+pub fn try_forget(repo: &Repository, ids: &[SnapshotId], force: bool) -> icecore::Result<ForgetReport> {
+    let plan = plan_named(&repo.refresh()?, ids, force);
+    execute(repo, &plan, 2_000_000_000_000, &Silent)
 }
 
 /// One stream of a snapshot.

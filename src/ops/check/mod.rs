@@ -21,7 +21,7 @@ pub struct CheckOptions {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// A stable word: `config-copy`, `key-copy`, `snapshot`, `pack`, `chunk`, `stream`.
+    /// A stable word: `config-copy`, `key-copy`, `snapshot`, `mark`, `forgotten`, `pack`, `chunk`, `stream`.
     pub code: &'static str,
     /// The object, by kind and id.
     pub object: String,
@@ -88,7 +88,7 @@ impl CheckReport {
     }
 }
 
-/// Checks the repository: both copies of small records, every snapshot record, the table of every pack, and that every
+/// Checks the repository: both copies of small records, every snapshot record, every mark and record of a forgotten snapshot, the table of every pack, and that every
 /// chunk of every snapshot is there with the bases of its delta; with `read_data` also the stored bytes of every pack against its name, and every copy of every
 /// chunk by decoding it. The local catalog is not believed.
 ///
@@ -99,6 +99,7 @@ pub fn check(repo: &Repository, options: &CheckOptions, monitor: &dyn Monitor) -
     monitor.phase("checking records", None);
     records::check_replicas(repo, &mut report)?;
     let snapshots = records::check_snapshots(repo, &mut report)?;
+    records::check_marks(repo, &mut report)?;
     let bad = packs::check_packs(repo, options, monitor, &mut report)?;
     streams::check_streams(repo, &snapshots, &bad, monitor, &mut report)?;
     report.touched.sort();

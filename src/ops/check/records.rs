@@ -78,3 +78,15 @@ pub(super) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
     snapshots.sort_by_key(|(id, snapshot)| (snapshot.time_ns, *id));
     Ok(snapshots)
 }
+
+/// Reads every mark, and what stays of every forgotten snapshot.
+pub(super) fn check_marks(repo: &Repository, report: &mut CheckReport) -> Result<()> {
+    for (snapshot, ids) in repo.list_marks()? {
+        for id in ids {
+            if let Err(error) = repo.read_mark(&snapshot, &id) {
+                report.damage("mark", error)?;
+            }
+        }
+    }
+    repo.list_forgotten()?.unreadable.into_iter().try_for_each(|(_, error)| report.damage("forgotten", error))
+}

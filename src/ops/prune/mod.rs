@@ -46,6 +46,7 @@ pub struct PruneReport {
 
 /// What is there: the objects that decide what is needed.
 struct Roots {
+    listed: HashSet<SnapshotId>,
     records: Vec<SnapshotRecord>,
     pending: Vec<SnapshotId>,
     tombstones: Vec<(PackId, i64)>,
@@ -150,10 +151,14 @@ impl Roots {
     /// Lists pending records, then snapshots, then tombstones: a snapshot that is committed meanwhile is in one of the first two.
     fn list(repo: &Repository, options: &PruneOptions) -> Result<Self> {
         let pending: Vec<SnapshotId> = list(repo, ObjectKind::Pending)?.into_iter().filter_map(snapshot_of).collect();
+        let known = repo.on_catalog(|local| local.snapshot_ids())?;
         let refreshed = repo.refresh()?;
         if let Some(damage) = refreshed.damage.into_iter().next() {
             return Err(damage);
         }
+        let listed: HashSet<SnapshotId> = refreshed.snapshots.iter().map(|(id, _)| *id).collect();
+        let parents = refreshed.snapshots.iter().filter_map(|(_, record)| record.parent);
+        must_be_forgotten(repo, known.into_iter().chain(parents).filter(|id| !listed.contains(id)))?;
         let mut records: Vec<SnapshotRecord> = refreshed.snapshots.into_iter().map(|(_, record)| record).collect();
         let mut tombstones = Vec::new();
         for id in list(repo, ObjectKind::Tombstone)?.into_iter().filter_map(pack_of) {
@@ -168,7 +173,7 @@ impl Roots {
             records.extend(repo.read_pending(id)?);
         }
         repo.list_all_packs()?;
-        Ok(Roots { records, pending, tombstones })
+        Ok(Roots { listed, records, pending, tombstones })
     }
 
     fn going(&self) -> HashSet<PackId> {
@@ -189,13 +194,22 @@ impl Roots {
 
     /// Lists the snapshots once more: a listing that lies must not cost data.
     fn confirm(&self, repo: &Repository) -> Result<()> {
-        let again = repo.refresh()?;
-        match again.snapshots.len() + again.damage.len() >= self.records.len().saturating_sub(self.pending.len()) && again.damage.is_empty()
-        {
-            true => Ok(()),
-            false => Err(Error::Stale { detail: "two listings of the snapshots differ".into() }),
+        let listed = list(repo, ObjectKind::Snapshot)?.into_iter();
+        let again: HashSet<SnapshotId> = listed.filter_map(|key| if let ObjectKey::Snapshot(id) = key { Some(id) } else { None }).collect();
+        must_be_forgotten(repo, self.listed.difference(&again).copied())
+    }
+}
+
+/// A snapshot that was there and is not listed must have been forgotten: else a listing lies, or somebody has deleted its record, and what it needs may
+/// be needed still.
+fn must_be_forgotten(repo: &Repository, ids: impl Iterator<Item = SnapshotId>) -> Result<()> {
+    for id in ids {
+        if repo.read_forgotten(&id)?.is_none() {
+            let detail = "it is gone, but was not forgotten; nothing is deleted while that is so";
+            return Err(Error::corrupt(ObjectKey::Snapshot(id).to_string(), detail));
         }
     }
+    Ok(())
 }
 
 fn list(repo: &Repository, kind: ObjectKind) -> Result<Vec<ObjectKey>> {

@@ -176,7 +176,7 @@ impl Sums {
 
     /// Everything but packs.
     fn small_objects(&mut self, backend: &dyn Backend) -> Result<()> {
-        for kind in [ObjectKind::Config, ObjectKind::Key, ObjectKind::Pending, ObjectKind::Snapshot, ObjectKind::Tombstone] {
+        for kind in ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::Pack) {
             for info in backend.list(kind)? {
                 let info = info?;
                 let place = match info.key {

@@ -1,0 +1,320 @@
+//! `forget`: the plan, shown, then executed.
+
+use std::collections::HashMap;
+
+use icecore::id::SnapshotId;
+use icecore::ops::forget::{ForgetPlan, ForgetReport, execute, plan_by_rules, plan_named};
+use icecore::ops::retention::{Calendar, Decision, Duration, Group, GroupBy, Keep, Reason, Rules};
+use icecore::progress::Monitor;
+use icecore::repo::Refreshed;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::args::FilterArgs;
+use super::context::{Context, filter, find_in};
+use super::exit::{Exit, Failure};
+use super::output::{count, printable};
+use super::table::{Align, Table};
+use super::time;
+use super::views::SnapshotView;
+
+const AFTER_HELP: &str = "\
+Rules count in each group, from the newest snapshot on; a snapshot stays if any of them keeps it. --keep-daily keeps the newest snapshot of
+each of the last N days that have one, and so on; while there are fewer than N, also the oldest one. N is a number or `unlimited`. A DURATION is
+made of years, months, days and hours, as 1y5m7d2h, and reaches back from the newest snapshot of the group.
+
+Always kept: protected snapshots; the newest good one of each source; flagged ones newer than that. Other flagged ones count for no rule but
+--keep-tag. Snapshots given by name go whatever the rules; the newest good one of a source only with --force, a protected one never.
+Space is freed by a prune.
+
+Examples:
+  icecore forget --keep-hourly 48 --keep-daily 30 --keep-monthly 24 --dry-run
+  icecore forget --keep-within 7d --keep-within-weekly 1y --tag nightly
+  icecore forget 1a2b3c 4d5e6f";
+
+/// Drop snapshots from the list: by rules, or by name
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "icecore forget [OPTIONS] --keep-...\n       icecore forget [OPTIONS] SNAP...",
+    after_help = AFTER_HELP
+)]
+pub(crate) struct ForgetArgs {
+    /// These snapshots
+    #[arg(value_name = "SNAP", conflicts_with = "rules", required_unless_present = "rules")]
+    snaps: Vec<String>,
+    #[command(flatten)]
+    rules: RuleArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// What makes a group: source, host and tags, with commas between; nothing for one group
+    #[arg(long, value_name = "WHAT", default_value = "source,host", value_parser = group_by)]
+    group_by: GroupBy,
+    /// Whose hours, days and weeks count, as Europe/Berlin [default: this machine's]
+    #[arg(long, value_name = "ZONE", value_parser = time_zone)]
+    time_zone: Option<TimeZone>,
+    /// Only show what would be done, and why
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Also the newest good snapshot of a source, if it is given by name
+    #[arg(long, conflicts_with = "rules")]
+    force: bool,
+}
+
+/// The rules.
+#[derive(Debug, clap::Args)]
+#[group(id = "rules", multiple = true)]
+struct RuleArgs {
+    /// Keep the newest N
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_last: Option<Keep>,
+    /// Keep the newest of each of the last N hours
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_hourly: Option<Keep>,
+    /// Keep the newest of each of the last N days
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_daily: Option<Keep>,
+    /// Keep the newest of each of the last N weeks
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_weekly: Option<Keep>,
+    /// Keep the newest of each of the last N months
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_monthly: Option<Keep>,
+    /// Keep the newest of each of the last N years
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_yearly: Option<Keep>,
+    /// Keep all of this time
+    #[arg(long, value_name = "DURATION", value_parser = Duration::parse)]
+    keep_within: Option<Duration>,
+    /// Keep the newest of each hour of this time
+    #[arg(long, value_name = "DURATION", value_parser = Duration::parse)]
+    keep_within_hourly: Option<Duration>,
+    /// Keep the newest of each day of this time
+    #[arg(long, value_name = "DURATION", value_parser = Duration::parse)]
+    keep_within_daily: Option<Duration>,
+    /// Keep the newest of each week of this time
+    #[arg(long, value_name = "DURATION", value_parser = Duration::parse)]
+    keep_within_weekly: Option<Duration>,
+    /// Keep the newest of each month of this time
+    #[arg(long, value_name = "DURATION", value_parser = Duration::parse)]
+    keep_within_monthly: Option<Duration>,
+    /// Keep the newest of each year of this time
+    #[arg(long, value_name = "DURATION", value_parser = Duration::parse)]
+    keep_within_yearly: Option<Duration>,
+    /// Keep those with all of these tags, commas between; may be given several times
+    #[arg(long, value_name = "T,...", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    keep_tag: Vec<String>,
+}
+
+impl RuleArgs {
+    fn rules(&self) -> Rules {
+        let count = [self.keep_last, self.keep_hourly, self.keep_daily, self.keep_weekly, self.keep_monthly, self.keep_yearly];
+        Rules {
+            count: count.map(Option::unwrap_or_default),
+            within: [
+                self.keep_within,
+                self.keep_within_hourly,
+                self.keep_within_daily,
+                self.keep_within_weekly,
+                self.keep_within_monthly,
+                self.keep_within_yearly,
+            ],
+            tags: self.keep_tag.iter().map(|tags| tags.split(',').map(str::to_owned).collect()).collect(),
+        }
+    }
+}
+
+fn keep(text: &str) -> Result<Keep, String> {
+    match text {
+        "unlimited" => Ok(Keep::All),
+        number => number.parse().map(Keep::Newest).map_err(|_| "a number or `unlimited` is needed".to_owned()),
+    }
+}
+
+fn group_by(text: &str) -> Result<GroupBy, String> {
+    let mut by = GroupBy { source: false, host: false, tags: false };
+    for word in text.split(',').filter(|word| !word.is_empty()) {
+        match word {
+            "source" => by.source = true,
+            "host" => by.host = true,
+            "tags" => by.tags = true,
+            _ => return Err(format!("{word}: only `source`, `host` and `tags` make groups")),
+        }
+    }
+    Ok(by)
+}
+
+/// A name of the time zone database, or a rule as in the variable TZ (POSIX).
+fn time_zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).or_else(|_| TimeZone::posix(text)).map_err(|_| "not a time zone; give one as Europe/Berlin or UTC".to_owned())
+}
+
+#[derive(Serialize)]
+struct Forget {
+    dry_run: bool,
+    groups: Vec<GroupView>,
+    /// How many stay and go, of those that were decided about.
+    kept: u64,
+    forgotten: u64,
+    /// Those that were to go and stay, as things changed meanwhile.
+    spared: Vec<DecisionView>,
+    /// What is listed but cannot be read; it stays.
+    unreadable: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct GroupView {
+    source: Option<String>,
+    host: Option<String>,
+    tags: Option<Vec<String>>,
+    keep: Vec<DecisionView>,
+    forget: Vec<DecisionView>,
+}
+
+#[derive(Serialize)]
+struct DecisionView {
+    snapshot: SnapshotView,
+    reasons: Vec<String>,
+    /// Where it stands in the list.
+    #[serde(skip)]
+    place: usize,
+}
+
+/// The snapshots, to be found by their ids.
+struct Listed<'r> {
+    refreshed: &'r Refreshed,
+    places: HashMap<SnapshotId, usize>,
+}
+
+impl<'r> Listed<'r> {
+    fn of(refreshed: &'r Refreshed) -> Self {
+        Listed { refreshed, places: refreshed.snapshots.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect() }
+    }
+
+    fn view(&self, decision: &Decision) -> Option<DecisionView> {
+        let place = *self.places.get(&decision.id)?;
+        let (id, record) = self.refreshed.snapshots.get(place)?;
+        Some(DecisionView { snapshot: SnapshotView::of(id, record, self.refreshed), reasons: reasons(decision), place })
+    }
+}
+
+/// `forget`.
+pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Failure> {
+    let rules = args.rules.rules();
+    if args.snaps.is_empty() && rules.is_empty() {
+        return Err(Failure::usage("no rule keeps anything; give --keep-last N or another rule, or the snapshots to forget"));
+    }
+    let repo = context.open()?;
+    let progress = context.progress();
+    let refreshed = context.refresh(&repo, &progress)?;
+    let now_ns = time::now_ns();
+    let plan = match args.snaps.is_empty() {
+        true => {
+            let calendar = Calendar { now_ns, zone: args.time_zone.clone().unwrap_or_else(TimeZone::system) };
+            plan_by_rules(&refreshed, &filter(&args.filter), &rules, args.group_by, &calendar)?
+        }
+        false => named(&refreshed, args)?,
+    };
+    let report = match args.dry_run {
+        true => ForgetReport { forgotten: plan.forgotten(), spared: Vec::new() },
+        false => execute(&repo, &plan, now_ns, &progress)?,
+    };
+    report.spared.iter().for_each(|spared| progress.warn(&format!("snapshot {} stays: {}", spared.id.short(), reasons(spared).join("; "))));
+    drop(progress);
+    let shown = Forget::of(&refreshed, &plan, &report, args.dry_run);
+    // A plan that is only to be looked at is shown also with -q.
+    match args.dry_run {
+        true => context.output.result(&shown, Forget::text)?,
+        false => context.output.report(&shown, Forget::text)?,
+    }
+    match (refreshed.damage.is_empty(), report.spared.is_empty()) {
+        (false, _) => Ok(Exit::Damaged),
+        (true, false) => Ok(Exit::Incomplete),
+        (true, true) => Ok(Exit::Done),
+    }
+}
+
+/// The plan to forget the snapshots that the arguments name; it fails if one of them is to stay.
+fn named(refreshed: &Refreshed, args: &ForgetArgs) -> Result<ForgetPlan, Failure> {
+    let ids: Result<Vec<SnapshotId>, Failure> = args.snaps.iter().map(|snap| Ok(find_in(refreshed, snap, &args.filter)?.0)).collect();
+    let plan = plan_named(refreshed, &ids?, args.force);
+    let Some(refused) = plan.decisions().find(|decision| !decision.reasons.is_empty()) else { return Ok(plan) };
+    let way_out = match refused.reasons.contains(&Reason::Protected) {
+        true => format!("`icecore protect {} --off` takes that back", refused.id.short()),
+        false => "--force forgets it all the same".to_owned(),
+    };
+    let why = reasons(refused).join("; ");
+    Err(Failure::failed(format!("nothing was forgotten: snapshot {} stays: {why}; {way_out}", refused.id.short())))
+}
+
+fn reasons(decision: &Decision) -> Vec<String> {
+    decision.reasons.iter().map(ToString::to_string).collect()
+}
+
+impl Forget {
+    fn of(refreshed: &Refreshed, plan: &ForgetPlan, report: &ForgetReport, dry_run: bool) -> Self {
+        let total = plan.decisions().count() as u64;
+        let forgotten = report.forgotten.len() as u64;
+        let listed = Listed::of(refreshed);
+        Forget {
+            dry_run,
+            groups: plan.groups.iter().map(|group| GroupView::of(&listed, group)).collect(),
+            kept: total - forgotten,
+            forgotten,
+            spared: report.spared.iter().filter_map(|spared| listed.view(spared)).collect(),
+            unreadable: refreshed.damage.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let columns = ["", "TIME", "ID", "SOURCE", "TAGS", "FLAGS", "WHY"].map(|heading| (heading, Align::Left));
+        let mut text = String::new();
+        for group in &self.groups {
+            text.push_str(&group.heading());
+            let mut table = Table::new(columns);
+            let mut rows: Vec<(&str, &DecisionView)> = group.keep.iter().map(|view| ("keep", view)).collect();
+            rows.extend(group.forget.iter().map(|view| ("forget", view)));
+            rows.sort_by_key(|(_, view)| view.place);
+            for (what, DecisionView { snapshot, reasons, .. }) in rows {
+                table.row([
+                    what.to_owned(),
+                    time::local(snapshot.time_ns),
+                    snapshot.short_id.clone(),
+                    snapshot.source.label.clone(),
+                    snapshot.tags.join(","),
+                    snapshot.flag_codes(),
+                    reasons.join("; "),
+                ]);
+            }
+            text.push_str(&table.text());
+            text.push('\n');
+        }
+        let verb = if self.dry_run { "would be forgotten" } else { "forgotten" };
+        text + &format!("{} {verb}, {} kept\n", count(self.forgotten, "snapshot"), self.kept)
+    }
+}
+
+impl GroupView {
+    fn of(listed: &Listed<'_>, group: &Group) -> Self {
+        let views = |kept: bool| {
+            let decisions = group.decisions.iter().filter(|decision| decision.reasons.is_empty() != kept);
+            decisions.filter_map(|decision| listed.view(decision)).collect()
+        };
+        GroupView {
+            source: group.key.source.map(|id| id.to_string()),
+            host: group.key.host.clone(),
+            tags: group.key.tags.as_ref().map(|tags| tags.iter().cloned().collect()),
+            keep: views(true),
+            forget: views(false),
+        }
+    }
+
+    /// What the snapshots have in common, for people.
+    fn heading(&self) -> String {
+        let label = self.keep.iter().chain(&self.forget).map(|view| &view.snapshot.source.label).next_back();
+        let source = self.source.as_ref().and(label).map(|label| format!("source {label}"));
+        let host = self.host.as_ref().map(|host| format!("host {host}"));
+        let tags = self.tags.as_ref().map(|tags| format!("tags {}", tags.join(",")));
+        let parts: Vec<String> = [source, host, tags].into_iter().flatten().collect();
+        if parts.is_empty() { String::new() } else { printable(&parts.join(", ")).replace('\n', "\\n") + "\n" }
+    }
+}

@@ -1,0 +1,159 @@
+//! Forgetting snapshots: plan, show, execute. The space is freed by a prune.
+//!
+//! "Mark, then look": for every snapshot that is to go `forgotten/<id>` is written, durably; then all snapshots and marks are read
+//! afresh, and one that has been protected meanwhile, or has become the newest good one of its source, is spared; then the records
+//! `snapshots/<id>` are deleted, the oldest first. Killed in between, snapshots are listed still, which is what counts, and doing it
+//! again finishes. A `forgotten/<id>` of a listed snapshot says nothing.
+
+use std::collections::HashSet;
+
+use super::retention::{Calendar, Candidate, Decision, Group, GroupBy, GroupKey, Reason, Rules, always_kept, decide};
+use super::select::SnapshotFilter;
+use crate::error::{Error, Result};
+use crate::id::SnapshotId;
+use crate::progress::Monitor;
+use crate::repo::{Refreshed, Repository};
+
+/// What is to become of which snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ForgetPlan {
+    /// The decisions.
+    pub groups: Vec<Group>,
+    /// What was asked for: it decides what spares a snapshot on which something has changed since the plan.
+    pub intent: Intent,
+}
+
+/// What a plan was made of, and so which [`Reason`]s keep a snapshot whatever the rules say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Intent {
+    /// Rules: every one does.
+    #[default]
+    Rules,
+    /// Snapshots by their names: those that are flagged may go.
+    Named,
+    /// The same, by force: only protection keeps one.
+    Forced,
+}
+
+impl Intent {
+    fn respects(self, reason: &Reason) -> bool {
+        match self {
+            Intent::Rules => true,
+            Intent::Named => *reason != Reason::FlaggedNewer,
+            Intent::Forced => *reason == Reason::Protected,
+        }
+    }
+}
+
+impl ForgetPlan {
+    /// All decisions.
+    pub fn decisions(&self) -> impl Iterator<Item = &Decision> {
+        self.groups.iter().flat_map(|group| &group.decisions)
+    }
+
+    /// The snapshots that are to go.
+    pub fn forgotten(&self) -> Vec<SnapshotId> {
+        self.decisions().filter(|decision| decision.reasons.is_empty()).map(|decision| decision.id).collect()
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ForgetReport {
+    /// The snapshots that were forgotten, oldest first.
+    pub forgotten: Vec<SnapshotId>,
+    /// Those that were to go and stay, as things have changed since the plan.
+    pub spared: Vec<Decision>,
+}
+
+/// The snapshots that there are, for a decision about those that pass the filter.
+fn candidates(refreshed: &Refreshed, chosen: &dyn Fn(&SnapshotId) -> bool) -> Vec<Candidate> {
+    let candidate = |(id, record): &(SnapshotId, crate::format::snapshot::SnapshotRecord)| {
+        let marks = refreshed.marks.get(id);
+        Candidate {
+            id: *id,
+            time_ns: record.time_ns,
+            source: record.source.id,
+            host: record.host.clone(),
+            tags: record.tags.clone(),
+            flagged: !record.flags.is_empty(),
+            is_protected: marks.is_some_and(|marks| marks.protection().is_some()),
+            is_unclear: marks.is_some_and(|marks| marks.unreadable > 0),
+            chosen: chosen(id),
+        }
+    };
+    refreshed.snapshots.iter().map(candidate).collect()
+}
+
+/// Plans by rules, among the snapshots that pass the filter. What is always kept is decided among all.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] without any rule: that would not mean to forget everything.
+pub fn plan_by_rules(
+    refreshed: &Refreshed,
+    filter: &SnapshotFilter,
+    rules: &Rules,
+    by: GroupBy,
+    calendar: &Calendar,
+) -> Result<ForgetPlan> {
+    if rules.is_empty() {
+        return Err(Error::InvalidArgument("no rule says what to keep".into()));
+    }
+    let passing: HashSet<SnapshotId> = refreshed.snapshots.iter().filter(|(_, record)| filter.matches(record)).map(|(id, _)| *id).collect();
+    let groups = decide(&candidates(refreshed, &|id| passing.contains(id)), rules, by, calendar);
+    Ok(ForgetPlan { groups, intent: Intent::Rules })
+}
+
+/// Plans to forget these snapshots, as one group. One that is kept all the same has its reasons: it is protected, or, without `force`, the
+/// newest good one of its source, or has a mark that cannot be read. Ids that are not listed are left out.
+pub fn plan_named(refreshed: &Refreshed, named: &[SnapshotId], force: bool) -> ForgetPlan {
+    let named: HashSet<&SnapshotId> = named.iter().collect();
+    let candidates = candidates(refreshed, &|id| named.contains(id));
+    let intent = if force { Intent::Forced } else { Intent::Named };
+    let mut always = always_kept(&candidates);
+    let decisions = candidates.iter().filter(|candidate| candidate.chosen).map(|candidate| {
+        let mut reasons = always.remove(&candidate.id).unwrap_or_default();
+        reasons.retain(|reason| intent.respects(reason));
+        Decision { id: candidate.id, reasons }
+    });
+    ForgetPlan { groups: vec![Group { key: GroupKey::default(), decisions: decisions.collect() }], intent }
+}
+
+/// Executes a plan. `now_ns` is the clock's time, nanoseconds since 1970 UTC.
+///
+/// # Errors
+/// [`Error::Backend`], [`Error::Cancelled`]: some snapshots may be gone then, each of them wholly; the same again goes on.
+pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn Monitor) -> Result<ForgetReport> {
+    let doomed: HashSet<SnapshotId> = plan.forgotten().into_iter().collect();
+    let before = repo.refresh()?;
+    monitor.phase("forgetting", None);
+    for (id, record) in before.snapshots.iter().filter(|(id, _)| doomed.contains(id)) {
+        continue_unless_cancelled(monitor)?;
+        repo.write_forgotten(id, record, now_ns)?;
+    }
+    let mut report = ForgetReport::default();
+    let after = repo.refresh()?;
+    let mut always = always_kept(&candidates(&after, &|_| true));
+    for (id, _) in before.snapshots.iter().filter(|(id, _)| doomed.contains(id)) {
+        continue_unless_cancelled(monitor)?;
+        let Some(mut reasons) = always.remove(id) else {
+            // Another forget was faster; or it cannot be read any more, and then nobody knows what it would have to be spared for.
+            monitor.warn(&format!("snapshot {} is not in the list any more", id.short()));
+            continue;
+        };
+        reasons.retain(|reason| plan.intent.respects(reason));
+        match reasons.is_empty() {
+            true => {
+                repo.delete_snapshot(id)?;
+                report.forgotten.push(*id);
+            }
+            false => report.spared.push(Decision { id: *id, reasons }),
+        }
+    }
+    repo.clear_forgotten(&report.forgotten)?;
+    Ok(report)
+}
+
+fn continue_unless_cancelled(monitor: &dyn Monitor) -> Result<()> {
+    if monitor.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+}

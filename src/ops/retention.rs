@@ -1,0 +1,398 @@
+//! Which snapshots rules keep: a pure function of the snapshots, the rules, the clock and a time zone.
+//!
+//! Rules work as restic's users know them. Within each group, from the newest snapshot to the oldest (equal times: the later one in the
+//! list is the newer): `last` keeps the first N; `hourly` to `yearly` keep the newest of each of the last N hours, days, ISO weeks, months and
+//! years that have any, and while there are fewer than N, also the oldest snapshot; `within` keeps what is younger than the group's newest
+//! snapshot, less the duration; `within-hourly` and so on the newest of each such period in that time; a tag rule what has all its tags.
+//! A snapshot stays if anything keeps it. Beyond restic:
+//!
+//! - Flagged snapshots are passed over: none counts for a rule but that of tags.
+//! - The newest good snapshot of each source stays, whatever the rules. So do flagged ones that came after it, and protected ones.
+//! - One with a mark that cannot be read stays, and is not taken for good: the mark may protect or flag it.
+//! - Periods are those of the local time zone. The hour that is there twice when summer time ends counts as two.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, Zoned};
+
+use crate::error::{Error, Result};
+use crate::id::{SnapshotId, SourceId};
+
+/// How many a rule keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// The newest so many; none: the rule is not there.
+    Newest(u32),
+    /// No rule.
+    #[default]
+    None,
+    /// All.
+    All,
+}
+
+impl Keep {
+    fn is_none(self) -> bool {
+        matches!(self, Keep::None | Keep::Newest(0))
+    }
+
+    fn allows(self, so_far: u32) -> bool {
+        match self {
+            Keep::None => false,
+            Keep::Newest(count) => so_far < count,
+            Keep::All => true,
+        }
+    }
+}
+
+/// A length of time in parts of the calendar: `1y5m7d2h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Duration {
+    /// Years.
+    pub years: u32,
+    /// Months.
+    pub months: u32,
+    /// Days.
+    pub days: u32,
+    /// Hours.
+    pub hours: u32,
+}
+
+impl Duration {
+    /// Reads `1y5m7d2h`: each part at most once, in any order, at least one not 0.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for anything else.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = || Error::InvalidArgument(format!("{text}: not a duration; give years, months, days and hours as 1y5m7d2h"));
+        let mut duration = Duration::default();
+        let mut seen = BTreeSet::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(|c: char| !c.is_ascii_digit()) {
+            let (number, unit) = rest.split_at(at);
+            let number: u32 = number.parse().map_err(|_| wrong())?;
+            let unit = unit.chars().next().ok_or_else(wrong)?;
+            match unit {
+                'y' => duration.years = number,
+                'm' => duration.months = number,
+                'd' => duration.days = number,
+                'h' => duration.hours = number,
+                _ => return Err(wrong()),
+            }
+            if !seen.insert(unit) {
+                return Err(wrong());
+            }
+            rest = rest.get(at + 1..).ok_or_else(wrong)?;
+        }
+        if rest.is_empty() && duration != Duration::default() { Ok(duration) } else { Err(wrong()) }
+    }
+
+    /// The moment this long before another one by the calendar of its zone; a day that the month does not have becomes its last. `None` if it
+    /// is before all time.
+    fn before(&self, moment: &Zoned) -> Option<Timestamp> {
+        let span = Span::new().try_years(self.years).ok()?.try_months(self.months).ok()?;
+        let span = span.try_days(self.days).ok()?.try_hours(self.hours).ok()?;
+        Some(moment.checked_sub(span).ok()?.timestamp())
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [(self.years, 'y'), (self.months, 'm'), (self.days, 'd'), (self.hours, 'h')];
+        parts.into_iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+    }
+}
+
+/// What divides snapshots for a counting rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Period {
+    /// Each snapshot by itself.
+    Each,
+    /// Hours of the clock, told apart by their offset from UTC.
+    Hour,
+    /// Days.
+    Day,
+    /// ISO 8601 weeks: from Monday; week 1 has the year's first Thursday.
+    Week,
+    /// Months.
+    Month,
+    /// Years.
+    Year,
+}
+
+impl Period {
+    /// All, in the order of the fields of [`Rules`].
+    pub const ALL: [Period; 6] = [Period::Each, Period::Hour, Period::Day, Period::Week, Period::Month, Period::Year];
+
+    /// The word in options and reasons: `last`, `hourly`, ...
+    pub fn word(self) -> &'static str {
+        match self {
+            Period::Each => "last",
+            Period::Hour => "hourly",
+            Period::Day => "daily",
+            Period::Week => "weekly",
+            Period::Month => "monthly",
+            Period::Year => "yearly",
+        }
+    }
+
+    /// A name for the period in which a moment lies; `place` is the snapshot's own.
+    fn of(self, moment: &Zoned, place: usize) -> [i64; 4] {
+        let (year, month, day) = (i64::from(moment.year()), i64::from(moment.month()), i64::from(moment.day()));
+        match self {
+            Period::Each => [place as i64, 0, 0, 0],
+            Period::Hour => [year, month * 100 + day, i64::from(moment.hour()), i64::from(moment.offset().seconds())],
+            Period::Day => [year, month, day, 0],
+            Period::Week => {
+                let week = moment.date().iso_week_date();
+                [i64::from(week.year()), i64::from(week.week()), 0, 0]
+            }
+            Period::Month => [year, month, 0, 0],
+            Period::Year => [year, 0, 0, 0],
+        }
+    }
+}
+
+/// What to keep. The default keeps nothing beyond what is always kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// For each of [`Period::ALL`] how many.
+    pub count: [Keep; 6],
+    /// For each of [`Period::ALL`] how far back; of [`Period::Each`]: everything in that time.
+    pub within: [Option<Duration>; 6],
+    /// Snapshots that have all tags of one of these sets.
+    pub tags: Vec<Vec<String>>,
+}
+
+impl Rules {
+    /// Whether there is no rule at all: then nobody has said what to keep.
+    pub fn is_empty(&self) -> bool {
+        self.count.iter().all(|keep| keep.is_none()) && self.within.iter().all(Option::is_none) && self.tags.is_empty()
+    }
+}
+
+/// What makes a group, within which rules count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupBy {
+    /// The source.
+    pub source: bool,
+    /// The host.
+    pub host: bool,
+    /// The set of tags.
+    pub tags: bool,
+}
+
+impl Default for GroupBy {
+    fn default() -> Self {
+        GroupBy { source: true, host: true, tags: false }
+    }
+}
+
+/// A group: what its snapshots have in common, as far as it divides groups.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    /// The source.
+    pub source: Option<SourceId>,
+    /// The host.
+    pub host: Option<String>,
+    /// The tags.
+    pub tags: Option<BTreeSet<String>>,
+}
+
+/// What is decided about, of one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its time, nanoseconds since 1970 UTC.
+    pub time_ns: i64,
+    /// Its source.
+    pub source: SourceId,
+    /// Its host.
+    pub host: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Whether it is flagged.
+    pub flagged: bool,
+    /// Whether it is protected.
+    pub is_protected: bool,
+    /// Whether one of its marks cannot be read.
+    pub is_unclear: bool,
+    /// Whether it is one of those to be decided about; others only tell which is the newest good one of a source.
+    pub chosen: bool,
+}
+
+impl Candidate {
+    fn is_good(&self) -> bool {
+        !self.flagged && !self.is_unclear
+    }
+}
+
+/// Why a snapshot is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A counting rule.
+    Count(Period),
+    /// The oldest one, as a counting rule is not used up.
+    Oldest(Period),
+    /// A rule of time.
+    Within(Period, Duration),
+    /// It has these tags.
+    Tags(Vec<String>),
+    /// It is protected.
+    Protected,
+    /// One of its marks cannot be read.
+    Unclear,
+    /// It is the newest good one of its source.
+    NewestGood,
+    /// It is flagged, and there is no good one of its source that is newer.
+    FlaggedNewer,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Count(period) => f.write_str(period.word()),
+            Reason::Oldest(period) => write!(f, "oldest, {} is not used up", period.word()),
+            Reason::Within(Period::Each, duration) => write!(f, "within {duration}"),
+            Reason::Within(period, duration) => write!(f, "{} within {duration}", period.word()),
+            Reason::Tags(tags) => write!(f, "tag {}", tags.join(",")),
+            Reason::Protected => f.write_str("protected"),
+            Reason::Unclear => f.write_str("a mark on it cannot be read"),
+            Reason::NewestGood => f.write_str("newest good one of its source"),
+            Reason::FlaggedNewer => f.write_str("flagged, newer than the last good one"),
+        }
+    }
+}
+
+/// What becomes of one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Why it is kept; nothing: it is forgotten.
+    pub reasons: Vec<Reason>,
+}
+
+/// What becomes of the snapshots of a group, oldest first as in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What they have in common.
+    pub key: GroupKey,
+    /// The decisions.
+    pub decisions: Vec<Decision>,
+}
+
+/// The clock and the calendar.
+#[derive(Debug, Clone)]
+pub struct Calendar {
+    /// The clock's time, nanoseconds since 1970 UTC. Snapshots ahead of it are no end of a time that a rule counts back from.
+    pub now_ns: i64,
+    /// Whose hours and days count.
+    pub zone: TimeZone,
+}
+
+impl Calendar {
+    fn at(&self, time_ns: i64) -> Zoned {
+        // Every i64 of nanoseconds is a time that jiff has.
+        Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(self.zone.clone())
+    }
+}
+
+/// Decides. `candidates` are all snapshots that there are, in the order of the list (oldest first); groups come in the order of their first
+/// snapshot.
+pub fn decide(candidates: &[Candidate], rules: &Rules, by: GroupBy, calendar: &Calendar) -> Vec<Group> {
+    let always = always_kept(candidates);
+    let mut groups: Vec<(GroupKey, Vec<usize>)> = Vec::new();
+    let mut place_of: HashMap<GroupKey, usize> = HashMap::new();
+    for (place, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.chosen) {
+        let key = key_of(candidate, by);
+        let group = *place_of.entry(key.clone()).or_insert(groups.len());
+        match groups.get_mut(group) {
+            Some((_, members)) => members.push(place),
+            None => groups.push((key, vec![place])),
+        }
+    }
+    let decided = groups.into_iter().map(|(key, members)| {
+        let members: Vec<&Candidate> = members.iter().filter_map(|place| candidates.get(*place)).collect();
+        let mut reasons = kept_by_rules(&members, rules, calendar);
+        let decisions = members.iter().enumerate().map(|(place, candidate)| {
+            let mut reasons = reasons.get_mut(place).map(std::mem::take).unwrap_or_default();
+            reasons.extend(always.get(&candidate.id).cloned().unwrap_or_default());
+            Decision { id: candidate.id, reasons }
+        });
+        Group { key, decisions: decisions.collect() }
+    });
+    decided.collect()
+}
+
+/// What is kept whatever the rules say, and why.
+pub(super) fn always_kept(candidates: &[Candidate]) -> HashMap<SnapshotId, Vec<Reason>> {
+    let mut kept: HashMap<SnapshotId, Vec<Reason>> = HashMap::new();
+    let mut have_good: HashSet<SourceId> = HashSet::new();
+    for candidate in candidates.iter().rev() {
+        let mut reasons = Vec::new();
+        if candidate.is_good() {
+            reasons.extend(have_good.insert(candidate.source).then_some(Reason::NewestGood));
+        } else if candidate.flagged && !have_good.contains(&candidate.source) {
+            reasons.push(Reason::FlaggedNewer);
+        }
+        reasons.extend(candidate.is_unclear.then_some(Reason::Unclear));
+        reasons.extend(candidate.is_protected.then_some(Reason::Protected));
+        kept.insert(candidate.id, reasons);
+    }
+    kept
+}
+
+fn key_of(candidate: &Candidate, by: GroupBy) -> GroupKey {
+    GroupKey {
+        source: by.source.then_some(candidate.source),
+        host: by.host.then(|| candidate.host.clone()),
+        tags: by.tags.then(|| candidate.tags.iter().cloned().collect()),
+    }
+}
+
+/// The reasons of each of these snapshots of one group.
+fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar) -> Vec<Vec<Reason>> {
+    let mut kept: Vec<Vec<Reason>> = vec![Vec::new(); members.len()];
+    let mut keep = |place: usize, reason: Reason| kept.get_mut(place).into_iter().for_each(|reasons| reasons.push(reason.clone()));
+    // Those that count, newest first.
+    let mut counting: Vec<(usize, Zoned)> = members
+        .iter()
+        .enumerate()
+        .filter(|(_, member)| member.is_good())
+        .map(|(place, member)| (place, calendar.at(member.time_ns)))
+        .collect();
+    counting.sort_by_key(|(place, moment)| std::cmp::Reverse((moment.timestamp(), *place)));
+    for (period, rule) in Period::ALL.into_iter().zip(rules.count) {
+        let mut seen = HashSet::new();
+        for (number, (place, moment)) in counting.iter().enumerate() {
+            if !rule.allows(u32::try_from(seen.len()).unwrap_or(u32::MAX)) {
+                break;
+            }
+            if seen.insert(period.of(moment, *place)) {
+                keep(*place, Reason::Count(period));
+            } else if number + 1 == counting.len() {
+                keep(*place, Reason::Oldest(period));
+            }
+        }
+    }
+    let now = calendar.at(calendar.now_ns);
+    let end = counting.iter().map(|(_, moment)| moment).find(|moment| moment.timestamp() <= now.timestamp()).unwrap_or(&now);
+    for (period, duration) in Period::ALL.into_iter().zip(rules.within) {
+        let Some(duration) = duration else { continue };
+        let start = duration.before(end);
+        let mut seen = HashSet::new();
+        for (place, moment) in counting.iter().filter(|(_, moment)| start.is_none_or(|start| moment.timestamp() > start)) {
+            if seen.insert(period.of(moment, *place)) {
+                keep(*place, Reason::Within(period, duration));
+            }
+        }
+    }
+    for (place, member) in members.iter().enumerate() {
+        let has_all = |tags: &&Vec<String>| tags.iter().all(|tag| member.tags.contains(tag));
+        rules.tags.iter().filter(has_all).for_each(|tags| keep(place, Reason::Tags(tags.clone())));
+    }
+    kept
+}
