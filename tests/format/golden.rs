@@ -13,6 +13,7 @@ use icecore::format::mark::{ForgottenRecord, MarkRecord};
 use icecore::format::node::Node;
 use icecore::format::pack::{FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer};
 use icecore::format::snapshot::{SnapshotRecord, StreamEntry};
+use icecore::format::tombstone::Tombstone;
 use icecore::format::{Cipher, HEADER_LEN, Kind, ObjectHeader, record};
 use icecore::id::{from_hex, to_hex};
 
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Golden> {
         open("listing", listing, redo_listing),
         open("marks", marks, redo_marks),
         open("forgotten", record::encode(&values::forgotten()).unwrap(), redo_record::<ForgottenRecord>),
+        open("tombstone", record::encode(&values::tombstone()).unwrap(), redo_record::<Tombstone>),
         sealed("key-record", key_record().encode(), redo_key_record),
         sealed("footer", [trailer, footer].concat(), redo_footer),
         sealed("segment", sealed_object(0, b"a chunk, and another"), redo_segment),
@@ -186,6 +188,7 @@ fn golden_bytes_decode_to_the_values() {
     let expected = values::footer(&trailer);
     assert_eq!(Footer::decode(&footer[trailer.len()..], expected.pack_len).unwrap(), expected);
     assert_eq!(record::decode::<ForgottenRecord>(&read("forgotten")).unwrap(), values::forgotten());
+    assert_eq!(record::decode::<Tombstone>(&read("tombstone")).unwrap(), values::tombstone());
     let marks = read("marks");
     let mut rest = marks.as_slice();
     for kind in values::MARK_KINDS {

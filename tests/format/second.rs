@@ -141,6 +141,12 @@ struct ForgottenRecord {
     label: String,
 }
 
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct Tombstone {
+    time_ns: i64,
+    host: String,
+}
+
 /// Reads a golden object, writes it again, and gives what was read.
 macro_rules! reread {
     ($type:ty, $bytes:expr) => {{
@@ -197,6 +203,9 @@ fn marks_and_forgotten() {
         label: ours.label.clone(),
     };
     assert_eq!(reread!(ForgottenRecord, record::encode(&ours).unwrap()), expected);
+    let ours = values::tombstone();
+    let expected = Tombstone { time_ns: ours.time_ns, host: ours.host.clone() };
+    assert_eq!(reread!(Tombstone, record::encode(&ours).unwrap()), expected);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice
 use icecore::format::snapshot::{
     EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry, StreamRoot,
 };
+use icecore::format::tombstone::Tombstone;
 use icecore::format::{Cipher, Kind, ObjectHeader};
 use icecore::id::{ChunkId, PackId, RepositoryId, SnapshotId, SourceId};
 
@@ -218,6 +219,10 @@ pub fn forgotten() -> ForgottenRecord {
         forgotten_ns: 1_793_880_000_123_456_790,
         label: "/srv/memory.db".into(),
     }
+}
+
+pub fn tombstone() -> Tombstone {
+    Tombstone { time_ns: 1_793_880_000_123_456_791, host: "db-3.example".into() }
 }
 
 pub fn facts() -> SqliteFacts {
