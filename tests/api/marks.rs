@@ -17,6 +17,9 @@ fn state(repo: &Repository, id: &SnapshotId) -> (Vec<String>, Vec<String>, bool)
     (record.flags.iter().map(|flag| flag.code.clone()).collect(), record.tags.clone(), is_protected)
 }
 
+/// A mark with its code; then flags, tags and protection as they are after it.
+type Step<'a> = (MarkKind, &'a str, &'a [&'a str], &'a [&'a str], bool);
+
 #[test]
 fn the_newest_of_a_sort_wins() {
     let bed = Bed::new(true);
@@ -24,7 +27,7 @@ fn the_newest_of_a_sort_wins() {
     drop(make_database(&path, 50));
     let repo = bed.open();
     let id = back_up(&repo, &path, 1).id;
-    let script: &[(MarkKind, &str, &[&str], &[&str], bool)] = &[
+    let script: &[Step] = &[
         (Flag, "a", &["a"], &[], false),
         (Flag, "b", &["a", "b"], &[], false),
         (Flag, "a", &["b", "a"], &[], false),

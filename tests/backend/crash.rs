@@ -80,7 +80,7 @@ fn history(writer: u8) -> Vec<Action> {
         Action::Replace(ObjectKey::Config(Replica::First), bytes(4)),
         Action::Create(mark(0, writer), bytes(6)),
         Action::Create(mark(writer, writer), bytes(7)),
-        Action::Replace(ObjectKey::Forgotten(SnapshotId([0; 32])), bytes(8)),
+        Action::Replace(ObjectKey::Forgotten(SnapshotId([writer; 32])), bytes(8)),
         Action::Create(ObjectKey::Tombstone(PackId([writer; 32])), Vec::new()),
         Action::Delete(mark(0, writer)),
         Action::Delete(pack_of(2)),

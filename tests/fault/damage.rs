@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use icecore::backend::{ObjectKey, Replica};
+use icecore::backend::{ObjectKey, ObjectKind, Replica};
 use icecore::ops::check::Severity;
 
 use crate::hook::{Call, Fate, Hooked};
@@ -146,6 +146,49 @@ fn matrix(encrypted: bool) {
     println!("encrypted {encrypted}: {} cases of damage", cases.len());
 }
 
+/// Marks and what stays of forgotten snapshots: whatever becomes of them, snapshots are listed, restore, and take backups; what is damaged is
+/// found; and a snapshot with a damaged mark is not forgotten.
+#[test]
+fn matrix_of_marks() {
+    for encrypted in [true, false] {
+        let make = || {
+            let mut world = template(encrypted);
+            let repo = world.open("cache");
+            let ids: Vec<_> = repo.refresh().unwrap().snapshots.into_iter().map(|(id, _)| id).collect();
+            crate::support::protect(&repo, &ids[1]);
+            crate::support::forget(&repo, &ids[..1], false);
+            world.known.remove(&ids[0]);
+            (world, ids)
+        };
+        let ((world, ids), (foreign, _)) = (make(), make());
+        let kinds = [ObjectKind::Mark, ObjectKind::Forgotten];
+        let of = |world: &World| kinds.map(|kind| world.local().list(kind).unwrap().next().unwrap().unwrap().key);
+        for (key, like) in of(&world).into_iter().zip(of(&foreign)) {
+            for action in ACTIONS.into_iter().filter(|action| *action != Action::Swap) {
+                let here = world.copy();
+                perform(action, &here.repo_dir(), &path_of(&key), None, &foreign.repo_dir().join(path_of(&like)));
+                let hooked = Hooked::new(here.local(), move |_, call| match call {
+                    Call::Read(read) if action == Action::BadSector && read == key => Fate::BadSector,
+                    _ => Fate::Proceed,
+                });
+                let repo = here.open_on(Arc::new(hooked), "cache").unwrap();
+                let refreshed = repo.refresh().unwrap();
+                let gone = matches!(action, Action::Delete | Action::Directory);
+                let is_mark = key.kind() == ObjectKind::Mark;
+                assert_eq!(refreshed.damage.len(), usize::from(is_mark && !gone), "{key} {action:?}: {:?}", refreshed.damage);
+                assert_eq!(repo.list_forgotten().unwrap().unreadable.len(), usize::from(!is_mark && !gone));
+                assert_eq!(read_data(&repo).is_damaged(), !gone, "{key} {action:?}");
+                for (id, record) in &refreshed.snapshots {
+                    assert!(database_of(&repo, record).unwrap() == here.known[id]);
+                }
+                here.try_back_up(&repo, "db", &states()[3], 20).unwrap();
+                let forgotten = crate::support::forget(&repo, &ids[1..2], false).forgotten;
+                assert_eq!(forgotten.is_empty(), !(is_mark && gone), "{key} {action:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn matrix_encrypted() {
     matrix(true);
@@ -161,7 +204,9 @@ fn matrix_unencrypted() {
 fn foreign_files_are_left_alone() {
     let mut world = template(true);
     let id = "ab".repeat(32);
-    for dir in ["", "keys", "packs", "packs/ab", "packs/zz", "pending", "snapshots", "tombstones"] {
+    for dir in
+        ["", "forgotten", "keys", "marks", &format!("marks/{id}"), "packs", "packs/ab", "packs/zz", "pending", "snapshots", "tombstones"]
+    {
         let dir = world.repo_dir().join(dir);
         fs::create_dir_all(&dir).unwrap();
         for name in ["x", ".DS_Store", ".tmp-1-00ff", "config~", &id.to_uppercase(), &id[1..], &format!("{id}.part"), "..."] {
