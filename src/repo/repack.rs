@@ -6,7 +6,7 @@ use super::packer::{Packer, SegmentBuilder};
 use super::reader::Reader;
 use crate::codec::{Decoder, Encoder};
 use crate::error::{Error, Result};
-use crate::format::pack::{ChunkEntry, Encoding, Frame};
+use crate::format::pack::{ChunkEntry, Encoding, Frame, Slice};
 use crate::format::snapshot::PackRef;
 use crate::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET};
 use crate::id::ChunkId;
@@ -61,6 +61,43 @@ impl Repacker {
         Ok(())
     }
 
+    /// Stores a chunk as a delta of one that is stored already, if that takes at most so many bytes; whether it is stored.
+    pub(crate) fn store_delta(
+        &mut self,
+        copy: &StoredCopy,
+        plain: &[u8],
+        base: &StoredCopy,
+        base_plain: &[u8],
+        len_max: usize,
+    ) -> Result<bool> {
+        let malformed = |m: Malformed| m.of("a chunk");
+        let mut encoded = Vec::new();
+        let mut encoding = Encoding::Patch;
+        if copy.entry.node || !self.encoder.encode_patch(plain, base_plain, &mut encoded).map_err(malformed)? {
+            self.encoder.encode(plain, base_plain, &mut encoded).map_err(malformed)?;
+            encoding = Encoding::Delta;
+        }
+        if encoded.len() > len_max {
+            return Ok(false);
+        }
+        match encoding {
+            Encoding::Patch => {
+                self.check.clear();
+                self.check.extend_from_slice(base_plain);
+                self.decoder.decode_patch(&encoded, &mut self.check, plain.len() as u32).map_err(malformed)?;
+            }
+            _ => self.decoder.decode(&encoded, base_plain, plain.len() as u32, &mut self.check).map_err(malformed)?,
+        }
+        if self.check != plain {
+            return Err(not_decoded());
+        }
+        let slice = Slice { base: base.entry.id.prefix(), offset: 0, len: base.entry.plain_len };
+        let (level, work) = (base.frame().level + 1, base.frame().work + 1);
+        let frame = Frame { level, work, slices: vec![slice], ..Frame::whole(encoding) };
+        self.push(frame, &[copy.entry], &encoded, true)?;
+        Ok(true)
+    }
+
     /// Makes everything durable and gives the packs.
     pub(crate) fn finish(mut self) -> Result<Vec<PackRef>> {
         self.close_frame()?;
@@ -80,7 +117,7 @@ impl Repacker {
         self.encoder.encode(plain, &[], &mut encoded).map_err(malformed)?;
         self.decoder.decode(&encoded, &[], plain.len() as u32, &mut self.check).map_err(malformed)?;
         if self.check != plain {
-            return Err(Error::corrupt("a chunk in memory", "it does not decode to what was encoded; memory may be faulty"));
+            return Err(not_decoded());
         }
         match encoded.len() < plain.len() {
             true => self.push(Frame::whole(Encoding::Zstd), chunks, &encoded, small),
@@ -99,4 +136,8 @@ impl Repacker {
         segment.push(frame, chunks, encoded);
         Ok(())
     }
+}
+
+fn not_decoded() -> Error {
+    Error::corrupt("a chunk in memory", "it does not decode to what was encoded; memory may be faulty")
 }

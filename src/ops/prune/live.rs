@@ -18,6 +18,8 @@ pub(super) struct Live<'a> {
     /// Packs that are going: what is in them does not count, and is stranded if it is nowhere else.
     going: &'a HashSet<PackId>,
     rows: HashMap<PackId, Rows>,
+    /// Of these rows those of chunks that a snapshot itself reaches; the others are bases of them.
+    reached: HashMap<PackId, Rows>,
     /// Chunks of which only packs that are going have a copy.
     pub(super) stranded: Vec<(ChunkId, bool)>,
     seen_nodes: HashSet<ChunkId>,
@@ -46,12 +48,30 @@ impl Rows {
 
 impl<'a> Live<'a> {
     pub(super) fn new(reader: &'a Reader, going: &'a HashSet<PackId>) -> Self {
-        Live { reader, going, rows: HashMap::new(), stranded: Vec::new(), seen_nodes: HashSet::new(), waiting: Vec::new() }
+        Live {
+            reader,
+            going,
+            rows: HashMap::new(),
+            reached: HashMap::new(),
+            stranded: Vec::new(),
+            seen_nodes: HashSet::new(),
+            waiting: Vec::new(),
+        }
     }
 
     /// The rows of a pack that are needed; `None` if none is.
     pub(super) fn rows(&self, pack: &PackId) -> Option<&Rows> {
         self.rows.get(pack)
+    }
+
+    /// Whether a snapshot reaches the chunk of this copy, which is needed, and not only what is made a delta of it.
+    pub(super) fn is_reached(&self, copy: &StoredCopy) -> bool {
+        self.reached.get(&copy.pack()).is_some_and(|rows| rows.contains(copy.row()))
+    }
+
+    /// The packs of which something is needed.
+    pub(super) fn packs(&self) -> impl Iterator<Item = &PackId> {
+        self.rows.keys()
     }
 
     /// Adds what these snapshots reach, the oldest first: of each stream only what differs from the same stream of the snapshot before is looked at.
@@ -114,11 +134,15 @@ impl<'a> Live<'a> {
         self.reader.prefetch(waiting.iter().map(|(id, _)| *id))?;
         for (id, node) in waiting {
             let copies = self.reader.copies_of(&id)?;
-            let mut kept = false;
+            let mut kept = None;
             for copy in &copies {
-                kept = kept || self.keep(copy)?;
+                if kept.is_none() && self.keep(copy)? {
+                    kept = Some(copy);
+                }
             }
-            if !kept {
+            if let Some(copy) = kept {
+                self.reached.entry(copy.pack()).or_default().insert(copy.row());
+            } else {
                 match copies.iter().any(|copy| self.going.contains(&copy.pack())) {
                     true => self.stranded.push((id, node)),
                     false => return Err(self.reader.repository().lost(format!("chunk {id}"), "it is in no pack")),

@@ -7,6 +7,7 @@
 //!
 //! Every step can be stopped: new packs to which nothing refers are garbage for the next prune, a tombstone stays until its pack is gone.
 
+mod flatten;
 mod live;
 mod plan;
 
@@ -73,7 +74,12 @@ pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -
     let roots = Roots::list(repo, options)?;
     let going = roots.going();
     let reader = Reader::new(repo);
-    let live = roots.live(&reader, &going, monitor)?;
+    let mut live = roots.live(&reader, &going, monitor)?;
+    let fresh;
+    if flatten::flatten(repo, &reader, &live, options, monitor, &mut report)? {
+        fresh = Reader::new(repo);
+        live = roots.live(&fresh, &going, monitor)?;
+    }
     let plan = plan_of(repo, &going, &live, options)?;
     write_anew(repo, &reader, &live, &plan.repack, monitor, &mut report)?;
     for pack in plan.delete.iter().chain(&plan.repack) {
