@@ -11,6 +11,7 @@ use crate::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_S
 use crate::id::ChunkId;
 
 mod base;
+mod lineage;
 
 use base::Base;
 pub use base::{BaseSlice, Reference};

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
 use super::collect::{Collector, Failure, first_failure};
+use super::landmarks::Landmarks;
 use super::predict::Prediction;
 use super::sink::Sink;
 use crate::chunker::content_chunks;
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, NewChunk, Reference, TreeCursor, TreeWriter, WriteSession};
+use crate::repo::{ChunkWriter, KeptFeatures, NewChunk, Reference, TreeCursor, TreeWriter, WriteSession};
 
 /// Chunks that may wait for a thread.
 const QUEUE: usize = 16;
@@ -29,7 +30,7 @@ struct Piece {
     reference: Reference,
 }
 
-/// Stores a stream and gives its root; of a longer stream also its sink, which `make_sink` makes. `writer` is used for short streams; what it takes is
+/// Stores a stream and gives its root, of a longer stream also its sink, which `make_sink` makes. `writer` is used for short streams; what it takes is
 /// flushed by its owner.
 ///
 /// # Errors
@@ -39,13 +40,15 @@ pub(super) fn store<'a>(
     writer: &mut ChunkWriter<'_>,
     input: Box<dyn Read + Send>,
     parent: Option<StreamRoot>,
+    features: Option<KeptFeatures>,
     make_sink: impl FnOnce() -> Result<Sink<'a>>,
     monitor: &dyn Monitor,
 ) -> Result<(StreamRoot, Option<Sink<'a>>), Failure> {
     let config = session.repository().config();
     let seed = session.repository().keys().chunking_seed();
     let mut chunks = content_chunks(input, config.content_chunk_len, seed);
-    let mut prediction = Prediction::new(session.reader(), parent);
+    let landmarks = features.map(|features| Landmarks::new(features, session.repository().sampler()));
+    let mut prediction = Prediction::new(session.reader(), parent, landmarks);
     let mut head: Vec<Piece> = Vec::new();
     let mut offset = 0;
     for number in 0..=SHORT_CHUNKS as u64 {
@@ -98,7 +101,7 @@ fn next_piece(
     let Some(bytes) = chunks.next() else { return Ok(None) };
     let bytes = bytes.map_err(|e| Failure::Input(Error::source("the source", e)))?;
     let id = session.repository().keys().chunk_id(&bytes);
-    let reference = prediction.next(&id, bytes.len() as u32)?;
+    let reference = prediction.next(&id, &bytes)?;
     let offset = *next_offset;
     *next_offset += bytes.len() as u64;
     Ok(Some(Piece { number, offset, id, bytes, reference }))

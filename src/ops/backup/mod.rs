@@ -2,6 +2,7 @@
 
 mod collect;
 mod content;
+mod landmarks;
 mod moved;
 mod pages;
 mod predict;
@@ -198,8 +199,9 @@ impl<'a> Intake<'a> {
             Body::Bytes(input) => {
                 let old = inherited.old_streams(&stream.name);
                 let make = self.make;
+                let features = parent.and_then(|root| session.repository().kept_features(make.source, &stream.name, &root));
                 let make_sink = || make.make(&stream.name, None, &old, None);
-                let (root, sink) = content::store(session, &mut self.writer, input, parent, make_sink, monitor)?;
+                let (root, sink) = content::store(session, &mut self.writer, input, parent, features, make_sink, monitor)?;
                 sink.into_iter().for_each(|sink| self.keep(sink, root));
                 root
             }
@@ -244,7 +246,7 @@ impl<'a> Intake<'a> {
         }
         let input = Box::new(std::io::Cursor::new(bytes));
         let silent = &crate::progress::Silent;
-        let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, || Ok(Sink::plain()), silent)
+        let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, None, || Ok(Sink::plain()), silent)
             .map_err(Failure::into_error)?;
         self.writer.flush()?;
         Ok(root)
