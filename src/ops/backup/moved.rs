@@ -6,10 +6,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches};
+use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches, VOTES_UNIQUE};
 use crate::codec::similarity::slices::{self, Limits, OldChunk, Slice};
-use crate::codec::similarity::{FEATURES_LEN, PIECE_LEN, Sampler};
+use crate::codec::similarity::{FEATURES, FEATURES_LEN, PIECE_LEN, Sampler};
 use crate::error::{Error, Result};
+use crate::format::BASES_MAX;
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
@@ -26,6 +27,21 @@ const AMPLIFICATION: u64 = 6;
 /// Bytes of the prefix of moved content: enough for four old pieces for each of a chunk of 32 KiB.
 const PREFIX_LEN_AIMED: usize = 128 << 10;
 
+/// The most bases of a chunk of a stream without pages. Blocks of rows come from few.
+const ROWS_BASES_MAX: usize = 8;
+/// The share of the features of such a chunk, one in so many, that must be found in its bases. Rows that were shuffled come from everywhere: the few that
+/// a delta can have would save a fifth of them, at the price of many times the work for this snapshot and all that are built upon it.
+const ROWS_FOUND_SHARE: u64 = 2;
+
+/// What the stream holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Pages of a database.
+    Pages,
+    /// Rows of a dump, or anything else.
+    Rows,
+}
+
 /// An old stream in which content is looked for.
 pub(super) struct OldStream {
     pub(super) root: StreamRoot,
@@ -37,6 +53,7 @@ pub(super) struct Moved<'a> {
     session: &'a WriteSession,
     monitor: &'a dyn Monitor,
     sampler: Sampler,
+    content: Content,
     state: Mutex<State>,
 }
 
@@ -54,19 +71,18 @@ struct Aside {
     offset: u64,
     /// What stood in its place.
     reference: Reference,
-    /// Its number in the batch.
-    number: u32,
+    sought: Sought,
 }
 
 impl<'a> Moved<'a> {
     /// Looks in these streams; `None` if there are none.
-    pub(super) fn new(session: &'a WriteSession, monitor: &'a dyn Monitor, old: Vec<OldStream>) -> Result<Option<Self>> {
+    pub(super) fn new(session: &'a WriteSession, monitor: &'a dyn Monitor, old: Vec<OldStream>, content: Content) -> Result<Option<Self>> {
         if old.is_empty() {
             return Ok(None);
         }
         let aside = Spool::new(session.repository().cache_dir(), SPOOL_MEMORY)?;
         let state = State { old, batch: Batch::new(), aside, aside_bytes: 0 };
-        Ok(Some(Moved { session, monitor, sampler: session.repository().sampler(), state: Mutex::new(state) }))
+        Ok(Some(Moved { session, monitor, sampler: session.repository().sampler(), content, state: Mutex::new(state) }))
     }
 
     /// Stores chunks, now where that takes little, else later.
@@ -90,8 +106,9 @@ impl<'a> Moved<'a> {
             number = state.batch.add(&self.sampler, chunk.plain);
         }
         let Some(number) = number else { return Ok(false) };
+        let sought = Sought { number, len: chunk.plain.len() };
         let reference = chunk.references.first().cloned().unwrap_or_default();
-        let set_aside = state.aside.put(Aside { id: chunk.id, offset, reference, number }, chunk.plain)?;
+        let set_aside = state.aside.put(Aside { id: chunk.id, offset, reference, sought }, chunk.plain)?;
         state.aside_bytes += if set_aside { chunk.plain.len() as u64 } else { 0 };
         Ok(set_aside)
     }
@@ -137,8 +154,8 @@ impl<'a> Moved<'a> {
         matches: Option<&Matches>,
         window: Vec<(Aside, Held)>,
     ) -> Result<()> {
-        let numbers: Vec<u32> = window.iter().map(|(chunk, _)| chunk.number).collect();
-        let slices = matches.map(|matches| sources.slices(matches, &numbers)).transpose()?;
+        let sought: Vec<Sought> = window.iter().map(|(chunk, _)| chunk.sought).collect();
+        let slices = matches.map(|matches| sources.slices(matches, &sought, self.content)).transpose()?;
         let mut slices = slices.unwrap_or_default().into_iter();
         let mut chunks = Vec::with_capacity(window.len());
         for (aside, held) in window {
@@ -149,6 +166,25 @@ impl<'a> Moved<'a> {
         }
         let new = chunks.iter().map(|(id, plain, references)| NewChunk { id: *id, plain, references: references.clone() });
         ChunkWriter::put_shared(writers, &new.collect::<Vec<_>>())
+    }
+}
+
+/// A chunk that is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Sought {
+    /// Its number in the batch.
+    number: u32,
+    /// Its bytes.
+    len: usize,
+}
+
+impl Sought {
+    /// Whether these slices hold enough of it.
+    fn is_found(&self, candidates: &[Candidate], slices: &[Slice]) -> bool {
+        let is_in = |candidate: &&Candidate| slices.iter().any(|slice| slice.range.contains(&(candidate.offset() + PIECE_LEN as u64 / 2)));
+        let votes: u64 = candidates.iter().filter(is_in).map(|candidate| u64::from(candidate.votes)).sum();
+        let all = (self.len / PIECE_LEN) as u64 * FEATURES as u64 * u64::from(VOTES_UNIQUE);
+        votes * ROWS_FOUND_SHARE >= all
     }
 }
 
@@ -183,9 +219,9 @@ impl<'a> Sources<'a> {
         Sources { session, streams }
     }
 
-    /// For each chunk of a window, by its number in the batch, the parts of stored chunks that are likely to hold what is in it.
-    fn slices(&mut self, matches: &Matches, numbers: &[u32]) -> Result<Vec<Vec<BaseSlice>>> {
-        let candidates: Vec<Vec<Candidate>> = numbers.iter().map(|number| matches.of(*number)).collect();
+    /// For each chunk of a window the parts of stored chunks that are likely to hold what is in it.
+    fn slices(&mut self, matches: &Matches, sought: &[Sought], content: Content) -> Result<Vec<Vec<BaseSlice>>> {
+        let candidates: Vec<Vec<Candidate>> = sought.iter().map(|chunk| matches.of(chunk.number)).collect();
         let old = self.old_chunks(candidates.iter().flatten())?;
         let at = |offset: u64| {
             let after = old.partition_point(|chunk| chunk.range.end <= offset);
@@ -201,11 +237,16 @@ impl<'a> Sources<'a> {
             let (start, end) = (slice.range.start, slice.range.end);
             Some(BaseSlice { id: at(start)?.id, offset: (start - slice.chunk.start) as u32, len: (end - start) as u32 })
         };
-        let limits = Limits { prefix_len: PREFIX_LEN_AIMED, votes: matches.votes_min(), ..Limits::default() };
-        let choose = |candidates: &Vec<Candidate>| -> Result<Vec<BaseSlice>> {
-            Ok(slices::choose(candidates, limits, old_chunk)?.into_iter().filter_map(slice).collect())
+        let bases = if content == Content::Pages { BASES_MAX } else { ROWS_BASES_MAX };
+        let limits = Limits { bases, prefix_len: PREFIX_LEN_AIMED, votes: matches.votes_min(), ..Limits::default() };
+        let choose = |(chunk, candidates): (&Sought, &Vec<Candidate>)| -> Result<Vec<BaseSlice>> {
+            let mut slices = slices::choose(candidates, limits, old_chunk)?;
+            if content == Content::Rows && !chunk.is_found(candidates, &slices) {
+                slices.clear();
+            }
+            Ok(slices.into_iter().filter_map(slice).collect())
         };
-        candidates.iter().map(choose).collect()
+        sought.iter().zip(&candidates).map(choose).collect()
     }
 
     /// The old chunks in which these pieces lie, in order.
