@@ -18,6 +18,9 @@ pub use base::{BaseSlice, Reference};
 
 /// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
 const CLEAR_GAIN: usize = 8;
+/// The same for a window of a stream without pages: rows of a dump are often ten times smaller by themselves, and a change of few rows takes less than a
+/// hundredth.
+const CLEAR_GAIN_WINDOW: usize = 64;
 
 /// Stores chunks for one thread. Everything put is part of the session only after [`ChunkWriter::flush`].
 pub struct ChunkWriter<'s> {
@@ -185,7 +188,7 @@ impl<'s> ChunkWriter<'s> {
     fn store(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<bool> {
         let NewChunk { id, plain, .. } = *new;
         let best = self.best_delta(new, first, kind)?;
-        let close = best.is_some() && self.encoded.len() * CLEAR_GAIN <= plain.len();
+        let close = best.is_some() && self.is_clear(new);
         if kind == Kind::CloseChunk && !close {
             self.session.unclaim(&id);
             return Ok(false);
@@ -217,7 +220,7 @@ impl<'s> ChunkWriter<'s> {
             self.encoder.encode(new.plain, prefix, &mut self.encoded).map_err(malformed)?;
         }
         for reference in new.references.iter().skip(1) {
-            if best.is_some() && self.encoded.len() * CLEAR_GAIN <= new.plain.len() {
+            if best.is_some() && self.is_clear(new) {
                 break;
             }
             let Some(base) = Base::choose(self.session, reference, kind == Kind::Node)? else { continue };
@@ -229,6 +232,12 @@ impl<'s> ChunkWriter<'s> {
             }
         }
         Ok(best)
+    }
+
+    /// Whether the delta in `self.encoded` is so small that nothing else need be tried.
+    fn is_clear(&self, new: &NewChunk<'_>) -> bool {
+        let in_rows = new.references.last().is_some_and(|reference| !reference.slices.is_empty());
+        self.encoded.len() * if in_rows { CLEAR_GAIN_WINDOW } else { CLEAR_GAIN } <= new.plain.len()
     }
 
     /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.

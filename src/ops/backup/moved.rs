@@ -161,7 +161,10 @@ impl<'a> Moved<'a> {
         for (aside, held) in window {
             let mut references = Vec::new();
             references.extend(slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices }));
+            // Where an older window is no good base, since much has changed at once, the newest one begins a new lineage.
+            let newest = Reference { predecessor: None, slices: aside.reference.slices.clone() };
             references.push(aside.reference);
+            references.extend(Some(newest).filter(|newest| !newest.slices.is_empty()));
             chunks.push((aside.id, spool.read(held)?, references));
         }
         let new = chunks.iter().map(|(id, plain, references)| NewChunk { id: *id, plain, references: references.clone() });
