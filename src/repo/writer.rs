@@ -20,7 +20,9 @@ pub use base::{BaseSlice, Reference};
 const CLEAR_GAIN: usize = 8;
 /// The same for a window of a stream without pages: rows of a dump are often ten times smaller by themselves, and a change of few rows takes less than a
 /// hundredth.
-const CLEAR_GAIN_WINDOW: usize = 64;
+const CLEAR_GAIN_ROWS: usize = 64;
+/// A delta shorter than this, bytes, is one change, which a better search does not make smaller.
+const SQUEEZED_MIN: usize = 64;
 
 /// Stores chunks for one thread. Everything put is part of the session only after [`ChunkWriter::flush`].
 pub struct ChunkWriter<'s> {
@@ -55,6 +57,11 @@ pub struct NewChunk<'a> {
     pub plain: &'a [u8],
     /// What it is probably like, the best first; the lineage of the one that is taken goes on.
     pub references: Vec<Reference>,
+}
+
+/// Whether a chunk is one of a stream without pages, which stands on a window.
+fn in_rows(new: &NewChunk<'_>) -> bool {
+    new.references.last().is_some_and(|reference| !reference.slices.is_empty())
 }
 
 /// What is to be stored.
@@ -199,6 +206,9 @@ impl<'s> ChunkWriter<'s> {
         if let Some((base, prefix)) = best
             && (close || self.is_worth_it(plain).map_err(|m| m.of(format!("chunk {id}")))?)
         {
+            if in_rows(new) {
+                self.squeeze(plain, &prefix).map_err(|m| m.of(format!("chunk {id}")))?;
+            }
             self.verify(Encoding::Delta, &prefix, plain, &id)?;
             self.session.build_upon(&base.closure);
             self.push_small(base.frame(), &chunk)?;
@@ -236,8 +246,18 @@ impl<'s> ChunkWriter<'s> {
 
     /// Whether the delta in `self.encoded` is so small that nothing else need be tried.
     fn is_clear(&self, new: &NewChunk<'_>) -> bool {
-        let in_rows = new.references.last().is_some_and(|reference| !reference.slices.is_empty());
-        self.encoded.len() * if in_rows { CLEAR_GAIN_WINDOW } else { CLEAR_GAIN } <= new.plain.len()
+        self.encoded.len() * if in_rows(new) { CLEAR_GAIN_ROWS } else { CLEAR_GAIN } <= new.plain.len()
+    }
+
+    /// Makes the delta in `self.encoded` smaller if that can be worth the time.
+    fn squeeze(&mut self, plain: &[u8], prefix: &[u8]) -> Result<(), Malformed> {
+        if self.encoded.len() >= SQUEEZED_MIN {
+            self.encoder.encode_rows(plain, prefix, &mut self.alternative)?;
+            if self.alternative.len() < self.encoded.len() {
+                std::mem::swap(&mut self.encoded, &mut self.alternative);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.
