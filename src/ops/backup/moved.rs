@@ -19,8 +19,8 @@ use crate::repo::{BaseSlice, ChunkWriter, FramePlace, Held, KeptFeatures, NewChu
 /// Bytes of chunks that are set aside in memory.
 const SPOOL_MEMORY: usize = 4 << 20;
 
-/// Chunks that are looked up and stored together: their bases are read once for all of them.
-const WINDOW_CHUNKS: usize = 256;
+/// Bytes of chunks that are looked up and stored together: their bases are read once for all of them, and all their prefixes are in memory at once.
+const WINDOW_LEN: usize = 8 << 20;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
 const AMPLIFICATION: u64 = 6;
@@ -131,14 +131,16 @@ impl<'a> Moved<'a> {
         let repo = self.session.repository();
         let mut writers = (0..repo.threads()).map(|_| self.session.writer()).collect::<Result<Vec<_>>>()?;
         let mut sources = Sources::new(self.session, &state.old);
-        let mut aside = aside.into_iter();
-        loop {
+        let mut aside = aside.into_iter().peekable();
+        while aside.peek().is_some() {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let window: Vec<(Aside, Held)> = aside.by_ref().take(WINDOW_CHUNKS).collect();
-            if window.is_empty() {
-                break;
+            let mut room = WINDOW_LEN;
+            let mut window = Vec::new();
+            while let Some(next) = aside.next_if(|(chunk, _)| window.is_empty() || chunk.sought.len <= room) {
+                room = room.saturating_sub(next.0.sought.len);
+                window.push(next);
             }
             self.store_window(&mut writers, &mut sources, &state.aside, matches.as_ref(), window)?;
         }
@@ -230,7 +232,7 @@ impl<'a> Sources<'a> {
             let after = old.partition_point(|chunk| chunk.range.end <= offset);
             old.get(after).filter(|chunk| chunk.range.contains(&offset))
         };
-        let affordable = self.affordable(&candidates, at)?;
+        let affordable = self.affordable(sought, &candidates, at)?;
         // What a base costs has been counted; how much work one delta may take, the writer sees to.
         let old_chunk = |offset: u64| -> Result<Option<OldChunk>> {
             let chunk = at(offset).filter(|chunk| affordable.contains(&chunk.id));
@@ -271,7 +273,12 @@ impl<'a> Sources<'a> {
 
     /// The old chunks that may serve as bases in a window: those in the frames that give most for what reading them takes, as long as the window's bases
     /// take no more to read than [`AMPLIFICATION`] times its own bytes.
-    fn affordable<'o>(&self, candidates: &[Vec<Candidate>], at: impl Fn(u64) -> Option<&'o Old>) -> Result<HashSet<ChunkId>> {
+    fn affordable<'o>(
+        &self,
+        sought: &[Sought],
+        candidates: &[Vec<Candidate>],
+        at: impl Fn(u64) -> Option<&'o Old>,
+    ) -> Result<HashSet<ChunkId>> {
         let mut votes: HashMap<ChunkId, u64> = HashMap::new();
         for candidate in candidates.iter().flatten() {
             if let Some(chunk) = at(candidate.offset() + PIECE_LEN as u64 / 2) {
@@ -290,7 +297,7 @@ impl<'a> Sources<'a> {
         }
         let mut frames: Vec<_> = frames.into_iter().collect();
         frames.sort_unstable_by_key(|(frame, (votes, bytes))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
-        let mut budget = AMPLIFICATION * candidates.len() as u64 * u64::from(self.session.repository().config().page_chunk_len);
+        let mut budget = AMPLIFICATION * sought.iter().map(|chunk| chunk.len as u64).sum::<u64>();
         let mut paid = HashSet::new();
         for (frame, (_, bytes)) in frames {
             if bytes <= budget {
