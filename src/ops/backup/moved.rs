@@ -20,7 +20,10 @@ use crate::repo::{BaseSlice, ChunkWriter, FramePlace, Held, KeptFeatures, NewChu
 const SPOOL_MEMORY: usize = 4 << 20;
 
 /// Bytes of chunks that are looked up and stored together: their bases are read once for all of them, and all their prefixes are in memory at once.
-const WINDOW_LEN: usize = 8 << 20;
+/// Pages come from everywhere, and half of it would store twice as much after a VACUUM.
+const PAGES_WINDOW_LEN: usize = 16 << 20;
+/// The same for rows, whose prefixes are longer and whose bases are few.
+const ROWS_WINDOW_LEN: usize = 8 << 20;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
 const AMPLIFICATION: u64 = 6;
@@ -136,7 +139,7 @@ impl<'a> Moved<'a> {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let mut room = WINDOW_LEN;
+            let mut room = if self.content == Content::Pages { PAGES_WINDOW_LEN } else { ROWS_WINDOW_LEN };
             let mut window = Vec::new();
             while let Some(next) = aside.next_if(|(chunk, _)| window.is_empty() || chunk.sought.len <= room) {
                 room = room.saturating_sub(next.0.sought.len);
