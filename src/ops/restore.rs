@@ -16,7 +16,7 @@ use crate::progress::Monitor;
 use crate::repo::{ChunkSpan, Reader, Repository, Spans};
 
 /// Bytes of chunks that are read together, each frame that they take once.
-const WINDOW_BYTES: u64 = 16 << 20;
+const WINDOW_BYTES: u64 = 32 << 20;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
