@@ -105,7 +105,7 @@ impl Sampler {
     }
 
     /// All anchors of `bytes` with the places where their windows end, in order.
-    fn anchors<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (usize, u32)> + 'a {
+    pub fn anchors<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (usize, u32)> + 'a {
         let (first, rest) = bytes.split_at(bytes.len().min(WINDOW - 1));
         let mut hash = first.iter().fold(0, |hash, &byte| step(hash, self.value(byte)));
         rest.iter().enumerate().filter_map(move |(place, &byte)| {

@@ -16,7 +16,7 @@ use crate::progress::Monitor;
 use crate::repo::{ChunkSpan, Reader, Repository, Spans};
 
 /// Bytes of chunks that are read together, each frame that they take once.
-const WINDOW_BYTES: u64 = 16 << 20;
+const WINDOW_BYTES: u64 = 32 << 20;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -155,26 +155,34 @@ fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a stream's bytes to their places in a file.
+/// Writes a stream's bytes to their places in a file. While one window is read, the places of the next one's chunks are looked up.
 fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn Monitor) -> Result<()> {
     let mut spans = Spans::new(reader, root)?;
-    loop {
+    let mut window = next_window(&mut spans)?;
+    while !window.is_empty() {
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let window = next_window(&mut spans)?;
-        if window.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<ChunkId> = window.iter().map(|span| span.id).collect();
-        reader.each_chunk(&ids, &|number, bytes| {
-            let Some(span) = window.get(number) else { return Ok(()) };
-            check_len(span, bytes)?;
-            file.write_all_at(bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;
-            monitor.advance(bytes.len() as u64);
-            Ok(())
+        let next = next_window(&mut spans)?;
+        std::thread::scope(|scope| {
+            let ahead = scope.spawn(|| reader.prefetch(next.iter().map(|span| span.id)));
+            write_window(reader, &window, file, monitor)?;
+            ahead.join().unwrap_or(Err(Error::Poisoned))
         })?;
+        window = next;
     }
+    Ok(())
+}
+
+fn write_window(reader: &Reader, window: &[ChunkSpan], file: &File, monitor: &dyn Monitor) -> Result<()> {
+    let ids: Vec<ChunkId> = window.iter().map(|span| span.id).collect();
+    reader.each_chunk(&ids, &|number, bytes| {
+        let Some(span) = window.get(number) else { return Ok(()) };
+        check_len(span, bytes)?;
+        file.write_all_at(bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;
+        monitor.advance(bytes.len() as u64);
+        Ok(())
+    })
 }
 
 fn next_window(spans: &mut Spans<'_>) -> Result<Vec<ChunkSpan>> {

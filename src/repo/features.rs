@@ -38,6 +38,16 @@ impl KeptFeatures {
         self.pieces
     }
 
+    /// The features of so many pieces from this number on; fewer at the end of the stream, none if they cannot be read.
+    pub fn at(&self, first_piece: u64, count: usize) -> Vec<Features> {
+        let count = self.pieces.saturating_sub(first_piece).min(count as u64) as usize;
+        let mut bytes = vec![0; count * FEATURES_LEN];
+        match self.file.read_exact_at(&mut bytes, HEADER_LEN as u64 + first_piece * FEATURES_LEN as u64) {
+            Ok(()) => bytes.as_chunks::<FEATURES_LEN>().0.iter().map(Features::from_bytes).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// Gives all features in order, block by block. What cannot be read is left out at the end.
     pub fn read(&mut self, mut visit: impl FnMut(&[Features])) {
         let mut bytes = vec![0; BLOCK * FEATURES_LEN];

@@ -16,7 +16,7 @@ use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX, WORK_WRITE_MAX};
 use crate::id::{ChunkId, PackId};
 
 /// Bytes of prefixes that may wait at once.
-const WAITING_MAX: usize = 32 << 20;
+const WAITING_MAX: usize = 56 << 20;
 /// The same for one chunk, which cannot be read in halves: what a writer keeps to always fits. Past it the chunk is read depth first, base by base.
 const WAITING_ONE_MAX: usize = WORK_WRITE_MAX as usize * PREFIX_LEN_MAX;
 /// Encoded bytes of deltas that are fetched before the work begins.

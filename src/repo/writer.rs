@@ -11,12 +11,18 @@ use crate::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_S
 use crate::id::ChunkId;
 
 mod base;
+mod lineage;
 
 use base::Base;
 pub use base::{BaseSlice, Reference};
 
 /// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
 const CLEAR_GAIN: usize = 8;
+/// The same for a window of a stream without pages: rows of a dump are often ten times smaller by themselves, and a change of few rows takes less than a
+/// hundredth.
+const CLEAR_GAIN_ROWS: usize = 64;
+/// A delta shorter than this, bytes, is one change, which a better search does not make smaller.
+const SQUEEZED_MIN: usize = 64;
 
 /// Stores chunks for one thread. Everything put is part of the session only after [`ChunkWriter::flush`].
 pub struct ChunkWriter<'s> {
@@ -58,6 +64,11 @@ struct Delta {
     base: Base,
     prefix: Vec<u8>,
     encoding: Encoding,
+}
+
+/// Whether a chunk is one of a stream without pages, which stands on a window.
+fn in_rows(new: &NewChunk<'_>) -> bool {
+    new.references.last().is_some_and(|reference| !reference.slices.is_empty())
 }
 
 /// What is to be stored.
@@ -191,7 +202,7 @@ impl<'s> ChunkWriter<'s> {
     fn store(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<bool> {
         let NewChunk { id, plain, .. } = *new;
         let best = self.best_delta(new, first, kind)?;
-        let close = best.is_some() && self.encoded.len() * CLEAR_GAIN <= plain.len();
+        let close = best.is_some() && self.is_clear(new);
         if kind == Kind::CloseChunk && !close {
             self.session.unclaim(&id);
             return Ok(false);
@@ -202,6 +213,9 @@ impl<'s> ChunkWriter<'s> {
         if let Some(delta) = best
             && (close || self.is_worth_it(plain).map_err(|m| m.of(format!("chunk {id}")))?)
         {
+            if in_rows(new) && delta.encoding == Encoding::Delta {
+                self.squeeze(plain, &delta.prefix).map_err(|m| m.of(format!("chunk {id}")))?;
+            }
             self.verify(delta.encoding, &delta.prefix, plain, &id)?;
             self.session.build_upon(&delta.base.closure);
             self.push_small(delta.base.frame(delta.encoding), &chunk)?;
@@ -225,7 +239,7 @@ impl<'s> ChunkWriter<'s> {
             std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
         for reference in new.references.iter().skip(1) {
-            if best.is_some() && self.encoded.len() * CLEAR_GAIN <= new.plain.len() {
+            if best.is_some() && self.is_clear(new) {
                 break;
             }
             let Some(base) = Base::choose(self.session, reference, kind == Kind::Node)? else { continue };
@@ -246,6 +260,22 @@ impl<'s> ChunkWriter<'s> {
         }
         self.encoder.encode(plain, prefix, &mut self.alternative)?;
         Ok(Encoding::Delta)
+    }
+
+    /// Whether the delta in `self.encoded` is so small that nothing else need be tried.
+    fn is_clear(&self, new: &NewChunk<'_>) -> bool {
+        self.encoded.len() * if in_rows(new) { CLEAR_GAIN_ROWS } else { CLEAR_GAIN } <= new.plain.len()
+    }
+
+    /// Makes the delta in `self.encoded` smaller if that can be worth the time.
+    fn squeeze(&mut self, plain: &[u8], prefix: &[u8]) -> Result<(), Malformed> {
+        if self.encoded.len() >= SQUEEZED_MIN {
+            self.encoder.encode_rows(plain, prefix, &mut self.alternative)?;
+            if self.alternative.len() < self.encoded.len() {
+                std::mem::swap(&mut self.encoded, &mut self.alternative);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.

@@ -2,6 +2,7 @@
 
 mod collect;
 mod content;
+mod landmarks;
 mod moved;
 mod pages;
 mod predict;
@@ -11,6 +12,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use self::collect::Failure;
+use self::moved::Content;
 use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
 use crate::chunker::page_chunk_len;
@@ -185,7 +187,7 @@ impl<'a> Intake<'a> {
             Body::Pages(pages) => {
                 let chunk_len = page_chunk_len(session.repository().config().page_chunk_len, pages.page_size());
                 let old = inherited.old_streams(&stream.name);
-                let mut sink = self.make.make(&stream.name, Some(pages.len_bytes()), &old, parent.as_ref())?;
+                let mut sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, parent.as_ref())?;
                 let spool = self.spool.as_ref().map(|spool| (spool, self.sinks.len()));
                 let job = pages::Job { session, chunk_len, parent, monitor, sink: &sink, spool };
                 let root = job.store(&*pages)?;
@@ -198,8 +200,9 @@ impl<'a> Intake<'a> {
             Body::Bytes(input) => {
                 let old = inherited.old_streams(&stream.name);
                 let make = self.make;
-                let make_sink = || make.make(&stream.name, None, &old, None);
-                let (root, sink) = content::store(session, &mut self.writer, input, parent, make_sink, monitor)?;
+                let features = parent.and_then(|root| session.repository().kept_features(make.source, &stream.name, &root));
+                let make_sink = || make.make(&stream.name, None, Content::Rows, &old, None);
+                let (root, sink) = content::store(session, &mut self.writer, input, parent, features, make_sink, monitor)?;
                 sink.into_iter().for_each(|sink| self.keep(sink, root));
                 root
             }
@@ -244,7 +247,7 @@ impl<'a> Intake<'a> {
         }
         let input = Box::new(std::io::Cursor::new(bytes));
         let silent = &crate::progress::Silent;
-        let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, || Ok(Sink::plain()), silent)
+        let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, None, || Ok(Sink::plain()), silent)
             .map_err(Failure::into_error)?;
         self.writer.flush()?;
         Ok(root)

@@ -6,10 +6,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches};
+use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches, VOTES_UNIQUE};
 use crate::codec::similarity::slices::{self, Limits, OldChunk, Slice};
-use crate::codec::similarity::{FEATURES_LEN, PIECE_LEN, Sampler};
+use crate::codec::similarity::{FEATURES, FEATURES_LEN, PIECE_LEN, Sampler};
 use crate::error::{Error, Result};
+use crate::format::BASES_MAX;
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
@@ -18,13 +19,31 @@ use crate::repo::{BaseSlice, ChunkWriter, FramePlace, Held, KeptFeatures, NewChu
 /// Bytes of chunks that are set aside in memory.
 const SPOOL_MEMORY: usize = 4 << 20;
 
-/// Chunks that are looked up and stored together: their bases are read once for all of them.
-const WINDOW_CHUNKS: usize = 256;
+/// Bytes of chunks that are looked up and stored together: their bases are read once for all of them, and all their prefixes are in memory at once.
+/// Pages come from everywhere, and half of it would store twice as much after a VACUUM.
+const PAGES_WINDOW_LEN: usize = 16 << 20;
+/// The same for rows, whose prefixes are longer and whose bases are few.
+const ROWS_WINDOW_LEN: usize = 8 << 20;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
-const AMPLIFICATION: u64 = 6;
+const AMPLIFICATION: u64 = 8;
 /// Bytes of the prefix of moved content. Half of it would do after a VACUUM; blocks that moved in a dump need it (see `benches/similarity.rs`).
 const PREFIX_LEN_AIMED: usize = 256 << 10;
+
+/// The most bases of a chunk of a stream without pages. Blocks of rows come from few.
+const ROWS_BASES_MAX: usize = 8;
+/// The share of the features of such a chunk, one in so many, that must be found in its bases. Rows that were shuffled come from everywhere: the few that
+/// a delta can have would save a fifth of them, at the price of many times the work for this snapshot and all that are built upon it.
+const ROWS_FOUND_SHARE: u64 = 2;
+
+/// What the stream holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Pages of a database.
+    Pages,
+    /// Rows of a dump, or anything else.
+    Rows,
+}
 
 /// An old stream in which content is looked for.
 pub(super) struct OldStream {
@@ -37,6 +56,7 @@ pub(super) struct Moved<'a> {
     session: &'a WriteSession,
     monitor: &'a dyn Monitor,
     sampler: Sampler,
+    content: Content,
     state: Mutex<State>,
 }
 
@@ -54,19 +74,18 @@ struct Aside {
     offset: u64,
     /// What stood in its place.
     reference: Reference,
-    /// Its number in the batch.
-    number: u32,
+    sought: Sought,
 }
 
 impl<'a> Moved<'a> {
     /// Looks in these streams; `None` if there are none.
-    pub(super) fn new(session: &'a WriteSession, monitor: &'a dyn Monitor, old: Vec<OldStream>) -> Result<Option<Self>> {
+    pub(super) fn new(session: &'a WriteSession, monitor: &'a dyn Monitor, old: Vec<OldStream>, content: Content) -> Result<Option<Self>> {
         if old.is_empty() {
             return Ok(None);
         }
         let aside = Spool::new(session.repository().cache_dir(), SPOOL_MEMORY)?;
         let state = State { old, batch: Batch::new(), aside, aside_bytes: 0 };
-        Ok(Some(Moved { session, monitor, sampler: session.repository().sampler(), state: Mutex::new(state) }))
+        Ok(Some(Moved { session, monitor, sampler: session.repository().sampler(), content, state: Mutex::new(state) }))
     }
 
     /// Stores chunks, now where that takes little, else later.
@@ -90,8 +109,9 @@ impl<'a> Moved<'a> {
             number = state.batch.add(&self.sampler, chunk.plain);
         }
         let Some(number) = number else { return Ok(false) };
+        let sought = Sought { number, len: chunk.plain.len() };
         let reference = chunk.references.first().cloned().unwrap_or_default();
-        let set_aside = state.aside.put(Aside { id: chunk.id, offset, reference, number }, chunk.plain)?;
+        let set_aside = state.aside.put(Aside { id: chunk.id, offset, reference, sought }, chunk.plain)?;
         state.aside_bytes += if set_aside { chunk.plain.len() as u64 } else { 0 };
         Ok(set_aside)
     }
@@ -114,14 +134,16 @@ impl<'a> Moved<'a> {
         let repo = self.session.repository();
         let mut writers = (0..repo.threads()).map(|_| self.session.writer()).collect::<Result<Vec<_>>>()?;
         let mut sources = Sources::new(self.session, &state.old);
-        let mut aside = aside.into_iter();
-        loop {
+        let mut aside = aside.into_iter().peekable();
+        while aside.peek().is_some() {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let window: Vec<(Aside, Held)> = aside.by_ref().take(WINDOW_CHUNKS).collect();
-            if window.is_empty() {
-                break;
+            let mut room = if self.content == Content::Pages { PAGES_WINDOW_LEN } else { ROWS_WINDOW_LEN };
+            let mut window = Vec::new();
+            while let Some(next) = aside.next_if(|(chunk, _)| window.is_empty() || chunk.sought.len <= room) {
+                room = room.saturating_sub(next.0.sought.len);
+                window.push(next);
             }
             self.store_window(&mut writers, &mut sources, &state.aside, matches.as_ref(), window)?;
         }
@@ -137,18 +159,40 @@ impl<'a> Moved<'a> {
         matches: Option<&Matches>,
         window: Vec<(Aside, Held)>,
     ) -> Result<()> {
-        let numbers: Vec<u32> = window.iter().map(|(chunk, _)| chunk.number).collect();
-        let slices = matches.map(|matches| sources.slices(matches, &numbers)).transpose()?;
+        let sought: Vec<Sought> = window.iter().map(|(chunk, _)| chunk.sought).collect();
+        let slices = matches.map(|matches| sources.slices(matches, &sought, self.content)).transpose()?;
         let mut slices = slices.unwrap_or_default().into_iter();
         let mut chunks = Vec::with_capacity(window.len());
         for (aside, held) in window {
             let mut references = Vec::new();
             references.extend(slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices }));
+            // Where an older window is no good base, since much has changed at once, the newest one begins a new lineage.
+            let newest = Reference { predecessor: None, slices: aside.reference.slices.clone() };
             references.push(aside.reference);
+            references.extend(Some(newest).filter(|newest| !newest.slices.is_empty()));
             chunks.push((aside.id, spool.read(held)?, references));
         }
         let new = chunks.iter().map(|(id, plain, references)| NewChunk { id: *id, plain, references: references.clone() });
         ChunkWriter::put_shared(writers, &new.collect::<Vec<_>>())
+    }
+}
+
+/// A chunk that is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Sought {
+    /// Its number in the batch.
+    number: u32,
+    /// Its bytes.
+    len: usize,
+}
+
+impl Sought {
+    /// Whether these slices hold enough of it.
+    fn is_found(&self, candidates: &[Candidate], slices: &[Slice]) -> bool {
+        let is_in = |candidate: &&Candidate| slices.iter().any(|slice| slice.range.contains(&(candidate.offset() + PIECE_LEN as u64 / 2)));
+        let votes: u64 = candidates.iter().filter(is_in).map(|candidate| u64::from(candidate.votes)).sum();
+        let all = (self.len / PIECE_LEN) as u64 * FEATURES as u64 * u64::from(VOTES_UNIQUE);
+        votes * ROWS_FOUND_SHARE >= all
     }
 }
 
@@ -183,15 +227,15 @@ impl<'a> Sources<'a> {
         Sources { session, streams }
     }
 
-    /// For each chunk of a window, by its number in the batch, the parts of stored chunks that are likely to hold what is in it.
-    fn slices(&mut self, matches: &Matches, numbers: &[u32]) -> Result<Vec<Vec<BaseSlice>>> {
-        let candidates: Vec<Vec<Candidate>> = numbers.iter().map(|number| matches.of(*number)).collect();
+    /// For each chunk of a window the parts of stored chunks that are likely to hold what is in it.
+    fn slices(&mut self, matches: &Matches, sought: &[Sought], content: Content) -> Result<Vec<Vec<BaseSlice>>> {
+        let candidates: Vec<Vec<Candidate>> = sought.iter().map(|chunk| matches.of(chunk.number)).collect();
         let old = self.old_chunks(candidates.iter().flatten())?;
         let at = |offset: u64| {
             let after = old.partition_point(|chunk| chunk.range.end <= offset);
             old.get(after).filter(|chunk| chunk.range.contains(&offset))
         };
-        let affordable = self.affordable(&candidates, at)?;
+        let affordable = self.affordable(sought, &candidates, at)?;
         // What a base costs has been counted; how much work one delta may take, the writer sees to.
         let old_chunk = |offset: u64| -> Result<Option<OldChunk>> {
             let chunk = at(offset).filter(|chunk| affordable.contains(&chunk.id));
@@ -201,11 +245,16 @@ impl<'a> Sources<'a> {
             let (start, end) = (slice.range.start, slice.range.end);
             Some(BaseSlice { id: at(start)?.id, offset: (start - slice.chunk.start) as u32, len: (end - start) as u32 })
         };
-        let limits = Limits { prefix_len: PREFIX_LEN_AIMED, votes: matches.votes_min(), ..Limits::default() };
-        let choose = |candidates: &Vec<Candidate>| -> Result<Vec<BaseSlice>> {
-            Ok(slices::choose(candidates, limits, old_chunk)?.into_iter().filter_map(slice).collect())
+        let bases = if content == Content::Pages { BASES_MAX } else { ROWS_BASES_MAX };
+        let limits = Limits { bases, prefix_len: PREFIX_LEN_AIMED, votes: matches.votes_min(), ..Limits::default() };
+        let choose = |(chunk, candidates): (&Sought, &Vec<Candidate>)| -> Result<Vec<BaseSlice>> {
+            let mut slices = slices::choose(candidates, limits, old_chunk)?;
+            if content == Content::Rows && !chunk.is_found(candidates, &slices) {
+                slices.clear();
+            }
+            Ok(slices.into_iter().filter_map(slice).collect())
         };
-        candidates.iter().map(choose).collect()
+        sought.iter().zip(&candidates).map(choose).collect()
     }
 
     /// The old chunks in which these pieces lie, in order.
@@ -227,7 +276,12 @@ impl<'a> Sources<'a> {
 
     /// The old chunks that may serve as bases in a window: those in the frames that give most for what reading them takes, as long as the window's bases
     /// take no more to read than [`AMPLIFICATION`] times its own bytes.
-    fn affordable<'o>(&self, candidates: &[Vec<Candidate>], at: impl Fn(u64) -> Option<&'o Old>) -> Result<HashSet<ChunkId>> {
+    fn affordable<'o>(
+        &self,
+        sought: &[Sought],
+        candidates: &[Vec<Candidate>],
+        at: impl Fn(u64) -> Option<&'o Old>,
+    ) -> Result<HashSet<ChunkId>> {
         let mut votes: HashMap<ChunkId, u64> = HashMap::new();
         for candidate in candidates.iter().flatten() {
             if let Some(chunk) = at(candidate.offset() + PIECE_LEN as u64 / 2) {
@@ -246,7 +300,7 @@ impl<'a> Sources<'a> {
         }
         let mut frames: Vec<_> = frames.into_iter().collect();
         frames.sort_unstable_by_key(|(frame, (votes, bytes))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
-        let mut budget = AMPLIFICATION * candidates.len() as u64 * u64::from(self.session.repository().config().page_chunk_len);
+        let mut budget = AMPLIFICATION * sought.iter().map(|chunk| chunk.len as u64).sum::<u64>();
         let mut paid = HashSet::new();
         for (frame, (_, bytes)) in frames {
             if bytes <= budget {

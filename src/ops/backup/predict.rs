@@ -1,10 +1,12 @@
 //! Where the content of a stream without pages stood in the parent's stream.
 //!
-//! Chunks that are equal in both show how the two streams lie to each other. Between them a chunk is expected where the last one ended. Its base is a
-//! window of the parent around that place, twice as long as itself, since rows are inserted, removed and moved by a little.
+//! Chunks that are equal in both show how the two streams lie to each other. Between them a chunk is expected where the last one ended, and if the
+//! cuts do not bear that out, where the features of its content are. Its base is a window of the parent around that place, a little longer than
+//! itself, since rows are inserted, removed and moved by a little.
 
 use std::collections::{HashMap, VecDeque};
 
+use super::landmarks::Landmarks;
 use crate::error::Result;
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
@@ -12,6 +14,16 @@ use crate::repo::{BaseSlice, ChunkSpan, Reader, Reference, Spans};
 
 /// Chunks of the parent that are kept on either side of the expected place, where equal ones are looked for.
 const REACH_CHUNKS: usize = 1024;
+/// The share of a chunk, one in so many bytes, by which its window is longer on each side; and bytes beside that: rows that are updated move within
+/// their page of 8 KiB at least. Half of the chunk in place of an eighth stores the same, and reading takes a third more.
+const SLACK_SHARE: u32 = 8;
+const SLACK_LEN: u32 = 8 << 10;
+/// The share of a chunk by which its end may lie off a cut of the parent's stream that bears out its place.
+const DRIFT_SHARE: u64 = 32;
+/// The same where there is nothing better to go by.
+const GUESS_SHARE: u64 = 8;
+/// Within how many bytes the features of content are right.
+const LANDMARK_ERROR: u64 = 4 << 10;
 
 /// Follows the parent's stream while the new one passes.
 pub(super) struct Prediction<'r> {
@@ -23,26 +35,36 @@ pub(super) struct Prediction<'r> {
     places: HashMap<ChunkId, Option<u64>>,
     /// Where in the parent's stream the next new chunk is expected to start, bytes.
     expected: u64,
+    landmarks: Option<Landmarks>,
 }
 
 impl<'r> Prediction<'r> {
-    /// With the parent's stream, or without one.
-    pub(super) fn new(reader: &'r Reader, parent: Option<StreamRoot>) -> Self {
+    /// With the parent's stream and what is known of its content, or without one.
+    pub(super) fn new(reader: &'r Reader, parent: Option<StreamRoot>, landmarks: Option<Landmarks>) -> Self {
         // What it gives are guesses at good bases: a damaged parent only means worse ones.
         let rest = parent.and_then(|root| Spans::new(reader, &root).ok());
-        Prediction { rest, near: VecDeque::new(), places: HashMap::new(), expected: 0 }
+        Prediction { rest, near: VecDeque::new(), places: HashMap::new(), expected: 0, landmarks }
     }
 
     /// What the next chunk of the new stream is probably like.
-    pub(super) fn next(&mut self, id: &ChunkId, len: u32) -> Result<Reference> {
+    pub(super) fn next(&mut self, id: &ChunkId, bytes: &[u8]) -> Result<Reference> {
         self.advance()?;
+        let len = bytes.len() as u64;
         if let Some(Some(offset)) = self.places.get(id) {
-            self.expected = offset + u64::from(len);
+            self.expected = offset + len;
             return Ok(Reference::to(Some(*id)));
         }
-        let reference = self.window(len);
-        let end = self.expected + u64::from(len);
-        self.expected = self.cut_near(end, u64::from(len) / 8).unwrap_or(end);
+        let mut end = self.cut_near(self.expected + len, len / DRIFT_SHARE);
+        if end.is_none()
+            && let Some(place) = self.landmarks.as_mut().and_then(|landmarks| landmarks.place(bytes, self.expected))
+        {
+            self.expected = self.cut_near(place, LANDMARK_ERROR).unwrap_or(place);
+            self.advance()?;
+            end = self.cut_near(self.expected + len, len / DRIFT_SHARE);
+        }
+        let reference = self.window(bytes.len() as u32);
+        let guessed = self.expected + len;
+        self.expected = end.or_else(|| self.cut_near(guessed, len / GUESS_SHARE)).unwrap_or(guessed);
         Ok(reference)
     }
 
@@ -75,7 +97,7 @@ impl<'r> Prediction<'r> {
 
     /// The window around the place of a chunk of this length, and the chunk in the middle of it as the predecessor.
     fn window(&self, len: u32) -> Reference {
-        let (len, slack) = (u64::from(len), u64::from(len / 2));
+        let (len, slack) = (u64::from(len), u64::from(len / SLACK_SHARE + SLACK_LEN));
         let (start, end) = (self.expected.saturating_sub(slack), self.expected + len + slack);
         let first = self.near.partition_point(|span| end_of(span) <= start);
         let spans = self.near.iter().skip(first).take_while(|span| span.offset < end);
@@ -83,7 +105,7 @@ impl<'r> Prediction<'r> {
         for span in spans {
             let (from, to) = (start.max(span.offset), end.min(end_of(span)));
             reference.slices.push(BaseSlice { id: span.id, offset: (from - span.offset) as u32, len: (to - from) as u32 });
-            if reference.predecessor.is_none() || span.offset <= self.expected + slack {
+            if reference.predecessor.is_none() || span.offset <= self.expected + len / 2 {
                 reference.predecessor = Some(span.id);
             }
         }

@@ -1,6 +1,6 @@
 //! Where the chunks of one stream go.
 
-use super::moved::{Moved, OldStream};
+use super::moved::{Content, Moved, OldStream};
 use crate::codec::similarity::{Features, PIECE_LEN, Sampler};
 use crate::error::Result;
 use crate::format::snapshot::StreamRoot;
@@ -29,6 +29,7 @@ impl<'a> Sinks<'a> {
         self,
         name: &[u8],
         len: Option<u64>,
+        content: Content,
         old: &[(Vec<u8>, StreamRoot)],
         parent: Option<&StreamRoot>,
     ) -> Result<Sink<'a>> {
@@ -37,7 +38,7 @@ impl<'a> Sinks<'a> {
             let features = repo.kept_features(self.source, name, root)?;
             Some(OldStream { root: *root, features })
         };
-        let moved = Moved::new(self.session, self.monitor, old.iter().filter_map(kept).collect())?;
+        let moved = Moved::new(self.session, self.monitor, old.iter().filter_map(kept).collect(), content)?;
         let keeper = repo.keep_features(self.source, name, len, parent);
         Ok(Sink { moved, keeper: keeper.map(|keeper| (keeper, repo.sampler())) })
     }

@@ -6,13 +6,13 @@ use super::super::locate::{FramePlace, StoredCopy};
 use super::super::places::Places;
 use super::super::reader::Reader;
 use crate::error::Result;
-use crate::format::pack::Slice;
+use crate::format::pack::{Encoding, Frame, Slice};
 use crate::id::{ChunkId, PackId};
 
 /// The frames that are decoded to read a copy.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Closure {
-    /// With their plain bytes.
+    /// With the bytes that decoding them takes, about.
     frames: HashMap<FramePlace, u32>,
 }
 
@@ -39,7 +39,7 @@ impl Closure {
         self.frames.len()
     }
 
-    /// The frames with their plain bytes.
+    /// The frames with the bytes that decoding them takes, about.
     pub(crate) fn frames(&self) -> impl Iterator<Item = (FramePlace, u32)> {
         self.frames.iter().map(|(frame, len)| (*frame, *len))
     }
@@ -47,6 +47,15 @@ impl Closure {
     /// The packs that hold them; one may come several times.
     pub(crate) fn packs(&self) -> impl Iterator<Item = PackId> {
         self.frames.keys().map(|frame| frame.pack)
+    }
+}
+
+/// What decoding a frame takes, once its bases are there: its bytes, or of a patch those of the pages that it holds, which compress well against their old
+/// versions.
+fn decoded_bytes(frame: &Frame) -> u32 {
+    match frame.encoding {
+        Encoding::Patch => frame.encoded_len.saturating_mul(16).min(frame.plain_len),
+        _ => frame.plain_len,
     }
 }
 
@@ -69,7 +78,7 @@ impl Search<'_> {
             found = found && self.gather_base(copy, slice)?;
         }
         if found {
-            self.closure.frames.insert(place, copy.frame().plain_len);
+            self.closure.frames.insert(place, decoded_bytes(copy.frame()));
         }
         self.known.insert(place, found);
         Ok(found)

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::super::locate::{CopyPlace, StoredCopy};
 use super::super::session::{Closure, WriteSession};
+use super::lineage::{self, Part};
 use crate::error::Result;
 use crate::format::pack::{Encoding, Frame, Slice, prefix_fits};
 use crate::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
@@ -65,6 +66,9 @@ impl Base {
     /// The base that the skip rule gives; `None` where the chunk must be stored whole, because nothing is known that it is like, or because the
     /// chain would become too long.
     pub(super) fn choose(session: &WriteSession, reference: &Reference, node: bool) -> Result<Option<Base>> {
+        if reference.predecessor.is_some() && !reference.slices.is_empty() {
+            return Base::of_window(session, reference);
+        }
         let predecessor = match &reference.predecessor {
             Some(id) => session.trusted(session.reader().places().copies(id)?)?,
             None => None,
@@ -88,10 +92,24 @@ impl Base {
                 base.slices.reverse();
             }
         }
-        let fits = base.level() <= LEVEL_WRITE_MAX
-            && base.work() <= WORK_WRITE_MAX
-            && prefix_fits(&base.frame(Encoding::Delta).slices, &mut Vec::new());
-        Ok(fits.then_some(base))
+        Ok(base.fits().then_some(base))
+    }
+
+    /// The base that a window of a stream without pages gives.
+    fn of_window(session: &WriteSession, reference: &Reference) -> Result<Option<Base>> {
+        let window = lineage::window(session, &reference.slices)?;
+        let mut base = Base { version: window.version, closure: Closure::default(), slices: Vec::new() };
+        for Part { copy, closure, slice } in window.parts {
+            if copy.frame().level < LEVEL_WRITE_MAX && base.closure.len_with(&closure) < WORK_WRITE_MAX as usize {
+                base.add(session, slice, copy, &closure)?;
+            }
+        }
+        Ok(base.fits().then_some(base))
+    }
+
+    /// Whether a writer keeps to the bounds with it.
+    fn fits(&self) -> bool {
+        self.level() <= LEVEL_WRITE_MAX && self.work() <= WORK_WRITE_MAX && prefix_fits(&self.frame(Encoding::Delta).slices, &mut Vec::new())
     }
 
     /// Adds a slice of a chunk that is known by its id; one that is not stored any more is left out, and one that would make the chain too long.

@@ -1,0 +1,131 @@
+//! A PostgreSQL server that is thrown away: no TCP port, no syncs, everything in one temporary directory.
+
+use std::io::Write;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::common::Result;
+
+/// Where Debian has the programs of each version.
+const DEBIAN: &str = "/usr/lib/postgresql";
+/// The user that a server runs as when this program is root: PostgreSQL refuses to run as root.
+const USER: &str = "postgres";
+
+/// A running server. It ends with this value.
+pub struct Server {
+    bin: PathBuf,
+    dir: tempfile::TempDir,
+    /// Of [`USER`], when this program is root.
+    uid: Option<u32>,
+}
+
+impl Server {
+    /// Makes a cluster and starts it.
+    ///
+    /// # Errors
+    /// When there is no PostgreSQL, or what its programs say.
+    pub fn start(bin: Option<PathBuf>) -> Result<Self> {
+        // Not below the bench's own directory: that may be closed to the user, and too long a path for a socket.
+        let dir = tempfile::Builder::new().prefix("icecore-pg").tempdir()?;
+        let uid = if rustix::process::geteuid().is_root() { Some(number_of_user()?) } else { None };
+        if let Some(uid) = uid {
+            chown(dir.path(), Some(uid), None)?;
+        }
+        let server = Server { bin: bin.or_else(newest_bin).unwrap_or_default(), dir, uid };
+        let data = server.data();
+        let init = ["--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "--username", USER, "-D"];
+        run(server.owned("initdb").args(init).arg(&data), "")?;
+        let options = format!(
+            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c full_page_writes=off -c autovacuum=off -c shared_buffers=64MB",
+            server.dir.path().display()
+        );
+        run(
+            server
+                .owned("pg_ctl")
+                .args(["-w", "-l"])
+                .arg(server.dir.path().join("log"))
+                .arg("-D")
+                .arg(&data)
+                .args(["-o", &options, "start"]),
+            "",
+        )?;
+        Ok(server)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A program that works on the cluster's files.
+    fn owned(&self, name: &str) -> Command {
+        let program = self.bin.join(name);
+        let mut command = match self.uid {
+            Some(uid) => {
+                let mut command = Command::new("setpriv");
+                command.arg(format!("--reuid={uid}")).args(["--regid", USER, "--clear-groups"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.current_dir(self.dir.path());
+        command
+    }
+
+    /// A program that talks to the server.
+    pub fn client(&self, name: &str) -> Command {
+        let mut command = Command::new(self.bin.join(name));
+        command.env("PGHOST", self.dir.path()).env("PGUSER", USER).env("PGDATABASE", USER);
+        command
+    }
+
+    /// Runs statements, or what psql reads as such.
+    ///
+    /// # Errors
+    /// What psql says.
+    pub fn sql(&self, text: &str) -> Result<()> {
+        run(self.client("psql").args(["-X", "-q", "-v", "ON_ERROR_STOP=1"]), text)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let data = self.data();
+        if let Err(error) = run(self.owned("pg_ctl").args(["-w", "-m", "immediate", "-D"]).arg(data).arg("stop"), "") {
+            eprintln!("the server may still run: {error}");
+        }
+    }
+}
+
+/// Runs a command with this input to its end.
+///
+/// # Errors
+/// When it cannot be started or does not exit with 0; the text has what it wrote to stderr.
+pub fn run(command: &mut Command, input: &str) -> Result<()> {
+    // A server would keep a pipe open that it inherits, so its output goes to a file.
+    let mut log = tempfile::tempfile()?;
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log.try_clone()?);
+    let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+    let fed = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
+    let status = child.wait()?;
+    if !status.success() {
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut log)?;
+        std::io::Read::read_to_string(&mut log, &mut text)?;
+        return Err(format!("{command:?} failed ({status}): {text}").into());
+    }
+    Ok(fed?)
+}
+
+/// The newest version that Debian's packages have put there.
+fn newest_bin() -> Option<PathBuf> {
+    let version = |path: &Path| path.parent()?.file_name()?.to_str()?.parse::<u32>().ok();
+    let bins = std::fs::read_dir(DEBIAN).ok()?.flatten().map(|entry| entry.path().join("bin"));
+    bins.filter(|bin| bin.join("initdb").is_file()).max_by_key(|bin| version(bin))
+}
+
+fn number_of_user() -> Result<u32> {
+    let output = Command::new("id").args(["-u", USER]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|_| format!("there is no user {USER} to run a server as").into())
+}
