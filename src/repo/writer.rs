@@ -18,7 +18,9 @@ pub use base::{BaseSlice, Reference};
 
 /// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
 const CLEAR_GAIN: usize = 8;
-/// The same for a window of a stream without pages: rows of a dump are often ten times smaller by themselves, and a change of few rows takes less than a
+/// The share that a delta must save for the chain that reading it takes.
+const WORTH_IT: (usize, usize) = (1, 8);
+/// The same as [`CLEAR_GAIN`] for a window of a stream without pages: rows of a dump are often ten times smaller by themselves, and a change of few rows takes less than a
 /// hundredth.
 const CLEAR_GAIN_ROWS: usize = 64;
 /// A delta shorter than this, bytes, is one change, which a better search does not make smaller.
@@ -68,7 +70,7 @@ struct Delta {
 
 /// Whether a chunk is one of a stream without pages, which stands on a window.
 fn in_rows(new: &NewChunk<'_>) -> bool {
-    new.references.last().is_some_and(|reference| !reference.slices.is_empty())
+    new.references.first().is_some_and(|first| first.predecessor.is_some() && !first.slices.is_empty())
 }
 
 /// What is to be stored.
@@ -211,7 +213,7 @@ impl<'s> ChunkWriter<'s> {
         let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node: kind == Kind::Node, version };
         self.session.count_chunk(&chunk);
         if let Some(delta) = best
-            && (close || self.is_worth_it(plain).map_err(|m| m.of(format!("chunk {id}")))?)
+            && (close || self.saves(WORTH_IT.0, WORTH_IT.1, plain).map_err(|m| m.of(format!("chunk {id}")))?)
         {
             if in_rows(new) && delta.encoding == Encoding::Delta {
                 self.squeeze(plain, &delta.prefix).map_err(|m| m.of(format!("chunk {id}")))?;
@@ -239,13 +241,15 @@ impl<'s> ChunkWriter<'s> {
             std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
         for reference in new.references.iter().skip(1) {
-            if best.is_some() && self.is_clear(new) {
+            if best.is_some() && (self.is_clear(new) || in_rows(new) && self.saves(1, 2, new.plain).map_err(malformed)?) {
                 break;
             }
             let Some(base) = Base::choose(self.session, reference, kind == Kind::Node)? else { continue };
             let Some(prefix) = base.read(self.session)? else { continue };
             let encoding = self.encode_delta(new.plain, &base, &prefix).map_err(malformed)?;
-            if best.is_none() || self.alternative.len() < self.encoded.len() {
+            // Another base begins a new lineage, on top of the chains that it has: rows want more for that than a few bytes.
+            let (more, less) = if in_rows(new) { (4, 3) } else { (1, 1) };
+            if best.is_none() || self.alternative.len() * more < self.encoded.len() * less {
                 std::mem::swap(&mut self.encoded, &mut self.alternative);
                 best = Some(Delta { base, prefix, encoding });
             }
@@ -278,10 +282,10 @@ impl<'s> ChunkWriter<'s> {
         Ok(())
     }
 
-    /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.
-    fn is_worth_it(&mut self, plain: &[u8]) -> Result<bool, Malformed> {
+    /// Whether the delta in `self.encoded` saves this share of what the chunk takes whole.
+    fn saves(&mut self, share: usize, of: usize, plain: &[u8]) -> Result<bool, Malformed> {
         self.encoder.encode(plain, &[], &mut self.alternative)?;
-        Ok(self.encoded.len() * 8 <= self.alternative.len() * 7)
+        Ok(self.encoded.len() * of <= self.alternative.len() * (of - share))
     }
 
     /// Encodes bytes without a base into `self.encoded`.

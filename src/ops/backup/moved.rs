@@ -164,12 +164,16 @@ impl<'a> Moved<'a> {
         let mut slices = slices.unwrap_or_default().into_iter();
         let mut chunks = Vec::with_capacity(window.len());
         for (aside, held) in window {
-            let mut references = Vec::new();
-            references.extend(slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices }));
-            // Where an older window is no good base, since much has changed at once, the newest one begins a new lineage.
-            let newest = Reference { predecessor: None, slices: aside.reference.slices.clone() };
-            references.push(aside.reference);
-            references.extend(Some(newest).filter(|newest| !newest.slices.is_empty()));
+            let moved = slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices });
+            let references = match self.content {
+                Content::Pages => moved.into_iter().chain([aside.reference]).collect(),
+                // Where much has changed at once, an older window is no good base: then the newest one begins a new lineage.
+                Content::Rows => {
+                    let newest = Reference { predecessor: None, slices: aside.reference.slices.clone() };
+                    let newest = Some(newest).filter(|newest| !newest.slices.is_empty());
+                    [aside.reference].into_iter().chain(moved).chain(newest).collect()
+                }
+            };
             chunks.push((aside.id, spool.read(held)?, references));
         }
         let new = chunks.iter().map(|(id, plain, references)| NewChunk { id: *id, plain, references: references.clone() });

@@ -100,7 +100,7 @@ impl Base {
         let window = lineage::window(session, &reference.slices)?;
         let mut base = Base { version: window.version, closure: Closure::default(), slices: Vec::new() };
         for Part { copy, closure, slice } in window.parts {
-            if copy.frame().level < LEVEL_WRITE_MAX && base.closure.len_with(&closure) < WORK_WRITE_MAX as usize {
+            if copy.frame().level < lineage::LEVEL_MAX && base.closure.len_with(&closure) < WORK_WRITE_MAX as usize {
                 base.add(session, slice, copy, &closure)?;
             }
         }

@@ -15,6 +15,10 @@ use crate::format::pack::Slice;
 /// Everything that is read of a stream is read through such chains, so they must be shorter than those of pages, of which few change in a step.
 const SKIP: u32 = 4;
 
+/// The highest level of a delta of a window: what an unbroken lineage of 255 versions comes to. Lineages that are broken again and again on top of each
+/// other end there.
+pub(super) const LEVEL_MAX: u8 = 12;
+
 /// A part of a stored chunk.
 pub(super) struct Part {
     pub(super) copy: StoredCopy,
