@@ -165,7 +165,7 @@ impl<'a> Moved<'a> {
         let mut chunks = Vec::with_capacity(window.len());
         for (aside, held) in window {
             let moved = slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices });
-            let references = match self.content {
+            let references: Vec<Reference> = match self.content {
                 Content::Pages => moved.into_iter().chain([aside.reference]).collect(),
                 // Where much has changed at once, an older window is no good base: then the newest one begins a new lineage.
                 Content::Rows => {
