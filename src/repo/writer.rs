@@ -18,11 +18,14 @@ pub use base::{BaseSlice, Reference};
 
 /// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
 const CLEAR_GAIN: usize = 8;
-/// The share that a delta must save for the chain that reading it takes.
-const WORTH_IT: (usize, usize) = (1, 8);
-/// The same as [`CLEAR_GAIN`] for a window of a stream without pages: rows of a dump are often ten times smaller by themselves, and a change of few rows takes less than a
-/// hundredth.
+/// The same for rows, of a stream without pages: they are often ten times smaller by themselves, and a change of few rows takes less than a hundredth.
 const CLEAR_GAIN_ROWS: usize = 64;
+/// The share, one in so many, of what a chunk takes whole that a delta must save for the chain that reading it takes.
+const WORTH_IT: usize = 8;
+/// The same for rows: all chunks of a dump change in every step, so each chain is read with all others, and a chunk that is whole begins a new one.
+const WORTH_IT_ROWS: usize = 2;
+/// How many times smaller than against its window a chunk of rows must be against something else.
+const NEW_LINEAGE_GAIN: usize = 4;
 /// A delta shorter than this, bytes, is one change, which a better search does not make smaller.
 const SQUEEZED_MIN: usize = 64;
 
@@ -213,7 +216,7 @@ impl<'s> ChunkWriter<'s> {
         let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node: kind == Kind::Node, version };
         self.session.count_chunk(&chunk);
         if let Some(delta) = best
-            && (close || self.saves(WORTH_IT.0, WORTH_IT.1, plain).map_err(|m| m.of(format!("chunk {id}")))?)
+            && (close || self.is_worth_it(new).map_err(|m| m.of(format!("chunk {id}")))?)
         {
             if in_rows(new) && delta.encoding == Encoding::Delta {
                 self.squeeze(plain, &delta.prefix).map_err(|m| m.of(format!("chunk {id}")))?;
@@ -241,15 +244,15 @@ impl<'s> ChunkWriter<'s> {
             std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
         for reference in new.references.iter().skip(1) {
-            if best.is_some() && (self.is_clear(new) || in_rows(new) && self.saves(1, 2, new.plain).map_err(malformed)?) {
+            if best.is_some() && (self.is_clear(new) || in_rows(new) && self.is_worth_it(new).map_err(malformed)?) {
                 break;
             }
             let Some(base) = Base::choose(self.session, reference, kind == Kind::Node)? else { continue };
             let Some(prefix) = base.read(self.session)? else { continue };
             let encoding = self.encode_delta(new.plain, &base, &prefix).map_err(malformed)?;
-            // Another base begins a new lineage, on top of the chains that it has: rows want more for that than a few bytes.
-            let (more, less) = if in_rows(new) { (4, 3) } else { (1, 1) };
-            if best.is_none() || self.alternative.len() * more < self.encoded.len() * less {
+            // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.
+            let times = if in_rows(new) { NEW_LINEAGE_GAIN } else { 1 };
+            if best.is_none() || self.alternative.len() * times < self.encoded.len() {
                 std::mem::swap(&mut self.encoded, &mut self.alternative);
                 best = Some(Delta { base, prefix, encoding });
             }
@@ -282,10 +285,11 @@ impl<'s> ChunkWriter<'s> {
         Ok(())
     }
 
-    /// Whether the delta in `self.encoded` saves this share of what the chunk takes whole.
-    fn saves(&mut self, share: usize, of: usize, plain: &[u8]) -> Result<bool, Malformed> {
-        self.encoder.encode(plain, &[], &mut self.alternative)?;
-        Ok(self.encoded.len() * of <= self.alternative.len() * (of - share))
+    /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.
+    fn is_worth_it(&mut self, new: &NewChunk<'_>) -> Result<bool, Malformed> {
+        self.encoder.encode(new.plain, &[], &mut self.alternative)?;
+        let saved = self.alternative.len().saturating_sub(self.encoded.len());
+        Ok(saved * if in_rows(new) { WORTH_IT_ROWS } else { WORTH_IT } >= self.alternative.len())
     }
 
     /// Encodes bytes without a base into `self.encoded`.
