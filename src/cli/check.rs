@@ -188,7 +188,11 @@ impl DataView {
     fn text(&self, packs: u64) -> String {
         let mut text = String::new();
         if !self.complete {
-            text.push_str(&format!("{} of {} read; the next check with --max-duration goes on\n", self.read_packs, count(self.chosen_packs, "pack")));
+            text.push_str(&format!(
+                "{} of {} read; the next check with --max-duration goes on\n",
+                self.read_packs,
+                count(self.chosen_packs, "pack")
+            ));
         }
         if let Some(seed) = self.seed {
             text.push_str(&format!("packs drawn at random: --seed {seed} draws them again\n"));

@@ -16,9 +16,11 @@ use super::output::{self, count};
 
 /// Verify stored bytes without a passphrase: for whoever keeps a repository for somebody else
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Packs, snapshot records and marks are compared with their names, which are hashes of their bytes; everything else with its checksum, \
+#[command(
+    after_help = "Packs, snapshot records and marks are compared with their names, which are hashes of their bytes; everything else with its checksum, \
                         as far as it has one. The findings have the codes of `check`. What needs the key is not checked: it is named in the output.\n\n\
-                        Exit codes: 0 all is as its name or checksum says; 4 it is not.\n\nExample:\n  icecore scrub /srv/backups/store")]
+                        Exit codes: 0 all is as its name or checksum says; 4 it is not.\n\nExample:\n  icecore scrub /srv/backups/store"
+)]
 pub(crate) struct ScrubArgs {
     /// The repository [default: as -R]
     #[arg(value_name = "DIR")]

@@ -22,9 +22,10 @@ use crate::repo::{PackTable, Reader, Repository, StoredCopy, read_pack_from};
 const READ_BYTES: u64 = 2 << 20;
 /// Chunks in a section: what is kept of them to find their order takes some 40 MB at most. In a longer history what sections share is decoded anew.
 const SECTION_CHUNKS_MAX: u64 = 1 << 20;
-/// The same if the time is limited, and stored bytes: after each section it is asked whether it is over.
+/// The same if the time is limited, and packs and stored bytes: after each section it is asked whether it is over.
 const TIMED_CHUNKS_MAX: u64 = 16 << 10;
 const TIMED_BYTES_MAX: u64 = 64 << 20;
+const TIMED_PACKS_MAX: usize = 64;
 /// Chunks in a window.
 const WINDOW_CHUNKS_MAX: usize = 8 << 10;
 /// Encoded bytes of deltas in a window: less than a plan fetches at once, as it also needs their bases.
@@ -67,14 +68,15 @@ pub(super) fn read_packs(
 
 /// How many packs make the next section; at least one.
 fn section_len(packs: &[Chosen], chunks: &HashMap<PackId, u32>, is_timed: bool) -> usize {
-    let (chunks_max, bytes_max) = if is_timed { (TIMED_CHUNKS_MAX, TIMED_BYTES_MAX) } else { (SECTION_CHUNKS_MAX, u64::MAX) };
+    let (packs_max, chunks_max, bytes_max) =
+        if is_timed { (TIMED_PACKS_MAX, TIMED_CHUNKS_MAX, TIMED_BYTES_MAX) } else { (usize::MAX, SECTION_CHUNKS_MAX, u64::MAX) };
     let (mut chunk_sum, mut byte_sum) = (0u64, 0u64);
     let fits = |(id, size): &&Chosen| {
         chunk_sum += chunks.get(id).map_or(0, |chunks| u64::from(*chunks));
         byte_sum = byte_sum.saturating_add(*size);
         chunk_sum <= chunks_max && byte_sum <= bytes_max
     };
-    packs.iter().take_while(fits).count().max(1)
+    packs.iter().take(packs_max).take_while(fits).count().max(1)
 }
 
 /// What reading some packs gave.

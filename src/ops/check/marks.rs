@@ -56,7 +56,9 @@ fn detail(streams: &BTreeSet<String>) -> String {
     let named: Vec<&str> = streams.iter().take(STREAMS_NAMED).map(String::as_str).collect();
     match streams.len() {
         0 => "a check found that its record or listing cannot be read".to_owned(),
-        count if count > STREAMS_NAMED => format!("a check found damage in {} and {} more streams", named.join(", "), count - STREAMS_NAMED),
+        count if count > STREAMS_NAMED => {
+            format!("a check found damage in {} and {} more streams", named.join(", "), count - STREAMS_NAMED)
+        }
         _ => format!("a check found damage in {}", named.join(", ")),
     }
 }

@@ -98,9 +98,11 @@ pub(super) fn check_packs(
     if options.read_data {
         let readings: HashMap<PackId, PackReading> = repo.on_catalog(|local| local.readings())?.into_iter().collect();
         let mut chosen: Vec<Chosen> = chosen.into_iter().filter(|(id, _)| !unusable.contains(id)).collect();
-        if options.over.is_some() {
-            chosen.sort_by_key(|(id, _)| (urgency(readings.get(id)), *id));
-        }
+        // As they came into the catalog, mostly by time: so packs that share bases are read together.
+        let order: HashMap<PackId, u32> =
+            repo.on_catalog(|local| local.packs())?.iter().map(|known| (known.pack.id, known.num.0)).collect();
+        let is_timed = options.over.is_some();
+        chosen.sort_by_key(|(id, _)| (is_timed.then(|| urgency(readings.get(id))), order.get(id).copied(), *id));
         monitor.phase("reading packs", Some(chosen.iter().map(|(_, size)| size).sum()));
         let data = read_packs(repo, &chosen, options, monitor, &mut found)?;
         found.count_the_rest();

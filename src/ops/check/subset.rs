@@ -120,7 +120,9 @@ mod tests {
         let shares = [Subset::Share(25_000), Subset::Share(1_000_000), Subset::Share(1)];
         let sizes = [bytes(500), bytes(500 << 10), bytes(3 << 20), bytes(2 << 30), bytes(1 << 40)];
         assert_eq!(parsed, [&[part(1, 5), part(256, 256)], &shares[..], &sizes].concat());
-        for wrong in ["", "0/5", "6/5", "1/257", "1/0", "-1/5", "0%", "100.1%", "NaN%", "%", "0", "M", "5X", "99999999999G", "1/2/3", "5\u{e9}"] {
+        for wrong in
+            ["", "0/5", "6/5", "1/257", "1/0", "-1/5", "0%", "100.1%", "NaN%", "%", "0", "M", "5X", "99999999999G", "1/2/3", "5\u{e9}"]
+        {
             assert!(wrong.parse::<Subset>().is_err(), "{wrong}");
         }
     }
