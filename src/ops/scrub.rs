@@ -131,7 +131,7 @@ fn scrub_pack(backend: &dyn Backend, info: &ObjectInfo, monitor: &dyn Monitor) -
     if info.size < (HEADER_LEN + FOOTER_LEN) as u64 || info.size > PACK_LEN_MAX {
         return Err(Error::corrupt(object.to_string(), format!("its length of {} bytes is out of bounds", info.size)));
     }
-    hash_pack(backend, id, info.size, monitor)?;
+    hash_pack(backend, id, info.size, None, monitor)?;
     let footer_bytes = read_pack_from(backend, &object, info.size - FOOTER_LEN as u64..info.size)?;
     let footer = Footer::decode(&footer_bytes, info.size).map_err(|m| m.of(object))?;
     let table_end = footer.trailer_offset.saturating_add(u64::from(footer.trailer_len));

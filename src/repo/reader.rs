@@ -15,7 +15,7 @@ use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::format::pack::{Encoding, Frame, IdPrefix, Slice};
 use crate::format::{Malformed, WORK_READ_MAX};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PackId};
 
 /// Bytes of opened segments kept.
 const SEGMENTS_BUDGET: usize = 16 << 20;
@@ -107,6 +107,11 @@ impl Reader {
     /// The same for what these copies are deltas of.
     pub(crate) fn prefetch_bases<'c>(&self, copies: impl Iterator<Item = &'c StoredCopy>) -> Result<()> {
         self.places.prefetch(copies.flat_map(|copy| copy.frame().slices.iter().map(|slice| slice.base)))
+    }
+
+    /// Takes the stored bytes of a whole pack that were read for another reason, so that they are not read again; the caller bounds how many.
+    pub(crate) fn hold(&self, pack: PackId, bytes: Vec<u8>) {
+        self.segments.hold(pack, bytes);
     }
 
     /// Forgets where chunks lie: what is known of that keeps the tables of packs in memory.

@@ -34,6 +34,14 @@ fn findings_have_codes_and_exit_4() {
 }
 
 #[test]
+fn the_readme_has_all_codes() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    for (code, says) in icecore::ops::check::CODES {
+        assert!(readme.contains(&format!("\n| `{code}` | {says} |\n")), "{code}");
+    }
+}
+
+#[test]
 fn damage_is_marked_if_asked_for() {
     let place = damaged();
     assert_eq!(place.run(["check", "--read-data"]).code, Some(4));

@@ -26,6 +26,8 @@ const SECTION_CHUNKS_MAX: u64 = 1 << 20;
 const TIMED_CHUNKS_MAX: u64 = 16 << 10;
 const TIMED_BYTES_MAX: u64 = 64 << 20;
 const TIMED_PACKS_MAX: usize = 64;
+/// Bytes of packs that stay in memory between hashing and decoding; what is more is read twice, the second time mostly from the system's cache.
+const HELD_BYTES_MAX: u64 = 24 << 20;
 /// Chunks in a window.
 const WINDOW_CHUNKS_MAX: usize = 8 << 10;
 /// Encoded bytes of deltas in a window: less than a plan fetches at once, as it also needs their bases.
@@ -95,12 +97,18 @@ fn read_section(
     report: &mut DataReport,
 ) -> Result<Outcome> {
     let failures = Mutex::new(Vec::new());
-    each_in_threads(repo.threads(), section, monitor, |(id, size)| match hash_pack(repo.backend(), *id, *size, monitor) {
-        Err(error) if is_finding(&error) || matches!(error, Error::NotFound { .. }) => {
-            failures.lock().unwrap_or_else(PoisonError::into_inner).push((*id, error));
-            Ok(())
+    let reader = Reader::new(repo);
+    let held: Vec<(&Chosen, bool)> = which_to_hold(section);
+    each_in_threads(repo.threads(), &held, monitor, |((id, size), is_held)| {
+        let mut kept = is_held.then(|| Vec::with_capacity(usize::try_from(*size).unwrap_or_default()));
+        match hash_pack(repo.backend(), *id, *size, kept.as_mut(), monitor) {
+            Ok(()) => kept.into_iter().for_each(|bytes| reader.hold(*id, bytes)),
+            Err(error) if is_finding(&error) || matches!(error, Error::NotFound { .. }) => {
+                failures.lock().unwrap_or_else(PoisonError::into_inner).push((*id, error));
+            }
+            Err(error) => return Err(error),
         }
-        other => other,
+        Ok(())
     })?;
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     failures.sort_by_key(|(id, _)| *id);
@@ -116,7 +124,6 @@ fn read_section(
     }
     let packs: Vec<PackId> = section.iter().map(|(id, _)| *id).collect();
     let items = order::by_lineage(repo, &packs)?;
-    let reader = Reader::new(repo);
     let mut rest = items.as_slice();
     while !rest.is_empty() {
         if monitor.cancelled() {
@@ -129,6 +136,19 @@ fn read_section(
     }
     report.decoded_frames += reader.decoded_frames();
     Ok(Outcome { bad, gone })
+}
+
+/// Which packs are kept in memory after they were hashed: the smallest, as deltas are in these, which many windows need.
+fn which_to_hold(section: &[Chosen]) -> Vec<(&Chosen, bool)> {
+    let mut by_size: Vec<&Chosen> = section.iter().collect();
+    by_size.sort_by_key(|(_, size)| *size);
+    let mut sum = 0u64;
+    let fits = |(_, size): &&&Chosen| {
+        sum = sum.saturating_add(*size);
+        sum <= HELD_BYTES_MAX
+    };
+    let count = by_size.iter().take_while(fits).count();
+    by_size.into_iter().zip(0..).map(|(pack, place)| (pack, place < count)).collect()
 }
 
 /// The copies in the first of these frames, as many as fit, and the other frames.
@@ -187,7 +207,8 @@ fn read_window(reader: &Reader, copies: &[(usize, StoredCopy)], found: &mut Foun
 }
 
 /// Whether the stored bytes are those that the pack's name is the hash of.
-pub(crate) fn hash_pack(backend: &dyn Backend, id: PackId, size: u64, monitor: &dyn Monitor) -> Result<()> {
+/// Appends them to `kept` too.
+pub(crate) fn hash_pack(backend: &dyn Backend, id: PackId, size: u64, mut kept: Option<&mut Vec<u8>>, monitor: &dyn Monitor) -> Result<()> {
     let object = ObjectKey::Pack(id);
     let mut hasher = blake3::Hasher::new();
     let mut header = Vec::new();
@@ -202,6 +223,7 @@ pub(crate) fn hash_pack(backend: &dyn Backend, id: PackId, size: u64, monitor: &
             header = bytes.get(..HEADER_LEN).unwrap_or(&bytes).to_vec();
         }
         hasher.update(&bytes);
+        kept.iter_mut().for_each(|kept| kept.extend_from_slice(&bytes));
         monitor.advance(end - offset);
         offset = end;
     }

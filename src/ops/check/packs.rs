@@ -89,6 +89,7 @@ pub(super) fn check_packs(
         }
     }
     packs.sort_unstable();
+    packs.dedup();
     report.packs = packs.len() as u64;
     let chosen = if options.read_data { options.subset.choose(&packs, options.seed) } else { Vec::new() };
     let to_read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
