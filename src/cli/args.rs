@@ -71,7 +71,8 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     Restore(RestoreArgs),
     Dump(DumpArgs),
-    Check(CheckArgs),
+    Check(super::check::CheckArgs),
+    Scrub(super::scrub::ScrubArgs),
     Prune(PruneArgs),
     Forget(super::forget::ForgetArgs),
     Protect(super::mark::ProtectArgs),
@@ -237,15 +238,6 @@ pub(crate) struct DumpArgs {
     /// The stream
     #[arg(value_name = "NAME")]
     pub(crate) name: OsString,
-}
-
-/// Check the repository: what is damaged, and which snapshots and streams that touches
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  icecore check --read-data")]
-pub(crate) struct CheckArgs {
-    /// Read and decode every stored byte, not only the structure
-    #[arg(long)]
-    pub(crate) read_data: bool,
 }
 
 /// Free the space that no snapshot needs any more

@@ -45,7 +45,8 @@ impl<'o> Context<'o> {
         Ok(Repository::open(Arc::new(backend), &options)?)
     }
 
-    fn threads(&self) -> usize {
+    /// How many threads work at once.
+    pub(crate) fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
         self.global.threads.map_or_else(cores, usize::from)
     }

@@ -17,6 +17,7 @@ mod passphrase;
 mod progress;
 mod prune;
 mod restore;
+mod scrub;
 mod signals;
 mod stats;
 mod table;
@@ -66,6 +67,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Restore(restore) => restore::restore(&context, &restore),
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
+        Command::Scrub(args) => scrub::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
         Command::Forget(args) => forget::run(&context, &args),
         Command::Protect(args) => mark::protect(&context, &args),

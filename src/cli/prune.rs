@@ -66,7 +66,7 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Exit, Failu
 }
 
 /// A time span as `0`, `90s`, `30m`, `24h` or `7d`, in seconds.
-fn seconds(text: &str) -> Result<i64, Failure> {
+pub(crate) fn seconds(text: &str) -> Result<i64, Failure> {
     let usage = || Failure::usage(format!("{text}: no time span; give 0, or a number with s, m, h or d"));
     let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
         Some(number) => (number, text.chars().last()),

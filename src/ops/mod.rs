@@ -8,5 +8,6 @@ pub mod place;
 pub mod prune;
 pub mod restore;
 pub mod retention;
+pub mod scrub;
 pub mod select;
 pub mod stats;

@@ -59,7 +59,7 @@ impl PackTable {
     }
 
     /// Rough bytes in memory.
-    fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let frames: usize = self.trailer.frames.iter().map(|frame| size_of::<Frame>() + frame.slices.len() * 16).sum();
         256 + self.trailer.chunks.len() * size_of::<ChunkEntry>() + frames + self.starts.len() * 12
     }
@@ -110,6 +110,19 @@ impl std::fmt::Debug for StoredCopy {
 }
 
 impl StoredCopy {
+    /// The copy in this row of a table; `None` past its end.
+    pub(super) fn at(table: &Arc<PackTable>, index: u32) -> Option<Self> {
+        let entry = *table.trailer.chunks.get(index as usize)?;
+        Some(StoredCopy { index, table: Arc::clone(table), entry })
+    }
+
+    /// The copies in one frame of a pack.
+    pub(crate) fn in_frame(table: &Arc<PackTable>, frame: u32) -> impl Iterator<Item = Self> {
+        // Chunks are sorted by frame: decoding the table has made sure of it.
+        let start = table.trailer.chunks.partition_point(|entry| entry.frame < frame);
+        (start as u32..).map_while(|index| Self::at(table, index)).take_while(move |copy| copy.entry.frame == frame)
+    }
+
     pub(crate) fn place(&self) -> CopyPlace {
         CopyPlace { pack: self.table.pack.id, index: self.index }
     }
@@ -174,24 +187,8 @@ impl Repository {
         Ok(rows.map(|(entry, index)| StoredCopy { index, table: Arc::clone(&table), entry }).collect())
     }
 
-    /// Whether every base of a delta has a copy that can serve it.
-    pub(crate) fn has_bases(&self, copy: &StoredCopy) -> Result<bool> {
-        self.has_bases_among(copy, &|_| true)
-    }
-
-    /// The same, of the copies that count.
-    pub(crate) fn has_bases_among(&self, copy: &StoredCopy, counts: &dyn Fn(&StoredCopy) -> bool) -> Result<bool> {
-        let frame = copy.frame();
-        for slice in &frame.slices {
-            if !self.candidates(slice.base)?.iter().any(|base| base.frame().level < frame.level && counts(base)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// The table of a pack that the catalog knows; `None` if it has just left the catalog.
-    fn table(&self, local: &LocalCatalog, num: PackNum) -> Result<Option<Arc<PackTable>>> {
+    pub(super) fn table(&self, local: &LocalCatalog, num: PackNum) -> Result<Option<Arc<PackTable>>> {
         let cache = || local.tables.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = cache().get(&num) {
             return Ok(Some(table));

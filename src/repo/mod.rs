@@ -10,6 +10,7 @@
 
 pub mod catalog;
 
+mod batches;
 mod cache;
 mod features;
 mod forgotten;
@@ -32,18 +33,19 @@ mod writer;
 pub(crate) use cache::Cache;
 pub use features::{FeatureKeeper, KeptFeatures};
 pub use forgotten::ForgottenList;
-pub(crate) use locate::FramePlace;
 pub use locate::{CopyPlace, StoredCopy};
+pub(crate) use locate::{FramePlace, PackTable};
 pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
 pub use refresh::Refreshed;
+pub(crate) use refresh::{read_pack_from, read_record_from};
 pub(crate) use repack::Repacker;
 pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
 pub use spool::{Held, Spool};
+pub(crate) use tree::read_node;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
-pub(crate) use tree::{read_node, walk as walk_tree};
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 
 use std::path::{Path, PathBuf};

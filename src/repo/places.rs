@@ -52,8 +52,8 @@ impl Places {
 
     /// Looks up these chunks and everything that reading them takes, a batch for each level of their chains. What is not found is left for the
     /// one who wants it.
-    pub(crate) fn prefetch(&self, ids: impl Iterator<Item = ChunkId>) -> Result<()> {
-        let mut wanted: Vec<IdPrefix> = ids.map(|id| id.prefix()).collect();
+    pub(crate) fn prefetch(&self, prefixes: impl Iterator<Item = IdPrefix>) -> Result<()> {
+        let mut wanted: Vec<IdPrefix> = prefixes.collect();
         let mut seen: HashSet<IdPrefix> = wanted.iter().copied().collect();
         for _ in 0..=LEVEL_READ_MAX {
             wanted.sort_unstable();

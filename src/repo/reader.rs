@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Repository;
@@ -14,7 +15,7 @@ use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::format::pack::{Encoding, Frame, IdPrefix, Slice};
 use crate::format::{Malformed, WORK_READ_MAX};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, PackId};
 
 /// Bytes of opened segments kept.
 const SEGMENTS_BUDGET: usize = 16 << 20;
@@ -32,6 +33,7 @@ pub struct Reader {
     segments: Segments,
     frames: Mutex<Cache<FramePlace, Arc<Vec<u8>>>>,
     decoders: Mutex<Vec<Decoder>>,
+    decoded: AtomicU64,
 }
 
 /// The bytes of a chunk, in those of what holds it.
@@ -74,6 +76,7 @@ impl Reader {
             segments: Segments::new(segments),
             frames: Mutex::new(Cache::new(frames)),
             decoders: Mutex::new(Vec::new()),
+            decoded: AtomicU64::new(0),
         }
     }
 
@@ -98,7 +101,27 @@ impl Reader {
 
     /// Looks up where these chunks and their bases lie, all at once: much cheaper than one by one. Reading them later works without it too.
     pub fn prefetch(&self, ids: impl Iterator<Item = ChunkId>) -> Result<()> {
-        self.places.prefetch(ids)
+        self.places.prefetch(ids.map(|id| id.prefix()))
+    }
+
+    /// The same for what these copies are deltas of.
+    pub(crate) fn prefetch_bases<'c>(&self, copies: impl Iterator<Item = &'c StoredCopy>) -> Result<()> {
+        self.places.prefetch(copies.flat_map(|copy| copy.frame().slices.iter().map(|slice| slice.base)))
+    }
+
+    /// Takes the stored bytes of a whole pack that were read for another reason, so that they are not read again; the caller bounds how many.
+    pub(crate) fn hold(&self, pack: PackId, bytes: Vec<u8>) {
+        self.segments.hold(pack, bytes);
+    }
+
+    /// Forgets where chunks lie: what is known of that keeps the tables of packs in memory.
+    pub(crate) fn forget_places(&self) {
+        self.places.forget();
+    }
+
+    /// How many frames it has decoded, or tried to.
+    pub fn decoded_frames(&self) -> u64 {
+        self.decoded.load(Ordering::Relaxed)
     }
 
     /// The plain bytes of a chunk, from the first of its copies that is whole.
@@ -239,6 +262,7 @@ impl Reader {
     /// The same, with its encoded bytes at hand.
     pub(super) fn decode_bytes(&self, copy: &StoredCopy, encoded: &[u8], prefix: Vec<u8>) -> Result<Vec<u8>> {
         let Frame { plain_len, encoding, .. } = *copy.frame();
+        self.decoded.fetch_add(1, Ordering::Relaxed);
         if encoding == Encoding::Raw {
             return Ok(encoded.to_vec());
         }

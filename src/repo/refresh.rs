@@ -7,7 +7,7 @@ use super::catalog::{NewPack, PackState};
 use super::locate::PackTable;
 use super::segments::missing_is_damage;
 use super::{LocalCatalog, Repository, SnapshotMarks};
-use crate::backend::{BackendExt, ObjectKey, ObjectKind};
+use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
 use crate::format::pack::{FOOTER_LEN, Footer, Trailer};
 use crate::format::snapshot::{PackRef, SnapshotRecord};
@@ -230,17 +230,27 @@ impl Repository {
 
     /// A small object, `None` if it is not there. One that the disk cannot read is damaged: what does not need it goes on.
     pub(crate) fn read_record(&self, object: &ObjectKey) -> Result<Option<Vec<u8>>> {
-        self.backend().read_if_there(object, RECORD_OBJECT_LEN_MAX).map_err(|error| missing_is_damage(error, object))
+        read_record_from(self.backend(), object)
     }
 
     /// A range of a pack; [`Error::NotFound`] if the pack is not there.
     pub(crate) fn read_pack(&self, object: &ObjectKey, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
-        match self.backend().read(object, Some(range)) {
-            Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::NotFound { what: object.to_string() })
-            }
-            other => other.map_err(|error| missing_is_damage(error, object)),
+        read_pack_from(self.backend(), object, range)
+    }
+}
+
+/// [`Repository::read_record`] without a key: the stored bytes as they are.
+pub(crate) fn read_record_from(backend: &dyn Backend, object: &ObjectKey) -> Result<Option<Vec<u8>>> {
+    backend.read_if_there(object, RECORD_OBJECT_LEN_MAX).map_err(|error| missing_is_damage(error, object))
+}
+
+/// [`Repository::read_pack`] without a key: the stored bytes as they are.
+pub(crate) fn read_pack_from(backend: &dyn Backend, object: &ObjectKey, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+    match backend.read(object, Some(range)) {
+        Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::NotFound { what: object.to_string() })
         }
+        other => other.map_err(|error| missing_is_damage(error, object)),
     }
 }
 

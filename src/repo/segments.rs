@@ -1,5 +1,7 @@
 //! Reading segments: each once, however many threads want it.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::Cache;
@@ -14,11 +16,25 @@ type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
 /// Opened segments, bounded in bytes.
 pub(crate) struct Segments {
     slots: Mutex<Cache<(PackId, u32), Slot>>,
+    /// Whole packs that were read for another reason: their segments are not read again.
+    held: Mutex<HashMap<PackId, Arc<Vec<u8>>>>,
 }
 
 impl Segments {
     pub(crate) fn new(budget_bytes: usize) -> Self {
-        Segments { slots: Mutex::new(Cache::new(budget_bytes)) }
+        Segments { slots: Mutex::new(Cache::new(budget_bytes)), held: Mutex::default() }
+    }
+
+    /// Takes the stored bytes of a pack; the caller bounds how many.
+    pub(crate) fn hold(&self, pack: PackId, bytes: Vec<u8>) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pack, Arc::new(bytes));
+    }
+
+    /// The stored bytes of a segment, if its pack is held.
+    fn held(&self, pack: &PackId, range: &Range<u64>) -> Option<Vec<u8>> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).get(pack).cloned();
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        held.and_then(|bytes| bytes.get(start..end).map(<[u8]>::to_vec))
     }
 
     /// The plain bytes of the segment in which this copy lies.
@@ -41,15 +57,18 @@ impl Segments {
         if let Some(bytes) = &*bytes {
             return Ok(Arc::clone(bytes));
         }
-        let opened = Arc::new(read_segment(backend, copy, range)?);
+        let stored = self.held(&key.0, &range);
+        let opened = Arc::new(open_segment(backend, copy, range, stored)?);
         *bytes = Some(Arc::clone(&opened));
         Ok(opened)
     }
 }
 
-fn read_segment(backend: &dyn Backend, copy: &StoredCopy, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+/// Reads a segment, unless its stored bytes are at hand, and opens it.
+fn open_segment(backend: &dyn Backend, copy: &StoredCopy, range: Range<u64>, stored: Option<Vec<u8>>) -> Result<Vec<u8>> {
     let object = ObjectKey::Pack(copy.table.pack.id);
-    let mut bytes = backend.read(&object, Some(range.clone())).map_err(|error| missing_is_damage(error, &object))?;
+    let read = || backend.read(&object, Some(range.clone())).map_err(|error| missing_is_damage(error, &object));
+    let mut bytes = stored.map_or_else(read, Ok)?;
     let number = copy.frame().segment;
     let open = copy.table.sealer.open(number, &mut bytes);
     open.map_err(|m| Error::corrupt(object.to_string(), format!("segment {number} at bytes {}-{}: {m}", range.start, range.end)))?;

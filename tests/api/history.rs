@@ -27,7 +27,7 @@ fn every_snapshot_comes_back(encrypted: bool, journal_mode: &str) {
         for (id, expected) in &history {
             assert!(stream(&repo, id, "db").unwrap() == *expected, "snapshot {id}");
         }
-        let report = check(&repo, &CheckOptions { read_data: true }, &Silent).unwrap();
+        let report = check(&repo, &CheckOptions::read_all(), &Silent).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
         assert_eq!(report.snapshots, 40);
     }

@@ -7,10 +7,12 @@ mod support;
 #[path = "../support/chunks.rs"]
 mod chunks;
 
+mod check;
 mod cost;
 mod damage;
 mod forget;
 mod history;
 mod marks;
 mod retention;
+mod scrub;
 mod stats;

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use icecore::Error;
 use icecore::format::snapshot::PackRef;
 use icecore::id::{PackId, RepositoryId, SnapshotId, SourceId};
-use icecore::repo::catalog::{Catalog, ChunkAt, NewPack, PackNum, PackState, prefix};
+use icecore::repo::catalog::{Catalog, ChunkAt, NewPack, PackNum, PackReading, PackState, prefix};
 
 use crate::{Made, REPOSITORY, chunk, open};
 
@@ -125,6 +125,23 @@ fn snapshots_keep_order_and_bytes() {
     assert_eq!(catalog.snapshots().unwrap(), all[49..]);
     catalog.put_snapshots(&[(ids[0], b"other".to_vec())]).unwrap();
     assert_eq!(catalog.snapshots().unwrap(), [(ids[0], b"other".to_vec())]);
+}
+
+#[test]
+fn what_was_read_is_remembered_until_the_pack_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path());
+    let (one, two) = (PackId([1; 32]), PackId([2; 32]));
+    let reading = |time_ns, is_sound| PackReading { time_ns, is_sound };
+    catalog.put_readings(&[(two, reading(5, true)), (one, reading(-6, false))]).unwrap();
+    catalog.put_readings(&[(one, reading(7, true))]).unwrap();
+    drop(catalog);
+    let catalog = open(dir.path());
+    assert_eq!(catalog.readings().unwrap(), [(one, reading(7, true)), (two, reading(5, true))]);
+    catalog.remove_packs(&[one]).unwrap();
+    assert_eq!(catalog.readings().unwrap(), [(two, reading(5, true))]);
+    catalog.clear().unwrap();
+    assert!(catalog.readings().unwrap().is_empty());
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn things_that_are_no_catalog() {
     assert!(survive(dir.path(), &packs, "another location"));
 
     // A table more than there should be, a table with another definition, an index that is gone.
-    for sql in ["CREATE TABLE more (a)", "DROP TABLE run", "ALTER TABLE block ADD COLUMN more", "PRAGMA user_version = 2"] {
+    for sql in ["CREATE TABLE more (a)", "DROP TABLE run", "ALTER TABLE block ADD COLUMN more", "PRAGMA user_version = 9999"] {
         let dir = damaged(&path, &fs::read(&path).unwrap());
         let file = dir.path().join(path.file_name().unwrap());
         rusqlite::Connection::open(&file).unwrap().execute_batch(sql).unwrap();

@@ -83,9 +83,21 @@ fn every_document() {
     shape(&restore["restored"][0], "name:s path:s bytes:i kept:a");
 
     let check = place.json(["check", "--read-data"]);
-    shape(&check, "schema:i status:s read_data:b findings:a touched:a snapshots:i packs:i chunks:i read_bytes:i duration_ms:n");
-    assert_eq!(check["status"], "ok");
-    for document in [init, first, list, show, ls, stats, restore, check] {
+    shape(
+        &check,
+        "schema:i status:s read_data:b findings:a touched:a snapshots:i packs:i chunks:i read_bytes:i data:o \
+                   marked_damaged:a marked_verified:a duration_ms:n",
+    );
+    let data = "chosen_packs:i read_packs:i complete:b seed:i? frames:i decoded_frames:i packs_within_7_days:i oldest:s?";
+    shape(&check["data"], data);
+    assert_eq!((&check["status"], &check["data"]["seed"]), (&"ok".into(), &Value::Null));
+    let part = place.json(["check", "--read-data-subset", "50%", "--seed", "7"]);
+    shape(&part["data"], data);
+    assert_eq!(part["data"]["seed"], 7);
+    assert_eq!(place.json(["check"])["data"], Value::Null);
+    let scrub = place.json(["scrub"]);
+    shape(&scrub, "schema:i status:s findings:a packs:i records:i read_bytes:i not_checked:a duration_ms:n");
+    for document in [init, first, list, show, ls, stats, restore, check, part, scrub] {
         assert_eq!(document["schema"], 1);
     }
 }

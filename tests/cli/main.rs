@@ -1,6 +1,7 @@
 //! The program as its users meet it: exit codes, JSON, what is printed where, signals, pipes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod check;
 mod codes;
 mod files;
 mod forget;

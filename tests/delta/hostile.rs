@@ -58,7 +58,7 @@ impl Hostile {
     }
 
     fn check(&self, read_data: bool) -> CheckReport {
-        check(&self.scene.open("check"), &CheckOptions { read_data }, &Silent).unwrap()
+        check(&self.scene.open("check"), &CheckOptions { read_data, ..CheckOptions::default() }, &Silent).unwrap()
     }
 
     /// Nothing but the hostile snapshot is touched; the error of reading it is damage.

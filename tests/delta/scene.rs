@@ -183,7 +183,7 @@ pub fn expect(repo: &Repository, taken: &[Taken], note: &str) {
 }
 
 pub fn check_clean(repo: &Repository, read_data: bool) {
-    let report = check(repo, &CheckOptions { read_data }, &Silent).unwrap();
+    let report = check(repo, &CheckOptions { read_data, ..CheckOptions::default() }, &Silent).unwrap();
     assert!(report.findings.is_empty() && report.touched.is_empty(), "{:#?}", report.findings);
 }
 

@@ -146,7 +146,7 @@ fn in_restore() {
 #[test]
 fn in_check() {
     every_call_fails_once("check", &|_, repo| {
-        let report = check(repo, &CheckOptions { read_data: true }, &Silent)?;
+        let report = check(repo, &CheckOptions::read_all(), &Silent)?;
         for finding in report.findings {
             assert!(!finding.object.is_empty() && !finding.detail.is_empty());
         }

@@ -11,6 +11,7 @@ mod simulated;
 mod support;
 
 mod bases;
+mod check;
 mod crash;
 mod damage;
 mod faults;

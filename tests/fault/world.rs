@@ -236,7 +236,7 @@ pub fn verify(repo: &Repository, known: &Known, new: &[&[u8]]) -> Known {
 }
 
 pub fn read_data(repo: &Repository) -> CheckReport {
-    check(repo, &CheckOptions { read_data: true }, &Silent).unwrap()
+    check(repo, &CheckOptions::read_all(), &Silent).unwrap()
 }
 
 pub fn check_clean(repo: &Repository) {

@@ -58,7 +58,7 @@ fn examine(fixture: &Path) {
     let dir = tempfile::tempdir().unwrap();
     copy(&fixture.join("repo"), &dir.path().join("repo"));
     let repo = open(&dir.path().join("repo"), &dir.path().join("cache"));
-    let report = check(&repo, &CheckOptions { read_data: true }, &Silent).unwrap();
+    let report = check(&repo, &CheckOptions::read_all(), &Silent).unwrap();
     assert!(report.findings.is_empty(), "{}: {:?}", fixture.display(), report.findings);
     let expected = fs::read_to_string(fixture.join("expected")).unwrap();
     assert!(!expected.is_empty());

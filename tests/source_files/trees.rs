@@ -63,7 +63,7 @@ fn a_tree_comes_back_as_it_was() {
     assert_eq!(kind_of(&repo, &report, "links/up"), EntryKind::Symlink(b"..".to_vec()));
     restore(&repo, &report, &back);
     assert_eq!(look(&back), look(&tree));
-    assert!(check(&repo, &CheckOptions { read_data: true }, &Silent).unwrap().findings.is_empty());
+    assert!(check(&repo, &CheckOptions::read_all(), &Silent).unwrap().findings.is_empty());
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn a_body_that_fails_takes_nothing_with_it() {
     let report = run(&repo, &source, 1);
     assert_eq!(names(&repo, &report), ["again", "pages again"]);
     assert_eq!(report.skipped.len(), 2, "{:?}", report.skipped);
-    let checked = check(&repo, &CheckOptions { read_data: true }, &Silent).unwrap();
+    let checked = check(&repo, &CheckOptions::read_all(), &Silent).unwrap();
     assert!(checked.findings.is_empty(), "{:?}", checked.findings);
     restore(&repo, &report, &bed.path("back"));
     assert!(fs::read(bed.path("back/again")).unwrap() == noise(7, LARGE));

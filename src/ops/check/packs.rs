@@ -1,29 +1,34 @@
 //! Checking packs: their tables, that every delta has its bases, and with `read_data` every stored byte.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use super::{CheckOptions, CheckReport, Severity};
-use crate::backend::{ObjectInfo, ObjectKey, ObjectKind};
+use super::data::{Chosen, read_packs};
+use super::threads::each_in_threads;
+use super::{CheckOptions, CheckReport, DataReport, Severity};
+use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::{HEADER_LEN, Kind, ObjectHeader};
+use crate::format::pack::IdPrefix;
 use crate::id::PackId;
 use crate::progress::Monitor;
-use crate::repo::{CopyPlace, Reader, Repository, StoredCopy};
+use crate::repo::catalog::PackReading;
+use crate::repo::{CopyPlace, Repository, StoredCopy};
 
-/// Bytes read at once when a pack is hashed.
-const READ_BYTES: u64 = 4 << 20;
 /// Damaged chunks of one pack that are reported singly.
 const CHUNKS_REPORTED: usize = 20;
+/// Copies whose bases are looked up at once.
+const COPIES_AT_ONCE: usize = 2 << 10;
+/// What is said of packs that were read: within how many days.
+pub(super) const RECENT_DAYS: u32 = 7;
+const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
 /// Copies of chunks that cannot be used.
 #[derive(Default)]
 pub(super) struct BadCopies {
     /// Those that nobody else can find or that lack a base; deltas of them lack one too.
-    lost: HashSet<CopyPlace>,
+    pub(super) lost: HashSet<CopyPlace>,
     /// Those that were read and are damaged. Deltas of them were read as well: one that does not need the damaged bytes is whole.
-    damaged: HashSet<CopyPlace>,
+    pub(super) damaged: HashSet<CopyPlace>,
 }
 
 impl BadCopies {
@@ -32,73 +37,147 @@ impl BadCopies {
     }
 }
 
+/// What is found on the way.
+pub(super) struct Found<'r> {
+    pub(super) report: &'r mut CheckReport,
+    pub(super) bad: BadCopies,
+    /// Damaged chunks so far, by pack.
+    damaged_chunks: HashMap<PackId, usize>,
+}
+
+impl Found<'_> {
+    /// Adds damaged chunks of one pack; only so many are named.
+    pub(super) fn chunk_damage(&mut self, id: PackId, mut errors: Vec<Error>) -> Result<()> {
+        // One broken segment is the same damage for each of its chunks.
+        errors.dedup_by(|one, other| one.to_string() == other.to_string());
+        let before = self.damaged_chunks.entry(id).or_default();
+        let named = errors.len().min(CHUNKS_REPORTED.saturating_sub(*before));
+        *before += errors.len();
+        errors.into_iter().take(named).try_for_each(|error| self.report.damage("chunk", error))
+    }
+
+    /// Says of how many more chunks nothing was said.
+    fn count_the_rest(&mut self) {
+        let mut counts: Vec<(PackId, usize)> = self.damaged_chunks.drain().collect();
+        counts.sort_unstable();
+        for (id, count) in counts.into_iter().filter(|(_, count)| *count > CHUNKS_REPORTED) {
+            let detail = format!("{} more of its chunks are damaged", count - CHUNKS_REPORTED);
+            self.report.found(Severity::Damage, "chunk", ObjectKey::Pack(id).to_string(), detail);
+        }
+    }
+}
+
+/// Whether an error goes into the report.
+pub(super) fn is_finding(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. } | Error::UnsupportedFormat { .. })
+}
+
 /// Checks all packs; gives the copies that cannot be used.
-pub(super) fn check_packs(repo: &Repository, options: &CheckOptions, monitor: &dyn Monitor, report: &mut CheckReport) -> Result<BadCopies> {
+pub(super) fn check_packs(
+    repo: &Repository,
+    options: &CheckOptions<'_>,
+    monitor: &dyn Monitor,
+    report: &mut CheckReport,
+) -> Result<BadCopies> {
     // What cannot be read is found again below, pack by pack.
     repo.list_all_packs()?;
-    let packs: Vec<ObjectInfo> = repo.backend().list(ObjectKind::Pack)?.collect::<Result<_>>()?;
-    let bytes: u64 = packs.iter().map(|info| info.size).sum();
-    monitor.phase(if options.read_data { "reading packs" } else { "checking packs" }, options.read_data.then_some(bytes));
-    report.packs = packs.len() as u64;
-    let reader = Reader::new(repo);
-    let next = AtomicUsize::new(0);
-    let shared = Mutex::new((std::mem::take(report), BadCopies::default()));
-    let work = || -> Result<()> {
-        while let Some(info) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if monitor.cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let ObjectKey::Pack(id) = info.key else { continue };
-            let result = check_pack(&reader, id, info.size, options, monitor)?;
-            let mut guard = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            let (report, bad) = &mut *guard;
-            result.add_to(id, report, bad)?;
+    let mut packs: Vec<Chosen> = Vec::new();
+    for info in repo.backend().list(ObjectKind::Pack)? {
+        let info = info?;
+        if let ObjectKey::Pack(id) = info.key {
+            packs.push((id, info.size));
         }
-        Ok(())
-    };
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..repo.threads()).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
-    });
-    results.into_iter().collect::<Result<()>>()?;
-    let (found, mut bad) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-    *report = found;
+    }
+    packs.sort_unstable();
+    packs.dedup();
+    report.packs = packs.len() as u64;
+    let chosen = if options.read_data { options.subset.choose(&packs, options.seed) } else { Vec::new() };
+    let to_read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
+    let mut found = Found { report, bad: BadCopies::default(), damaged_chunks: HashMap::new() };
+    monitor.phase("checking packs", None);
+    let unusable = check_tables(repo, &packs, &to_read, monitor, &mut found)?;
+    if options.read_data {
+        let readings: HashMap<PackId, PackReading> = repo.on_catalog(|local| local.readings())?.into_iter().collect();
+        let mut chosen: Vec<Chosen> = chosen.into_iter().filter(|(id, _)| !unusable.contains(id)).collect();
+        // As they came into the catalog, mostly by time: so packs that share bases are read together.
+        let order: HashMap<PackId, u32> =
+            repo.on_catalog(|local| local.packs())?.iter().map(|known| (known.pack.id, known.num.0)).collect();
+        let is_timed = options.over.is_some();
+        chosen.sort_by_key(|(id, _)| (is_timed.then(|| urgency(readings.get(id))), order.get(id).copied(), *id));
+        monitor.phase("reading packs", Some(chosen.iter().map(|(_, size)| size).sum()));
+        let data = read_packs(repo, &chosen, options, monitor, &mut found)?;
+        found.count_the_rest();
+        found.report.read_bytes += data.read_bytes;
+        found.report.data = Some(with_age(repo, data, &packs, unusable.len(), options)?);
+    }
+    let mut bad = found.bad;
     spread(repo, &mut bad)?;
     Ok(bad)
 }
 
-/// What checking one pack gave.
-#[derive(Default)]
-struct PackResult {
-    pack_damage: Vec<Error>,
-    chunk_damage: Vec<Error>,
-    lost: Vec<CopyPlace>,
-    damaged: Vec<CopyPlace>,
-    chunks: u64,
-    read_bytes: u64,
-}
-
-impl PackResult {
-    fn add_to(mut self, id: PackId, report: &mut CheckReport, bad: &mut BadCopies) -> Result<()> {
-        report.chunks += self.chunks;
-        report.read_bytes += self.read_bytes;
-        bad.lost.extend(self.lost);
-        bad.damaged.extend(self.damaged);
-        self.pack_damage.into_iter().try_for_each(|error| report.damage("pack", error))?;
-        // One broken segment is the same damage for each of its chunks.
-        self.chunk_damage.dedup_by(|one, other| one.to_string() == other.to_string());
-        let more = self.chunk_damage.len().saturating_sub(CHUNKS_REPORTED);
-        self.chunk_damage.into_iter().take(CHUNKS_REPORTED).try_for_each(|error| report.damage("chunk", error))?;
-        if more > 0 {
-            report.found(Severity::Damage, "chunk", ObjectKey::Pack(id).to_string(), format!("{more} more of its chunks are damaged"));
-        }
-        Ok(())
+/// What is read first, if there is no time for all: what was bad, then what was never read, then what was read longest ago.
+fn urgency(reading: Option<&PackReading>) -> (u8, i64) {
+    match reading {
+        Some(PackReading { is_sound: false, .. }) => (0, 0),
+        None => (1, 0),
+        Some(PackReading { time_ns, .. }) => (2, *time_ns),
     }
 }
 
-fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, monitor: &dyn Monitor) -> Result<PackResult> {
-    let repo = reader.repository();
-    let mut result = PackResult::default();
+/// Adds what is remembered of all packs, with what was read just now.
+fn with_age(repo: &Repository, data: DataReport, packs: &[Chosen], unusable: usize, options: &CheckOptions<'_>) -> Result<DataReport> {
+    let Some(now_ns) = options.now_ns else { return Ok(data) };
+    let readings: HashMap<PackId, PackReading> = repo.on_catalog(|local| local.readings())?.into_iter().collect();
+    let since = now_ns.saturating_sub(i64::from(RECENT_DAYS) * DAY_NS);
+    let times = packs.iter().map(|(id, _)| readings.get(id).filter(|reading| reading.is_sound).map(|reading| reading.time_ns));
+    let times: Vec<Option<i64>> = times.collect();
+    Ok(DataReport {
+        // Packs whose tables cannot be used were looked at, and not read.
+        chosen_packs: data.chosen_packs + if options.subset == super::Subset::All { unusable as u64 } else { 0 },
+        recent_packs: Some(times.iter().flatten().filter(|time| **time >= since).count() as u64),
+        oldest_ns: times.into_iter().collect::<Option<Vec<i64>>>().and_then(|times| times.into_iter().min()),
+        ..data
+    })
+}
+
+/// Checks the table of every pack, and the bases of those that are not read anyway; gives the packs whose tables cannot be used.
+fn check_tables(
+    repo: &Repository,
+    packs: &[Chosen],
+    to_read: &HashSet<PackId>,
+    monitor: &dyn Monitor,
+    found: &mut Found<'_>,
+) -> Result<HashSet<PackId>> {
+    let results = Mutex::new(Vec::new());
+    each_in_threads(repo.threads(), packs, monitor, |(id, size)| {
+        let result = check_table(repo, *id, *size, to_read.contains(id))?;
+        results.lock().unwrap_or_else(PoisonError::into_inner).push((*id, result));
+        Ok(())
+    })?;
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(id, _)| *id);
+    let mut unusable = HashSet::new();
+    for (id, result) in results {
+        found.report.chunks += result.chunks;
+        found.bad.lost.extend(result.lost);
+        if !result.is_usable {
+            unusable.insert(id);
+        }
+        result.damage.map_or(Ok(()), |error| found.report.damage("pack", error))?;
+    }
+    Ok(unusable)
+}
+
+/// What checking one table gave.
+#[derive(Default)]
+struct TableResult {
+    damage: Option<Error>,
+    is_usable: bool,
+    lost: Vec<CopyPlace>,
+    chunks: u64,
+}
+
+fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Result<TableResult> {
     let known = repo.known_table(&id)?;
     // The stored table, not the catalog's: another machine has nothing else.
     let stored = repo.find_trailer(id, size).and_then(|pack| repo.read_table(&pack));
@@ -107,81 +186,44 @@ fn check_pack(reader: &Reader, id: PackId, size: u64, options: &CheckOptions, mo
         _ => false,
     };
     let copies = repo.copies_in(&id)?;
+    let mut result = TableResult::default();
     match stored {
         // Deleted since it was listed, which is no damage unless something still needs it.
         Err(Error::NotFound { .. }) => {
-            result.lost.extend(copies.iter().map(|copy| copy.place()));
+            result.lost = copies.iter().map(StoredCopy::place).collect();
             return Ok(result);
         }
-        Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => result.pack_damage.push(error),
+        Err(error) if is_finding(&error) => result.damage = Some(error),
         Err(error) => return Err(error),
         Ok(_) if !table_matches => {
-            result.pack_damage.push(Error::corrupt(ObjectKey::Pack(id).to_string(), "the local catalog had another table for it"))
+            result.damage = Some(Error::corrupt(ObjectKey::Pack(id).to_string(), "the local catalog had another table for it"));
         }
-        Ok(_) => {}
+        Ok(_) => result.is_usable = true,
     }
     result.chunks = copies.len() as u64;
-    if !result.pack_damage.is_empty() {
-        result.lost.extend(copies.iter().map(|copy| copy.place()));
-        return Ok(result);
-    }
-    if options.read_data {
-        result.read_bytes = size;
-        match hash_pack(repo, id, size, monitor) {
-            Ok(()) => {}
-            Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => result.pack_damage.push(error),
-            Err(error) => return Err(error),
-        }
-    }
-    for copy in &copies {
-        if !options.read_data && !repo.has_bases(copy)? {
-            result.lost.push(copy.place());
-        }
-        if options.read_data && !read_copy(reader, copy, &mut result.chunk_damage)? {
-            result.damaged.push(copy.place());
-        }
-    }
+    result.lost = match (result.is_usable, is_read) {
+        (false, _) => copies.iter().map(StoredCopy::place).collect(),
+        (true, true) => Vec::new(),
+        (true, false) => lacking_bases(repo, &copies, &|_| true)?,
+    };
     Ok(result)
 }
 
-/// Whether a copy can be read. One whose bases are gone may be what a prune has left in a pack that is needed for others: if a snapshot
-/// needs it, the snapshot says so; by itself it is no damage.
-fn read_copy(reader: &Reader, copy: &StoredCopy, damage: &mut Vec<Error>) -> Result<bool> {
-    match reader.copy(copy) {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_damage() => {
-            if reader.is_complete(copy)? {
-                damage.push(error);
-            }
-            Ok(false)
-        }
-        Err(error) => Err(error),
+/// The copies among these that lack a base, of the copies that count.
+fn lacking_bases(repo: &Repository, copies: &[StoredCopy], counts: &dyn Fn(&CopyPlace) -> bool) -> Result<Vec<CopyPlace>> {
+    let mut lacking = Vec::new();
+    for group in copies.chunks(COPIES_AT_ONCE) {
+        let mut wanted: Vec<IdPrefix> = group.iter().flat_map(|copy| copy.frame().slices.iter().map(|slice| slice.base)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let known = repo.known_copies(&wanted)?;
+        let lowest = known.iter().map(|copies| copies.iter().filter(|copy| counts(&copy.place)).map(|copy| copy.level).min());
+        let lowest: HashMap<IdPrefix, Option<u8>> = wanted.iter().copied().zip(lowest).collect();
+        let has = |copy: &StoredCopy, base: &IdPrefix| lowest.get(base).copied().flatten().is_some_and(|level| level < copy.frame().level);
+        let lacks = |copy: &&StoredCopy| !copy.frame().slices.iter().all(|slice| has(copy, &slice.base));
+        lacking.extend(group.iter().filter(lacks).map(StoredCopy::place));
     }
-}
-
-/// Whether the stored bytes are those that the pack's name is the hash of.
-fn hash_pack(repo: &Repository, id: PackId, size: u64, monitor: &dyn Monitor) -> Result<()> {
-    let object = ObjectKey::Pack(id);
-    let mut hasher = blake3::Hasher::new();
-    let mut header = Vec::new();
-    let mut offset = 0;
-    while offset < size {
-        if monitor.cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let end = (offset + READ_BYTES).min(size);
-        let bytes = repo.read_pack(&object, offset..end)?;
-        if offset == 0 {
-            header = bytes.get(..HEADER_LEN).unwrap_or(&bytes).to_vec();
-        }
-        hasher.update(&bytes);
-        monitor.advance(end - offset);
-        offset = end;
-    }
-    match hasher.finalize().as_bytes() == id.as_bytes() {
-        true => ObjectHeader::decode(&header, Kind::Pack).map(drop).map_err(|m| m.of(object)),
-        false => Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of")),
-    }
+    Ok(lacking)
 }
 
 /// A delta whose bases are all lost is lost too; goes on until nothing more is found. Nothing to do in a sound repository.
@@ -192,11 +234,10 @@ fn spread(repo: &Repository, bad: &mut BadCopies) -> Result<()> {
     loop {
         let before = bad.lost.len();
         for known in repo.on_catalog(|local| local.packs())? {
-            for copy in repo.copies_in(&known.pack.id)? {
-                if !bad.lost.contains(&copy.place()) && !repo.has_bases_among(&copy, &|base| !bad.lost.contains(&base.place()))? {
-                    bad.lost.insert(copy.place());
-                }
-            }
+            let mut copies = repo.copies_in(&known.pack.id)?;
+            copies.retain(|copy| !bad.lost.contains(&copy.place()));
+            let lacking = lacking_bases(repo, &copies, &|base| !bad.lost.contains(base))?;
+            bad.lost.extend(lacking);
         }
         if bad.lost.len() == before {
             return Ok(());

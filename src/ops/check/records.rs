@@ -3,31 +3,33 @@
 use std::collections::BTreeSet;
 
 use super::{CheckReport, Severity, Touched};
-use crate::backend::{ObjectKey, ObjectKind, Replica};
+use crate::backend::{Backend, ObjectKey, ObjectKind, Replica};
 use crate::error::{Error, Result};
 use crate::format::Malformed;
 use crate::format::config::Config;
 use crate::format::key::KeyRecord;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{KeyId, SnapshotId};
-use crate::repo::Repository;
+use crate::repo::{Repository, read_record_from};
 
-/// Both copies of what is stored twice must be there and decode; one bad copy is a warning, as the other serves.
-pub(super) fn check_replicas(repo: &Repository, report: &mut CheckReport) -> Result<()> {
+/// Both copies of what is stored twice must be there and decode; one bad copy is a warning, as the other serves. Gives how many pairs there are.
+pub(crate) fn check_replicas(backend: &dyn Backend, report: &mut CheckReport) -> Result<u64> {
     let config = |bytes: &[u8]| Config::decode(bytes).map(drop);
-    check_pair(repo, "config-copy", &ObjectKey::Config, &config, report)?;
+    check_pair(backend, "config-copy", &ObjectKey::Config, &config, report)?;
     let mut keys: BTreeSet<KeyId> = BTreeSet::new();
-    for info in repo.backend().list(ObjectKind::Key)? {
+    for info in backend.list(ObjectKind::Key)? {
         if let ObjectKey::Key(id, _) = info?.key {
             keys.insert(id);
         }
     }
     let key = |bytes: &[u8]| KeyRecord::decode(bytes).map(drop);
-    keys.into_iter().try_for_each(|id| check_pair(repo, "key-copy", &|replica| ObjectKey::Key(id, replica), &key, report))
+    let count = 1 + keys.len() as u64;
+    keys.into_iter().try_for_each(|id| check_pair(backend, "key-copy", &|replica| ObjectKey::Key(id, replica), &key, report))?;
+    Ok(count)
 }
 
 fn check_pair(
-    repo: &Repository,
+    backend: &dyn Backend,
     code: &'static str,
     key: &dyn Fn(Replica) -> ObjectKey,
     decode: &dyn Fn(&[u8]) -> Result<(), Malformed>,
@@ -37,7 +39,7 @@ fn check_pair(
     let mut copies = Vec::new();
     for replica in [Replica::First, Replica::Second] {
         let key = key(replica);
-        match repo.read_record(&key) {
+        match read_record_from(backend, &key) {
             Ok(None) => bad.push((key, "it is missing".to_string())),
             Ok(Some(bytes)) => match decode(&bytes) {
                 Ok(()) => copies.push(bytes),

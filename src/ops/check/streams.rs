@@ -5,13 +5,18 @@ use std::collections::HashSet;
 use super::packs::BadCopies;
 use super::{CheckReport, Severity, Touched};
 use crate::error::{Error, Result};
+use crate::format::pack::IdPrefix;
 use crate::format::snapshot::{SnapshotRecord, StreamRoot};
 use crate::id::{ChunkId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repository, walk_tree};
+use crate::repo::{Reader, Repository, read_node};
 
-/// Chunks that are remembered as sound, so that what many snapshots share is looked up once; bounds the memory, not the result.
-const SOUND_MAX: usize = 1 << 20;
+/// Chunks that are remembered as sound, so that what many snapshots share is looked up once; bounds the memory, not the result. Nodes are as many at most.
+const SOUND_MAX: usize = 1 << 19;
+/// Chunks that are looked up at once.
+const CHUNKS_AT_ONCE: usize = 8 << 10;
+/// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
+const PLACES_KEPT: usize = 1024;
 
 /// Walks all trees.
 pub(super) fn check_streams(
@@ -22,12 +27,11 @@ pub(super) fn check_streams(
     report: &mut CheckReport,
 ) -> Result<()> {
     monitor.phase("checking snapshots", None);
-    let reader = Reader::new(repo);
-    let mut walker = Walker { reader: &reader, bad, sound_chunks: HashSet::new(), sound_nodes: HashSet::new() };
+    let reader = Reader::for_trees(repo);
+    let (sound_chunks, sound_nodes) = (HashSet::new(), HashSet::new());
+    let mut walker = Walker { reader: &reader, bad, monitor, sound_chunks, sound_nodes, nodes_read: 0 };
     for (id, snapshot) in snapshots {
-        if monitor.cancelled() {
-            return Err(Error::Cancelled);
-        }
+        reader.prefetch(snapshot.listing.top.into_iter())?;
         let listing = match walker.check_tree(&snapshot.listing)? {
             None => reader.listing(&snapshot.listing),
             Some(damage) => Err(damage),
@@ -41,11 +45,14 @@ pub(super) fn check_streams(
             }
             Err(error) => return Err(error),
         };
-        for entry in entries {
-            if let Some(damage) = walker.check_tree(&entry.root)? {
-                let object = format!("snapshot {id}, stream {}", String::from_utf8_lossy(&entry.name));
-                report.found(Severity::Damage, "stream", object, damage.to_string());
-                report.touched.push(Touched { snapshot: *id, stream: Some(entry.name) });
+        for group in entries.chunks(PLACES_KEPT) {
+            walker.prefetch(&mut group.iter().filter(|entry| entry.root.levels > 0).filter_map(|entry| entry.root.top))?;
+            for entry in group {
+                if let Some(damage) = walker.check_tree(&entry.root)? {
+                    let object = format!("snapshot {id}, stream {}", String::from_utf8_lossy(&entry.name));
+                    report.found(Severity::Damage, "stream", object, damage.to_string());
+                    report.touched.push(Touched { snapshot: *id, stream: Some(entry.name.clone()) });
+                }
             }
         }
     }
@@ -55,52 +62,108 @@ pub(super) fn check_streams(
 struct Walker<'a> {
     reader: &'a Reader,
     bad: &'a BadCopies,
+    monitor: &'a dyn Monitor,
     sound_chunks: HashSet<ChunkId>,
-    /// Nodes below which everything is sound.
-    sound_nodes: HashSet<ChunkId>,
+    /// Nodes, with their levels and lengths, below which everything is sound.
+    sound_nodes: HashSet<(ChunkId, u8, u64)>,
+    nodes_read: usize,
+}
+
+/// What has been found in one tree.
+#[derive(Default)]
+struct Tree {
+    damage: Option<Error>,
+    /// Nodes that were read, each once however often it stands in the tree.
+    nodes: HashSet<(ChunkId, u8, u64)>,
+    /// Chunks that are still to be looked up.
+    chunks: Vec<ChunkId>,
 }
 
 impl Walker<'_> {
-    /// The first damage in a tree, if there is any.
+    /// Some damage in a tree, if there is any.
     fn check_tree(&mut self, root: &StreamRoot) -> Result<Option<Error>> {
-        let mut damage = None;
-        let mut fresh = Vec::new();
-        let walked = walk_tree(self.reader, root, &mut |id, level| {
-            if level == 0 {
-                damage = self.check_chunk(id)?.or(damage.take());
-                return Ok(false);
+        let mut tree = Tree::default();
+        let mut open: Vec<(ChunkId, u8, u64)> = root.top.map(|top| (top, root.levels, root.len)).into_iter().collect();
+        while let Some(at) = open.pop() {
+            match at {
+                (id, 0, _) => {
+                    tree.chunks.extend((!self.sound_chunks.contains(&id)).then_some(id));
+                    if tree.chunks.len() >= CHUNKS_AT_ONCE {
+                        self.check_chunks(&mut tree)?;
+                    }
+                }
+                // Sound before: nothing below has to be looked at again.
+                at if self.sound_nodes.contains(&at) || !tree.nodes.insert(at) => {}
+                at => self.open_node(at, &mut tree, &mut open)?,
             }
-            // Sound before: nothing below has to be looked at again.
-            let known_sound = self.sound_nodes.contains(id);
-            fresh.extend((!known_sound).then_some(*id));
-            Ok(!known_sound)
-        });
-        match walked {
-            Ok(()) => {}
-            Err(error) if error.is_damage() => damage = damage.or(Some(error)),
-            Err(error) => return Err(error),
         }
-        if damage.is_none() {
-            self.sound_nodes.extend(fresh);
+        self.check_chunks(&mut tree)?;
+        if tree.damage.is_none() {
+            if self.sound_nodes.len() >= SOUND_MAX {
+                self.sound_nodes.clear();
+            }
+            self.sound_nodes.extend(tree.nodes);
         }
-        Ok(damage)
+        Ok(tree.damage)
     }
 
-    fn check_chunk(&mut self, id: &ChunkId) -> Result<Option<Error>> {
-        if self.sound_chunks.contains(id) {
-            return Ok(None);
+    fn open_node(&mut self, (id, level, len): (ChunkId, u8, u64), tree: &mut Tree, open: &mut Vec<(ChunkId, u8, u64)>) -> Result<()> {
+        if self.monitor.cancelled() {
+            return Err(Error::Cancelled);
         }
-        let copies = self.reader.repository().copies(id)?;
-        if copies.is_empty() {
-            return Ok(Some(Error::corrupt(format!("chunk {id}"), "no pack holds it")));
+        let node = match read_node(self.reader, &id, level) {
+            Ok(node) => node,
+            Err(error) if error.is_damage() => {
+                tree.damage.get_or_insert(error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if node.span_bytes() != Some(len) {
+            let wrong = "its children do not add up to the length that its parent says";
+            tree.damage.get_or_insert_with(|| Error::corrupt(format!("tree node {id}"), wrong));
         }
-        if copies.iter().all(|copy| self.bad.contains(&copy.place())) {
-            return Ok(Some(Error::corrupt(format!("chunk {id}"), "every stored copy of it is damaged or lacks its base")));
+        if level > 1 {
+            let is_unknown = |child: &&crate::format::node::Child| !self.sound_nodes.contains(&(child.id, level - 1, child.len));
+            let unknown: Vec<ChunkId> = node.children.iter().filter(is_unknown).map(|child| child.id).collect();
+            self.prefetch(&mut unknown.into_iter())?;
         }
-        if self.sound_chunks.len() >= SOUND_MAX {
-            self.sound_chunks.clear();
+        open.extend(node.children.iter().rev().map(|child| (child.id, level - 1, child.len)));
+        Ok(())
+    }
+
+    /// Looks up where these nodes lie, all at once.
+    fn prefetch(&mut self, nodes: &mut dyn Iterator<Item = ChunkId>) -> Result<()> {
+        let nodes: Vec<ChunkId> = nodes.collect();
+        self.nodes_read += nodes.len();
+        if self.nodes_read > PLACES_KEPT {
+            self.nodes_read = nodes.len();
+            self.reader.forget_places();
         }
-        self.sound_chunks.insert(*id);
-        Ok(None)
+        self.reader.prefetch(nodes.into_iter())
+    }
+
+    /// Looks up the chunks that wait.
+    fn check_chunks(&mut self, tree: &mut Tree) -> Result<()> {
+        let ids = std::mem::take(&mut tree.chunks);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let prefixes: Vec<IdPrefix> = ids.iter().map(ChunkId::prefix).collect();
+        for (id, known) in ids.iter().zip(self.reader.repository().known_copies(&prefixes)?) {
+            let mut copies = known.iter().filter(|copy| copy.id == *id).peekable();
+            if copies.peek().is_none() {
+                tree.damage.get_or_insert_with(|| Error::corrupt(format!("chunk {id}"), "no pack holds it"));
+            } else if copies.all(|copy| self.bad.contains(&copy.place)) {
+                let wrong = "every stored copy of it is damaged or lacks its base";
+                tree.damage.get_or_insert_with(|| Error::corrupt(format!("chunk {id}"), wrong));
+            } else {
+                if self.sound_chunks.len() >= SOUND_MAX {
+                    self.sound_chunks.clear();
+                }
+                self.sound_chunks.insert(*id);
+            }
+        }
+        Ok(())
     }
 }

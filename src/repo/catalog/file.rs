@@ -23,7 +23,7 @@ use crate::id::{RepositoryId, to_hex};
 const APPLICATION_ID: i32 = 0x6963_6563;
 
 /// Changes with every change of the tables or of the blocks. A file of another version is replaced, never converted.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (one INTEGER PRIMARY KEY, repository BLOB, location BLOB, key BLOB, replaced INTEGER, sum INTEGER);
@@ -35,6 +35,7 @@ CREATE TABLE block (key INTEGER PRIMARY KEY, data BLOB);
 CREATE TABLE snapshot (num INTEGER PRIMARY KEY, id BLOB UNIQUE, record BLOB, sum INTEGER);
 CREATE TABLE stamp_set (num INTEGER PRIMARY KEY, source BLOB UNIQUE, snapshot BLOB, sum INTEGER);
 CREATE TABLE stamp (stamp_set INTEGER, name BLOB, stamp BLOB, sum INTEGER, PRIMARY KEY (stamp_set, name)) WITHOUT ROWID;
+CREATE TABLE reading (id BLOB PRIMARY KEY, time INTEGER, sound INTEGER, sum INTEGER) WITHOUT ROWID;
 ";
 
 /// The largest value in a row; also bounds what a damaged length can make SQLite allocate.

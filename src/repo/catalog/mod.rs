@@ -16,6 +16,7 @@ mod block;
 mod fault;
 mod file;
 mod packs;
+mod readings;
 mod records;
 mod runs;
 mod sum;
@@ -92,6 +93,15 @@ pub struct ChunkAt {
     pub pack: PackNum,
     /// The chunk's place in the pack's trailer.
     pub index: u32,
+}
+
+/// What came out when all stored bytes of a pack were last read, on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackReading {
+    /// When, nanoseconds since 1970 UTC.
+    pub time_ns: i64,
+    /// Whether all of it was whole.
+    pub is_sound: bool,
 }
 
 /// The stamps of a source's streams by name, with the snapshot that they were taken for.
@@ -189,7 +199,10 @@ impl Catalog {
 
     /// Forgets these packs: their chunks are not found any more. Ids that it does not have are ignored.
     pub fn remove_packs(&self, ids: &[PackId]) -> Result<()> {
-        self.write(|tx| packs::remove(tx, &self.sums, ids))?;
+        self.write(|tx| {
+            readings::remove(tx, ids)?;
+            packs::remove(tx, &self.sums, ids)
+        })?;
         self.merge()
     }
 
@@ -259,6 +272,16 @@ impl Catalog {
     /// The stamps that were last kept for a source, if any.
     pub fn stamps(&self, source: SourceId) -> Result<Option<StampSet>> {
         self.read(|conn| records::stamps(conn, &self.sums, source))
+    }
+
+    /// Remembers what came out when packs were read, in place of what was remembered of them before.
+    pub fn put_readings(&self, readings: &[(PackId, PackReading)]) -> Result<()> {
+        self.write(|tx| readings::put(tx, &self.sums, readings))
+    }
+
+    /// What is remembered of packs that were read, sorted by their ids.
+    pub fn readings(&self) -> Result<Vec<(PackId, PackReading)>> {
+        self.read(|conn| readings::all(conn, &self.sums))
     }
 
     /// Forgets everything. Numbers of packs are still not used again.

@@ -100,7 +100,7 @@ pub(super) fn clear(tx: &Transaction) -> Result<(), Fault> {
     // sqlite_sequence stays: pack numbers that were given out are not given out again.
     tx.execute_batch(
         "DELETE FROM pack; DELETE FROM trailer; DELETE FROM run; DELETE FROM block; DELETE FROM snapshot; DELETE FROM stamp_set;
-         DELETE FROM stamp;",
+         DELETE FROM stamp; DELETE FROM reading;",
     )?;
     Ok(())
 }

@@ -14,6 +14,7 @@ pub(super) enum Kind {
     Snapshot = 6,
     StampSet = 7,
     Stamp = 8,
+    Reading = 9,
 }
 
 /// Makes and verifies sums. The key is random per catalog file, so that pages of an earlier file of the same name (a write-ahead log

@@ -1,0 +1,234 @@
+//! Reading packs: every stored byte against the pack's name, and every copy of every chunk against its id.
+//!
+//! Packs are read in sections. Of a section, first all bytes are hashed; then the frames are decoded by lineage, in windows, so that what a delta needs is at
+//! hand: only what one window shares with another is decoded once more.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::order::{self, Item};
+use super::packs::{Found, is_finding};
+use super::threads::each_in_threads;
+use super::{CheckOptions, DataReport};
+use crate::backend::{Backend, ObjectKey};
+use crate::error::{Error, Result};
+use crate::format::{HEADER_LEN, Kind, ObjectHeader};
+use crate::id::PackId;
+use crate::progress::Monitor;
+use crate::repo::catalog::PackReading;
+use crate::repo::{PackTable, Reader, Repository, StoredCopy, read_pack_from};
+
+/// Bytes read at once when a pack is hashed, by each thread.
+const READ_BYTES: u64 = 2 << 20;
+/// Chunks in a section: what is kept of them to find their order takes some 40 MB at most. In a longer history what sections share is decoded anew.
+const SECTION_CHUNKS_MAX: u64 = 1 << 20;
+/// The same if the time is limited, and packs and stored bytes: after each section it is asked whether it is over.
+const TIMED_CHUNKS_MAX: u64 = 16 << 10;
+const TIMED_BYTES_MAX: u64 = 64 << 20;
+const TIMED_PACKS_MAX: usize = 64;
+/// Bytes of packs that stay in memory between hashing and decoding; what is more is read twice, the second time mostly from the system's cache.
+const HELD_BYTES_MAX: u64 = 24 << 20;
+/// Chunks in a window.
+const WINDOW_CHUNKS_MAX: usize = 8 << 10;
+/// Encoded bytes of deltas in a window: less than a plan fetches at once, as it also needs their bases.
+const WINDOW_DELTA_BYTES_MAX: u64 = 6 << 20;
+/// Rough bytes of tables of packs that a window keeps in memory.
+const WINDOW_TABLES_MAX: usize = 16 << 20;
+
+/// A pack that is to be read, with its size in bytes.
+pub(super) type Chosen = (PackId, u64);
+
+/// Reads these packs in their order, or a front part of them if the time is over before.
+pub(super) fn read_packs(
+    repo: &Repository,
+    packs: &[Chosen],
+    options: &CheckOptions<'_>,
+    monitor: &dyn Monitor,
+    found: &mut Found<'_>,
+) -> Result<DataReport> {
+    let mut report = DataReport { chosen_packs: packs.len() as u64, ..DataReport::default() };
+    let chunks: HashMap<PackId, u32> = repo.on_catalog(|local| local.packs())?.iter().map(|known| (known.pack.id, known.chunks)).collect();
+    let mut rest = packs;
+    while !rest.is_empty() {
+        if report.read_packs > 0 && options.over.is_some_and(|over| over()) {
+            break;
+        }
+        let (section, later) = rest.split_at(section_len(rest, &chunks, options.over.is_some()));
+        rest = later;
+        let Outcome { bad, gone } = read_section(repo, section, monitor, found, &mut report)?;
+        report.read_packs += section.len() as u64;
+        report.read_bytes += section.iter().map(|(_, size)| size).sum::<u64>();
+        if let Some(time_ns) = options.now_ns {
+            let there = section.iter().filter(|(id, _)| !gone.contains(id));
+            let readings = there.map(|(id, _)| (*id, PackReading { time_ns, is_sound: !bad.contains(id) }));
+            // If they cannot be remembered, packs are read again sooner than they have to be.
+            let _ = repo.catalog().put_readings(&readings.collect::<Vec<_>>());
+        }
+    }
+    Ok(report)
+}
+
+/// How many packs make the next section; at least one.
+fn section_len(packs: &[Chosen], chunks: &HashMap<PackId, u32>, is_timed: bool) -> usize {
+    let (packs_max, chunks_max, bytes_max) =
+        if is_timed { (TIMED_PACKS_MAX, TIMED_CHUNKS_MAX, TIMED_BYTES_MAX) } else { (usize::MAX, SECTION_CHUNKS_MAX, u64::MAX) };
+    let (mut chunk_sum, mut byte_sum) = (0u64, 0u64);
+    let fits = |(id, size): &&Chosen| {
+        chunk_sum += chunks.get(id).map_or(0, |chunks| u64::from(*chunks));
+        byte_sum = byte_sum.saturating_add(*size);
+        chunk_sum <= chunks_max && byte_sum <= bytes_max
+    };
+    packs.iter().take(packs_max).take_while(fits).count().max(1)
+}
+
+/// What reading some packs gave.
+struct Outcome {
+    /// Those that are not whole.
+    bad: HashSet<PackId>,
+    /// Those that were deleted since they were listed, which is no damage unless something still needs them: then that says so.
+    gone: HashSet<PackId>,
+}
+
+fn read_section(
+    repo: &Repository,
+    section: &[Chosen],
+    monitor: &dyn Monitor,
+    found: &mut Found<'_>,
+    report: &mut DataReport,
+) -> Result<Outcome> {
+    let failures = Mutex::new(Vec::new());
+    let reader = Reader::new(repo);
+    let held: Vec<(&Chosen, bool)> = which_to_hold(section);
+    each_in_threads(repo.threads(), &held, monitor, |((id, size), is_held)| {
+        let mut kept = is_held.then(|| Vec::with_capacity(usize::try_from(*size).unwrap_or_default()));
+        match hash_pack(repo.backend(), *id, *size, kept.as_mut(), monitor) {
+            Ok(()) => kept.into_iter().for_each(|bytes| reader.hold(*id, bytes)),
+            Err(error) if is_finding(&error) || matches!(error, Error::NotFound { .. }) => {
+                failures.lock().unwrap_or_else(PoisonError::into_inner).push((*id, error));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    })?;
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort_by_key(|(id, _)| *id);
+    let (mut bad, mut gone) = (HashSet::new(), HashSet::new());
+    for (id, error) in failures {
+        match error {
+            Error::NotFound { .. } => drop(gone.insert(id)),
+            error => {
+                bad.insert(id);
+                found.report.damage("pack", error)?;
+            }
+        }
+    }
+    let packs: Vec<PackId> = section.iter().map(|(id, _)| *id).collect();
+    let items = order::by_lineage(repo, &packs)?;
+    let mut rest = items.as_slice();
+    while !rest.is_empty() {
+        if monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let (copies, later) = window(repo, &packs, rest)?;
+        report.frames += (rest.len() - later.len()) as u64;
+        rest = later;
+        read_window(&reader, &copies, found, &mut bad)?;
+    }
+    report.decoded_frames += reader.decoded_frames();
+    Ok(Outcome { bad, gone })
+}
+
+/// Which packs are kept in memory after they were hashed: the smallest, as deltas are in these, which many windows need.
+fn which_to_hold(section: &[Chosen]) -> Vec<(&Chosen, bool)> {
+    let mut by_size: Vec<&Chosen> = section.iter().collect();
+    by_size.sort_by_key(|(_, size)| *size);
+    let mut sum = 0u64;
+    let fits = |(_, size): &&&Chosen| {
+        sum = sum.saturating_add(*size);
+        sum <= HELD_BYTES_MAX
+    };
+    let count = by_size.iter().take_while(fits).count();
+    by_size.into_iter().zip(0..).map(|(pack, place)| (pack, place < count)).collect()
+}
+
+/// The copies in the first of these frames, as many as fit, and the other frames.
+fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<(Vec<(usize, StoredCopy)>, &'i [Item])> {
+    let mut tables: HashMap<u32, Option<Arc<PackTable>>> = HashMap::new();
+    let (mut table_bytes, mut delta_bytes) = (0usize, 0u64);
+    let mut copies: Vec<(usize, StoredCopy)> = Vec::new();
+    let mut rest = items;
+    while let Some((item, later)) = rest.split_first()
+        && copies.len() < WINDOW_CHUNKS_MAX
+        && delta_bytes < WINDOW_DELTA_BYTES_MAX
+        && table_bytes < WINDOW_TABLES_MAX
+    {
+        rest = later;
+        if !tables.contains_key(&item.pack) {
+            let table = packs.get(item.pack as usize).map_or(Ok(None), |id| repo.table_of(id))?;
+            table_bytes += table.as_ref().map_or(0, |table| table.weight());
+            tables.insert(item.pack, table);
+        }
+        let Some(Some(table)) = tables.get(&item.pack) else { continue };
+        let delta = table.trailer.frames.get(item.frame as usize).filter(|frame| frame.encoding.is_delta());
+        delta_bytes += delta.map_or(0, |frame| u64::from(frame.encoded_len));
+        copies.extend(StoredCopy::in_frame(table, item.frame).map(|copy| (0, copy)));
+    }
+    copies.iter_mut().zip(0..).for_each(|((number, _), which)| *number = which);
+    Ok((copies, rest))
+}
+
+fn read_window(reader: &Reader, copies: &[(usize, StoredCopy)], found: &mut Found<'_>, bad: &mut HashSet<PackId>) -> Result<()> {
+    reader.prefetch_bases(copies.iter().map(|(_, copy)| copy))?;
+    let mut failed = reader.each_copy(copies, reader.repository().threads(), &|_, _| Ok(()))?;
+    failed.sort_unstable();
+    failed.dedup();
+    let mut damage: HashMap<PackId, Vec<Error>> = HashMap::new();
+    for (_, copy) in failed.into_iter().filter_map(|number| copies.get(number)) {
+        // One by one another way may be found, or what is wrong is named.
+        match reader.copy(copy) {
+            Ok(_) => continue,
+            Err(error) if error.is_damage() => {
+                // One whose bases are gone may be what a prune has left in a pack that is needed for others: if a snapshot needs it, the snapshot says so.
+                if reader.is_complete(copy)? {
+                    damage.entry(copy.pack()).or_default().push(error);
+                    bad.insert(copy.pack());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        found.bad.damaged.insert(copy.place());
+    }
+    let mut damage: Vec<(PackId, Vec<Error>)> = damage.into_iter().collect();
+    damage.sort_by_key(|(id, _)| *id);
+    damage.into_iter().try_for_each(|(id, errors)| found.chunk_damage(id, errors))?;
+    // Each place keeps the table of a pack in memory, and the next window needs other ones.
+    reader.forget_places();
+    Ok(())
+}
+
+/// Whether the stored bytes are those that the pack's name is the hash of.
+/// Appends them to `kept` too.
+pub(crate) fn hash_pack(backend: &dyn Backend, id: PackId, size: u64, mut kept: Option<&mut Vec<u8>>, monitor: &dyn Monitor) -> Result<()> {
+    let object = ObjectKey::Pack(id);
+    let mut hasher = blake3::Hasher::new();
+    let mut header = Vec::new();
+    let mut offset = 0;
+    while offset < size {
+        if monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let end = (offset + READ_BYTES).min(size);
+        let bytes = read_pack_from(backend, &object, offset..end)?;
+        if offset == 0 {
+            header = bytes.get(..HEADER_LEN).unwrap_or(&bytes).to_vec();
+        }
+        hasher.update(&bytes);
+        kept.iter_mut().for_each(|kept| kept.extend_from_slice(&bytes));
+        monitor.advance(end - offset);
+        offset = end;
+    }
+    match hasher.finalize().as_bytes() == id.as_bytes() {
+        true => ObjectHeader::decode(&header, Kind::Pack).map(drop).map_err(|m| m.of(object)),
+        false => Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of")),
+    }
+}

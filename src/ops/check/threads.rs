@@ -1,0 +1,32 @@
+//! Doing one thing with many objects, by several threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+use crate::progress::Monitor;
+
+/// Does something with each of these; ends early with the first failure, or when the user asks to stop.
+pub(crate) fn each_in_threads<T: Sync>(
+    threads: usize,
+    all: &[T],
+    monitor: &dyn Monitor,
+    each: impl Fn(&T) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let done = if monitor.cancelled() { Err(Error::Cancelled) } else { each(one) };
+            done.inspect_err(|_| next.store(all.len(), Ordering::Relaxed))?;
+        }
+        Ok(())
+    };
+    let threads = threads.min(all.len());
+    if threads <= 1 {
+        return work();
+    }
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+    });
+    results.into_iter().collect()
+}

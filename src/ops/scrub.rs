@@ -1,0 +1,140 @@
+//! Scrubbing: every stored byte against names and checksums, without any key. For whoever keeps a repository for somebody else.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::check::threads::each_in_threads;
+use super::check::{CheckReport, Finding, Severity, check_replicas, hash_pack};
+use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind};
+use crate::error::{Error, Result};
+use crate::format::mark::FORGOTTEN_CHECKSUM_LEN;
+use crate::format::pack::{FOOTER_LEN, Footer};
+use crate::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, PACK_LEN_MAX};
+use crate::progress::Monitor;
+use crate::repo::{read_pack_from, read_record_from};
+
+/// What cannot be found without a key, for people.
+pub const NOT_CHECKED: [&str; 4] = [
+    "whether an object is missing that was never listed here, or was replaced by an older one",
+    "whether the tables of packs say what is in them, and whether chunks decode to what their ids say",
+    "whether every chunk of every snapshot is in some pack, with what it is a delta of",
+    "what tombstones say: only their headers are looked at, as their names are not made of their bytes",
+];
+
+/// What a scrub found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// How many packs were read.
+    pub packs: u64,
+    /// How many other objects were read; of those that are stored twice, both copies count as one.
+    pub records: u64,
+    /// The bytes of packs.
+    pub read_bytes: u64,
+}
+
+impl ScrubReport {
+    /// Whether stored data is damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Damage)
+    }
+}
+
+/// Verifies what can be verified without a key: the bytes of packs, snapshot records and marks against their names; the checksums of both copies of the
+/// configuration and of key records, of what stays of forgotten snapshots, and of footers with the stored tables of packs; all headers. Needs no catalog.
+///
+/// # Errors
+/// Only what keeps it from reading at all; damage is in the report. [`Error::Cancelled`].
+pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Result<ScrubReport> {
+    let mut report = CheckReport::default();
+    monitor.phase("checking records", None);
+    let mut records = check_replicas(backend, &mut report)?;
+    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone] {
+        for info in sorted(backend, kind)? {
+            if monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let Some(checked) = scrub_record(backend, &info.key) else { continue };
+            records += 1;
+            match checked {
+                // Removed since it was listed.
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(error) => report.damage(code(kind), error)?,
+            }
+        }
+    }
+    let packs = sorted(backend, ObjectKind::Pack)?;
+    monitor.phase("reading packs", Some(packs.iter().map(|info| info.size).sum()));
+    let failures = Mutex::new(Vec::new());
+    each_in_threads(threads, &packs, monitor, |info| match scrub_pack(backend, info, monitor) {
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(error @ (Error::Corrupt { .. } | Error::UnsupportedFormat { .. })) => {
+            failures.lock().unwrap_or_else(PoisonError::into_inner).push((info.key, error));
+            Ok(())
+        }
+        other => other,
+    })?;
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort_by_key(|(key, _)| *key);
+    failures.into_iter().try_for_each(|(_, error)| report.damage(code(ObjectKind::Pack), error))?;
+    let read_bytes = packs.iter().map(|info| info.size).sum();
+    Ok(ScrubReport { findings: report.findings, packs: packs.len() as u64, records, read_bytes })
+}
+
+fn sorted(backend: &dyn Backend, kind: ObjectKind) -> Result<Vec<ObjectInfo>> {
+    let mut objects: Vec<ObjectInfo> = backend.list(kind)?.collect::<Result<_>>()?;
+    objects.sort_by_key(|info| info.key);
+    objects.dedup_by_key(|info| info.key);
+    Ok(objects)
+}
+
+fn code(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Config => "config-copy",
+        ObjectKind::Key => "key-copy",
+        ObjectKind::Pack => "pack",
+        ObjectKind::Pending => "pending",
+        ObjectKind::Snapshot => "snapshot",
+        ObjectKind::Mark => "mark",
+        ObjectKind::Forgotten => "forgotten",
+        ObjectKind::Tombstone => "tombstone",
+    }
+}
+
+/// Checks a small object; `None` for what is no record of its own.
+fn scrub_record(backend: &dyn Backend, key: &ObjectKey) -> Option<Result<()>> {
+    let (kind, name) = match key {
+        ObjectKey::Snapshot(id) | ObjectKey::Pending(id) => (Kind::Snapshot, Some(*id.as_bytes())),
+        ObjectKey::Mark { id, .. } => (Kind::Mark, Some(*id.as_bytes())),
+        ObjectKey::Forgotten(_) => (Kind::Forgotten, None),
+        ObjectKey::Tombstone(_) => (Kind::Tombstone, None),
+        ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) => return None,
+    };
+    let verify = |bytes: &[u8]| {
+        if name.is_some_and(|name| *blake3::hash(bytes).as_bytes() != name) {
+            return Err(Malformed::new("its bytes are not those that its name is the hash of"));
+        }
+        if kind == Kind::Forgotten {
+            let sound = bytes.split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>().is_some_and(|(body, sum)| blake3::hash(body).as_bytes() == sum);
+            sound.then_some(()).ok_or_else(|| Malformed::new("it does not have its checksum"))?;
+        }
+        ObjectHeader::decode(bytes, kind).map(drop)
+    };
+    let read = read_record_from(backend, key);
+    Some(read.and_then(|bytes| bytes.map_or(Ok(()), |bytes| verify(&bytes).map_err(|m| m.of(key)))))
+}
+
+/// The bytes of a pack against its name, then its header, footer and stored table.
+fn scrub_pack(backend: &dyn Backend, info: &ObjectInfo, monitor: &dyn Monitor) -> Result<()> {
+    let ObjectKey::Pack(id) = info.key else { return Ok(()) };
+    let object = info.key;
+    if info.size < (HEADER_LEN + FOOTER_LEN) as u64 || info.size > PACK_LEN_MAX {
+        return Err(Error::corrupt(object.to_string(), format!("its length of {} bytes is out of bounds", info.size)));
+    }
+    hash_pack(backend, id, info.size, None, monitor)?;
+    let footer_bytes = read_pack_from(backend, &object, info.size - FOOTER_LEN as u64..info.size)?;
+    let footer = Footer::decode(&footer_bytes, info.size).map_err(|m| m.of(object))?;
+    let table_end = footer.trailer_offset.saturating_add(u64::from(footer.trailer_len));
+    let table = read_pack_from(backend, &object, footer.trailer_offset..table_end)?;
+    footer.verify(&footer_bytes, &table).map_err(|m| m.of(object))
+}
