@@ -19,7 +19,7 @@ mod hook;
 mod memory;
 mod processes;
 mod protocol;
-mod prune;
+mod pruning;
 mod stale;
 mod sweep;
 mod world;
