@@ -133,19 +133,18 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// What is needed, given that these snapshots are all there are, the oldest first.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if something cannot be read or is nowhere: then nothing may be deleted. [`Error::Cancelled`].
-    pub(super) fn find<'s>(mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<Needed> {
-        self.add_snapshots(snapshots)?;
+    /// What is needed.
+    pub(super) fn finish(self) -> Needed {
         let mut stranded: Vec<PackId> = self.needed.0.keys().filter(|pack| self.marked.going.contains(*pack)).copied().collect();
         stranded.sort_unstable();
-        Ok(Needed { places: self.needed, stranded })
+        Needed { places: self.needed, stranded }
     }
 
     /// Adds what these snapshots reach, the oldest first: of each stream only what differs from the same stream of the snapshot before is looked at.
-    fn add_snapshots<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if something cannot be read or is nowhere: then nothing may be deleted. [`Error::Cancelled`].
+    pub(super) fn add_snapshots<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<()> {
         let mut last: HashMap<Vec<u8>, StreamRoot> = HashMap::new();
         let mut last_listing = None;
         for snapshot in snapshots {

@@ -58,18 +58,8 @@ pub fn plan(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) ->
 /// keep changing what is needed.
 pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -> Result<PruneReport> {
     let mut run = Run { repo, options, monitor, trust: Trust::default(), report: PruneReport::default() };
-    let mut roots = Roots::list(repo, options, Dead::AreMarked)?;
-    roots.warn(monitor);
-    if run.mark_the_dead(&roots)? {
-        roots = Roots::list(repo, options, Dead::AreMarked)?;
-    }
-    let marked = roots.marked(options);
-    let reader = Reader::new(repo);
-    let needed = roots.needed(&reader, &marked, &mut run.trust, monitor)?;
-    let plan = plan_of(repo, &marked, &needed, options)?;
-    run.write_anew(&reader, &needed, &plan.repack)?;
-    run.mark_packs(plan.delete.iter().chain(&plan.repack))?;
-    run.sweep()?;
+    run.attempt(Run::mark)?;
+    run.attempt(Run::sweep)?;
     Ok(run.report)
 }
 

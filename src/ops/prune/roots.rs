@@ -25,6 +25,8 @@ pub(super) struct Roots {
     listed: HashSet<SnapshotId>,
     records: Vec<SnapshotRecord>,
     pending: Vec<Pending>,
+    /// The pending records that count.
+    alive: Vec<SnapshotRecord>,
     tombstones: Vec<Stone>,
     /// Why a pending record that counts cannot be read: nobody knows what it needs.
     unclear: Option<Error>,
@@ -83,22 +85,22 @@ impl Roots {
         }
         let parents = refreshed.snapshots.iter().filter_map(|(_, record)| record.parent);
         must_be_forgotten(repo, known.into_iter().chain(parents).filter(|id| !listed.contains(id)))?;
-        let mut records: Vec<SnapshotRecord> = refreshed.snapshots.into_iter().map(|(_, record)| record).collect();
+        let records: Vec<SnapshotRecord> = refreshed.snapshots.into_iter().map(|(_, record)| record).collect();
         let tombstones = tombstones(repo)?;
-        let (mut pending, mut unclear) = (Vec::new(), None);
+        let (mut pending, mut alive, mut unclear) = (Vec::new(), Vec::new(), None);
         for (id, record) in waiting {
             let found = Pending { id, time_ns: record.as_ref().ok().map(|record| record.time_ns) };
             let marked = tombstones.iter().any(|stone| stone.id == as_marked(&id) && stone.is_ripe(1, options));
             let dead = marked || dead == Dead::WouldBeMarked && options.grace_ns <= 0 && found.seems_dead(options);
             pending.push(found);
             match record {
-                Ok(record) if !dead => records.push(record),
+                Ok(record) if !dead => alive.push(record),
                 Err(error) if !dead => unclear = Some(error),
                 _ => {}
             }
         }
         let unreadable = repo.list_all_packs()?;
-        Ok(Roots { listed, records, pending, tombstones, unclear, unreadable })
+        Ok(Roots { listed, records, pending, alive, tombstones, unclear, unreadable })
     }
 
     /// Says what is not freed because it cannot be read.
@@ -114,13 +116,20 @@ impl Roots {
     /// What is needed.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if something cannot be read or is nowhere; [`Error::Cancelled`].
+    /// [`Error::Corrupt`] if something cannot be read or is nowhere; [`Error::Stale`] if that is so for a pending record; [`Error::Cancelled`].
     pub(super) fn needed(&mut self, reader: &Reader, marked: &Marked, trust: &mut Trust, monitor: &dyn Monitor) -> Result<Needed> {
         if let Some(error) = self.unclear.take() {
             return Err(error);
         }
         monitor.phase("finding what is needed", None);
-        Live::new(reader, marked, trust, monitor).find(self.records.iter())
+        let mut live = Live::new(reader, marked, trust, monitor);
+        live.add_snapshots(self.records.iter())?;
+        // A writer that has marked what was gone already sees that when it looks, and commits something else or nothing.
+        live.add_snapshots(self.alive.iter()).map_err(|error| match error.is_damage() {
+            true => Error::Stale { detail: format!("a backup that has not ended builds upon what is gone; prune again later: {error}") },
+            false => error,
+        })?;
+        Ok(live.finish())
     }
 
     /// Pending records whose writers must be dead: they commit within minutes. One that is not sees the mark, and makes another record.

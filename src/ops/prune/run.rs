@@ -1,11 +1,11 @@
 //! Carrying a prune out: writing anew, marking, looking again, deleting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::PruneReport;
 use super::live::{Marked, Needed, Trust};
 use super::plan::{PackUse, PruneOptions};
 use super::roots::{Dead, Roots};
+use super::{PruneReport, plan_of};
 use crate::backend::{ObjectKey, WriteMode};
 use crate::error::{Error, Result};
 use crate::format::tombstone::Tombstone;
@@ -26,6 +26,46 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Does a step again until it says that it is done: others may undo what it has seen.
+    pub(super) fn attempt(&mut self, step: impl Fn(&mut Self) -> Result<bool>) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            match step(self) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.is_damage() && self.was_overtaken()? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Stale { detail: "others keep changing what is needed; nothing was deleted that is".into() })
+    }
+
+    /// Whether another prune has deleted packs since the last look: what seems to be lost may be elsewhere.
+    fn was_overtaken(&self) -> Result<bool> {
+        let ids =
+            || -> Result<HashSet<PackId>> { Ok(self.repo.on_catalog(|local| local.packs())?.iter().map(|known| known.pack.id).collect()) };
+        let before = ids()?;
+        self.repo.list_all_packs()?;
+        Ok(!before.is_subset(&ids()?))
+    }
+
+    /// Plans, writes anew what is needed of packs that are to go, and marks these.
+    pub(super) fn mark(&mut self) -> Result<bool> {
+        let mut roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        roots.warn(self.monitor);
+        if self.mark_the_dead(&roots)? {
+            roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        }
+        let marked = roots.marked(self.options);
+        let reader = Reader::new(self.repo);
+        let needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
+        let plan = plan_of(self.repo, &marked, &needed, self.options)?;
+        self.write_anew(&reader, &needed, &plan.repack)?;
+        for pack in plan.delete.iter().chain(&plan.repack) {
+            self.report.marked += u64::from(self.write_tombstone(pack.id, WriteMode::CreateNew)?);
+        }
+        Ok(true)
+    }
+
     /// Copies what is needed of these packs, and what is stranded, into new ones, and makes these durable.
     pub(super) fn write_anew(&mut self, reader: &Reader, needed: &Needed, packs: &[PackUse]) -> Result<()> {
         let from: Vec<PackId> = needed.stranded.iter().copied().chain(packs.iter().map(|pack| pack.id)).collect();
@@ -78,27 +118,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Marks packs that are to go.
-    pub(super) fn mark_packs<'p>(&mut self, packs: impl Iterator<Item = &'p PackUse>) -> Result<()> {
-        for pack in packs {
-            self.report.marked += u64::from(self.mark(pack.id, WriteMode::CreateNew)?);
-        }
-        Ok(())
-    }
-
     /// Marks the pending records of dead writers, and marks again what is marked in a way that would never come of age; whether a record was marked.
     pub(super) fn mark_the_dead(&self, roots: &Roots) -> Result<bool> {
         let mut any = false;
         for id in roots.dead_writers(self.options) {
-            any |= self.mark(id, WriteMode::CreateNew)?;
+            any |= self.write_tombstone(id, WriteMode::CreateNew)?;
         }
         for stone in roots.tombstones().iter().filter(|stone| stone.is_useless(self.options)) {
-            self.mark(stone.id, WriteMode::Replace)?;
+            self.write_tombstone(stone.id, WriteMode::Replace)?;
         }
         Ok(any)
     }
 
-    fn mark(&self, id: PackId, mode: WriteMode) -> Result<bool> {
+    fn write_tombstone(&self, id: PackId, mode: WriteMode) -> Result<bool> {
         let tombstone = Tombstone { time_ns: self.options.now_ns, host: self.options.host.clone() };
         let stored = self.repo.seal_tombstone(&tombstone)?;
         match self.repo.backend().write(&ObjectKey::Tombstone(id), &[&stored], mode) {
@@ -109,30 +141,27 @@ impl Run<'_> {
         }
     }
 
-    /// Deletes what has been marked for the grace time and is still not needed.
-    pub(super) fn sweep(&mut self) -> Result<()> {
-        for _ in 0..ATTEMPTS {
-            let roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
-            let marked = roots.marked(self.options);
-            let known = self.repo.on_catalog(|local| local.packs())?;
-            let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
-            self.report.waiting = marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count() as u64;
-            let expired: Vec<_> = roots.expired(&marked).collect();
-            let gone: Vec<PackId> = self.removable(&roots, &marked, &present);
-            let doomed: Vec<(PackId, u64)> = present.into_iter().filter(|(id, _)| marked.ripe.contains(id)).collect();
-            if !doomed.is_empty() && !self.delete_unless_needed(roots, &marked, &doomed)? {
-                continue;
-            }
-            for id in expired {
-                self.repo.backend().delete(&ObjectKey::Pending(id))?;
-                self.report.expired += 1;
-            }
-            for id in gone {
-                self.repo.backend().delete(&ObjectKey::Tombstone(id))?;
-            }
-            return Ok(());
+    /// Deletes what has been marked for the grace time and is still not needed; `false` if something that is needed had to be copied first.
+    pub(super) fn sweep(&mut self) -> Result<bool> {
+        let roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        let marked = roots.marked(self.options);
+        let known = self.repo.on_catalog(|local| local.packs())?;
+        let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
+        self.report.waiting = marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count() as u64;
+        let expired: Vec<_> = roots.expired(&marked).collect();
+        let gone: Vec<PackId> = self.removable(&roots, &marked, &present);
+        let doomed: Vec<(PackId, u64)> = present.into_iter().filter(|(id, _)| marked.ripe.contains(id)).collect();
+        if !doomed.is_empty() && !self.delete_unless_needed(roots, &marked, &doomed)? {
+            return Ok(false);
         }
-        Err(Error::Stale { detail: "others keep changing what is needed; nothing was deleted that is".into() })
+        for id in expired {
+            self.repo.backend().delete(&ObjectKey::Pending(id))?;
+            self.report.expired += 1;
+        }
+        for id in gone {
+            self.repo.backend().delete(&ObjectKey::Tombstone(id))?;
+        }
+        Ok(true)
     }
 
     /// Tombstones go one grace time after what they mark: a writer that began before it may still look for it.
