@@ -11,7 +11,6 @@ mod common;
 #[allow(dead_code)]
 #[path = "../fault/memory.rs"]
 mod memory;
-#[path = "../fault/prune.rs"]
 mod prune;
 #[path = "../support/crashdisk.rs"]
 mod simulated;

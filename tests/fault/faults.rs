@@ -81,6 +81,7 @@ pub fn assert_clear(error: &Error) {
         "Tombstone",
         "Snapshot",
         "Pack",
+        "Pending",
         "Key",
         "Mark",
         "Forgotten",

@@ -1,12 +1,11 @@
 //! Shortening the chains of what stays: where the versions between a chunk and the first one of its lineage are of no use but as links, the chunk is made
 //! a delta of the first one directly. The links are not needed then, as of several copies the one of the lowest level is kept.
 
-use super::live::Live;
-use super::{PruneOptions, PruneReport};
+use super::live::Needed;
+use super::run::Run;
 use crate::error::{Error, Result};
 use crate::format::PREFIX_LEN_MAX;
-use crate::progress::Monitor;
-use crate::repo::{Reader, Repacker, Repository, StoredCopy};
+use crate::repo::{Reader, Repacker, StoredCopy};
 
 /// Bytes in a table for a copy of a chunk, about: the id, the base, the row.
 const ROW_BYTES: usize = 46;
@@ -19,52 +18,58 @@ struct Chain {
     bytes: usize,
 }
 
-/// Writes what can be shortened anew, durably; whether there was anything. The links are not deleted by this.
-pub(super) fn flatten(
-    repo: &Repository,
-    reader: &Reader,
-    live: &Live<'_>,
-    options: &PruneOptions,
-    monitor: &dyn Monitor,
-    report: &mut PruneReport,
-) -> Result<bool> {
-    let mut chains = Vec::new();
-    let (mut needed, mut links) = (0u64, 0u64);
-    for pack in live.packs() {
-        let Some(rows) = live.rows(pack) else { continue };
-        let copies = repo.copies_in(pack)?;
-        needed += copies.iter().filter(|copy| rows.contains(copy.row())).map(|copy| (frame_bytes(copy) + ROW_BYTES) as u64).sum::<u64>();
-        for chunk in copies.into_iter().filter(|copy| rows.contains(copy.row()) && live.is_reached(copy)) {
-            if let Some(chain) = chain_of(reader, live, chunk)? {
-                links += chain.bytes as u64;
-                chains.push(chain);
+impl Run<'_> {
+    /// Writes what can be shortened anew, durably; whether there was anything. The links are not deleted by this.
+    pub(super) fn flatten(&mut self, reader: &Reader, needed: &Needed) -> Result<bool> {
+        let mut chains = Vec::new();
+        let (mut all, mut links) = (0u64, 0u64);
+        for pack in needed.packs() {
+            let Some(rows) = needed.rows(pack) else { continue };
+            let mut copies = self.repo.copies_in(pack)?;
+            copies.retain(|copy| rows.contains(copy.row()));
+            all += copies.iter().map(|copy| (frame_bytes(copy) + ROW_BYTES) as u64).sum::<u64>();
+            for chunk in copies.into_iter().filter(|copy| needed.is_reached(copy)) {
+                if let Some(chain) = chain_of(reader, needed, chunk)? {
+                    links += chain.bytes as u64;
+                    chains.push(chain);
+                }
             }
         }
-    }
-    // It is worth it where links are more of what is kept than may be of no use.
-    if links * 1000 <= needed * options.unused_max_permille.max(1) || options.repack_bytes_max.is_some_and(|most| links > most) {
-        return Ok(false);
-    }
-    monitor.phase("shortening chains", Some(chains.len() as u64));
-    let mut repacker = Repacker::new(repo)?;
-    let mut any = false;
-    for chain in chains {
-        if monitor.cancelled() {
-            return Err(Error::Cancelled);
+        // It is worth it where links are more of what is kept than may be of no use.
+        let too_much = self.options.repack_bytes_max.is_some_and(|most| links > most);
+        if too_much || links * 1000 <= all * self.options.unused_max_permille.max(1) {
+            return Ok(false);
         }
-        let (plain, root) = (reader.copy(&chain.chunk)?, reader.copy(&chain.root)?);
-        let len_max = (chain.bytes * 3 / 4).saturating_sub(ROW_BYTES);
-        any |= repacker.store_delta(&chain.chunk, &plain, &chain.root, &root, len_max)?;
-        monitor.advance(1);
+        self.write_flat(reader, chains)
     }
-    let written = repacker.finish()?;
-    report.written += written.len() as u64;
-    report.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
-    Ok(any)
+
+    fn write_flat(&mut self, reader: &Reader, chains: Vec<Chain>) -> Result<bool> {
+        self.monitor.phase("shortening chains", Some(chains.len() as u64));
+        let mut repacker = Repacker::new(self.repo)?;
+        let mut any = false;
+        for chain in chains {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let (plain, root) = (reader.copy(&chain.chunk), reader.copy(&chain.root));
+            self.monitor.advance(1);
+            match (plain, root) {
+                (Ok(plain), Ok(root)) => {
+                    let len_max = (chain.bytes * 3 / 4).saturating_sub(ROW_BYTES);
+                    any |= repacker.store_delta(&chain.chunk, &plain, &chain.root, &root, len_max)?;
+                }
+                // What is damaged stays as it is: there is nothing to gain.
+                (Err(error), _) | (_, Err(error)) if error.is_damage() => {}
+                (Err(error), _) | (_, Err(error)) => return Err(error),
+            }
+        }
+        self.add_written(repacker)?;
+        Ok(any)
+    }
 }
 
 /// The chain of a chunk, if there are links between it and the first version.
-fn chain_of(reader: &Reader, live: &Live<'_>, chunk: StoredCopy) -> Result<Option<Chain>> {
+fn chain_of(reader: &Reader, needed: &Needed, chunk: StoredCopy) -> Result<Option<Chain>> {
     let mut bytes = frame_bytes(&chunk) + ROW_BYTES;
     let mut root = chunk.clone();
     let mut links = 0;
@@ -72,14 +77,14 @@ fn chain_of(reader: &Reader, live: &Live<'_>, chunk: StoredCopy) -> Result<Optio
         && slice.offset == 0
     {
         let bases = reader.bases_of(slice.base, root.frame().level)?;
-        let Some(base) = bases.into_iter().find(|base| live.rows(&base.pack()).is_some_and(|rows| rows.contains(base.row()))) else {
+        let Some(base) = bases.into_iter().find(|base| needed.rows(&base.pack()).is_some_and(|rows| rows.contains(base.row()))) else {
             break;
         };
         if slice.len != base.entry.plain_len || slice.len as usize > PREFIX_LEN_MAX {
             break;
         }
         root = base;
-        if live.is_reached(&root) || root.frame().level == 0 {
+        if needed.is_reached(&root) || root.frame().level == 0 {
             break;
         }
         bytes += frame_bytes(&root) + ROW_BYTES;

@@ -12,22 +12,12 @@ use crate::repo::{Reader, StoredCopy};
 /// Chunks that are looked up together.
 const BATCH: usize = 4096;
 
-/// The rows of packs that are needed.
-pub(super) struct Live<'a> {
-    reader: &'a Reader,
-    /// Packs that are going: what is in them does not count, and is stranded if it is nowhere else.
-    going: &'a HashSet<PackId>,
-    rows: HashMap<PackId, Rows>,
-    /// Of these rows those of chunks that a snapshot itself reaches; the others are bases of them.
-    reached: HashMap<PackId, Rows>,
-    /// Chunks of which only packs that are going have a copy.
-    pub(super) stranded: Vec<(ChunkId, bool)>,
-    seen_nodes: HashSet<ChunkId>,
-    waiting: Vec<(ChunkId, bool)>,
-}
+/// Rows of the tables of packs: one bit for each, so that ten million chunks take little more than a megabyte.
+#[derive(Default)]
+struct Places(HashMap<PackId, Rows>);
 
-/// Which rows of a pack's table are needed.
-#[derive(Default, Clone)]
+/// Which rows of a pack's table.
+#[derive(Default)]
 pub(super) struct Rows {
     bits: Vec<u64>,
 }
@@ -46,45 +36,132 @@ impl Rows {
     }
 }
 
+impl Places {
+    fn contains(&self, copy: &StoredCopy) -> bool {
+        self.0.get(&copy.pack()).is_some_and(|rows| rows.contains(copy.row()))
+    }
+
+    fn insert(&mut self, copy: &StoredCopy) {
+        self.0.entry(copy.pack()).or_default().insert(copy.row());
+    }
+}
+
+/// What one prune has found out about copies by reading them. Of a chunk with several copies one is chosen and the others may go, so the chosen one
+/// is read first: else a damaged one could outlive one that is whole.
+#[derive(Default)]
+pub(super) struct Trust {
+    /// Packs that this prune has written: what is in them was verified.
+    pub(super) written: HashSet<PackId>,
+    whole: Places,
+    bad: Places,
+}
+
+impl Trust {
+    fn is_whole(&mut self, reader: &Reader, copy: &StoredCopy) -> Result<bool> {
+        if self.written.contains(&copy.pack()) || self.whole.contains(copy) {
+            return Ok(true);
+        }
+        match reader.copy(copy) {
+            Ok(_) => self.whole.insert(copy),
+            Err(error) if error.is_damage() => {
+                self.bad.insert(copy);
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+}
+
+/// The packs that are marked.
+pub(super) struct Marked {
+    /// All of them: what is in them does not count.
+    pub(super) going: HashSet<PackId>,
+    /// Those that may be deleted now.
+    pub(super) ripe: HashSet<PackId>,
+}
+
+/// Which packs count when a copy is chosen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// Those that are not marked.
+    Staying,
+    /// All: nothing else has the chunk, so it must be written anew.
+    Any,
+}
+
+/// The rows of packs that are needed.
+pub(super) struct Needed {
+    places: Places,
+    /// Of these those of chunks that a snapshot itself reaches; the others are bases of them.
+    reached: Places,
+    /// The marked packs that have what is needed and nothing else has: it must be written anew before they go.
+    pub(super) stranded: Vec<PackId>,
+}
+
+impl Needed {
+    /// Whether a snapshot reaches the chunk of this copy, and not only what is made a delta of it.
+    pub(super) fn is_reached(&self, copy: &StoredCopy) -> bool {
+        self.reached.contains(copy)
+    }
+
+    /// The packs of which something is needed.
+    pub(super) fn packs(&self) -> impl Iterator<Item = &PackId> {
+        self.places.0.keys()
+    }
+
+    /// Those of a pack; `None` if none is.
+    pub(super) fn rows(&self, pack: &PackId) -> Option<&Rows> {
+        self.places.0.get(pack)
+    }
+}
+
+/// Finds the rows of packs that are needed.
+pub(super) struct Live<'a> {
+    reader: &'a Reader,
+    marked: &'a Marked,
+    trust: &'a mut Trust,
+    monitor: &'a dyn Monitor,
+    needed: Places,
+    reached: Places,
+    /// Copies that cannot be read from packs that stay, and those that cannot be read at all, so that no chain is followed twice in vain.
+    unreachable: Places,
+    lost: Places,
+    seen_nodes: HashSet<ChunkId>,
+    waiting: Vec<ChunkId>,
+}
+
 impl<'a> Live<'a> {
-    pub(super) fn new(reader: &'a Reader, going: &'a HashSet<PackId>) -> Self {
+    pub(super) fn new(reader: &'a Reader, marked: &'a Marked, trust: &'a mut Trust, monitor: &'a dyn Monitor) -> Self {
         Live {
             reader,
-            going,
-            rows: HashMap::new(),
-            reached: HashMap::new(),
-            stranded: Vec::new(),
+            marked,
+            trust,
+            monitor,
+            needed: Places::default(),
+            reached: Places::default(),
+            unreachable: Places::default(),
+            lost: Places::default(),
             seen_nodes: HashSet::new(),
             waiting: Vec::new(),
         }
     }
 
-    /// The rows of a pack that are needed; `None` if none is.
-    pub(super) fn rows(&self, pack: &PackId) -> Option<&Rows> {
-        self.rows.get(pack)
-    }
-
-    /// Whether a snapshot reaches the chunk of this copy, which is needed, and not only what is made a delta of it.
-    pub(super) fn is_reached(&self, copy: &StoredCopy) -> bool {
-        self.reached.get(&copy.pack()).is_some_and(|rows| rows.contains(copy.row()))
-    }
-
-    /// The packs of which something is needed.
-    pub(super) fn packs(&self) -> impl Iterator<Item = &PackId> {
-        self.rows.keys()
+    /// What is needed.
+    pub(super) fn finish(self) -> Needed {
+        let mut stranded: Vec<PackId> = self.needed.0.keys().filter(|pack| self.marked.going.contains(*pack)).copied().collect();
+        stranded.sort_unstable();
+        Needed { places: self.needed, reached: self.reached, stranded }
     }
 
     /// Adds what these snapshots reach, the oldest first: of each stream only what differs from the same stream of the snapshot before is looked at.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if something cannot be read or is nowhere: then nothing may be deleted.
-    pub(super) fn add_snapshots<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>, monitor: &dyn Monitor) -> Result<()> {
+    /// [`Error::Corrupt`] if something cannot be read or is nowhere: then nothing may be deleted. [`Error::Cancelled`].
+    pub(super) fn add_snapshots<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<()> {
         let mut last: HashMap<Vec<u8>, StreamRoot> = HashMap::new();
         let mut last_listing = None;
         for snapshot in snapshots {
-            if monitor.cancelled() {
-                return Err(Error::Cancelled);
-            }
             self.walk(&snapshot.listing, last_listing.replace(snapshot.listing).as_ref())?;
             // The listing itself can be read only once it is known to be there.
             self.settle()?;
@@ -107,7 +184,7 @@ impl<'a> Live<'a> {
             if before == Some(id) || level > 0 && !self.seen_nodes.insert(id) {
                 continue;
             }
-            self.need(id, level > 0)?;
+            self.need(id)?;
             if level > 0 {
                 let node = self.node(&id, level)?;
                 let old = before.map(|before| self.node(&before, level)).transpose()?;
@@ -123,53 +200,91 @@ impl<'a> Live<'a> {
         Node::decode(&bytes, level).map_err(|m| m.of(format!("tree node {id}")))
     }
 
-    fn need(&mut self, id: ChunkId, node: bool) -> Result<()> {
-        self.waiting.push((id, node));
+    fn need(&mut self, id: ChunkId) -> Result<()> {
+        self.waiting.push(id);
         if self.waiting.len() >= BATCH { self.settle() } else { Ok(()) }
     }
 
     /// Chooses the copies of the chunks that wait.
     fn settle(&mut self) -> Result<()> {
+        if self.monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
         let waiting = std::mem::take(&mut self.waiting);
-        self.reader.prefetch(waiting.iter().map(|(id, _)| *id))?;
-        for (id, node) in waiting {
+        self.reader.prefetch(waiting.iter().copied())?;
+        for id in waiting {
             let copies = self.reader.copies_of(&id)?;
-            let mut kept = None;
-            for copy in &copies {
-                if kept.is_none() && self.keep(copy)? {
-                    kept = Some(copy);
-                }
-            }
+            let kept = match self.keep_one(&copies, From::Staying)? {
+                None => self.keep_one(&copies, From::Any)?,
+                kept => kept,
+            };
             if let Some(copy) = kept {
-                self.reached.entry(copy.pack()).or_default().insert(copy.row());
+                self.reached.insert(copy);
             } else {
-                match copies.iter().any(|copy| self.going.contains(&copy.pack())) {
-                    true => self.stranded.push((id, node)),
-                    false => return Err(self.reader.repository().lost(format!("chunk {id}"), "it is in no pack")),
-                }
+                let detail = if copies.is_empty() { "it is in no pack" } else { "no copy of it can be read from the packs that are there" };
+                return Err(self.reader.repository().lost(format!("chunk {id}"), detail));
             }
         }
         Ok(())
     }
 
-    /// Marks a copy and its bases as needed; `false` if it cannot be read from packs that stay. Recursion ends: levels fall.
-    fn keep(&mut self, copy: &StoredCopy) -> Result<bool> {
-        if self.rows.get(&copy.pack()).is_some_and(|rows| rows.contains(copy.row())) {
-            return Ok(true);
+    /// Keeps the first copy of a chunk that can be read, and gives it.
+    fn keep_one<'c>(&mut self, copies: &'c [StoredCopy], from: From) -> Result<Option<&'c StoredCopy>> {
+        for copy in copies {
+            if self.keep(copy, from)? {
+                return Ok(Some(copy));
+            }
         }
-        if self.going.contains(&copy.pack()) {
+        Ok(None)
+    }
+
+    /// Marks a copy and its bases as needed; `false` if it cannot be read from packs that count, or is damaged and has others beside it. Recursion
+    /// ends: levels fall.
+    fn keep(&mut self, copy: &StoredCopy, from: From) -> Result<bool> {
+        let known = if from == From::Any { &self.lost } else { &self.unreachable };
+        if from == From::Staying && self.marked.going.contains(&copy.pack()) || self.trust.bad.contains(copy) || known.contains(copy) {
             return Ok(false);
         }
+        if self.needed.contains(copy) {
+            return Ok(true);
+        }
+        let kept = self.keep_bases(copy, from)? && (!self.is_a_choice(copy)? || self.trust.is_whole(self.reader, copy)?);
+        match (kept, from) {
+            (true, _) => self.needed.insert(copy),
+            (false, From::Staying) => self.unreachable.insert(copy),
+            (false, From::Any) => self.lost.insert(copy),
+        }
+        Ok(kept)
+    }
+
+    /// Keeps one copy of every base. A base is named by the start of its id: if several chunks share that, each of them may be the one that is meant,
+    /// and one that only marked packs have is no reason to take another for it.
+    fn keep_bases(&mut self, copy: &StoredCopy, from: From) -> Result<bool> {
         for slice in &copy.frame().slices {
-            let mut kept = false;
-            for base in self.reader.bases_of(slice.base, copy.frame().level)? {
-                kept = kept || self.keep(&base)?;
+            let mut bases = self.reader.bases_of(slice.base, copy.frame().level)?;
+            let mut kept = 0;
+            let mut missed = 0;
+            while let Some(id) = bases.first().map(|base| base.entry.id) {
+                let (of_one, others): (Vec<_>, Vec<_>) = bases.into_iter().partition(|base| base.entry.id == id);
+                if self.keep_one(&of_one, from)?.is_some() {
+                    kept += 1
+                } else {
+                    missed += 1
+                }
+                bases = others;
             }
-            if !kept {
+            if kept == 0 || missed > 0 && from == From::Staying {
                 return Ok(false);
             }
         }
-        self.rows.entry(copy.pack()).or_default().insert(copy.row());
         Ok(true)
+    }
+
+    /// Whether there is another copy that this prune may drop for this one.
+    fn is_a_choice(&self, copy: &StoredCopy) -> Result<bool> {
+        // Those that wait for their grace time are there for later.
+        let may_go = |other: &StoredCopy| !self.marked.going.contains(&other.pack()) || self.marked.ripe.contains(&other.pack());
+        let others = self.reader.copies_of(&copy.entry.id)?;
+        Ok(others.iter().any(|other| other.place() != copy.place() && may_go(other)))
     }
 }

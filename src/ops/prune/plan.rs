@@ -58,10 +58,18 @@ impl PrunePlan {
             if pack.used == 0 { plan.delete.push(*pack) } else { rest.push(*pack) }
         }
         let (mut small, mut large): (Vec<PackUse>, Vec<PackUse>) = rest.into_iter().partition(|pack| pack.size < SMALL_BYTES);
-        if small.len() < SMALL_COUNT_MIN {
+        let mut budget = options.repack_bytes_max.unwrap_or(u64::MAX);
+        // The smallest first: most packs for what writing them anew costs.
+        small.sort_unstable_by_key(|pack| (pack.size, pack.id));
+        let mut total = 0u64;
+        let affordable = small.iter().take_while(|pack| {
+            total = total.saturating_add(pack.size);
+            total <= budget
+        });
+        let affordable = affordable.count();
+        if small.len() < SMALL_COUNT_MIN || affordable < 2 {
             large.append(&mut small);
         }
-        let mut budget = options.repack_bytes_max.unwrap_or(u64::MAX);
         let mut repack = |pack: PackUse, plan: &mut PrunePlan| match budget.checked_sub(pack.size) {
             Some(rest) => {
                 budget = rest;

@@ -109,7 +109,9 @@ impl Base {
 
     /// Whether a writer keeps to the bounds with it.
     fn fits(&self) -> bool {
-        self.level() <= LEVEL_WRITE_MAX && self.work() <= WORK_WRITE_MAX && prefix_fits(&self.frame(Encoding::Delta).slices, &mut Vec::new())
+        self.level() <= LEVEL_WRITE_MAX
+            && self.work() <= WORK_WRITE_MAX
+            && prefix_fits(&self.frame(Encoding::Delta).slices, &mut Vec::new())
     }
 
     /// Adds a slice of a chunk that is known by its id; one that is not stored any more is left out, and one that would make the chain too long.

@@ -1,0 +1,206 @@
+//! Carrying a prune out: writing anew, marking, looking again, deleting.
+
+use std::collections::{HashMap, HashSet};
+
+use super::live::{Marked, Needed, Trust};
+use super::plan::{PackUse, PruneOptions};
+use super::roots::{Dead, Roots};
+use super::{PruneReport, plan_of};
+use crate::backend::{ObjectKey, WriteMode};
+use crate::error::{Error, Result};
+use crate::format::tombstone::Tombstone;
+use crate::id::PackId;
+use crate::progress::Monitor;
+use crate::repo::{Reader, Repacker, Repository, StoredCopy};
+
+/// How often deleting starts again because something that is needed lies in marked packs only, or a snapshot has come.
+const ATTEMPTS: usize = 8;
+
+/// A prune that runs.
+pub(super) struct Run<'a> {
+    pub(super) repo: &'a Repository,
+    pub(super) options: &'a PruneOptions,
+    pub(super) monitor: &'a dyn Monitor,
+    pub(super) trust: Trust,
+    pub(super) report: PruneReport,
+}
+
+impl Run<'_> {
+    /// Does a step again until it says that it is done: others may undo what it has seen.
+    pub(super) fn attempt(&mut self, step: impl Fn(&mut Self) -> Result<bool>) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            match step(self) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.is_damage() && self.was_overtaken()? => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Stale { detail: "others keep changing what is needed; nothing was deleted that is".into() })
+    }
+
+    /// Whether another prune has deleted packs since the last look: what seems to be lost may be elsewhere.
+    fn was_overtaken(&self) -> Result<bool> {
+        let ids =
+            || -> Result<HashSet<PackId>> { Ok(self.repo.on_catalog(|local| local.packs())?.iter().map(|known| known.pack.id).collect()) };
+        let before = ids()?;
+        self.repo.list_all_packs()?;
+        Ok(!before.is_subset(&ids()?))
+    }
+
+    /// Plans, writes anew what is needed of packs that are to go, and marks these.
+    pub(super) fn mark(&mut self) -> Result<bool> {
+        let mut roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        roots.warn(self.monitor);
+        if self.mark_the_dead(&roots)? {
+            roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        }
+        let marked = roots.marked(self.options);
+        let mut reader = Reader::new(self.repo);
+        let mut needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
+        if self.flatten(&reader, &needed)? {
+            reader = Reader::new(self.repo);
+            needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
+        }
+        let plan = plan_of(self.repo, &marked, &needed, self.options)?;
+        self.write_anew(&reader, &needed, &plan.repack)?;
+        for pack in plan.delete.iter().chain(&plan.repack) {
+            self.report.marked += u64::from(self.write_tombstone(pack.id, WriteMode::CreateNew)?);
+        }
+        Ok(true)
+    }
+
+    /// Copies what is needed of these packs, and what is stranded, into new ones, and makes these durable.
+    pub(super) fn write_anew(&mut self, reader: &Reader, needed: &Needed, packs: &[PackUse]) -> Result<()> {
+        let from: Vec<PackId> = needed.stranded.iter().copied().chain(packs.iter().map(|pack| pack.id)).collect();
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.monitor.phase("writing packs anew", Some(packs.iter().map(|pack| pack.size).sum()));
+        let mut repacker = Repacker::new(self.repo)?;
+        for id in from {
+            self.copy_needed(&mut repacker, reader, needed, &id)?;
+            self.monitor.advance(packs.iter().find(|pack| pack.id == id).map_or(0, |pack| pack.size));
+        }
+        self.add_written(repacker)
+    }
+
+    /// Makes new packs durable and counts them.
+    pub(super) fn add_written(&mut self, repacker: Repacker) -> Result<()> {
+        let written = repacker.finish()?;
+        self.report.written += written.len() as u64;
+        self.report.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
+        self.trust.written.extend(written.iter().map(|pack| pack.id));
+        Ok(())
+    }
+
+    /// Copies what is needed of one pack, each chunk verified first: one that is damaged is taken from another copy.
+    fn copy_needed(&self, repacker: &mut Repacker, reader: &Reader, needed: &Needed, id: &PackId) -> Result<()> {
+        let Some(rows) = needed.rows(id) else { return Ok(()) };
+        let copies = self.repo.copies_in(id)?;
+        reader.prefetch(copies.iter().filter(|copy| rows.contains(copy.row())).map(|copy| copy.entry.id))?;
+        for of_one_frame in copies.chunk_by(|one, other| one.entry.frame == other.entry.frame) {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let wanted: Vec<&StoredCopy> = of_one_frame.iter().filter(|copy| rows.contains(copy.row())).collect();
+            let mut plain = Vec::with_capacity(wanted.len());
+            let mut whole = true;
+            for copy in &wanted {
+                match reader.copy(copy) {
+                    Ok(bytes) => plain.push(bytes),
+                    Err(error) if error.is_damage() => {
+                        whole = false;
+                        plain.push(reader.chunk(&copy.entry.id)?);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if whole && wanted.len() == of_one_frame.len() {
+                repacker.copy_frame(reader, of_one_frame)?;
+                continue;
+            }
+            for (copy, plain) in wanted.into_iter().zip(plain) {
+                repacker.store_whole(copy.entry.id, &plain, copy.entry.node, copy.entry.version)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the pending records of dead writers, and marks again what is marked in a way that would never come of age; whether a record was marked.
+    pub(super) fn mark_the_dead(&self, roots: &Roots) -> Result<bool> {
+        let mut any = false;
+        for id in roots.dead_writers(self.options) {
+            any |= self.write_tombstone(id, WriteMode::CreateNew)?;
+        }
+        for stone in roots.tombstones().iter().filter(|stone| stone.is_useless(self.options)) {
+            self.write_tombstone(stone.id, WriteMode::Replace)?;
+        }
+        Ok(any)
+    }
+
+    fn write_tombstone(&self, id: PackId, mode: WriteMode) -> Result<bool> {
+        let tombstone = Tombstone { time_ns: self.options.now_ns, host: self.options.host.clone() };
+        let stored = self.repo.seal_tombstone(&tombstone)?;
+        match self.repo.backend().write(&ObjectKey::Tombstone(id), &[&stored], mode) {
+            Ok(()) => Ok(true),
+            // One that another prune has written is as good.
+            Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Deletes what has been marked for the grace time and is still not needed; `false` if something that is needed had to be copied first.
+    pub(super) fn sweep(&mut self) -> Result<bool> {
+        let roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        let marked = roots.marked(self.options);
+        let known = self.repo.on_catalog(|local| local.packs())?;
+        let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
+        self.report.waiting = marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count() as u64;
+        let expired: Vec<_> = roots.expired(&marked).collect();
+        let gone: Vec<PackId> = self.removable(&roots, &marked, &present);
+        let doomed: Vec<(PackId, u64)> = present.into_iter().filter(|(id, _)| marked.ripe.contains(id)).collect();
+        if !doomed.is_empty() && !self.delete_unless_needed(roots, &marked, &doomed)? {
+            return Ok(false);
+        }
+        for id in expired {
+            self.repo.backend().delete(&ObjectKey::Pending(id))?;
+            self.report.expired += 1;
+        }
+        for id in gone {
+            self.repo.backend().delete(&ObjectKey::Tombstone(id))?;
+        }
+        Ok(true)
+    }
+
+    /// Tombstones go one grace time after what they mark: a writer that began before it may still look for it.
+    fn removable(&self, roots: &Roots, marked: &Marked, present: &HashMap<PackId, u64>) -> Vec<PackId> {
+        let gone = |id: &PackId| !present.contains_key(id) || marked.ripe.contains(id);
+        let stones = roots.tombstones().iter().filter(|stone| gone(&stone.id) && stone.is_ripe(2, self.options));
+        stones.map(|stone| stone.id).collect()
+    }
+
+    /// Looks once more at what is needed, then deletes these packs; `false` if one of them had something that is needed, which is copied now, or if a
+    /// snapshot has come that was not looked at.
+    fn delete_unless_needed(&mut self, mut roots: Roots, marked: &Marked, doomed: &[(PackId, u64)]) -> Result<bool> {
+        let reader = Reader::new(self.repo);
+        let needed = roots.needed(&reader, marked, &mut self.trust, self.monitor)?;
+        if !needed.stranded.is_empty() {
+            self.write_anew(&reader, &needed, &[])?;
+            return Ok(false);
+        }
+        if !roots.confirm(self.repo)? {
+            return Ok(false);
+        }
+        for (id, size) in doomed {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            self.repo.backend().delete(&ObjectKey::Pack(*id))?;
+            self.report.deleted += 1;
+            self.report.deleted_bytes += size;
+        }
+        let gone: Vec<PackId> = doomed.iter().map(|(id, _)| *id).collect();
+        self.repo.on_catalog(|local| local.remove_packs(&gone)).map(|()| true)
+    }
+}
