@@ -28,7 +28,7 @@ fn reading_everything_reads_each_pack_once_more_than_looking_at_the_structure() 
         Fate::Proceed
     });
     let repo = open_backend(Arc::new(hooked), bed.path("cache"), 3).unwrap();
-    let mut run = |options: &CheckOptions<'_>| {
+    let run = |options: &CheckOptions<'_>| {
         reads.store(0, Ordering::Relaxed);
         let report = check(&repo, options, &Silent).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
