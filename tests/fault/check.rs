@@ -34,7 +34,9 @@ fn reading_everything_reads_each_pack_once_more_than_looking_at_the_structure() 
         assert!(report.findings.is_empty(), "{:?}", report.findings);
         (reads.load(Ordering::Relaxed), report.packs)
     };
+    // The first one also takes the tables into the catalog.
+    run(&CheckOptions::default());
     let (structure, packs) = run(&CheckOptions::default());
     assert_eq!(run(&CheckOptions::read_all()), (structure + packs, packs));
-    assert!(structure < 5 * packs, "footers, tables, and some nodes: {structure} reads of {packs} packs");
+    assert!(structure <= 4 * packs, "footers, tables, and some nodes: {structure} reads of {packs} packs");
 }

@@ -3,6 +3,7 @@
 //! Packs are read in sections. Of a section, first all bytes are hashed; then the frames are decoded by lineage, in windows, so that what a delta needs is at
 //! hand: only what one window shares with another is decoded once more.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,6 +35,9 @@ const WINDOW_CHUNKS_MAX: usize = 8 << 10;
 const WINDOW_DELTA_BYTES_MAX: u64 = 6 << 20;
 /// Rough bytes of tables of packs that a window keeps in memory.
 const WINDOW_TABLES_MAX: usize = 16 << 20;
+
+/// Copies, each with its place among them.
+type Numbered = Vec<(usize, StoredCopy)>;
 
 /// A pack that is to be read, with its size in bytes.
 pub(super) type Chosen = (PackId, u64);
@@ -152,10 +156,10 @@ fn which_to_hold(section: &[Chosen]) -> Vec<(&Chosen, bool)> {
 }
 
 /// The copies in the first of these frames, as many as fit, and the other frames.
-fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<(Vec<(usize, StoredCopy)>, &'i [Item])> {
+fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<(Numbered, &'i [Item])> {
     let mut tables: HashMap<u32, Option<Arc<PackTable>>> = HashMap::new();
     let (mut table_bytes, mut delta_bytes) = (0usize, 0u64);
-    let mut copies: Vec<(usize, StoredCopy)> = Vec::new();
+    let mut copies = Numbered::new();
     let mut rest = items;
     while let Some((item, later)) = rest.split_first()
         && copies.len() < WINDOW_CHUNKS_MAX
@@ -163,12 +167,15 @@ fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<
         && table_bytes < WINDOW_TABLES_MAX
     {
         rest = later;
-        if !tables.contains_key(&item.pack) {
-            let table = packs.get(item.pack as usize).map_or(Ok(None), |id| repo.table_of(id))?;
-            table_bytes += table.as_ref().map_or(0, |table| table.weight());
-            tables.insert(item.pack, table);
-        }
-        let Some(Some(table)) = tables.get(&item.pack) else { continue };
+        let table = match tables.entry(item.pack) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let table = packs.get(item.pack as usize).map_or(Ok(None), |id| repo.table_of(id))?;
+                table_bytes += table.as_ref().map_or(0, |table| table.weight());
+                unknown.insert(table)
+            }
+        };
+        let Some(table) = table else { continue };
         let delta = table.trailer.frames.get(item.frame as usize).filter(|frame| frame.encoding.is_delta());
         delta_bytes += delta.map_or(0, |frame| u64::from(frame.encoded_len));
         copies.extend(StoredCopy::in_frame(table, item.frame).map(|copy| (0, copy)));
