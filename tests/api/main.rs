@@ -12,5 +12,6 @@ mod damage;
 mod forget;
 mod history;
 mod marks;
+mod prune;
 mod retention;
 mod stats;
