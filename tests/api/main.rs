@@ -7,6 +7,7 @@ mod support;
 #[path = "../support/chunks.rs"]
 mod chunks;
 
+mod ages;
 mod cost;
 mod damage;
 mod forget;
