@@ -7,12 +7,14 @@ mod support;
 #[path = "../support/chunks.rs"]
 mod chunks;
 
+mod ages;
 mod check;
 mod cost;
 mod damage;
 mod forget;
 mod history;
 mod marks;
+mod prune;
 mod retention;
 mod scrub;
 mod stats;

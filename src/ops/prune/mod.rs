@@ -13,6 +13,8 @@ mod plan;
 mod roots;
 mod run;
 
+use std::collections::HashSet;
+
 use self::live::{Marked, Needed, Trust};
 pub use self::plan::{PackUse, PruneOptions, PrunePlan};
 use self::roots::{Dead, Roots};
@@ -58,7 +60,7 @@ pub fn plan(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) ->
 /// As [`plan`]; what was marked or written until then is garbage or stays marked, and nothing that is needed is lost. [`crate::Error::Stale`] if others
 /// keep changing what is needed.
 pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -> Result<PruneReport> {
-    let mut run = Run { repo, options, monitor, trust: Trust::default(), report: PruneReport::default() };
+    let mut run = Run { repo, options, monitor, trust: Trust::default(), report: PruneReport::default(), seen: HashSet::new() };
     run.attempt(Run::mark)?;
     run.attempt(Run::sweep)?;
     Ok(run.report)

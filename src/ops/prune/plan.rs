@@ -105,3 +105,61 @@ impl PackUse {
         self.size.saturating_sub(self.used)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{PackUse, PruneOptions, PrunePlan, SMALL_BYTES, SMALL_COUNT_MIN};
+    use crate::id::PackId;
+
+    fn pack(number: u8, size: u64, used: u64) -> PackUse {
+        PackUse { id: PackId([number; 32]), size, used }
+    }
+
+    fn plan(packs: &[PackUse], unused_max_permille: u64, repack_bytes_max: Option<u64>) -> PrunePlan {
+        PrunePlan::new(packs, &PruneOptions { grace_ns: 0, now_ns: 0, host: String::new(), unused_max_permille, repack_bytes_max })
+    }
+
+    fn numbers(packs: &[PackUse]) -> Vec<u8> {
+        let mut numbers: Vec<u8> = packs.iter().filter_map(|pack| pack.id.0.first().copied()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    const LARGE: u64 = SMALL_BYTES * 2;
+
+    #[test]
+    fn packs_of_no_use_go_and_full_ones_stay() {
+        let packs = [pack(1, LARGE, 0), pack(2, LARGE, LARGE), pack(3, 10, 0), pack(4, 10, 10)];
+        let plan = plan(&packs, 0, Some(0));
+        assert_eq!((numbers(&plan.delete), numbers(&plan.repack), numbers(&plan.keep)), (vec![1, 3], vec![], vec![2, 4]));
+    }
+
+    #[test]
+    fn the_emptiest_are_written_anew_until_little_enough_is_of_no_use() {
+        let packs = [pack(1, LARGE, LARGE / 2), pack(2, LARGE, LARGE / 10), pack(3, LARGE, LARGE * 9 / 10), pack(4, LARGE, LARGE)];
+        assert_eq!(numbers(&plan(&packs, 0, None).repack), [1, 2, 3]);
+        assert_eq!(numbers(&plan(&packs, 50, None).repack), [1, 2]);
+        assert_eq!(numbers(&plan(&packs, 300, None).repack), [2]);
+        assert_eq!(numbers(&plan(&packs, 1000, None).repack), Vec::<u8>::new());
+        for permille in [0, 50, 300, 1000] {
+            let plan = plan(&packs, permille, None);
+            assert_eq!(plan.repack.len() + plan.keep.len(), packs.len(), "each pack is in one list");
+        }
+    }
+
+    #[test]
+    fn no_more_is_written_than_allowed() {
+        let packs = [pack(1, LARGE, LARGE / 2), pack(2, LARGE, LARGE / 10), pack(3, LARGE, LARGE / 3)];
+        let plan = plan(&packs, 0, Some(2 * LARGE));
+        assert_eq!((numbers(&plan.repack), numbers(&plan.keep)), (vec![2, 3], vec![1]));
+    }
+
+    #[test]
+    fn small_packs_are_merged_when_they_are_many() {
+        let small = |count: usize| (0..).map(|number| pack(number, 1000, 1000)).take(count).collect::<Vec<_>>();
+        assert_eq!(plan(&small(SMALL_COUNT_MIN - 1), 50, None).repack, []);
+        assert_eq!(plan(&small(SMALL_COUNT_MIN), 50, None).repack.len(), SMALL_COUNT_MIN);
+        assert_eq!(plan(&small(SMALL_COUNT_MIN), 50, Some(5000)).repack.len(), 5);
+        assert_eq!(plan(&small(SMALL_COUNT_MIN), 50, Some(1999)).repack, [], "one alone is not merged");
+    }
+}

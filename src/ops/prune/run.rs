@@ -23,6 +23,8 @@ pub(super) struct Run<'a> {
     pub(super) monitor: &'a dyn Monitor,
     pub(super) trust: Trust,
     pub(super) report: PruneReport,
+    /// The packs that were there at the last look.
+    pub(super) seen: HashSet<PackId>,
 }
 
 impl Run<'_> {
@@ -41,11 +43,12 @@ impl Run<'_> {
 
     /// Whether another prune has deleted packs since the last look: what seems to be lost may be elsewhere.
     fn was_overtaken(&self) -> Result<bool> {
-        let ids =
-            || -> Result<HashSet<PackId>> { Ok(self.repo.on_catalog(|local| local.packs())?.iter().map(|known| known.pack.id).collect()) };
-        let before = ids()?;
         self.repo.list_all_packs()?;
-        Ok(!before.is_subset(&ids()?))
+        Ok(!self.seen.is_subset(&self.packs()?))
+    }
+
+    fn packs(&self) -> Result<HashSet<PackId>> {
+        Ok(self.repo.on_catalog(|local| local.packs())?.iter().map(|known| known.pack.id).collect())
     }
 
     /// Plans, writes anew what is needed of packs that are to go, and marks these.
@@ -55,6 +58,7 @@ impl Run<'_> {
         if self.mark_the_dead(&roots)? {
             roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
         }
+        self.seen = self.packs()?;
         let marked = roots.marked(self.options);
         let mut reader = Reader::new(self.repo);
         let mut needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
@@ -153,6 +157,7 @@ impl Run<'_> {
     /// Deletes what has been marked for the grace time and is still not needed; `false` if something that is needed had to be copied first.
     pub(super) fn sweep(&mut self) -> Result<bool> {
         let roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        self.seen = self.packs()?;
         let marked = roots.marked(self.options);
         let known = self.repo.on_catalog(|local| local.packs())?;
         let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
