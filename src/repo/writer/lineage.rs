@@ -90,7 +90,7 @@ impl Descent<'_> {
     fn follow(&self, part: &Part, parts: &mut Vec<Part>) -> Result<bool> {
         let (frame, entry) = (part.copy.frame(), &part.copy.entry);
         // A lineage begins with a chunk that is whole, or a delta of what is like it elsewhere, which says nothing about places.
-        if entry.version == 0 || frame.slices.is_empty() || entry.version <= self.version && frame.level <= self.level {
+        if entry.version == 0 || frame.slices.is_empty() || entry.version <= self.version {
             parts.push(part.again(part.slice));
             return Ok(parts.len() <= SLICES_MAX);
         }
