@@ -247,7 +247,11 @@ impl<'s> ChunkWriter<'s> {
             if best.is_some() && (self.is_clear(new) || in_rows(new) && self.is_worth_it(new).map_err(malformed)?) {
                 break;
             }
-            let Some(base) = Base::choose(self.session, reference, kind == Kind::Node)? else { continue };
+            let base = match in_rows(new) {
+                true => Base::of_rows(self.session, reference)?,
+                false => Base::choose(self.session, reference, kind == Kind::Node)?,
+            };
+            let Some(base) = base else { continue };
             let Some(prefix) = base.read(self.session)? else { continue };
             let encoding = self.encode_delta(new.plain, &base, &prefix).map_err(malformed)?;
             // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.

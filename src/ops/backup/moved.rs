@@ -167,12 +167,7 @@ impl<'a> Moved<'a> {
             let moved = slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices });
             let references: Vec<Reference> = match self.content {
                 Content::Pages => moved.into_iter().chain([aside.reference]).collect(),
-                // Where much has changed at once, an older window is no good base: then the newest one begins a new lineage.
-                Content::Rows => {
-                    let newest = Reference { predecessor: None, slices: aside.reference.slices.clone() };
-                    let newest = Some(newest).filter(|newest| !newest.slices.is_empty());
-                    [aside.reference].into_iter().chain(moved).chain(newest).collect()
-                }
+                Content::Rows => [aside.reference].into_iter().chain(moved).collect(),
             };
             chunks.push((aside.id, spool.read(held)?, references));
         }

@@ -100,11 +100,19 @@ impl Base {
         let window = lineage::window(session, &reference.slices)?;
         let mut base = Base { version: window.version, closure: Closure::default(), slices: Vec::new() };
         for Part { copy, closure, slice } in window.parts {
-            if copy.frame().level < lineage::LEVEL_MAX && base.closure.len_with(&closure) < WORK_WRITE_MAX as usize {
-                base.add(session, slice, copy, &closure)?;
+            // A window with a gap is worth less than a new lineage.
+            if copy.frame().level >= lineage::LEVEL_MAX || base.closure.len_with(&closure) >= WORK_WRITE_MAX as usize {
+                return Ok(None);
             }
+            base.add(session, slice, copy, &closure)?;
         }
         Ok(base.fits().then_some(base))
+    }
+
+    /// The base that slices from elsewhere in a stream without pages give.
+    pub(super) fn of_rows(session: &WriteSession, reference: &Reference) -> Result<Option<Base>> {
+        let base = Base::choose(session, reference, false)?.filter(|base| base.level() <= lineage::LEVEL_MAX);
+        Ok(base.map(|base| Base { version: lineage::first_version(base.level()), ..base }))
     }
 
     /// Whether a writer keeps to the bounds with it.

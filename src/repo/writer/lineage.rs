@@ -77,6 +77,16 @@ fn depth(mut version: u32) -> u8 {
     depth
 }
 
+/// The version of a chunk with which a lineage begins anew on top of others, as a delta of this level: the first one that may be of it. So what is
+/// made a delta of it keeps to the same bounds as in a lineage that is not broken.
+pub(super) fn first_version(level: u8) -> u32 {
+    let mut version = 0;
+    while depth(version) < level {
+        version += 1;
+    }
+    version
+}
+
 struct Descent<'s> {
     session: &'s WriteSession,
     /// What is wanted: nothing newer than this,
@@ -89,8 +99,7 @@ impl Descent<'_> {
     /// Adds the parts of older chunks in which a part stood; `false` if they cannot be had. Recursion ends: levels fall.
     fn follow(&self, part: &Part, parts: &mut Vec<Part>) -> Result<bool> {
         let (frame, entry) = (part.copy.frame(), &part.copy.entry);
-        // A lineage begins with a chunk that is whole, or a delta of what is like it elsewhere, which says nothing about places.
-        if entry.version == 0 || frame.slices.is_empty() || entry.version <= self.version && frame.level <= self.level {
+        if frame.slices.is_empty() || entry.version <= self.version && frame.level <= self.level {
             parts.push(part.again(part.slice));
             return Ok(parts.len() <= SLICES_MAX);
         }
@@ -145,5 +154,6 @@ mod tests {
         let levels: Vec<u8> = (0..=16).map(depth).collect();
         assert_eq!(levels, [0, 1, 2, 3, 1, 2, 3, 4, 2, 3, 4, 5, 3, 4, 5, 6, 1]);
         assert!((0..10_000).all(|version| depth(version) <= 21));
+        assert_eq!([0, 1, 4, LEVEL_MAX].map(first_version), [0, 1, 7, 255]);
     }
 }
