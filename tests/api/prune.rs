@@ -35,7 +35,7 @@ fn is_whole(bed: &Bed, history: &[(SnapshotId, Vec<u8>)]) {
         for (id, state) in history {
             assert!(stream(&repo, id, "db").unwrap() == *state);
         }
-        let report = check(&repo, &CheckOptions { read_data: true }, &Silent).unwrap();
+        let report = check(&repo, &CheckOptions::read_all(), &Silent).unwrap();
         assert!(report.findings.is_empty(), "{:#?}", report.findings);
     }
 }
