@@ -57,7 +57,7 @@ pub fn plan(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) ->
 /// Prunes: plans, writes anew, marks, and deletes what has been marked for the grace time.
 ///
 /// # Errors
-/// As [`plan`]; what was marked or written until then is garbage or stays marked, and nothing that is needed is lost. [`crate::Error::Stale`] if others
+/// As [`plan()`]; what was marked or written until then is garbage or stays marked, and nothing that is needed is lost. [`crate::Error::Stale`] if others
 /// keep changing what is needed.
 pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -> Result<PruneReport> {
     let mut run = Run { repo, options, monitor, trust: Trust::default(), report: PruneReport::default(), seen: HashSet::new() };

@@ -1,5 +1,7 @@
 //! Which packs go, and which are written anew. A pure function of what is needed of each pack.
 
+use std::collections::HashSet;
+
 use crate::format::PACK_TARGET;
 use crate::id::PackId;
 
@@ -97,6 +99,16 @@ impl PrunePlan {
             }
         }
         plan
+    }
+}
+
+impl PrunePlan {
+    /// The same plan once chains are shortened: what was to go goes, with less to be written anew, and so does what nobody needs any more.
+    pub(super) fn after_shortening(&self, now: PrunePlan) -> PrunePlan {
+        let going: HashSet<PackId> = self.delete.iter().chain(&self.repack).map(|pack| pack.id).collect();
+        let (delete, rest) = (now.delete, now.repack.into_iter().chain(now.keep));
+        let (repack, keep) = rest.partition(|pack| going.contains(&pack.id));
+        PrunePlan { delete, repack, keep, marked: self.marked, marked_bytes: self.marked_bytes }
     }
 }
 

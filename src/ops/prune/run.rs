@@ -62,11 +62,12 @@ impl Run<'_> {
         let marked = roots.marked(self.options);
         let mut reader = Reader::new(self.repo);
         let mut needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
+        let mut plan = plan_of(self.repo, &marked, &needed, self.options)?;
         if self.flatten(&reader, &needed)? {
             reader = Reader::new(self.repo);
             needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
+            plan = plan.after_shortening(plan_of(self.repo, &marked, &needed, self.options)?);
         }
-        let plan = plan_of(self.repo, &marked, &needed, self.options)?;
         self.write_anew(&reader, &needed, &plan.repack)?;
         for pack in plan.delete.iter().chain(&plan.repack) {
             self.report.marked += u64::from(self.write_tombstone(pack.id, WriteMode::CreateNew)?);
