@@ -39,7 +39,7 @@ struct Model {
 
 impl Model {
     fn new(seed: u64) -> Self {
-        let bed = Bed::new(seed % 2 == 0);
+        let bed = Bed::new(seed.is_multiple_of(2));
         let databases = SOURCES.iter().zip(0..).map(|(name, n)| make_database(&bed.path(name), 300 + n * 200)).collect();
         let repos = CACHES.iter().map(|cache| bed.open_as("repo", cache, 2)).collect();
         let (known, protected) = (BTreeMap::new(), HashSet::new());
