@@ -39,6 +39,8 @@ impl Repository {
     }
 
     fn refresh_into(&self, local: &LocalCatalog) -> Result<Refreshed> {
+        // A prune may have moved things since the packs were listed: whoever misses one may list them once more.
+        *local.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let listed = self.list_snapshots()?;
         let known: HashMap<SnapshotId, Vec<u8>> = local.snapshots()?.into_iter().collect();
         let gone: Vec<SnapshotId> = known.keys().filter(|id| !listed.contains(*id)).copied().collect();
@@ -116,7 +118,7 @@ impl Repository {
         local.put_snapshots(&records)
     }
 
-    /// Lists all packs, unless that was done since the catalog was opened: a chunk that is still missing then is missing.
+    /// Lists all packs, unless that was done since the catalog was opened or refreshed: a chunk that is still missing then is missing.
     pub(crate) fn list_all_packs_once(&self) -> Result<()> {
         let local = self.catalog();
         let mut listed = local.listed_all.lock().unwrap_or_else(PoisonError::into_inner);

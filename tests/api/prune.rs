@@ -163,3 +163,21 @@ fn it_can_be_stopped() {
     assert_eq!(packs(&repo), before);
     is_whole(&bed, &history);
 }
+
+/// Prunes through another catalog move everything, again and again, while no snapshot comes or goes.
+#[test]
+fn a_repository_that_stays_open_finds_what_was_moved() {
+    let bed = Bed::new(true);
+    let path = bed.path("db.sqlite");
+    drop(make_database(&path, 500));
+    let (open, other) = (bed.open(), bed.open_as("repo", "another cache", 2));
+    let id = back_up(&open, &path, 1).id;
+    for _ in 0..4 {
+        for (key, _) in packs(&other) {
+            let ObjectKey::Pack(pack) = key else { continue };
+            other.backend().write(&ObjectKey::Tombstone(pack), &[b"torn"], WriteMode::CreateNew).unwrap();
+        }
+        assert!(prune(&other, &now(), &Silent).unwrap().written > 0);
+        assert!(stream(&open, &id, "db").unwrap() == fs::read(&path).unwrap());
+    }
+}

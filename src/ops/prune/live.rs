@@ -57,6 +57,11 @@ pub(super) struct Trust {
 }
 
 impl Trust {
+    /// What was found to be bad has to be read again.
+    pub(super) fn doubt(&mut self) {
+        self.bad = Places::default();
+    }
+
     fn is_whole(&mut self, reader: &Reader, copy: &StoredCopy) -> Result<bool> {
         if self.written.contains(&copy.pack()) || self.whole.contains(copy) {
             return Ok(true);

@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(numbers(&plan(&packs, 0, None).repack), [1, 2, 3]);
         assert_eq!(numbers(&plan(&packs, 50, None).repack), [1, 2]);
         assert_eq!(numbers(&plan(&packs, 300, None).repack), [2]);
-        assert_eq!(numbers(&plan(&packs, 1000, None).repack), Vec::<u8>::new());
+        assert_eq!(plan(&packs, 1000, None).repack, []);
         for permille in [0, 50, 300, 1000] {
             let plan = plan(&packs, permille, None);
             assert_eq!(plan.repack.len() + plan.keep.len(), packs.len(), "each pack is in one list");

@@ -31,6 +31,8 @@ impl Run<'_> {
     /// Does a step again until it says that it is done: others may undo what it has seen.
     pub(super) fn attempt(&mut self, step: impl Fn(&mut Self) -> Result<bool>) -> Result<()> {
         for _ in 0..ATTEMPTS {
+            // What could not be read may have been so because its bases were just being moved.
+            self.trust.doubt();
             match step(self) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
