@@ -1,6 +1,7 @@
 //! What can be captured: SQLite databases and directory trees. A source gives streams; it never sees a repository.
 
 pub mod files;
+pub mod postgres;
 pub mod sqlite;
 mod stamp;
 

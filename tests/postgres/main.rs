@@ -3,3 +3,5 @@
 
 mod harness;
 mod server;
+mod archive;
+mod conninfo;

@@ -1,0 +1,1 @@
+//! Connection strings mean what they mean to libpq.
