@@ -1,9 +1,15 @@
-//! What can be captured: SQLite databases and directory trees. A source gives streams; it never sees a repository.
+//! What can be captured: SQLite databases, directory trees, PostgreSQL databases, what a command writes. A source gives streams; it never sees a
+//! repository.
 
+pub(crate) mod child;
+pub mod command;
+mod environment;
 pub mod files;
 pub mod postgres;
 pub mod sqlite;
 mod stamp;
+
+pub use environment::Environment;
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -116,3 +122,12 @@ pub struct CaptureReport {
 /// What the files of one stream looked like. Only ever compared for equality; stays on the host that took it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(pub Vec<u8>);
+
+/// Refuses a name that no stream may have: an absolute one, or with an empty part, `.` or `..`.
+fn check_name(name: &str) -> Result<()> {
+    let bad_part = |part: &str| part.is_empty() || part == "." || part == "..";
+    if name.split('/').any(bad_part) || name.contains('\0') {
+        return Err(Error::InvalidArgument(format!("{name:?} is no name for a stream; give another one")));
+    }
+    Ok(())
+}

@@ -1,11 +1,11 @@
 //! PostgreSQL's own programs: which ones fit a server, and how they are run.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::conninfo::{Conninfo, Environment};
+use super::conninfo::Conninfo;
 use crate::error::{Error, Result};
+use crate::source::Environment;
 
 /// Where Debian's packages put each version's programs.
 const DEBIAN_DIR: &str = "/usr/lib/postgresql";
@@ -63,18 +63,15 @@ impl Tools {
     /// A program that will connect as `conninfo` says. What it inherits has nothing of libpq's or icecore's own variables.
     pub fn command(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
         let mut command = Command::new(self.bin.join(program));
-        inherit(&mut command, environment);
+        environment.give(&mut command);
+        for name in environment.variables.keys().filter(|name| name.as_encoded_bytes().starts_with(b"PG")) {
+            command.env_remove(name);
+        }
         command.envs(conninfo.variables()).stdin(Stdio::null());
         // Messages are kept in records and looked at by people who speak other languages.
         command.env("LC_MESSAGES", "C").env_remove("LC_ALL").env_remove("LANGUAGE");
         command
     }
-}
-
-/// Gives a child the variables that are nobody's secret.
-pub(crate) fn inherit(command: &mut Command, environment: &Environment) {
-    let is_ours = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("PG") || name.starts_with("ICECORE_"));
-    command.env_clear().envs(environment.variables.iter().filter(|(name, _)| !is_ours(name)));
 }
 
 /// Directories to look in, each once, best first.

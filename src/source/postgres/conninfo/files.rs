@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Environment, Target, invalid, is_known};
+use super::{Target, invalid, is_known};
 use crate::error::{Error, Result};
+use crate::source::Environment;
 
 /// The socket directory that distributions compile into libpq; the password file calls it `localhost`.
 pub(super) const DEBIAN_SOCKET_DIR: &str = "/var/run/postgresql";

@@ -8,7 +8,7 @@ mod files;
 mod text;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,43 +16,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-
-/// The surroundings, as the caller found them.
-#[derive(Clone, Default)]
-pub struct Environment {
-    /// All variables. Those that begin with `PG` count as libpq counts them; the programs inherit the others, but none of icecore's own.
-    pub variables: BTreeMap<OsString, OsString>,
-    /// The user that this process runs as: libpq's default for the role.
-    pub os_user: Option<String>,
-}
-
-impl Environment {
-    /// A variable as text, if it is set and not empty.
-    fn text(&self, name: &str) -> Option<String> {
-        self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
-    }
-
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
-    }
-
-    /// A file in the user's home directory.
-    fn in_home(&self, name: &str) -> Option<PathBuf> {
-        self.path("HOME").map(|home| home.join(name))
-    }
-
-    /// The directories of `PATH`.
-    pub(super) fn search_path(&self) -> Vec<PathBuf> {
-        self.variables.get(OsStr::new("PATH")).map(|path| std::env::split_paths(path).collect()).unwrap_or_default()
-    }
-}
-
-/// Shows no values: some are secrets.
-impl fmt::Debug for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Environment").field("variables", &self.variables.len()).field("os_user", &self.os_user).finish()
-    }
-}
+use crate::source::Environment;
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,1 @@
+//! What goes wrong leaves no snapshot that counts.
