@@ -19,6 +19,8 @@ pub struct Server {
     /// Where the socket, the data and the log are.
     pub dir: PathBuf,
     pub port: u16,
+    /// Where it listens besides its socket.
+    listen: &'static str,
     /// Gone with the process that made it, and by that the server too: see `watch`.
     _watch: std::process::Child,
 }
@@ -60,13 +62,18 @@ fn unprivileged(program: &Path) -> Command {
     command
 }
 
-fn must(output: Output, what: &str) {
+pub fn must(output: Output, what: &str) {
     assert!(output.status.success(), "{what}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
 }
 
 impl Server {
     /// A server that no other test uses, for tests that stop it.
     pub fn start(version: u32) -> Server {
+        Self::start_with(version, "", |_| ())
+    }
+
+    /// The same, after `prepare` has had a look at the data directory.
+    pub fn start_with(version: u32, listen: &'static str, prepare: impl FnOnce(&Path)) -> Server {
         let bin = programs(version);
         let dir = TempDir::with_prefix(format!("icecore-pg{version}-")).unwrap().keep();
         if rustix::process::getuid().is_root() {
@@ -77,8 +84,9 @@ impl Server {
         let mut init = unprivileged(&bin.join("initdb"));
         init.arg("-D").arg(&data).args(["-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]);
         must(init.env("TZ", "UTC").current_dir(&dir).output().unwrap(), "initdb");
+        prepare(&data);
         let port = 40_000 + (std::process::id() % 20_000) as u16 + version as u16;
-        let server = Server { version, _watch: watch(&bin, &dir), bin, dir, port };
+        let server = Server { version, _watch: watch(&bin, &dir), bin, dir, port, listen };
         server.control("start");
         server
     }
@@ -86,9 +94,10 @@ impl Server {
     /// Starts or stops it.
     pub fn control(&self, how: &str) {
         let options = format!(
-            "-k {} -p {} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=60 -c wal_level=logical",
+            "-k {} -p {} -c listen_addresses={} -c fsync=off -c full_page_writes=off -c max_connections=60 -c wal_level=logical",
             self.dir.display(),
-            self.port
+            self.port,
+            self.listen
         );
         let mut command = unprivileged(&self.bin.join("pg_ctl"));
         command.arg("-D").arg(self.dir.join("data")).arg("-l").arg(self.dir.join("log")).args(["-w", "-s"]);

@@ -132,7 +132,7 @@ impl<'a> PostgresCapture<'a> {
             "; this role may not read password verifiers: --no-role-passwords leaves them out"
         } else if text.contains("row-level security") {
             "; a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
-        } else if text.contains("lock timeout") || text.contains("could not obtain lock") {
+        } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") {
             "; a table is locked by somebody: try later, or wait longer with --lock-wait-timeout"
         } else {
             ""

@@ -67,7 +67,7 @@ impl PostgresSource {
     /// Connects, finds programs that fit the server, and makes sure that they reach the same database of the same cluster.
     ///
     /// # Errors
-    /// [`Error::Source`] if there is no connection, or the programs reach something else; [`Error::InvalidArgument`] if no programs fit.
+    /// [`Error::Source`] if there is no connection, no programs fit, or they reach something else.
     pub fn connect(mut options: PostgresOptions) -> Result<Self> {
         let connection = Connection::open(&options.conninfo)?;
         // From here on everything is about the one server that has answered.

@@ -30,7 +30,7 @@ impl Tools {
     /// `PATH` or in Debian's directories that is as new as the server, taking the lowest version there.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there are none, with what was found and what would help.
+    /// [`Error::Source`] if there are none, with what was found and what would help.
     pub fn find(bin: Option<&Path>, environment: &Environment, server_version: u32) -> Result<Self> {
         let server = server_version / 10_000;
         let mut found = Vec::new();
@@ -44,10 +44,11 @@ impl Tools {
         let seen = if found.is_empty() { "none was found".to_owned() } else { format!("found only {}", found.join(", ")) };
         let place = if bin.is_some() { "give another directory with --pg-bin" } else { "install one, or name its directory with --pg-bin" };
         let wanted = server.max(MAJOR_MIN);
-        Err(Error::InvalidArgument(format!(
+        let detail = format!(
             "the server is PostgreSQL {server}, so pg_dump {wanted} to {MAJOR_MAX} is needed, but {seen}; {place} \
              (Debian and Ubuntu: postgresql-client-{wanted})"
-        )))
+        );
+        Err(Error::source("pg_dump", detail))
     }
 
     fn in_dir(dir: &Path) -> Option<Self> {

@@ -244,8 +244,8 @@ impl Conninfo {
             ("PGDATABASE", self.database.clone().into()),
             ("PGSSLMODE", self.sslmode.word().into()),
             ("PGGSSENCMODE", "disable".into()),
-            // Everything was looked up already: a second look could find something else.
-            ("PGPASSFILE", "/dev/null".into()),
+            // Everything was looked up already: a second look could find something else. No such file can exist, which libpq passes over.
+            ("PGPASSFILE", "/dev/null/none".into()),
         ];
         if let Some(target) = self.targets.first() {
             set.push(("PGHOST", target.host.clone().into()));
