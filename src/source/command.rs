@@ -28,7 +28,7 @@ impl CommandSource {
     /// # Errors
     /// [`Error::InvalidArgument`] for a name that no stream can have, or no command.
     pub fn new(name: String, command: Vec<OsString>, environment: Environment) -> Result<Self> {
-        super::check_name(&name)?;
+        super::name::check(&name, "--name NAME")?;
         match command.is_empty() {
             true => Err(Error::InvalidArgument("name the command to run".to_owned())),
             false => Ok(CommandSource { name, command, environment }),

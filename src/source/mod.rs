@@ -5,6 +5,7 @@ pub(crate) mod child;
 pub mod command;
 mod environment;
 pub mod files;
+mod name;
 pub mod postgres;
 pub mod sqlite;
 mod stamp;
@@ -122,12 +123,3 @@ pub struct CaptureReport {
 /// What the files of one stream looked like. Only ever compared for equality; stays on the host that took it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(pub Vec<u8>);
-
-/// Refuses a name that no stream may have: an absolute one, or with an empty part, `.` or `..`.
-fn check_name(name: &str) -> Result<()> {
-    let bad_part = |part: &str| part.is_empty() || part == "." || part == "..";
-    if name.split('/').any(bad_part) || name.contains('\0') {
-        return Err(Error::InvalidArgument(format!("{name:?} is no name for a stream; give another one")));
-    }
-    Ok(())
-}

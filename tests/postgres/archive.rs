@@ -41,7 +41,8 @@ fn every_version_is_read_to_its_end() {
         assert!(archive.dump_version.starts_with(&server.version.to_string()), "{}", archive.dump_version);
         assert_eq!(archive.len, bytes.len() as u64);
         let rows = rows(&archive);
-        let counts: Vec<(&str, u64)> = rows.iter().map(|(name, (rows, _))| (name.as_str(), *rows)).filter(|(name, _)| name.starts_with("public.")).collect();
+        let counts: Vec<(&str, u64)> =
+            rows.iter().map(|(name, (rows, _))| (name.as_str(), *rows)).filter(|(name, _)| name.starts_with("public.")).collect();
         assert_eq!(counts, [("public.empty", 0), ("public.nothing", 2), ("public.odd name", 1), ("public.t", 3004)]);
         let objects: u64 = archive.blocks.iter().filter(|block| archive.entries[block.entry].kind == "BLOBS").map(|block| block.rows).sum();
         assert_eq!(objects, 2);
@@ -71,7 +72,8 @@ fn rows_in_another_order_have_the_same_sum_and_other_rows_have_not() {
 fn a_cut_archive_is_never_complete() {
     on_every_version(|server| {
         let database = server.database();
-        database.sql("CREATE TABLE a AS SELECT generate_series(1, 20) n; CREATE TABLE b AS SELECT 'x' AS c; SELECT lo_from_bytea(0, 'abc')");
+        database
+            .sql("CREATE TABLE a AS SELECT generate_series(1, 20) n; CREATE TABLE b AS SELECT 'x' AS c; SELECT lo_from_bytea(0, 'abc')");
         let bytes = database.pg_dump(&[]);
         for cut in 0..bytes.len() {
             assert!(archive::read(&bytes[..cut], |_| ()).is_err(), "cut at {cut} of {}", bytes.len());

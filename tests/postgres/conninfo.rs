@@ -43,7 +43,8 @@ fn both_get_to_the_same_place() {
     server.sql("postgres", "CREATE ROLE \"o'dd user\" LOGIN");
     server.sql("postgres", "CREATE DATABASE \"odd = db\"");
     let home = tempfile::tempdir().unwrap();
-    let service = format!("# comment\n[other]\nhost=nowhere\n[main]\nhost={host}\nport={port}\nuser=postgres\n\ndbname=template1\n[last]\nport=1\n");
+    let service =
+        format!("# comment\n[other]\nhost=nowhere\n[main]\nhost={host}\nport={port}\nuser=postgres\n\ndbname=template1\n[last]\nport=1\n");
     std::fs::write(home.path().join(".pg_service.conf"), service).unwrap();
     let base = BTreeMap::from([
         ("HOME".to_owned(), home.path().to_str().unwrap().to_owned()),
@@ -98,7 +99,9 @@ fn both_get_to_the_same_place() {
 
 #[test]
 fn what_our_connection_cannot_honour_is_refused() {
-    for dsn in ["requirepeer=postgres", "channel_binding=require", "gssencmode=require", "sslcrl=/x", "require_auth=none", "sslnegotiation=direct"] {
+    for dsn in
+        ["requirepeer=postgres", "channel_binding=require", "gssencmode=require", "sslcrl=/x", "require_auth=none", "sslnegotiation=direct"]
+    {
         let error = Conninfo::resolve(Some(&format!("user=u {dsn}")), &Environment::default()).unwrap_err().to_string();
         assert!(error.contains("cannot honour"), "{dsn}: {error}");
     }
@@ -108,7 +111,7 @@ fn password_server() -> &'static Server {
     let server = Box::leak(Box::new(Server::start_with(15, "127.0.0.1", |data| {
         let openssl = Command::new("openssl")
             .args(["req", "-new", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-newkey", "rsa:2048"])
+            .args(["-newkey", "rsa:2048"])
             .args(["-out", "server.crt", "-keyout", "server.key"])
             .current_dir(data)
             .output()
@@ -123,11 +126,11 @@ fn password_server() -> &'static Server {
             }
         }
         let hba = "local all postgres trust\nlocal all all scram-sha-256\nhostssl tls all all trust\nhostnossl plain all all trust\n\
-                   host both all all scram-sha-256\n";
+                   host secret all all scram-sha-256\n";
         std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
         std::fs::write(data.join("postgresql.auto.conf"), "ssl = on\n").unwrap();
     })));
-    for database in ["tls", "plain", "both"] {
+    for database in ["tls", "plain", "secret"] {
         server.sql("postgres", &format!("CREATE DATABASE {database}"));
     }
     server.sql("postgres", "CREATE ROLE keeper LOGIN PASSWORD 'a:b\\c' SUPERUSER");
@@ -173,16 +176,16 @@ fn tls_and_passwords() {
     assert_eq!(tls(&format!("host=127.0.0.1 dbname=tls sslmode=verify-full {root}")), None, "another name");
     assert_eq!(tls(&format!("host=localhost hostaddr=127.0.0.1 dbname=tls sslmode=verify-full {root}")), Some(true));
 
-    let dsn = "host=127.0.0.1 dbname=both";
+    let dsn = "host=127.0.0.1 dbname=secret";
     assert_eq!(tls(dsn), None, "no password");
     assert_eq!(tls(&format!("{dsn} password='a:b\\\\c'")), Some(true));
     let file = home.path().join(".pgpass");
-    let lines = "# comment\n127.0.0.1:1:*:*:wrong\n*:*:both:keeper:a\\:b\\\\c\n*:*:*:*:wrong\n";
+    let lines = "# comment\n127.0.0.1:1:*:*:wrong\n*:*:secret:keeper:a\\:b\\\\c\n*:*:*:*:wrong\n";
     std::fs::write(&file, lines).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(tls(dsn), None, "others can read it");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(tls(dsn), Some(true));
-    assert_eq!(tls(&format!("host={} dbname=both", server.dir.display())), Some(false), "a socket has no TLS");
+    assert_eq!(tls(&format!("host={} dbname=secret", server.dir.display())), Some(false), "a socket has no TLS");
     assert_eq!(tls(&format!("{dsn} passfile=/none")), None);
 }

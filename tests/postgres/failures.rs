@@ -213,7 +213,13 @@ fn a_password_is_in_no_argument_record_nor_error() {
     let start = |dsn: &str| -> Run {
         let mut command = place.command();
         command.args(["--json", "backup", "postgres", "--no-role-passwords", "--dsn", dsn, "--pg-bin"]).arg(&dir);
-        command.env("ICECORE_PASSWORD", "phrase").env("PGOPTIONS", "-c work_mem=1MB").env("PGDATABASE", "elsewhere").output().unwrap().into()
+        command
+            .env("ICECORE_PASSWORD", "phrase")
+            .env("PGOPTIONS", "-c work_mem=1MB")
+            .env("PGDATABASE", "elsewhere")
+            .output()
+            .unwrap()
+            .into()
     };
     let run = start(&dsn);
     assert_eq!(run.code, Some(0), "{}", run.stderr);

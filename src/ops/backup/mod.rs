@@ -322,7 +322,8 @@ fn shrunk(entries: &[StreamEntry], inherited: &Inherited) -> Vec<Flag> {
     let lost = before.into_iter().filter_map(|old| {
         let len = now.get(old.name.as_slice()).copied().unwrap_or(0);
         let name = String::from_utf8_lossy(&old.name);
-        (len < old.root.len / 2).then(|| format!("{name} has {len} bytes, after {} in the parent; if that is right: icecore mark SNAP accept", old.root.len))
+        (len < old.root.len / 2)
+            .then(|| format!("{name} has {len} bytes, after {} in the parent; if that is right: icecore mark SNAP accept", old.root.len))
     });
     lost.map(|detail| Flag { code: "shrunk".into(), detail }).collect()
 }

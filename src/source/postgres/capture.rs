@@ -96,7 +96,13 @@ impl<'a> PostgresCapture<'a> {
         command
     }
 
-    fn start(&mut self, name: &str, program: &'static str, command: Command, watch: impl FnOnce(&mut Tee) -> Seen + Send + 'static) -> Result<CapturedStream> {
+    fn start(
+        &mut self,
+        name: &str,
+        program: &'static str,
+        command: Command,
+        watch: impl FnOnce(&mut Tee) -> Seen + Send + 'static,
+    ) -> Result<CapturedStream> {
         let (running, output) = Running::start(program, command, watch)?;
         self.running = Some((program, running));
         Ok(stream(name, Body::Bytes(output)))
@@ -112,7 +118,9 @@ impl<'a> PostgresCapture<'a> {
         match finished.seen {
             Seen::Text { is_complete: true } => Ok(()),
             Seen::Text { is_complete: false } => Err(Error::source(program, "its output has no end, so there is no snapshot")),
-            Seen::Archive(Err(error)) => Err(Error::source(program, format!("its archive cannot be read, so there is no snapshot: {error}"))),
+            Seen::Archive(Err(error)) => {
+                Err(Error::source(program, format!("its archive cannot be read, so there is no snapshot: {error}")))
+            }
             Seen::Archive(Ok(archive)) if archive.database != self.source.options.conninfo.database => {
                 Err(Error::source(program, format!("it has dumped {}, which was not asked for", archive.database)))
             }

@@ -106,8 +106,7 @@ fn connect(conninfo: &Conninfo, target: &Target) -> Result<Result<Client, postgr
     let connector = tls::connector(conninfo)?;
     let attempt = |tls: Tls| config(conninfo, target).ssl_mode(tls).connect(connector.clone());
     // Only what the other way may mend is tried in the other way: no connection at all, or a server that wants it otherwise.
-    let may_mend =
-        |error: &postgres::Error| error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    let may_mend = |error: &postgres::Error| error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
     Ok(match (attempt(first), second) {
         (Err(error), Some(second)) if may_mend(&error) => attempt(second),
         (outcome, _) => outcome,

@@ -22,8 +22,18 @@ pub(super) fn read(client: &mut Client, version: u32) -> Result<Vec<(String, Str
          current_setting('data_checksums') FROM pg_database WHERE datname = current_database()"
     );
     let names = [
-        "server_version", "database", "encoding", "collate", "ctype", "locale_provider", "locale", "collation_version", "database_bytes",
-        "transaction_time", "standby", "data_checksums",
+        "server_version",
+        "database",
+        "encoding",
+        "collate",
+        "ctype",
+        "locale_provider",
+        "locale",
+        "collation_version",
+        "database_bytes",
+        "transaction_time",
+        "standby",
+        "data_checksums",
     ];
     let row = client.query_one(&query, &[])?;
     for (index, name) in names.into_iter().enumerate() {

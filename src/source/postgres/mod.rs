@@ -137,7 +137,8 @@ impl PostgresSource {
 impl Source for PostgresSource {
     fn identity(&self) -> SourceDescription {
         let conninfo = &self.options.conninfo;
-        let server = self.system_identifier.clone().unwrap_or_else(|| conninfo.targets.iter().map(|target| format!("{target:?}")).collect());
+        let server =
+            self.system_identifier.clone().unwrap_or_else(|| conninfo.targets.iter().map(|target| format!("{target:?}")).collect());
         let what = match self.options.globals_only {
             true => b"globals".to_vec(),
             false => [b"database ", conninfo.database.as_bytes()].concat(),

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -22,14 +23,16 @@ pub(super) fn connector(conninfo: &Conninfo) -> Result<MakeRustlsConnect> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let failed = |detail: &dyn std::fmt::Display| Error::source("TLS", detail);
     let roots = conninfo.tls.root.as_deref().map(roots).transpose()?;
-    let chain = match roots {
-        Some(roots) => {
-            let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let (trusted, store) = roots.unzip();
+    let chain = match store {
+        Some(store) => {
+            let built = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build();
             Some(built.map_err(|e| failed(&e))?)
         }
         None => None,
     };
-    let verifier = AsLibpq { chain, checks_name: conninfo.sslmode == SslMode::VerifyFull, provider: Arc::clone(&provider) };
+    let trusted = trusted.unwrap_or_default();
+    let verifier = AsLibpq { chain, trusted, checks_name: conninfo.sslmode == SslMode::VerifyFull, provider: Arc::clone(&provider) };
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| failed(&e))?;
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let config = match (&conninfo.tls.cert, &conninfo.tls.key) {
@@ -47,16 +50,16 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     read.map_err(|e| Error::source(path, format!("no certificates: {e}")))
 }
 
-fn roots(path: &Path) -> Result<RootCertStore> {
+fn roots(path: &Path) -> Result<(Vec<CertificateDer<'static>>, RootCertStore)> {
     let certificates = match path == Path::new("system") {
         true => rustls_native_certs::load_native_certs().certs,
         false => certificates(path)?,
     };
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates);
+    let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
     match added {
         0 => Err(Error::source(path, "has no root certificate")),
-        _ => Ok(roots),
+        _ => Ok((certificates, roots)),
     }
 }
 
@@ -64,6 +67,8 @@ fn roots(path: &Path) -> Result<RootCertStore> {
 #[derive(Debug)]
 struct AsLibpq {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// The root certificates themselves.
+    trusted: Vec<CertificateDer<'static>>,
     checks_name: bool,
     provider: Arc<CryptoProvider>,
 }
@@ -79,9 +84,11 @@ impl ServerCertVerifier for AsLibpq {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
+            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
+                if !self.checks_name =>
+            {
+                Ok(ServerCertVerified::assertion())
+            }
             verdict => verdict,
         }
     }

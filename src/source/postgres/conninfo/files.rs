@@ -58,7 +58,7 @@ fn in_file(path: &Path, name: &str) -> Result<Option<Vec<(String, String)>>> {
         }
         let Some(settings) = &mut found else { continue };
         match line.split_once('=') {
-            Some((key, _)) if key == "service" => return Err(Error::source(path, format!("line {number}: a service in a service"))),
+            Some(("service", _)) => return Err(Error::source(path, format!("line {number}: a service in a service"))),
             Some((key, value)) if is_known(key) => settings.push((key.to_owned(), value.to_owned())),
             _ => return Err(Error::source(path, format!("line {number}: no setting that is known"))),
         }

@@ -331,7 +331,9 @@ fn tls_files(values: &Values, environment: &Environment, mode: SslMode) -> Resul
     };
     let root = file("sslrootcert", ".postgresql/root.crt");
     if matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) && root.is_none() {
-        return invalid("sslmode verify-ca and verify-full need root certificates: give sslrootcert, or put them into ~/.postgresql/root.crt");
+        return invalid(
+            "sslmode verify-ca and verify-full need root certificates: give sslrootcert, or put them into ~/.postgresql/root.crt",
+        );
     }
     if root.as_deref() == Some(Path::new("system")) && mode != SslMode::VerifyFull {
         return invalid("sslrootcert=system needs sslmode=verify-full");
