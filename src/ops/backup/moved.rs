@@ -22,8 +22,8 @@ const SPOOL_MEMORY: usize = 4 << 20;
 /// Bytes of chunks that are looked up and stored together: their bases are read once for all of them, and all their prefixes are in memory at once.
 /// Pages come from everywhere, and half of it would store twice as much after a VACUUM.
 const PAGES_WINDOW_LEN: usize = 16 << 20;
-/// The same for rows, whose prefixes are longer and whose bases are few.
-const ROWS_WINDOW_LEN: usize = 8 << 20;
+/// The same for rows, whose prefixes are longer and whose bases are few: twice as much takes 40 MiB more and is slower (`benches/dumps.rs`).
+const ROWS_WINDOW_LEN: usize = 4 << 20;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
 const AMPLIFICATION: u64 = 8;
