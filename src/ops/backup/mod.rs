@@ -187,14 +187,15 @@ impl<'a> Intake<'a> {
             Body::Pages(pages) => {
                 let chunk_len = page_chunk_len(session.repository().config().page_chunk_len, pages.page_size());
                 let old = inherited.old_streams(&stream.name);
-                let mut sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, parent.as_ref())?;
-                let spool = self.spool.as_ref().map(|spool| (spool, self.sinks.len()));
-                let job = pages::Job { session, chunk_len, parent, monitor, sink: &sink, spool };
-                let root = job.store(&*pages)?;
-                if self.spool.is_none() {
-                    sink.finish()?;
-                }
+                let sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, parent.as_ref())?;
+                let own = Spool::in_memory(SPOOL_MEMORY);
+                let spool = self.spool.as_ref().unwrap_or(&own);
+                let root =
+                    pages::Job { session, chunk_len, parent, monitor, sink: &sink, spool, sink_number: self.sinks.len() }.store(&*pages)?;
                 self.keep(sink, root);
+                if self.spool.is_none() {
+                    self.store_aside(&own)?;
+                }
                 root
             }
             Body::Bytes(input) => {
@@ -232,10 +233,11 @@ impl<'a> Intake<'a> {
     }
 
     fn store_set_aside(&mut self) -> Result<()> {
-        match self.spool.take() {
-            Some(spool) => pages::store_set_aside(self.make.session, &spool, &self.sinks, self.make.monitor)?,
-            None => return Ok(()),
-        }
+        self.spool.take().map_or(Ok(()), |spool| self.store_aside(&spool))
+    }
+
+    fn store_aside(&mut self, spool: &Spool<SetAside>) -> Result<()> {
+        pages::store_set_aside(self.make.session, spool, &self.sinks, self.make.monitor)?;
         self.sinks.iter_mut().try_for_each(Sink::finish)
     }
 
