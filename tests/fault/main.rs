@@ -5,11 +5,14 @@
 
 #[path = "../support/chunks.rs"]
 mod chunks;
+#[path = "../support/proof.rs"]
+mod proof;
 #[path = "../support/crashdisk.rs"]
 mod simulated;
 #[path = "../support/repo.rs"]
 mod support;
 
+mod actor;
 mod bases;
 mod check;
 mod crash;
@@ -18,10 +21,12 @@ mod faults;
 mod forget;
 mod hook;
 mod memory;
+mod model;
 mod processes;
 mod protocol;
 mod prunes;
 mod pruning;
+mod schedule;
 mod stale;
 mod sweep;
 mod together;
