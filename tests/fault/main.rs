@@ -20,6 +20,7 @@ mod damage;
 mod faults;
 mod forget;
 mod hook;
+mod kills;
 mod memory;
 mod model;
 mod processes;

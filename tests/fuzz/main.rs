@@ -99,3 +99,16 @@ fn every_decoder_has_a_fuzz_target() {
         );
     }
 }
+
+/// `cargo test --test fuzz write_corpus -- --ignored`: what the fuzz targets start from.
+#[test]
+#[ignore = "writes files for the fuzz targets"]
+fn write_corpus() {
+    for decoder in ALL {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(decoder.name);
+        std::fs::create_dir_all(&dir).unwrap();
+        for (number, bytes) in (decoder.seeds)().iter().enumerate() {
+            std::fs::write(dir.join(format!("seed-{number}")), bytes).unwrap();
+        }
+    }
+}
