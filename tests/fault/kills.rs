@@ -21,7 +21,10 @@ const TIME_MAX: Duration = Duration::from_secs(120);
 /// What the program is asked to do.
 #[derive(Debug, Clone)]
 enum Order {
-    Backup { source: usize, state: usize },
+    Backup {
+        source: usize,
+        state: usize,
+    },
     Forget(SnapshotId),
     /// With this grace time. None is for a repository in which nothing else runs.
     Prune(&'static str),

@@ -8,6 +8,7 @@ use icecore::id::SnapshotId;
 
 use crate::hook::{Fate, Hooked};
 use crate::memory::{Memory, Objects};
+use crate::proof::{self, ORDERS};
 use crate::pruning::{is_expected, prune_now};
 use crate::schedule::{Baton, Turn};
 use crate::support::try_forget;
@@ -126,13 +127,11 @@ fn run(template: &Template, number: u64, counts: &Counts) {
 fn six_at_once() {
     let template = template();
     let (first, counts) = (seed(), Counts::default());
-    let seeds: Vec<u64> = (0..300).map(|n| first.wrapping_add(n)).collect();
+    let seeds: Vec<u64> = (0..if proof::is_long() { 10_000 } else { 300 }).map(|n| first.wrapping_add(n)).collect();
     in_parallel(&seeds, |seed| run(&template, *seed, &counts));
     let Counts { stale, committed, deleted, unread, stopped } = counts;
     let [stale, committed, deleted, unread, stopped] = [stale, committed, deleted, unread, stopped].map(AtomicUsize::into_inner);
-    println!(
-        "{} orders: {committed} backups, {stale} failed cleanly, {deleted} packs deleted, {unread} reads cut short, {stopped} prunes stopped",
-        seeds.len()
-    );
+    println!("{committed} backups, {stale} failed cleanly, {deleted} packs deleted, {unread} reads cut short, {stopped} prunes stopped");
+    proof::count("six at once", &[(ORDERS, seeds.len())]);
     assert!(deleted > 0 && committed > stale && unread * 10 < seeds.len() && stopped * 10 < seeds.len());
 }
