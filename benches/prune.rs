@@ -33,8 +33,6 @@ struct Row {
     prune: Cost,
     before_bytes: u64,
     after_bytes: u64,
-    /// Key derivations that are part of it, as far as the program says.
-    key_derivation_ms: [f64; 2],
 }
 
 fn main() -> Result<()> {
@@ -96,15 +94,7 @@ fn measure_icecore(icecore: &Icecore, repository: &Path, keep: u32) -> Result<Ro
     let check = icecore.check()?;
     let forget = icecore.run(["forget", "--keep-last", &keep.to_string()])?;
     let prune = icecore.run(["prune", "--grace", "0"])?;
-    let derivation = |samples: &[&common::tool::Sample]| samples.iter().filter_map(|sample| sample.key_derivation_ms).sum();
-    Ok(Row {
-        name: "icecore",
-        check: check.cost,
-        prune: forget.cost.then(prune.cost),
-        before_bytes,
-        after_bytes: tree_bytes(repository)?,
-        key_derivation_ms: [derivation(&[&check]), derivation(&[&forget, &prune])],
-    })
+    Ok(Row { name: "icecore", check: check.cost, prune: forget.cost.then(prune.cost), before_bytes, after_bytes: tree_bytes(repository)? })
 }
 
 impl Peer {
@@ -155,7 +145,7 @@ impl Peer {
             }
             _ => (self.run(&["check", "--read-data"])?, self.run(&["forget", "--keep-last", &keep, "--prune"])?),
         };
-        Ok(Row { name: self.name, check, prune, before_bytes, after_bytes: tree_bytes(&repository)?, key_derivation_ms: [0.0; 2] })
+        Ok(Row { name: self.name, check, prune, before_bytes, after_bytes: tree_bytes(&repository)? })
     }
 }
 
