@@ -63,7 +63,11 @@ impl Icecore {
         self.run(["check", "--read-data"])
     }
 
-    fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Sample> {
+    /// Any command.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Sample> {
         let repository = self.dir.join("repository");
         let before = tree_bytes(&repository)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));

@@ -95,6 +95,22 @@ pub fn thin_states() -> &'static [Vec<u8>] {
     })
 }
 
+/// A database of a few pages, with one change in each step: every byte of what is stored can be tried.
+pub fn small_states() -> &'static [Vec<u8>] {
+    static STATES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    STATES.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("PRAGMA page_size=512; CREATE TABLE t(x); INSERT INTO t VALUES ('a'), ('b'), ('c')").unwrap();
+        let step = |n: i64| {
+            db.execute("UPDATE t SET x = ?1 WHERE rowid = ?2", (format!("step {n}"), n % 3)).unwrap();
+            fs::read(&path).unwrap()
+        };
+        (1..5).map(step).collect()
+    })
+}
+
 /// A directory with a repository, caches and databases.
 pub struct World {
     pub dir: tempfile::TempDir,

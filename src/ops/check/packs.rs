@@ -79,8 +79,6 @@ pub(super) fn check_packs(
     monitor: &dyn Monitor,
     report: &mut CheckReport,
 ) -> Result<BadCopies> {
-    // What cannot be read is found again below, pack by pack.
-    repo.list_all_packs()?;
     let mut packs: Vec<Chosen> = Vec::new();
     for info in repo.backend().list(ObjectKind::Pack)? {
         let info = info?;
@@ -88,6 +86,9 @@ pub(super) fn check_packs(
             packs.push((id, info.size));
         }
     }
+    // After that listing, so that the catalog knows all of it: packs that a backup adds meanwhile are for the next check. What cannot be read is found
+    // again below, pack by pack.
+    repo.list_all_packs()?;
     packs.sort_unstable();
     packs.dedup();
     report.packs = packs.len() as u64;
