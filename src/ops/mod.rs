@@ -6,6 +6,7 @@ pub mod forget;
 pub mod mark;
 pub mod place;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod retention;
 pub mod scrub;
