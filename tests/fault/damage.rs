@@ -31,7 +31,7 @@ const ACTIONS: [Action; 7] =
     [Action::Delete, Action::Empty, Action::Swap, Action::Garbage, Action::Foreign, Action::Directory, Action::BadSector];
 
 /// The files of an object, relative to the repository.
-fn path_of(key: &ObjectKey) -> PathBuf {
+pub fn path_of(key: &ObjectKey) -> PathBuf {
     match key {
         ObjectKey::Config(Replica::First) => "config".into(),
         ObjectKey::Config(Replica::Second) => "config.copy".into(),

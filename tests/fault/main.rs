@@ -22,6 +22,7 @@ mod processes;
 mod protocol;
 mod prunes;
 mod pruning;
+mod repair;
 mod stale;
 mod sweep;
 mod together;

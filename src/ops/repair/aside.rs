@@ -12,7 +12,7 @@ const LEN_MAX: u64 = 256 << 20;
 pub(super) enum Copied {
     /// It lies there under this name, verified; these are its bytes.
     There(ObjectKey, Vec<u8>),
-    /// It is not there any more.
+    /// It is not there any more, or is whole after all: a disk may fail once.
     Gone,
     /// It cannot be copied whole, so it has to stay where it is.
     Not(String),
@@ -27,6 +27,13 @@ pub(super) fn copy(repo: &Repository, kind: SetAside, key: &ObjectKey, id: [u8; 
         Err(error) if error.is_damage() => return Ok(Copied::Not(format!("left where it is, as it cannot be copied: {error}"))),
         Err(error) => return Err(error),
     };
+    // A read that came out short must not pass for what is there.
+    if backend.stat(key)? != Some(bytes.len() as u64) {
+        return Ok(Copied::Not(format!("{key}: left where it is, as it does not read back the same")));
+    }
+    if matches!(kind, SetAside::Snapshot | SetAside::Mark) && blake3::hash(&bytes).as_bytes() == &id {
+        return Ok(Copied::Gone);
+    }
     let content = ContentId(*blake3::hash(&bytes).as_bytes());
     let to = ObjectKey::Quarantined { kind, id, content };
     match backend.write(&to, &[&bytes], WriteMode::CreateNew) {

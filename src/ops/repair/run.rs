@@ -201,11 +201,11 @@ impl Run<'_> {
             Copied::There(to, bytes) => {
                 // Its bytes are right after all: it needs a newer icecore, was healed meanwhile, or was written wrong by a faulty machine.
                 let is_right = blake3::hash(&bytes).as_bytes() == id.as_bytes();
-                let decodes = !matches!(
+                let is_known = !matches!(
                     self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)),
                     Err(Error::UnsupportedFormat { .. })
                 );
-                if is_right && (!decodes || !self.has_dead(id)?) {
+                if is_right && (!is_known || !self.has_dead(id)?) {
                     self.repo.backend().delete(&to)?;
                     return Ok(false);
                 }
