@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod forget;
+pub mod lost;
 pub mod mark;
 pub mod place;
 pub mod prune;
