@@ -26,6 +26,7 @@ use crate::id::{ChunkId, PackId, SnapshotId};
 
 pub(super) use closure::Closure;
 pub use commit::{Committed, SnapshotDraft};
+pub use suspects::Suspects;
 
 /// What a session builds upon.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +48,7 @@ pub struct WriteSession {
     /// Packs that a prune has marked when the session began; what is in them counts as absent.
     tombstoned: HashSet<PackId>,
     /// Packs that seem to be damaged or gone; if there is such a set, nothing is believed to be stored before it was looked for.
-    suspects: Option<HashSet<PackId>>,
+    suspects: Option<Suspects>,
     /// Chunks whose stored copies cannot be relied upon, and which are stored anew, whole, so that older deltas can stand on them.
     healed: Mutex<HashSet<ChunkId>>,
     stats: Mutex<SnapshotStats>,

@@ -11,11 +11,13 @@ mod simulated;
 mod support;
 
 mod bases;
+mod beside;
 mod check;
 mod crash;
 mod damage;
 mod faults;
 mod forget;
+mod healing;
 mod hook;
 mod memory;
 mod processes;

@@ -24,19 +24,19 @@ fn options(world: &World, from: bool) -> RepairOptions {
     RepairOptions { from, author: Author { now_ns: 1 << 60, host: "test".into(), user: "tester".into() }, ..RepairOptions::default() }
 }
 
-fn try_repair(world: &World, repo: &Repository, from: bool) -> icecore::Result<RepairReport> {
+pub fn try_repair(world: &World, repo: &Repository, from: bool) -> icecore::Result<RepairReport> {
     let options = options(world, from);
     repo.rebuild_catalog()?;
     let plan = plan(repo, &options, &Silent)?;
     execute(repo, plan, &options, &Silent)
 }
 
-fn repair(world: &World, repo: &Repository, from: bool) -> RepairReport {
+pub fn repair(world: &World, repo: &Repository, from: bool) -> RepairReport {
     try_repair(world, repo, from).unwrap()
 }
 
 /// Four snapshots of one history, and the newest state as a live file below a directory.
-fn template(encrypted: bool) -> World {
+pub fn template(encrypted: bool) -> World {
     let mut world = World::new(encrypted);
     for (time, state) in states().iter().take(4).enumerate() {
         world.back_up(&world.open("cache"), state, time as i64);
@@ -46,17 +46,17 @@ fn template(encrypted: bool) -> World {
     world
 }
 
-fn packs(world: &World) -> Vec<PackId> {
+pub fn packs(world: &World) -> Vec<PackId> {
     let snapshots = world.open("cache").refresh().unwrap().snapshots;
     snapshots.iter().flat_map(|(_, record)| record.packs.iter().map(|pack| pack.id)).collect()
 }
 
-fn path(world: &World, key: &ObjectKey) -> std::path::PathBuf {
+pub fn path(world: &World, key: &ObjectKey) -> std::path::PathBuf {
     world.repo_dir().join(crate::damage::path_of(key))
 }
 
 /// What is listed gives back the right bytes or says that it is damaged; those that give them back whole.
-fn whole(repo: &Repository, known: &Known) -> Known {
+pub fn whole(repo: &Repository, known: &Known) -> Known {
     let mut whole = Known::new();
     for (id, record) in repo.refresh().unwrap().snapshots {
         match database_of(repo, &record) {
@@ -72,7 +72,7 @@ fn whole(repo: &Repository, known: &Known) -> Known {
 }
 
 /// Nothing that was whole before is lost; what is lost is marked, what is whole is not; another repair has nothing to do; prunes and backups work.
-fn settled(here: &World, backend: Arc<dyn Backend>, before: &Known, cache: &str) {
+pub fn settled(here: &World, backend: Arc<dyn Backend>, before: &Known, cache: &str) {
     let repo = here.open_on(backend.clone(), cache).unwrap();
     let after = whole(&repo, &here.known);
     let states_of = |known: &Known| known.values().cloned().collect::<std::collections::BTreeSet<_>>();
@@ -96,14 +96,14 @@ fn settled(here: &World, backend: Arc<dyn Backend>, before: &Known, cache: &str)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+pub enum Action {
     Flip(usize),
     Truncate,
     Delete,
     Swap,
 }
 
-fn damage(world: &World, key: &ObjectKey, action: Action, other: Option<&ObjectKey>) {
+pub fn damage(world: &World, key: &ObjectKey, action: Action, other: Option<&ObjectKey>) {
     let file = path(world, key);
     let mut bytes = fs::read(&file).unwrap();
     match action {
@@ -194,7 +194,7 @@ fn what_was_damaged_is_kept() {
 }
 
 /// A repository with damage of several sorts: a pack that is flipped, one that is gone, a mark, a copy of the configuration.
-fn sick(encrypted: bool) -> World {
+pub fn sick(encrypted: bool) -> World {
     let world = template(encrypted);
     let repo = world.open("cache");
     let ids: Vec<_> = repo.refresh().unwrap().snapshots.into_iter().map(|(id, _)| id).collect();
@@ -254,7 +254,7 @@ fn the_power_goes() {
     }
 }
 
-fn calls_of(world: &World, objects: &Objects) -> Vec<Call> {
+pub fn calls_of(world: &World, objects: &Objects) -> Vec<Call> {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let noted = calls.clone();
     let hooked = Hooked::new(Memory::new(objects.clone()), move |_, call| {

@@ -4,7 +4,7 @@
 //! damage in what this backup reads, which is the bases of its deltas and the trees of its parent. What nothing reads (a chunk that has not changed, in a pack of the right
 //! size) is for a check to find; the next backup knows.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
@@ -12,11 +12,11 @@ use crate::format::snapshot::SnapshotRecord;
 use crate::id::PackId;
 use crate::progress::Monitor;
 use crate::repo::catalog::PackReading;
-use crate::repo::{Repository, WriteSession};
+use crate::repo::{Repository, Suspects, WriteSession};
 
 /// Packs that are not to be relied upon.
 pub(super) struct Doubts {
-    packs: Option<HashSet<PackId>>,
+    suspects: Option<Suspects>,
     /// What the session that runs has come upon.
     met: Arc<Mutex<BTreeSet<PackId>>>,
     /// Whether this is the last attempt after something has gone stale.
@@ -26,30 +26,30 @@ pub(super) struct Doubts {
 impl Doubts {
     /// Looks at the listing, before a refresh lets the catalog forget what is gone.
     pub(super) fn of(repo: &Repository) -> Result<Self> {
-        Ok(Doubts { packs: repo.suspect_packs()?, met: Arc::default(), is_last: false })
+        Ok(Doubts { suspects: repo.suspect_packs()?, met: Arc::default(), is_last: false })
     }
 
     /// Tells a new session; whether it has to be careful.
     pub(super) fn tell(&mut self, session: &mut WriteSession, parent: Option<&SnapshotRecord>) -> Result<bool> {
         let of_last: Vec<PackId> = self.met().into_iter().collect();
         if !of_last.is_empty() {
-            self.packs.get_or_insert_default().extend(of_last);
+            self.suspects.get_or_insert_default().packs.extend(of_last);
         }
         // Packs of the parent that nobody has are gone, or a prune has moved what was in them.
         let has_all = |record: &SnapshotRecord| session.repository().knows_all(record.packs.iter().map(|pack| pack.id));
-        if self.packs.is_none() && !parent.map_or(Ok(true), has_all)? {
-            self.packs = Some(HashSet::new());
+        if self.suspects.is_none() && !parent.map_or(Ok(true), has_all)? {
+            self.suspects = Some(Suspects::default());
         }
         self.met = session.reader().bad_packs();
-        if let Some(packs) = &self.packs {
-            session.distrust(packs.clone());
+        if let Some(suspects) = &self.suspects {
+            session.distrust(suspects.clone());
         }
-        Ok(self.packs.is_some())
+        Ok(self.suspects.is_some())
     }
 
     /// Whether the session has come upon damaged packs that it had relied upon. The catalog remembers them.
     pub(super) fn have_grown(&self, session: &WriteSession, now_ns: i64, monitor: &dyn Monitor) -> bool {
-        let known = |id: &PackId| self.packs.as_ref().is_some_and(|packs| packs.contains(id));
+        let known = |id: &PackId| self.suspects.as_ref().is_some_and(|suspects| suspects.packs.contains(id));
         let new: Vec<PackId> = self.met().into_iter().filter(|id| !known(id)).collect();
         for id in &new {
             monitor.warn(&format!("pack {id} is damaged: what this backup shares with it is stored anew; starting again"));
