@@ -73,6 +73,7 @@ pub(crate) enum Command {
     Dump(DumpArgs),
     Check(super::check::CheckArgs),
     Scrub(super::scrub::ScrubArgs),
+    Repair(super::repair::RepairArgs),
     Prune(PruneArgs),
     Forget(super::forget::ForgetArgs),
     Protect(super::mark::ProtectArgs),

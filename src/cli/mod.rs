@@ -16,6 +16,7 @@ mod output;
 mod passphrase;
 mod progress;
 mod prune;
+mod repair;
 mod restore;
 mod scrub;
 mod signals;
@@ -68,6 +69,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
         Command::Scrub(args) => scrub::run(&context, &args),
+        Command::Repair(args) => repair::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
         Command::Forget(args) => forget::run(&context, &args),
         Command::Protect(args) => mark::protect(&context, &args),

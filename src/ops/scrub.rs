@@ -98,6 +98,7 @@ fn code(kind: ObjectKind) -> &'static str {
         ObjectKind::Mark => "mark",
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstone",
+        ObjectKind::Quarantined => "quarantined",
     }
 }
 
@@ -108,7 +109,7 @@ fn scrub_record(backend: &dyn Backend, key: &ObjectKey) -> Option<Result<()>> {
         ObjectKey::Mark { id, .. } => (Kind::Mark, Some(*id.as_bytes())),
         ObjectKey::Forgotten(_) => (Kind::Forgotten, None),
         ObjectKey::Tombstone(_) => (Kind::Tombstone, None),
-        ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) => return None,
+        ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) | ObjectKey::Quarantined { .. } => return None,
     };
     let verify = |bytes: &[u8]| {
         if name.is_some_and(|name| *blake3::hash(bytes).as_bytes() != name) {

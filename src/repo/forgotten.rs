@@ -40,9 +40,14 @@ impl Repository {
             forgotten_ns,
             label: snapshot.source.label.get(..label_end.unwrap_or(0)).unwrap_or_default().to_string(),
         };
-        let stored = self.seal_record(Kind::Forgotten, &forgotten)?;
+        self.write_forgotten_record(&forgotten)
+    }
+
+    /// The same with everything that the record says.
+    pub(crate) fn write_forgotten_record(&self, forgotten: &ForgottenRecord) -> Result<()> {
+        let stored = self.seal_record(Kind::Forgotten, forgotten)?;
         let checksum = blake3::hash(&stored);
-        self.backend().write(&ObjectKey::Forgotten(*id), &[&stored, checksum.as_bytes()], WriteMode::Replace)
+        self.backend().write(&ObjectKey::Forgotten(forgotten.snapshot), &[&stored, checksum.as_bytes()], WriteMode::Replace)
     }
 
     /// The record of a forgotten snapshot; `None` if there is none.

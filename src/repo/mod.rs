@@ -7,6 +7,7 @@
 //! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
 //! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
+//! | repair | safe: a damaged pack is marked like those of a prune before it goes | safe: what can be read has been written anew before | safe: both mark, then look |
 
 pub mod catalog;
 
@@ -21,6 +22,7 @@ mod packer;
 mod places;
 mod private;
 mod reader;
+mod rebuild;
 mod refresh;
 mod repack;
 mod segments;
@@ -39,10 +41,12 @@ pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
+pub use rebuild::Rebuilt;
 pub use refresh::Refreshed;
 pub(crate) use refresh::{read_pack_from, read_record_from};
 pub(crate) use repack::Repacker;
-pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
+pub(crate) use segments::missing_is_damage;
+pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSession};
 pub use spool::{Held, Spool};
 pub(crate) use tree::read_node;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};

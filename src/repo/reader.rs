@@ -1,6 +1,6 @@
 //! Reading chunks back, verified. One reader serves restore, check, deltas and everything that looks inside.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -34,6 +34,8 @@ pub struct Reader {
     frames: Mutex<Cache<FramePlace, Arc<Vec<u8>>>>,
     decoders: Mutex<Vec<Decoder>>,
     decoded: AtomicU64,
+    /// Packs in which something did not turn out to be what was written.
+    bad_packs: Arc<Mutex<BTreeSet<PackId>>>,
 }
 
 /// The bytes of a chunk, in those of what holds it.
@@ -77,6 +79,7 @@ impl Reader {
             frames: Mutex::new(Cache::new(frames)),
             decoders: Mutex::new(Vec::new()),
             decoded: AtomicU64::new(0),
+            bad_packs: Arc::default(),
         }
     }
 
@@ -122,6 +125,11 @@ impl Reader {
     /// How many frames it has decoded, or tried to.
     pub fn decoded_frames(&self) -> u64 {
         self.decoded.load(Ordering::Relaxed)
+    }
+
+    /// The packs in which something that it has read was not what was written, up to now and from now on.
+    pub(crate) fn bad_packs(&self) -> Arc<Mutex<BTreeSet<PackId>>> {
+        Arc::clone(&self.bad_packs)
     }
 
     /// The plain bytes of a chunk, from the first of its copies that is whole.
@@ -202,6 +210,10 @@ impl Reader {
                 Ok(_) => failure = Some(damaged(copy, "its decoded bytes do not match its id")),
                 Err(error) => failure = Some(error),
             }
+        }
+        if failure.as_ref().is_some_and(Error::is_damage) {
+            // All of its bases are whole.
+            self.bad_packs.lock().unwrap_or_else(PoisonError::into_inner).insert(copy.pack());
         }
         Err(failure.unwrap_or_else(|| self.no_base(copy)))
     }

@@ -94,8 +94,12 @@ type Prepared<'c> = (usize, &'c NewChunk<'c>, Option<(Base, Vec<u8>)>);
 fn prepare<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind, threads: usize) -> Result<Vec<Prepared<'c>>> {
     let mut fresh = Vec::new();
     for (number, chunk) in chunks.iter().enumerate() {
-        let inherited = chunk.references.iter().any(|reference| reference.predecessor == Some(chunk.id));
+        let mut inherited = false;
+        for reference in &chunk.references {
+            inherited = inherited || session.inherits(reference.predecessor, &chunk.id)?;
+        }
         if !inherited && session.claim(&chunk.id) && !session.use_stored(&chunk.id)? {
+            session.heal(chunk)?;
             fresh.push((number, chunk));
         }
     }
@@ -219,7 +223,7 @@ impl<'s> ChunkWriter<'s> {
     /// Stores a chunk, `first` being what its first reference gives, unless it is not close and only close ones are wanted; whether it is stored.
     fn store(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<bool> {
         let NewChunk { id, plain, .. } = *new;
-        let best = self.best_delta(new, first, kind)?;
+        let best = if self.session.is_healed(&id) { None } else { self.best_delta(new, first, kind)? };
         let close = best.is_some() && self.is_clear(new);
         if kind == Kind::CloseChunk && !close {
             self.session.unclaim(&id);

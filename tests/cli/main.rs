@@ -9,6 +9,7 @@ mod json;
 mod passphrase;
 mod pipes;
 mod places;
+mod repair;
 mod select;
 mod signals;
 mod stats;

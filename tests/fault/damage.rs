@@ -44,6 +44,7 @@ pub fn path_of(key: &ObjectKey) -> PathBuf {
         ObjectKey::Mark { snapshot, id } => format!("marks/{snapshot}/{id}").into(),
         ObjectKey::Forgotten(id) => format!("forgotten/{id}").into(),
         ObjectKey::Tombstone(id) => format!("tombstones/{id}").into(),
+        ObjectKey::Quarantined { .. } => unreachable!(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod collect;
 mod content;
+mod doubts;
 mod landmarks;
 mod moved;
 mod pages;
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use self::collect::Failure;
+use self::doubts::Doubts;
 use self::moved::Content;
 use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
@@ -29,6 +31,8 @@ const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
 
 /// Bytes of chunks that are set aside in memory while writers wait.
 const SPOOL_MEMORY: usize = 16 << 20;
+/// How often a backup starts, at most: what is stored may turn out not to be what it was taken for.
+const ATTEMPTS: usize = 4;
 /// How many of the parent's streams a new one is compared with.
 const OLD_STREAMS_MAX: usize = 4;
 
@@ -62,6 +66,8 @@ pub struct BackupReport {
     pub capture_us: u64,
     /// Streams taken over without reading, by the rules of [`crate::source::sqlite`] and [`crate::source::files`].
     pub unchanged_streams: usize,
+    /// Chunks that were stored anew because their stored copies turned out damaged or gone. Older snapshots that share them are healed by that.
+    pub healed_chunks: u64,
 }
 
 /// Captures the source into a new snapshot.
@@ -69,25 +75,44 @@ pub struct BackupReport {
 /// # Errors
 /// Whatever the source says; [`Error::Backend`] when the repository cannot be written. There is no snapshot then.
 pub fn backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
-    match try_backup(repo, source, options, monitor) {
-        // The catalog was wrong about the repository (rolled back, pruned by another host): look at all of it and start again.
-        Err(Error::Stale { detail }) => {
-            monitor.warn(&format!("{detail}; starting again"));
-            repo.list_all_packs()?;
-            try_backup(repo, source, options, monitor)
+    let mut doubts = Doubts::of(repo)?;
+    for _ in 0..ATTEMPTS {
+        match try_backup(repo, source, options, &mut doubts, monitor) {
+            // The catalog was wrong about the repository (rolled back, pruned by another host): look at all of it and start again.
+            Err(Error::Stale { detail }) if !doubts.is_last => {
+                monitor.warn(&format!("{detail}; starting again"));
+                repo.list_all_packs()?;
+                doubts.is_last = true;
+            }
+            // Damage has come to light.
+            Ok(None) => {}
+            Ok(Some(report)) => return Ok(report),
+            Err(other) => return Err(other),
         }
-        other => other,
     }
+    Err(Error::Stale { detail: "more and more stored packs turn out damaged; run `icecore repair`".into() })
 }
 
-fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
+/// `None` if stored packs have turned out damaged on which something was built: they are among the doubts now.
+fn try_backup(
+    repo: &Repository,
+    source: &dyn Source,
+    options: &BackupOptions,
+    doubts: &mut Doubts,
+    monitor: &dyn Monitor,
+) -> Result<Option<BackupReport>> {
     let started = Instant::now();
     let refreshed = repo.refresh()?;
     refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
     let source_ref = identify(source.identity(), options);
     let parent = refreshed.snapshots.iter().rev().find(|(_, s)| s.source.id == source_ref.id && s.flags.is_empty());
-    let session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
-    let inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
+    let mut session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
+    let is_careful = doubts.tell(&mut session, parent.map(|(_, record)| record))?;
+    let mut inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
+    if is_careful {
+        // What is not read cannot be stored anew.
+        inherited.known.clear();
+    }
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());
@@ -109,6 +134,10 @@ fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, m
     intake.store_set_aside()?;
     let listing = intake.store_listing(&entries, inherited.listing)?;
     let keepers = intake.into_keepers();
+    if doubts.have_grown(&session, options.now_ns, monitor) {
+        return Ok(None);
+    }
+    let healed_chunks = session.healed_chunks();
     let source_id = source_ref.id;
     let draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
     monitor.phase("committing", None);
@@ -118,7 +147,13 @@ fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, m
         repo.drop_features(source_id, entries.into_iter().map(|entry| entry.name));
     }
     remember_stamps(repo, &committed.record, committed.id, report.stamps, monitor);
-    Ok(BackupReport { id: committed.id, record: committed.record, skipped: report.skipped, capture_us, unchanged_streams })
+    if healed_chunks > 0 {
+        monitor.warn(&format!(
+            "{healed_chunks} chunks were stored anew, as their stored copies are damaged or gone; `icecore repair` mends the rest"
+        ));
+    }
+    let (id, record, skipped) = (committed.id, committed.record, report.skipped);
+    Ok(Some(BackupReport { id, record, skipped, capture_us, unchanged_streams, healed_chunks }))
 }
 
 /// What the parent snapshot gives a new one.

@@ -115,7 +115,7 @@ impl Job<'_> {
             let mut place = offset;
             for (plain, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
                 let id = keys.chunk_id(plain);
-                let inherited = predecessor == Some(id);
+                let inherited = self.session.inherits(predecessor, &id)?;
                 self.sink.keep(place, plain, inherited);
                 if !inherited && !self.set_aside(writer, place, id, plain, predecessor)? {
                     changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] }));

@@ -122,6 +122,7 @@ fn read_section(
             Error::NotFound { .. } => drop(gone.insert(id)),
             error => {
                 bad.insert(id);
+                found.bad.packs.insert(id);
                 found.report.damage("pack", error)?;
             }
         }

@@ -10,13 +10,17 @@ mod subset;
 pub(crate) mod threads;
 
 use crate::error::{Error, Result};
+use crate::format::snapshot::SnapshotRecord;
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
 use crate::repo::Repository;
 
 pub(crate) use data::hash_pack;
 pub use marks::{CheckMarks, mark_found};
+pub(crate) use packs::BadCopies;
 pub(crate) use records::check_replicas;
+pub(crate) use records::check_snapshots;
+pub(crate) use streams::check_streams;
 pub use subset::Subset;
 
 /// How thoroughly to check.
@@ -156,6 +160,19 @@ impl CheckReport {
 /// # Errors
 /// Only what keeps it from checking at all; damage is in the report.
 pub fn check(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monitor) -> Result<CheckReport> {
+    Ok(survey(repo, options, monitor)?.report)
+}
+
+/// What a repair wants to know of a check.
+pub(crate) struct Survey {
+    pub(crate) report: CheckReport,
+    /// The snapshots that can be read.
+    pub(crate) snapshots: Vec<(SnapshotId, SnapshotRecord)>,
+    pub(crate) bad: BadCopies,
+}
+
+/// [`check`], with what it found besides its report.
+pub(crate) fn survey(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monitor) -> Result<Survey> {
     let mut report = CheckReport::default();
     monitor.phase("checking records", None);
     records::check_replicas(repo.backend(), &mut report)?;
@@ -165,5 +182,5 @@ pub fn check(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monito
     streams::check_streams(repo, &snapshots, &bad, monitor, &mut report)?;
     report.touched.sort();
     report.touched.dedup();
-    Ok(report)
+    Ok(Survey { report, snapshots, bad })
 }

@@ -24,15 +24,17 @@ const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
 /// Copies of chunks that cannot be used.
 #[derive(Default)]
-pub(super) struct BadCopies {
+pub(crate) struct BadCopies {
     /// Those that nobody else can find or that lack a base; deltas of them lack one too.
-    pub(super) lost: HashSet<CopyPlace>,
+    pub(crate) lost: HashSet<CopyPlace>,
     /// Those that were read and are damaged. Deltas of them were read as well: one that does not need the damaged bytes is whole.
-    pub(super) damaged: HashSet<CopyPlace>,
+    pub(crate) damaged: HashSet<CopyPlace>,
+    /// Packs that are listed and whose bytes, or tables, are not what was written.
+    pub(crate) packs: HashSet<PackId>,
 }
 
 impl BadCopies {
-    pub(super) fn contains(&self, place: &CopyPlace) -> bool {
+    pub(crate) fn contains(&self, place: &CopyPlace) -> bool {
         self.lost.contains(place) || self.damaged.contains(place)
     }
 }
@@ -163,6 +165,7 @@ fn check_tables(
         found.bad.lost.extend(result.lost);
         if !result.is_usable {
             unusable.insert(id);
+            found.bad.packs.extend(result.damage.is_some().then_some(id));
         }
         result.damage.map_or(Ok(()), |error| found.report.damage("pack", error))?;
     }

@@ -62,7 +62,7 @@ fn check_pair(
 }
 
 /// Reads every snapshot record from the repository itself.
-pub(super) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
+pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
     let mut snapshots = Vec::new();
     for info in repo.backend().list(ObjectKind::Snapshot)? {
         let ObjectKey::Snapshot(id) = info?.key else { continue };
