@@ -13,10 +13,11 @@ use icecore::ops::repair::{RepairOptions, RepairReport, execute, plan};
 use icecore::progress::Silent;
 use icecore::repo::Repository;
 
-use crate::crash::{after_the_cut, simulated, steps_and_outcomes};
+use crate::crash::{after_the_cut, count_steps, simulated};
 use crate::faults::{assert_clear, fates};
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
+use crate::proof::{self, DAMAGES, FAULTS};
 use crate::world::{Known, World, copy_tree, database_of, in_parallel, read_data, states};
 
 fn options(world: &World, from: bool) -> RepairOptions {
@@ -167,6 +168,7 @@ fn matrix(encrypted: bool) {
         healed.into_inner(),
         lost.into_inner()
     );
+    proof::count(&format!("repair of damage, encrypted {encrypted}"), &[(DAMAGES, cases.len())]);
 }
 
 #[test]
@@ -250,7 +252,7 @@ fn the_power_goes() {
                 resumed(&here, here.local(), &before, cache);
             });
         });
-        println!("repair: {}", steps_and_outcomes(steps.len()));
+        count_steps("repair", steps.len());
     }
 }
 
@@ -299,7 +301,8 @@ fn every_call_fails() {
         }
         resumed(&here, memory, &before, "cache");
     });
-    println!("repair: {} failing calls and deaths, {} of them told", cases.len(), told.into_inner());
+    println!("repair: {} of {} failing calls and deaths were told", told.into_inner(), cases.len());
+    proof::count("repair", &[(FAULTS, cases.len())]);
 }
 
 /// Calls that lie: whatever a repair takes for damaged, it deletes nothing that does not lie in quarantine.
@@ -335,5 +338,5 @@ fn lies_cost_nothing() {
             assert!(kept.contains(&content(bytes)), "{key} is gone");
         }
     });
-    println!("repair: {} lies", cases.len());
+    proof::count("calls lie to repair", &[(FAULTS, cases.len())]);
 }
