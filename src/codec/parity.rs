@@ -24,7 +24,7 @@ const DAMAGED_DESCRIPTORS_MAX: usize = 16;
 pub fn section(geometry: &Geometry, head: &[u8], tail: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::with_capacity(usize::try_from(geometry.section_len()).unwrap_or_default());
     let data = Data::new(geometry, head, tail)?;
-    let spare = if geometry.is_copy() { [head, tail].concat() } else { parity(geometry, &data)? };
+    let spare = if geometry.is_copy() { [tail, head].concat() } else { parity(geometry, &data)? };
     let mut table = Vec::with_capacity(usize::try_from(geometry.table_len()).unwrap_or_default());
     data.shards.iter().for_each(|shard| table.extend_from_slice(&checksum(shard)));
     if !geometry.is_copy() {

@@ -21,7 +21,7 @@ pub const SHARD_CHECKSUM_LEN: usize = 8;
 /// Parity shards start at multiples of it and are whole multiples of it long, in bytes: what disks lose is whole sectors.
 pub const PARITY_SECTOR_LEN: u32 = 4096;
 /// Bytes of a shard where there is a second copy: of each, one of the two has to be whole.
-pub const COPY_SHARD_LEN: u32 = 512;
+pub const COPY_SHARD_LEN: u32 = 256;
 /// The most data shards under a code: of a longer object the shards are longer. Bounds the work.
 pub const DATA_SHARDS_MAX: u32 = 4096;
 /// The fewest parity shards: a bad sector of a disk may touch two shards.
@@ -170,8 +170,9 @@ impl Geometry {
         let shard_len = u64::from(self.shard_len);
         match (self.is_copy(), number.checked_sub(self.head_shards())) {
             (false, _) => (self.spare_start() + number * shard_len, shard_len),
-            (true, None) => (self.spare_start() + number * shard_len, self.data_shard(number).1),
-            (true, Some(in_tail)) => (self.spare_start() + self.head_len + in_tail * shard_len, self.data_shard(number).1),
+            // The tail comes first: so each byte is as far from its copy as any other, and that is as far as can be.
+            (true, None) => (self.spare_start() + u64::from(self.tail_len) + number * shard_len, self.data_shard(number).1),
+            (true, Some(in_tail)) => (self.spare_start() + in_tail * shard_len, self.data_shard(number).1),
         }
     }
 

@@ -23,10 +23,12 @@ fn parts_follow_each_other_and_fill_the_object() {
             at = start + len;
         }
         assert!(tail_len == 0 || at == geometry.object_len());
+        let mut spares: Vec<(u64, u64)> = (0..geometry.spare_shards()).map(|number| geometry.spare_shard(number)).collect();
+        spares.sort_unstable();
         let mut spare = geometry.spare_start();
-        for number in 0..geometry.spare_shards() {
-            assert_eq!(geometry.spare_shard(number).0, spare);
-            spare += geometry.spare_shard(number).1;
+        for (start, len) in spares {
+            assert_eq!(start, spare);
+            spare += len;
         }
         assert_eq!(spare, geometry.second_table());
         assert_eq!(Geometry::decode(&geometry.encode()), Ok(geometry));
@@ -38,7 +40,7 @@ fn parts_follow_each_other_and_fill_the_object() {
         assert!(geometry.data_shards() <= DATA_SHARDS_MAX.into());
         assert!(geometry.spare_shards() >= PARITY_SHARDS_MIN.into());
         assert!(geometry.spare_shards() * 100 >= geometry.data_shards() * u64::from(percent));
-        assert!(geometry.section_len() < head_len + u64::from(tail_len) + 2 * (head_len + u64::from(tail_len)) / 64 + 256, "no more than a copy");
+        assert!(geometry.section_len() < head_len + u64::from(tail_len) + (head_len + u64::from(tail_len)) / 16 + 256, "no more than a copy");
     }
 }
 
@@ -69,7 +71,7 @@ fn descriptors_beyond_the_bounds_are_refused() {
         taken
     };
     assert!(takes(&descriptor(100_000, 80, 4096, 2, 0)));
-    assert!(takes(&descriptor(100_000, 80, 512, 0, 0)));
+    assert!(takes(&descriptor(100_000, 80, 256, 0, 0)));
     let refused = [
         (0, 80, 4096, 2, 0),
         (100_000, 80, 0, 2, 0),
@@ -83,7 +85,7 @@ fn descriptors_beyond_the_bounds_are_refused() {
         (100_000, 80, 0xffff_f000, 2, 0),
         (1 << 26, 80, 4096, 2, 0),
         (PROTECTED_LEN_MAX, 0, 1 << 20, 2, 0),
-        (u64::MAX, u32::MAX, 512, 0, 0),
+        (u64::MAX, u32::MAX, 256, 0, 0),
         (u64::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX),
     ];
     for (head_len, tail_len, shard_len, parity_shards, zero) in refused {
