@@ -87,7 +87,8 @@ fn geometries(damaged: &[u8]) -> Vec<Geometry> {
 
 /// Puts right the data shards that do not have their checksums, if enough is whole.
 fn restore_data(geometry: &Geometry, object: &mut [u8]) -> Option<()> {
-    let is_whole: Vec<bool> = (0..geometry.data_shards()).map(|number| has_checksum(geometry, object, number, geometry.data_shard(number))).collect();
+    let is_whole: Vec<bool> =
+        (0..geometry.data_shards()).map(|number| has_checksum(geometry, object, number, geometry.data_shard(number))).collect();
     let bad: Vec<u64> = (0..).zip(&is_whole).filter(|(_, whole)| !**whole).map(|(number, _)| number).collect();
     if bad.is_empty() {
         return Some(());

@@ -40,7 +40,10 @@ fn parts_follow_each_other_and_fill_the_object() {
         assert!(geometry.data_shards() <= DATA_SHARDS_MAX.into());
         assert!(geometry.spare_shards() >= PARITY_SHARDS_MIN.into());
         assert!(geometry.spare_shards() * 100 >= geometry.data_shards() * u64::from(percent));
-        assert!(geometry.section_len() < head_len + u64::from(tail_len) + (head_len + u64::from(tail_len)) / 16 + 256, "no more than a copy");
+        assert!(
+            geometry.section_len() < head_len + u64::from(tail_len) + (head_len + u64::from(tail_len)) / 16 + 256,
+            "no more than a copy"
+        );
     }
 }
 
@@ -89,7 +92,10 @@ fn descriptors_beyond_the_bounds_are_refused() {
         (u64::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX),
     ];
     for (head_len, tail_len, shard_len, parity_shards, zero) in refused {
-        assert!(!takes(&descriptor(head_len, tail_len, shard_len, parity_shards, zero)), "{head_len} {tail_len} {shard_len} {parity_shards}");
+        assert!(
+            !takes(&descriptor(head_len, tail_len, shard_len, parity_shards, zero)),
+            "{head_len} {tail_len} {shard_len} {parity_shards}"
+        );
     }
 }
 

@@ -76,10 +76,15 @@ fn a_burst_is_healed_wherever_it_is() {
     let (mut random, objects) = objects(13);
     for object in &objects {
         let geometry = &object.geometry;
-        let burst = if geometry.is_copy() { geometry.spare_len().saturating_sub(geometry.shard_len().into()).max(48) } else { (geometry.spare_shards() - 1) * u64::from(geometry.shard_len()) };
+        let burst = if geometry.is_copy() {
+            geometry.spare_len().saturating_sub(geometry.shard_len().into()).max(48)
+        } else {
+            (geometry.spare_shards() - 1) * u64::from(geometry.shard_len())
+        };
         let mut starts: Vec<usize> = (0..rounds(object)).map(|_| random.below(object.bytes.len())).collect();
         // Where head, tables, parity and tail meet.
-        let edges = [geometry.head_len(), geometry.first_table(), geometry.spare_start(), geometry.second_table(), geometry.second_descriptor()];
+        let edges =
+            [geometry.head_len(), geometry.first_table(), geometry.spare_start(), geometry.second_table(), geometry.second_descriptor()];
         let around = |edge: u64| [edge.saturating_sub(burst - 1), edge.saturating_sub(burst / 2), edge.saturating_sub(1), edge];
         starts.extend(edges.into_iter().flat_map(around).map(|start| start as usize));
         starts.extend([0, object.bytes.len() - burst as usize]);
@@ -139,7 +144,8 @@ fn every_flip_and_every_cut_of_small_objects() {
             healed += usize::from(object.heal(&object.bytes[..len]).is_some());
         }
         // What is cut off is a burst at the end.
-        let sure = if object.geometry.is_copy() { object.geometry.spare_len() - 256.min(object.geometry.spare_len()) } else { 4096 } as usize;
+        let sure =
+            if object.geometry.is_copy() { object.geometry.spare_len() - 256.min(object.geometry.spare_len()) } else { 4096 } as usize;
         assert!(healed >= sure / every, "{healed} of {cuts}");
         for more in [1, 100, 5000] {
             let longer = [&object.bytes[..], &random.bytes(more)].concat();
