@@ -22,6 +22,7 @@ use crate::format::mark::FORGOTTEN_CHECKSUM_LEN;
 use crate::format::parity::{Geometry, PARITY_SECTOR_LEN, PROTECTED_LEN_MAX, record_len};
 use crate::format::{Kind, Malformed, ObjectHeader};
 use crate::id::PackId;
+use crate::progress::Monitor;
 
 /// Bytes of healed packs that stay in memory.
 const HEALED_BUDGET: usize = 32 << 20;
@@ -91,7 +92,7 @@ pub fn heal_record(key: &ObjectKey, damaged: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Whether these are the bytes that were written under this key.
-fn is_whole(key: &ObjectKey, bytes: &[u8], has_parity: bool) -> bool {
+pub(crate) fn is_whole(key: &ObjectKey, bytes: &[u8], has_parity: bool) -> bool {
     let name = match key {
         ObjectKey::Pack(id) => id.as_bytes(),
         ObjectKey::Snapshot(id) | ObjectKey::Pending(id) => id.as_bytes(),
@@ -116,7 +117,7 @@ fn unnamed_record(bytes: &[u8], has_parity: bool) -> Option<&[u8]> {
 }
 
 /// Whether a forgotten record ends with the checksum of what is before it.
-pub(crate) fn has_own_checksum(record: &[u8]) -> bool {
+fn has_own_checksum(record: &[u8]) -> bool {
     record.split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>().is_some_and(|(record, sum)| blake3::hash(record).as_bytes() == sum)
 }
 
@@ -203,6 +204,15 @@ impl Repository {
     /// The damaged objects that were healed in memory by reading since the repository was opened. They are damaged still.
     pub fn healed_objects(&self) -> Vec<ObjectKey> {
         self.inner.healed.state().objects.iter().copied().collect()
+    }
+
+    /// Tells of the objects that were healed in memory, if there are any.
+    pub fn warn_of_healed(&self, monitor: &dyn Monitor) {
+        let healed = self.healed_objects();
+        if let Some(first) = healed.first() {
+            let others = if healed.len() > 1 { format!(" and {} more objects are", healed.len() - 1) } else { " is".into() };
+            monitor.warn(&format!("{first}{others} damaged and was read with the help of parity: `icecore repair` puts that right"));
+        }
     }
 
     /// Remembers that a damaged object was healed in memory.

@@ -34,7 +34,7 @@ mod writer;
 pub(crate) use cache::Cache;
 pub use features::{FeatureKeeper, KeptFeatures};
 pub use forgotten::ForgottenList;
-pub(crate) use heal::has_own_checksum;
+pub(crate) use heal::is_whole;
 pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
 pub use locate::{CopyPlace, StoredCopy};
 pub(crate) use locate::{FramePlace, PackTable};

@@ -141,6 +141,7 @@ impl Repository {
 
     /// Makes the catalog's packs those that are listed. Gives what cannot be read of them.
     pub fn list_all_packs(&self) -> Result<Vec<Error>> {
+        self.inner.healed.look_again();
         self.on_catalog(|local| self.list_packs_into(local))
     }
 
@@ -200,7 +201,8 @@ impl Repository {
         healed.map_or(Err(error), |bytes| read(&bytes))
     }
 
-    fn trailer_in(&self, id: PackId, bytes: &[u8]) -> Result<PackRef> {
+    /// Where the trailer is, in the bytes of a whole pack.
+    pub(crate) fn trailer_in(&self, id: PackId, bytes: &[u8]) -> Result<PackRef> {
         let object = ObjectKey::Pack(id);
         let size = bytes.len() as u64;
         let footer = bytes.last_chunk::<FOOTER_LEN>().ok_or_else(|| Error::corrupt(object.to_string(), "it ends too early"))?;
