@@ -105,7 +105,8 @@ fn without_parity_nothing_of_it_is_stored() {
 /// Two flips in every object at once: header, middle, end; a machine that knows nothing restores, and check and scrub name each object.
 #[test]
 fn every_object_is_damaged_and_everything_restores() {
-    for (encrypted, places) in [(true, [3, 5000]), (false, [100, usize::MAX / 2]), (true, [usize::MAX, usize::MAX - 70]), (false, [60, 20_000])]
+    for (encrypted, places) in
+        [(true, [3, 5000]), (false, [100, usize::MAX / 2]), (true, [usize::MAX, usize::MAX - 70]), (false, [60, 20_000])]
     {
         let scene = scene(encrypted, 3000);
         let repo = scene.anew(0);
