@@ -33,9 +33,17 @@ impl Icecore {
     /// # Errors
     /// What `icecore init` says.
     pub fn init(dir: &Path) -> Result<Self> {
+        Self::init_with(dir, &[])
+    }
+
+    /// The same with more arguments of `init`.
+    ///
+    /// # Errors
+    /// What `icecore init` says.
+    pub fn init_with(dir: &Path, args: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let icecore = Icecore { dir: dir.to_path_buf() };
-        icecore.run(["init"])?;
+        icecore.run([&["init"], args].concat())?;
         Ok(icecore)
     }
 

@@ -28,10 +28,7 @@ use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId, from_hex, to_hex};
 
 /// The directories of a repository, each for one kind of object.
-const DIRECTORIES: [&str; 7] = ["forgotten", "keys", "marks", "packs", "pending", "snapshots", "tombstones"];
-
-/// The directory of what a repair has set aside; made when there is something.
-const QUARANTINE: &str = "quarantine";
+const DIRECTORIES: [&str; 8] = ["forgotten", "keys", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
 
 /// What the name of a second copy ends with.
 const SECOND: &str = ".copy";
@@ -187,7 +184,6 @@ impl LocalBackend {
         match key {
             ObjectKey::Pack(id) => self.prepare_shard(id)?,
             ObjectKey::Mark { .. } => self.prepare_below(&self.root.join("marks"), &directory)?,
-            ObjectKey::Quarantined { .. } => self.prepare_below(&self.root, &directory)?,
             _ => {}
         }
         let temporary = directory.join(temporary_name()?);
@@ -358,9 +354,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     }
     for entry in entries {
         let name = entry.map_err(failed("list", path))?.file_name();
-        let ours = name
-            .to_str()
-            .is_some_and(|name| DIRECTORIES.contains(&name) || name == QUARANTINE || name.starts_with(TEMPORARY) || name == "lost+found");
+        let ours = name.to_str().is_some_and(|name| DIRECTORIES.contains(&name) || name.starts_with(TEMPORARY) || name == "lost+found");
         if !ours {
             let detail = format!("holds {name:?} and no repository; choose a new or an empty directory");
             return Err(Error::destination(path, detail));
@@ -379,7 +373,7 @@ fn directory_name(kind: ObjectKind) -> &'static str {
         ObjectKind::Mark => "marks",
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstones",
-        ObjectKind::Quarantined => QUARANTINE,
+        ObjectKind::Quarantined => "quarantine",
     }
 }
 

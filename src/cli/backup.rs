@@ -72,6 +72,7 @@ fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<
     let repo = context.open()?;
     let progress = context.progress();
     let report = backup(&repo, source, &options, &progress)?;
+    repo.warn_of_healed(&progress);
     drop(progress);
     let done = Done::of(&report, repo.key_derivation().as_micros() as u64);
     context.output.report(&done, Done::text)?;

@@ -39,7 +39,7 @@ pub(crate) struct RepairArgs {
 /// What `icecore repair --help` ends with.
 const HELP: &str = "\
 Every stored byte is read first, as by `check --read-data`: what is not known to be damaged cannot be mended. Then, what is damaged is healed from
-second copies, from other copies of the same chunks, and from the files given with --from, of which the content decides; what is whole in
+second copies, from parity, from other copies of the same chunks, and from the files given with --from, of which the content decides; what is whole in
 damaged packs is written anew; damaged packs and records go to `quarantine` in the repository, and nothing is deleted that does not lie there. Snapshots that
 have lost something are marked as damaged and keep the streams that are whole; all others are as before. Backups and prunes may run meanwhile.
 
@@ -58,6 +58,7 @@ struct PlanView {
     findings: Vec<FindingView>,
     touched: Vec<TouchedView>,
     packs: Vec<PackView>,
+    healable: Vec<String>,
     records: Vec<String>,
     copies: Vec<String>,
     missing_chunks: u64,
@@ -85,7 +86,7 @@ struct TouchedView {
 #[derive(Serialize)]
 struct Done {
     plan: PlanView,
-    healed_packs: Vec<String>,
+    healed: Vec<String>,
     rewritten_copies: Vec<String>,
     relisted_snapshots: Vec<RelistedView>,
     chunks_from_copies: u64,
@@ -177,6 +178,7 @@ impl PlanView {
             findings: plan.report.findings.iter().map(FindingView::of).collect(),
             touched: plan.report.touched.iter().map(TouchedView::of).collect(),
             packs: plan.packs.iter().map(pack).collect(),
+            healable: names(&plan.healable),
             records: names(&plan.records),
             copies: names(&plan.copies),
             missing_chunks: plan.missing_chunks,
@@ -186,6 +188,7 @@ impl PlanView {
     fn text(&self) -> String {
         let mut text = findings_table(&self.findings);
         self.copies.iter().for_each(|copy| text.push_str(&format!("to be written again  {copy}\n")));
+        self.healable.iter().for_each(|object| text.push_str(&format!("to be healed         {object}\n")));
         for pack in &self.packs {
             let (whole, bad) = (count(pack.whole_chunks, "whole chunk"), count(pack.bad_chunks, "bad one"));
             text.push_str(&format!("to be replaced       pack {}: {whole}, {bad}\n", pack.pack));
@@ -214,7 +217,7 @@ impl Done {
         };
         Done {
             plan,
-            healed_packs: report.healed_packs.iter().map(ToString::to_string).collect(),
+            healed: names(&report.healed),
             rewritten_copies: names(&report.copies),
             relisted_snapshots: report.reissued.iter().map(relisted).collect(),
             chunks_from_copies: report.from_copies,
@@ -233,7 +236,7 @@ impl Done {
     fn text(&self) -> String {
         let mut text = self.plan.text();
         let healed = [
-            (self.healed_packs.len() as u64, "pack healed by its own parity"),
+            (self.healed.len() as u64, "object healed by its own parity or second copy"),
             (self.rewritten_copies.len() as u64, "second copy written again"),
             (self.chunks_from_copies, "chunk healed from another copy"),
             (self.chunks_from_files, "chunk healed from files"),

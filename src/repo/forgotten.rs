@@ -47,7 +47,8 @@ impl Repository {
     pub(crate) fn write_forgotten_record(&self, forgotten: &ForgottenRecord) -> Result<()> {
         let stored = self.seal_record(Kind::Forgotten, forgotten)?;
         let checksum = blake3::hash(&stored);
-        self.backend().write(&ObjectKey::Forgotten(forgotten.snapshot), &[&stored, checksum.as_bytes()], WriteMode::Replace)
+        let stored = self.with_copy([&stored[..], checksum.as_bytes()].concat())?;
+        self.backend().write(&ObjectKey::Forgotten(forgotten.snapshot), &[&stored], WriteMode::Replace)
     }
 
     /// The record of a forgotten snapshot; `None` if there is none.
@@ -57,8 +58,11 @@ impl Repository {
     pub fn read_forgotten(&self, id: &SnapshotId) -> Result<Option<ForgottenRecord>> {
         let object = ObjectKey::Forgotten(*id);
         let corrupt = |detail: &str| Error::corrupt(object.to_string(), detail);
-        let read = self.backend().read_if_there(&object, MARK_LEN_MAX as u64).map_err(|error| missing_is_damage(error, &object))?;
-        let Some(bytes) = read else { return Ok(None) };
+        let read = self
+            .backend()
+            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .map_err(|error| missing_is_damage(error, &object))?;
+        let Some(bytes) = read.map(|stored| self.without_copy(&object, stored)).transpose()? else { return Ok(None) };
         let (stored, checksum) = bytes
             .split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>()
             .map(|(stored, sum)| (stored, *sum))

@@ -6,6 +6,7 @@ mod codes;
 mod files;
 mod forget;
 mod json;
+mod parity;
 mod passphrase;
 mod pipes;
 mod places;

@@ -184,10 +184,10 @@ pub fn init(path: &Path, encrypted: bool, page_chunk_len: Option<u32>, disk: Arc
     let backend = LocalBackend::create(path, disk)?;
     let Some(page_chunk_len) = page_chunk_len else {
         let passphrase = encrypted.then(|| zeroize::Zeroizing::new(String::from_utf8(PASSPHRASE.to_vec()).unwrap()));
-        let options = icecore::repo::InitOptions { passphrase, cost: CHEAP };
+        let options = icecore::repo::InitOptions { passphrase, cost: CHEAP, parity_percent: 0 };
         return Repository::init(&backend, &options).map(drop);
     };
-    let config = Config { repository: RepositoryId([7; 32]), encrypted, page_chunk_len, content_chunk_len: 64 << 10 };
+    let config = Config { repository: RepositoryId([7; 32]), encrypted, page_chunk_len, content_chunk_len: 64 << 10, parity_percent: 0 };
     let bytes = config.encode().unwrap();
     if encrypted {
         let payload = KeyPayload { master: [9; 32], config_hash: *blake3::hash(&bytes).as_bytes(), config: config.clone() };

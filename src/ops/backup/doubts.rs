@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::backend::ObjectKey;
 use crate::error::Result;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::PackId;
@@ -47,17 +48,20 @@ impl Doubts {
         Ok(self.suspects.is_some())
     }
 
-    /// Whether the session has come upon damaged packs that it had relied upon. The catalog remembers them.
-    pub(super) fn have_grown(&self, session: &WriteSession, now_ns: i64, monitor: &dyn Monitor) -> bool {
+    /// Whether the session has come upon damaged packs that it had relied upon. The catalog remembers them. One that has just gone is for the commit to notice.
+    pub(super) fn have_grown(&self, session: &WriteSession, now_ns: i64, monitor: &dyn Monitor) -> Result<bool> {
         let known = |id: &PackId| self.suspects.as_ref().is_some_and(|suspects| suspects.packs.contains(id));
-        let new: Vec<PackId> = self.met().into_iter().filter(|id| !known(id)).collect();
+        let mut new: Vec<PackId> = Vec::new();
+        for id in self.met().into_iter().filter(|id| !known(id)) {
+            new.extend(session.repository().backend().stat(&ObjectKey::Pack(id))?.map(|_| id));
+        }
         for id in &new {
             monitor.warn(&format!("pack {id} is damaged: what this backup shares with it is stored anew; starting again"));
         }
         let readings: Vec<_> = new.iter().map(|id| (*id, PackReading { time_ns: now_ns, is_sound: false })).collect();
         // Only saves finding it again.
         let _ = session.repository().catalog().put_readings(&readings);
-        !new.is_empty()
+        Ok(!new.is_empty())
     }
 
     fn met(&self) -> BTreeSet<PackId> {

@@ -134,7 +134,7 @@ fn try_backup(
     intake.store_set_aside()?;
     let listing = intake.store_listing(&entries, inherited.listing)?;
     let keepers = intake.into_keepers();
-    if doubts.have_grown(&session, options.now_ns, monitor) {
+    if doubts.have_grown(&session, options.now_ns, monitor)? {
         return Ok(None);
     }
     let healed_chunks = session.healed_chunks();

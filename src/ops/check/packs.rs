@@ -167,7 +167,8 @@ fn check_tables(
             unusable.insert(id);
             found.bad.packs.extend(result.damage.is_some().then_some(id));
         }
-        result.damage.map_or(Ok(()), |error| found.report.damage("pack", error))?;
+        let code = if result.is_healable { "pack-healable" } else { "pack" };
+        result.damage.map_or(Ok(()), |error| found.report.damage(code, error))?;
     }
     Ok(unusable)
 }
@@ -177,6 +178,8 @@ fn check_tables(
 struct TableResult {
     damage: Option<Error>,
     is_usable: bool,
+    /// Its table cannot be used as it is stored, but the pack can be healed.
+    is_healable: bool,
     lost: Vec<CopyPlace>,
     chunks: u64,
 }
@@ -197,7 +200,10 @@ fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Resul
             result.lost = copies.iter().map(StoredCopy::place).collect();
             return Ok(result);
         }
-        Err(error) if is_finding(&error) => result.damage = Some(error),
+        Err(error) if is_finding(&error) => {
+            result.damage = Some(error);
+            result.is_healable = healed_table(repo, id)?.is_some_and(|healed| known.as_ref() == Some(&healed));
+        }
         Err(error) => return Err(error),
         Ok(_) if !table_matches => {
             result.damage = Some(Error::corrupt(ObjectKey::Pack(id).to_string(), "the local catalog had another table for it"));
@@ -205,12 +211,19 @@ fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Resul
         Ok(_) => result.is_usable = true,
     }
     result.chunks = copies.len() as u64;
-    result.lost = match (result.is_usable, is_read) {
+    result.lost = match (result.is_usable || result.is_healable, is_read && result.is_usable) {
         (false, _) => copies.iter().map(StoredCopy::place).collect(),
         (true, true) => Vec::new(),
         (true, false) => lacking_bases(repo, &copies, &|_| true)?,
     };
     Ok(result)
+}
+
+/// The table of a damaged pack, as it was before; `None` if it cannot be healed.
+fn healed_table(repo: &Repository, id: PackId) -> Result<Option<Vec<u8>>> {
+    let Some(healed) = repo.healed_pack(&id)? else { return Ok(None) };
+    let table = repo.trailer_in(id, &healed).and_then(|pack| repo.table_in(&pack, &healed));
+    Ok(table.ok().map(|(bytes, _)| bytes))
 }
 
 /// The copies among these that lack a base, of the copies that count.

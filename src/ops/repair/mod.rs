@@ -20,13 +20,13 @@ mod run;
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
-use crate::backend::ObjectKey;
+use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::Result;
 use crate::id::{PackId, SnapshotId};
 use crate::ops::check::{CheckOptions, CheckReport, Subset, Touched, survey};
 use crate::ops::mark::Author;
 use crate::progress::Monitor;
-use crate::repo::{CopyPlace, Rebuilt, Repository};
+use crate::repo::{CopyPlace, Health, Rebuilt, Repository};
 
 use self::heal::Sick;
 use self::run::Run;
@@ -63,8 +63,10 @@ pub struct BadPack {
 pub struct RepairPlan {
     /// What is damaged, as a check reports it.
     pub report: CheckReport,
-    /// Packs that are healed, or set aside after what is whole in them was written anew.
+    /// Packs that are set aside after what is whole in them was written anew.
     pub packs: Vec<BadPack>,
+    /// Damaged objects that are healed by what they carry for that, and written again under their own names.
+    pub healable: Vec<ObjectKey>,
     /// Damaged records that are set aside.
     pub records: Vec<ObjectKey>,
     /// Second copies that are written again from the whole one.
@@ -78,6 +80,7 @@ impl RepairPlan {
     /// Whether there is anything to be done.
     pub fn is_empty(&self) -> bool {
         self.packs.is_empty()
+            && self.healable.is_empty()
             && self.records.is_empty()
             && self.copies.is_empty()
             && self.missing_chunks == 0
@@ -88,8 +91,8 @@ impl RepairPlan {
 /// What a repair did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RepairReport {
-    /// Packs that have healed themselves, under their own names.
-    pub healed_packs: Vec<PackId>,
+    /// Objects that were healed by their own parity, or second copy, under their own names.
+    pub healed: Vec<ObjectKey>,
     /// Second copies that were written again.
     pub copies: Vec<ObjectKey>,
     /// Snapshots whose records were damaged and known to the local catalog: the id that was set aside, and the one under which it is listed now.
@@ -146,16 +149,44 @@ pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -
     let mut sick = Sick { dead, at_fault: survey.bad.packs.iter().copied().collect::<BTreeSet<PackId>>() };
     sick.look_again(repo)?;
     sick.find_forged(repo)?;
-    let missing = sick.wanted(repo, &survey.snapshots, monitor)?;
+    let healable = healable(repo, &sick)?;
+    let mends: BTreeSet<PackId> = healable.iter().filter_map(|key| if let ObjectKey::Pack(id) = key { Some(*id) } else { None }).collect();
+    let after = Sick {
+        dead: sick.dead.iter().filter(|place| !mends.contains(&place.pack())).copied().collect(),
+        at_fault: sick.at_fault.difference(&mends).copied().collect(),
+    };
+    let missing = after.wanted(repo, &survey.snapshots, monitor)?;
     let mut packs = Vec::new();
-    for id in &sick.at_fault {
+    for id in &after.at_fault {
         let copies = repo.copies_in(id)?;
         let bad = copies.iter().filter(|copy| sick.dead.contains(&copy.place())).count() as u64;
         packs.push(BadPack { id: *id, whole_chunks: copies.len() as u64 - bad, bad_chunks: bad });
     }
     let records = records::damaged(repo)?;
     let copies = replicas::to_mend(repo)?.into_iter().map(|(key, _)| key).collect();
-    Ok(RepairPlan { report: survey.report, packs, records, copies, missing_chunks: missing.len() as u64, sick })
+    Ok(RepairPlan { report: survey.report, packs, healable, records, copies, missing_chunks: missing.len() as u64, sick })
+}
+
+/// What is damaged and carries enough to be made good.
+fn healable(repo: &Repository, sick: &Sick) -> Result<Vec<ObjectKey>> {
+    if !repo.has_parity() {
+        return Ok(Vec::new());
+    }
+    let mut keys: BTreeSet<ObjectKey> = sick.at_fault.iter().map(|id| ObjectKey::Pack(*id)).chain(repo.healed_objects()).collect();
+    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone] {
+        for info in repo.backend().list(kind)? {
+            keys.insert(info?.key);
+        }
+    }
+    let mut healable = Vec::new();
+    for key in keys {
+        // What is stored twice is written again from the copy that is this repository's.
+        let is_copy = matches!(key, ObjectKey::Config(_) | ObjectKey::Key(..));
+        if !is_copy && matches!(repo.health(&key)?, Health::Healable(_)) {
+            healable.push(key);
+        }
+    }
+    Ok(healable)
 }
 
 /// Carries a plan out. What has changed since is looked at again before it is touched.
