@@ -9,6 +9,7 @@
 //! | mark on a snapshot | `marks/<snapshot>/<id>` |
 //! | what stays of a forgotten snapshot | `forgotten/<id>` |
 //! | tombstone | `tombstones/<id>` |
+//! | what a repair has set aside | `quarantine/<word>-<id>-<content>` |
 //!
 //! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
 //! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
@@ -22,12 +23,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::disk::Disk;
-use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, WriteMode};
+use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
 use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId, from_hex, to_hex};
 
 /// The directories of a repository, each for one kind of object.
-const DIRECTORIES: [&str; 7] = ["forgotten", "keys", "marks", "packs", "pending", "snapshots", "tombstones"];
+const DIRECTORIES: [&str; 8] = ["forgotten", "keys", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
 
 /// What the name of a second copy ends with.
 const SECOND: &str = ".copy";
@@ -111,9 +112,12 @@ impl LocalBackend {
             ObjectKey::Config(_) => self.root.clone(),
             ObjectKey::Pack(id) => self.root.join("packs").join(shard_name(id)),
             ObjectKey::Mark { snapshot, .. } => self.root.join("marks").join(snapshot.to_string()),
-            ObjectKey::Key(..) | ObjectKey::Pending(_) | ObjectKey::Snapshot(_) | ObjectKey::Forgotten(_) | ObjectKey::Tombstone(_) => {
-                self.root.join(directory_name(key.kind()))
-            }
+            ObjectKey::Key(..)
+            | ObjectKey::Pending(_)
+            | ObjectKey::Snapshot(_)
+            | ObjectKey::Forgotten(_)
+            | ObjectKey::Tombstone(_)
+            | ObjectKey::Quarantined { .. } => self.root.join(directory_name(key.kind())),
         }
     }
 
@@ -243,7 +247,12 @@ impl Backend for LocalBackend {
                 })))
             }
             ObjectKind::Pack | ObjectKind::Mark => Ok(Box::new(self.list_below(kind).map_err(failed("list", &directory))?)),
-            ObjectKind::Key | ObjectKind::Pending | ObjectKind::Snapshot | ObjectKind::Forgotten | ObjectKind::Tombstone => {
+            ObjectKind::Key
+            | ObjectKind::Pending
+            | ObjectKind::Snapshot
+            | ObjectKind::Forgotten
+            | ObjectKind::Tombstone
+            | ObjectKind::Quarantined => {
                 let entries = self.entries(&directory).map_err(failed("list", &directory))?;
                 Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind))))
             }
@@ -364,6 +373,7 @@ fn directory_name(kind: ObjectKind) -> &'static str {
         ObjectKind::Mark => "marks",
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstones",
+        ObjectKind::Quarantined => "quarantine",
     }
 }
 
@@ -388,6 +398,7 @@ fn file_name(key: &ObjectKey) -> String {
         ObjectKey::Pack(id) | ObjectKey::Tombstone(id) => id.to_string(),
         ObjectKey::Pending(id) | ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) => id.to_string(),
         ObjectKey::Mark { id, .. } => id.to_string(),
+        ObjectKey::Quarantined { kind, id, content } => format!("{}-{}-{content}", kind.word(), to_hex(id)),
     }
 }
 
@@ -408,6 +419,12 @@ fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Option<ObjectKe
         }
         ObjectKind::Forgotten => Some(ObjectKey::Forgotten(name.parse().ok()?)),
         ObjectKind::Tombstone => Some(ObjectKey::Tombstone(name.parse().ok()?)),
+        ObjectKind::Quarantined => {
+            let (word, ids) = name.split_once('-')?;
+            let (id, content) = ids.split_once('-')?;
+            let kind = SetAside::ALL.into_iter().find(|kind| kind.word() == word)?;
+            Some(ObjectKey::Quarantined { kind, id: from_hex(id)?.try_into().ok()?, content: content.parse().ok()? })
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::id::{KeyId, MarkId, PackId, SnapshotId};
+use crate::id::{ContentId, ID_LEN, KeyId, MarkId, PackId, SnapshotId};
 
 pub use local::LocalBackend;
 
@@ -44,6 +44,43 @@ pub enum ObjectKey {
     Forgotten(SnapshotId),
     /// Prune's mark on a pack that it means to delete.
     Tombstone(PackId),
+    /// A damaged object that a repair has set aside, as it was found.
+    Quarantined {
+        /// What it was.
+        kind: SetAside,
+        /// The name that it had.
+        id: [u8; ID_LEN],
+        /// Its bytes: an object may be set aside more than once, with other damage.
+        content: ContentId,
+    },
+}
+
+/// The kinds of objects that a repair sets aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetAside {
+    /// [`ObjectKey::Pack`]
+    Pack,
+    /// [`ObjectKey::Snapshot`]
+    Snapshot,
+    /// [`ObjectKey::Mark`]
+    Mark,
+    /// [`ObjectKey::Forgotten`]
+    Forgotten,
+}
+
+impl SetAside {
+    /// All kinds.
+    pub const ALL: [SetAside; 4] = [SetAside::Pack, SetAside::Snapshot, SetAside::Mark, SetAside::Forgotten];
+
+    /// The word in the object's name.
+    pub fn word(self) -> &'static str {
+        match self {
+            SetAside::Pack => "pack",
+            SetAside::Snapshot => "snapshot",
+            SetAside::Mark => "mark",
+            SetAside::Forgotten => "forgotten",
+        }
+    }
 }
 
 /// The kinds of objects, as far as they can be listed.
@@ -65,11 +102,13 @@ pub enum ObjectKind {
     Forgotten,
     /// [`ObjectKey::Tombstone`]
     Tombstone,
+    /// [`ObjectKey::Quarantined`]
+    Quarantined,
 }
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [ObjectKind; 8] = [
+    pub const ALL: [ObjectKind; 9] = [
         ObjectKind::Config,
         ObjectKind::Key,
         ObjectKind::Pack,
@@ -78,6 +117,7 @@ impl ObjectKind {
         ObjectKind::Mark,
         ObjectKind::Forgotten,
         ObjectKind::Tombstone,
+        ObjectKind::Quarantined,
     ];
 }
 
@@ -93,6 +133,7 @@ impl ObjectKey {
             ObjectKey::Mark { .. } => ObjectKind::Mark,
             ObjectKey::Forgotten(_) => ObjectKind::Forgotten,
             ObjectKey::Tombstone(_) => ObjectKind::Tombstone,
+            ObjectKey::Quarantined { .. } => ObjectKind::Quarantined,
         }
     }
 }
@@ -110,6 +151,7 @@ impl std::fmt::Display for ObjectKey {
             ObjectKey::Mark { snapshot, id } => write!(f, "mark {} of snapshot {snapshot}", id.short()),
             ObjectKey::Forgotten(id) => write!(f, "record of forgotten snapshot {id}"),
             ObjectKey::Tombstone(id) => write!(f, "tombstone of pack {id}"),
+            ObjectKey::Quarantined { kind, id, .. } => write!(f, "quarantined {} {}", kind.word(), crate::id::to_hex(id)),
         }
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Done {
     stored_bytes: u64,
     flags: Vec<FlagView>,
     skipped: Vec<String>,
+    /// Stored anew, as the stored copies were damaged or gone.
+    healed_chunks: u64,
     #[serde(skip)]
     short_ids: (String, Option<String>),
 }
@@ -88,6 +90,7 @@ pub(crate) fn take(repo: &Repository, progress: &Progress, source: &dyn Source, 
         source: args.source.clone(),
     };
     let report = backup(repo, source, &options, progress)?;
+    repo.warn_of_healed(progress);
     Ok(Done::of(&report, repo.key_derivation().as_micros() as u64))
 }
 
@@ -111,6 +114,7 @@ impl Done {
             stored_bytes: record.stats.pack_bytes,
             flags: flags(&record.flags),
             skipped: report.skipped.clone(),
+            healed_chunks: report.healed_chunks,
             short_ids: (report.id.short(), record.parent.map(|parent| parent.short())),
         }
     }
@@ -139,6 +143,9 @@ impl Done {
             output::duration(self.capture_ms),
             output::key_derivation(self.key_derivation_ms),
         );
+        if self.healed_chunks > 0 {
+            text.push_str(&format!("{} stored anew: the stored copies were damaged or gone\n", count(self.healed_chunks, "chunk")));
+        }
         for flag in &self.flags {
             text.push_str(&format!("flagged {}: {}\n", printable(&flag.code), printable(&flag.detail)));
         }

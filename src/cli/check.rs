@@ -134,7 +134,7 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     if report.is_damaged() { Ok(Exit::Damaged) } else { Ok(Exit::Done) }
 }
 
-fn draw() -> Result<u32, Failure> {
+pub(crate) fn draw() -> Result<u32, Failure> {
     getrandom::u32().map_err(|error| Failure::failed(format!("the system gives no random numbers: {error}")))
 }
 

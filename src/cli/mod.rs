@@ -17,6 +17,7 @@ mod passphrase;
 mod postgres;
 mod progress;
 mod prune;
+mod repair;
 mod restore;
 mod scrub;
 mod signals;
@@ -71,6 +72,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
         Command::Scrub(args) => scrub::run(&context, &args),
+        Command::Repair(args) => repair::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
         Command::Forget(args) => forget::run(&context, &args),
         Command::Protect(args) => mark::protect(&context, &args),

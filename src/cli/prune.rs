@@ -22,6 +22,8 @@ struct PlanView {
     kept_bytes: u64,
     marked_packs: u64,
     marked_bytes: u64,
+    shortened_chunks: u64,
+    shortened_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -93,6 +95,8 @@ impl PlanView {
             kept_bytes: plan.keep.iter().map(|pack| pack.size).sum(),
             marked_packs: plan.marked,
             marked_bytes: plan.marked_bytes,
+            shortened_chunks: plan.shorten,
+            shortened_bytes: plan.shorten_bytes,
         }
     }
 
@@ -104,7 +108,16 @@ impl PlanView {
         };
         let kept = format!("{:<16}{} of {}\n", "to be kept", count(self.kept_packs, "pack"), bytes(self.kept_bytes));
         let marked = format!("{:<16}{} of {}\n", "marked before", count(self.marked_packs, "pack"), bytes(self.marked_bytes));
-        [line("to be deleted", &self.delete), line("to be rewritten", &self.repack), kept, marked].concat()
+        let shortened = match self.shortened_chunks {
+            0 => String::new(),
+            chunks => format!(
+                "{:<16}chains of {}, {} with their links; more packs may go then\n",
+                "to be shortened",
+                count(chunks, "chunk"),
+                bytes(self.shortened_bytes)
+            ),
+        };
+        [line("to be deleted", &self.delete), line("to be rewritten", &self.repack), kept, marked, shortened].concat()
     }
 }
 

@@ -3,9 +3,11 @@
 pub mod backup;
 pub mod check;
 pub mod forget;
+pub mod lost;
 pub mod mark;
 pub mod place;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod retention;
 pub mod scrub;

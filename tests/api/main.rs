@@ -14,6 +14,7 @@ mod damage;
 mod forget;
 mod history;
 mod marks;
+mod parity;
 mod prune;
 mod retention;
 mod scrub;

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use icecore::Error;
-use icecore::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
-use icecore::id::{KeyId, MarkId, PackId, SnapshotId};
+use icecore::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
+use icecore::id::{ContentId, KeyId, MarkId, PackId, SnapshotId};
 
-pub const KINDS: [ObjectKind; 8] = ObjectKind::ALL;
+pub const KINDS: [ObjectKind; 9] = ObjectKind::ALL;
 
 pub fn pack(byte: u8) -> ObjectKey {
     ObjectKey::Pack(PackId([byte; 32]))
@@ -45,6 +45,8 @@ pub fn keys_of_all_shapes() -> Vec<ObjectKey> {
         mark(8, 1),
         ObjectKey::Forgotten(SnapshotId([7; 32])),
         ObjectKey::Tombstone(PackId([7; 32])),
+        ObjectKey::Quarantined { kind: SetAside::Pack, id: [7; 32], content: ContentId([8; 32]) },
+        ObjectKey::Quarantined { kind: SetAside::Snapshot, id: [7; 32], content: ContentId([8; 32]) },
     ]
 }
 

@@ -9,6 +9,7 @@ use icecore::ops::check::Severity;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
+use crate::proof::{self, DAMAGES};
 use crate::world::{World, check_clean, database_of, in_parallel, init, read_data, states, verify};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ const ACTIONS: [Action; 7] =
     [Action::Delete, Action::Empty, Action::Swap, Action::Garbage, Action::Foreign, Action::Directory, Action::BadSector];
 
 /// The files of an object, relative to the repository.
-fn path_of(key: &ObjectKey) -> PathBuf {
+pub fn path_of(key: &ObjectKey) -> PathBuf {
     match key {
         ObjectKey::Config(Replica::First) => "config".into(),
         ObjectKey::Config(Replica::Second) => "config.copy".into(),
@@ -43,6 +44,7 @@ fn path_of(key: &ObjectKey) -> PathBuf {
         ObjectKey::Mark { snapshot, id } => format!("marks/{snapshot}/{id}").into(),
         ObjectKey::Forgotten(id) => format!("forgotten/{id}").into(),
         ObjectKey::Tombstone(id) => format!("tombstones/{id}").into(),
+        ObjectKey::Quarantined { .. } => unreachable!(),
     }
 }
 
@@ -143,7 +145,7 @@ fn matrix(encrypted: bool) {
             }
         }
     });
-    println!("encrypted {encrypted}: {} cases of damage", cases.len());
+    proof::count(&format!("damaged objects, encrypted {encrypted}"), &[(DAMAGES, cases.len())]);
 }
 
 /// Marks and what stays of forgotten snapshots: whatever becomes of them, snapshots are listed, restore, and take backups; what is damaged is

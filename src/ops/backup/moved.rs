@@ -22,16 +22,17 @@ const SPOOL_MEMORY: usize = 4 << 20;
 /// Bytes of chunks that are looked up and stored together: their bases are read once for all of them, and all their prefixes are in memory at once.
 /// Pages come from everywhere, and half of it would store twice as much after a VACUUM.
 const PAGES_WINDOW_LEN: usize = 16 << 20;
-/// The same for rows, whose prefixes are longer and whose bases are few.
-const ROWS_WINDOW_LEN: usize = 8 << 20;
+/// The same for rows, whose prefixes are longer and whose bases are few: twice as much takes 40 MiB more and is slower (`benches/dumps.rs`).
+const ROWS_WINDOW_LEN: usize = 4 << 20;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
 const AMPLIFICATION: u64 = 8;
 /// Bytes of the prefix of moved content. Half of it would do after a VACUUM; blocks that moved in a dump need it (see `benches/similarity.rs`).
 const PREFIX_LEN_AIMED: usize = 256 << 10;
 
-/// The most bases of a chunk of a stream without pages. Blocks of rows come from few.
-const ROWS_BASES_MAX: usize = 8;
+/// The most bases of a chunk of a stream without pages: blocks of eight rows and more come from fewer. With 8 a dump in another order stored 20 times as
+/// much (`tests/delta/moved.rs`); rows that were shuffled one by one are left to [`ROWS_FOUND_SHARE`].
+const ROWS_BASES_MAX: usize = 24;
 /// The share of the features of such a chunk, one in so many, that must be found in its bases. Rows that were shuffled come from everywhere: the few that
 /// a delta can have would save a fifth of them, at the price of many times the work for this snapshot and all that are built upon it.
 const ROWS_FOUND_SHARE: u64 = 2;
@@ -89,13 +90,13 @@ impl<'a> Moved<'a> {
     }
 
     /// Stores chunks, now where that takes little, else later.
-    pub(super) fn store(&self, writer: &mut ChunkWriter<'_>, chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
+    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
         let new: Vec<NewChunk<'_>> = chunks.iter().map(|(_, chunk)| chunk.clone()).collect();
-        for number in writer.put_close(&new)? {
+        for number in ChunkWriter::put_close(writers, &new)? {
             if let Some((offset, chunk)) = chunks.get(number)
                 && !self.set_aside(*offset, chunk)?
             {
-                writer.put(std::slice::from_ref(chunk))?;
+                ChunkWriter::put_shared(writers, std::slice::from_ref(chunk))?;
             }
         }
         Ok(())

@@ -2,10 +2,11 @@
 //! a delta of the first one directly. The links are not needed then, as of several copies the one of the lowest level is kept.
 
 use super::live::Needed;
+use super::plan::PruneOptions;
 use super::run::Run;
 use crate::error::{Error, Result};
 use crate::format::PREFIX_LEN_MAX;
-use crate::repo::{Reader, Repacker, StoredCopy};
+use crate::repo::{Reader, Repacker, Repository, StoredCopy};
 
 /// Bytes in a table for a copy of a chunk, about: the id, the base, the row.
 const ROW_BYTES: usize = 46;
@@ -18,32 +19,46 @@ struct Chain {
     bytes: usize,
 }
 
-impl Run<'_> {
-    /// Writes what can be shortened anew, durably; whether there was anything. The links are not deleted by this.
-    pub(super) fn flatten(&mut self, reader: &Reader, needed: &Needed) -> Result<bool> {
-        let mut chains = Vec::new();
-        let (mut all, mut links) = (0u64, 0u64);
+/// The chains that are worth shortening.
+#[derive(Default)]
+pub(super) struct Chains(Vec<Chain>);
+
+impl Chains {
+    /// Finds them; none where links are no more of what is kept than may be of no use.
+    pub(super) fn to_shorten(repo: &Repository, reader: &Reader, needed: &Needed, options: &PruneOptions) -> Result<Chains> {
+        let mut chains = Chains::default();
+        let mut all = 0u64;
         for pack in needed.packs() {
             let Some(rows) = needed.rows(pack) else { continue };
-            let mut copies = self.repo.copies_in(pack)?;
+            let mut copies = repo.copies_in(pack)?;
             copies.retain(|copy| rows.contains(copy.row()));
             all += copies.iter().map(|copy| (frame_bytes(copy) + ROW_BYTES) as u64).sum::<u64>();
             for chunk in copies.into_iter().filter(|copy| needed.is_reached(copy)) {
-                if let Some(chain) = chain_of(reader, needed, chunk)? {
-                    links += chain.bytes as u64;
-                    chains.push(chain);
-                }
+                chains.0.extend(chain_of(reader, needed, chunk)?);
             }
         }
-        // It is worth it where links are more of what is kept than may be of no use.
-        let too_much = self.options.repack_bytes_max.is_some_and(|most| links > most);
-        if too_much || links * 1000 <= all * self.options.unused_max_permille.max(1) {
-            return Ok(false);
-        }
-        self.write_flat(reader, chains)
+        let too_much = options.repack_bytes_max.is_some_and(|most| chains.bytes() > most);
+        let too_little = chains.bytes() * 1000 <= all * options.unused_max_permille.max(1);
+        Ok(if too_much || too_little { Chains::default() } else { chains })
     }
 
-    fn write_flat(&mut self, reader: &Reader, chains: Vec<Chain>) -> Result<bool> {
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Stored bytes of their chunks and links, about.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|chain| chain.bytes as u64).sum()
+    }
+}
+
+impl Run<'_> {
+    /// Writes what can be shortened anew, durably; whether there was anything. The links are not deleted by this.
+    pub(super) fn shorten(&mut self, reader: &Reader, Chains(chains): Chains) -> Result<bool> {
+        if chains.is_empty() {
+            return Ok(false);
+        }
         self.monitor.phase("shortening chains", Some(chains.len() as u64));
         let mut repacker = Repacker::new(self.repo)?;
         let mut any = false;

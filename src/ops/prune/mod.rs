@@ -15,6 +15,7 @@ mod run;
 
 use std::collections::HashSet;
 
+use self::flatten::Chains;
 use self::live::{Marked, Needed, Trust};
 pub use self::plan::{PackUse, PruneOptions, PrunePlan};
 use self::roots::{Dead, Roots};
@@ -50,8 +51,10 @@ pub fn plan(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) ->
     let mut roots = Roots::list(repo, options, Dead::WouldBeMarked)?;
     roots.warn(monitor);
     let marked = roots.marked(options);
-    let needed = roots.needed(&Reader::new(repo), &marked, &mut Trust::default(), monitor)?;
-    plan_of(repo, &marked, &needed, options)
+    let reader = Reader::new(repo);
+    let needed = roots.needed(&reader, &marked, &mut Trust::default(), monitor)?;
+    let chains = Chains::to_shorten(repo, &reader, &needed, options)?;
+    Ok(PrunePlan { shorten: chains.count(), shorten_bytes: chains.bytes(), ..plan_of(repo, &marked, &needed, options)? })
 }
 
 /// Prunes: plans, writes anew, marks, and deletes what has been marked for the grace time.

@@ -49,6 +49,10 @@ pub struct PrunePlan {
     pub marked: u64,
     /// Their bytes.
     pub marked_bytes: u64,
+    /// Chunks whose chains are shortened first. Then more packs may go than the lists have, with what was needed of them written anew.
+    pub shorten: u64,
+    /// Bytes of the links that they would need no more, about.
+    pub shorten_bytes: u64,
 }
 
 impl PrunePlan {
@@ -103,12 +107,11 @@ impl PrunePlan {
 }
 
 impl PrunePlan {
-    /// The same plan once chains are shortened: what was to go goes, with less to be written anew, and so does what nobody needs any more.
-    pub(super) fn after_shortening(&self, now: PrunePlan) -> PrunePlan {
-        let going: HashSet<PackId> = self.delete.iter().chain(&self.repack).map(|pack| pack.id).collect();
-        let (delete, rest) = (now.delete, now.repack.into_iter().chain(now.keep));
-        let (repack, keep) = rest.partition(|pack| going.contains(&pack.id));
-        PrunePlan { delete, repack, keep, marked: self.marked, marked_bytes: self.marked_bytes }
+    /// This plan, made when chains were shortened, with what was to go before that: by now the small ones may be too few to be merged.
+    pub(super) fn with(mut self, before: &PrunePlan) -> PrunePlan {
+        let going: HashSet<PackId> = before.repack.iter().map(|pack| pack.id).collect();
+        self.repack.extend(self.keep.extract_if(.., |pack| going.contains(&pack.id)));
+        self
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::flatten::Chains;
 use super::live::{Marked, Needed, Trust};
 use super::plan::{PackUse, PruneOptions};
 use super::roots::{Dead, Roots};
@@ -64,11 +65,12 @@ impl Run<'_> {
         let marked = roots.marked(self.options);
         let mut reader = Reader::new(self.repo);
         let mut needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
+        let chains = Chains::to_shorten(self.repo, &reader, &needed, self.options)?;
         let mut plan = plan_of(self.repo, &marked, &needed, self.options)?;
-        if self.flatten(&reader, &needed)? {
+        if self.shorten(&reader, chains)? {
             reader = Reader::new(self.repo);
             needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
-            plan = plan.after_shortening(plan_of(self.repo, &marked, &needed, self.options)?);
+            plan = plan_of(self.repo, &marked, &needed, self.options)?.with(&plan);
         }
         self.write_anew(&reader, &needed, &plan.repack)?;
         for pack in plan.delete.iter().chain(&plan.repack) {
