@@ -234,16 +234,20 @@ pub(crate) struct SnapArgs {
     pub(crate) filter: FilterArgs,
 }
 
-/// Give a snapshot back as files; what was there is kept as NAME.pre_restore.TIMESTAMP
+/// Give a snapshot back, as files or as a PostgreSQL database; what was there is kept as NAME.pre_restore.TIMESTAMP (a database: NAME_pre_restore_TIMESTAMP)
 #[derive(Debug, clap::Args)]
 #[command(
-    group = ArgGroup::new("where").required(true).args(["to", "streams"]),
-    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...",
-    after_help = "Examples:\n  icecore restore latest --to restored\n  icecore restore '@2026-11-23 03:15' memory.db=/var/lib/app/memory.db"
+    group = ArgGroup::new("where").required(true).args(["to", "streams", "dsn"]),
+    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...\n       \
+                      icecore restore [OPTIONS] SNAP --dsn DSN\n       icecore restore [OPTIONS] --from-file FILE.pgdump --dsn DSN",
+    after_help = super::server::AFTER_HELP
 )]
 pub(crate) struct RestoreArgs {
+    /// An id or the start of one, `latest`, `latest~N` or `@TIME`
+    #[arg(value_name = "SNAP", required_unless_present = "from_file", conflicts_with = "from_file")]
+    pub(crate) snap: Option<String>,
     #[command(flatten)]
-    pub(crate) snap: SnapArgs,
+    pub(crate) filter: FilterArgs,
     /// Restore these streams onto these files
     #[arg(value_name = "NAME=DEST")]
     pub(crate) streams: Vec<OsString>,
@@ -256,6 +260,8 @@ pub(crate) struct RestoreArgs {
     /// Put a database in place although SQLite finds it damaged
     #[arg(long)]
     pub(crate) accept_damaged: bool,
+    #[command(flatten)]
+    pub(crate) server: super::server::ServerArgs,
 }
 
 /// Write one stream to standard output, verified

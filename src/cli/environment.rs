@@ -48,6 +48,11 @@ pub(crate) fn cache_dir() -> Result<PathBuf, Failure> {
     }
 }
 
+/// The directory of files that are only needed for a while: `TMPDIR`, else /tmp.
+pub(crate) fn temporary_dir() -> PathBuf {
+    variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+}
+
 /// This machine's name.
 pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

@@ -20,6 +20,7 @@ mod prune;
 mod repair;
 mod restore;
 mod scrub;
+mod server;
 mod signals;
 mod stats;
 mod table;

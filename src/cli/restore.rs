@@ -17,7 +17,7 @@ use icecore::repo::{Reader, Repository};
 use serde::Serialize;
 
 use super::args::{DumpArgs, RestoreArgs};
-use super::context::Context;
+use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::views::{Located, Named};
@@ -46,10 +46,14 @@ struct RestoredView {
 
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
+    if let Some(dsn) = &args.server.dsn {
+        return super::server::restore(context, args, dsn);
+    }
+    let snap = args.snap.as_deref().ok_or_else(|| Failure::usage("say which snapshot: SNAP"))?;
     let repo = context.open()?;
     let started = Instant::now();
     let progress = context.progress();
-    let (id, record) = context.find(&repo, &args.snap, &progress)?;
+    let (id, record) = find_in(&context.refresh(&repo, &progress)?, snap, &args.filter)?.clone();
     for flag in &record.flags {
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }

@@ -6,6 +6,7 @@ pub mod forget;
 pub mod lost;
 pub mod mark;
 pub mod place;
+pub mod postgres;
 pub mod prune;
 pub mod repair;
 pub mod restore;

@@ -18,7 +18,7 @@ const QUEUE: usize = 32;
 const MESSAGES_KEPT: usize = 4 << 10;
 
 /// A running program. Dropping it ends the program.
-pub(super) struct Running<T> {
+pub(crate) struct Running<T> {
     name: String,
     child: Child,
     watch: Option<JoinHandle<T>>,
@@ -26,11 +26,11 @@ pub(super) struct Running<T> {
 }
 
 /// What a program has left behind.
-pub(super) struct Finished<T> {
+pub(crate) struct Finished<T> {
     /// What was seen of its output.
-    pub(super) seen: T,
+    pub(crate) seen: T,
     /// Its standard error, shortened in the middle if it is long.
-    pub(super) messages: String,
+    pub(crate) messages: String,
 }
 
 impl<T: Send + 'static> Running<T> {
@@ -38,7 +38,7 @@ impl<T: Send + 'static> Running<T> {
     ///
     /// # Errors
     /// [`Error::Source`] if it cannot be started.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         mut command: Command,
         watch: impl FnOnce(&mut Tee) -> T + Send + 'static,
@@ -64,13 +64,18 @@ impl<T: Send + 'static> Running<T> {
     ///
     /// # Errors
     /// [`Error::Source`], with the program's messages, if it has failed.
-    pub(super) fn finish(mut self) -> Result<Finished<T>> {
+    pub(crate) fn finish(self) -> Result<Finished<T>> {
+        self.finish_or(", so there is no snapshot")
+    }
+
+    /// The same, with what follows from a failure.
+    pub(crate) fn finish_or(mut self, consequence: &str) -> Result<Finished<T>> {
         let seen = self.watch.take().and_then(|watch| watch.join().ok());
         let messages = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
         let status = self.child.wait().map_err(|e| Error::source(&self.name, e))?;
         if let Some(how) = failure(status) {
             let said = if messages.is_empty() { String::new() } else { format!(": {}", messages.trim_end()) };
-            return Err(Error::source(&self.name, format!("{how}, so there is no snapshot{said}")));
+            return Err(Error::source(&self.name, format!("{how}{consequence}{said}")));
         }
         match seen {
             Some(seen) => Ok(Finished { seen, messages }),
@@ -87,7 +92,8 @@ impl<T> Drop for Running<T> {
     }
 }
 
-fn failure(status: ExitStatus) -> Option<String> {
+/// What an exit status says of a failure.
+pub(crate) fn failure(status: ExitStatus) -> Option<String> {
     match (status.success(), status.code(), status.signal()) {
         (true, ..) => None,
         (_, Some(code), _) => Some(format!("failed with exit code {code}")),
@@ -97,7 +103,7 @@ fn failure(status: ExitStatus) -> Option<String> {
 }
 
 /// All of a program's messages, the middle of long ones left out.
-fn collect(mut input: ChildStderr) -> String {
+pub(crate) fn collect(mut input: ChildStderr) -> String {
     let (mut first, mut last, mut left_out) = (Vec::new(), Vec::new(), 0_usize);
     let mut buffer = [0; 4096];
     while let Ok(got) = input.read(&mut buffer) {
@@ -123,7 +129,7 @@ fn collect(mut input: ChildStderr) -> String {
 }
 
 /// A program's output on its way to who stores it.
-pub(super) struct Tee {
+pub(crate) struct Tee {
     input: Option<ChildStdout>,
     sender: SyncSender<Arc<Vec<u8>>>,
     block: Arc<Vec<u8>>,

@@ -80,7 +80,7 @@ impl Connection {
 }
 
 /// What a failure of a statement or connection means.
-pub(super) fn explain(error: &postgres::Error) -> String {
+pub(crate) fn explain(error: &postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
         let hint = answer.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
         return format!("{}{hint}", answer.message());

@@ -6,7 +6,7 @@
 
 pub mod archive;
 mod capture;
-mod connect;
+pub(crate) mod connect;
 pub mod conninfo;
 mod facts;
 pub mod tables;

@@ -70,7 +70,8 @@ impl Tools {
         }
         command.envs(conninfo.variables()).stdin(Stdio::null());
         // Messages are kept in records and looked at by people who speak other languages.
-        command.env("LC_MESSAGES", "C").env_remove("LC_ALL").env_remove("LANGUAGE");
+        // Rows have times in the session's time zone, and rows are compared.
+        command.env("PGTZ", "UTC").env("LC_MESSAGES", "C").env_remove("LC_ALL").env_remove("LANGUAGE");
         command
     }
 }

@@ -6,6 +6,8 @@ use super::Unreadable;
 
 /// Most bytes of a string that is kept.
 pub(super) const KEPT_STRING_MAX: u64 = 64 << 10;
+/// Most bytes of a statement that is kept.
+const KEPT_SQL_MAX: u64 = 1 << 20;
 
 /// Reads an archive from front to back and knows where it is.
 pub(super) struct Input<R> {
@@ -119,6 +121,18 @@ impl<R: BufRead> Input<R> {
         let len = self.string_len()?;
         self.pass(len.unwrap_or(0), |_| ())?;
         Ok(len.is_some_and(|len| len > 0))
+    }
+
+    /// A string of SQL, which is hashed, and given back if it `is_wanted`, is not too long and is UTF-8; whether there was one.
+    pub(super) fn sql(&mut self, hasher: &mut blake3::Hasher, is_wanted: bool) -> Result<(bool, Option<String>), Unreadable> {
+        let len = self.string_len()?.unwrap_or(0);
+        hasher.update(&len.to_le_bytes());
+        let mut kept = (is_wanted && len <= KEPT_SQL_MAX).then(Vec::new);
+        self.pass(len, |piece| {
+            hasher.update(piece);
+            kept.iter_mut().for_each(|kept| kept.extend_from_slice(piece));
+        })?;
+        Ok((len > 0, kept.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty())))
     }
 
     /// The state of a data block's place: 1 not known, 2 known, 3 there is no data; the place itself is not used.

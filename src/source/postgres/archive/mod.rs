@@ -44,6 +44,8 @@ pub struct Archive {
     pub data_offset: u64,
     /// Bytes in all.
     pub len: u64,
+    /// Bytes of a number without its sign, and of an offset, in this archive.
+    pub(crate) widths: (u8, u8),
 }
 
 /// An entry of the table of contents.
@@ -65,6 +67,14 @@ pub struct Entry {
     pub is_copy: bool,
     /// Entries that must come before it.
     pub dependencies: Vec<i64>,
+    /// The tablespace that it is in, if it is not the database's.
+    pub tablespace: Option<String>,
+    /// The SQL that makes it, if it was wanted and is UTF-8 of at most 1 MiB.
+    pub definition: Option<String>,
+    /// The COPY that loads its data, under the same conditions.
+    pub copy_statement: Option<String>,
+    /// BLAKE3 of both statements, each with its length (`u64`, lowest byte first) before it.
+    pub digest: [u8; 32],
 }
 
 impl Entry {
@@ -92,6 +102,9 @@ pub struct Block {
     pub sum: RowSum,
 }
 
+/// Says of which entries, by kind and name, the statements are kept.
+pub type Wanted<'a> = &'a dyn Fn(&str, &str) -> bool;
+
 /// Types of blocks: `BLK_DATA` and `BLK_BLOBS`.
 const ROWS: u8 = 1;
 const LARGE_OBJECTS: u8 = 3;
@@ -102,7 +115,7 @@ const LARGE_OBJECTS: u8 = 3;
 /// [`Unreadable`] if it is no such archive, is compressed, or is not complete.
 pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archive, Unreadable> {
     let mut input = Input::new(input);
-    let mut archive = toc::read(&mut input)?;
+    let mut archive = toc::read(&mut input, &|_, _| false)?;
     archive.data_offset = input.offset;
     let mut waiting: std::collections::HashMap<i64, usize> =
         archive.entries.iter().enumerate().filter(|(_, entry)| entry.has_data).map(|(index, entry)| (entry.dump_id, index)).collect();
@@ -127,6 +140,65 @@ pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archiv
     }
     archive.len = input.offset;
     Ok(archive)
+}
+
+/// Reads an archive's head: its table of contents, and nothing of its data. [`Archive::len`] is that of the head.
+///
+/// # Errors
+/// [`Unreadable`] if it is no such archive, or is compressed.
+pub fn head(input: impl BufRead, wanted: Wanted<'_>) -> Result<Archive, Unreadable> {
+    let mut input = Input::new(input);
+    let mut archive = toc::read(&mut input, wanted)?;
+    (archive.data_offset, archive.len) = (input.offset, input.offset);
+    Ok(archive)
+}
+
+/// Reads one block of a table's data, which begins where `input` is, of an archive of which [`head`] has given `archive`. The rows go to
+/// `take`, in pieces, followed by the line that ends them, as pg_restore sends them.
+///
+/// # Errors
+/// [`Unreadable`], its offset counted from the block's start, if there is no block of this entry or it is not whole; what `take` gives ends it.
+pub fn table_rows(
+    input: impl BufRead,
+    archive: &Archive,
+    entry: &Entry,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(u64, RowSum), Unreadable> {
+    let mut input = Input::new(input);
+    (input.int_len, input.offset_len) = archive.widths;
+    if input.byte()? != ROWS || input.int()? != entry.dump_id {
+        return input.malformed(format!("the data of {} is not here", entry.full_name()));
+    }
+    let (mut rows, mut failed) = (Rows::default(), Ok(()));
+    frames(&mut input, |piece| {
+        rows.take(piece);
+        if failed.is_ok() {
+            failed = take(piece);
+        }
+    })?;
+    match (failed, rows.is_complete()) {
+        (Err(detail), _) => input.malformed(detail),
+        (Ok(()), true) => Ok((rows.rows, rows.sum)),
+        (Ok(()), false) => input.malformed(format!("the data of {} has no proper end", entry.full_name())),
+    }
+}
+
+/// Rows and their sum, of what COPY writes by itself, which has no line that ends it.
+///
+/// # Errors
+/// Those of reading.
+pub fn sum_rows(mut input: impl BufRead) -> std::io::Result<(u64, RowSum)> {
+    let mut rows = Rows::default();
+    loop {
+        let got = match input.fill_buf()? {
+            [] => return Ok((rows.rows, rows.sum)),
+            bytes => {
+                rows.take(bytes);
+                bytes.len()
+            }
+        };
+        input.consume(got);
+    }
 }
 
 /// Hands over pieces up to the frame of length 0.

@@ -11,7 +11,15 @@ pub struct RowSum([u64; 4]);
 impl RowSum {
     /// Adds one row's hash.
     pub fn add(&mut self, hash: &blake3::Hash) {
-        let words = hash.as_bytes().chunks_exact(8).map(|word| word.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte)));
+        self.add_words(hash.as_bytes().chunks_exact(8).map(|word| word.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte))));
+    }
+
+    /// Adds the sum of other rows.
+    pub fn merge(&mut self, other: &RowSum) {
+        self.add_words(other.0.into_iter());
+    }
+
+    fn add_words(&mut self, words: impl Iterator<Item = u64>) {
         let mut carry = false;
         for (mine, other) in self.0.iter_mut().zip(words) {
             let (sum, first) = mine.overflowing_add(other);

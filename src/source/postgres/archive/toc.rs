@@ -17,10 +17,10 @@ const NO_DATA: u8 = 3;
 /// Most bytes of names and dependencies that are kept, so that a hostile archive cannot fill the memory: some million entries.
 const KEPT_BYTES_MAX: u64 = 512 << 20;
 /// What an entry takes besides its names.
-const ENTRY_BYTES: u64 = 160;
+const ENTRY_BYTES: u64 = 256;
 
 /// Reads up to the first block of data.
-pub(super) fn read<R: BufRead>(input: &mut Input<R>) -> Result<Archive, Unreadable> {
+pub(super) fn read<R: BufRead>(input: &mut Input<R>, wanted: super::Wanted<'_>) -> Result<Archive, Unreadable> {
     for expected in *b"PGDMP" {
         if input.byte()? != expected {
             return input.malformed("this is no archive of pg_dump's custom format");
@@ -48,22 +48,24 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>) -> Result<Archive, Unreadab
     }
     let mut text = || Ok(input.string()?.unwrap_or_default());
     let (database, server_version, dump_version) = (text()?, text()?, text()?);
-    let entries = entries(input, minor_version)?;
-    Ok(Archive { minor_version, database, server_version, dump_version, entries, blocks: Vec::new(), data_offset: 0, len: 0 })
+    let entries = entries(input, minor_version, wanted)?;
+    let widths = (input.int_len, input.offset_len);
+    Ok(Archive { minor_version, database, server_version, dump_version, entries, blocks: Vec::new(), data_offset: 0, len: 0, widths })
 }
 
-fn entries<R: BufRead>(input: &mut Input<R>, minor_version: u8) -> Result<Vec<Entry>, Unreadable> {
+fn entries<R: BufRead>(input: &mut Input<R>, minor_version: u8, wanted: super::Wanted<'_>) -> Result<Vec<Entry>, Unreadable> {
     let count = input.int()?;
     let mut entries = Vec::new();
     let mut ids = std::collections::HashSet::new();
     let mut kept = 0;
     for _ in 0..count {
-        let entry = entry(input, minor_version)?;
+        let entry = entry(input, minor_version, wanted)?;
         if entry.dump_id <= 0 || !ids.insert(entry.dump_id) {
             return input.malformed(format!("an entry has the number {}, which it cannot have", entry.dump_id));
         }
         let names = [entry.kind.len(), entry.schema.as_ref().map_or(0, String::len), entry.name.len(), entry.owner.len()];
-        kept += names.into_iter().sum::<usize>() as u64 + 8 * entry.dependencies.len() as u64 + ENTRY_BYTES;
+        let sql = [&entry.definition, &entry.copy_statement, &entry.tablespace].into_iter().flatten().map(String::len);
+        kept += names.into_iter().chain(sql).sum::<usize>() as u64 + 8 * entry.dependencies.len() as u64 + ENTRY_BYTES;
         if kept > KEPT_BYTES_MAX {
             return input.malformed("the table of contents is too large");
         }
@@ -72,7 +74,7 @@ fn entries<R: BufRead>(input: &mut Input<R>, minor_version: u8) -> Result<Vec<En
     Ok(entries)
 }
 
-fn entry<R: BufRead>(input: &mut Input<R>, minor_version: u8) -> Result<Entry, Unreadable> {
+fn entry<R: BufRead>(input: &mut Input<R>, minor_version: u8, wanted: super::Wanted<'_>) -> Result<Entry, Unreadable> {
     let dump_id = input.int()?;
     input.int()?; // Whether pg_dump had data for it; the last field says so too.
     input.skip_string()?; // The catalog's number,
@@ -80,12 +82,14 @@ fn entry<R: BufRead>(input: &mut Input<R>, minor_version: u8) -> Result<Entry, U
     let name = input.string()?.unwrap_or_default();
     let kind = input.string()?.unwrap_or_default();
     input.int()?; // The section.
-    input.skip_string()?; // How to make it,
-    input.skip_string()?; // and how to drop it.
-    let is_copy = input.skip_string()?;
+    let is_wanted = wanted(&kind, &name);
+    let mut hasher = blake3::Hasher::new();
+    let (_, definition) = input.sql(&mut hasher, is_wanted)?;
+    input.skip_string()?; // How to drop it.
+    let (is_copy, copy_statement) = input.sql(&mut hasher, is_wanted)?;
     let schema = input.string()?.filter(|schema| !schema.is_empty());
-    input.skip_string()?; // Its tablespace,
-    input.skip_string()?; // and its access method.
+    let tablespace = input.string()?.filter(|tablespace| !tablespace.is_empty());
+    input.skip_string()?; // Its access method.
     if minor_version >= WITH_RELKIND {
         input.int()?;
     }
@@ -99,5 +103,6 @@ fn entry<R: BufRead>(input: &mut Input<R>, minor_version: u8) -> Result<Entry, U
         }
     }
     let has_data = input.data_state()? != NO_DATA;
-    Ok(Entry { dump_id, kind, schema, name, owner, has_data, is_copy, dependencies })
+    let digest = *hasher.finalize().as_bytes();
+    Ok(Entry { dump_id, kind, schema, name, owner, tablespace, has_data, is_copy, dependencies, definition, copy_statement, digest })
 }

@@ -1,0 +1,165 @@
+//! `pg_restore`, fed with the dump.
+
+use std::fs::File;
+use std::io::{BufRead, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::ServerOptions;
+use super::input::Dump;
+use super::making::Making;
+use crate::error::{Error, Result};
+use crate::progress::Monitor;
+use crate::source::child;
+use crate::source::postgres::Tools;
+
+/// How often a program that works by itself is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Loads the dump into the new database: through a pipe, or with several jobs from a file that only this user may read.
+pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<()> {
+    monitor.phase("loading", Some(dump.len));
+    let mut command = tools.command("pg_restore", &options.environment, &making.conninfo);
+    // What is given here is taken for a connection string if it looks like one, so it is one.
+    let database = making.conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
+    command.args(["--exit-on-error", "--no-password"]).arg(format!("--dbname=dbname='{database}'"));
+    let left_out = [
+        ("--no-owner", options.no_owner),
+        ("--no-privileges", options.no_privileges),
+        ("--no-tablespaces", options.no_tablespaces),
+    ];
+    command.args(left_out.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option));
+    if options.jobs <= 1 {
+        let mut running = Loader::start(command.stdin(Stdio::piped()))?;
+        let fed = running.feed(dump, monitor);
+        // What the program has to say about a pipe that it closed is worth more.
+        return match fed {
+            Err(error @ Error::Source { .. }) => running.finish(monitor).and(Err(error)),
+            Err(error) => Err(error),
+            Ok(()) => running.finish(monitor),
+        };
+    }
+    let spool = SpoolFile::create(&options.spool_dir)?;
+    spool.fill(dump, monitor)?;
+    monitor.phase("loading", None);
+    command.arg(format!("--jobs={}", options.jobs)).arg(&spool.path);
+    Loader::start(command.stdin(Stdio::null()))?.finish(monitor)
+}
+
+/// A running pg_restore. Dropping it ends it.
+struct Loader {
+    child: Child,
+    messages: Option<JoinHandle<String>>,
+}
+
+fn failed(detail: impl std::fmt::Display) -> Error {
+    Error::source("pg_restore", detail)
+}
+
+impl Loader {
+    fn start(command: &mut Command) -> Result<Self> {
+        let cannot = |e: std::io::Error| failed(format!("cannot be run: {e}"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(cannot)?;
+        let stderr = child.stderr.take();
+        let mut loader = Loader { child, messages: None };
+        let collect = move || stderr.map(child::collect).unwrap_or_default();
+        loader.messages = Some(std::thread::Builder::new().name("messages".to_owned()).spawn(collect).map_err(cannot)?);
+        Ok(loader)
+    }
+
+    fn feed(&mut self, dump: &Dump, monitor: &dyn Monitor) -> Result<()> {
+        let Some(mut pipe) = self.child.stdin.take() else { return Err(failed("takes no input")) };
+        copy(dump, monitor, &mut pipe, |e| failed(format!("does not take the dump: {e}")))
+    }
+
+    fn finish(mut self, monitor: &dyn Monitor) -> Result<()> {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().map_err(failed)? {
+                break status;
+            }
+            if monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            std::thread::sleep(LOOK);
+        };
+        let messages = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
+        let said = messages.trim_end();
+        match child::failure(status) {
+            None => {
+                said.lines().for_each(|line| monitor.warn(line));
+                Ok(())
+            }
+            Some(how) if said.is_empty() => Err(failed(how)),
+            Some(how) => Err(failed(format!("{how}: {said}{}", advice(said)))),
+        }
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // One that has ended already is no longer there to be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn advice(said: &str) -> &'static str {
+    match () {
+        () if said.contains("role ") && said.contains("does not exist") => {
+            "\ncreate the role (`icecore dump SNAP globals.sql` has the statement), or use --no-owner --no-privileges"
+        }
+        () if said.contains("must be member of role") || said.contains("must be able to SET ROLE") => {
+            "\nrestore as a superuser or a member of that role, or use --no-owner"
+        }
+        () if said.contains("permission denied") || said.contains("must be superuser") || said.contains("must be owner") => {
+            "\nrestore as a superuser, or leave out what this role may not make with --no-owner --no-privileges"
+        }
+        () if said.contains("No space left") => "\nthe server's disk is full",
+        () => "",
+    }
+}
+
+fn copy(dump: &Dump, monitor: &dyn Monitor, out: &mut dyn Write, refused: impl Fn(std::io::Error) -> Error) -> Result<()> {
+    let mut input = dump.input(0, monitor);
+    loop {
+        let got = match input.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(bytes) => {
+                out.write_all(bytes).map_err(&refused)?;
+                bytes.len()
+            }
+            Err(e) => return Err(input.failure().unwrap_or_else(|| Error::source(&dump.name, e))),
+        };
+        input.consume(got);
+    }
+}
+
+/// The dump as a file, gone with this.
+struct SpoolFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl SpoolFile {
+    fn create(dir: &Path) -> Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| Error::destination(dir, format!("no randomness for a file's name: {e}")))?;
+        let path = dir.join(format!("icecore-{}.pgdump", crate::id::to_hex(&random)));
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(|e| Error::destination(&path, e))?;
+        Ok(SpoolFile { path, file })
+    }
+
+    fn fill(&self, dump: &Dump, monitor: &dyn Monitor) -> Result<()> {
+        copy(dump, monitor, &mut &self.file, |e| Error::destination(&self.path, format!("cannot be written: {e}")))
+    }
+}
+
+impl Drop for SpoolFile {
+    fn drop(&mut self) {
+        // If that fails there is nobody to tell; its name says whose it is.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,138 @@
+//! The new database, under its temporary name until it is whole.
+
+use super::admin::Admin;
+use super::preflight::is_of_database;
+use super::{Names, ServerOptions, sql};
+use crate::error::{Error, Result};
+use crate::source::postgres::archive::{Archive, Entry};
+use crate::source::postgres::connect::explain;
+use crate::source::postgres::{Connection, Conninfo};
+
+/// A database that is being made. It has to end as [`Making::keep`] or [`Making::drop_after`].
+pub(super) struct Making<'a> {
+    pub(super) names: &'a Names,
+    /// How to connect to it.
+    pub(super) conninfo: Conninfo,
+    /// Statements that are for a database that is whole: rights, comments, limits.
+    later: Vec<String>,
+}
+
+impl<'a> Making<'a> {
+    /// Makes an empty one, with the encoding and the locale that the dumped one had, its owner and its settings.
+    pub(super) fn create(admin: &mut Admin, head: &Archive, names: &'a Names, options: &ServerOptions) -> Result<Self> {
+        let temporary = &names.temporary;
+        if let Some(entry) = head.entries.iter().find(|entry| entry.kind == "STDSTRINGS") {
+            let text = entry.definition.as_deref().unwrap_or_default();
+            admin.run(temporary, "cannot take up the dump's settings", text)?;
+        }
+        let statement = create_statement(head, temporary, options)?;
+        admin.run(temporary, "cannot be made", &statement).map_err(advise)?;
+        let conninfo = admin.connection.conninfo.with_database(temporary);
+        let mut making = Making { names, conninfo, later: Vec::new() };
+        match making.set_up(admin, head, options) {
+            Ok(()) => Ok(making),
+            Err(error) => Err(making.drop_after(admin, error)),
+        }
+    }
+
+    fn set_up(&mut self, admin: &mut Admin, head: &Archive, options: &ServerOptions) -> Result<()> {
+        let temporary = &self.names.temporary;
+        let database = head.entries.iter().find(|entry| entry.kind == "DATABASE");
+        if let Some(owner) = database.map(|entry| &entry.owner).filter(|owner| !options.no_owner && !owner.is_empty()) {
+            let text = format!("ALTER DATABASE {} OWNER TO {}", sql::quote(temporary), sql::quote(owner));
+            admin.run(temporary, "its owner cannot be set", &text)?;
+        }
+        let about = head.entries.iter().filter(|entry| entry.kind != "DATABASE" && is_of_database(&entry.kind, &entry.name));
+        for entry in about.filter(|entry| entry.kind != "ACL" || !options.no_privileges) {
+            let text = definition(entry)?;
+            let statements = sql::statements(&sql::retarget(text, temporary));
+            let (settings, later): (Vec<_>, Vec<_>) = statements.into_iter().partition(|text| is_setting(text));
+            self.later.extend(later);
+            for text in settings {
+                // Loading must not be stopped by a database that is meant for reading.
+                if text.contains("default_transaction_read_only") {
+                    let options = self.conninfo.options.take().unwrap_or_default();
+                    self.conninfo.options = Some(format!("{options} -c default_transaction_read_only=off"));
+                }
+                admin.run(temporary, "its settings cannot be set", &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects to it.
+    pub(super) fn connect(&self) -> Result<Connection> {
+        Connection::open(&self.conninfo)
+    }
+
+    /// Gathers statistics, without which queries are slow until autovacuum has been there: dumps have none.
+    pub(super) fn analyze(&self) -> Result<()> {
+        let mut connection = self.connect()?;
+        let done = connection.client.batch_execute("SET statement_timeout = 0; SET client_min_messages = error; ANALYZE");
+        done.map_err(|e| Error::destination(self.conninfo.label(), format!("ANALYZE: {}", explain(&e))))
+    }
+
+    /// Gives it what a database has that is whole.
+    pub(super) fn finish(&mut self, admin: &mut Admin) -> Result<()> {
+        for text in std::mem::take(&mut self.later) {
+            admin.run(&self.names.temporary, "its rights and comments cannot be set", &text)?;
+        }
+        Ok(())
+    }
+
+    /// Drops it, and adds to what went wrong that this could not be done, if so.
+    pub(super) fn drop_after(&self, admin: &mut Admin, error: Error) -> Error {
+        let text = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", sql::quote(&self.names.temporary));
+        let dropped = admin.refresh().and_then(|()| admin.run(&self.names.temporary, "cannot be dropped", &text));
+        match dropped {
+            Ok(()) => error,
+            Err(why) => add(error, &format!("; the half-made database is left and has to be dropped by hand: {text}; ({why})")),
+        }
+    }
+}
+
+/// The same error with more to its text. An interruption stays one, unless there is something to say.
+pub(super) fn add(error: Error, more: &str) -> Error {
+    match error {
+        Error::Source { path, detail } => Error::Source { path, detail: detail + more },
+        Error::Destination { path, detail } => Error::Destination { path, detail: detail + more },
+        Error::Busy { path, detail } => Error::Busy { path, detail: detail + more },
+        Error::Corrupt { object, detail } => Error::Corrupt { object, detail: detail + more },
+        other => Error::Destination { path: "restore".into(), detail: format!("{other}{more}") },
+    }
+}
+
+fn definition(entry: &Entry) -> Result<&str> {
+    let text = entry.definition.as_deref();
+    text.ok_or_else(|| Error::InvalidArgument(format!("the dump's {} for {} is no UTF-8 or too long to be restored", entry.kind, entry.name)))
+}
+
+/// Settings that loading may need; all else waits for the end, rights since loading might need them, limits since it might break them.
+fn is_setting(statement: &str) -> bool {
+    let limits = ["CONNECTION LIMIT", "IS_TEMPLATE", "ALLOW_CONNECTIONS"];
+    statement.starts_with("ALTER ") && sql::has_word(statement, "SET") && !limits.iter().any(|limit| statement.contains(limit))
+}
+
+fn create_statement(head: &Archive, temporary: &str, options: &ServerOptions) -> Result<String> {
+    let Some(entry) = head.entries.iter().find(|entry| entry.kind == "DATABASE") else {
+        return Ok(format!("CREATE DATABASE {} TEMPLATE template0", sql::quote(temporary)));
+    };
+    let statement = sql::retarget(definition(entry)?, temporary);
+    let statement = if options.no_tablespaces { sql::without(&statement, "TABLESPACE") } else { statement };
+    match sql::statements(&statement).as_slice() {
+        [one] if one.starts_with("CREATE DATABASE ") => Ok(one.clone()),
+        _ => Err(Error::InvalidArgument("the dump's statement that makes the database is not one of pg_dump's".into())),
+    }
+}
+
+fn advise(error: Error) -> Error {
+    let text = error.to_string();
+    let advice = if text.contains("locale") {
+        "; the server's machine lacks a locale that the dumped database had: install it there (locale-gen, or a glibc language pack)"
+    } else if text.contains("disk") || text.contains("space left") {
+        "; the server's disk is full"
+    } else {
+        ""
+    };
+    add(error, advice)
+}

@@ -1,0 +1,255 @@
+//! What would make a restore fail later is looked for before anything is made, and told all at once, each with what mends it.
+
+use std::collections::BTreeSet;
+
+use super::admin::Admin;
+use super::input::Dump;
+use super::{Names, ServerOptions, sql};
+use crate::error::{Error, Result};
+use crate::source::postgres::Tools;
+use crate::source::postgres::archive::{Archive, Entry};
+
+/// Kinds of entries whose statements name roles.
+const NAMING_ROLES: [&str; 6] = ["ACL", "DEFAULT ACL", "POLICY", "USER MAPPING", "DATABASE PROPERTIES", "DATABASE"];
+/// Names in place of roles that are none.
+const NO_ROLES: [&str; 4] = ["PUBLIC", "CURRENT_USER", "SESSION_USER", "CURRENT_ROLE"];
+/// How many sessions or names are told.
+const TOLD_MAX: usize = 10;
+
+/// Whether the statements of an entry are needed to restore its database.
+pub(super) fn is_wanted(kind: &str, name: &str) -> bool {
+    NAMING_ROLES.contains(&kind) || matches!(kind, "ENCODING" | "STDSTRINGS") || is_of_database(kind, name)
+}
+
+/// Whether an entry is about the database itself, which pg_restore leaves out unless it makes the database.
+pub(super) fn is_of_database(kind: &str, name: &str) -> bool {
+    matches!(kind, "DATABASE" | "DATABASE PROPERTIES")
+        || (matches!(kind, "ACL" | "COMMENT" | "SECURITY LABEL") && name.starts_with("DATABASE "))
+}
+
+/// The programs that can read this archive and dump this server.
+pub(super) fn tools(options: &ServerOptions, head: &Archive, server_version: u32) -> Result<Tools> {
+    // The first major versions that read archives 1.15 and 1.16.
+    let reader = match head.minor_version {
+        ..=14 => 13,
+        15 => 16,
+        _ => 17,
+    };
+    let tools = Tools::find(options.bin.as_deref(), &options.environment, server_version.max(reader * 10_000))?;
+    match tools.bin.join("pg_restore").exists() {
+        true => Ok(tools),
+        false => Err(Error::source("pg_restore", format!("it is not in {}, where pg_dump is; name another directory with --pg-bin", tools.bin.display()))),
+    }
+}
+
+/// Looks at the server.
+pub(super) struct Preflight<'a> {
+    pub(super) admin: &'a mut Admin,
+    pub(super) options: &'a ServerOptions,
+    pub(super) dump: &'a Dump,
+    pub(super) head: &'a Archive,
+    pub(super) names: &'a Names,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Preflight<'a> {
+    pub(super) fn new(admin: &'a mut Admin, options: &'a ServerOptions, dump: &'a Dump, head: &'a Archive, names: &'a Names) -> Self {
+        Preflight { admin, options, dump, head, names, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// What the user should know that stops nothing.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] with everything that stands in the way; [`Error::Busy`] if that is only that the database is in use.
+    pub(super) fn check(mut self) -> Result<Vec<String>> {
+        self.server()?;
+        self.roles()?;
+        self.extensions()?;
+        self.tablespaces()?;
+        self.names()?;
+        self.space()?;
+        let label = self.admin.label(&self.names.target);
+        if !self.problems.is_empty() {
+            let busy = self.connections()?;
+            self.problems.extend(busy);
+            let detail = format!("nothing was changed, as this stands in the way:\n  - {}", self.problems.join("\n  - "));
+            return Err(Error::destination(label, detail));
+        }
+        match self.connections()? {
+            Some(busy) => Err(Error::Busy { path: label.into(), detail: format!("nothing was changed: {busy}") }),
+            None => Ok(self.warnings),
+        }
+    }
+
+    fn server(&mut self) -> Result<()> {
+        let major = self.admin.connection.version / 10_000;
+        let dumped: u32 = self.head.server_version.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        if dumped > major {
+            self.problems.push(format!("the dump is of PostgreSQL {dumped} and this server is {major}: restore into {dumped} or later"));
+        }
+        if self.admin.is("pg_is_in_recovery()", &[])? {
+            self.problems.push("this server is a standby, which takes no writes: name its primary in --dsn".into());
+        }
+        if !self.admin.is("SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user", &[])? {
+            let user = sql::quote(&self.options.conninfo.user);
+            self.problems.push(format!("this role may not create databases: ALTER ROLE {user} CREATEDB, or connect as another"));
+        }
+        let leftovers = self.admin.list(
+            "SELECT datname::text FROM pg_database WHERE starts_with(datname::text, $1::text) ORDER BY 1",
+            &[&self.names.temporary_start()],
+        )?;
+        for left in leftovers {
+            let drop = format!("DROP DATABASE {} WITH (FORCE)", sql::quote(&left));
+            self.warnings.push(format!("database {left} is of a restore that still runs or was killed; if it was killed: {drop}"));
+        }
+        Ok(())
+    }
+
+    fn roles(&mut self) -> Result<()> {
+        let wanted = roles(self.head, self.options);
+        let missing = self.missing(&wanted, "SELECT rolname::text FROM pg_roles")?;
+        if !missing.is_empty() {
+            self.problems.push(format!(
+                "roles that the dump names are missing: {}: create them (`icecore dump SNAP globals.sql` has the statements), or leave \
+                 owners and rights out with --no-owner --no-privileges",
+                some(&missing)
+            ));
+        }
+        Ok(())
+    }
+
+    fn extensions(&mut self) -> Result<()> {
+        let wanted: BTreeSet<String> = self.head.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.clone()).collect();
+        for name in self.missing(&wanted, "SELECT name::text FROM pg_available_extensions")? {
+            self.problems.push(format!("extension {name} is not installed on the server's machine: install the package that has it"));
+        }
+        let recorded: Vec<(String, String)> = self.dump.fact("extensions").unwrap_or_default().split(", ").filter_map(split_version).collect();
+        for (name, version) in recorded.into_iter().filter(|(name, _)| wanted.contains(name)) {
+            let found = self.admin.list("SELECT default_version FROM pg_available_extensions WHERE name = $1::text", &[&name])?;
+            if let Some(other) = found.into_iter().next().filter(|found| *found != version) {
+                self.warnings.push(format!("extension {name} was {version} in the dumped database and will be {other}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn tablespaces(&mut self) -> Result<()> {
+        if self.options.no_tablespaces {
+            return Ok(());
+        }
+        let mut wanted: BTreeSet<String> = self.head.entries.iter().filter_map(|entry| entry.tablespace.clone()).collect();
+        let database = self.head.entries.iter().find(|entry| entry.kind == "DATABASE").and_then(|entry| entry.definition.as_deref());
+        wanted.extend(database.map(|text| sql::names_after(text, &[&["TABLESPACE", "="]])).unwrap_or_default());
+        let missing = self.missing(&wanted, "SELECT spcname::text FROM pg_tablespace")?;
+        if !missing.is_empty() {
+            self.problems.push(format!("tablespaces are missing: {}: create them, or use --no-tablespaces", some(&missing)));
+        }
+        Ok(())
+    }
+
+    fn names(&mut self) -> Result<()> {
+        let Names { target, kept, .. } = self.names;
+        if !self.admin.exists(target)? {
+            return Ok(());
+        }
+        if !self.names.may_replace {
+            self.problems.push(format!("there is a database {target} already: drop or rename it, choose another name, or name it in --dsn too"));
+        }
+        if self.admin.exists(kept)? {
+            self.problems.push(format!("the name {kept}, for the old database, is taken: try again in a second"));
+        }
+        let owned = "SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = $1::text";
+        if !self.admin.is(owned, &[target])? {
+            self.problems.push(format!("only its owner or a superuser may rename the old database {target}: connect as one"));
+        }
+        let prepared = self.admin.list("SELECT gid FROM pg_prepared_xacts WHERE database = $1::text", &[target])?;
+        if !prepared.is_empty() {
+            self.problems.push(format!("{target} has prepared transactions, and cannot be renamed: COMMIT or ROLLBACK PREPARED {}", some(&prepared)));
+        }
+        Ok(())
+    }
+
+    /// What is free is known if the server runs on this machine and says where its data is.
+    fn space(&mut self) -> Result<()> {
+        let free = |path: &std::path::Path| {
+            rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        };
+        if self.options.jobs > 1 && free(&self.options.spool_dir).is_some_and(|free| free < self.dump.len) {
+            let dir = self.options.spool_dir.display();
+            self.problems.push(format!("{dir} has no room for the dump, {} bytes: set TMPDIR, or use --jobs 1", self.dump.len));
+        }
+        let is_local = self.admin.connection.conninfo.targets.first().is_some_and(|target| target.is_socket());
+        // Most roles may not ask.
+        let data = if is_local { self.admin.list("SELECT current_setting('data_directory')", &[]).unwrap_or_default() } else { Vec::new() };
+        let needed: u64 = self.dump.fact("database_bytes").and_then(|text| text.parse().ok()).unwrap_or(self.dump.len);
+        if let Some(free) = data.first().and_then(|dir| free(std::path::Path::new(dir))).filter(|free| *free < needed) {
+            self.problems.push(format!("the server's disk has {free} bytes left, and the database needs about {needed}: make room"));
+        }
+        Ok(())
+    }
+
+    fn connections(&mut self) -> Result<Option<String>> {
+        if self.options.disconnect {
+            return Ok(None);
+        }
+        let sessions: Vec<String> = self.admin.sessions(&self.names.target)?.into_iter().map(|session| session.text).collect();
+        let busy = || format!("sessions are connected to {}: {}: end them, or have that done with --disconnect", self.names.target, some(&sessions));
+        Ok((!sessions.is_empty()).then(busy))
+    }
+
+    fn missing(&mut self, wanted: &BTreeSet<String>, query: &str) -> Result<Vec<String>> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let there: BTreeSet<String> = self.admin.list(query, &[])?.into_iter().collect();
+        Ok(wanted.difference(&there).cloned().collect())
+    }
+}
+
+/// The first ones of a list.
+pub(super) fn some(items: &[String]) -> String {
+    let told = items.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join("; ");
+    match items.len().saturating_sub(TOLD_MAX) {
+        0 => told,
+        more => format!("{told}; and {more} more"),
+    }
+}
+
+fn split_version(text: &str) -> Option<(String, String)> {
+    let (name, version) = text.rsplit_once(' ')?;
+    Some((name.to_owned(), version.to_owned()))
+}
+
+/// Roles that a restore needs. Of policies and rights those are found whose statements could be kept; pg_restore stops at others.
+fn roles(head: &Archive, options: &ServerOptions) -> BTreeSet<String> {
+    let mut roles = BTreeSet::new();
+    for entry in &head.entries {
+        if !options.no_owner {
+            roles.insert(entry.owner.clone());
+        }
+        let is_left_out = options.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL");
+        if NAMING_ROLES.contains(&entry.kind.as_str()) && !is_left_out {
+            roles.extend(named(entry));
+        }
+    }
+    roles.retain(|role| !role.is_empty() && !NO_ROLES.iter().any(|none| role.eq_ignore_ascii_case(none)));
+    roles
+}
+
+fn named(entry: &Entry) -> Vec<String> {
+    let Some(text) = &entry.definition else { return Vec::new() };
+    match entry.kind.as_str() {
+        "POLICY" => policy_roles(text),
+        "USER MAPPING" => sql::names_after(text, &[&["MAPPING", "FOR"]]),
+        "DATABASE PROPERTIES" => sql::names_after(text, &[&["ALTER", "ROLE"]]),
+        "DATABASE" => Vec::new(),
+        _ => sql::names_after(text, &[&["TO"], &["FROM"], &["AUTHORIZATION"], &["FOR", "ROLE"]]),
+    }
+}
+
+/// `CREATE POLICY name ON table [AS ..] [FOR ..] [TO role, ..] [USING ..]`; after the roles anything may come.
+fn policy_roles(text: &str) -> Vec<String> {
+    let end = text.find(" USING (").unwrap_or(text.len()).min(text.find(" WITH CHECK (").unwrap_or(text.len()));
+    sql::names_after(text.get(..end).unwrap_or_default(), &[&["TO"]])
+}

@@ -1,0 +1,247 @@
+//! One table out of a dump, beside the one that is there.
+
+use std::io::Write;
+
+use postgres::Client;
+
+use super::input::Dump;
+use super::sql::{self, Kind};
+use super::{NAME_BYTES_MAX, suffixed};
+use crate::error::{Error, Result};
+use crate::progress::Monitor;
+use crate::source::postgres::archive::{self, Archive, Entry, RowSum};
+use crate::source::postgres::connect::explain;
+use crate::source::postgres::tables::Evidence;
+use crate::source::postgres::{Connection, Conninfo};
+
+/// Settings under which pg_dump writes rows, so that they are read as they were meant, and read back the same.
+const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET DateStyle = ISO; \
+                        SET IntervalStyle = postgres; SET extra_float_digits = 3; SET TimeZone = 'UTC'; SET bytea_output = hex; \
+                        SET xmloption = content; SET check_function_bodies = false; SET row_security = off; SET client_min_messages = warning; \
+                        SET default_transaction_read_only = off; SELECT pg_catalog.set_config('search_path', '', false)";
+/// What makes a table, in the order of the words.
+const CREATE: &str = "CREATE";
+
+/// Which table, and where it goes.
+#[derive(Debug, Clone)]
+pub struct TableOptions {
+    /// The database that it goes into, which need not be the dumped one.
+    pub conninfo: Conninfo,
+    /// `schema.name`, or `name` for one that is in no other schema; as pg_dump writes it, without quotes.
+    pub table: String,
+    /// The new table's name, in the same schema; `None`: `NAME_restored_<timestamp>`.
+    pub name: Option<String>,
+    /// A word for that name: the time.
+    pub timestamp: String,
+}
+
+/// A table that was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredTable {
+    /// Schema and name of the new table.
+    pub name: String,
+    /// The database, for people.
+    pub label: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Bytes of the dump that were read for it, besides its table of contents.
+    pub bytes: u64,
+    /// Bytes of the table of contents.
+    pub head_bytes: u64,
+}
+
+/// Restores one table beside what is there: its columns with their types, defaults that stand in its definition, generated columns, its checks, and its rows, which are
+/// compared with the dump by their sum. Indexes, keys, triggers, rights, and what other statements add, stay out: the table is to
+/// be looked at and copied from. All of it is one transaction. Of the dump the table of contents and this table's data are read.
+///
+/// # Errors
+/// [`Error::NotFound`] if the dump has no such table; [`Error::InvalidArgument`] if it has no rows of its own; [`Error::Destination`] if the database does not take it;
+/// in each case nothing was changed.
+pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor) -> Result<RestoredTable> {
+    let named = |name: &str| options.table == name || options.table.rsplit_once('.').is_some_and(|(_, last)| last == name);
+    let wanted = |kind: &str, name: &str| matches!(kind, "ENCODING" | "STDSTRINGS") || (matches!(kind, "TABLE" | "TABLE DATA") && named(name));
+    let head = dump.head(&wanted)?;
+    let data = find(&head, &options.table)?;
+    let (definition, copy) = statements(&head, data)?;
+    let table = options.name.clone().unwrap_or_else(|| suffixed(&data.name, "_restored_", &options.timestamp));
+    if table.is_empty() || table.len() > NAME_BYTES_MAX {
+        return Err(Error::InvalidArgument(format!("{table:?} is no name that a table can have")));
+    }
+    let schema = data.schema.clone().unwrap_or_default();
+    let new = format!("{}.{}", sql::quote(&schema), sql::quote(&table));
+    let evidence = evidence(dump, &head, data)?;
+    let mut connection = Connection::open(&options.conninfo)?;
+    let label = connection.conninfo.label();
+    let work = Work { dump, head: &head, data, evidence, monitor, label: &label };
+    let create = renamed(definition, "TABLE", &new).ok_or_else(|| strange(data))?;
+    let columns = copy_columns(copy).ok_or_else(|| strange(data))?;
+    let encoding = encoding(&head);
+    let load = format!("COPY {new} {columns} FROM STDIN WITH (ENCODING {})", sql::literal(&encoding));
+    let unload = format!("COPY {new} {columns} TO STDOUT WITH (ENCODING {})", sql::literal(&encoding));
+    work.run(&mut connection.client, &create, &load, &unload)?;
+    Ok(RestoredTable { name: format!("{schema}.{table}"), label, rows: evidence.rows, bytes: evidence.len, head_bytes: head.data_offset })
+}
+
+fn strange(entry: &Entry) -> Error {
+    Error::InvalidArgument(format!("the statements of {} in the dump are not those of pg_dump, or too long", entry.full_name()))
+}
+
+/// The entry with the data of the table.
+fn find<'h>(head: &'h Archive, table: &str) -> Result<&'h Entry> {
+    let named = |kind: &str| -> Vec<&'h Entry> {
+        let of_kind = head.entries.iter().filter(|entry| entry.kind == kind);
+        of_kind.filter(|entry| entry.full_name() == table || entry.name == table).collect()
+    };
+    let found = named("TABLE DATA");
+    let exact: Vec<&Entry> = found.iter().copied().filter(|entry| entry.full_name() == table).collect();
+    match (exact.as_slice(), found.as_slice()) {
+        ([one], _) | ([], [one]) => Ok(one),
+        ([], []) if !named("TABLE").is_empty() => {
+            let text = format!("{table} has no rows of its own: it is partitioned, or was dumped without data; name one of its partitions");
+            Err(Error::InvalidArgument(text))
+        }
+        ([], []) => Err(Error::NotFound { what: format!("table {table} in the dump") }),
+        _ => {
+            let names: Vec<String> = found.iter().map(|entry| entry.full_name()).collect();
+            Err(Error::InvalidArgument(format!("{table} is not the only one of this name: say which of {}", names.join(", "))))
+        }
+    }
+}
+
+/// What makes the table, and what loads it.
+fn statements<'h>(head: &'h Archive, data: &'h Entry) -> Result<(&'h str, &'h str)> {
+    let is_its = |entry: &&Entry| entry.kind == "TABLE" && entry.schema == data.schema && entry.name == data.name;
+    let definition = head.entries.iter().find(is_its).and_then(|entry| entry.definition.as_deref());
+    Ok((definition.ok_or_else(|| strange(data))?, data.copy_statement.as_deref().ok_or_else(|| strange(data))?))
+}
+
+fn evidence<'d>(dump: &'d Dump, head: &Archive, data: &Entry) -> Result<&'d Evidence> {
+    let name = data.full_name();
+    let found = dump.evidence.blocks.iter().find(|block| block.kind == data.kind && block.name == name);
+    let found = found.filter(|block| block.offset >= head.data_offset);
+    found.ok_or_else(|| Error::corrupt(&dump.name, format!("it is not known where the data of {name} is")))
+}
+
+/// The name in `SET client_encoding = 'UTF8';`.
+fn encoding(head: &Archive) -> String {
+    let text = head.entries.iter().find(|entry| entry.kind == "ENCODING").and_then(|entry| entry.definition.as_deref());
+    text.and_then(|text| text.split('\'').nth(1)).unwrap_or("UTF8").to_owned()
+}
+
+/// A statement that makes a table, for another name; without the tables that it inherits from, which would show its rows as theirs.
+fn renamed(statement: &str, before: &str, name: &str) -> Option<String> {
+    let mut tokens = sql::tokens(statement).into_iter().peekable();
+    if tokens.peek()?.text != CREATE {
+        return None;
+    }
+    let mut out = String::new();
+    for token in tokens.by_ref() {
+        out.push_str(token.text);
+        if token.kind == Kind::Word && token.text == before {
+            break;
+        }
+    }
+    // `schema.name`, up to the columns.
+    while tokens.next_if(|token| token.text != "(").is_some() {}
+    out.push_str(&format!(" {name} "));
+    let (mut depth, mut is_inheriting) = (0_usize, false);
+    for token in tokens {
+        match token.text {
+            "(" if token.kind == Kind::Sign => depth += 1,
+            ")" if token.kind == Kind::Sign => depth = depth.saturating_sub(1),
+            "INHERITS" if depth == 0 && token.kind == Kind::Word => is_inheriting = true,
+            _ => {}
+        }
+        if !is_inheriting {
+            out.push_str(token.text);
+        }
+        is_inheriting &= depth > 0 || token.text != ")";
+    }
+    Some(out)
+}
+
+/// The columns in `COPY schema.name (a, b) FROM stdin;`, with their parentheses.
+fn copy_columns(statement: &str) -> Option<String> {
+    let tokens = sql::tokens(statement);
+    let start = tokens.iter().position(|token| token.text == "(")?;
+    let end = tokens.iter().rposition(|token| token.text == ")")?;
+    let text: String = tokens.get(start..=end)?.iter().map(|token| token.text).collect();
+    // A table without columns is copied without a list.
+    Some(if text == "()" { String::new() } else { text })
+}
+
+struct Work<'a> {
+    dump: &'a Dump,
+    head: &'a Archive,
+    data: &'a Entry,
+    evidence: &'a Evidence,
+    monitor: &'a dyn Monitor,
+    label: &'a str,
+}
+
+impl Work<'_> {
+    fn run(&self, client: &mut Client, create: &str, load: &str, unload: &str) -> Result<()> {
+        let failed = |what: &str, e: &postgres::Error| Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)));
+        client.batch_execute(SETTINGS).map_err(|e| failed("the session cannot be set up", &e))?;
+        let mut transaction = client.transaction().map_err(|e| failed("no transaction can be begun", &e))?;
+        let text = format!("{}; {create}", self.standard_strings());
+        transaction.batch_execute(&text).map_err(|e| failed("the table cannot be made", &e))?;
+        self.monitor.phase("loading", Some(self.evidence.len));
+        let mut writer = transaction.copy_in(load).map_err(|e| failed("the table takes no rows", &e))?;
+        let read = self.dump.parse_at(self.evidence.offset, self.monitor, |input| {
+            archive::table_rows(input, self.head, self.data, &mut |piece| writer.write_all(piece).map_err(|e| e.to_string()))
+        });
+        let (rows, sum) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                // What the server has to say about rows that it does not take is worth more.
+                let said = writer.finish().err().map(|e| failed("the table does not take its rows", &e));
+                return Err(if error.is_damage() { said.unwrap_or(error) } else { error });
+            }
+        };
+        let loaded = writer.finish().map_err(|e| failed("the table does not take its rows", &e))?;
+        self.compare("the dump", rows, sum)?;
+        if loaded != rows {
+            return Err(Error::destination(self.label, format!("{loaded} rows were taken of {rows}; nothing was changed")));
+        }
+        let mut reader = transaction.copy_out(unload).map_err(|e| failed("the rows cannot be read back", &e))?;
+        let read = archive::sum_rows(&mut reader).map_err(|e| Error::destination(self.label, format!("the rows cannot be read back: {e}")))?;
+        drop(reader);
+        self.compare("the restored table", read.0, read.1)?;
+        if self.monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        transaction.commit().map_err(|e| failed("the transaction cannot be committed", &e))
+    }
+
+    fn standard_strings(&self) -> &str {
+        let entry = self.head.entries.iter().find(|entry| entry.kind == "STDSTRINGS");
+        entry.and_then(|entry| entry.definition.as_deref()).map_or("", |text| text.trim_end().trim_end_matches(';'))
+    }
+
+    fn compare(&self, what: &str, rows: u64, sum: RowSum) -> Result<()> {
+        let is_sum = sum == self.evidence.sum || (!self.dump.sums_hold && what != "the dump");
+        match rows == self.evidence.rows && is_sum {
+            true => Ok(()),
+            false => Err(Error::destination(self.label, format!("{what} does not have the rows that were recorded; nothing was changed"))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_gets_another_name_and_no_parents() {
+        let text = "CREATE UNLOGGED TABLE public.\"a (b\" (\n    x text DEFAULT ')'::text,\n    CONSTRAINT \"TABLE\" CHECK ((x > 'INHERITS'))\n)\n\
+                    INHERITS (public.p, q)\nWITH (fillfactor='70');\n";
+        let expected = "CREATE UNLOGGED TABLE \"s\".\"n\" (\n    x text DEFAULT ')'::text,\n    CONSTRAINT \"TABLE\" CHECK ((x > 'INHERITS'))\n)\n\n\
+                        WITH (fillfactor='70');\n";
+        assert_eq!(renamed(text, "TABLE", "\"s\".\"n\"").unwrap(), expected);
+        assert_eq!(renamed("DROP TABLE x", "TABLE", "y"), None);
+        assert_eq!(copy_columns("COPY public.\"t(\" (a, \"b)\") FROM stdin;").unwrap(), "(a, \"b)\")");
+        assert_eq!(copy_columns("COPY public.t () FROM stdin;").unwrap(), "");
+    }
+}
