@@ -6,6 +6,8 @@ mod capture;
 mod conninfo;
 mod failures;
 mod harness;
+mod restore;
+mod restore_failures;
 mod server;
 #[path = "../cli/support.rs"]
 #[allow(dead_code)]

@@ -1,0 +1,232 @@
+//! A restore that fails leaves the old database as it was, and nothing half-made that is not named.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use crate::restore::{command, family, good, plain, restore, saved};
+use crate::server::{Database, Server, on_every_version, server};
+use crate::support::{Place, Run};
+
+fn filled(server: &'static Server) -> (Place, Database) {
+    let (place, database) = (plain(), server.database());
+    database.sql("CREATE TABLE t AS SELECT n, repeat(md5(n::text), 10) AS text FROM generate_series(1, 30000) n; CREATE TABLE u (n int)");
+    saved(&place, &database);
+    database.sql("DELETE FROM t; CREATE TABLE newer (n int)");
+    (place, database)
+}
+
+/// The old database is there under its name, and nothing else is.
+#[track_caller]
+fn untouched(database: &Database) {
+    assert_eq!(family(database.server, &database.name), [database.name.as_str()]);
+    assert_eq!(database.sql("SELECT count(*) FROM t"), "0");
+    assert_eq!(database.sql("SELECT count(*) FROM newer"), "0");
+}
+
+/// The restore with a script of bash in place of pg_restore; `$real` is the true one.
+fn with_script(place: &Place, database: &Database, script: &str, args: &[&str]) -> Command {
+    let dir = place.path("bin");
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir(&dir).unwrap();
+    for program in ["psql", "pg_dump", "pg_restore"] {
+        let real = database.server.bin.join(program);
+        // The wheel's programs find their libraries beside themselves, so links would not do.
+        let text = match program {
+            "pg_restore" => format!("#!/bin/bash\nset -o pipefail\nreal={}\ncd {}\n{script}\n", real.display(), place.path("").display()),
+            _ => format!("#!/bin/bash\nexec {} \"$@\"\n", real.display()),
+        };
+        std::fs::write(dir.join(program), text).unwrap();
+        std::fs::set_permissions(dir.join(program), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = place.command();
+    command.args(["--json", "restore", "latest", "--dsn", &database.dsn(), "--pg-bin"]).arg(dir).args(args);
+    command.env("TMPDIR", place.path("home")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run_script(place: &Place, database: &Database, script: &str, args: &[&str]) -> Run {
+    with_script(place, database, script, args).output().unwrap().into()
+}
+
+/// Runs a restore that stops in the middle of loading until `meanwhile` is over.
+fn in_the_middle(place: &Place, database: &Database, args: &[&str], meanwhile: impl FnOnce(&Child)) -> Run {
+    let script = "(head -c 3000000; touch middle; while [ ! -e go ]; do sleep 0.02; done; cat) | $real \"$@\"";
+    let child = with_script(place, database, script, args).spawn().unwrap();
+    while !place.path("middle").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    meanwhile(&child);
+    std::fs::write(place.path("go"), "").unwrap();
+    let run = child.wait_with_output().unwrap().into();
+    std::fs::remove_file(place.path("middle")).unwrap();
+    std::fs::remove_file(place.path("go")).unwrap();
+    run
+}
+
+#[test]
+fn a_program_that_fails_leaves_the_old_database_as_it_was() {
+    on_every_version(|server| {
+        let (place, database) = filled(server);
+        let sql = |text: &str| {
+            let psql = server.bin.join("psql");
+            format!("$real \"$@\" && {} -Xq -d \"dbname=$PGDATABASE\" -c \"{text}\"", psql.display())
+        };
+        for (script, args, with) in [
+            ("exit 3", &[][..], "exit code 3"),
+            ("echo told you >&2; exit 1", &["--jobs", "2"], "told you"),
+            ("head -c 100000 | $real \"$@\"", &[], "exit code 1"),
+            ("head -c 1000000 >/dev/null; kill -9 $$", &[], "killed by signal 9"),
+            ("kill -9 $$", &["--jobs", "2"], "killed by signal 9"),
+            (&sql("DELETE FROM t WHERE n = 7"), &[], "t has 29999 rows in place of 30000"),
+            (&sql("UPDATE t SET text = 'x' WHERE n = 7"), &["--jobs", "2"], "t has other rows"),
+            ("exit 0", &[], "rows in place of"),
+        ] {
+            let run = run_script(&place, &database, script, args);
+            run.failed(1, &[with]);
+            untouched(&database);
+            assert!(std::fs::read_dir(place.path("home")).unwrap().next().is_none(), "the spool is gone");
+        }
+        let unverified = run_script(&place, &database, &sql("DELETE FROM t WHERE n = 7"), &["--no-verify"]);
+        assert_eq!(good(unverified)["verified"], false);
+    });
+}
+
+#[test]
+fn a_server_that_is_stopped_in_the_middle() {
+    let server: &'static Server = Box::leak(Box::new(Server::start(16)));
+    let (place, database) = filled(server);
+    let run = in_the_middle(&place, &database, &[], |_| server.control("immediate"));
+    server.control("start");
+    let left = family(server, &database.name);
+    // It cannot be dropped by then, so it is named.
+    run.failed(1, &["DROP DATABASE IF EXISTS", &left[1]]);
+    assert_eq!(left.len(), 2);
+    // A later restore names it too.
+    let run = restore(&place, server, &["latest", "--dsn", &database.dsn()]);
+    assert!(run.stderr.contains(&left[1]), "{}", run.stderr);
+    good(run);
+}
+
+#[test]
+fn an_interruption_drops_the_half_made_database() {
+    let (place, database) = filled(server(18));
+    let run = in_the_middle(&place, &database, &[], |child| {
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    });
+    assert_eq!(run.code, Some(130), "{}", run.stderr);
+    untouched(&database);
+}
+
+/// A session in a database that stays until its input is closed.
+fn session(database: &Database) -> Child {
+    let mut psql = Command::new(database.server.bin.join("psql"));
+    psql.args(["-XqAt", "-d", &database.dsn()]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = psql.env("PGAPPNAME", "the sitter").spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"SELECT 'ready';\n").unwrap();
+    let mut said = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+    child
+}
+
+#[test]
+fn sessions_are_named_and_ended_only_if_asked_for() {
+    on_every_version(|server| {
+        let (place, database) = filled(server);
+        let args = ["latest", "--dsn", &database.dsn()];
+        let mut sitter = session(&database);
+        restore(&place, server, &args).failed(11, &["the sitter", "--disconnect", "nothing was changed"]);
+        untouched(&database);
+        // Beside the old one nobody is in the way.
+        good(restore(&place, server, &["latest", "--dsn", &database.dsn(), "--as", &format!("{}x", database.name)]));
+
+        let done = good(restore(&place, server, &[&args[..], &["--disconnect"]].concat()));
+        assert_eq!(database.sql("SELECT count(*) FROM t"), "30000");
+        assert_eq!(server.sql(done["kept"].as_str().unwrap(), "SELECT count(*) FROM newer"), "0");
+        assert!(!sitter.wait().unwrap().success(), "its session was ended");
+    });
+}
+
+#[test]
+fn who_connects_in_the_middle_is_named_and_the_new_database_is_not_lost() {
+    let (place, database) = filled(server(15));
+    let (server, name) = (database.server, database.name.as_str());
+    let mut sitter = None;
+    let run = in_the_middle(&place, &database, &[], |_| sitter = Some(session(&database)));
+    run.failed(11, &["the sitter", "nothing was replaced", "BEGIN; ALTER DATABASE"]);
+    let mut sitter = sitter.unwrap();
+    drop(sitter.stdin.take());
+    sitter.wait().unwrap();
+    let there = family(server, name);
+    assert_eq!(there.len(), 2);
+    assert!(there[1].starts_with(&format!("{name}_restoring_")), "{there:?}");
+    assert_eq!(database.sql("SELECT count(*) FROM newer"), "0");
+    // What the message says finishes it.
+    let start = run.stderr.find("BEGIN;").unwrap();
+    let end = run.stderr.find(" COMMIT;").unwrap() + " COMMIT;".len();
+    server.sql("postgres", &run.stderr[start..end].replace("\\\"", "\""));
+    assert_eq!(database.sql("SELECT count(*) FROM t"), "30000");
+}
+
+#[test]
+fn what_is_missing_is_told_before_anything_is_made() {
+    let (place, database) = (plain(), server(15).database());
+    let (server, role) = (database.server, format!("{}_gone", database.name));
+    let other = format!("{role}_too");
+    database.sql(&format!(
+        "CREATE ROLE {role}; CREATE ROLE {other}; CREATE TABLE t (n int); ALTER TABLE t OWNER TO {role}; GRANT SELECT ON t TO {other}; \
+         CREATE EXTENSION hstore; CREATE TABLE newer (n int)"
+    ));
+    saved(&place, &database);
+    database.sql(&format!("DROP OWNED BY {other}; ALTER TABLE t OWNER TO postgres; DROP ROLE {role}; DROP ROLE {other}"));
+    let args = ["latest", "--dsn", &database.dsn()];
+    restore(&place, server, &args).failed(1, &[&format!("{role}; {other}"), "--no-owner --no-privileges", "nothing was changed"]);
+    untouched(&database);
+    restore(&place, server, &[&args[..], &["--no-owner"]].concat()).failed(1, &[&other]);
+    good(restore(&place, server, &[&args[..], &["--no-owner", "--no-privileges"]].concat()));
+    assert_eq!(database.sql("SELECT tableowner FROM pg_tables WHERE tablename = 't'"), "postgres");
+
+    // The wheel's servers have no hstore.
+    let bare = crate::server::server(16);
+    let run = restore(&place, bare, &["latest", "--dsn", &bare.dsn("postgres"), "--no-owner", "--no-privileges"]);
+    run.failed(1, &["extension hstore is not installed", "nothing was changed"]);
+    assert!(family(bare, &format!("{}_restoring", database.name)).is_empty());
+}
+
+#[test]
+fn names_are_not_guessed_and_not_taken_from_others() {
+    let (place, database) = filled(server(18));
+    let (server, other) = (database.server, server(18).database());
+    restore(&place, server, &["latest", "--dsn", &other.dsn()]).failed(2, &["--as", &other.name]);
+    let args = ["latest", "--dsn", &database.dsn(), "--as", &other.name];
+    restore(&place, server, &args).failed(1, &["already", "nothing was changed"]);
+    restore(&place, server, &["latest", "--dsn", &server.dsn("postgres"), "--as", "template1"]).failed(2, &["never replaced"]);
+    untouched(&database);
+    assert_eq!(family(server, &other.name), [other.name.as_str()]);
+    // Named twice, it is meant.
+    let done = good(restore(&place, server, &["latest", "--dsn", &other.dsn(), "--as", &other.name]));
+    assert!(done["kept"].as_str().unwrap().starts_with(&format!("{}_pre_restore_", other.name)));
+    assert_eq!(other.sql("SELECT count(*) FROM t"), "30000");
+    untouched(&database);
+}
+
+#[test]
+fn a_role_without_rights_is_told_and_one_that_may_make_databases_is_enough() {
+    on_every_version(|server| {
+        let (place, database) = filled(server);
+        let role = format!("{}_maker", database.name);
+        server.sql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD 'hunter2'"));
+        let dsn = server.dsn("postgres").replace("postgres@", &format!("{role}:hunter2@"));
+        let run = restore(&place, server, &["latest", "--dsn", &dsn, "--no-owner"]);
+        run.failed(1, &["CREATEDB", "only its owner", "nothing was changed"]);
+        assert!(!run.stderr.contains("hunter2"));
+        untouched(&database);
+        server.sql("postgres", &format!("ALTER ROLE {role} CREATEDB"));
+        let name = format!("{}m", database.name);
+        let args = ["latest", "--dsn", &dsn, "--no-owner", "--as", &name];
+        let done = good(command(&place, server, &args).output().unwrap().into());
+        assert_eq!(done["verified"], true);
+        assert_eq!(server.sql(&name, "SELECT tableowner FROM pg_tables WHERE tablename = 't'"), role);
+    });
+}
