@@ -33,20 +33,13 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
     ];
     command.args(left_out.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option));
     if options.jobs <= 1 {
-        let mut running = Loader::start(command.stdin(Stdio::piped()))?;
-        let fed = running.feed(dump, monitor);
-        // What the program has to say about a pipe that it closed is worth more.
-        return match fed {
-            Err(error @ Error::Source { .. }) => running.finish(monitor).and(Err(error)),
-            Err(error) => Err(error),
-            Ok(()) => running.finish(monitor),
-        };
+        return Loader::start(command.stdin(Stdio::piped()))?.run(Some(dump), monitor);
     }
     let spool = SpoolFile::create(&options.spool_dir)?;
     spool.fill(dump, monitor)?;
     monitor.phase("loading", None);
     command.arg(format!("--jobs={}", options.jobs)).arg(&spool.path);
-    Loader::start(command.stdin(Stdio::null()))?.finish(monitor)
+    Loader::start(command.stdin(Stdio::null()))?.run(None, monitor)
 }
 
 /// A running pg_restore. Dropping it ends it.
@@ -70,18 +63,33 @@ impl Loader {
         Ok(loader)
     }
 
-    fn feed(&mut self, dump: &Dump, monitor: &dyn Monitor) -> Result<()> {
-        let Some(mut pipe) = self.child.stdin.take() else { return Err(failed("takes no input")) };
-        copy(dump, monitor, &mut pipe, |e| failed(format!("does not take the dump: {e}")))
+    /// Gives it the dump, if it reads that from a pipe, and waits for its end.
+    fn run(mut self, dump: Option<&Dump>, monitor: &dyn Monitor) -> Result<()> {
+        let pipe = self.child.stdin.take();
+        let (fed, ended) = std::thread::scope(|scope| {
+            // A pipe that is full makes its writer wait, who could not be interrupted then.
+            let feeder = scope.spawn(move || match (dump, pipe) {
+                (Some(dump), Some(mut pipe)) => copy(dump, monitor, &mut pipe, |e| failed(format!("does not take the dump: {e}"))),
+                _ => Ok(()),
+            });
+            let ended = self.wait(monitor);
+            (feeder.join().unwrap_or(Err(Error::Poisoned)), ended)
+        });
+        match (fed, ended) {
+            _ if monitor.cancelled() => Err(Error::Cancelled),
+            // What it says of a pipe that it has closed is worth more; of a dump that could not be read to its end, that is why.
+            (Ok(()) | Err(Error::Source { .. }), Err(error)) => Err(error),
+            (fed, _) => fed,
+        }
     }
 
-    fn finish(mut self, monitor: &dyn Monitor) -> Result<()> {
+    fn wait(&mut self, monitor: &dyn Monitor) -> Result<()> {
         let status = loop {
             if let Some(status) = self.child.try_wait().map_err(failed)? {
                 break status;
             }
             if monitor.cancelled() {
-                return Err(Error::Cancelled);
+                let _ = self.child.kill();
             }
             std::thread::sleep(LOOK);
         };
