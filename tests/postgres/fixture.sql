@@ -38,7 +38,7 @@ CREATE TABLE people (
     data jsonb,
     raw bytea,
     ratio float8,
-    code varchar(3) CHECK (code IN ('a', 'b')),
+    code text CHECK (code IN ('a', 'b')),
     range span,
     money numeric(12, 3)
 );
@@ -96,6 +96,6 @@ CREATE USER MAPPING FOR @R@reader SERVER far OPTIONS (user 'u');
 CREATE FOREIGN TABLE far_table (n int) SERVER far;
 CREATE FUNCTION event() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
 CREATE EVENT TRIGGER never ON ddl_command_start WHEN TAG IN ('CREATE TABLE AS') EXECUTE FUNCTION event();
-CREATE PUBLICATION some FOR TABLE people, serials WITH (publish = 'insert'); CREATE PUBLICATION everything FOR ALL TABLES;
+CREATE PUBLICATION chosen FOR TABLE people, serials WITH (publish = 'insert'); CREATE PUBLICATION everything FOR ALL TABLES;
 SELECT lo_from_bytea(70001, 'large object'), lo_from_bytea(70002, decode(repeat('ab', 300000), 'hex'));
 ALTER LARGE OBJECT 70002 OWNER TO @R@owner; GRANT SELECT ON LARGE OBJECT 70001 TO @R@reader; COMMENT ON LARGE OBJECT 70001 IS 'large';

@@ -145,6 +145,7 @@ fn sessions_are_named_and_ended_only_if_asked_for() {
         let done = good(restore(&place, server, &[&args[..], &["--disconnect"]].concat()));
         assert_eq!(database.sql("SELECT count(*) FROM t"), "30000");
         assert_eq!(server.sql(done["kept"].as_str().unwrap(), "SELECT count(*) FROM newer"), "0");
+        sitter.stdin.as_mut().unwrap().write_all(b"SELECT 'still there';\n").unwrap();
         assert!(!sitter.wait().unwrap().success(), "its session was ended");
     });
 }

@@ -19,8 +19,9 @@ const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idl
                         SET IntervalStyle = postgres; SET extra_float_digits = 3; SET TimeZone = 'UTC'; SET bytea_output = hex; \
                         SET xmloption = content; SET check_function_bodies = false; SET row_security = off; SET client_min_messages = warning; \
                         SET default_transaction_read_only = off; SELECT pg_catalog.set_config('search_path', '', false)";
-/// What makes a table, in the order of the words.
+/// The words of a statement that makes a table.
 const CREATE: &str = "CREATE";
+const TABLE: &str = "TABLE";
 
 /// Which table, and where it goes.
 #[derive(Debug, Clone)]
@@ -73,8 +74,8 @@ pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor)
     let mut connection = Connection::open(&options.conninfo)?;
     let label = connection.conninfo.label();
     let work = Work { dump, head: &head, data, evidence, monitor, label: &label };
-    let create = renamed(definition, "TABLE", &new).ok_or_else(|| strange(data))?;
-    let columns = copy_columns(copy).ok_or_else(|| strange(data))?;
+    let create = renamed(definition, &new).ok_or_else(|| strange(data))?;
+    let columns = copy_columns(copy);
     let encoding = encoding(&head);
     let load = format!("COPY {new} {columns} FROM STDIN WITH (ENCODING {})", sql::literal(&encoding));
     let unload = format!("COPY {new} {columns} TO STDOUT WITH (ENCODING {})", sql::literal(&encoding));
@@ -128,46 +129,49 @@ fn encoding(head: &Archive) -> String {
     text.and_then(|text| text.split('\'').nth(1)).unwrap_or("UTF8").to_owned()
 }
 
-/// A statement that makes a table, for another name; without the tables that it inherits from, which would show its rows as theirs.
-fn renamed(statement: &str, before: &str, name: &str) -> Option<String> {
-    let mut tokens = sql::tokens(statement).into_iter().peekable();
+/// A statement that makes a table, for another name; and those that end what it inherits, as its rows would show up in its parents. Columns that it
+/// has from them stay.
+fn renamed(statement: &str, name: &str) -> Option<String> {
+    let mut tokens = sql::tokens(statement.trim_end().trim_end_matches(';')).into_iter().peekable();
     if tokens.peek()?.text != CREATE {
         return None;
     }
     let mut out = String::new();
     for token in tokens.by_ref() {
         out.push_str(token.text);
-        if token.kind == Kind::Word && token.text == before {
+        if token.kind == Kind::Word && token.text == TABLE {
             break;
         }
     }
     // `schema.name`, up to the columns.
     while tokens.next_if(|token| token.text != "(").is_some() {}
     out.push_str(&format!(" {name} "));
-    let (mut depth, mut is_inheriting) = (0_usize, false);
+    let (mut depth, mut is_inheriting, mut parents) = (0_usize, false, vec![String::new()]);
     for token in tokens {
+        out.push_str(token.text);
         match token.text {
-            "(" if token.kind == Kind::Sign => depth += 1,
-            ")" if token.kind == Kind::Sign => depth = depth.saturating_sub(1),
-            "INHERITS" if depth == 0 && token.kind == Kind::Word => is_inheriting = true,
+            "(" => depth += 1,
+            ")" => depth = depth.saturating_sub(1),
+            "INHERITS" if depth == 0 => is_inheriting = true,
+            "," if is_inheriting => parents.push(String::new()),
+            text if is_inheriting => parents.last_mut()?.push_str(text),
             _ => {}
         }
-        if !is_inheriting {
-            out.push_str(token.text);
-        }
         is_inheriting &= depth > 0 || token.text != ")";
+    }
+    for parent in parents.iter().map(|parent| parent.trim()).filter(|parent| !parent.is_empty()) {
+        out.push_str(&format!("; ALTER TABLE {name} NO INHERIT {parent}"));
     }
     Some(out)
 }
 
-/// The columns in `COPY schema.name (a, b) FROM stdin;`, with their parentheses.
-fn copy_columns(statement: &str) -> Option<String> {
+/// The columns in `COPY schema.name (a, b) FROM stdin;`, with their parentheses; nothing for a table that has none.
+fn copy_columns(statement: &str) -> String {
     let tokens = sql::tokens(statement);
-    let start = tokens.iter().position(|token| token.text == "(")?;
-    let end = tokens.iter().rposition(|token| token.text == ")")?;
-    let text: String = tokens.get(start..=end)?.iter().map(|token| token.text).collect();
-    // A table without columns is copied without a list.
-    Some(if text == "()" { String::new() } else { text })
+    let start = tokens.iter().position(|token| token.text == "(");
+    let end = tokens.iter().rposition(|token| token.text == ")");
+    let list = start.zip(end).and_then(|(start, end)| tokens.get(start..=end));
+    list.map(|list| list.iter().map(|token| token.text).collect()).unwrap_or_default()
 }
 
 struct Work<'a> {
@@ -234,14 +238,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_gets_another_name_and_no_parents() {
-        let text = "CREATE UNLOGGED TABLE public.\"a (b\" (\n    x text DEFAULT ')'::text,\n    CONSTRAINT \"TABLE\" CHECK ((x > 'INHERITS'))\n)\n\
-                    INHERITS (public.p, q)\nWITH (fillfactor='70');\n";
-        let expected = "CREATE UNLOGGED TABLE \"s\".\"n\" (\n    x text DEFAULT ')'::text,\n    CONSTRAINT \"TABLE\" CHECK ((x > 'INHERITS'))\n)\n\n\
-                        WITH (fillfactor='70');\n";
-        assert_eq!(renamed(text, "TABLE", "\"s\".\"n\"").unwrap(), expected);
-        assert_eq!(renamed("DROP TABLE x", "TABLE", "y"), None);
-        assert_eq!(copy_columns("COPY public.\"t(\" (a, \"b)\") FROM stdin;").unwrap(), "(a, \"b)\")");
-        assert_eq!(copy_columns("COPY public.t () FROM stdin;").unwrap(), "");
+    fn a_table_gets_another_name_and_no_rows_for_its_parents() {
+        let table = |name: &str| {
+            format!("CREATE UNLOGGED TABLE {name} (\n    x text DEFAULT ')'::text,\n    CONSTRAINT \"TABLE\" CHECK ((x > 'INHERITS'))\n)\n")
+        };
+        let rest = "INHERITS (public.p, \"q,\")\nWITH (fillfactor='70')";
+        let made = renamed(&format!("{}{rest};\n\n", table("public.\"a (b\"")), "\"s\".\"n\"").unwrap();
+        let apart = "; ALTER TABLE \"s\".\"n\" NO INHERIT public.p; ALTER TABLE \"s\".\"n\" NO INHERIT \"q,\"";
+        assert_eq!(made, format!("{}{rest}{apart}", table("\"s\".\"n\"")));
+        assert_eq!(renamed("DROP TABLE x", "y"), None);
+        assert_eq!(copy_columns("COPY public.\"t(\" (a, \"b)\") FROM stdin;"), "(a, \"b)\")");
+        assert_eq!(copy_columns("COPY public.t  FROM stdin;"), "");
     }
 }
