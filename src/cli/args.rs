@@ -113,7 +113,9 @@ pub(crate) struct BackupArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupWhat {
     Sqlite(SqliteArgs),
+    Postgres(super::postgres::PostgresArgs),
     Files(FilesArgs),
+    Command(CommandArgs),
 }
 
 /// Take one snapshot of SQLite databases, read at one instant
@@ -138,6 +140,20 @@ pub(crate) struct FilesArgs {
     /// Files and directories
     #[arg(value_name = "PATH", required = true)]
     pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+}
+
+/// Take a snapshot of what a command writes to its standard output; none if it fails
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore backup command --name users.ldif -- slapcat -b dc=example,dc=org")]
+pub(crate) struct CommandArgs {
+    /// The stream's name, which also names the source
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// The command; its arguments are not recorded
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub(crate) command: Vec<OsString>,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
 }

@@ -3,15 +3,18 @@
 use std::time::SystemTime;
 
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
+use icecore::repo::Repository;
 use icecore::source::Source;
+use icecore::source::command::CommandSource;
 use icecore::source::files::{FilesOptions, FilesSource};
 use icecore::source::sqlite::{BUSY_TIMEOUT, SqliteOptions, SqliteSource};
 use serde::Serialize;
 
-use super::args::{FilesArgs, RecordArgs, SqliteArgs};
+use super::args::{CommandArgs, FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
+use super::progress::Progress;
 use super::views::{FlagView, flags};
 use super::{environment, names, time};
 
@@ -30,13 +33,20 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     run(context, &source, &args.record)
 }
 
+/// `backup command`.
+pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit, Failure> {
+    let source = CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?;
+    run(context, &source, &args.record)
+}
+
 fn sqlite_options() -> Result<SqliteOptions, Failure> {
     // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
     Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now })
 }
 
+/// What a backup did, as it is reported.
 #[derive(Serialize)]
-struct Done {
+pub(crate) struct Done {
     snapshot: String,
     parent: Option<String>,
     source: String,
@@ -60,6 +70,16 @@ struct Done {
 }
 
 fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<Exit, Failure> {
+    let repo = context.open()?;
+    let progress = context.progress();
+    let done = take(&repo, &progress, source, args)?;
+    drop(progress);
+    context.output.report(&done, Done::text)?;
+    Ok(done.exit())
+}
+
+/// Takes one snapshot.
+pub(crate) fn take(repo: &Repository, progress: &Progress, source: &dyn Source, args: &RecordArgs) -> Result<Done, Failure> {
     let now_ns = time::now_ns();
     let options = BackupOptions {
         time_ns: args.time.as_deref().map_or(Ok(now_ns), time::parse)?,
@@ -69,17 +89,9 @@ fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<
         tags: args.tags.clone(),
         source: args.source.clone(),
     };
-    let repo = context.open()?;
-    let progress = context.progress();
-    let report = backup(&repo, source, &options, &progress)?;
-    repo.warn_of_healed(&progress);
-    drop(progress);
-    let done = Done::of(&report, repo.key_derivation().as_micros() as u64);
-    context.output.report(&done, Done::text)?;
-    match report.skipped.is_empty() && report.record.flags.is_empty() {
-        true => Ok(Exit::Done),
-        false => Ok(Exit::Incomplete),
-    }
+    let report = backup(repo, source, &options, progress)?;
+    repo.warn_of_healed(progress);
+    Ok(Done::of(&report, repo.key_derivation().as_micros() as u64))
 }
 
 impl Done {
@@ -107,7 +119,12 @@ impl Done {
         }
     }
 
-    fn text(&self) -> String {
+    /// How the program ends if this is all that was done.
+    pub(crate) fn exit(&self) -> Exit {
+        if self.skipped.is_empty() && self.flags.is_empty() { Exit::Done } else { Exit::Incomplete }
+    }
+
+    pub(crate) fn text(&self) -> String {
         let after = self.short_ids.1.as_ref().map_or_else(|| "the first one".to_owned(), |parent| format!("after {parent}"));
         let unchanged = match self.unchanged_streams {
             0 => String::new(),

@@ -14,6 +14,7 @@ mod mark;
 mod names;
 mod output;
 mod passphrase;
+mod postgres;
 mod progress;
 mod prune;
 mod repair;
@@ -59,7 +60,9 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Init(init) => init::run(&context, &init),
         Command::Backup(backup) => match backup.what {
             BackupWhat::Sqlite(sqlite) => backup::sqlite(&context, &sqlite),
+            BackupWhat::Postgres(postgres) => postgres::backup(&context, &postgres),
             BackupWhat::Files(files) => backup::files(&context, &files),
+            BackupWhat::Command(command) => backup::command(&context, &command),
         },
         Command::Snapshots(snapshots) => look::snapshots(&context, &snapshots),
         Command::Show(snap) => look::show(&context, &snap),

@@ -118,6 +118,8 @@ impl SnapshotView {
         let kind = match record.source.kind {
             SourceKind::Sqlite => "sqlite",
             SourceKind::Files => "files",
+            SourceKind::Postgres => "postgres",
+            SourceKind::Command => "command",
         };
         SnapshotView {
             id: id.to_string(),

@@ -19,7 +19,7 @@ use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
 use crate::chunker::page_chunk_len;
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
@@ -29,6 +29,8 @@ use crate::source::{Body, CaptureReport, CapturedStream, Source, SourceDescripti
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
 const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
 
+/// Streams of programs that had at least this many bytes are flagged if they lose more than half of them.
+const SHRUNK_FROM: u64 = 64 << 10;
 /// Bytes of chunks that are set aside in memory while writers wait.
 const SPOOL_MEMORY: usize = 16 << 20;
 /// How often a backup starts, at most: what is stored may turn out not to be what it was taken for.
@@ -139,7 +141,10 @@ fn try_backup(
     }
     let healed_chunks = session.healed_chunks();
     let source_id = source_ref.id;
-    let draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
+    let mut draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
+    if matches!(draft.source.kind, SourceKind::Postgres | SourceKind::Command) {
+        draft.flags.extend(shrunk(&entries, &inherited));
+    }
     monitor.phase("committing", None);
     let committed = session.commit(draft)?;
     if committed.record.flags.is_empty() {
@@ -302,7 +307,10 @@ fn identify(description: SourceDescription, options: &BackupOptions) -> SourceRe
         Some(name) => part(name.as_bytes()),
         None => {
             part(description.kind.word().as_bytes());
-            part(options.host.as_bytes());
+            // A server's databases are the same from whatever machine they are dumped.
+            if description.kind != SourceKind::Postgres {
+                part(options.host.as_bytes());
+            }
             description.parts.iter().for_each(|bytes| part(bytes));
         }
     }
@@ -341,6 +349,20 @@ fn draft(
         stats: SnapshotStats::default(),
         facts: report.facts.clone(),
     }
+}
+
+/// The output of a program that is much smaller than the last good one may be cut short, whatever the program says.
+fn shrunk(entries: &[StreamEntry], inherited: &Inherited) -> Vec<Flag> {
+    let now: HashMap<&[u8], u64> = entries.iter().map(|entry| (entry.name.as_slice(), entry.root.len)).collect();
+    let mut before: Vec<&StreamEntry> = inherited.entries.values().filter(|entry| entry.root.len >= SHRUNK_FROM).collect();
+    before.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let lost = before.into_iter().filter_map(|old| {
+        let len = now.get(old.name.as_slice()).copied().unwrap_or(0);
+        let name = String::from_utf8_lossy(&old.name);
+        (len < old.root.len / 2)
+            .then(|| format!("{name} has {len} bytes, after {} in the parent; if that is right: icecore mark SNAP accept", old.root.len))
+    });
+    lost.map(|detail| Flag { code: "shrunk".into(), detail }).collect()
 }
 
 /// Stamps only save work: that they cannot be kept is no failure of the backup. Those of a flagged snapshot are of no use, as it will be no parent.
