@@ -94,7 +94,7 @@ impl Sick {
             });
             let lowest: HashMap<IdPrefix, Option<u8>> = bases.iter().copied().zip(lowest).collect();
             for copy in group {
-                let lacks = |base: &IdPrefix| !lowest.get(base).copied().flatten().is_some_and(|level| level < copy.frame().level);
+                let lacks = |base: &IdPrefix| lowest.get(base).copied().flatten().is_none_or(|level| level >= copy.frame().level);
                 wanted.extend(copy.frame().slices.iter().map(|slice| slice.base).filter(lacks));
             }
         }
