@@ -18,6 +18,14 @@ impl WriteSession {
     /// # Errors
     /// [`Error::Stale`] when a chunk is gone for good.
     pub(super) fn rescue(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
+        self.try_rescue(snapshot).map_err(|error| match error.is_damage() {
+            // Also a tree node that has just been moved once more.
+            true => Error::Stale { detail: format!("what this backup builds upon cannot be read any more: {error}") },
+            false => error,
+        })
+    }
+
+    fn try_rescue(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
         let tombstoned = list_tombstones(&self.repo)?;
         self.repo.list_all_packs()?;
         self.reader.places().forget();
@@ -33,10 +41,7 @@ impl WriteSession {
         let mut seen = HashSet::new();
         let mut visit = |id: &ChunkId, level: u8| {
             if seen.insert(*id) && !self.stands(id, &counts)? {
-                let plain = self
-                    .reader
-                    .chunk(id)
-                    .map_err(|error| Error::Stale { detail: format!("chunk {id} cannot be read any more: {error}") })?;
+                let plain = self.reader.chunk(id)?;
                 lifeboat.store_whole(*id, &plain, level > 0, 0)?;
             }
             Ok(true)
