@@ -52,7 +52,10 @@ fn main() -> Result<()> {
 
 fn make(repository: &Path, cache: &Path, count: u32, marks: u32) -> Result<()> {
     let backend = Arc::new(LocalBackend::create(repository, Arc::new(RealDisk))?);
-    Repository::init(&*backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 } })?;
+    Repository::init(
+        &*backend,
+        &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 },
+    )?;
     let passphrase = || Ok(Zeroizing::new(String::new()));
     let repo = Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir: cache.to_path_buf(), threads: 1 })?;
     for number in 0..count {

