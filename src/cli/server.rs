@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use icecore::ops::postgres::{Dump, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table};
+use icecore::ops::postgres::{
+    Dump, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
+};
 use icecore::source::postgres::Conninfo;
 use serde::Serialize;
 
@@ -168,7 +170,20 @@ fn dump(context: &Context<'_>, args: &RestoreArgs, progress: &Progress) -> Resul
 impl Done {
     fn of(restored: RestoredDatabase, snapshot: Option<String>, from: String, duration_ms: f64) -> Self {
         let RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing } = restored;
-        Done { snapshot, database: name, server: label, kept, tables, rows, large_objects, dump_bytes, verified, differing, duration_ms, from }
+        Done {
+            snapshot,
+            database: name,
+            server: label,
+            kept,
+            tables,
+            rows,
+            large_objects,
+            dump_bytes,
+            verified,
+            differing,
+            duration_ms,
+            from,
+        }
     }
 
     fn text(&self) -> String {

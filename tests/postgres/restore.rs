@@ -43,7 +43,10 @@ fn text(server: &Server, database: &str) -> String {
     let output = pg_dump.args(["--create", "-d", &server.dsn(database)]).env("PGTZ", "UTC").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict")).map(|line| format!("{line}\n")).collect()
+    text.lines()
+        .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 fn same(before: &str, after: &str) {
@@ -115,7 +118,11 @@ fn everything_comes_back_in_the_place_of_the_old_and_beside_it() {
 #[test]
 fn encodings_and_locales_are_those_of_the_old() {
     on_every_version(|server| {
-        let locales = ["ENCODING 'LATIN1' LOCALE 'C'", "ENCODING 'UTF8' LOCALE 'C.UTF-8'", "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C'"];
+        let locales = [
+            "ENCODING 'LATIN1' LOCALE 'C'",
+            "ENCODING 'UTF8' LOCALE 'C.UTF-8'",
+            "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C'",
+        ];
         for (number, locale) in locales.into_iter().enumerate() {
             let (place, mut database) = (plain(), server.database());
             // Names are the cluster's, and read as what they are not by databases of another encoding.
@@ -161,8 +168,8 @@ fn a_newer_server_takes_the_dump_of_an_older_one_once_it_has_the_roles() {
     let run = restore(&place, newer, &args);
     run.failed(1, &[&format!("{0}_Odd role; {0}_owner; {0}_reader", database.name), "globals.sql", "nothing was changed"]);
     let mut psql = Command::new(newer.bin.join("psql"));
-    let globals = place.command().args(["dump", "latest", "globals.sql"]).stdout(Stdio::piped()).spawn().unwrap();
-    let run = psql.args(["-Xq", "-d", &newer.dsn("postgres")]).stdin(globals.stdout.unwrap()).output().unwrap();
+    std::fs::write(place.path("globals.sql"), crate::capture::dump(&place, "globals.sql")).unwrap();
+    let run = psql.args(["-Xq", "-d", &newer.dsn("postgres")]).arg("-f").arg(place.path("globals.sql")).output().unwrap();
     assert!(run.status.success());
     let done = good(restore(&place, newer, &args));
     assert!(done["kept"].is_null() && done["database"] == database.name.as_str(), "{done}");
@@ -236,7 +243,8 @@ fn one_table_comes_back_beside_what_is_there() {
         assert!(new.starts_with("app.people_restored_20"), "{new}");
         assert_eq!(done["rows"], 2002);
         assert!(done["read_bytes"].as_u64().unwrap() < 700_000, "{done}");
-        let count = format!("SELECT (SELECT count(*) FROM {new}), (SELECT count(*) FROM app.people), (SELECT length FROM {new} WHERE id = 10)");
+        let count =
+            format!("SELECT (SELECT count(*) FROM {new}), (SELECT count(*) FROM app.people), (SELECT length FROM {new} WHERE id = 10)");
         assert_eq!(database.sql(&count), "2002|5|3");
         // No rows appear in what the table inherited from.
         good(table("app.child", &["--as", "child back"]));

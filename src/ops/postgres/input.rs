@@ -36,7 +36,7 @@ pub struct Dump {
 }
 
 enum Place {
-    Stored { reader: Reader, root: StreamRoot },
+    Stored { reader: Box<Reader>, root: StreamRoot },
     File(File),
 }
 
@@ -65,7 +65,7 @@ impl Dump {
             evidence: Tables::decode(&text)?,
             sums_hold: true,
             facts: record.facts.clone(),
-            place: Place::Stored { root: dump.root, reader },
+            place: Place::Stored { root: dump.root, reader: Box::new(reader) },
         })
     }
 
@@ -81,8 +81,7 @@ impl Dump {
             monitor.warn(&format!("no checksums.txt beside {} has its name: it is only checked as an archive", path.display()));
         }
         let name = path.display().to_string();
-        let mut dump =
-            Dump { place: Place::File(file), name, len, evidence: Tables::default(), sums_hold: false, facts: Vec::new() };
+        let mut dump = Dump { place: Place::File(file), name, len, evidence: Tables::default(), sums_hold: false, facts: Vec::new() };
         monitor.phase("reading the dump", Some(len));
         let archive = dump.parse(monitor, |input| archive::read(input, |_| ()))?;
         dump.evidence = Tables::of(&archive);

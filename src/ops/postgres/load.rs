@@ -26,11 +26,8 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
     // What is given here is taken for a connection string if it looks like one, so it is one.
     let database = making.conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
     command.args(["--exit-on-error", "--no-password"]).arg(format!("--dbname=dbname='{database}'"));
-    let left_out = [
-        ("--no-owner", options.no_owner),
-        ("--no-privileges", options.no_privileges),
-        ("--no-tablespaces", options.no_tablespaces),
-    ];
+    let left_out =
+        [("--no-owner", options.no_owner), ("--no-privileges", options.no_privileges), ("--no-tablespaces", options.no_tablespaces)];
     command.args(left_out.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option));
     if options.jobs <= 1 {
         return Loader::start(command.stdin(Stdio::piped()))?.run(Some(dump), monitor);

@@ -104,7 +104,9 @@ pub(super) fn add(error: Error, more: &str) -> Error {
 
 fn definition(entry: &Entry) -> Result<&str> {
     let text = entry.definition.as_deref();
-    text.ok_or_else(|| Error::InvalidArgument(format!("the dump's {} for {} is no UTF-8 or too long to be restored", entry.kind, entry.name)))
+    text.ok_or_else(|| {
+        Error::InvalidArgument(format!("the dump's {} for {} is no UTF-8 or too long to be restored", entry.kind, entry.name))
+    })
 }
 
 /// Settings that loading may need; all else waits for the end, rights since loading might need them, limits since it might break them.

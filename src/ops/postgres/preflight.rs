@@ -38,7 +38,10 @@ pub(super) fn tools(options: &ServerOptions, head: &Archive, server_version: u32
     let tools = Tools::find(options.bin.as_deref(), &options.environment, server_version.max(reader * 10_000))?;
     match tools.bin.join("pg_restore").exists() {
         true => Ok(tools),
-        false => Err(Error::source("pg_restore", format!("it is not in {}, where pg_dump is; name another directory with --pg-bin", tools.bin.display()))),
+        false => Err(Error::source(
+            "pg_restore",
+            format!("it is not in {}, where pg_dump is; name another directory with --pg-bin", tools.bin.display()),
+        )),
     }
 }
 
@@ -84,7 +87,8 @@ impl<'a> Preflight<'a> {
 
     fn server(&mut self) -> Result<()> {
         let major = self.admin.connection.version / 10_000;
-        let dumped: u32 = self.head.server_version.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let dumped: u32 =
+            self.head.server_version.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok()).unwrap_or(0);
         if dumped > major {
             self.problems.push(format!("the dump is of PostgreSQL {dumped} and this server is {major}: restore into {dumped} or later"));
         }
@@ -120,11 +124,13 @@ impl<'a> Preflight<'a> {
     }
 
     fn extensions(&mut self) -> Result<()> {
-        let wanted: BTreeSet<String> = self.head.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.clone()).collect();
+        let wanted: BTreeSet<String> =
+            self.head.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.clone()).collect();
         for name in self.missing(&wanted, "SELECT name::text FROM pg_available_extensions")? {
             self.problems.push(format!("extension {name} is not installed on the server's machine: install the package that has it"));
         }
-        let recorded: Vec<(String, String)> = self.dump.fact("extensions").unwrap_or_default().split(", ").filter_map(split_version).collect();
+        let recorded: Vec<(String, String)> =
+            self.dump.fact("extensions").unwrap_or_default().split(", ").filter_map(split_version).collect();
         for (name, version) in recorded.into_iter().filter(|(name, _)| wanted.contains(name)) {
             let found = self.admin.list("SELECT default_version FROM pg_available_extensions WHERE name = $1::text", &[&name])?;
             if let Some(other) = found.into_iter().next().filter(|found| *found != version) {
@@ -154,7 +160,8 @@ impl<'a> Preflight<'a> {
             return Ok(());
         }
         if !self.names.may_replace {
-            self.problems.push(format!("there is a database {target} already: drop or rename it, choose another name, or name it in --dsn too"));
+            self.problems
+                .push(format!("there is a database {target} already: drop or rename it, choose another name, or name it in --dsn too"));
         }
         if self.admin.exists(kept)? {
             self.problems.push(format!("the name {kept}, for the old database, is taken: try again in a second"));
@@ -165,16 +172,17 @@ impl<'a> Preflight<'a> {
         }
         let prepared = self.admin.list("SELECT gid FROM pg_prepared_xacts WHERE database = $1::text", &[target])?;
         if !prepared.is_empty() {
-            self.problems.push(format!("{target} has prepared transactions, and cannot be renamed: COMMIT or ROLLBACK PREPARED {}", some(&prepared)));
+            self.problems.push(format!(
+                "{target} has prepared transactions, and cannot be renamed: COMMIT or ROLLBACK PREPARED {}",
+                some(&prepared)
+            ));
         }
         Ok(())
     }
 
     /// What is free is known if the server runs on this machine and says where its data is.
     fn space(&mut self) -> Result<()> {
-        let free = |path: &std::path::Path| {
-            rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-        };
+        let free = |path: &std::path::Path| rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         if self.options.jobs > 1 && free(&self.options.spool_dir).is_some_and(|free| free < self.dump.len) {
             let dir = self.options.spool_dir.display();
             self.problems.push(format!("{dir} has no room for the dump, {} bytes: set TMPDIR, or use --jobs 1", self.dump.len));
@@ -194,7 +202,9 @@ impl<'a> Preflight<'a> {
             return Ok(None);
         }
         let sessions: Vec<String> = self.admin.sessions(&self.names.target)?.into_iter().map(|session| session.text).collect();
-        let busy = || format!("sessions are connected to {}: {}: end them, or have that done with --disconnect", self.names.target, some(&sessions));
+        let busy = || {
+            format!("sessions are connected to {}: {}: end them, or have that done with --disconnect", self.names.target, some(&sessions))
+        };
         Ok((!sessions.is_empty()).then(busy))
     }
 

@@ -167,7 +167,10 @@ mod tests {
             ("ALTER DATABASE db SET x TO 'DATABASE db';", "ALTER DATABASE \"new\" SET x TO 'DATABASE db';"),
             ("ALTER ROLE database IN DATABASE \"a\"\"b\" SET y TO 'it''s';", "ALTER ROLE database IN DATABASE \"new\" SET y TO 'it''s';"),
             ("COMMENT ON DATABASE db IS E'a\\'DATABASE db';", "COMMENT ON DATABASE \"new\" IS E'a\\'DATABASE db';"),
-            ("UPDATE pg_catalog.pg_database SET a = true WHERE datname = 'db';", "UPDATE pg_catalog.pg_database SET a = true WHERE datname = 'new';"),
+            (
+                "UPDATE pg_catalog.pg_database SET a = true WHERE datname = 'db';",
+                "UPDATE pg_catalog.pg_database SET a = true WHERE datname = 'new';",
+            ),
             ("GRANT ALL ON DATABASE db TO \"DATABASE x\";", "GRANT ALL ON DATABASE \"new\" TO \"DATABASE x\";"),
         ];
         for (text, expected) in cases {

@@ -89,7 +89,8 @@ fn rename_against_sessions(
 /// The connection was lost in the middle: asks what has happened.
 fn lost(admin: &mut Admin, names: &Names, why: &str) -> Result<()> {
     let unknown = |e: Error| {
-        let where_both = format!("look at {}, {} and {}: each is whole under the name that it has", names.target, names.temporary, names.kept);
+        let where_both =
+            format!("look at {}, {} and {}: each is whole under the name that it has", names.target, names.temporary, names.kept);
         Error::destination(&names.target, format!("the connection was lost while renaming ({why}) and again after it ({e}); {where_both}"))
     };
     *admin = admin.again().map_err(unknown)?;

@@ -60,7 +60,8 @@ pub struct RestoredTable {
 /// in each case nothing was changed.
 pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor) -> Result<RestoredTable> {
     let named = |name: &str| options.table == name || options.table.rsplit_once('.').is_some_and(|(_, last)| last == name);
-    let wanted = |kind: &str, name: &str| matches!(kind, "ENCODING" | "STDSTRINGS") || (matches!(kind, "TABLE" | "TABLE DATA") && named(name));
+    let wanted =
+        |kind: &str, name: &str| matches!(kind, "ENCODING" | "STDSTRINGS") || (matches!(kind, "TABLE" | "TABLE DATA") && named(name));
     let head = dump.head(&wanted)?;
     let data = find(&head, &options.table)?;
     let (definition, copy) = statements(&head, data)?;
@@ -185,7 +186,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn run(&self, client: &mut Client, create: &str, load: &str, unload: &str) -> Result<()> {
-        let failed = |what: &str, e: &postgres::Error| Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)));
+        let failed =
+            |what: &str, e: &postgres::Error| Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)));
         client.batch_execute(SETTINGS).map_err(|e| failed("the session cannot be set up", &e))?;
         let mut transaction = client.transaction().map_err(|e| failed("no transaction can be begun", &e))?;
         let text = format!("{}; {create}", self.standard_strings());
@@ -209,7 +211,8 @@ impl Work<'_> {
             return Err(Error::destination(self.label, format!("{loaded} rows were taken of {rows}; nothing was changed")));
         }
         let mut reader = transaction.copy_out(unload).map_err(|e| failed("the rows cannot be read back", &e))?;
-        let read = archive::sum_rows(&mut reader).map_err(|e| Error::destination(self.label, format!("the rows cannot be read back: {e}")))?;
+        let read =
+            archive::sum_rows(&mut reader).map_err(|e| Error::destination(self.label, format!("the rows cannot be read back: {e}")))?;
         drop(reader);
         self.compare("the restored table", read.0, read.1)?;
         if self.monitor.cancelled() {

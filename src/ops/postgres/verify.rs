@@ -47,7 +47,8 @@ pub(super) fn verify(
         return Err(Error::destination(making.conninfo.label(), detail));
     }
     if !only_sums.is_empty() {
-        let text = "these tables have as many rows as the dump, but they read differently, as they do if the dump was made in another time zone";
+        let text =
+            "these tables have as many rows as the dump, but they read differently, as they do if the dump was made in another time zone";
         compared.warnings.push(format!("{text}: {}", some(&only_sums)));
     }
     if major(&head.dump_version) == major(&restored.dump_version) && major(&head.server_version) == major(&restored.server_version) {
@@ -110,14 +111,18 @@ fn differences(dumped: &Tables, restored: &Tables) -> (Vec<String>, Vec<String>)
     (wrong, only_sums)
 }
 
+/// The digest of an entry's statements, and its owner.
+type Definition = ([u8; 32], String);
+
+/// Compares tables of contents.
 fn contents(head: &Archive, restored: &Archive, options: &ServerOptions, compared: &mut Compared) {
-    let is_compared = |entry: &&Entry| {
-        !is_of_database(&entry.kind, &entry.name)
-            && !matches!(entry.kind.as_str(), "BLOBS" | "BLOB METADATA")
-            && !(options.no_privileges && matches!(entry.kind.as_str(), "ACL" | "DEFAULT ACL"))
+    let is_compared = |entry: &&Entry| match entry.kind.as_str() {
+        "BLOBS" | "BLOB METADATA" => false,
+        "ACL" | "DEFAULT ACL" if options.no_privileges => false,
+        kind => !is_of_database(kind, &entry.name),
     };
     let index = |archive: &Archive| {
-        let mut index: BTreeMap<(String, String), Vec<([u8; 32], String)>> = BTreeMap::new();
+        let mut index: BTreeMap<(String, String), Vec<Definition>> = BTreeMap::new();
         for entry in archive.entries.iter().filter(is_compared) {
             let owner = if options.no_owner { String::new() } else { entry.owner.clone() };
             index.entry((entry.kind.clone(), entry.full_name())).or_default().push((entry.digest, owner));

@@ -11,7 +11,9 @@ pub struct RowSum([u64; 4]);
 impl RowSum {
     /// Adds one row's hash.
     pub fn add(&mut self, hash: &blake3::Hash) {
-        self.add_words(hash.as_bytes().chunks_exact(8).map(|word| word.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte))));
+        self.add_words(
+            hash.as_bytes().chunks_exact(8).map(|word| word.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte))),
+        );
     }
 
     /// Adds the sum of other rows.
