@@ -3,6 +3,7 @@
 CREATE ROLE @R@owner; CREATE ROLE @R@reader; CREATE ROLE "@R@Odd role";
 ALTER DATABASE @DB@ OWNER TO @R@owner;
 ALTER DATABASE @DB@ SET work_mem TO '7MB';
+ALTER DATABASE @DB@ SET timezone TO 'Asia/Tokyo';
 ALTER DATABASE @DB@ SET search_path TO app, "odd schema", public;
 ALTER DATABASE @DB@ SET my.setting TO 'it''s DATABASE @DB@; \ x';
 ALTER DATABASE @DB@ SET default_transaction_read_only TO on;
@@ -89,6 +90,7 @@ CREATE RULE no_insert AS ON INSERT TO happy DO INSTEAD NOTHING;
 CREATE MATERIALIZED VIEW counts AS SELECT feels, count(*) AS n, max(current_setting('my.setting', true)) AS set FROM people GROUP BY feels;
 CREATE UNIQUE INDEX ON counts (feels);
 CREATE MATERIALIZED VIEW counts_of_counts AS SELECT sum(n) AS n FROM counts;
+CREATE MATERIALIZED VIEW hours AS SELECT to_char(timestamptz '2026-01-01 00:00Z', 'HH24') AS hour;
 CREATE MATERIALIZED VIEW not_yet AS SELECT 1 AS one WITH NO DATA;
 CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);
 CREATE FOREIGN DATA WRAPPER wrapper; CREATE SERVER far FOREIGN DATA WRAPPER wrapper OPTIONS (host 'x');

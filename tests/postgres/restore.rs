@@ -101,6 +101,7 @@ fn everything_comes_back_in_the_place_of_the_old_and_beside_it() {
         assert!(kept.starts_with(&format!("{name}_pre_restore_")), "{kept}");
         assert_eq!(server.sql(kept, "SELECT count(*) FROM public.newer"), "0");
         assert_eq!(family(server, name), [name, kept]);
+        assert_eq!(database.sql("SELECT hour FROM app.hours"), "09", "views are filled under the database's own settings");
         let analyzed = "SELECT count(*) FROM pg_stats WHERE tablename = 'people'";
         assert_ne!(database.sql(analyzed), "0", "the planner knows the tables");
 

@@ -151,6 +151,28 @@ fn sessions_are_named_and_ended_only_if_asked_for() {
 }
 
 #[test]
+fn sessions_that_come_back_at_once_do_not_keep_the_name() {
+    on_every_version(|server| {
+        let (place, database) = filled(server);
+        // As a pool does, or an application that is restarted.
+        let script = "while [ ! -e stop ]; do \"$0\" -XqAt -d \"$1\" -c 'SELECT pg_sleep(0.02)' >/dev/null 2>&1; done";
+        let start = || {
+            let mut command = Command::new("bash");
+            command.args(["-c", script]).arg(server.bin.join("psql")).arg(database.dsn()).current_dir(place.path(""));
+            command.stdin(Stdio::null()).spawn().unwrap()
+        };
+        let mut pool: Vec<Child> = (0..4).map(|_| start()).collect();
+        let run = restore(&place, server, &["latest", "--dsn", &database.dsn(), "--disconnect"]);
+        std::fs::write(place.path("stop"), "").unwrap();
+        for one in &mut pool {
+            one.wait().unwrap();
+        }
+        good(run);
+        assert_eq!(database.sql("SELECT count(*) FROM t"), "30000");
+    });
+}
+
+#[test]
 fn who_connects_in_the_middle_is_named_and_the_new_database_is_not_lost() {
     let (place, database) = filled(server(15));
     let (server, name) = (database.server, database.name.as_str());

@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<()> {
     monitor.phase("loading", Some(dump.len));
     let mut command = tools.command("pg_restore", &options.environment, &making.conninfo);
+    // Materialized views are computed as in a session of the database itself, whose settings may name a time zone.
+    command.env_remove("PGTZ");
     // What is given here is taken for a connection string if it looks like one, so it is one.
     let database = making.conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
     command.args(["--exit-on-error", "--no-password"]).arg(format!("--dbname=dbname='{database}'"));

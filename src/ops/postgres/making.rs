@@ -21,10 +21,7 @@ impl<'a> Making<'a> {
     /// Makes an empty one, with the encoding and the locale that the dumped one had, its owner and its settings.
     pub(super) fn create(admin: &mut Admin, head: &Archive, names: &'a Names, options: &ServerOptions) -> Result<Self> {
         let temporary = &names.temporary;
-        if let Some(entry) = head.entries.iter().find(|entry| entry.kind == "STDSTRINGS") {
-            let text = entry.definition.as_deref().unwrap_or_default();
-            admin.run(temporary, "cannot take up the dump's settings", text)?;
-        }
+        admin.run(temporary, "cannot take up the dump's settings", super::standard_strings(head))?;
         let statement = create_statement(head, temporary, options)?;
         admin.run(temporary, "cannot be made", &statement).map_err(advise)?;
         let conninfo = admin.connection.conninfo.with_database(temporary);

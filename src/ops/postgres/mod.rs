@@ -140,6 +140,15 @@ fn suffixed(name: &str, what: &str, timestamp: &str) -> String {
     format!("{}{suffix}", name.get(..end).unwrap_or_default())
 }
 
+/// The setting under which the statements of a dump are meant: in strings a backslash is one unless this is off.
+fn standard_strings(head: &Archive) -> &'static str {
+    let entry = head.entries.iter().find(|entry| entry.kind == "STDSTRINGS");
+    match entry.and_then(|entry| entry.definition.as_deref()).is_some_and(|text| text.contains("'off'")) {
+        true => "SET standard_conforming_strings = off",
+        false => "SET standard_conforming_strings = on",
+    }
+}
+
 /// Restores a dump as a database. Its name is [`ServerOptions::name`], else that of the dumped one. An old database of that name is replaced, and
 /// kept under another name, unless only `name` asked for it and the connection settings do not name it too.
 ///
@@ -185,6 +194,7 @@ fn fill(
     options: &ServerOptions,
     monitor: &dyn Monitor,
 ) -> Result<Vec<String>> {
+    preflight::collation(admin, dump, making.names)?.iter().for_each(|warning| monitor.warn(warning));
     load::load(dump, making, tools, options, monitor)?;
     monitor.phase("analyzing", None);
     making.analyze()?;

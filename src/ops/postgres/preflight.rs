@@ -217,6 +217,19 @@ impl<'a> Preflight<'a> {
     }
 }
 
+/// Whether the new database sorts by another version of its locale than the dumped one did. Indexes are built anew; but what was checked or divided by
+/// that order, as partitions of texts are, may come out in another way.
+pub(super) fn collation(admin: &mut Admin, dump: &Dump, names: &Names) -> Result<Option<String>> {
+    /// From this version on it is known.
+    const WITH_VERSION: u32 = 15_00_00;
+    let Some(before) = dump.fact("collation_version").filter(|_| admin.connection.version >= WITH_VERSION) else { return Ok(None) };
+    let found = admin.list("SELECT datcollversion FROM pg_database WHERE datname = $1::text", &[&names.temporary])?;
+    let after = found.into_iter().next().filter(|after| after != before);
+    Ok(after.map(|after| {
+        format!("the server's locale is of version {after} and that of the dumped database was {before}: texts may sort differently")
+    }))
+}
+
 /// The first ones of a list.
 pub(super) fn some(items: &[String]) -> String {
     let told = items.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join("; ");

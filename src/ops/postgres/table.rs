@@ -6,7 +6,7 @@ use postgres::Client;
 
 use super::input::Dump;
 use super::sql::{self, Kind};
-use super::{NAME_BYTES_MAX, suffixed};
+use super::{NAME_BYTES_MAX, standard_strings, suffixed};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::postgres::archive::{self, Archive, Entry, RowSum};
@@ -190,7 +190,7 @@ impl Work<'_> {
             |what: &str, e: &postgres::Error| Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)));
         client.batch_execute(SETTINGS).map_err(|e| failed("the session cannot be set up", &e))?;
         let mut transaction = client.transaction().map_err(|e| failed("no transaction can be begun", &e))?;
-        let text = format!("{}; {create}", self.standard_strings());
+        let text = format!("{}; {create}", standard_strings(self.head));
         transaction.batch_execute(&text).map_err(|e| failed("the table cannot be made", &e))?;
         self.monitor.phase("loading", Some(self.evidence.len));
         let mut writer = transaction.copy_in(load).map_err(|e| failed("the table takes no rows", &e))?;
@@ -219,11 +219,6 @@ impl Work<'_> {
             return Err(Error::Cancelled);
         }
         transaction.commit().map_err(|e| failed("the transaction cannot be committed", &e))
-    }
-
-    fn standard_strings(&self) -> &str {
-        let entry = self.head.entries.iter().find(|entry| entry.kind == "STDSTRINGS");
-        entry.and_then(|entry| entry.definition.as_deref()).map_or("", |text| text.trim_end().trim_end_matches(';'))
     }
 
     fn compare(&self, what: &str, rows: u64, sum: RowSum) -> Result<()> {
