@@ -155,7 +155,7 @@ fn sessions_that_come_back_at_once_do_not_keep_the_name() {
     on_every_version(|server| {
         let (place, database) = filled(server);
         // As a pool does, or an application that is restarted.
-        let script = "while [ ! -e stop ]; do \"$0\" -XqAt -d \"$1\" -c 'SELECT pg_sleep(0.02)' >/dev/null 2>&1; done";
+        let script = "while [ ! -e stop ]; do \"$0\" -XqAt -d \"$1\" -c 'SELECT pg_sleep(1000)' >/dev/null 2>&1; done";
         let start = || {
             let mut command = Command::new("bash");
             command.args(["-c", script]).arg(server.bin.join("psql")).arg(database.dsn()).current_dir(place.path(""));
@@ -164,8 +164,9 @@ fn sessions_that_come_back_at_once_do_not_keep_the_name() {
         let mut pool: Vec<Child> = (0..4).map(|_| start()).collect();
         let run = restore(&place, server, &["latest", "--dsn", &database.dsn(), "--disconnect"]);
         std::fs::write(place.path("stop"), "").unwrap();
-        for one in &mut pool {
-            one.wait().unwrap();
+        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", database.name);
+        while pool.iter_mut().any(|one| one.try_wait().unwrap().is_none()) {
+            server.sql("postgres", &end);
         }
         good(run);
         assert_eq!(database.sql("SELECT count(*) FROM t"), "30000");

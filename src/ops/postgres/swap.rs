@@ -67,7 +67,6 @@ fn rename_against_sessions(
     names: &Names,
 ) -> Result<Result<Result<(), postgres::error::SqlState>, postgres::Error>> {
     let mut other = admin.again()?;
-    other.end_sessions(&names.target)?;
     let is_over = AtomicBool::new(false);
     let renamed = std::thread::scope(|scope| {
         scope.spawn(|| {
