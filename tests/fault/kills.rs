@@ -130,7 +130,7 @@ impl Field {
                 self.world.known.remove(id);
             }
         }
-        self.verify(number % 6 == 0);
+        self.verify(number.is_multiple_of(6));
     }
 
     fn repository(&self) -> Repository {
