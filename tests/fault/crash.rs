@@ -263,33 +263,3 @@ fn a_killed_restore_leaves_the_repository_as_it_is() {
     });
     count_steps("restore", steps.len());
 }
-
-/// A step of a backup fails, so that a pack may have its name without that being durable. Another host builds upon what is there and commits: what it
-/// was told is stored must survive a power cut.
-#[test]
-fn a_name_that_is_not_durable_is_made_so() {
-    let mut template = World::new(false);
-    template.back_up(&template.open("cache"), &states()[0], 1);
-    let run = |step: u64| {
-        let world = template.copy();
-        let (disk, backend) = simulated(&world);
-        let first = world.open_on(backend.clone(), "cache").unwrap();
-        disk.fail_at(step, std::io::ErrorKind::Other);
-        let failed = world.try_back_up(&first, "db", &states()[1], 2).is_err();
-        let steps = disk.ops();
-        let second = world.open_on(backend, "new cache").unwrap();
-        let id = world.try_back_up(&second, "db2", &states()[1], 3).unwrap();
-        (world, disk, failed, steps, id)
-    };
-    let steps: Vec<u64> = (0..run(u64::MAX).3).collect();
-    let failures = AtomicUsize::new(0);
-    in_parallel(&steps, |&step| {
-        let (world, disk, failed, _, id) = run(step);
-        failures.fetch_add(usize::from(failed), Ordering::Relaxed);
-        let mut known = world.known.clone();
-        known.insert(id, states()[1].clone());
-        after_the_cut(&world, &disk, step, |repo| drop(check_repository(&world, repo, &known, &[&states()[1]], &states()[3])));
-    });
-    assert!(failures.into_inner() > 3);
-    count_steps("names that are not durable", steps.len());
-}
