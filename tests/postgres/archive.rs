@@ -95,9 +95,39 @@ fn changed_bytes_never_panic_nor_take_memory() {
             let mut changed = bytes.clone();
             changed[at] ^= change;
             refused += usize::from(archive::read(changed.as_slice(), |_| ()).is_err());
+            let Ok(head) = archive::head(changed.as_slice(), &|_, _| true) else { continue };
+            for entry in head.entries.iter().filter(|entry| entry.is_copy) {
+                let data = changed.get(head.data_offset as usize..).unwrap_or_default();
+                let _ = archive::table_rows(data, &head, entry, &mut |_| Ok(()));
+            }
         }
     }
     assert!(refused > bytes.len() / 4, "{refused} of {}", 3 * bytes.len());
+}
+
+#[test]
+fn one_table_is_read_by_itself() {
+    on_every_version(|server| {
+        let database = server.database();
+        fill(&database);
+        let bytes = database.pg_dump(&[]);
+        let (whole, head) = (read(&bytes), archive::head(bytes.as_slice(), &|kind, _| kind == "TABLE DATA").unwrap());
+        assert_eq!((head.len, head.entries.len()), (whole.data_offset, whole.entries.len()));
+        for block in whole.blocks.iter().filter(|block| whole.entries[block.entry].is_copy) {
+            let entry = &head.entries[block.entry];
+            assert!(entry.copy_statement.as_ref().unwrap().starts_with("COPY public."), "{entry:?}");
+            let data = &bytes[block.offset as usize..][..block.len as usize];
+            let mut text = Vec::new();
+            let found = archive::table_rows(data, &head, entry, &mut |piece| {
+                text.extend_from_slice(piece);
+                Ok(())
+            });
+            assert_eq!(found.unwrap(), (block.rows, block.sum));
+            assert!(text.ends_with(b"\\.\n\n\n"), "{:?}", String::from_utf8_lossy(&text));
+            assert!(archive::table_rows(&data[..data.len() - 1], &head, entry, &mut |_| Ok(())).is_err());
+            assert!(archive::table_rows(data, &head, entry, &mut |_| Err("no more".into())).is_err());
+        }
+    });
 }
 
 #[test]

@@ -186,6 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn any_text_is_cut_into_tokens_that_are_all_of_it() {
+        let sample = "E'\\'' \"a\"\"b\" \u{e9}x DATABASE\u{a0}'q''' TABLESPACE = E datname = '\\' $1;--(\u{1F600}\"";
+        let places: Vec<usize> = sample.char_indices().map(|(at, _)| at).chain([sample.len()]).collect();
+        for (number, start) in places.iter().enumerate() {
+            for end in places.iter().skip(number) {
+                let text = sample.get(*start..*end).unwrap();
+                assert_eq!(tokens(text).iter().map(|token| token.text).collect::<String>(), text);
+                let (_, _, _) = (statements(text), retarget(text, "x"), without(text, "TABLESPACE"));
+                names_after(text, &[&["="], &["DATABASE", "x"]]).clear();
+            }
+        }
+    }
+
+    #[test]
     fn names_in_lists() {
         let text = "GRANT SELECT ON TABLE t TO a,\"B\"\"c\"; REVOKE ALL ON t FROM PUBLIC; SET SESSION AUTHORIZATION d;";
         assert_eq!(names_after(text, &[&["TO"], &["FROM"], &["SESSION", "AUTHORIZATION"]]), ["a", "B\"c", "PUBLIC", "d"]);
