@@ -7,6 +7,7 @@ mod check;
 mod context;
 mod environment;
 mod exit;
+mod export;
 mod forget;
 mod init;
 mod look;
@@ -65,6 +66,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Ls(snap) => look::ls(&context, &snap),
         Command::Stats(args) => stats::run(&context, &args),
         Command::Restore(restore) => restore::restore(&context, &restore),
+        Command::Export(args) => export::run(&context, &args),
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
         Command::Scrub(args) => scrub::run(&context, &args),
