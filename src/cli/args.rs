@@ -72,6 +72,7 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     Dump(DumpArgs),
     Export(super::export::ExportArgs),
+    Drill(super::drill::DrillArgs),
     Check(super::check::CheckArgs),
     Scrub(super::scrub::ScrubArgs),
     Prune(PruneArgs),
@@ -115,8 +116,26 @@ pub(crate) struct SqliteArgs {
     /// The databases; a stream's name is the file's unless given
     #[arg(value_name = "[NAME=]FILE", required = true)]
     pub(crate) files: Vec<OsString>,
+    /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
+    /// those in rollback-journal mode, whose writers wait for it
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Content::Auto)]
+    pub(crate) content: Content,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
+}
+
+/// When to sum up the tables of databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Content {
+    /// As long as it is cheap.
+    #[value(help = None)]
+    Auto,
+    /// Whatever it takes.
+    #[value(help = None)]
+    Always,
+    /// Not at all.
+    #[value(help = None)]
+    Never,
 }
 
 /// Take one snapshot of files and directories; SQLite databases among them are read as such

@@ -10,7 +10,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, SourceKind, SqliteFacts, StreamEntry};
+use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, SourceKind, SqliteFacts, StreamEntry, TableContent};
 use crate::id::{SnapshotId, to_hex};
 
 use super::sums::FileHash;
@@ -121,6 +121,21 @@ pub struct FileInfo {
     /// Of a database what its header says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sqlite: Option<SqliteInfo>,
+    /// Of a database what its tables held at the capture, where that was recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableInfo>,
+}
+
+/// What a table held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableInfo {
+    /// Its name.
+    #[serde(flatten)]
+    pub name: NameInfo,
+    /// How many rows.
+    pub rows: u64,
+    /// The sum of the hashes of its rows, hex digits; `store-format.md` ("TableContent") says how to compute it.
+    pub content: String,
 }
 
 /// What the header of a database says.
@@ -151,7 +166,8 @@ impl From<&SqliteFacts> for SqliteInfo {
 }
 
 impl NameInfo {
-    pub(super) fn of(name: &[u8]) -> Self {
+    /// Of the bytes of a name.
+    pub fn of(name: &[u8]) -> Self {
         let name_hex = std::str::from_utf8(name).is_err().then(|| to_hex(name));
         NameInfo { name: String::from_utf8_lossy(name).into_owned(), name_hex }
     }
@@ -159,6 +175,13 @@ impl NameInfo {
     /// Whether it is the name of this path, which is relative.
     pub(super) fn is(&self, path: &Path) -> bool {
         *self == NameInfo::of(path.as_os_str().as_bytes())
+    }
+}
+
+impl TableInfo {
+    /// Of what a record says.
+    pub fn of(table: &TableContent) -> Self {
+        TableInfo { name: NameInfo::of(&table.name), rows: table.rows, content: to_hex(&table.sum) }
     }
 }
 
@@ -173,6 +196,7 @@ impl FileInfo {
             blake3: to_hex(&hash.blake3),
             mtime: entry.meta.map(|meta: FileMeta| utc(meta.mtime_ns)),
             sqlite: facts.map(SqliteInfo::from),
+            tables: entry.tables.iter().map(TableInfo::of).collect(),
         }
     }
 }

@@ -5,7 +5,7 @@
 mod from;
 mod manifest;
 mod sums;
-mod swap;
+pub(super) mod swap;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub use from::{FromOptions, Given, open_directory, restore_given};
 pub use manifest::{
     FileInfo, FlagInfo, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME, MANIFEST_SCHEMA, Manifest, NameInfo, SourceInfo, SqliteInfo,
+    TableInfo,
 };
 pub use sums::{CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, FileHash};
 

@@ -30,7 +30,7 @@ const HIDDEN_DIGITS: usize = 16;
 const KEPT_MAX: u32 = 1000;
 
 /// The place of an export.
-pub(super) struct Place {
+pub(in crate::ops) struct Place {
     /// With symbolic links resolved.
     path: PathBuf,
     above: PathBuf,
@@ -40,8 +40,8 @@ pub(super) struct Place {
 }
 
 /// The new directory on its way; removed when dropped before it has its name.
-pub(super) struct Staging {
-    pub(super) path: PathBuf,
+pub(in crate::ops) struct Staging {
+    pub(in crate::ops) path: PathBuf,
     _lock: File,
     placed: bool,
 }
@@ -107,9 +107,20 @@ impl Place {
     fn absent(disk: &dyn Disk, dir: &Path) -> Result<PathBuf> {
         let name = dir.file_name().ok_or_else(|| Error::destination(dir, "names no directory"))?;
         let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let missing = above.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
         disk.create_dir_all(above).map_err(|e| failed(above, "make this directory", e))?;
         let above = above.canonicalize().map_err(|e| failed(above, "use this directory", e))?;
+        for holder in above.ancestors().skip(1).take(missing) {
+            disk.sync_dir(holder).map_err(|e| failed(holder, "make its names durable", e))?;
+        }
         Ok(above.join(name))
+    }
+
+    /// A place for directories that never get a name: they go when dropped, or when the next one is made after a kill.
+    pub(in crate::ops) fn scratch(disk: &dyn Disk, above: &Path, name: &str) -> Result<Self> {
+        disk.create_dir_all(above).map_err(|e| failed(above, "make this directory", e))?;
+        let above = above.canonicalize().map_err(|e| failed(above, "use this directory", e))?;
+        Ok(Place { path: above.join(name), above, name: name.into(), old: None })
     }
 
     /// A directory of something else, named by mistake, is not moved away.
@@ -130,7 +141,7 @@ impl Place {
     }
 
     /// Makes the new directory, and removes what earlier exports that were killed have left.
-    pub(super) fn stage(&self, monitor: &dyn Monitor) -> Result<Staging> {
+    pub(in crate::ops) fn stage(&self, monitor: &dyn Monitor) -> Result<Staging> {
         self.remove_leftovers(monitor);
         let mut name = self.hidden();
         name.push(random_digits(&self.path)?);
