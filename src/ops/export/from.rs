@@ -92,7 +92,7 @@ fn read_bounded(path: &Path, len_max: u64) -> Result<Option<Vec<u8>>> {
 }
 
 /// All of them, so that one run tells everything that is wrong.
-fn verify(dir: &Path, list: &[(Vec<u8>, [u8; 32])], monitor: &dyn Monitor) -> Result<()> {
+fn verify(dir: &Path, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result<()> {
     let path_of = |name: &[u8]| dir.join(OsStr::from_bytes(name));
     let total = list.iter().filter_map(|(name, _)| std::fs::metadata(path_of(name)).ok()).map(|found| found.len()).sum();
     monitor.phase("verifying", Some(total));

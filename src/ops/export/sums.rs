@@ -114,8 +114,11 @@ pub(super) fn line(name: &[u8], sha256: &[u8; 32]) -> Vec<u8> {
     [start, to_hex(sha256).as_bytes(), b"  ", &escaped, b"\n"].concat()
 }
 
+/// The name of a file and its SHA-256.
+pub(super) type NamedSum = (Vec<u8>, [u8; 32]);
+
 /// The names and checksums in the text of a `checksums.txt`; of a line that is none its number, from 1.
-pub(super) fn parse(text: &[u8]) -> Result<Vec<(Vec<u8>, [u8; 32])>, usize> {
+pub(super) fn parse(text: &[u8]) -> Result<Vec<NamedSum>, usize> {
     let mut sums = Vec::new();
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -126,7 +129,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<(Vec<u8>, [u8; 32])>, usize> {
     Ok(sums)
 }
 
-fn parse_line(line: &[u8]) -> Option<(Vec<u8>, [u8; 32])> {
+fn parse_line(line: &[u8]) -> Option<NamedSum> {
     let (escaped, line) = line.strip_prefix(b"\\").map_or((false, line), |rest| (true, rest));
     let (hex, rest) = line.split_at_checked(64)?;
     let mut sha256 = [0; 32];
