@@ -70,6 +70,8 @@ fn compare(mb: u64) -> common::Result<()> {
     rows.push(("backup, all read, nothing new, without content", median(&content[0])));
     rows.push(("the same with content", median(&content[1])));
     measure(&mut icecore(&["export", "latest", "export"]), &log)?;
+    // The disk holds four times the stores else.
+    NAMES.iter().try_for_each(|name| std::fs::remove_file(at(name)))?;
     let [drill, from_dir, copy] = recover(&at("plain"), &icecore, &log)?;
     rows.extend([("drill latest", drill), ("restore --from-dir, integrity_check", from_dir), ("cp, sync, integrity_check", copy)]);
     println!("{mb} MB of databases, median of {RUNS} runs");

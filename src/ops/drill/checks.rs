@@ -22,6 +22,9 @@ use crate::source::sqlite::content::{NoContent, content_of};
 /// Findings that are reported; more say nothing new.
 const FINDINGS_MAX: usize = 10;
 
+/// Memory for the pages of a database while it is checked: an index is looked up in another order than it lies in.
+const CACHE_KIB: i64 = 32 << 10;
+
 /// How often it is asked whether to stop.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -163,6 +166,7 @@ impl Job<'_> {
 fn integrity(conn: &Connection) -> Result<String, String> {
     let findings = || -> rusqlite::Result<Vec<String>> {
         conn.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY")?;
+        conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let mut statement = conn.prepare(&format!("PRAGMA integrity_check({FINDINGS_MAX})"))?;
         statement.query_map([], |row| row.get(0))?.collect()
     };
@@ -264,8 +268,19 @@ impl Assertion {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_is_compared_with_what_was_recorded() {
+        let conn = Connection::open_in_memory().expect("memory");
+        conn.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)").expect("two rows");
+        let recorded = content_of(&conn, &|| false).expect("content");
+        assert_eq!(content(&conn, &recorded, &|| false), Ok("3 rows in 2 tables, with the content of the capture".to_owned()));
+        conn.execute_batch("UPDATE t SET a = 3 WHERE a = 2").expect("one row");
+        assert_eq!(content(&conn, &recorded, &|| false), Err("table t has other content, in 2 rows as recorded".to_owned()));
+    }
 
     #[test]
     fn every_difference_is_named() {

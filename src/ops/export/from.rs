@@ -107,7 +107,7 @@ fn verify(dir: &Path, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result<
         }
         match File::open(&path) {
             Ok(file) => match read_hashed(&file, monitor, &mut |_, _| Ok(())) {
-                Ok(hash) if hash.sha256 == *sha256 => {}
+                Ok((_, found)) if found == *sha256 => {}
                 Ok(_) => wrong.push(format!("{shown} is not what its checksum says")),
                 Err(ReadError::Read(e)) => wrong.push(format!("{shown} cannot be read: {e}")),
                 Err(ReadError::Other(error)) => return Err(error),
@@ -201,8 +201,8 @@ impl Input {
             }
         };
         let file = File::open(&self.path).map_err(|e| Error::source(&self.path, e))?;
-        let hash = read_hashed(&file, monitor, &mut { write }).map_err(|error| error.of(&self.path))?;
-        match hash.len == self.len && self.sha256.is_none_or(|sha256| sha256 == hash.sha256) {
+        let (len, found) = read_hashed(&file, monitor, &mut { write }).map_err(|error| error.of(&self.path))?;
+        match len == self.len && self.sha256.is_none_or(|sha256| sha256 == found) {
             true => Ok(()),
             false => Err(self.changed()),
         }

@@ -130,7 +130,7 @@ fn describe(mut manifest: Manifest, listing: &[StreamEntry], staging: &Staging, 
 fn hash_file(path: &Path, monitor: &dyn Monitor) -> Result<FileHash> {
     let unreadable = |e| Error::destination(path, format!("cannot be read again: {e}; nothing was changed"));
     let file = File::open(path).map_err(unreadable)?;
-    sums::read_hashed(&file, monitor, &mut |_, _| Ok(())).map_err(|error| match error {
+    sums::hash_file(&file, monitor).map_err(|error| match error {
         sums::ReadError::Read(e) => unreadable(e),
         sums::ReadError::Other(error) => error,
     })

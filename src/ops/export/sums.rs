@@ -31,53 +31,84 @@ pub struct FileHash {
 }
 
 /// Hashes while bytes pass by.
-pub(super) struct Hasher {
-    len: u64,
-    sha256: digest::Context,
-    blake3: blake3::Hasher,
+trait Digest {
+    fn update(&mut self, bytes: &[u8]);
 }
 
-impl Hasher {
-    pub(super) fn new() -> Self {
-        Hasher { len: 0, sha256: digest::Context::new(&digest::SHA256), blake3: blake3::Hasher::new() }
+/// SHA-256 alone.
+struct Sha256(digest::Context);
+
+impl Digest for Sha256 {
+    fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}
+
+impl Sha256 {
+    fn new() -> Self {
+        Sha256(digest::Context::new(&digest::SHA256))
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        self.len += bytes.len() as u64;
-        self.sha256.update(bytes);
-        self.blake3.update(bytes);
-    }
-
-    pub(super) fn finish(self) -> FileHash {
+    fn finish(self) -> [u8; 32] {
         let mut sha256 = [0; 32];
         // SHA-256 gives 32 bytes; were it fewer, the rest would stay zero.
-        self.sha256.finish().as_ref().iter().zip(&mut sha256).for_each(|(from, to)| *to = *from);
-        FileHash { len: self.len, sha256, blake3: *self.blake3.finalize().as_bytes() }
+        self.0.finish().as_ref().iter().zip(&mut sha256).for_each(|(from, to)| *to = *from);
+        sha256
     }
 }
 
-/// Reads a file from its start to its end, hashes it, and gives each piece with its offset to `each`.
+/// Both hashes of a file.
+struct Both(Sha256, blake3::Hasher);
+
+impl Digest for Both {
+    fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+        self.1.update(bytes);
+    }
+}
+
+/// Reads a file, and gives its length and both hashes.
+pub(super) fn hash_file(file: &File, monitor: &dyn Monitor) -> Result<FileHash, ReadError> {
+    let mut both = Both(Sha256::new(), blake3::Hasher::new());
+    let len = read_through(file, &mut both, monitor, &mut |_, _| Ok(()))?;
+    Ok(FileHash { len, sha256: both.0.finish(), blake3: *both.1.finalize().as_bytes() })
+}
+
+/// Reads a file, gives each piece with its offset to `each`, and in the end its length and SHA-256.
 pub(super) fn read_hashed(
     file: &File,
     monitor: &dyn Monitor,
     each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<FileHash, ReadError> {
+) -> Result<(u64, [u8; 32]), ReadError> {
+    let mut sha256 = Sha256::new();
+    let len = read_through(file, &mut sha256, monitor, each)?;
+    Ok((len, sha256.finish()))
+}
+
+/// Reads a file from its start to its end; its length.
+fn read_through(
+    file: &File,
+    digest: &mut dyn Digest,
+    monitor: &dyn Monitor,
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<u64, ReadError> {
     let mut buffer = vec![0; BUFFER_BYTES];
-    let mut hasher = Hasher::new();
+    let mut len = 0;
     let mut input = file;
     loop {
         if monitor.cancelled() {
             return Err(ReadError::Other(Error::Cancelled));
         }
         let count = match input.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finish()),
+            Ok(0) => return Ok(len),
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(ReadError::Read(e)),
         };
         let piece = buffer.get(..count).unwrap_or_default();
-        each(hasher.len, piece).map_err(ReadError::Other)?;
-        hasher.update(piece);
+        each(len, piece).map_err(ReadError::Other)?;
+        digest.update(piece);
+        len += count as u64;
         monitor.advance(count as u64);
     }
 }
