@@ -7,10 +7,10 @@ use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::command::CommandSource;
 use icecore::source::files::{FilesOptions, FilesSource};
-use icecore::source::sqlite::{BUSY_TIMEOUT, SqliteOptions, SqliteSource};
+use icecore::source::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions, SqliteSource};
 use serde::Serialize;
 
-use super::args::{CommandArgs, FilesArgs, RecordArgs, SqliteArgs};
+use super::args::{CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
@@ -21,7 +21,7 @@ use super::{environment, names, time};
 /// `backup sqlite`.
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
-    let source = SqliteSource::new(databases, sqlite_options()?)?;
+    let source = SqliteSource::new(databases, sqlite_options(args.content.into())?)?;
     run(context, &source, &args.record)
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
     // What icecore itself keeps is no part of what it is to keep.
     let exclude = vec![context.repository_path()?, environment::cache_dir()?];
-    let source = FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?;
+    let source = FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options(ContentWhen::Never)?, exclude })?;
     run(context, &source, &args.record)
 }
 
@@ -39,9 +39,19 @@ pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit,
     run(context, &source, &args.record)
 }
 
-fn sqlite_options() -> Result<SqliteOptions, Failure> {
+impl From<Content> for ContentWhen {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::Auto => ContentWhen::Auto,
+            Content::Always => ContentWhen::Always,
+            Content::Never => ContentWhen::Never,
+        }
+    }
+}
+
+fn sqlite_options(content: ContentWhen) -> Result<SqliteOptions, Failure> {
     // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
-    Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now })
+    Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now, content })
 }
 
 /// What a backup did, as it is reported.

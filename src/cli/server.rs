@@ -26,12 +26,16 @@ A database of the name given with --as is replaced only if --dsn names it too.
 Roles and tablespaces belong to the server, not to a database. On a new server, first:
   icecore dump SNAP globals.sql | psql -d postgres
 
+With --from-dir the files come from an export (see `icecore export`), and no repository is needed. If it has a checksums.txt, all files that this
+names are verified before anything is touched; so it is with --from-file and the file's own line there.
+
 --table makes one table with its rows beside what is in the database that --dsn names, as NAME_restored_TIMESTAMP in its schema, without indexes,
 keys and triggers, to look at and to copy rows back from; only this table's part of the dump is read.
 
 Examples:
   icecore restore latest --to restored
   icecore restore '@2026-11-23 03:15' memory.db=/var/lib/app/memory.db
+  icecore restore --from-dir /srv/artefacts/brain memory.db=/var/lib/app/memory.db
   icecore restore latest --dsn postgresql://admin@db.example.org/brainstem --jobs 4
   icecore restore latest --dsn postgresql://admin@db.example.org/postgres --as brainstem_yesterday
   icecore restore latest --dsn postgresql://admin@db.example.org/brainstem --table public.users
@@ -45,7 +49,7 @@ const HEADING: &str = "Into a PostgreSQL server";
 #[command(next_help_heading = HEADING)]
 pub(crate) struct ServerArgs {
     /// The server, and the database to replace or to connect to
-    #[arg(long, value_name = "DSN", conflicts_with_all = ["to", "live", "accept_damaged"])]
+    #[arg(long, value_name = "DSN", conflicts_with_all = ["to", "from_dir", "live", "accept_damaged"])]
     pub(crate) dsn: Option<String>,
     /// Restore this dump in place of a snapshot's, checked against the checksums.txt beside it
     #[arg(long, value_name = "FILE", requires = "dsn", conflicts_with_all = ["source", "tag", "host"])]
@@ -158,7 +162,8 @@ fn dump(context: &Context<'_>, args: &RestoreArgs, progress: &Progress) -> Resul
     if let Some(path) = &args.server.from_file {
         return Ok((Dump::of_file(path, progress)?, None, path.display().to_string()));
     }
-    let snap = args.snap.as_deref().ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
+    let snap = args.snap.as_ref().ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
+    let snap = snap.to_str().ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
     let (id, record) = find_in(&context.refresh(&repo, progress)?, snap, &args.filter)?.clone();
     for flag in &record.flags {

@@ -53,16 +53,10 @@ impl Dump {
         let (Some(dump), Some(evidence)) = (dump, find(&|entry| entry.name == tables::STREAM.as_bytes())) else {
             return Err(Error::InvalidArgument("this snapshot has no dump of a PostgreSQL database".into()));
         };
-        if evidence.root.len > TABLES_LEN_MAX {
-            return Err(Error::corrupt(tables::STREAM, "it is larger than any that is written"));
-        }
-        let mut text = Vec::new();
-        restore::dump(repo, record, tables::STREAM.as_bytes(), &mut text, &Silent)?;
-        let text = String::from_utf8(text).map_err(|_| Error::corrupt(tables::STREAM, "it is not UTF-8"))?;
         Ok(Dump {
             name: String::from_utf8_lossy(&dump.name).into_owned(),
             len: dump.root.len,
-            evidence: Tables::decode(&text)?,
+            evidence: read_tables(repo, record, evidence.root.len)?,
             sums_hold: true,
             facts: record.facts.clone(),
             place: Place::Stored { root: dump.root, reader: Box::new(reader) },
@@ -91,6 +85,17 @@ impl Dump {
     /// A fact of the snapshot.
     pub(super) fn fact(&self, name: &str) -> Option<&str> {
         self.facts.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Where the statements that make its roles are, for messages.
+    pub(super) fn globals(&self) -> String {
+        match &self.place {
+            Place::Stored { .. } => "`icecore dump SNAP globals.sql`".into(),
+            Place::File(_) => {
+                let beside = Path::new(&self.name).with_file_name("globals.sql");
+                if beside.exists() { format!("`psql -d postgres -f {}`", beside.display()) } else { "`pg_dumpall --globals-only`".into() }
+            }
+        }
     }
 
     /// Its table of contents, with the statements of what is `wanted`.
@@ -122,6 +127,17 @@ impl Dump {
         };
         Input { dump: self, monitor, cursor, piece: Piece::None, at: 0, next: offset, failure: None }
     }
+}
+
+/// Reads the evidence of a snapshot's dump, of `len_bytes` bytes.
+pub(in crate::ops) fn read_tables(repo: &Repository, record: &SnapshotRecord, len_bytes: u64) -> Result<Tables> {
+    if len_bytes > TABLES_LEN_MAX {
+        return Err(Error::corrupt(tables::STREAM, "it is larger than any that is written"));
+    }
+    let mut text = Vec::new();
+    restore::dump(repo, record, tables::STREAM.as_bytes(), &mut text, &Silent)?;
+    let text = String::from_utf8(text).map_err(|_| Error::corrupt(tables::STREAM, "it is not UTF-8"))?;
+    Tables::decode(&text)
 }
 
 enum Piece {

@@ -22,6 +22,7 @@ mod verify;
 use std::path::PathBuf;
 
 pub use input::Dump;
+pub(in crate::ops) use input::read_tables;
 pub use table::{RestoredTable, TableOptions, restore_table};
 
 use self::admin::Admin;
