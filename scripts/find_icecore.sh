@@ -36,6 +36,11 @@ prepare_repository() {
         return
     fi
     if [ -e "$ICECORE_REPOSITORY/config" ]; then
+        # One that is not encrypted has no keys.
+        if [ -z "$(ls -A -- "$ICECORE_REPOSITORY/keys" 2>/dev/null)" ]; then
+            unset ICECORE_PASSWORD_FILE
+            return
+        fi
         echo "error: $ICECORE_REPOSITORY has no key file $ICECORE_PASSWORD_FILE; set ICECORE_PASSWORD_FILE or another ICECORE_PASSWORD variable" >&2
         exit 12
     fi

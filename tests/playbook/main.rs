@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod drill;
+mod postgres;
+#[path = "../postgres/server.rs"]
+#[allow(dead_code)]
+mod server;
 mod signals;
 mod site;
 mod sqlite;

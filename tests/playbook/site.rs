@@ -12,6 +12,15 @@ pub const BACKUP: &str =
     "bash scripts/backup_sqlite.sh --memory-db .data/brainstem.db --registry-db .data/model_registry.db --out-dir backups/sqlite/latest";
 pub const RESTORE: &str = "bash scripts/restore_sqlite.sh --backup-dir backups/sqlite/latest --memory-db .data/brainstem.db --registry-db .data/model_registry.db";
 
+/// For a server at this DSN.
+pub fn backup_postgres(dsn: &str) -> String {
+    format!("bash scripts/backup_postgres.sh --dsn \"{dsn}\" --out-dir backups/postgres/latest")
+}
+
+pub fn restore_postgres(dsn: &str) -> String {
+    format!("bash scripts/restore_postgres.sh --dsn \"{dsn}\" --backup-file backups/postgres/latest/brainstem.pgdump")
+}
+
 pub struct Site {
     dir: TempDir,
 }
@@ -60,6 +69,9 @@ impl Site {
         let mut command = Command::new(program);
         for name in ["REPOSITORY", "PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND"] {
             command.env_remove(format!("ICECORE_{name}"));
+        }
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+            command.env_remove(name);
         }
         command.current_dir(self.dir.path()).stdin(Stdio::null()).env("ICECORE_BIN", env!("CARGO_BIN_EXE_icecore"));
         command.env("ICECORE_CACHE_DIR", self.path("cache")).env("HOME", self.dir.path()).env("TZ", "UTC");

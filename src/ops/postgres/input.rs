@@ -87,13 +87,16 @@ impl Dump {
         self.facts.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Where the statements that make its roles are, for messages.
+    /// What makes its roles, for messages.
     pub(super) fn globals(&self) -> String {
         match &self.place {
-            Place::Stored { .. } => "`icecore dump SNAP globals.sql`".into(),
+            Place::Stored { .. } => "`icecore dump SNAP globals.sql | psql -d postgres`".into(),
             Place::File(_) => {
                 let beside = Path::new(&self.name).with_file_name("globals.sql");
-                if beside.exists() { format!("`psql -d postgres -f {}`", beside.display()) } else { "`pg_dumpall --globals-only`".into() }
+                match beside.exists() {
+                    true => format!("`psql -d postgres -f {}`", beside.display()),
+                    false => "what `pg_dumpall --globals-only` writes of their server".into(),
+                }
             }
         }
     }

@@ -155,7 +155,8 @@ impl SpoolFile {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|e| Error::destination(dir, format!("no randomness for a file's name: {e}")))?;
         let path = dir.join(format!("icecore-{}.pgdump", crate::id::to_hex(&random)));
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(|e| Error::destination(&path, e))?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| Error::destination(&path, format!("cannot be made: {e}; --tmp names another directory")))?;
         Ok(SpoolFile { path, file })
     }
 

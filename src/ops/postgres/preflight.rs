@@ -115,8 +115,8 @@ impl<'a> Preflight<'a> {
         let missing = self.missing(&wanted, "SELECT rolname::text FROM pg_roles")?;
         if !missing.is_empty() {
             self.problems.push(format!(
-                "roles that the dump names are missing: {}: create them ({} has the statements), or leave \
-                 owners and rights out with --no-owner --no-privileges",
+                "roles that the dump names are missing: {}: create them with {}, or leave owners and \
+                 rights out with --no-owner --no-privileges",
                 some(&missing),
                 self.dump.globals()
             ));
