@@ -175,11 +175,10 @@ fn a_repository_that_is_not_encrypted_needs_no_key() {
 #[test]
 fn an_interrupted_restore_leaves_the_old_database() {
     let stage = Stage::backed_up();
-    // Whoever makes this table waits for the lock, which an advisory one stands for.
-    let function = "CREATE FUNCTION wait(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT pg_sleep(1000); SELECT n'";
-    stage.sql(&format!("{function}; CREATE INDEX waits ON models (wait(n)); ALTER FUNCTION wait RENAME TO waits"));
-    stage.sql("CREATE OR REPLACE FUNCTION waits(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT n'; INSERT INTO models VALUES (1)");
-    stage.sql("CREATE OR REPLACE FUNCTION waits(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT pg_sleep(1000); SELECT n'");
+    // An index that takes long to make.
+    let function = "CREATE OR REPLACE FUNCTION slow(n int) RETURNS int LANGUAGE sql IMMUTABLE AS";
+    stage.sql(&format!("{function} 'SELECT n'; CREATE INDEX ON models (slow(n)); INSERT INTO models VALUES (1)"));
+    stage.sql(&format!("{function} 'SELECT pg_sleep(1000); SELECT n'"));
     stage.site.ok(&stage.backup());
     for options in ["", " --jobs 2"] {
         let mut command = stage.site.command("bash");

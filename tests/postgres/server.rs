@@ -88,7 +88,11 @@ impl Server {
         init.arg("-D").arg(&data).args(["-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]);
         must(init.env("TZ", "UTC").current_dir(&dir).output().unwrap(), "initdb");
         prepare(&data);
-        let port = 40_000 + (std::process::id() % 20_000) as u16 + version as u16;
+        // Where only a socket in its own directory is listened on, any number does.
+        let port = match listen {
+            "" => 40_000 + (std::process::id() % 20_000) as u16 + version as u16,
+            _ => std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
+        };
         let server = Server { version, _watch: watch(&bin, &dir), bin, dir, port, listen };
         server.control("start");
         server
