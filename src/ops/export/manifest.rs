@@ -134,7 +134,7 @@ pub struct TableInfo {
     pub name: NameInfo,
     /// How many rows.
     pub rows: u64,
-    /// The sum of the hashes of its rows, hex digits; `store-format.md` ("TableContent", and for PostgreSQL "Rows of a dump") says how to compute it.
+    /// The sum of the hashes of its rows, hex digits; `store-format.md` ("TableContent", for dumps "Streams of PostgreSQL snapshots") says how to compute it.
     pub content: String,
 }
 
