@@ -4,6 +4,11 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
+use icecore::ops::postgres;
+use icecore::progress::Silent;
+use icecore::source::Environment;
+use icecore::source::postgres::Conninfo;
+
 use crate::restore::{command, family, good, plain, restore, saved};
 use crate::server::{Database, Server, on_every_version, server};
 use crate::support::{Place, Run};
@@ -254,4 +259,34 @@ fn a_role_without_rights_is_told_and_one_that_may_make_databases_is_enough() {
         assert_eq!(done["verified"], true);
         assert_eq!(server.sql(&name, "SELECT tableowner FROM pg_tables WHERE tablename = 't'"), role);
     });
+}
+
+#[test]
+fn restores_of_one_second_have_names_of_their_own() {
+    let (place, database) = filled(server(15));
+    let (server, name, path) = (database.server, database.name.as_str(), place.path("x.pgdump"));
+    std::fs::write(&path, database.pg_dump(&[])).unwrap();
+    let dump = postgres::Dump::of_file(&path, &Silent).unwrap();
+    let variables = std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"PG")).collect();
+    let environment = Environment { variables, os_user: None };
+    let options = postgres::ServerOptions {
+        conninfo: Conninfo::resolve(Some(&database.dsn()), &environment).unwrap(),
+        environment,
+        bin: Some(server.bin.clone()),
+        name: None,
+        jobs: 1,
+        spool_dir: place.path("home"),
+        timestamp: "20261123T031500Z".into(),
+        disconnect: false,
+        no_owner: false,
+        no_privileges: false,
+        no_tablespaces: false,
+        verify: true,
+    };
+    // One that was killed, whatever it had made.
+    let killed = format!("{name}_restoring_20261123t031500z");
+    server.sql("postgres", &format!("CREATE DATABASE {killed}"));
+    let kept: Vec<String> = (0..2).map(|_| postgres::restore(&dump, &options, &Silent).unwrap().kept.unwrap()).collect();
+    assert_eq!(kept, ["2", "3"].map(|number| format!("{name}_pre_restore_20261123t031500z{number}")));
+    assert_eq!(family(server, name), [name, kept[0].as_str(), kept[1].as_str(), killed.as_str()]);
 }

@@ -93,6 +93,9 @@ pub struct RestoredDatabase {
     pub differing: Vec<String>,
 }
 
+/// More restores of one database in one second are refused.
+const SAME_SECOND_MAX: u32 = 99;
+
 /// The names that a restore is about.
 #[derive(Debug)]
 struct Names {
@@ -124,6 +127,19 @@ impl Names {
             kept: suffixed(target, "_pre_restore_", &options.timestamp),
             may_replace: options.name.is_none() || given == target,
         })
+    }
+
+    /// Where another restore of the same second has taken a name, both get a number.
+    fn avoid_taken(&mut self, admin: &mut Admin, timestamp: &str) -> Result<()> {
+        for number in 2..=SAME_SECOND_MAX {
+            if !admin.exists(&self.temporary)? && !admin.exists(&self.kept)? {
+                break;
+            }
+            let numbered = format!("{timestamp}{number}");
+            self.temporary = suffixed(&self.target, "_restoring_", &numbered);
+            self.kept = suffixed(&self.target, "_pre_restore_", &numbered);
+        }
+        Ok(())
     }
 
     /// What temporary names of this database begin with.
@@ -158,10 +174,11 @@ fn standard_strings(head: &Archive) -> &'static str {
 /// [`Error::Source`] if a program or the connection fails; [`Error::Corrupt`] if the dump cannot be read. In each case the old database is as it was.
 pub fn restore(dump: &Dump, options: &ServerOptions, monitor: &dyn Monitor) -> Result<RestoredDatabase> {
     let head = dump.head(&is_wanted)?;
-    let names = Names::of(&head.database, options)?;
+    let mut names = Names::of(&head.database, options)?;
     let mut admin = Admin::open(&options.conninfo, &names.target)?;
     // From here on everything is about the one server that has answered.
     let label = admin.label(&names.target);
+    names.avoid_taken(&mut admin, &options.timestamp)?;
     let tools = preflight::tools(options, &head, admin.connection.version)?;
     let warnings = Preflight::new(&mut admin, options, dump, &head, &names).check()?;
     warnings.iter().for_each(|warning| monitor.warn(warning));
