@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkSpan, Reader, Repository, Spans};
+use crate::repo::{ChunkSpan, Reader, Repository, Spans, Spill};
 
 /// Bytes of chunks that are read together, each frame that they take once.
-const WINDOW_BYTES: u64 = 32 << 20;
+const WINDOW_BYTES: u64 = 256 << 20;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -216,7 +216,7 @@ fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn M
         let next = next_window(&mut spans)?;
         std::thread::scope(|scope| {
             let ahead = scope.spawn(|| reader.prefetch(next.iter().map(|span| span.id)));
-            write_window(reader, &window, file, monitor)?;
+            write_window(reader, &window, file, Spill::past(file, root.len), monitor)?;
             ahead.join().unwrap_or(Err(Error::Poisoned))
         })?;
         window = next;
@@ -224,9 +224,9 @@ fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn M
     Ok(())
 }
 
-fn write_window(reader: &Reader, window: &[ChunkSpan], file: &File, monitor: &dyn Monitor) -> Result<()> {
+fn write_window(reader: &Reader, window: &[ChunkSpan], file: &File, spill: Spill<'_>, monitor: &dyn Monitor) -> Result<()> {
     let ids: Vec<ChunkId> = window.iter().map(|span| span.id).collect();
-    reader.each_chunk(&ids, &|number, bytes| {
+    reader.each_chunk(&ids, Some(spill), &|number, bytes| {
         let Some(span) = window.get(number) else { return Ok(()) };
         check_len(span, bytes)?;
         file.write_all_at(bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;

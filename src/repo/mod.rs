@@ -30,6 +30,7 @@ mod segments;
 pub mod session;
 mod spool;
 mod tree;
+mod waiting;
 mod window;
 mod writer;
 
@@ -54,6 +55,7 @@ pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSessi
 pub use spool::{Held, Spool};
 pub(crate) use tree::read_node;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
+pub use waiting::Spill;
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 
 use std::path::{Path, PathBuf};
