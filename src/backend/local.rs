@@ -9,6 +9,7 @@
 //! | mark on a snapshot | `marks/<snapshot>/<id>` |
 //! | what stays of a forgotten snapshot | `forgotten/<id>` |
 //! | tombstone | `tombstones/<id>` |
+//! | journal entry | `log/<time, 19 decimal digits>-<id>` |
 //!
 //! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
 //! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
@@ -22,12 +23,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::disk::Disk;
-use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, WriteMode};
+use crate::backend::{Backend, LOG_TIME_DIGITS, ObjectInfo, ObjectKey, ObjectKind, Replica, WriteMode};
 use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId, from_hex, to_hex};
 
 /// The directories of a repository, each for one kind of object.
-const DIRECTORIES: [&str; 7] = ["forgotten", "keys", "marks", "packs", "pending", "snapshots", "tombstones"];
+const DIRECTORIES: [&str; 8] = ["forgotten", "keys", "log", "marks", "packs", "pending", "snapshots", "tombstones"];
 
 /// What the name of a second copy ends with.
 const SECOND: &str = ".copy";
@@ -111,7 +112,12 @@ impl LocalBackend {
             ObjectKey::Config(_) => self.root.clone(),
             ObjectKey::Pack(id) => self.root.join("packs").join(shard_name(id)),
             ObjectKey::Mark { snapshot, .. } => self.root.join("marks").join(snapshot.to_string()),
-            ObjectKey::Key(..) | ObjectKey::Pending(_) | ObjectKey::Snapshot(_) | ObjectKey::Forgotten(_) | ObjectKey::Tombstone(_) => {
+            ObjectKey::Key(..)
+            | ObjectKey::Pending(_)
+            | ObjectKey::Snapshot(_)
+            | ObjectKey::Forgotten(_)
+            | ObjectKey::Tombstone(_)
+            | ObjectKey::Log { .. } => {
                 self.root.join(directory_name(key.kind()))
             }
         }
@@ -243,7 +249,12 @@ impl Backend for LocalBackend {
                 })))
             }
             ObjectKind::Pack | ObjectKind::Mark => Ok(Box::new(self.list_below(kind).map_err(failed("list", &directory))?)),
-            ObjectKind::Key | ObjectKind::Pending | ObjectKind::Snapshot | ObjectKind::Forgotten | ObjectKind::Tombstone => {
+            ObjectKind::Key
+            | ObjectKind::Pending
+            | ObjectKind::Snapshot
+            | ObjectKind::Forgotten
+            | ObjectKind::Tombstone
+            | ObjectKind::Log => {
                 let entries = self.entries(&directory).map_err(failed("list", &directory))?;
                 Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind))))
             }
@@ -364,6 +375,7 @@ fn directory_name(kind: ObjectKind) -> &'static str {
         ObjectKind::Mark => "marks",
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstones",
+        ObjectKind::Log => "log",
     }
 }
 
@@ -388,6 +400,7 @@ fn file_name(key: &ObjectKey) -> String {
         ObjectKey::Pack(id) | ObjectKey::Tombstone(id) => id.to_string(),
         ObjectKey::Pending(id) | ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) => id.to_string(),
         ObjectKey::Mark { id, .. } => id.to_string(),
+        ObjectKey::Log { time_ns, id } => format!("{time_ns:0LOG_TIME_DIGITS$}-{id}"),
     }
 }
 
@@ -408,6 +421,12 @@ fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Option<ObjectKe
         }
         ObjectKind::Forgotten => Some(ObjectKey::Forgotten(name.parse().ok()?)),
         ObjectKind::Tombstone => Some(ObjectKey::Tombstone(name.parse().ok()?)),
+        ObjectKind::Log => {
+            let (time, id) = name.split_once('-')?;
+            // Digits alone: `parse` would take a sign too.
+            let is_time = time.len() == LOG_TIME_DIGITS && time.bytes().all(|c| c.is_ascii_digit());
+            Some(ObjectKey::Log { time_ns: time.parse().ok().filter(|_| is_time)?, id: id.parse().ok()? })
+        }
     }
 }
 

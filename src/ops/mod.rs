@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod forget;
+pub mod journal;
 pub mod mark;
 pub mod place;
 pub mod prune;
@@ -11,3 +12,4 @@ pub mod retention;
 pub mod scrub;
 pub mod select;
 pub mod stats;
+pub mod status;

@@ -40,7 +40,7 @@ impl ScrubReport {
     }
 }
 
-/// Verifies what can be verified without a key: the bytes of packs, snapshot records and marks against their names; the checksums of both copies of the
+/// Verifies what can be verified without a key: the bytes of packs, snapshot records, marks and journal entries against their names; the checksums of both copies of the
 /// configuration and of key records, of what stays of forgotten snapshots, and of footers with the stored tables of packs; all headers. Needs no catalog.
 ///
 /// # Errors
@@ -49,7 +49,7 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
     let mut report = CheckReport::default();
     monitor.phase("checking records", None);
     let mut records = check_replicas(backend, &mut report)?;
-    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone] {
+    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone, ObjectKind::Log] {
         for info in sorted(backend, kind)? {
             if monitor.cancelled() {
                 return Err(Error::Cancelled);
@@ -98,6 +98,7 @@ fn code(kind: ObjectKind) -> &'static str {
         ObjectKind::Mark => "mark",
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstone",
+        ObjectKind::Log => "log",
     }
 }
 
@@ -108,6 +109,7 @@ fn scrub_record(backend: &dyn Backend, key: &ObjectKey) -> Option<Result<()>> {
         ObjectKey::Mark { id, .. } => (Kind::Mark, Some(*id.as_bytes())),
         ObjectKey::Forgotten(_) => (Kind::Forgotten, None),
         ObjectKey::Tombstone(_) => (Kind::Tombstone, None),
+        ObjectKey::Log { id, .. } => (Kind::Log, Some(*id.as_bytes())),
         ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) => return None,
     };
     let verify = |bytes: &[u8]| {

@@ -43,6 +43,7 @@ fn path_of(key: &ObjectKey) -> PathBuf {
         ObjectKey::Mark { snapshot, id } => format!("marks/{snapshot}/{id}").into(),
         ObjectKey::Forgotten(id) => format!("forgotten/{id}").into(),
         ObjectKey::Tombstone(id) => format!("tombstones/{id}").into(),
+        ObjectKey::Log { time_ns, id } => format!("log/{time_ns:019}-{id}").into(),
     }
 }
 
@@ -205,7 +206,7 @@ fn foreign_files_are_left_alone() {
     let mut world = template(true);
     let id = "ab".repeat(32);
     for dir in
-        ["", "forgotten", "keys", "marks", &format!("marks/{id}"), "packs", "packs/ab", "packs/zz", "pending", "snapshots", "tombstones"]
+        ["", "forgotten", "keys", "log", "marks", &format!("marks/{id}"), "packs", "packs/ab", "packs/zz", "pending", "snapshots", "tombstones"]
     {
         let dir = world.repo_dir().join(dir);
         fs::create_dir_all(&dir).unwrap();

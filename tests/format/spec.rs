@@ -10,7 +10,7 @@ use super::values::{self, counted};
 use icecore::format::config::{self, Config};
 use icecore::format::key::{self, KdfCost, KeyRecord};
 use icecore::format::pack::{self, FOOTER_MAGIC, padme};
-use icecore::format::{self, Cipher, Kind, mark, node};
+use icecore::format::{self, Cipher, Kind, log, mark, node};
 use icecore::{crypto, id};
 
 fn source(path: &str) -> String {
@@ -180,6 +180,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
             WORK_READ_MAX NODE_CHILDREN_MAX NODE_FANOUT TREE_LEVELS_MAX RECORD_LEN_MAX;
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
         key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX;
+        log: LOG_LEN_MAX LOG_SNAPSHOTS_MAX LOG_DETAIL_LEN_MAX LOG_ENTRIES_KEPT;
         mark: MARK_LEN_MAX FORGOTTEN_CHECKSUM_LEN;
         node: NODE_HEADER_LEN NODE_TAG;
         pack: TRAILER_HEADER_LEN TRAILER_SEGMENT BASE_PREFIX_LEN PATCH_PIECE_LEN FOOTER_LEN FOOTER_CHECKSUM_LEN;

@@ -43,7 +43,7 @@ impl CheckOptions<'_> {
 }
 
 /// The codes of findings, each with what it says. They never change their meaning; there may be more.
-pub const CODES: [(&str, &str); 10] = [
+pub const CODES: [(&str, &str); 11] = [
     ("config-copy", "a copy of the configuration is missing, damaged or differs from the other one"),
     ("key-copy", "the same of a key record"),
     ("snapshot", "a snapshot record is damaged: the snapshot is lost"),
@@ -51,6 +51,7 @@ pub const CODES: [(&str, &str); 10] = [
     ("mark", "a mark on a snapshot is damaged"),
     ("forgotten", "what stays of a forgotten snapshot is damaged"),
     ("tombstone", "what prune has written before it deletes a pack is damaged (scrub only); its name still counts"),
+    ("log", "an entry of the journal is damaged"),
     ("pack", "a pack is not what was written: its bytes, its table or its length"),
     ("chunk", "a stored copy of a chunk cannot be read; the object is its pack"),
     ("stream", "a stream of a snapshot cannot be given back whole"),
@@ -149,8 +150,8 @@ impl CheckReport {
     }
 }
 
-/// Checks the repository: both copies of small records, every snapshot record, every mark and record of a forgotten snapshot, the table of every pack, and that every
-/// chunk of every snapshot is there with the bases of its delta; with `read_data` also the stored bytes of every chosen pack against its name, and every copy of
+/// Checks the repository: both copies of small records, every snapshot record, every mark, record of a forgotten snapshot and entry of the journal, the table of every pack, and that
+/// every chunk of every snapshot is there with the bases of its delta; with `read_data` also the stored bytes of every chosen pack against its name, and every copy of
 /// every chunk in it by decoding it. The local catalog is not believed.
 ///
 /// # Errors
