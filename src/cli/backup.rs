@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use icecore::ops::backup::{BackupOptions, BackupReport, backup};
+use icecore::ops::backup::{BackupOptions, BackupReport, backup, source_of};
+use icecore::ops::journal::Operation;
+use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::files::{FilesOptions, FilesSource};
 use icecore::source::sqlite::{BUSY_TIMEOUT, SqliteOptions, SqliteSource};
@@ -11,6 +13,7 @@ use serde::Serialize;
 use super::args::{FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::{self, count, printable};
 use super::views::{FlagView, flags};
 use super::{environment, names, time};
@@ -68,10 +71,25 @@ fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<
         source: args.source.clone(),
     };
     let repo = context.open()?;
+    journaled(context, &repo, Operation::Backup, |story| take(context, &repo, source, &options, story))
+}
+
+fn take(
+    context: &Context<'_>,
+    repo: &Repository,
+    source: &dyn Source,
+    options: &BackupOptions,
+    story: &mut Story,
+) -> Result<Exit, Failure> {
+    let source_ref = source_of(source, options);
+    story.source = Some(source_ref.id);
+    story.detail = source_ref.label;
     let progress = context.progress();
-    let report = backup(&repo, source, &options, &progress)?;
+    let report = backup(repo, source, options, &progress)?;
     drop(progress);
     let done = Done::of(&report, repo.key_derivation().as_micros() as u64);
+    story.snapshots.push(report.id);
+    story.detail.push_str(&done.summary());
     context.output.report(&done, Done::text)?;
     match report.skipped.is_empty() && report.record.flags.is_empty() {
         true => Ok(Exit::Done),
@@ -101,6 +119,15 @@ impl Done {
             skipped: report.skipped.clone(),
             short_ids: (report.id.short(), record.parent.map(|parent| parent.short())),
         }
+    }
+
+    /// What follows the label in the journal.
+    fn summary(&self) -> String {
+        let sizes = [self.logical_bytes, self.stored_bytes].map(output::bytes);
+        let mut text = format!(": {} in {}, stored {}", sizes[0], count(self.streams, "stream"), sizes[1]);
+        self.flags.iter().for_each(|flag| text.push_str(&format!("; flagged {}: {}", flag.code, flag.detail)));
+        self.skipped.iter().for_each(|skipped| text.push_str(&format!("; skipped {skipped}")));
+        text
     }
 
     fn text(&self) -> String {

@@ -9,17 +9,22 @@ mod environment;
 mod exit;
 mod forget;
 mod init;
+mod journal;
+mod log;
 mod look;
+mod manual;
 mod mark;
 mod names;
 mod output;
 mod passphrase;
 mod progress;
+mod prometheus;
 mod prune;
 mod restore;
 mod scrub;
 mod signals;
 mod stats;
+mod status;
 mod table;
 mod time;
 mod views;
@@ -72,6 +77,10 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Forget(args) => forget::run(&context, &args),
         Command::Protect(args) => mark::protect(&context, &args),
         Command::Mark(args) => mark::mark(&context, &args),
+        Command::Log(args) => log::run(&context, &args),
+        Command::Status(args) => status::run(&context, &args),
+        Command::Completions(args) => manual::completions(&context, &args),
+        Command::Man(args) => manual::man(&context, &args),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use icecore::Error;
 use icecore::backend::disk::RealDisk;
 use icecore::format::snapshot::SnapshotRecord;
+use icecore::ops::journal::Operation;
 use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{self, RestoreOptions, Restored};
 use icecore::progress::Monitor;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use super::args::{DumpArgs, RestoreArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::{self, count, printable};
 use super::views::{Located, Named};
 use super::{names, time};
@@ -47,13 +49,21 @@ struct RestoredView {
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
+    journaled(context, &repo, Operation::Restore, |story| put_back(context, &repo, args, story))
+}
+
+fn put_back(context: &Context<'_>, repo: &Repository, args: &RestoreArgs, story: &mut Story) -> Result<Exit, Failure> {
     let started = Instant::now();
     let progress = context.progress();
-    let (id, record) = context.find(&repo, &args.snap, &progress)?;
+    story.detail = args.snap.snap.clone();
+    let (id, record) = context.find(repo, &args.snap, &progress)?;
+    story.snapshots.push(id);
+    story.source = Some(record.source.id);
+    story.detail = destinations(args);
     for flag in &record.flags {
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }
-    let restored = place(&repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
+    let restored = place(repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
     drop(progress);
     let done = Done {
         snapshot: id.to_string(),
@@ -65,6 +75,14 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
     };
     context.output.report(&done, Done::text)?;
     Ok(Exit::Done)
+}
+
+/// Where it goes, for the journal.
+fn destinations(args: &RestoreArgs) -> String {
+    match &args.to {
+        Some(dir) => format!("into {}", dir.display()),
+        None => args.streams.iter().map(|stream| stream.to_string_lossy()).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// A restore that did not happen; of a database that was damaged when it was captured, that is why.

@@ -165,7 +165,7 @@ impl<'r> Look<'r> {
         let ended = [Outcome::Done, Outcome::Incomplete, Outcome::Damaged].iter().any(|outcome| entry.outcome == outcome.word());
         if is(Operation::Check) && ended && self.last_check.is_none() {
             self.last_check = Some(entry);
-        } else if is(Operation::Backup) && !ended {
+        } else if is(Operation::Backup) && entry.snapshots.is_empty() {
             let of = self.sources.iter_mut().find(|one| entry.source == Some(one.status.source.id));
             if let Some(one) = of.filter(|one| one.wants_failure) {
                 one.wants_failure = false;
