@@ -1,9 +1,10 @@
 //! `backup`.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use icecore::ops::backup::{BackupOptions, BackupReport, backup, source_of};
-use icecore::ops::journal::Operation;
+use icecore::ops::journal::{LABEL_FACT, Operation};
 use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::files::{FilesOptions, FilesSource};
@@ -21,16 +22,18 @@ use super::{environment, names, time};
 /// `backup sqlite`.
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
-    let source = SqliteSource::new(databases, sqlite_options()?)?;
-    run(context, &source, &args.record)
+    let given: Vec<PathBuf> = databases.iter().map(|(_, path)| path.clone()).collect();
+    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options()?)?)))
 }
 
 /// `backup files`.
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
     // What icecore itself keeps is no part of what it is to keep.
     let exclude = vec![context.repository_path()?, environment::cache_dir()?];
-    let source = FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?;
-    run(context, &source, &args.record)
+    let make = || -> Result<Box<dyn Source>, Failure> {
+        Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?))
+    };
+    run(context, &args.record, &args.paths, make)
 }
 
 fn sqlite_options() -> Result<SqliteOptions, Failure> {
@@ -60,7 +63,13 @@ struct Done {
     short_ids: (String, Option<String>),
 }
 
-fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<Exit, Failure> {
+/// The source is looked at with the repository open, so that one that is not there is in the journal too.
+fn run(
+    context: &Context<'_>,
+    args: &RecordArgs,
+    given: &[PathBuf],
+    make: impl FnOnce() -> Result<Box<dyn Source>, Failure>,
+) -> Result<Exit, Failure> {
     let now_ns = time::now_ns();
     let options = BackupOptions {
         time_ns: args.time.as_deref().map_or(Ok(now_ns), time::parse)?,
@@ -71,7 +80,13 @@ fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<
         source: args.source.clone(),
     };
     let repo = context.open()?;
-    journaled(context, &repo, Operation::Backup, |story| take(context, &repo, source, &options, story))
+    journaled(context, &repo, Operation::Backup, |story| {
+        let paths = || given.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        story.detail = args.source.clone().unwrap_or_else(paths);
+        story.facts.push((LABEL_FACT.to_owned(), story.detail.clone()));
+        let source = make()?;
+        take(context, &repo, &*source, &options, story)
+    })
 }
 
 fn take(
@@ -81,9 +96,7 @@ fn take(
     options: &BackupOptions,
     story: &mut Story,
 ) -> Result<Exit, Failure> {
-    let source_ref = source_of(source, options);
-    story.source = Some(source_ref.id);
-    story.detail = source_ref.label;
+    story.source = Some(source_of(source, options).id);
     let progress = context.progress();
     let report = backup(repo, source, options, &progress)?;
     drop(progress);

@@ -306,6 +306,7 @@ impl Check {
 fn age(seconds: i64) -> String {
     const DAY_S: i64 = 86_400;
     match seconds {
+        seconds if seconds < 60 => format!("{seconds} s"),
         long if long >= 2 * DAY_S => format!("{} d {} h", long / DAY_S, long % DAY_S / 3600),
         short => output::duration(short as f64 * 1000.0),
     }

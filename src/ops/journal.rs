@@ -13,10 +13,13 @@ use crate::repo::{LogName, Repository};
 
 /// Entries that are read at once by all threads: what is read too many when few are wanted.
 const BATCH: usize = 256;
-/// The longest of the other texts of an entry, in bytes; of a longer one its start is kept.
-const WORD_LEN_MAX: usize = 255;
+/// The longest of the other texts of an entry, in bytes, of which there are at most 4 and two in each fact; of a longer one its start is kept.
+const WORD_LEN_MAX: usize = 400;
 /// The most facts of an entry.
-const FACTS_MAX: usize = 32;
+const FACTS_MAX: usize = 16;
+
+/// The fact that names the source of a backup as its snapshots do, also where the source could not be found.
+pub const LABEL_FACT: &str = "label";
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,12 +129,12 @@ pub struct Event {
 /// # Errors
 /// [`Error::Backend`]; then there is no entry, or one that may not survive a power cut.
 pub fn record(repo: &Repository, event: &Event, author: &Author) -> Result<LogName> {
-    let facts = event.facts.iter().take(FACTS_MAX).map(|(name, value)| (start_of(name, WORD_LEN_MAX), start_of(value, WORD_LEN_MAX)));
+    let facts = event.facts.iter().take(FACTS_MAX).map(|(name, value)| (word(name), word(value)));
     repo.write_log(&LogRecord {
         time_ns: author.now_ns.max(0),
         duration_us: event.duration.as_micros() as u64,
-        host: start_of(&author.host, WORD_LEN_MAX),
-        user: start_of(&author.user, WORD_LEN_MAX),
+        host: word(&author.host),
+        user: word(&author.user),
         tool: concat!("icecore ", env!("CARGO_PKG_VERSION")).to_owned(),
         operation: event.operation.word().to_owned(),
         outcome: event.outcome.word().to_owned(),
@@ -142,6 +145,11 @@ pub fn record(repo: &Repository, event: &Event, author: &Author) -> Result<LogNa
         detail: start_of(&event.detail, LOG_DETAIL_LEN_MAX),
         facts: facts.collect(),
     })
+}
+
+/// A name or a value as an entry keeps it.
+pub(super) fn word(text: &str) -> String {
+    start_of(text, WORD_LEN_MAX)
 }
 
 /// The start of a text, whole characters.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::journal::{Operation, Outcome, visit};
+use super::journal::{LABEL_FACT, Operation, Outcome, visit, word};
 use super::select::SnapshotFilter;
 use crate::error::{Error, Result};
 use crate::format::log::LogRecord;
@@ -166,7 +166,7 @@ impl<'r> Look<'r> {
         if is(Operation::Check) && ended && self.last_check.is_none() {
             self.last_check = Some(entry);
         } else if is(Operation::Backup) && entry.snapshots.is_empty() {
-            let of = self.sources.iter_mut().find(|one| entry.source == Some(one.status.source.id));
+            let of = self.sources.iter_mut().find(|one| one.status.is_of(&entry));
             if let Some(one) = of.filter(|one| one.wants_failure) {
                 one.wants_failure = false;
                 one.status.last_failure = Some(entry);
@@ -212,6 +212,15 @@ impl Open {
 }
 
 impl SourceStatus {
+    /// Whether an entry is about this source. One of a backup that did not find its files has no identity, but the label.
+    fn is_of(&self, entry: &LogRecord) -> bool {
+        let label = || entry.facts.iter().find(|(name, _)| name == LABEL_FACT).map(|(_, label)| label.as_str());
+        match entry.source {
+            Some(source) => source == self.source.id,
+            None => entry.host == self.host && label() == Some(word(&self.source.label).as_str()),
+        }
+    }
+
     /// The newest proof counts.
     fn prove(&mut self, proof: Option<Verified>) {
         let newer = proof.filter(|proof| self.last_verified.is_none_or(|known| known.time_ns < proof.time_ns));
