@@ -117,9 +117,7 @@ impl LocalBackend {
             | ObjectKey::Snapshot(_)
             | ObjectKey::Forgotten(_)
             | ObjectKey::Tombstone(_)
-            | ObjectKey::Log { .. } => {
-                self.root.join(directory_name(key.kind()))
-            }
+            | ObjectKey::Log { .. } => self.root.join(directory_name(key.kind())),
         }
     }
 

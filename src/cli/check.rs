@@ -14,8 +14,8 @@ use super::journal::{Story, author, journaled};
 use super::output::{self, count, printable};
 use super::prune::seconds;
 use super::table::{Align, Table};
-use super::views::text_and_hex;
 use super::time;
+use super::views::text_and_hex;
 
 /// Check the repository: what is damaged, and which snapshots and streams that touches
 #[derive(Debug, clap::Args)]

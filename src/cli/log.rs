@@ -215,9 +215,13 @@ impl Log {
                 entry.detail.clone(),
             ]);
         }
-        table.text() + &format!("{}\n", match self.entries.len() {
-            1 => "1 entry".to_owned(),
-            many => many.to_string() + " entries",
-        })
+        table.text()
+            + &format!(
+                "{}\n",
+                match self.entries.len() {
+                    1 => "1 entry".to_owned(),
+                    many => many.to_string() + " entries",
+                }
+            )
     }
 }

@@ -16,7 +16,9 @@ const FILE_MODE: u32 = 0o644;
 type OfSource = (&'static str, &'static str, fn(&Source) -> Option<f64>);
 
 const OF_SOURCES: [OfSource; 9] = [
-    ("icecore_source_ok", "Whether the source has a good snapshot that is young enough for --max-age.", |one| Some(yes(one.status == "ok"))),
+    ("icecore_source_ok", "Whether the source has a good snapshot that is young enough for --max-age.", |one| {
+        Some(yes(one.status == "ok"))
+    }),
     ("icecore_snapshots", "Snapshots of the source in the list.", |one| Some(one.snapshots as f64)),
     ("icecore_last_good_snapshot_timestamp_seconds", "Time of the last good snapshot.", |one| {
         one.last_good.as_ref().map(|good| seconds(good.at.time_ns))

@@ -49,7 +49,8 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
     let mut report = CheckReport::default();
     monitor.phase("checking records", None);
     let mut records = check_replicas(backend, &mut report)?;
-    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone, ObjectKind::Log] {
+    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone, ObjectKind::Log]
+    {
         for info in sorted(backend, kind)? {
             if monitor.cancelled() {
                 return Err(Error::Cancelled);

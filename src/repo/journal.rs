@@ -32,7 +32,8 @@ impl Repository {
     pub fn write_log(&self, entry: &LogRecord) -> Result<LogName> {
         let stored = self.seal_record(Kind::Log, entry)?;
         if stored.len() > LOG_LEN_MAX || entry.time_ns < 0 {
-            let detail = format!("a journal entry of {} bytes at {}: at most {LOG_LEN_MAX}, after 1970, are possible", stored.len(), entry.time_ns);
+            let detail =
+                format!("a journal entry of {} bytes at {}: at most {LOG_LEN_MAX}, after 1970, are possible", stored.len(), entry.time_ns);
             return Err(Error::InvalidArgument(detail));
         }
         let name = LogName { time_ns: entry.time_ns, id: LogId(*blake3::hash(&stored).as_bytes()) };

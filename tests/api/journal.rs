@@ -54,14 +54,19 @@ fn what_is_written_is_read_as_far_as_it_is_wanted() {
             tell(&repo, at, &event);
         }
         // More than one batch of them.
-        (0..600).for_each(|n| { let _ = tell(&repo, 10_000 + n, &event(Operation::Check)); });
+        (0..600).for_each(|n| {
+            let _ = tell(&repo, 10_000 + n, &event(Operation::Check));
+        });
         let all = read(&repo, &Query::default(), &Silent).unwrap();
         assert_eq!(all.entries.len(), 606);
         assert!(all.entries.is_sorted_by_key(|(name, _)| *name), "oldest first, by the clocks of the writers");
         let early: Vec<i64> = all.entries[..6].iter().map(|(_, entry)| entry.time_ns).collect();
         assert_eq!(early, [0, 100, 300, 500, 900, 900]);
         let (_, entry) = &all.entries[2];
-        assert_eq!((&entry.operation[..], &entry.outcome[..], &entry.detail[..], entry.duration_us), ("backup", "done", "gr\u{fc}n 5", 3000));
+        assert_eq!(
+            (&entry.operation[..], &entry.outcome[..], &entry.detail[..], entry.duration_us),
+            ("backup", "done", "gr\u{fc}n 5", 3000)
+        );
         assert_eq!((&entry.host[..], &entry.user[..], entry.snapshots_total), ("test", "tester", 1));
         assert_eq!(times(&repo, &Query { limit: Some(2), ..Query::default() }), [10_598, 10_599]);
         assert_eq!(times(&repo, &Query { limit: Some(0), ..Query::default() }), [0i64; 0]);
@@ -134,7 +139,9 @@ fn damage_is_named_and_contained() {
 fn the_oldest_go_by_number() {
     let bed = Bed::new(false);
     let repo = bed.open();
-    (0..10).for_each(|n| { let _ = tell(&repo, n, &event(Operation::Prune)); });
+    (0..10).for_each(|n| {
+        let _ = tell(&repo, n, &event(Operation::Prune));
+    });
     assert_eq!((repo.trim_log(10).unwrap(), repo.trim_log(3).unwrap()), (0, 7));
     assert_eq!(times(&repo, &Query::default()), [7, 8, 9]);
     let listed = repo.backend().list(ObjectKind::Log).unwrap().map(|info| info.unwrap().key);
@@ -179,7 +186,10 @@ fn what_the_sources_are_said_to_be() {
     try_mark(&repo, &second, MarkKind::Flag, "odd").unwrap();
     let source = &look(&repo, 3000).sources[0];
     assert_eq!(source.last_good.unwrap().id, first.id);
-    assert_eq!(source.flagged_after.iter().map(|one| (one.id, one.codes.concat())).collect::<Vec<_>>(), [(second, "odd".into()), (ahead, "odd".into())]);
+    assert_eq!(
+        source.flagged_after.iter().map(|one| (one.id, one.codes.concat())).collect::<Vec<_>>(),
+        [(second, "odd".into()), (ahead, "odd".into())]
+    );
     try_mark(&repo, &first.id, MarkKind::Flag, "odd").unwrap();
     assert_eq!(look(&repo, 3000).sources[0].last_good, None, "a source with only flagged snapshots has no good one");
     try_mark(&repo, &first.id, MarkKind::Accept, "").unwrap();

@@ -131,7 +131,9 @@ fn foreign_names_are_not_listed() {
     for directory in ["forgotten", "log", &marks, "snapshots", "pending", "tombstones", "packs/07"] {
         fs::write(root.join(directory).join(format!("{hex}.copy")), "only keys have second copies").unwrap();
     }
-    for time in ["1", "+000000000000000001", "-000000000000000001", "00000000000000000001", "9223372036854775808", "000000000000000000a", ""] {
+    for time in
+        ["1", "+000000000000000001", "-000000000000000001", "00000000000000000001", "9223372036854775808", "000000000000000000a", ""]
+    {
         fs::write(root.join("log").join(format!("{time}-{hex}")), "no time").unwrap();
     }
     for id in [&hex[1..], "", &format!("{hex}.bak"), &"0A".repeat(32)] {

@@ -59,7 +59,11 @@ fn every_operation_tells_how_it_ended() {
     let all = entries(&place, &[]);
     let detail = |n: usize| all[n]["detail"].as_str().unwrap();
     assert_eq!(all[0]["snapshots"], serde_json::json!([id]));
-    assert!(detail(0).starts_with("a.db: ") && detail(1).starts_with("nothing.db: ") && detail(1).contains("no such file"), "{}", detail(1));
+    assert!(
+        detail(0).starts_with("a.db: ") && detail(1).starts_with("nothing.db: ") && detail(1).contains("no such file"),
+        "{}",
+        detail(1)
+    );
     assert_eq!((detail(2), detail(4), detail(5), detail(11)), ("into out", "tag good", "protect", "all is well"));
     assert_eq!(all[10]["facts"]["read_data"], "all");
     assert!(all.iter().all(|entry| entry["host"] == all[0]["host"] && entry["tool"].as_str().unwrap().starts_with("icecore ")));

@@ -60,7 +60,10 @@ fn what_people_read() {
     place.ok(["backup", "sqlite", "a.db"]);
     place.ok(["check"]);
     let text = place.ok(["status"]).stdout;
-    assert!(text.contains("SOURCE") && text.contains("a.db") && text.contains("never") && text.ends_with("no damage found\nok\n"), "{text}");
+    assert!(
+        text.contains("SOURCE") && text.contains("a.db") && text.contains("never") && text.ends_with("no damage found\nok\n"),
+        "{text}"
+    );
     place.ok(["restore", "latest", "--to", "out"]);
     std::fs::rename(place.path("a.db"), place.path("gone.db")).unwrap();
     place.run(["backup", "sqlite", "a.db"]).failed(1, &[]);

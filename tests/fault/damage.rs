@@ -205,9 +205,20 @@ fn matrix_unencrypted() {
 fn foreign_files_are_left_alone() {
     let mut world = template(true);
     let id = "ab".repeat(32);
-    for dir in
-        ["", "forgotten", "keys", "log", "marks", &format!("marks/{id}"), "packs", "packs/ab", "packs/zz", "pending", "snapshots", "tombstones"]
-    {
+    for dir in [
+        "",
+        "forgotten",
+        "keys",
+        "log",
+        "marks",
+        &format!("marks/{id}"),
+        "packs",
+        "packs/ab",
+        "packs/zz",
+        "pending",
+        "snapshots",
+        "tombstones",
+    ] {
         let dir = world.repo_dir().join(dir);
         fs::create_dir_all(&dir).unwrap();
         for name in ["x", ".DS_Store", ".tmp-1-00ff", "config~", &id.to_uppercase(), &id[1..], &format!("{id}.part"), "..."] {
