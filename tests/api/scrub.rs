@@ -7,13 +7,11 @@ use icecore::backend::LocalBackend;
 use icecore::backend::disk::RealDisk;
 use icecore::format::mark::MarkKind;
 use icecore::ops::check::Severity;
-use icecore::ops::journal::{Event, Operation, Outcome, record};
-use icecore::ops::mark::Author;
 use icecore::ops::prune::{PruneOptions, prune};
 use icecore::ops::scrub::{ScrubReport, scrub};
 use icecore::progress::Silent;
 
-use crate::support::{Bed, back_up, forget, make_database, step, try_mark};
+use crate::support::{Bed, back_up, forget, make_database, step, tell, try_mark};
 
 /// With an object of each kind.
 fn bed() -> Bed {
@@ -29,17 +27,7 @@ fn bed() -> Bed {
         .collect();
     try_mark(&repo, &ids[3], MarkKind::Flag, "x").unwrap();
     forget(&repo, &ids[1..3], false);
-    let event = Event {
-        operation: Operation::Forget,
-        outcome: Outcome::Done,
-        exit_code: 0,
-        duration: std::time::Duration::ZERO,
-        source: None,
-        snapshots: ids[1..3].to_vec(),
-        detail: "two of them".into(),
-        facts: Vec::new(),
-    };
-    record(&repo, &event, &Author::default()).unwrap();
+    tell(&repo, 7);
     let options =
         PruneOptions { grace_ns: i64::MAX, now_ns: 3_000_000_000_000, host: "test".into(), unused_max_permille: 0, repack_bytes_max: None };
     prune(&repo, &options, &Silent).unwrap();

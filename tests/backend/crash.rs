@@ -14,7 +14,7 @@ use icecore::backend::disk::RealDisk;
 use icecore::backend::{Backend, BackendExt, LocalBackend, ObjectKey, Replica, WriteMode};
 use icecore::id::{PackId, SnapshotId};
 
-use crate::contract::{io_kind, list_all, mark, pack, snapshot};
+use crate::contract::{io_kind, list_all, log, mark, pack, snapshot};
 use crate::local::temporaries;
 use crate::simulated::{CrashDisk, Policy, scratch};
 
@@ -80,6 +80,7 @@ fn history(writer: u8) -> Vec<Action> {
         Action::Replace(ObjectKey::Config(Replica::First), bytes(4)),
         Action::Create(mark(0, writer), bytes(6)),
         Action::Create(mark(writer, writer), bytes(7)),
+        Action::Create(log(writer.into(), writer), bytes(9)),
         Action::Replace(ObjectKey::Forgotten(SnapshotId([writer; 32])), bytes(8)),
         Action::Create(ObjectKey::Tombstone(PackId([writer; 32])), Vec::new()),
         Action::Delete(mark(0, writer)),

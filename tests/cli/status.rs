@@ -95,6 +95,9 @@ fn damage_is_4_until_a_check_finds_none() {
     assert_eq!((code, document["unreadable"].as_array().unwrap().len()), (Some(4), 1));
 }
 
+/// Labels and value of the samples of each metric.
+type Samples = BTreeMap<String, Vec<(BTreeMap<String, String>, f64)>>;
+
 /// A line of the text exposition format: name, labels, value.
 fn sample(line: &str) -> (String, BTreeMap<String, String>, f64) {
     let (name, rest) = line.split_once('{').unwrap();
@@ -120,8 +123,8 @@ fn sample(line: &str) -> (String, BTreeMap<String, String>, f64) {
 
 /// The samples of a textfile, which must be valid: each metric once, with HELP and TYPE before its samples, names and labels of the right
 /// characters, and a line feed at the end.
-fn samples(text: &str) -> BTreeMap<String, Vec<(BTreeMap<String, String>, f64)>> {
-    let mut all: BTreeMap<String, Vec<_>> = BTreeMap::new();
+fn samples(text: &str) -> Samples {
+    let mut all = Samples::new();
     let (mut help, mut kind) = ("", "");
     let is_name = |name: &str| name.starts_with("icecore_") && name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
     assert!(text.ends_with('\n') && !text.contains("\n\n"));

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use icecore::backend::{ObjectKey, ObjectKind, Replica};
 use icecore::ops::check::Severity;
+use icecore::ops::journal;
+use icecore::progress::Silent;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
@@ -147,7 +149,7 @@ fn matrix(encrypted: bool) {
     println!("encrypted {encrypted}: {} cases of damage", cases.len());
 }
 
-/// Marks and what stays of forgotten snapshots: whatever becomes of them, snapshots are listed, restore, and take backups; what is damaged is
+/// Marks, what stays of forgotten snapshots, entries of the journal: whatever becomes of them, snapshots are listed, restore, and take backups; what is damaged is
 /// found; and a snapshot with a damaged mark is not forgotten.
 #[test]
 fn matrix_of_marks() {
@@ -158,11 +160,12 @@ fn matrix_of_marks() {
             let ids: Vec<_> = repo.refresh().unwrap().snapshots.into_iter().map(|(id, _)| id).collect();
             crate::support::protect(&repo, &ids[1]);
             crate::support::forget(&repo, &ids[..1], false);
+            crate::support::tell(&repo, 7);
             world.known.remove(&ids[0]);
             (world, ids)
         };
         let ((world, ids), (foreign, _)) = (make(), make());
-        let kinds = [ObjectKind::Mark, ObjectKind::Forgotten];
+        let kinds = [ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Log];
         let of = |world: &World| kinds.map(|kind| world.local().list(kind).unwrap().next().unwrap().unwrap().key);
         for (key, like) in of(&world).into_iter().zip(of(&foreign)) {
             for action in ACTIONS.into_iter().filter(|action| *action != Action::Swap) {
@@ -177,7 +180,11 @@ fn matrix_of_marks() {
                 let gone = matches!(action, Action::Delete | Action::Directory);
                 let is_mark = key.kind() == ObjectKind::Mark;
                 assert_eq!(refreshed.damage.len(), usize::from(is_mark && !gone), "{key} {action:?}: {:?}", refreshed.damage);
-                assert_eq!(repo.list_forgotten().unwrap().unreadable.len(), usize::from(!is_mark && !gone));
+                let is_entry = key.kind() == ObjectKind::Log;
+                let is_forgotten = !is_mark && !is_entry;
+                assert_eq!(repo.list_forgotten().unwrap().unreadable.len(), usize::from(is_forgotten && !gone));
+                let journal = journal::read(&repo, &journal::Query::default(), &Silent).unwrap();
+                assert_eq!((journal.entries.len(), journal.unreadable.len()), (usize::from(!is_entry), usize::from(is_entry && !gone)));
                 assert_eq!(read_data(&repo).is_damaged(), !gone, "{key} {action:?}");
                 for (id, record) in &refreshed.snapshots {
                     assert!(database_of(&repo, record).unwrap() == here.known[id]);
