@@ -171,7 +171,7 @@ fn total_steps(writers: &[u8]) -> u64 {
         let mut possible = Possible::new();
         perform(&backend, &history(*writer), &mut possible);
         assert!(possible.values().all(|states| states.len() == 1), "nothing fails");
-        assert_eq!(possible.len(), 11);
+        assert_eq!(possible.len(), 12);
     }
     assert!(!run.disk.is_off());
     run.disk.ops()
