@@ -13,11 +13,12 @@ use crate::progress::Monitor;
 use crate::repo::{read_pack_from, read_record_from};
 
 /// What cannot be found without a key, for people.
-pub const NOT_CHECKED: [&str; 4] = [
+pub const NOT_CHECKED: [&str; 5] = [
     "whether an object is missing that was never listed here, or was replaced by an older one",
     "whether the tables of packs say what is in them, and whether chunks decode to what their ids say",
     "whether every chunk of every snapshot is in some pack, with what it is a delta of",
     "what tombstones say: only their headers are looked at, as their names are not made of their bytes",
+    "whether the times in the names of journal entries are theirs",
 ];
 
 /// What a scrub found.

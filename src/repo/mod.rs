@@ -7,6 +7,8 @@
 //! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
 //! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
+//!
+//! Entries of the journal are only added, each under a name of its own, and nothing reads them but people and `status`: safe beside everything.
 
 pub mod catalog;
 
