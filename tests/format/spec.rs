@@ -272,7 +272,7 @@ fn variants_in(text: &str, name: &str) -> Vec<Vec<String>> {
 fn records() {
     let page = Page::read();
     let mut checked = 0;
-    for path in ["format/snapshot.rs", "format/config.rs", "format/key.rs", "format/mark.rs", "format/tombstone.rs"] {
+    for path in ["format/snapshot.rs", "format/config.rs", "format/key.rs", "format/log.rs", "format/mark.rs", "format/tombstone.rs"] {
         let text = source(path);
         for structure in text.split("pub struct ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
             // Not records: laid out by the byte tables.
