@@ -88,9 +88,12 @@ impl Bench {
 
         let dir = self.path("icecore");
         let icecore = Icecore::init(&dir)?;
+        let parity_dir = self.path("icecore-parity");
+        let with_parity = Icecore::init_with(&parity_dir, &["--parity", "3%"])?;
         // A file that changed less than two seconds ago is never taken as unchanged.
         std::thread::sleep(Duration::from_millis(2_500));
         report.add("first backup", Some(ZSTD), icecore.backup(&store)?);
+        report.add("first backup, 3 % parity", Some(ZSTD), with_parity.backup(&store)?);
         report.add("unchanged backup", None, icecore.backup(&store)?);
         File::options().write(true).open(&store)?.set_modified(SystemTime::now())?;
         report.add("unchanged, but touched", None, icecore.backup(&store)?);
@@ -98,6 +101,7 @@ impl Bench {
             self.child("--step", &store, step)?;
             File::open(&store)?.sync_all()?;
             report.add("one step later", None, icecore.backup(&store)?);
+            report.add("one step later, 3 % parity", None, with_parity.backup(&store)?);
         }
 
         report.add_cost(COPY, copy_sync_check(&store, &copy, &log)?, std::fs::metadata(&store)?.len());
@@ -108,6 +112,8 @@ impl Bench {
         }
         remove(&restored)?;
         report.add("check --read-data", None, icecore.check()?);
+        report.add("check --read-data, 3 % parity", None, with_parity.check()?);
+        std::fs::remove_dir_all(parity_dir)?;
         remove(&store)?;
         Ok(std::fs::remove_dir_all(dir)?)
     }

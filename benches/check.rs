@@ -102,7 +102,7 @@ fn take(dir: &Path, steps: u32) -> common::Result<()> {
     let backend = Arc::new(LocalBackend::create(&dir.join("repo"), Arc::new(RealDisk))?);
     let passphrase = || Ok(Zeroizing::new(PASSPHRASE.to_string()));
     let cost = KdfCost { memory_kib: 8, passes: 1, lanes: 1 };
-    Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase()?), cost })?;
+    Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase()?), cost, parity_percent: 0 })?;
     let repo = Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4 })?;
     let file = dir.join("store.db");
     let mut store = Store::create(&file, StoreSpec::quick())?;

@@ -54,7 +54,7 @@ fn open(dir: &std::path::Path) -> common::Result<Repository> {
     let backend = Arc::new(LocalBackend::create(&dir.join("repo"), Arc::new(RealDisk))?);
     let passphrase = || Ok(Zeroizing::new("bench".to_string()));
     let cost = KdfCost { memory_kib: 8, passes: 1, lanes: 1 };
-    Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase()?), cost })?;
+    Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase()?), cost, parity_percent: 0 })?;
     Ok(Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4 })?)
 }
 

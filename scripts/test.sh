@@ -15,11 +15,15 @@ command -v cargo >/dev/null || { echo "Rust is needed: see https://rustup.rs" >&
 missing=()
 command -v cc >/dev/null || missing+=(build-essential)
 command -v python3 >/dev/null || missing+=(python3)
+python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+command -v openssl >/dev/null || missing+=(openssl)
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 # The script at the end of store-format.md reads zstd frames with this module.
 if ! python3 -c 'import zstandard' 2>/dev/null; then
     python3 -m pip install -q zstandard 2>/dev/null || install python3-zstandard
 fi
+
+bash scripts/test-servers.sh
 
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings

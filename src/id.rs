@@ -105,6 +105,10 @@ define_id!(
     RepositoryId
 );
 define_id!(
+    /// The bytes of an object that was set aside: their BLAKE3, whatever the object's own name says.
+    ContentId
+);
+define_id!(
     /// A source identity: BLAKE3 of what names it.
     SourceId
 );

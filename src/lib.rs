@@ -1,4 +1,4 @@
-//! icecore keeps the history of databases: it takes a consistent snapshot of SQLite files, stores it at about the
+//! icecore keeps the history of databases: it takes a consistent snapshot of SQLite files and PostgreSQL databases, stores it at about the
 //! price of what changed, and gives any snapshot back, verified.
 //!
 //! The library is in layers; a module uses only what stands below it (`tests/tidy.rs` checks this):
@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 7 | `cli`, `main` | arguments, output, progress bars, exit codes |
 //! | 6 | [`ops`] | backup, restore, check, forget, mark, stats |
-//! | 5 | [`source`] | streams out of SQLite files and directory trees; never sees a repository |
+//! | 5 | [`source`] | streams out of SQLite files, directory trees, PostgreSQL and commands; never sees a repository |
 //! | 4 | [`repo`] | the only layer that knows both keys and bytes: catalog, writer, reader, trees |
 //! | 3 | [`backend`] | keys and bytes: a local directory |
 //! | 2 | [`crypto`], [`chunker`], [`codec`] | pure: no I/O, no clock, no randomness but what is passed in |

@@ -33,9 +33,17 @@ impl Icecore {
     /// # Errors
     /// What `icecore init` says.
     pub fn init(dir: &Path) -> Result<Self> {
+        Self::init_with(dir, &[])
+    }
+
+    /// The same with more arguments of `init`.
+    ///
+    /// # Errors
+    /// What `icecore init` says.
+    pub fn init_with(dir: &Path, args: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let icecore = Icecore { dir: dir.to_path_buf() };
-        icecore.run(["init"])?;
+        icecore.run([&["init"], args].concat())?;
         Ok(icecore)
     }
 
@@ -63,7 +71,11 @@ impl Icecore {
         self.run(["check", "--read-data"])
     }
 
-    fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Sample> {
+    /// Any command.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Sample> {
         let repository = self.dir.join("repository");
         let before = tree_bytes(&repository)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));

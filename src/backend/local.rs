@@ -10,6 +10,7 @@
 //! | what stays of a forgotten snapshot | `forgotten/<id>` |
 //! | tombstone | `tombstones/<id>` |
 //! | journal entry | `log/<time, 19 decimal digits>-<id>` |
+//! | what a repair has set aside | `quarantine/<word>-<id>-<content>` |
 //!
 //! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
 //! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
@@ -23,12 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::disk::Disk;
-use crate::backend::{Backend, LOG_TIME_DIGITS, ObjectInfo, ObjectKey, ObjectKind, Replica, WriteMode};
+use crate::backend::{Backend, LOG_TIME_DIGITS, ObjectInfo, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
 use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId, from_hex, to_hex};
 
 /// The directories of a repository, each for one kind of object.
-const DIRECTORIES: [&str; 8] = ["forgotten", "keys", "log", "marks", "packs", "pending", "snapshots", "tombstones"];
+const DIRECTORIES: [&str; 9] = ["forgotten", "keys", "log", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
 
 /// What the name of a second copy ends with.
 const SECOND: &str = ".copy";
@@ -117,7 +118,8 @@ impl LocalBackend {
             | ObjectKey::Snapshot(_)
             | ObjectKey::Forgotten(_)
             | ObjectKey::Tombstone(_)
-            | ObjectKey::Log { .. } => self.root.join(directory_name(key.kind())),
+            | ObjectKey::Log { .. }
+            | ObjectKey::Quarantined { .. } => self.root.join(directory_name(key.kind())),
         }
     }
 
@@ -252,7 +254,8 @@ impl Backend for LocalBackend {
             | ObjectKind::Snapshot
             | ObjectKind::Forgotten
             | ObjectKind::Tombstone
-            | ObjectKind::Log => {
+            | ObjectKind::Log
+            | ObjectKind::Quarantined => {
                 let entries = self.entries(&directory).map_err(failed("list", &directory))?;
                 Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind))))
             }
@@ -374,6 +377,7 @@ fn directory_name(kind: ObjectKind) -> &'static str {
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstones",
         ObjectKind::Log => "log",
+        ObjectKind::Quarantined => "quarantine",
     }
 }
 
@@ -399,6 +403,7 @@ fn file_name(key: &ObjectKey) -> String {
         ObjectKey::Pending(id) | ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) => id.to_string(),
         ObjectKey::Mark { id, .. } => id.to_string(),
         ObjectKey::Log { time_ns, id } => format!("{time_ns:0LOG_TIME_DIGITS$}-{id}"),
+        ObjectKey::Quarantined { kind, id, content } => format!("{}-{}-{content}", kind.word(), to_hex(id)),
     }
 }
 
@@ -424,6 +429,12 @@ fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Option<ObjectKe
             // Digits alone: `parse` would take a sign too.
             let is_time = time.len() == LOG_TIME_DIGITS && time.bytes().all(|c| c.is_ascii_digit());
             Some(ObjectKey::Log { time_ns: time.parse().ok().filter(|_| is_time)?, id: id.parse().ok()? })
+        }
+        ObjectKind::Quarantined => {
+            let (word, ids) = name.split_once('-')?;
+            let (id, content) = ids.split_once('-')?;
+            let kind = SetAside::ALL.into_iter().find(|kind| kind.word() == word)?;
+            Some(ObjectKey::Quarantined { kind, id: from_hex(id)?.try_into().ok()?, content: content.parse().ok()? })
         }
     }
 }

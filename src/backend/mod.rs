@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::id::{KeyId, LogId, MarkId, PackId, SnapshotId};
+use crate::id::{ContentId, ID_LEN, KeyId, LogId, MarkId, PackId, SnapshotId};
 
 pub use local::LocalBackend;
 
@@ -55,6 +55,43 @@ pub enum ObjectKey {
         /// The entry's own name.
         id: LogId,
     },
+    /// A damaged object that a repair has set aside, as it was found.
+    Quarantined {
+        /// What it was.
+        kind: SetAside,
+        /// The name that it had.
+        id: [u8; ID_LEN],
+        /// Its bytes: an object may be set aside more than once, with other damage.
+        content: ContentId,
+    },
+}
+
+/// The kinds of objects that a repair sets aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetAside {
+    /// [`ObjectKey::Pack`]
+    Pack,
+    /// [`ObjectKey::Snapshot`]
+    Snapshot,
+    /// [`ObjectKey::Mark`]
+    Mark,
+    /// [`ObjectKey::Forgotten`]
+    Forgotten,
+}
+
+impl SetAside {
+    /// All kinds.
+    pub const ALL: [SetAside; 4] = [SetAside::Pack, SetAside::Snapshot, SetAside::Mark, SetAside::Forgotten];
+
+    /// The word in the object's name.
+    pub fn word(self) -> &'static str {
+        match self {
+            SetAside::Pack => "pack",
+            SetAside::Snapshot => "snapshot",
+            SetAside::Mark => "mark",
+            SetAside::Forgotten => "forgotten",
+        }
+    }
 }
 
 /// The kinds of objects, as far as they can be listed.
@@ -78,11 +115,13 @@ pub enum ObjectKind {
     Tombstone,
     /// [`ObjectKey::Log`]
     Log,
+    /// [`ObjectKey::Quarantined`]
+    Quarantined,
 }
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [ObjectKind; 9] = [
+    pub const ALL: [ObjectKind; 10] = [
         ObjectKind::Config,
         ObjectKind::Key,
         ObjectKind::Pack,
@@ -92,6 +131,7 @@ impl ObjectKind {
         ObjectKind::Forgotten,
         ObjectKind::Tombstone,
         ObjectKind::Log,
+        ObjectKind::Quarantined,
     ];
 }
 
@@ -108,6 +148,7 @@ impl ObjectKey {
             ObjectKey::Forgotten(_) => ObjectKind::Forgotten,
             ObjectKey::Tombstone(_) => ObjectKind::Tombstone,
             ObjectKey::Log { .. } => ObjectKind::Log,
+            ObjectKey::Quarantined { .. } => ObjectKind::Quarantined,
         }
     }
 }
@@ -126,6 +167,7 @@ impl std::fmt::Display for ObjectKey {
             ObjectKey::Forgotten(id) => write!(f, "record of forgotten snapshot {id}"),
             ObjectKey::Tombstone(id) => write!(f, "tombstone of pack {id}"),
             ObjectKey::Log { time_ns, id } => write!(f, "journal entry {time_ns:0LOG_TIME_DIGITS$}-{id}"),
+            ObjectKey::Quarantined { kind, id, .. } => write!(f, "quarantined {} {}", kind.word(), crate::id::to_hex(id)),
         }
     }
 }

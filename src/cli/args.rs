@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, Subcommand};
+use icecore::format::parity::PARITY_PERCENT_MAX;
 
 /// What `icecore --help` ends with.
 const AFTER_HELP: &str = "\
@@ -73,6 +74,7 @@ pub(crate) enum Command {
     Dump(DumpArgs),
     Check(super::check::CheckArgs),
     Scrub(super::scrub::ScrubArgs),
+    Repair(super::repair::RepairArgs),
     Prune(PruneArgs),
     Forget(super::forget::ForgetArgs),
     Protect(super::mark::ProtectArgs),
@@ -85,11 +87,22 @@ pub(crate) enum Command {
 
 /// Make a repository
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  icecore -R /srv/backup/brain init")]
+#[command(after_help = "Parity is for bad sectors and flipped bits: a lost pack is not covered. It is for ever, like encryption.\n\n\
+                        Examples:\n  icecore -R /srv/backup/brain init\n  icecore -R /mnt/usb/brain init --parity 3%")]
 pub(crate) struct InitArgs {
     /// Store everything readable for anyone who can read the repository
     #[arg(long)]
     pub(crate) no_encryption: bool,
+    /// Store parity in every pack, so much of it, and records twice: damage up to that is healed (1% to 50%)
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) parity: Option<u8>,
+}
+
+/// A whole number of percent, with its sign or without.
+fn percent(text: &str) -> Result<u8, String> {
+    let number: Option<u8> = text.trim().trim_end_matches('%').trim_end().parse().ok();
+    let fits = number.filter(|percent| (1..=PARITY_PERCENT_MAX).contains(percent));
+    fits.ok_or_else(|| format!("it is no whole number of percent from 1% to {PARITY_PERCENT_MAX}%"))
 }
 
 /// Take a snapshot
@@ -104,7 +117,9 @@ pub(crate) struct BackupArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupWhat {
     Sqlite(SqliteArgs),
+    Postgres(super::postgres::PostgresArgs),
     Files(FilesArgs),
+    Command(CommandArgs),
 }
 
 /// Take one snapshot of SQLite databases, read at one instant
@@ -129,6 +144,20 @@ pub(crate) struct FilesArgs {
     /// Files and directories
     #[arg(value_name = "PATH", required = true)]
     pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+}
+
+/// Take a snapshot of what a command writes to its standard output; none if it fails
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore backup command --name users.ldif -- slapcat -b dc=example,dc=org")]
+pub(crate) struct CommandArgs {
+    /// The stream's name, which also names the source
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// The command; its arguments are not recorded
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub(crate) command: Vec<OsString>,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
 }

@@ -7,22 +7,24 @@ use icecore::ops::backup::{BackupOptions, BackupReport, backup, source_of};
 use icecore::ops::journal::{LABEL_FACT, Operation};
 use icecore::repo::Repository;
 use icecore::source::Source;
+use icecore::source::command::CommandSource;
 use icecore::source::files::{FilesOptions, FilesSource};
 use icecore::source::sqlite::{BUSY_TIMEOUT, SqliteOptions, SqliteSource};
 use serde::Serialize;
 
-use super::args::{FilesArgs, RecordArgs, SqliteArgs};
+use super::args::{CommandArgs, FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::journal::{Story, journaled};
 use super::output::{self, count, printable};
+use super::progress::Progress;
 use super::views::{FlagView, flags};
 use super::{environment, names, time};
 
 /// `backup sqlite`.
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
-    let given: Vec<PathBuf> = databases.iter().map(|(_, path)| path.clone()).collect();
+    let given = listed(databases.iter().map(|(_, path)| path));
     run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options()?)?)))
 }
 
@@ -33,7 +35,19 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     let make = || -> Result<Box<dyn Source>, Failure> {
         Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?))
     };
-    run(context, &args.record, &args.paths, make)
+    run(context, &args.record, &listed(&args.paths), make)
+}
+
+/// `backup command`.
+pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit, Failure> {
+    let make = || -> Result<Box<dyn Source>, Failure> {
+        Ok(Box::new(CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?))
+    };
+    run(context, &args.record, &args.name, make)
+}
+
+fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    paths.into_iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn sqlite_options() -> Result<SqliteOptions, Failure> {
@@ -41,8 +55,9 @@ fn sqlite_options() -> Result<SqliteOptions, Failure> {
     Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now })
 }
 
+/// What a backup did, as it is reported.
 #[derive(Serialize)]
-struct Done {
+pub(crate) struct Done {
     snapshot: String,
     parent: Option<String>,
     source: String,
@@ -59,6 +74,8 @@ struct Done {
     stored_bytes: u64,
     flags: Vec<FlagView>,
     skipped: Vec<String>,
+    /// Stored anew, as the stored copies were damaged or gone.
+    healed_chunks: u64,
     #[serde(skip)]
     short_ids: (String, Option<String>),
 }
@@ -67,47 +84,56 @@ struct Done {
 fn run(
     context: &Context<'_>,
     args: &RecordArgs,
-    given: &[PathBuf],
+    given: &str,
     make: impl FnOnce() -> Result<Box<dyn Source>, Failure>,
 ) -> Result<Exit, Failure> {
+    let options = options(args)?;
+    let repo = context.open()?;
+    journaled(context, &repo, Operation::Backup, |story| {
+        name_source(story, args, given);
+        let source = make()?;
+        let progress = context.progress();
+        let done = take(&repo, &progress, &*source, &options, story)?;
+        drop(progress);
+        context.output.report(&done, Done::text)?;
+        Ok(done.exit())
+    })
+}
+
+/// What the journal calls the source, before it is known whether there is one.
+pub(crate) fn name_source(story: &mut Story, args: &RecordArgs, given: &str) {
+    story.detail = args.source.as_deref().unwrap_or(given).to_owned();
+    story.facts.push((LABEL_FACT.to_owned(), story.detail.clone()));
+}
+
+/// What is recorded with a snapshot that is taken now.
+pub(crate) fn options(args: &RecordArgs) -> Result<BackupOptions, Failure> {
     let now_ns = time::now_ns();
-    let options = BackupOptions {
+    Ok(BackupOptions {
         time_ns: args.time.as_deref().map_or(Ok(now_ns), time::parse)?,
         now_ns,
         host: environment::host(),
         user: environment::user(),
         tags: args.tags.clone(),
         source: args.source.clone(),
-    };
-    let repo = context.open()?;
-    journaled(context, &repo, Operation::Backup, |story| {
-        let paths = || given.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(" ");
-        story.detail = args.source.clone().unwrap_or_else(paths);
-        story.facts.push((LABEL_FACT.to_owned(), story.detail.clone()));
-        let source = make()?;
-        take(context, &repo, &*source, &options, story)
     })
 }
 
-fn take(
-    context: &Context<'_>,
+/// Takes one snapshot, and tells of it.
+pub(crate) fn take(
     repo: &Repository,
+    progress: &Progress,
     source: &dyn Source,
     options: &BackupOptions,
     story: &mut Story,
-) -> Result<Exit, Failure> {
+) -> Result<Done, Failure> {
     story.source = Some(source_of(source, options).id);
-    let progress = context.progress();
-    let report = backup(repo, source, options, &progress)?;
-    drop(progress);
+    let report = backup(repo, source, options, progress)?;
+    repo.warn_of_healed(progress);
     let done = Done::of(&report, repo.key_derivation().as_micros() as u64);
     story.snapshots.push(report.id);
     story.detail.push_str(&done.summary());
-    context.output.report(&done, Done::text)?;
-    match report.skipped.is_empty() && report.record.flags.is_empty() {
-        true => Ok(Exit::Done),
-        false => Ok(Exit::Incomplete),
-    }
+    Ok(done)
 }
 
 impl Done {
@@ -130,6 +156,7 @@ impl Done {
             stored_bytes: record.stats.pack_bytes,
             flags: flags(&record.flags),
             skipped: report.skipped.clone(),
+            healed_chunks: report.healed_chunks,
             short_ids: (report.id.short(), record.parent.map(|parent| parent.short())),
         }
     }
@@ -143,7 +170,12 @@ impl Done {
         text
     }
 
-    fn text(&self) -> String {
+    /// How the program ends if this is all that was done.
+    pub(crate) fn exit(&self) -> Exit {
+        if self.skipped.is_empty() && self.flags.is_empty() { Exit::Done } else { Exit::Incomplete }
+    }
+
+    pub(crate) fn text(&self) -> String {
         let after = self.short_ids.1.as_ref().map_or_else(|| "the first one".to_owned(), |parent| format!("after {parent}"));
         let unchanged = match self.unchanged_streams {
             0 => String::new(),
@@ -162,6 +194,9 @@ impl Done {
             output::duration(self.capture_ms),
             output::key_derivation(self.key_derivation_ms),
         );
+        if self.healed_chunks > 0 {
+            text.push_str(&format!("{} stored anew: the stored copies were damaged or gone\n", count(self.healed_chunks, "chunk")));
+        }
         for flag in &self.flags {
             text.push_str(&format!("flagged {}: {}\n", printable(&flag.code), printable(&flag.detail)));
         }

@@ -152,7 +152,7 @@ fn look(context: &Context<'_>, repo: &Repository, asked: &Asked, story: &mut Sto
     if report.is_damaged() { Ok(Exit::Damaged) } else { Ok(Exit::Done) }
 }
 
-fn draw() -> Result<u32, Failure> {
+pub(crate) fn draw() -> Result<u32, Failure> {
     getrandom::u32().map_err(|error| Failure::failed(format!("the system gives no random numbers: {error}")))
 }
 

@@ -59,6 +59,23 @@ pub(crate) fn user() -> String {
     named.map_or_else(|| rustix::process::getuid().as_raw().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
+/// All of it, for programs that the library runs.
+pub(crate) fn everything() -> icecore::source::Environment {
+    icecore::source::Environment { variables: std::env::vars_os().collect(), os_user: Some(account()) }
+}
+
+/// The name of the account that this process runs as, which variables need not tell.
+fn account() -> String {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(user)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

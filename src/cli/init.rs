@@ -20,6 +20,8 @@ struct Made {
     repository: String,
     location: String,
     encrypted: bool,
+    /// Percent; 0: none.
+    parity: u8,
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failure> {
@@ -37,19 +39,26 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
         false => Some(passphrase::of_new_repository(&path.display().to_string())?),
     };
     let backend = LocalBackend::create(&path, disk)?;
-    let options = InitOptions { passphrase, cost: KdfCost::DEFAULT };
+    let options = InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: args.parity.unwrap_or(0) };
     let id = Repository::init(&backend, &options).map_err(|error| match error {
         Error::InvalidArgument(_) => taken(&backend.location()),
         other => other.into(),
     })?;
-    let made = Made { repository: id.to_string(), location: backend.location(), encrypted: !args.no_encryption };
+    let made =
+        Made { repository: id.to_string(), location: backend.location(), encrypted: !args.no_encryption, parity: args.parity.unwrap_or(0) };
     context.output.report(&made, |made| {
         let last = match made.encrypted {
             true => "It is encrypted: without the passphrase the data is lost. Keep the passphrase in a safe place.",
             false => "It is not encrypted: whoever can read it can read the data.",
         };
         let short: String = made.repository.chars().take(12).collect();
-        format!("made repository {short} in {}\n{last}\n", made.location)
+        let parity = match made.parity {
+            0 => String::new(),
+            percent => {
+                format!("Packs carry {percent} % of parity, and records a second copy: bad sectors are healed, lost files are not.\n")
+            }
+        };
+        format!("made repository {short} in {}\n{parity}{last}\n", made.location)
     })?;
     Ok(Exit::Done)
 }

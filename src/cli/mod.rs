@@ -17,9 +17,11 @@ mod mark;
 mod names;
 mod output;
 mod passphrase;
+mod postgres;
 mod progress;
 mod prometheus;
 mod prune;
+mod repair;
 mod restore;
 mod scrub;
 mod signals;
@@ -63,7 +65,9 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Init(init) => init::run(&context, &init),
         Command::Backup(backup) => match backup.what {
             BackupWhat::Sqlite(sqlite) => backup::sqlite(&context, &sqlite),
+            BackupWhat::Postgres(postgres) => postgres::backup(&context, &postgres),
             BackupWhat::Files(files) => backup::files(&context, &files),
+            BackupWhat::Command(command) => backup::command(&context, &command),
         },
         Command::Snapshots(snapshots) => look::snapshots(&context, &snapshots),
         Command::Show(snap) => look::show(&context, &snap),
@@ -73,6 +77,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
         Command::Scrub(args) => scrub::run(&context, &args),
+        Command::Repair(args) => repair::run(&context, &args),
         Command::Prune(args) => prune::run(&context, &args),
         Command::Forget(args) => forget::run(&context, &args),
         Command::Protect(args) => mark::protect(&context, &args),

@@ -14,6 +14,8 @@ use super::output::{self, Output};
 const QUIET_AT_FIRST: Duration = Duration::from_millis(500);
 /// Between two drawings.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// What fits on one line of any terminal.
+const COLUMNS_MAX: usize = 79;
 /// Takes the cursor to the start of the line and clears it (ECMA-48, EL).
 const CLEAR: &str = "\r\x1b[K";
 
@@ -35,6 +37,8 @@ struct Shared {
 struct State {
     sink: Box<dyn Write + Send>,
     phase: Option<Phase>,
+    /// What is being read, where the source says it.
+    item: String,
     /// Whether the line with progress is on the screen.
     drawn: bool,
     ended: bool,
@@ -59,9 +63,17 @@ impl Progress {
     }
 
     fn on(sink: Box<dyn Write + Send>, output: &Output, cancelled: Arc<AtomicBool>) -> Self {
-        let state = Mutex::new(State { sink, phase: None, drawn: false, ended: false });
+        let state = Mutex::new(State { sink, phase: None, item: String::new(), drawn: false, ended: false });
         let shared = Shared { output: *output, cancelled, done: AtomicU64::new(0), state, ended: Condvar::new() };
         Progress { shared: Arc::new(shared), drawer: None }
+    }
+}
+
+impl Progress {
+    /// Hears what is being read, to show it.
+    pub(crate) fn on_item(&self) -> Arc<dyn Fn(&str) + Send + Sync> {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move |item| item.clone_into(&mut shared.state().item))
     }
 }
 
@@ -83,6 +95,7 @@ impl Monitor for Progress {
     fn phase(&self, name: &'static str, total_bytes: Option<u64>) {
         let mut state = self.shared.state();
         self.shared.done.store(0, Ordering::Relaxed);
+        state.item.clear();
         state.phase = Some(Phase { name, total_bytes, since: Instant::now() });
         if self.shared.output.verbose && !self.shared.output.json {
             let total = total_bytes.map_or_else(String::new, |total| format!(" {}", output::bytes(total)));
@@ -129,6 +142,7 @@ impl State {
     fn draw(&mut self, done: u64) {
         if let Some(phase) = self.phase {
             let text = line(phase.name, done, phase.total_bytes, phase.since.elapsed());
+            let text = with_item(text, &self.item);
             let _ = write!(self.sink, "{CLEAR}{text}").and_then(|()| self.sink.flush());
             self.drawn = true;
         }
@@ -165,6 +179,13 @@ fn line(phase: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String
         }
         None => format!("{phase} {}, {rate_text}/s", output::bytes(done)),
     }
+}
+
+/// The line with as much of an item's name as there is room for.
+fn with_item(line: String, item: &str) -> String {
+    let room = COLUMNS_MAX.saturating_sub(line.len() + 2);
+    let shown: String = output::printable(&item.replace('\n', " ")).chars().take(room).collect();
+    if shown.is_empty() { line } else { format!("{line}, {shown}") }
 }
 
 #[cfg(test)]
@@ -204,6 +225,13 @@ mod tests {
         assert_eq!(line("checking", 1 << 20, None, 2 * second), "checking 1.0 MiB, 512.0 KiB/s");
         assert_eq!(line("reading", 9, Some(4), second), "reading 4 B, finishing ...");
         assert!(line("checking records", u64::MAX - 1, Some(u64::MAX), second).len() < 80);
+    }
+
+    #[test]
+    fn an_item_is_shown_as_far_as_it_fits() {
+        assert_eq!(with_item("reading 1 B".into(), "public.t\n\u{7}"), "reading 1 B, public.t \\u{7}");
+        assert_eq!(with_item("reading 1 B".into(), ""), "reading 1 B");
+        assert_eq!(with_item("reading 1 B".into(), &"x".repeat(500)).len(), COLUMNS_MAX);
     }
 
     #[test]

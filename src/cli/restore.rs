@@ -64,6 +64,7 @@ fn put_back(context: &Context<'_>, repo: &Repository, args: &RestoreArgs, story:
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }
     let restored = place(repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
+    repo.warn_of_healed(&progress);
     drop(progress);
     let done = Done {
         snapshot: id.to_string(),
@@ -164,7 +165,9 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
     // Not through the standard library's handle, which looks for line ends and copies.
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(stdout.map_err(|e| Failure::failed(format!("cannot use standard output: {e}")))?);
-    match restore::dump(&repo, &record, args.name.as_bytes(), &mut out, &progress) {
+    let dumped = restore::dump(&repo, &record, args.name.as_bytes(), &mut out, &progress);
+    repo.warn_of_healed(&progress);
+    match dumped {
         Ok(_) => Ok(Exit::Done),
         Err(Error::Backend { operation: "write", source, .. }) if source.kind() == ErrorKind::BrokenPipe => Ok(Exit::ClosedPipe),
         Err(error) => Err(error.into()),

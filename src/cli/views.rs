@@ -62,6 +62,8 @@ impl SourceView {
         let kind = match source.kind {
             SourceKind::Sqlite => "sqlite",
             SourceKind::Files => "files",
+            SourceKind::Postgres => "postgres",
+            SourceKind::Command => "command",
         };
         SourceView { id: source.id.to_string(), kind, label: source.label.clone() }
     }

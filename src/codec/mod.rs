@@ -1,6 +1,7 @@
 //! Encoding chunks: zstd, and deltas as zstd with a prefix. Pure; contexts are reused, one encoder or decoder for each thread.
 
 mod context;
+pub mod parity;
 mod patch;
 pub mod similarity;
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::parity::PARITY_PERCENT_MAX;
 use super::{Cipher, FORMAT_VERSION, Malformed, record};
 use crate::id::{RepositoryId, from_hex, to_hex};
 
@@ -23,6 +24,10 @@ pub struct Config {
     pub page_chunk_len: u32,
     /// Aimed-at bytes in a content-defined chunk, within the same bounds; chunks are between a quarter and four times of it.
     pub content_chunk_len: u32,
+    /// Parity of packs in percent, at most [`PARITY_PERCENT_MAX`]; 0 for none. Not among the bytes of the record: it is a feature of the file, whose hash
+    /// key records seal.
+    #[serde(skip)]
+    pub parity_percent: u8,
 }
 
 /// The JSON file. Field order is the stored order.
@@ -57,7 +62,7 @@ impl Config {
             chunk_ids: chunk_ids_name(self.encrypted).into(),
             page_chunk_len: self.page_chunk_len,
             content_chunk_len: self.content_chunk_len,
-            features: Vec::new(),
+            features: parity_feature(self.parity_percent).into_iter().collect(),
             checksum: self.checksum()?,
         };
         let mut bytes = serde_json::to_vec_pretty(&file).map_err(|e| Malformed::new(e.to_string()))?;
@@ -88,6 +93,7 @@ impl Config {
             encrypted,
             page_chunk_len: file.page_chunk_len,
             content_chunk_len: file.content_chunk_len,
+            parity_percent: file.features.first().and_then(|name| parity_of(name)).unwrap_or(0),
         };
         if file.checksum != config.checksum()? || file.chunk_ids != chunk_ids_name(encrypted) {
             return Err(Malformed::new("its checksum does not match"));
@@ -103,9 +109,11 @@ impl Config {
         }
     }
 
-    /// Of the record bytes, so that it does not hang on how JSON is laid out.
+    /// Of the record bytes and the names of features, so that it does not hang on how JSON is laid out.
     fn checksum(&self) -> Result<String, Malformed> {
-        Ok(to_hex(blake3::hash(&record::encode(self)?).as_bytes()))
+        let mut bytes = record::encode(self)?;
+        bytes.extend(parity_feature(self.parity_percent).into_iter().flat_map(String::into_bytes));
+        Ok(to_hex(blake3::hash(&bytes).as_bytes()))
     }
 }
 
@@ -117,6 +125,16 @@ fn chunk_ids_name(encrypted: bool) -> &'static str {
     if encrypted { "keyed blake3" } else { "blake3" }
 }
 
+/// The name of the feature that says how much parity there is.
+fn parity_feature(percent: u8) -> Option<String> {
+    (percent > 0).then(|| format!("parity {percent}%"))
+}
+
+/// The parity that such a name says; `None` for another name.
+fn parity_of(name: &str) -> Option<u8> {
+    (1..=PARITY_PERCENT_MAX).find(|percent| parity_feature(*percent).as_deref() == Some(name))
+}
+
 /// Names what is too new before the strict decoder trips over it.
 fn refuse_newer(bytes: &[u8]) -> Result<(), Malformed> {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(()) };
@@ -125,7 +143,9 @@ fn refuse_newer(bytes: &[u8]) -> Result<(), Malformed> {
     {
         return Err(Malformed::newer(format!("format version {version}")));
     }
-    match value.get("features").and_then(|v| v.as_array()).and_then(|features| features.first()) {
+    let features = value.get("features").and_then(|v| v.as_array());
+    let is_known = |feature: &&serde_json::Value| feature.as_str().and_then(parity_of).is_some();
+    match features.and_then(|features| features.iter().find(|feature| !is_known(feature))) {
         Some(feature) => Err(Malformed::newer(format!("feature {feature}"))),
         None => Ok(()),
     }

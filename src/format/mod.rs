@@ -7,6 +7,7 @@ pub mod log;
 pub mod mark;
 pub mod node;
 pub mod pack;
+pub mod parity;
 pub mod record;
 pub mod snapshot;
 pub mod tombstone;

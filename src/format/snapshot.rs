@@ -35,7 +35,7 @@ pub struct SnapshotRecord {
     pub packs: Vec<PackRef>,
     /// What it cost.
     pub stats: SnapshotStats,
-    /// Further facts by name: `instant`, `sqlite`.
+    /// Further facts by name: `instant`, `sqlite`, and what was found out about a server.
     pub facts: Vec<(String, String)>,
 }
 
@@ -57,6 +57,10 @@ pub enum SourceKind {
     Sqlite,
     /// Directory trees.
     Files,
+    /// A PostgreSQL database, dumped by its own programs, or what is global in a cluster.
+    Postgres,
+    /// The output of a command.
+    Command,
 }
 
 impl SourceKind {
@@ -65,6 +69,8 @@ impl SourceKind {
         match self {
             SourceKind::Sqlite => "Sqlite",
             SourceKind::Files => "Files",
+            SourceKind::Postgres => "Postgres",
+            SourceKind::Command => "Command",
         }
     }
 }
@@ -72,7 +78,7 @@ impl SourceKind {
 /// Why a snapshot does not count as good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flag {
-    /// A stable word: `damaged`, `no-instant`, `future-time`.
+    /// A stable word: `damaged`, `no-instant`, `future-time`, `empty`, `shrunk`.
     pub code: String,
     /// What was seen, for people.
     pub detail: String,

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::lost::explained;
 use super::place::tree::Tree;
 use super::place::{DatabaseOptions, Placed, Placement};
 use crate::error::{Error, Result};
@@ -42,7 +43,8 @@ pub struct Restored {
 ///
 /// # Errors
 /// [`Error::NotFound`] before anything is written if a stream is not in the snapshot; then as [`Placement::place_database`] and its
-/// siblings. Streams restored before the failing one stay restored.
+/// siblings. Streams restored before the failing one stay restored. [`Error::Corrupt`] with the bytes that are lost, after all streams that are whole
+/// have been restored.
 pub fn restore_streams(
     repo: &Repository,
     snapshot: &SnapshotRecord,
@@ -62,19 +64,22 @@ pub fn restore_streams(
     }
     refuse_twice(work.iter().map(|(_, dest)| *dest))?;
     placement.monitor.phase("restoring", Some(work.iter().map(|(entry, _)| entry.root.len).sum()));
-    let mut restored = Vec::new();
+    let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
     for (entry, dest) in work {
         let fill = |file: &File| write_stream(&reader, &entry.root, file, placement.monitor);
         let len = entry.root.len;
         let placed = match (&entry.kind, options.live) {
-            (EntryKind::Sqlite(_), true) => placement.place_live(dest, len, &fill, options.database)?,
-            (EntryKind::Sqlite(_), false) => placement.place_database(dest, len, entry.meta, &fill, options.database)?,
+            (EntryKind::Sqlite(_), true) => placement.place_live(dest, len, &fill, options.database),
+            (EntryKind::Sqlite(_), false) => placement.place_database(dest, len, entry.meta, &fill, options.database),
             (_, true) => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
-            (_, false) => placement.place_file(dest, len, entry.meta, &fill)?,
+            (_, false) => placement.place_file(dest, len, entry.meta, &fill),
         };
-        restored.push(Restored { name: entry.name.clone(), len, placed });
+        match placed.map_err(|error| explained(&reader, entry, error, placement.monitor)) {
+            Ok(placed) => restored.push(Restored { name: entry.name.clone(), len, placed }),
+            Err(error) => damaged.add(&entry.name, error)?,
+        }
     }
-    Ok(restored)
+    damaged.or(restored)
 }
 
 /// Restores all streams as files into a directory.
@@ -92,7 +97,7 @@ pub fn restore_tree(
     let listing = reader.listing(&snapshot.listing)?;
     placement.monitor.phase("restoring", Some(snapshot.logical_bytes));
     let tree = Tree::open(placement, dir)?;
-    let mut restored = Vec::new();
+    let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
     for entry in &listing {
         if placement.monitor.cancelled() {
             return Err(Error::Cancelled);
@@ -100,25 +105,71 @@ pub fn restore_tree(
         let fill = |file: &File| write_stream(&reader, &entry.root, file, placement.monitor);
         let (name, len) = (entry.name.as_slice(), entry.root.len);
         let placed = match &entry.kind {
-            EntryKind::Sqlite(_) => tree.database(name, len, entry.meta, &fill, options.database)?,
-            EntryKind::File => tree.file(name, len, entry.meta, &fill)?,
-            EntryKind::Directory => Placed { path: tree.directory(name, entry.meta)?, kept: Vec::new() },
-            EntryKind::Symlink(target) => tree.symlink(name, target)?,
-            EntryKind::HardLink(other) => tree.hard_link(name, other)?,
+            EntryKind::Sqlite(_) => tree.database(name, len, entry.meta, &fill, options.database),
+            EntryKind::File => tree.file(name, len, entry.meta, &fill),
+            EntryKind::Directory => tree.directory(name, entry.meta).map(|path| Placed { path, kept: Vec::new() }),
+            EntryKind::Symlink(target) => tree.symlink(name, target),
+            EntryKind::HardLink(other) if damaged.names.contains(other) => {
+                let detail = format!("it is a further name of {}, which is", String::from_utf8_lossy(other));
+                Err(Error::corrupt(format!("stream {}", String::from_utf8_lossy(name)), detail))
+            }
+            EntryKind::HardLink(other) => tree.hard_link(name, other),
         };
-        restored.push(Restored { name: entry.name.clone(), len, placed });
+        match placed.map_err(|error| explained(&reader, entry, error, placement.monitor)) {
+            Ok(placed) => restored.push(Restored { name: entry.name.clone(), len, placed }),
+            Err(error) => damaged.add(name, error)?,
+        }
     }
     tree.finish()?;
-    Ok(restored)
+    damaged.or(restored)
+}
+
+/// Streams that cannot be given back; the others are.
+#[derive(Default)]
+struct Damaged {
+    names: HashSet<Vec<u8>>,
+    errors: Vec<Error>,
+}
+
+impl Damaged {
+    /// # Errors
+    /// The error itself, if it is no damage.
+    fn add(&mut self, name: &[u8], error: Error) -> Result<()> {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        self.names.insert(name.to_vec());
+        self.errors.push(error);
+        Ok(())
+    }
+
+    /// What was restored, if that is all.
+    fn or(mut self, restored: Vec<Restored>) -> Result<Vec<Restored>> {
+        let others = restored.len();
+        match (self.errors.pop(), self.errors.as_slice()) {
+            (None, _) => Ok(restored),
+            (Some(only), []) if others == 0 => Err(only),
+            (Some(last), before) => {
+                let all: Vec<String> = before.iter().chain([&last]).map(ToString::to_string).collect();
+                let detail = format!("{}; all else that was asked for is restored ({others})", all.join("; "));
+                Err(Error::corrupt("the snapshot", detail))
+            }
+        }
+    }
 }
 
 /// Writes one stream to `out`, in order. What was written before a failure is verified.
 pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut dyn Write, monitor: &dyn Monitor) -> Result<u64> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing)?;
-    let root = find(&listing, name)?.root;
-    monitor.phase("reading", Some(root.len));
-    for span in Spans::new(&reader, &root)? {
+    let entry = find(&listing, name)?;
+    monitor.phase("reading", Some(entry.root.len));
+    write_out(&reader, &entry.root, out, monitor).map_err(|error| explained(&reader, entry, error, monitor))?;
+    Ok(entry.root.len)
+}
+
+fn write_out(reader: &Reader, root: &StreamRoot, out: &mut dyn Write, monitor: &dyn Monitor) -> Result<()> {
+    for span in Spans::new(reader, root)? {
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
@@ -128,8 +179,7 @@ pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut
         out.write_all(&bytes).map_err(|e| Error::backend("write", "standard output", e))?;
         monitor.advance(bytes.len() as u64);
     }
-    out.flush().map_err(|e| Error::backend("write", "standard output", e))?;
-    Ok(root.len)
+    out.flush().map_err(|e| Error::backend("write", "standard output", e))
 }
 
 fn find<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> {

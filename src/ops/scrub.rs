@@ -3,14 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::check::threads::each_in_threads;
-use super::check::{CheckReport, Finding, Severity, check_replicas, hash_pack};
+use super::check::{CheckReport, Finding, Severity, check_replicas, hash_pack, healable};
 use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::mark::FORGOTTEN_CHECKSUM_LEN;
 use crate::format::pack::{FOOTER_LEN, Footer};
 use crate::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, PACK_LEN_MAX};
 use crate::progress::Monitor;
-use crate::repo::{read_pack_from, read_record_from};
+use crate::repo::{Health, health, is_whole, read_pack_from, read_record_from, stored_parity};
 
 /// What cannot be found without a key, for people.
 pub const NOT_CHECKED: [&str; 5] = [
@@ -50,18 +49,19 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
     let mut report = CheckReport::default();
     monitor.phase("checking records", None);
     let mut records = check_replicas(backend, &mut report)?;
+    let has_parity = stored_parity(backend)?;
     for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone, ObjectKind::Log]
     {
         for info in sorted(backend, kind)? {
             if monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let Some(checked) = scrub_record(backend, &info.key) else { continue };
+            let Some(checked) = scrub_record(backend, &info.key, has_parity) else { continue };
             records += 1;
             match checked {
                 // Removed since it was listed.
                 Ok(()) | Err(Error::NotFound { .. }) => {}
-                Err(error) => report.damage(code(kind), error)?,
+                Err(error) => report.damage(code(backend, &info.key, has_parity)?, error)?,
             }
         }
     }
@@ -78,7 +78,9 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
     })?;
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     failures.sort_by_key(|(key, _)| *key);
-    failures.into_iter().try_for_each(|(_, error)| report.damage(code(ObjectKind::Pack), error))?;
+    for (key, error) in failures {
+        report.damage(code(backend, &key, has_parity)?, error)?;
+    }
     let read_bytes = packs.iter().map(|info| info.size).sum();
     Ok(ScrubReport { findings: report.findings, packs: packs.len() as u64, records, read_bytes })
 }
@@ -90,8 +92,12 @@ fn sorted(backend: &dyn Backend, kind: ObjectKind) -> Result<Vec<ObjectInfo>> {
     Ok(objects)
 }
 
-fn code(kind: ObjectKind) -> &'static str {
-    match kind {
+/// The code for a damaged object.
+fn code(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Result<&'static str> {
+    if has_parity && matches!(health(backend, key, true)?, Health::Healable(_)) {
+        return Ok(healable(key));
+    }
+    Ok(match key.kind() {
         ObjectKind::Config => "config-copy",
         ObjectKind::Key => "key-copy",
         ObjectKind::Pack => "pack",
@@ -101,28 +107,26 @@ fn code(kind: ObjectKind) -> &'static str {
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstone",
         ObjectKind::Log => "log",
-    }
+        ObjectKind::Quarantined => "quarantined",
+    })
 }
 
 /// Checks a small object; `None` for what is no record of its own.
-fn scrub_record(backend: &dyn Backend, key: &ObjectKey) -> Option<Result<()>> {
-    let (kind, name) = match key {
-        ObjectKey::Snapshot(id) | ObjectKey::Pending(id) => (Kind::Snapshot, Some(*id.as_bytes())),
-        ObjectKey::Mark { id, .. } => (Kind::Mark, Some(*id.as_bytes())),
-        ObjectKey::Forgotten(_) => (Kind::Forgotten, None),
-        ObjectKey::Tombstone(_) => (Kind::Tombstone, None),
-        ObjectKey::Log { id, .. } => (Kind::Log, Some(*id.as_bytes())),
-        ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) => return None,
+fn scrub_record(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Option<Result<()>> {
+    let kind = match key {
+        ObjectKey::Snapshot(_) | ObjectKey::Pending(_) => Kind::Snapshot,
+        ObjectKey::Mark { .. } => Kind::Mark,
+        ObjectKey::Forgotten(_) => Kind::Forgotten,
+        ObjectKey::Tombstone(_) => Kind::Tombstone,
+        ObjectKey::Log { .. } => Kind::Log,
+        ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) | ObjectKey::Quarantined { .. } => return None,
     };
-    let verify = |bytes: &[u8]| {
-        if name.is_some_and(|name| *blake3::hash(bytes).as_bytes() != name) {
-            return Err(Malformed::new("its bytes are not those that its name is the hash of"));
-        }
-        if kind == Kind::Forgotten {
-            let sound = bytes.split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>().is_some_and(|(body, sum)| blake3::hash(body).as_bytes() == sum);
-            sound.then_some(()).ok_or_else(|| Malformed::new("it does not have its checksum"))?;
-        }
-        ObjectHeader::decode(bytes, kind).map(drop)
+    let verify = |bytes: &[u8]| match kind {
+        // It has nothing else that could be wrong.
+        Kind::Tombstone if !has_parity => ObjectHeader::decode(bytes, kind).map(drop),
+        _ if is_whole(key, bytes, has_parity) => ObjectHeader::decode(bytes, kind).map(drop),
+        Kind::Forgotten | Kind::Tombstone => Err(Malformed::new("it does not have its checksum")),
+        _ => Err(Malformed::new("its bytes are not those that its name is the hash of")),
     };
     let read = read_record_from(backend, key);
     Some(read.and_then(|bytes| bytes.map_or(Ok(()), |bytes| verify(&bytes).map_err(|m| m.of(key)))))

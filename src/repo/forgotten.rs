@@ -40,9 +40,15 @@ impl Repository {
             forgotten_ns,
             label: snapshot.source.label.get(..label_end.unwrap_or(0)).unwrap_or_default().to_string(),
         };
-        let stored = self.seal_record(Kind::Forgotten, &forgotten)?;
+        self.write_forgotten_record(&forgotten)
+    }
+
+    /// The same with everything that the record says.
+    pub(crate) fn write_forgotten_record(&self, forgotten: &ForgottenRecord) -> Result<()> {
+        let stored = self.seal_record(Kind::Forgotten, forgotten)?;
         let checksum = blake3::hash(&stored);
-        self.backend().write(&ObjectKey::Forgotten(*id), &[&stored, checksum.as_bytes()], WriteMode::Replace)
+        let stored = self.with_copy([&stored[..], checksum.as_bytes()].concat())?;
+        self.backend().write(&ObjectKey::Forgotten(forgotten.snapshot), &[&stored], WriteMode::Replace)
     }
 
     /// The record of a forgotten snapshot; `None` if there is none.
@@ -52,8 +58,11 @@ impl Repository {
     pub fn read_forgotten(&self, id: &SnapshotId) -> Result<Option<ForgottenRecord>> {
         let object = ObjectKey::Forgotten(*id);
         let corrupt = |detail: &str| Error::corrupt(object.to_string(), detail);
-        let read = self.backend().read_if_there(&object, MARK_LEN_MAX as u64).map_err(|error| missing_is_damage(error, &object))?;
-        let Some(bytes) = read else { return Ok(None) };
+        let read = self
+            .backend()
+            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .map_err(|error| missing_is_damage(error, &object))?;
+        let Some(bytes) = read.map(|stored| self.without_copy(&object, stored)).transpose()? else { return Ok(None) };
         let (stored, checksum) = bytes
             .split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>()
             .map(|(stored, sum)| (stored, *sum))

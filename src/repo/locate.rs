@@ -87,6 +87,13 @@ pub struct CopyPlace {
     index: u32,
 }
 
+impl CopyPlace {
+    /// The pack.
+    pub(crate) fn pack(&self) -> PackId {
+        self.pack
+    }
+}
+
 /// Which frame: the pack and its number in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FramePlace {

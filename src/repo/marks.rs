@@ -93,6 +93,7 @@ impl Repository {
         if stored.len() > MARK_LEN_MAX {
             return Err(Error::InvalidArgument(format!("a mark has {} bytes, and at most {MARK_LEN_MAX} are possible", stored.len())));
         }
+        let stored = self.with_copy(stored)?;
         let id = MarkId(*blake3::hash(&stored).as_bytes());
         self.backend().write(&ObjectKey::Mark { snapshot: mark.snapshot, id }, &[&stored], WriteMode::CreateNew)?;
         Ok(id)
@@ -104,11 +105,12 @@ impl Repository {
     /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
     pub fn read_mark(&self, snapshot: &SnapshotId, id: &MarkId) -> Result<Option<MarkRecord>> {
         let object = ObjectKey::Mark { snapshot: *snapshot, id: *id };
-        let read = self.backend().read_if_there(&object, MARK_LEN_MAX as u64).map_err(|error| missing_is_damage(error, &object))?;
+        let read = self
+            .backend()
+            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .map_err(|error| missing_is_damage(error, &object))?;
         let Some(stored) = read else { return Ok(None) };
-        if blake3::hash(&stored).as_bytes() != id.as_bytes() {
-            return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
-        }
+        let stored = self.without_copy(&object, stored)?;
         let mark: MarkRecord = self.open_record(Kind::Mark, &object, &stored)?;
         match mark.snapshot == *snapshot {
             true => Ok(Some(mark)),

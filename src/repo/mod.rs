@@ -7,6 +7,7 @@
 //! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
 //! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
+//! | repair | safe: a damaged pack is marked like those of a prune before it goes | safe: what can be read has been written anew before | safe: both mark, then look |
 //!
 //! Entries of the journal are only added, each under a name of its own, and nothing reads them but people and `status`: safe beside everything.
 
@@ -16,6 +17,7 @@ mod batches;
 mod cache;
 mod features;
 mod forgotten;
+mod heal;
 mod journal;
 mod locate;
 mod marks;
@@ -24,6 +26,7 @@ mod packer;
 mod places;
 mod private;
 mod reader;
+mod rebuild;
 mod refresh;
 mod repack;
 mod segments;
@@ -36,6 +39,8 @@ mod writer;
 pub(crate) use cache::Cache;
 pub use features::{FeatureKeeper, KeptFeatures};
 pub use forgotten::ForgottenList;
+pub(crate) use heal::is_whole;
+pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
 pub use journal::LogName;
 pub use locate::{CopyPlace, StoredCopy};
 pub(crate) use locate::{FramePlace, PackTable};
@@ -43,10 +48,12 @@ pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
+pub use rebuild::Rebuilt;
 pub use refresh::Refreshed;
 pub(crate) use refresh::{read_pack_from, read_record_from};
 pub(crate) use repack::Repacker;
-pub use session::{Committed, SessionOptions, SnapshotDraft, WriteSession};
+pub(crate) use segments::missing_is_damage;
+pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSession};
 pub use spool::{Held, Spool};
 pub(crate) use tree::read_node;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
@@ -82,6 +89,7 @@ struct Inner {
     cache_dir: PathBuf,
     threads: usize,
     key_derivation: Duration,
+    healed: heal::Healed,
 }
 
 impl std::fmt::Debug for Repository {
@@ -154,31 +162,25 @@ impl Repository {
 
     /// Seals a snapshot record; the id is the hash of what is stored.
     pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
-        let stored = self.seal_record(Kind::Snapshot, snapshot)?;
+        let stored = self.with_copy(self.seal_record(Kind::Snapshot, snapshot)?)?;
         Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
     }
 
     /// Opens a stored snapshot record that was found under this name, pending or committed.
-    pub(crate) fn open_snapshot(&self, id: &SnapshotId, stored: &[u8]) -> Result<SnapshotRecord> {
-        let object = ObjectKey::Snapshot(*id);
-        if blake3::hash(stored).as_bytes() != id.as_bytes() {
-            return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
-        }
-        self.open_record(Kind::Snapshot, &object, stored)
+    pub(crate) fn open_snapshot(&self, object: &ObjectKey, stored: Vec<u8>) -> Result<SnapshotRecord> {
+        self.open_record(Kind::Snapshot, object, &self.without_copy(object, stored)?)
     }
 
     /// Seals what a tombstone says.
     pub(crate) fn seal_tombstone(&self, tombstone: &Tombstone) -> Result<Vec<u8>> {
-        self.seal_record(Kind::Tombstone, tombstone)
+        self.with_copy(self.seal_record(Kind::Tombstone, tombstone)?)
     }
 
     /// What the tombstone of this id says; `None` if it has just gone, or says nothing that can be read: only its name counts.
     pub(crate) fn read_tombstone(&self, id: PackId) -> Result<Option<Tombstone>> {
         let object = ObjectKey::Tombstone(id);
-        match self
-            .read_record(&object)
-            .and_then(|stored| stored.map(|stored| self.open_record(Kind::Tombstone, &object, &stored)).transpose())
-        {
+        let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_copy(&object, stored)?);
+        match self.read_record(&object).and_then(|stored| stored.map(open).transpose()) {
             Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => Ok(None),
             other => other,
         }
@@ -186,8 +188,9 @@ impl Repository {
 
     /// A pending record; `None` if its writer has just removed it.
     pub(crate) fn read_pending(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let stored = self.read_record(&ObjectKey::Pending(*id))?;
-        stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
+        let object = ObjectKey::Pending(*id);
+        let stored = self.read_record(&object)?;
+        stored.map(|stored| self.open_snapshot(&object, stored)).transpose()
     }
 
     /// The stored form of a record: a header with a fresh salt, then the record, sealed.

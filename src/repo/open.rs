@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+use super::heal::Healed;
 use super::private::LocalCatalog;
 use super::{Inner, Repository, random_salt};
 use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::Malformed;
 use crate::format::config::{CONFIG_LEN_MAX, Config};
 use crate::format::key::{KEY_RECORD_LEN_MAX, KdfCost, KeyPayload, KeyRecord};
+use crate::format::parity::PARITY_PERCENT_MAX;
 use crate::id::{KeyId, RepositoryId};
 
 /// Bytes in a chunk of a page file, for new repositories: see the table in benches/RESULTS.md.
@@ -27,6 +29,8 @@ pub struct InitOptions {
     pub passphrase: Option<Zeroizing<String>>,
     /// What deriving its key shall cost.
     pub cost: KdfCost,
+    /// Parity of packs in percent, up to [`PARITY_PERCENT_MAX`], and a second copy of each record; 0 for none.
+    pub parity_percent: u8,
 }
 
 /// How to open a repository.
@@ -43,8 +47,11 @@ impl Repository {
     /// Makes a repository in an empty backend and gives its id.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there is one already.
+    /// [`Error::InvalidArgument`] if there is one already, or if too much parity is asked for.
     pub fn init(backend: &dyn Backend, options: &InitOptions) -> Result<RepositoryId> {
+        if options.parity_percent > PARITY_PERCENT_MAX {
+            return Err(Error::InvalidArgument(format!("parity of more than {PARITY_PERCENT_MAX} % is not possible")));
+        }
         for replica in [Replica::First, Replica::Second] {
             if backend.stat(&ObjectKey::Config(replica))?.is_some() {
                 return Err(Error::InvalidArgument(format!("{} holds a repository already", backend.location())));
@@ -56,6 +63,7 @@ impl Repository {
             encrypted: options.passphrase.is_some(),
             page_chunk_len: PAGE_CHUNK_LEN,
             content_chunk_len: CONTENT_CHUNK_LEN,
+            parity_percent: options.parity_percent,
         };
         let malformed = |m: Malformed| m.of("the new configuration");
         let config_bytes = config.encode().map_err(malformed)?;
@@ -99,7 +107,8 @@ impl Repository {
         let local = LocalCatalog::open(&options.cache_dir, config.repository, &backend.location())?;
         let threads = options.threads.max(1);
         let cache_dir = options.cache_dir.clone();
-        let inner = Inner { backend, config, keys, local: RwLock::new(Arc::new(local)), cache_dir, threads, key_derivation };
+        let local = RwLock::new(Arc::new(local));
+        let inner = Inner { backend, config, keys, local, cache_dir, threads, key_derivation, healed: Healed::default() };
         Ok(Repository { inner: Arc::new(inner) })
     }
 }
@@ -122,7 +131,7 @@ fn clear_interrupted(backend: &dyn Backend) -> Result<()> {
 }
 
 /// The first copy of the configuration that decodes.
-fn read_config(backend: &dyn Backend) -> Result<(Config, Vec<u8>)> {
+pub(super) fn read_config(backend: &dyn Backend) -> Result<(Config, Vec<u8>)> {
     let mut failure = None;
     for replica in [Replica::First, Replica::Second] {
         let key = ObjectKey::Config(replica);
@@ -185,7 +194,9 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
     }
 }
 
-fn check_binding(payload: KeyPayload, config: &Config, config_bytes: &[u8]) -> Result<KeyPayload> {
+fn check_binding(mut payload: KeyPayload, config: &Config, config_bytes: &[u8]) -> Result<KeyPayload> {
+    // Features are bound by the hash.
+    payload.config.parity_percent = config.parity_percent;
     let bound = *blake3::hash(config_bytes).as_bytes() == payload.config_hash && payload.config == *config;
     match bound {
         true => Ok(payload),
@@ -211,4 +222,12 @@ fn read_key(backend: &dyn Backend, id: KeyId) -> Result<KeyRecord> {
         }
     }
     Err(failure.unwrap_or_else(|| Error::NotFound { what: format!("key {id}") }))
+}
+
+/// Whether the bytes of a configuration or key record are as they were written, by their checksum.
+pub(super) fn is_replica_whole(key: &ObjectKey, bytes: &[u8]) -> bool {
+    match key {
+        ObjectKey::Config(_) => Config::decode(bytes).is_ok(),
+        _ => KeyRecord::decode(bytes).is_ok(),
+    }
 }

@@ -12,9 +12,11 @@ use super::catalog::{NewPack, PackState};
 use super::locate::PackTable;
 use super::{Repository, random_salt};
 use crate::backend::{ObjectKey, WriteMode};
+use crate::codec::parity;
 use crate::crypto::Sealer;
 use crate::error::{Error, Result};
 use crate::format::pack::{ChunkEntry, FOOTER_LEN, Footer, Frame, TRAILER_SEGMENT, Trailer, padme};
+use crate::format::parity::{Geometry, PROTECTED_LEN_MAX};
 use crate::format::snapshot::PackRef;
 use crate::format::{Cipher, Kind, ObjectHeader, PACK_TARGET};
 use crate::id::{ChunkId, PackId};
@@ -171,7 +173,7 @@ impl Packer {
     }
 
     fn send(&self, pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<()> {
-        let finished = finish_pack(pack, segments)?;
+        let finished = finish_pack(pack, segments, self.repo.config().parity_percent)?;
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match queue.and_then(|queue| queue.send(finished).ok()) {
             Some(()) => Ok(()),
@@ -187,8 +189,8 @@ impl Drop for Packer {
     }
 }
 
-/// Adds trailer, padding and footer, and names the pack.
-fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<FinishedPack> {
+/// Adds padding, parity, trailer and footer, and names the pack.
+fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>, parity_percent: u8) -> Result<FinishedPack> {
     let mut trailer = Trailer::default();
     let mut parts = vec![pack.header.encode().to_vec()];
     for segment in segments {
@@ -212,13 +214,23 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<Finishe
         Cipher::Aes256Gcm => padme(len) - len,
     };
     parts.push(pack.sealer.padding(padding as usize));
+    let head_len = body_len as u64 + padding;
+    let geometry = (parity_percent > 0)
+        .then(|| Geometry::of_pack(head_len, (stored_trailer.len() + FOOTER_LEN) as u32, parity_percent))
+        .filter(|geometry| geometry.object_len() <= PROTECTED_LEN_MAX);
+    let section_len = geometry.map_or(0, |geometry| geometry.section_len());
     let footer = Footer {
-        trailer_offset: body_len as u64 + padding,
-        pack_len: len + padding,
+        trailer_offset: head_len + section_len,
+        pack_len: len + padding + section_len,
         trailer_len: stored_trailer.len() as u32,
         salt: pack.header.salt,
     };
     let footer_bytes = footer.encode(&stored_trailer);
+    if let Some(geometry) = geometry {
+        let head = std::mem::take(&mut parts).concat();
+        let section = parity::section(&geometry, &head, &[&stored_trailer[..], &footer_bytes].concat()).map_err(|m| m.of("a new pack"))?;
+        parts = vec![head, section];
+    }
     parts.push(stored_trailer);
     parts.push(footer_bytes);
     let mut hasher = blake3::Hasher::new();

@@ -1,6 +1,6 @@
 //! Reading chunks back, verified. One reader serves restore, check, deltas and everything that looks inside.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -34,6 +34,8 @@ pub struct Reader {
     frames: Mutex<Cache<FramePlace, Arc<Vec<u8>>>>,
     decoders: Mutex<Vec<Decoder>>,
     decoded: AtomicU64,
+    /// Packs in which something did not turn out to be what was written.
+    bad_packs: Arc<Mutex<BTreeSet<PackId>>>,
 }
 
 /// The bytes of a chunk, in those of what holds it.
@@ -77,6 +79,7 @@ impl Reader {
             frames: Mutex::new(Cache::new(frames)),
             decoders: Mutex::new(Vec::new()),
             decoded: AtomicU64::new(0),
+            bad_packs: Arc::default(),
         }
     }
 
@@ -124,6 +127,11 @@ impl Reader {
         self.decoded.load(Ordering::Relaxed)
     }
 
+    /// The packs in which something that it has read was not what was written, up to now and from now on.
+    pub(crate) fn bad_packs(&self) -> Arc<Mutex<BTreeSet<PackId>>> {
+        Arc::clone(&self.bad_packs)
+    }
+
     /// The plain bytes of a chunk, from the first of its copies that is whole.
     ///
     /// # Errors
@@ -133,7 +141,8 @@ impl Reader {
         // Packs that no listed snapshot names (its own was forgotten, a prune has rewritten them) are found by listing them all, once.
         for attempt in 0..2 {
             for copy in &self.places.copies(id)? {
-                match self.copy(copy) {
+                let read = if attempt == 0 { self.copy(copy) } else { self.healed_copy(copy) };
+                match read {
                     Ok(plain) => return Ok(plain),
                     Err(error) if error.is_damage() => failure = failure.or(Some(error)),
                     Err(error) => return Err(error),
@@ -156,8 +165,13 @@ impl Reader {
         };
         match frame.map(|frame| ChunkBytes::of(copy, frame)).filter(|bytes| self.matches(copy, bytes)) {
             Some(bytes) => Ok(bytes),
-            None => self.walk(copy, &mut Walk { work: WORK_READ_MAX, verified: HashMap::new() }),
+            None => self.walk(copy, &mut Walk::new(false)),
         }
+    }
+
+    /// The plain bytes of one copy of a chunk, even if they or those of its bases have to be healed with the parity of their packs: for when all else failed.
+    pub(crate) fn healed_copy(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
+        self.walk(copy, &mut Walk::new(true))
     }
 
     pub(super) fn matches(&self, copy: &StoredCopy, bytes: &[u8]) -> bool {
@@ -185,16 +199,31 @@ impl Reader {
         for slice in &copy.frame().slices {
             parts.push(self.verified_parts(copy, slice, walk)?);
         }
+        match self.choose(copy, &parts, None, walk) {
+            Err(error) if walk.heals && error.is_damage() => match self.repo.healed_pack(&copy.pack())? {
+                Some(healed) => self.choose(copy, &parts, Some(&healed), walk),
+                None => Err(error),
+            },
+            other => other,
+        }
+    }
+
+    /// Decodes a copy with each of the prefixes that these parts may make, until one is right; from these bytes of its pack, if they are healed.
+    fn choose(&self, copy: &StoredCopy, parts: &[Vec<Vec<u8>>], healed: Option<&[u8]>, walk: &mut Walk) -> Result<ChunkBytes> {
         let choices = parts.iter().fold(1usize, |product, parts| product.saturating_mul(parts.len())).min(CHOICES_MAX);
         let mut failure = None;
         for choice in 0..choices {
             let mut rest = choice;
             let mut prefix = Vec::with_capacity(copy.frame().prefix_len());
-            for part in &parts {
+            for part in parts {
                 prefix.extend_from_slice(part.get(rest % part.len().max(1)).map_or(&[][..], Vec::as_slice));
                 rest /= part.len().max(1);
             }
-            match self.decode(copy, prefix).map(|plain| ChunkBytes::of(copy, Arc::new(plain))) {
+            let decoded = match healed {
+                Some(healed) => self.decode_bytes(copy, &encoded_in(copy, healed)?, prefix),
+                None => self.decode(copy, prefix),
+            };
+            match decoded.map(|plain| ChunkBytes::of(copy, Arc::new(plain))) {
                 Ok(bytes) if walk.trusts(self, copy, &bytes) => {
                     self.keep(copy, &bytes.frame);
                     return Ok(bytes);
@@ -202,6 +231,10 @@ impl Reader {
                 Ok(_) => failure = Some(damaged(copy, "its decoded bytes do not match its id")),
                 Err(error) => failure = Some(error),
             }
+        }
+        if failure.as_ref().is_some_and(Error::is_damage) {
+            // All of its bases are whole.
+            self.bad_packs.lock().unwrap_or_else(PoisonError::into_inner).insert(copy.pack());
         }
         Err(failure.unwrap_or_else(|| self.no_base(copy)))
     }
@@ -288,12 +321,18 @@ impl Reader {
 /// What walking down one chain may still take, and what has been found to be whole on the way.
 struct Walk {
     work: u32,
+    /// Whether packs are healed where nothing else helps.
+    heals: bool,
     /// A long base that stands in many prefixes is not hashed for each slice of it. Other threads may keep other bytes for the same frame, so these
     /// are told by where they lie.
     verified: HashMap<CopyPlace, Weak<Vec<u8>>>,
 }
 
 impl Walk {
+    fn new(heals: bool) -> Self {
+        Walk { work: WORK_READ_MAX, heals, verified: HashMap::new() }
+    }
+
     /// Whether these are the bytes that the id of the copy says.
     fn trusts(&mut self, reader: &Reader, copy: &StoredCopy, bytes: &ChunkBytes) -> bool {
         let frame = Arc::downgrade(&bytes.frame);
@@ -312,6 +351,18 @@ impl Walk {
 fn part_of<'b>(of: &StoredCopy, slice: &Slice, base: &'b [u8]) -> Result<&'b [u8]> {
     let start = slice.offset as usize;
     base.get(start..start + slice.len as usize).ok_or_else(|| damaged(of, "it wants more of a base than there is"))
+}
+
+/// The encoded bytes of the frame of a copy, from the bytes of its whole pack.
+fn encoded_in(copy: &StoredCopy, pack: &[u8]) -> Result<Vec<u8>> {
+    let frame = copy.frame();
+    let place = copy.table.segment_range(frame.segment)?;
+    let (start, end) = (usize::try_from(place.start).unwrap_or(usize::MAX), usize::try_from(place.end).unwrap_or(usize::MAX));
+    let mut segment = pack.get(start..end).unwrap_or_default().to_vec();
+    copy.table.sealer.open(frame.segment, &mut segment).map_err(|m| damaged(copy, &m.to_string()))?;
+    let start = frame.offset as usize;
+    let encoded = segment.get(start..start + frame.encoded_len as usize);
+    encoded.map(<[u8]>::to_vec).ok_or_else(|| damaged(copy, "it reaches past its segment"))
 }
 
 fn damaged(copy: &StoredCopy, detail: &str) -> Error {

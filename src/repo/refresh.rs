@@ -6,16 +6,15 @@ use std::sync::PoisonError;
 use super::catalog::{NewPack, PackState};
 use super::locate::PackTable;
 use super::segments::missing_is_damage;
-use super::{LocalCatalog, Repository, SnapshotMarks};
+use super::{Health, LocalCatalog, Repository, SnapshotMarks};
 use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
 use crate::format::pack::{FOOTER_LEN, Footer, Trailer};
+use crate::format::parity::PROTECTED_LEN_MAX;
 use crate::format::snapshot::{PackRef, SnapshotRecord};
-use crate::format::{HEADER_LEN, Kind, ObjectHeader, PACK_LEN_MAX, RECORD_LEN_MAX, TAG_LEN, TRAILER_LEN_MAX, record};
+use crate::format::{HEADER_LEN, Kind, ObjectHeader, PACK_LEN_MAX, TRAILER_LEN_MAX, record};
 use crate::id::{PackId, SnapshotId};
 
-/// The longest object that is read whole, in bytes: a snapshot record; others are shorter.
-const RECORD_OBJECT_LEN_MAX: u64 = (RECORD_LEN_MAX + HEADER_LEN + TAG_LEN) as u64;
 /// How many packs go into the catalog in one go.
 const BATCH: usize = 256;
 
@@ -41,6 +40,7 @@ impl Repository {
     fn refresh_into(&self, local: &LocalCatalog) -> Result<Refreshed> {
         // A prune may have moved things since the packs were listed: whoever misses one may list them once more.
         *local.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.inner.healed.look_again();
         let listed = self.list_snapshots()?;
         let known: HashMap<SnapshotId, Vec<u8>> = local.snapshots()?.into_iter().collect();
         let gone: Vec<SnapshotId> = known.keys().filter(|id| !listed.contains(*id)).copied().collect();
@@ -89,8 +89,9 @@ impl Repository {
 
     /// A committed record; `None` if it has just been forgotten.
     pub(crate) fn read_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let stored = self.read_record(&ObjectKey::Snapshot(*id))?;
-        stored.map(|stored| self.open_snapshot(id, &stored)).transpose()
+        let object = ObjectKey::Snapshot(*id);
+        let stored = self.read_record(&object)?;
+        stored.map(|stored| self.open_snapshot(&object, stored)).transpose()
     }
 
     /// Takes new snapshots and their packs into the catalog; the packs first, so that a crash in between only means doing it again.
@@ -140,6 +141,7 @@ impl Repository {
 
     /// Makes the catalog's packs those that are listed. Gives what cannot be read of them.
     pub fn list_all_packs(&self) -> Result<Vec<Error>> {
+        self.inner.healed.look_again();
         self.on_catalog(|local| self.list_packs_into(local))
     }
 
@@ -161,7 +163,7 @@ impl Repository {
         let mut damage = Vec::new();
         let mut found = Vec::new();
         for (id, size) in listed {
-            match self.find_trailer(id, size) {
+            match self.find_trailer(id, size).or_else(|error| self.or_healed(id, error, |healed| self.trailer_in(id, healed))) {
                 Ok(pack) => found.push(pack),
                 Err(Error::NotFound { .. }) => {}
                 Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => damage.push(error),
@@ -180,7 +182,7 @@ impl Repository {
         for batch in packs.chunks(BATCH) {
             let mut tables = Vec::new();
             for pack in batch {
-                match self.read_table(pack) {
+                match self.read_table(pack).or_else(|error| self.or_healed(pack.id, error, |healed| self.table_in(pack, healed))) {
                     Ok((bytes, ids)) => tables.push((pack, bytes, ids)),
                     Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => failures.push((pack.id, error)),
                     Err(error) => return Err(error),
@@ -191,6 +193,27 @@ impl Repository {
             local.add_packs(&new)?;
         }
         Ok(failures)
+    }
+
+    /// What a healed pack gives, where the stored one gave an error.
+    fn or_healed<T>(&self, id: PackId, error: Error, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        let healed = if error.is_damage() { self.healed_pack(&id)? } else { None };
+        healed.map_or(Err(error), |bytes| read(&bytes))
+    }
+
+    /// Where the trailer is, in the bytes of a whole pack.
+    pub(crate) fn trailer_in(&self, id: PackId, bytes: &[u8]) -> Result<PackRef> {
+        let object = ObjectKey::Pack(id);
+        let size = bytes.len() as u64;
+        let footer = bytes.last_chunk::<FOOTER_LEN>().ok_or_else(|| Error::corrupt(object.to_string(), "it ends too early"))?;
+        let footer = Footer::decode(footer, size).map_err(|m| m.of(object))?;
+        Ok(PackRef { id, size, trailer_offset: footer.trailer_offset })
+    }
+
+    /// The table in the bytes of a whole pack.
+    pub(crate) fn table_in(&self, pack: &PackRef, bytes: &[u8]) -> Result<(Vec<u8>, Vec<crate::id::ChunkId>)> {
+        let start = usize::try_from(pack.trailer_offset).unwrap_or(usize::MAX);
+        self.open_table(pack, bytes.get(start..).unwrap_or_default())
     }
 
     /// Finds the trailer of a pack of which only name and size are known.
@@ -214,7 +237,11 @@ impl Repository {
         if !sane {
             return Err(Error::corrupt(object.to_string(), "the place of its trailer is out of bounds"));
         }
-        let bytes = self.read_pack(&object, pack.trailer_offset..pack.size)?;
+        self.open_table(pack, &self.read_pack(&object, pack.trailer_offset..pack.size)?)
+    }
+
+    /// The table in the last bytes of a pack: trailer and footer.
+    fn open_table(&self, pack: &PackRef, bytes: &[u8]) -> Result<(Vec<u8>, Vec<crate::id::ChunkId>)> {
         let open = || {
             let (stored, footer_bytes) =
                 bytes.split_last_chunk::<FOOTER_LEN>().ok_or_else(|| crate::format::Malformed::new("it ends too early"))?;
@@ -227,12 +254,23 @@ impl Repository {
             PackTable::decode(self, *pack, &kept)?;
             Ok((kept, Trailer::ids_in(&trailer)?))
         };
-        open().map_err(|m: crate::format::Malformed| m.of(object))
+        open().map_err(|m: crate::format::Malformed| m.of(ObjectKey::Pack(pack.id)))
     }
 
     /// A small object, `None` if it is not there. One that the disk cannot read is damaged: what does not need it goes on.
     pub(crate) fn read_record(&self, object: &ObjectKey) -> Result<Option<Vec<u8>>> {
-        read_record_from(self.backend(), object)
+        match read_record_from(self.backend(), object) {
+            // It may lie on a bad sector, and its copy on another one.
+            Err(error) if error.is_damage() && self.has_parity() => match self.health(object)? {
+                Health::Whole | Health::Lost(_) => Err(error),
+                Health::Missing => Ok(None),
+                Health::Healable(bytes) => {
+                    self.note_healed(object);
+                    Ok(Some(bytes))
+                }
+            },
+            other => other,
+        }
     }
 
     /// A range of a pack; [`Error::NotFound`] if the pack is not there.
@@ -243,7 +281,7 @@ impl Repository {
 
 /// [`Repository::read_record`] without a key: the stored bytes as they are.
 pub(crate) fn read_record_from(backend: &dyn Backend, object: &ObjectKey) -> Result<Option<Vec<u8>>> {
-    backend.read_if_there(object, RECORD_OBJECT_LEN_MAX).map_err(|error| missing_is_damage(error, object))
+    backend.read_if_there(object, PROTECTED_LEN_MAX).map_err(|error| missing_is_damage(error, object))
 }
 
 /// [`Repository::read_pack`] without a key: the stored bytes as they are.

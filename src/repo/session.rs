@@ -7,6 +7,7 @@
 mod closure;
 mod commit;
 mod rescue;
+mod suspects;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use crate::id::{ChunkId, PackId, SnapshotId};
 
 pub(super) use closure::Closure;
 pub use commit::{Committed, SnapshotDraft};
+pub use suspects::Suspects;
 
 /// What a session builds upon.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +47,10 @@ pub struct WriteSession {
     used: Mutex<HashSet<PackId>>,
     /// Packs that a prune has marked when the session began; what is in them counts as absent.
     tombstoned: HashSet<PackId>,
+    /// Packs that seem to be damaged or gone; if there is such a set, nothing is believed to be stored before it was looked for.
+    suspects: Option<Suspects>,
+    /// Chunks whose stored copies cannot be relied upon, and which are stored anew, whole, so that older deltas can stand on them.
+    healed: Mutex<HashSet<ChunkId>>,
     stats: Mutex<SnapshotStats>,
     poisoned: AtomicBool,
 }
@@ -68,6 +74,8 @@ impl WriteSession {
             claimed,
             used: Mutex::default(),
             tombstoned: list_tombstones(repo)?,
+            suspects: None,
+            healed: Mutex::default(),
             stats: Mutex::default(),
             poisoned: AtomicBool::new(false),
         })
@@ -137,7 +145,7 @@ impl WriteSession {
     /// takes.
     pub(super) fn trusted(&self, copies: Vec<StoredCopy>) -> Result<Option<(StoredCopy, Closure)>> {
         for copy in copies {
-            if let Some(closure) = Closure::of(self.reader.places(), &copy, &|pack| !self.tombstoned.contains(pack))? {
+            if let Some(closure) = Closure::of(self.reader.places(), &copy, &|pack| self.counts(pack))? {
                 return Ok(Some((copy, closure)));
             }
         }

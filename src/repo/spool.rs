@@ -17,8 +17,7 @@ const SPOOL_MAX: u64 = 8 << 30;
 /// Chunks that are to be stored later, each with what is to be known of it then. What does not fit in memory goes to a nameless file, sealed with a key
 /// that is never written down.
 pub struct Spool<T> {
-    file: File,
-    sealer: Sealer,
+    file: Option<(File, Sealer)>,
     memory_max: usize,
     state: Mutex<State<T>>,
 }
@@ -52,8 +51,18 @@ impl<T> Spool<T> {
         let keys = Keys::encrypted(RepositoryId(random_salt()?), &random_salt()?);
         let header = ObjectHeader { kind: Kind::Pack, cipher: Cipher::Aes256Gcm, salt: random_salt()? };
         let sealer = keys.sealer(&header).map_err(|m| m.of("the spool"))?;
+        Ok(Spool { file: Some((file, sealer)), ..Spool::in_memory(memory_max) })
+    }
+
+    /// One without a file: it is full when its memory is.
+    pub fn in_memory(memory_max: usize) -> Self {
         let state = State { chunks: Vec::new(), memory_bytes: 0, file_bytes: 0, sealed: 0 };
-        Ok(Spool { file, sealer, memory_max, state: Mutex::new(state) })
+        Spool { file: None, memory_max, state: Mutex::new(state) }
+    }
+
+    /// Whether it takes more than fits in memory.
+    pub fn has_file(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Sets a chunk aside; `false` when the spool is full and the chunk has to be stored at once.
@@ -66,7 +75,7 @@ impl<T> Spool<T> {
                 return Ok(true);
             }
             let len = plain.len() + Cipher::Aes256Gcm.overhead();
-            if state.file_bytes + len as u64 > SPOOL_MAX {
+            if self.file.is_none() || state.file_bytes + len as u64 > SPOOL_MAX {
                 return Ok(false);
             }
             let place = (state.file_bytes, len, state.sealed);
@@ -74,9 +83,10 @@ impl<T> Spool<T> {
             state.sealed += 1;
             place
         };
+        let Some((file, sealer)) = &self.file else { return Ok(false) };
         let mut sealed = plain.to_vec();
-        self.sealer.seal(number, &mut sealed).map_err(|m: Malformed| m.of("the spool"))?;
-        if self.file.write_all_at(&sealed, offset).is_err() {
+        sealer.seal(number, &mut sealed).map_err(|m: Malformed| m.of("the spool"))?;
+        if file.write_all_at(&sealed, offset).is_err() {
             // A full disk here is no failure: the chunk is stored at once instead.
             return Ok(false);
         }
@@ -107,9 +117,10 @@ impl<T> Spool<T> {
         match held.0 {
             Place::Memory(plain) => Ok(plain),
             Place::File { offset, len, number } => {
+                let (file, sealer) = self.file.as_ref().ok_or(Error::Poisoned)?;
                 let mut plain = vec![0; len];
-                self.file.read_exact_at(&mut plain, offset).map_err(|e| Error::backend("read", "the spool", e))?;
-                self.sealer.open(number, &mut plain).map_err(|m: Malformed| m.of("the spool"))?;
+                file.read_exact_at(&mut plain, offset).map_err(|e| Error::backend("read", "the spool", e))?;
+                sealer.open(number, &mut plain).map_err(|m: Malformed| m.of("the spool"))?;
                 Ok(plain)
             }
         }

@@ -94,8 +94,12 @@ type Prepared<'c> = (usize, &'c NewChunk<'c>, Option<(Base, Vec<u8>)>);
 fn prepare<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind, threads: usize) -> Result<Vec<Prepared<'c>>> {
     let mut fresh = Vec::new();
     for (number, chunk) in chunks.iter().enumerate() {
-        let inherited = chunk.references.iter().any(|reference| reference.predecessor == Some(chunk.id));
+        let mut inherited = false;
+        for reference in &chunk.references {
+            inherited = inherited || session.inherits(reference.predecessor, &chunk.id)?;
+        }
         if !inherited && session.claim(&chunk.id) && !session.use_stored(&chunk.id)? {
+            session.heal(chunk)?;
             fresh.push((number, chunk));
         }
     }
@@ -140,12 +144,6 @@ impl<'s> ChunkWriter<'s> {
         session.guarded(|| self.store_all(chunks, Kind::Chunk)).map(drop)
     }
 
-    /// Stores those of the chunks that are stored already or whose delta is small; the others stay, by their numbers.
-    pub fn put_close(&mut self, chunks: &[NewChunk<'_>]) -> Result<Vec<usize>> {
-        let session = self.session;
-        session.guarded(|| self.store_all(chunks, Kind::CloseChunk))
-    }
-
     /// Whether a chunk is stored already (then it is built upon) and need not be put.
     pub fn find(&self, id: &ChunkId) -> Result<bool> {
         self.session.guarded(|| self.session.use_stored(id))
@@ -183,30 +181,49 @@ impl<'s> ChunkWriter<'s> {
 
     /// As [`ChunkWriter::put`], with the work shared among several writers of one session, each in a thread of its own.
     pub fn put_shared(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>]) -> Result<()> {
-        let Some(session) = writers.first().map(|writer| writer.session) else { return Ok(()) };
+        Self::store_shared(writers, chunks, Kind::Chunk).map(drop)
+    }
+
+    /// Stores those of the chunks that are stored already or whose delta is small, with the work shared among writers; the others stay, by their numbers
+    /// in ascending order.
+    pub fn put_close(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>]) -> Result<Vec<usize>> {
+        Self::store_shared(writers, chunks, Kind::CloseChunk)
+    }
+
+    fn store_shared(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>], kind: Kind) -> Result<Vec<usize>> {
+        if let [writer] = writers {
+            let session = writer.session;
+            return session.guarded(|| writer.store_all(chunks, kind));
+        }
+        let Some(session) = writers.first().map(|writer| writer.session) else { return Ok((0..chunks.len()).collect()) };
         session.guarded(|| {
             let threads = writers.len();
-            let prepared = Mutex::new(prepare(session, chunks, Kind::Chunk, threads)?.into_iter());
+            let prepared = Mutex::new(prepare(session, chunks, kind, threads)?.into_iter());
             let next = || prepared.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let store = |writer: &mut ChunkWriter<'_>| -> Result<()> {
-                while let Some((_, chunk, first)) = next() {
-                    writer.store(chunk, first, Kind::Chunk)?;
+            let store = |writer: &mut ChunkWriter<'_>| -> Result<Vec<usize>> {
+                let mut rest = Vec::new();
+                while let Some((number, chunk, first)) = next() {
+                    if !writer.store(chunk, first, kind)? {
+                        rest.push(number);
+                    }
                 }
-                Ok(())
+                Ok(rest)
             };
             let store = &store;
-            let results: Vec<Result<()>> = std::thread::scope(|scope| {
+            let results: Vec<Result<Vec<usize>>> = std::thread::scope(|scope| {
                 let handles: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || store(writer))).collect();
                 handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
             });
-            results.into_iter().collect()
+            let mut rest = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
+            rest.sort_unstable();
+            Ok(rest)
         })
     }
 
     /// Stores a chunk, `first` being what its first reference gives, unless it is not close and only close ones are wanted; whether it is stored.
     fn store(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<bool> {
         let NewChunk { id, plain, .. } = *new;
-        let best = self.best_delta(new, first, kind)?;
+        let best = if self.session.is_healed(&id) { None } else { self.best_delta(new, first, kind)? };
         let close = best.is_some() && self.is_clear(new);
         if kind == Kind::CloseChunk && !close {
             self.session.unclaim(&id);

@@ -1,8 +1,16 @@
-//! What can be captured: SQLite databases and directory trees. A source gives streams; it never sees a repository.
+//! What can be captured: SQLite databases, directory trees, PostgreSQL databases, what a command writes. A source gives streams; it never sees a
+//! repository.
 
+pub(crate) mod child;
+pub mod command;
+mod environment;
 pub mod files;
+mod name;
+pub mod postgres;
 pub mod sqlite;
 mod stamp;
+
+pub use environment::Environment;
 
 use std::collections::HashMap;
 use std::io::Read;

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use icecore::Error;
-use icecore::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
-use icecore::id::{KeyId, LogId, MarkId, PackId, SnapshotId};
+use icecore::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
+use icecore::id::{ContentId, KeyId, LogId, MarkId, PackId, SnapshotId};
 
-pub const KINDS: [ObjectKind; 9] = ObjectKind::ALL;
+pub const KINDS: [ObjectKind; 10] = ObjectKind::ALL;
 
 pub fn pack(byte: u8) -> ObjectKey {
     ObjectKey::Pack(PackId([byte; 32]))
@@ -53,6 +53,8 @@ pub fn keys_of_all_shapes() -> Vec<ObjectKey> {
         log(7, 1),
         log(7, 2),
         log(i64::MAX, 1),
+        ObjectKey::Quarantined { kind: SetAside::Pack, id: [7; 32], content: ContentId([8; 32]) },
+        ObjectKey::Quarantined { kind: SetAside::Snapshot, id: [7; 32], content: ContentId([8; 32]) },
     ]
 }
 

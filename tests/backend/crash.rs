@@ -200,7 +200,7 @@ fn a_power_cut_at_any_step_breaks_no_promise() {
 fn a_finished_creation_survives_and_an_open_repository_stays_one() {
     let run = Run::new();
     let backend = run.create().unwrap();
-    run.after_the_cut(|path| assert_eq!(fs::read_dir(path).unwrap().count(), 8));
+    run.after_the_cut(|path| assert_eq!(fs::read_dir(path).unwrap().count(), 9));
     backend.write(&ObjectKey::Config(Replica::First), &[b"c"], WriteMode::CreateNew).unwrap();
     run.after_the_cut(|path| drop(LocalBackend::open(path, Arc::new(RealDisk)).unwrap()));
 }

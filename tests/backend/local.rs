@@ -95,6 +95,8 @@ fn each_object_has_its_place_and_is_its_owners() {
         format!("packs/07/{sibling}"),
         format!("packs/ff/{ff}"),
         format!("pending/{seven}"),
+        format!("quarantine/pack-{seven}-{eight}"),
+        format!("quarantine/snapshot-{seven}-{eight}"),
         format!("snapshots/{seven}"),
         format!("tombstones/{seven}"),
     ];

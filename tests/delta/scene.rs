@@ -39,7 +39,7 @@ impl Scene {
 
     pub fn with_lengths(encrypted: bool, page_chunk_len: u32, content_chunk_len: u32) -> Self {
         let memory = Memory::new(Default::default());
-        let config = Config { repository: RepositoryId([7; 32]), encrypted, page_chunk_len, content_chunk_len };
+        let config = Config { repository: RepositoryId([7; 32]), encrypted, page_chunk_len, content_chunk_len, parity_percent: 0 };
         let bytes = config.encode().unwrap();
         if encrypted {
             let payload = KeyPayload { master: [9; 32], config_hash: *blake3::hash(&bytes).as_bytes(), config: config.clone() };

@@ -13,6 +13,7 @@ use icecore::ops::restore::{RestoreOptions, restore_streams};
 use icecore::progress::Silent;
 
 use crate::hook::{Call, Fate, Hooked};
+use crate::proof::{self, CRASH_POINTS, OUTCOMES};
 use crate::simulated::{CrashDisk, Policy};
 use crate::world::{Known, Random, World, check_clean, contents, copy_tree, in_parallel, init, local, seed, states, verify};
 
@@ -29,9 +30,9 @@ fn seed_once() -> u64 {
     *SEED.get_or_init(seed)
 }
 
-/// How much was tried, in words.
-pub fn steps_and_outcomes(steps: usize) -> String {
-    format!("{steps} steps, each with {} outcomes", 2 + SEEDS)
+/// Says how much was tried.
+pub fn count_steps(what: &str, steps: usize) {
+    proof::count(what, &[(CRASH_POINTS, steps), (OUTCOMES, steps * (2 + SEEDS as usize))]);
 }
 
 pub fn simulated(world: &World) -> (Arc<CrashDisk>, Arc<dyn Backend>) {
@@ -55,8 +56,9 @@ pub fn after_the_cut(world: &World, disk: &CrashDisk, step: u64, check: impl Fn(
 }
 
 /// The oracle, through the catalog as the crash left it and through a new one: everything committed is there and restores, nothing is
-/// damaged, and the next backup works.
-fn check_repository(world: &World, repo: &Path, known: &Known, new: &[&[u8]], next: &[u8]) {
+/// damaged, and the next backup works. Gives what is listed.
+pub fn check_repository(world: &World, repo: &Path, known: &Known, new: &[&[u8]], next: &[u8]) -> Known {
+    let mut found = Known::new();
     for cache in ["cache", "new cache"] {
         let here = World { dir: crate::simulated::scratch(), known: known.clone() };
         copy_tree(repo, &here.repo_dir());
@@ -66,11 +68,13 @@ fn check_repository(world: &World, repo: &Path, known: &Known, new: &[&[u8]], ne
         let repo = here.open(cache);
         let mut listed = verify(&repo, known, new);
         check_clean(&repo);
+        found.clone_from(&listed);
         let id = here.try_back_up(&repo, "db", next, 100).unwrap();
         listed.insert(id, next.to_vec());
         verify(&repo, &listed, &[]);
         check_clean(&here.open(cache));
     }
+    found
 }
 
 /// A world with some snapshots, then a crash at every step of one more backup.
@@ -100,9 +104,9 @@ fn crash_in_backup(encrypted: bool, before: usize) {
             Ok(id) => drop(known.insert(id, state.clone())),
             Err(error) => assert!(disk.is_off(), "the power is on: {error}"),
         }
-        after_the_cut(&world, &disk, step, |repo| check_repository(&world, repo, &known, &[state], &states()[before + 1]));
+        after_the_cut(&world, &disk, step, |repo| drop(check_repository(&world, repo, &known, &[state], &states()[before + 1])));
     });
-    println!("a backup after {before} others: {}, each through 2 catalogs", steps_and_outcomes(steps.len()));
+    count_steps(&format!("a backup after {before} others"), steps.len());
 }
 
 #[test]
@@ -149,7 +153,7 @@ fn init_leaves_no_repository_or_a_good_one() {
                 assert!(!findings.is_damaged(), "{findings:#?}");
             });
         });
-        println!("init, encrypted {encrypted}: {total} steps");
+        count_steps(&format!("init, encrypted {encrypted}"), steps.len());
     }
 }
 
@@ -194,10 +198,10 @@ fn two_writers_over_one_crash() {
             committed.fetch_add(1, Ordering::Relaxed);
             known.insert(id, states()[2].clone());
         }
-        after_the_cut(&world, &disk, step, |repo| check_repository(&world, repo, &known, &[&states()[2]], &states()[3]));
+        after_the_cut(&world, &disk, step, |repo| drop(check_repository(&world, repo, &known, &[&states()[2]], &states()[3])));
     });
     assert!((1..2 * steps.len()).contains(&committed.load(Ordering::Relaxed)));
-    println!("two writers: {} steps", steps.len());
+    count_steps("two writers, one after the other", steps.len());
 }
 
 #[test]
@@ -222,7 +226,7 @@ fn two_writers_at_once() {
             check_repository(&world, repo, &known, &[&states()[1], &states()[2]], &states()[3]);
         });
     });
-    println!("two writers at once: {} steps", steps.len());
+    count_steps("two writers at once", steps.len());
 }
 
 #[test]
@@ -257,5 +261,5 @@ fn a_killed_restore_leaves_the_repository_as_it_is() {
             drop(local(repo));
         });
     });
-    println!("restore: {total} steps");
+    count_steps("restore", steps.len());
 }

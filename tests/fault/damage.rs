@@ -11,6 +11,7 @@ use icecore::progress::Silent;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
+use crate::proof::{self, DAMAGES};
 use crate::world::{World, check_clean, database_of, in_parallel, init, read_data, states, verify};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ const ACTIONS: [Action; 7] =
     [Action::Delete, Action::Empty, Action::Swap, Action::Garbage, Action::Foreign, Action::Directory, Action::BadSector];
 
 /// The files of an object, relative to the repository.
-fn path_of(key: &ObjectKey) -> PathBuf {
+pub fn path_of(key: &ObjectKey) -> PathBuf {
     match key {
         ObjectKey::Config(Replica::First) => "config".into(),
         ObjectKey::Config(Replica::Second) => "config.copy".into(),
@@ -46,6 +47,7 @@ fn path_of(key: &ObjectKey) -> PathBuf {
         ObjectKey::Forgotten(id) => format!("forgotten/{id}").into(),
         ObjectKey::Tombstone(id) => format!("tombstones/{id}").into(),
         ObjectKey::Log { time_ns, id } => format!("log/{time_ns:019}-{id}").into(),
+        ObjectKey::Quarantined { .. } => unreachable!(),
     }
 }
 
@@ -146,7 +148,7 @@ fn matrix(encrypted: bool) {
             }
         }
     });
-    println!("encrypted {encrypted}: {} cases of damage", cases.len());
+    proof::count(&format!("damaged objects, encrypted {encrypted}"), &[(DAMAGES, cases.len())]);
 }
 
 /// Marks, what stays of forgotten snapshots, entries of the journal: whatever becomes of them, snapshots are listed, restore, and take backups; what is damaged is

@@ -13,6 +13,7 @@ use icecore::repo::Repository;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
+use crate::proof::{self, FAULTS};
 use crate::world::{Known, World, check_clean, database_of, in_parallel, states, verify};
 
 const KINDS: [ErrorKind; 5] =
@@ -127,6 +128,7 @@ fn every_call_fails_once(name: &str, operation: &Operation) {
         check_clean(&repo);
     });
     println!("{name}: {} failing or lying calls, {} of them without consequence", cases.len(), succeeded.load(Ordering::Relaxed));
+    proof::count(name, &[(FAULTS, cases.len())]);
 }
 
 #[test]

@@ -10,10 +10,11 @@ use icecore::format::mark::MarkKind;
 use icecore::id::SnapshotId;
 use icecore::repo::Repository;
 
-use crate::crash::{after_the_cut, simulated, steps_and_outcomes};
+use crate::crash::{after_the_cut, count_steps, simulated};
 use crate::faults::{assert_clear, fates};
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
+use crate::proof::{self, FAULTS, ORDERS};
 use crate::support::{forget, protect, try_forget, try_mark};
 use crate::world::{Known, World, check_clean, copy_tree, in_parallel, states, verify};
 
@@ -95,7 +96,7 @@ fn crash_in(
             }
         });
     });
-    println!("{name}: {}, each through 2 catalogs", steps_and_outcomes(steps.len()));
+    count_steps(name, steps.len());
 }
 
 #[test]
@@ -168,6 +169,7 @@ fn every_call_fails_once(
         check(&here, &here.open_on(memory, cache).unwrap(), told);
     });
     println!("{name}: {} failing or lying calls, {} of them told", cases.len(), failed.load(Ordering::Relaxed));
+    proof::count(name, &[(FAULTS, cases.len())]);
 }
 
 #[test]
@@ -228,7 +230,7 @@ fn forget_and_protect_meet() {
     for at in 0..calls {
         run(at);
     }
-    println!("forget and protect met at {calls} calls");
+    proof::count("forget and protect meet", &[(ORDERS, calls)]);
     let expected = [(false, true), (true, false), (true, true)];
     assert_eq!(outcomes.into_inner().unwrap().into_iter().collect::<Vec<_>>(), expected, "every way of meeting was tried");
 }

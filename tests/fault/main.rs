@@ -5,23 +5,34 @@
 
 #[path = "../support/chunks.rs"]
 mod chunks;
+#[path = "../support/proof.rs"]
+mod proof;
 #[path = "../support/crashdisk.rs"]
 mod simulated;
 #[path = "../support/repo.rs"]
 mod support;
 
+mod actor;
 mod bases;
+mod beside;
 mod check;
 mod crash;
 mod damage;
 mod faults;
 mod forget;
+mod full;
+mod healing;
 mod hook;
+mod kills;
+mod matrix;
 mod memory;
+mod model;
 mod processes;
 mod protocol;
 mod prunes;
 mod pruning;
+mod repair;
+mod schedule;
 mod stale;
 mod sweep;
 mod together;

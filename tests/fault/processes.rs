@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::hook::{Call, Fate, Hooked};
+use crate::proof::{self, FAULTS, KILLS};
 use crate::support::open_backend;
 use crate::world::{Known, Random, World, check_clean, local, seed, states, verify};
 
@@ -149,7 +150,7 @@ fn killed_at_any_moment() {
     let repo = open(&world);
     verify(&repo, &known, &[]);
     check_clean(&repo);
-    println!("{ROUNDS} kills, {} snapshots", known.len());
+    proof::count("processes killed in a backup", &[(KILLS, ROUNDS)]);
 }
 
 #[test]
@@ -173,9 +174,9 @@ fn suspended_at_any_moment() {
     child.kill(&mut known);
     let all: Vec<&[u8]> = states().iter().map(Vec::as_slice).collect();
     let repo = open(&world);
-    known = verify(&repo, &known, &all);
+    verify(&repo, &known, &all);
     check_clean(&repo);
-    println!("{rounds} suspensions, {} snapshots", known.len());
+    proof::count("processes suspended in a backup", &[(KILLS, rounds)]);
 }
 
 /// Whoever stands still inside a write of the catalog: nobody can write to it any more.
@@ -248,7 +249,7 @@ fn the_catalog_fails_in_the_middle() {
     for at in [0, 12] {
         assert!(run(&world, at, "held"));
     }
-    println!("{} catalogs lost in the middle", tried.into_inner());
+    proof::count("catalogs lost in the middle", &[(FAULTS, tried.into_inner())]);
 }
 
 /// A private catalog that a killed process has left is removed by the next process that makes one.

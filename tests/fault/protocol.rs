@@ -11,6 +11,7 @@ use icecore::id::SnapshotId;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
+use crate::proof::{self, ORDERS};
 use crate::pruning::{Prune, prune_now};
 use crate::support::{forget, try_back_up_as, try_forget};
 use crate::world::{Known, Random, World, check_clean, in_parallel, seed, states, verify};
@@ -158,7 +159,8 @@ fn run_all(name: &str, template: &Template, cases: &[Case]) {
     let counts = Counts::default();
     in_parallel(cases, |case| case.run(template, &counts));
     let (failed, deleted) = (counts.failed.into_inner(), counts.deleted.into_inner());
-    println!("{name}: {} schedules, {deleted} packs deleted, {failed} backups failed cleanly", cases.len());
+    println!("{name}: {deleted} packs deleted, {failed} backups failed cleanly");
+    proof::count(name, &[(ORDERS, cases.len())]);
     assert!(deleted > 0);
 }
 

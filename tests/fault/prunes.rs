@@ -10,17 +10,18 @@ use icecore::ops::prune::{PruneReport, prune};
 use icecore::progress::Silent;
 use icecore::repo::Repository;
 
-use crate::crash::{after_the_cut, simulated, steps_and_outcomes};
+use crate::crash::{after_the_cut, count_steps, simulated};
 use crate::faults::{assert_clear, fates};
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
+use crate::proof::{self, FAULTS};
 use crate::pruning::{is_expected, options, prune_now};
 use crate::support::try_forget;
 use crate::world::{World, check_clean, copy_tree, in_parallel, states, verify};
 
 /// Seven snapshots, of which the middle ones were forgotten, with packs that go whole and packs that go in part, a dead writer's record and a
 /// tombstone of a prune that died, on a pack that is needed.
-fn template(encrypted: bool) -> World {
+pub fn template(encrypted: bool) -> World {
     let mut world = World::new(encrypted);
     let ids: Vec<_> = (0..7).map(|n| world.back_up(&world.open("cache"), &states()[n as usize], n)).collect();
     let repo = world.open("cache");
@@ -35,7 +36,7 @@ fn template(encrypted: bool) -> World {
     world
 }
 
-fn run(repo: &Repository) -> icecore::Result<PruneReport> {
+pub fn run(repo: &Repository) -> icecore::Result<PruneReport> {
     prune(repo, &options(0, 1 << 60), &Silent)
 }
 
@@ -87,7 +88,7 @@ fn the_power_goes() {
                 }
             });
         });
-        println!("prune: {}, each through 2 catalogs", steps_and_outcomes(steps.len()));
+        count_steps(&format!("prune, encrypted {encrypted}"), steps.len());
     }
 }
 
@@ -129,7 +130,8 @@ fn every_call_fails_or_lies() {
         }
         check(&here, memory, cache);
     });
-    println!("prune: {} failing or lying calls and deaths, {} of them told", cases.len(), failed.into_inner());
+    println!("prune: {} of {} failing or lying calls and deaths were told", failed.into_inner(), cases.len());
+    proof::count("prune", &[(FAULTS, cases.len())]);
 }
 
 /// Listings of one kind that miss their first entry: one of them, every pair of them that follow each other, all from one on.
@@ -157,6 +159,7 @@ fn listings_lie() {
         });
         newest.fetch_add(lists, Ordering::Relaxed);
     }
-    println!("{} ways for {} listings to lie, {} refused", tried.into_inner(), newest.into_inner(), refused.load(Ordering::Relaxed));
+    println!("{} listings, {} of their lies were refused", newest.into_inner(), refused.load(Ordering::Relaxed));
+    proof::count("listings lie to prune", &[(FAULTS, tried.into_inner())]);
     assert!(refused.into_inner() > 0);
 }

@@ -11,6 +11,7 @@ use icecore::repo::Repository;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
+use crate::proof;
 use crate::support::open_backend;
 use crate::world::{Known, Random, World, check_clean, copy_tree, local, seed, states, verify};
 
@@ -236,5 +237,5 @@ fn catalogs_that_are_lost_or_wrong() {
             _ => place.verify(&world),
         }
     }
-    println!("catalogs: {kinds:?}");
+    proof::count("catalogs lost or wrong", &[(proof::DAMAGES, kinds.iter().sum())]);
 }

@@ -1,5 +1,5 @@
-//! Every byte of a small repository is damaged, and every object cut off at every length; in long ones every so many bytes, from a
-//! start that the seed chooses. `SWEEP=1` leaves nothing out.
+//! Every byte of a small repository is damaged, and every object cut off at every length; in larger ones every so many bytes, from a
+//! start that the seed chooses. `ICECORE_PROOF=long` leaves nothing out there either, and tries each through both catalogs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,10 +11,21 @@ use icecore::id::{PackId, SnapshotId};
 use icecore::ops::check::Severity;
 
 use crate::memory::{Memory, Objects};
-use crate::world::{Random, World, copy_tree, database_of, in_parallel, init, read_data, seed, states, thin_states};
+use crate::proof::{self, CUTS, FLIPS};
+use crate::world::{Random, World, copy_tree, database_of, in_parallel, init, read_data, seed, small_states, states, thin_states};
 
 /// Bytes of the long part of a pack for one that is tried.
 const STRIDE: usize = 61;
+
+/// Which repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    /// A few kilobytes, of which nothing is left out.
+    Small,
+    Usual,
+    /// With trees of two levels, in the packs: every third place is tried.
+    Trees,
+}
 
 struct Target {
     world: World,
@@ -37,15 +48,21 @@ struct Case {
 }
 
 /// Snapshots of one history, with deltas, and an independent one; in 4 KiB chunks the trees have two levels.
-fn target(encrypted: bool, thin: bool) -> Target {
+fn target(encrypted: bool, size: Size) -> Target {
     let mut world = World::bare();
-    init(&world.repo_dir(), encrypted, thin.then_some(4096), Arc::new(icecore::backend::disk::RealDisk)).unwrap();
-    let history = if thin { thin_states() } else { states() };
+    init(&world.repo_dir(), encrypted, (size == Size::Trees).then_some(4096), Arc::new(icecore::backend::disk::RealDisk)).unwrap();
+    let history = match size {
+        Size::Small => small_states(),
+        Size::Usual => states(),
+        Size::Trees => thin_states(),
+    };
     let repo = world.open("cache");
     let order: Vec<SnapshotId> = history.iter().take(3).zip(0..).map(|(state, time)| world.back_up(&repo, state, time)).collect();
     let path = world.path("independent");
     let db = rusqlite::Connection::open(&path).unwrap();
-    db.execute_batch("CREATE TABLE other(x); INSERT INTO other VALUES ('independent'), (zeroblob(20000))").unwrap();
+    let blob = if size == Size::Small { 10 } else { 20_000 };
+    let sql = format!("PRAGMA page_size=512; CREATE TABLE other(x); INSERT INTO other VALUES ('independent'), (zeroblob({blob}))");
+    db.execute_batch(&sql).unwrap();
     drop(db);
     let state = std::fs::read(&path).unwrap();
     let other = world.try_back_up(&repo, "other", &state, 10).unwrap();
@@ -58,8 +75,7 @@ fn target(encrypted: bool, thin: bool) -> Target {
 }
 
 /// The bytes of an object to be damaged: of a pack the header, the trailer and the footer, and some of the rest.
-fn places(key: &ObjectKey, bytes: &[u8], random: &mut Random) -> Vec<usize> {
-    let all = std::env::var_os("SWEEP").is_some();
+fn places(key: &ObjectKey, bytes: &[u8], all: bool, random: &mut Random) -> Vec<usize> {
     match key {
         ObjectKey::Pack(_) if !all => {
             let footer = &bytes[bytes.len() - pack::FOOTER_LEN..];
@@ -77,15 +93,16 @@ fn places(key: &ObjectKey, bytes: &[u8], random: &mut Random) -> Vec<usize> {
     }
 }
 
-fn cases(target: &Target, every: usize, random: &mut Random) -> Vec<Case> {
+fn cases(target: &Target, size: Size, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
-    let all = std::env::var_os("SWEEP").is_some();
+    let all = size == Size::Small || proof::is_long();
+    let every = if size == Size::Trees && !all { 3 } else { 1 };
     for (key, bytes) in &target.objects {
         let start = random.below(every);
-        for (number, at) in places(key, bytes, random).into_iter().skip(start).step_by(if all { 1 } else { every }).enumerate() {
-            // Each through one of the catalogs; all through both only when everything is wanted.
+        for (number, at) in places(key, bytes, all, random).into_iter().skip(start).step_by(every).enumerate() {
+            // Each through one of the catalogs; through both only when there is time.
             for cache in ["cache", "new cache"] {
-                if all || (number % 2 == 0) == (cache == "cache") {
+                if proof::is_long() || (number % 2 == 0) == (cache == "cache") {
                     cases.push(Case { key: *key, bit: Some(at * 8 + random.below(8)), len: bytes.len(), cache });
                 }
             }
@@ -179,43 +196,49 @@ impl Target {
     }
 }
 
-/// Of the repositories with larger trees, which differ in the packs only, every third place is tried.
-fn sweep(encrypted: bool, thin: bool) {
+fn sweep(encrypted: bool, size: Size) {
     let mut random = Random(seed());
-    let target = target(encrypted, thin);
-    let cases = cases(&target, if thin { 3 } else { 1 }, &mut random);
+    let target = target(encrypted, size);
+    let cases = cases(&target, size, &mut random);
     let lost = AtomicUsize::new(0);
     in_parallel(&cases, |case| {
         lost.fetch_add(target.run(case), Ordering::Relaxed);
     });
     let flips = cases.iter().filter(|case| case.bit.is_some()).count();
-    println!(
-        "encrypted {encrypted}, two levels {thin}: {} bytes in {} objects; {flips} flips, {} cuts; {} snapshots lost, {} whole",
-        target.objects.values().map(|bytes| bytes.len()).sum::<usize>(),
-        target.objects.len(),
-        cases.len() - flips,
-        lost.load(Ordering::Relaxed),
-        cases.len() * target.world.known.len() - lost.load(Ordering::Relaxed),
-    );
-    assert!(lost.into_inner() > 0);
+    let lost = lost.into_inner();
+    let whole = cases.len() * target.world.known.len() - lost;
+    let bytes: usize = target.objects.values().map(|bytes| bytes.len()).sum();
+    println!("{bytes} bytes in {} objects: {lost} snapshots lost, {whole} whole", target.objects.len());
+    proof::count(&format!("{size:?} repository, encrypted {encrypted}"), &[(FLIPS, flips), (CUTS, cases.len() - flips)]);
+    assert!(lost > 0);
+}
+
+#[test]
+fn every_byte_encrypted() {
+    sweep(true, Size::Small);
+}
+
+#[test]
+fn every_byte_unencrypted() {
+    sweep(false, Size::Small);
 }
 
 #[test]
 fn encrypted() {
-    sweep(true, false);
+    sweep(true, Size::Usual);
 }
 
 #[test]
 fn unencrypted() {
-    sweep(false, false);
+    sweep(false, Size::Usual);
 }
 
 #[test]
 fn encrypted_trees() {
-    sweep(true, true);
+    sweep(true, Size::Trees);
 }
 
 #[test]
 fn unencrypted_trees() {
-    sweep(false, true);
+    sweep(false, Size::Trees);
 }

@@ -1,67 +1,18 @@
 //! Prunes, backups, a forget and a restore at once, their calls in a random order: one call at a time, so that every order can come.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 
 use icecore::backend::Backend;
 use icecore::id::SnapshotId;
 
 use crate::hook::{Fate, Hooked};
 use crate::memory::{Memory, Objects};
+use crate::proof::{self, ORDERS};
 use crate::pruning::{is_expected, prune_now};
+use crate::schedule::{Baton, Turn};
 use crate::support::try_forget;
 use crate::world::{Known, Random, World, check_clean, database_of, in_parallel, seed, states, verify};
-
-/// Who may call next.
-struct Baton {
-    state: Mutex<(usize, Vec<bool>, Random)>,
-    changed: Condvar,
-    /// How many calls one makes in a row, on average.
-    stride: usize,
-}
-
-impl Baton {
-    fn new(actors: usize, mut random: Random) -> Self {
-        let (first, stride) = (random.below(actors), 1 + random.below(12));
-        Baton { state: Mutex::new((first, vec![true; actors], random)), changed: Condvar::new(), stride }
-    }
-
-    fn pass(state: &mut (usize, Vec<bool>, Random)) {
-        let alive: Vec<usize> = (0..state.1.len()).filter(|actor| state.1[*actor]).collect();
-        if !alive.is_empty() {
-            state.0 = alive[state.2.below(alive.len())];
-        }
-    }
-
-    fn call(&self, me: usize) {
-        let mut state = self.state.lock().unwrap();
-        if state.0 == me && state.2.below(self.stride) == 0 {
-            Self::pass(&mut state);
-            self.changed.notify_all();
-        }
-        while state.0 != me {
-            state = self.changed.wait(state).unwrap();
-        }
-    }
-
-    fn leave(&self, me: usize) {
-        let mut state = self.state.lock().unwrap();
-        state.1[me] = false;
-        if state.0 == me {
-            Self::pass(&mut state);
-        }
-        self.changed.notify_all();
-    }
-}
-
-/// Leaves also when its actor panics: the others must not wait for ever.
-struct Turn<'b>(&'b Baton, usize);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.leave(self.1);
-    }
-}
 
 /// Four snapshots of one source and one of another, the first ones forgotten already.
 struct Template {
@@ -176,13 +127,11 @@ fn run(template: &Template, number: u64, counts: &Counts) {
 fn six_at_once() {
     let template = template();
     let (first, counts) = (seed(), Counts::default());
-    let seeds: Vec<u64> = (0..300).map(|n| first.wrapping_add(n)).collect();
+    let seeds: Vec<u64> = (0..if proof::is_long() { 10_000 } else { 300 }).map(|n| first.wrapping_add(n)).collect();
     in_parallel(&seeds, |seed| run(&template, *seed, &counts));
     let Counts { stale, committed, deleted, unread, stopped } = counts;
     let [stale, committed, deleted, unread, stopped] = [stale, committed, deleted, unread, stopped].map(AtomicUsize::into_inner);
-    println!(
-        "{} orders: {committed} backups, {stale} failed cleanly, {deleted} packs deleted, {unread} reads cut short, {stopped} prunes stopped",
-        seeds.len()
-    );
+    println!("{committed} backups, {stale} failed cleanly, {deleted} packs deleted, {unread} reads cut short, {stopped} prunes stopped");
+    proof::count("six at once", &[(ORDERS, seeds.len())]);
     assert!(deleted > 0 && committed > stale && unread * 10 < seeds.len() && stopped * 10 < seeds.len());
 }

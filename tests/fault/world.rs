@@ -95,6 +95,22 @@ pub fn thin_states() -> &'static [Vec<u8>] {
     })
 }
 
+/// A database of a few pages, with one change in each step: every byte of what is stored can be tried.
+pub fn small_states() -> &'static [Vec<u8>] {
+    static STATES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    STATES.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("PRAGMA page_size=512; CREATE TABLE t(x); INSERT INTO t VALUES ('a'), ('b'), ('c')").unwrap();
+        let step = |n: i64| {
+            db.execute("UPDATE t SET x = ?1 WHERE rowid = ?2", (format!("step {n}"), n % 3)).unwrap();
+            fs::read(&path).unwrap()
+        };
+        (1..5).map(step).collect()
+    })
+}
+
 /// A directory with a repository, caches and databases.
 pub struct World {
     pub dir: tempfile::TempDir,
@@ -168,10 +184,10 @@ pub fn init(path: &Path, encrypted: bool, page_chunk_len: Option<u32>, disk: Arc
     let backend = LocalBackend::create(path, disk)?;
     let Some(page_chunk_len) = page_chunk_len else {
         let passphrase = encrypted.then(|| zeroize::Zeroizing::new(String::from_utf8(PASSPHRASE.to_vec()).unwrap()));
-        let options = icecore::repo::InitOptions { passphrase, cost: CHEAP };
+        let options = icecore::repo::InitOptions { passphrase, cost: CHEAP, parity_percent: 0 };
         return Repository::init(&backend, &options).map(drop);
     };
-    let config = Config { repository: RepositoryId([7; 32]), encrypted, page_chunk_len, content_chunk_len: 64 << 10 };
+    let config = Config { repository: RepositoryId([7; 32]), encrypted, page_chunk_len, content_chunk_len: 64 << 10, parity_percent: 0 };
     let bytes = config.encode().unwrap();
     if encrypted {
         let payload = KeyPayload { master: [9; 32], config_hash: *blake3::hash(&bytes).as_bytes(), config: config.clone() };

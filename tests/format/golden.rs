@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::values::{self, MASTER, PASSPHRASE, repository};
+use icecore::codec::parity::section;
 use icecore::crypto::{Keys, keyring};
 use icecore::format::config::Config;
 use icecore::format::key::{KeyPayload, KeyRecord};
@@ -13,6 +14,7 @@ use icecore::format::log::LogRecord;
 use icecore::format::mark::{ForgottenRecord, MarkRecord};
 use icecore::format::node::Node;
 use icecore::format::pack::{FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer};
+use icecore::format::parity::{Geometry, record_len};
 use icecore::format::snapshot::{SnapshotRecord, StreamEntry};
 use icecore::format::tombstone::Tombstone;
 use icecore::format::{Cipher, HEADER_LEN, Kind, ObjectHeader, record};
@@ -61,6 +63,7 @@ pub fn all() -> Vec<Golden> {
         open("tombstone", record::encode(&values::tombstone()).unwrap(), redo_record::<Tombstone>),
         sealed("key-record", key_record().encode(), redo_key_record),
         sealed("footer", [trailer, footer].concat(), redo_footer),
+        sealed("record-with-copy", with_copy(&values::counted(0x20)), redo_with_copy),
         sealed("segment", sealed_object(0, b"a chunk, and another"), redo_segment),
         sealed("segment-trailer", sealed_object(TRAILER_SEGMENT, b"the table of a pack"), redo_sealed_trailer),
     ]
@@ -80,6 +83,16 @@ fn sealed_object(segment: u32, plain: &[u8]) -> Vec<u8> {
     let mut bytes = plain.to_vec();
     keys().sealer(&header).unwrap().seal(segment, &mut bytes).unwrap();
     [&header.encode()[..], &bytes].concat()
+}
+
+/// As a record is stored in a repository with parity.
+fn with_copy(record: &[u8]) -> Vec<u8> {
+    [record, &section(&Geometry::of_record(record.len() as u64), record, &[]).unwrap()].concat()
+}
+
+fn redo_with_copy(bytes: &[u8]) -> Option<Vec<u8>> {
+    let record = bytes.get(..record_len(bytes).ok()?)?;
+    Some(with_copy(record)).filter(|again| again == bytes)
 }
 
 /// Takes a header of any kind, alone.
@@ -166,6 +179,11 @@ fn config_path(encrypted: bool) -> PathBuf {
     directory().join(if encrypted { "config-encrypted.json" } else { "config-plain.json" })
 }
 
+/// The same with parity, which is all that differs.
+fn parity_config() -> (PathBuf, Config) {
+    (directory().join("config-parity.json"), Config { parity_percent: 3, ..values::config(true) })
+}
+
 #[test]
 fn encoding_gives_the_golden_bytes() {
     for golden in all() {
@@ -218,6 +236,10 @@ fn golden_configurations() {
         assert_eq!(Config::decode(&bytes).unwrap(), values::config(encrypted));
         assert_eq!(values::config(encrypted).encode().unwrap(), bytes);
     }
+    let (path, config) = parity_config();
+    let bytes = std::fs::read(path).unwrap();
+    assert_eq!(Config::decode(&bytes).unwrap(), config);
+    assert_eq!(config.encode().unwrap(), bytes);
 }
 
 #[test]
@@ -233,7 +255,7 @@ fn the_golden_key_opens_with_its_passphrase_only() {
 #[test]
 fn every_golden_file_is_tested() {
     let mut expected: Vec<String> = all().iter().map(|golden| format!("{}.hex", golden.name)).collect();
-    expected.extend(["config-encrypted.json".to_string(), "config-plain.json".into()]);
+    expected.extend(["config-encrypted.json".to_string(), "config-parity.json".into(), "config-plain.json".into()]);
     expected.sort();
     let mut found: Vec<String> =
         std::fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -251,5 +273,9 @@ fn write_new() {
     }
     for encrypted in [true, false].into_iter().filter(|encrypted| !config_path(*encrypted).exists()) {
         std::fs::write(config_path(encrypted), values::config(encrypted).encode().unwrap()).unwrap();
+    }
+    let (path, config) = parity_config();
+    if !path.exists() {
+        std::fs::write(path, config.encode().unwrap()).unwrap();
     }
 }

@@ -16,6 +16,7 @@ mod golden;
 mod limits;
 mod mutate;
 mod page;
+mod parity;
 mod script;
 mod second;
 mod spec;

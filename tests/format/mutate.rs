@@ -51,8 +51,8 @@ fn every_flipped_bit_is_refused_or_exact() {
 
 #[test]
 fn a_changed_configuration_is_refused() {
-    for encrypted in [true, false] {
-        let bytes = values::config(encrypted).encode().unwrap();
+    for (encrypted, parity_percent) in [(true, 0), (false, 0), (true, 3)] {
+        let bytes = Config { parity_percent, ..values::config(encrypted) }.encode().unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -161,3 +161,20 @@ fn an_encrypted_repository_is_refused() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("encrypted"), "{said}");
 }
+
+/// Readers that know nothing of parity pass over it.
+#[test]
+fn parity_is_passed_over() {
+    let script = Script::new(Bed::with_parity(false, 3));
+    let path = script.bed.path("db.sqlite");
+    let db = make_database(&path, 3000);
+    let repo = script.bed.open();
+    for n in 0..2 {
+        step(&db, n);
+        let id = back_up(&repo, &path, i64::from(n) + 1).id;
+        let mut plain = Vec::new();
+        let (_, record) = repo.refresh().unwrap().snapshots.pop().unwrap();
+        dump(&repo, &record, b"db", &mut plain, &Silent).unwrap();
+        assert!(script.stream(&id.to_string(), "db") == plain);
+    }
+}

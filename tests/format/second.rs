@@ -54,6 +54,8 @@ struct SourceRef {
 enum SourceKind {
     Sqlite,
     Files,
+    Postgres,
+    Command,
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]

@@ -10,7 +10,7 @@ use super::values::{self, counted};
 use icecore::format::config::{self, Config};
 use icecore::format::key::{self, KdfCost, KeyRecord};
 use icecore::format::pack::{self, FOOTER_MAGIC, padme};
-use icecore::format::{self, Cipher, Kind, log, mark, node};
+use icecore::format::{self, Cipher, Kind, log, mark, node, parity};
 use icecore::{crypto, id};
 
 fn source(path: &str) -> String {
@@ -37,8 +37,16 @@ fn byte_tables_add_up() {
     }
     let lengths: Vec<usize> = tables.iter().map(|table| table.chain()).collect();
     let associated = 32 + 2 + 1 + format::HEADER_LEN + 4;
-    let expected =
-        [12, associated, format::HEADER_LEN, key::KEY_PLAIN_LEN, pack::TRAILER_HEADER_LEN, pack::FOOTER_LEN, node::NODE_HEADER_LEN];
+    let expected = [
+        12,
+        associated,
+        format::HEADER_LEN,
+        key::KEY_PLAIN_LEN,
+        pack::TRAILER_HEADER_LEN,
+        pack::FOOTER_LEN,
+        parity::DESCRIPTOR_LEN,
+        node::NODE_HEADER_LEN,
+    ];
     assert_eq!(lengths, expected);
 }
 
@@ -133,6 +141,7 @@ fn magics() {
     let mut expected: Vec<Vec<String>> =
         Kind::ALL.iter().map(|kind| vec![format!("{kind:?}"), kind.code().to_string(), hex(&kind.magic())]).collect();
     expected.push(vec!["(footer of a pack)".into(), "-".into(), hex(&FOOTER_MAGIC)]);
+    expected.push(vec!["(descriptor of parity)".into(), "-".into(), hex(&parity::PARITY_MAGIC)]);
     assert_eq!(Page::read().table("Magics", "kind").rows, expected);
 }
 
@@ -184,6 +193,8 @@ fn constants() -> BTreeMap<&'static str, u64> {
         mark: MARK_LEN_MAX FORGOTTEN_CHECKSUM_LEN;
         node: NODE_HEADER_LEN NODE_TAG;
         pack: TRAILER_HEADER_LEN TRAILER_SEGMENT BASE_PREFIX_LEN PATCH_PIECE_LEN FOOTER_LEN FOOTER_CHECKSUM_LEN;
+        parity: DESCRIPTOR_LEN DESCRIPTOR_CHECKSUM_LEN SHARD_CHECKSUM_LEN PARITY_SECTOR_LEN COPY_SHARD_LEN DATA_SHARDS_MAX PARITY_SHARDS_MIN PARITY_PERCENT_MAX
+            PROTECTED_LEN_MAX;
     }
 }
 
@@ -201,7 +212,7 @@ fn limits() {
         let text = std::fs::read_to_string(file.path()).unwrap();
         names.extend(text.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split(':').next()?.to_string())));
     }
-    names.retain(|name| name != "FOOTER_MAGIC");
+    names.retain(|name| !name.ends_with("_MAGIC"));
     names.sort();
     assert_eq!(names, stated.keys().copied().collect::<Vec<_>>());
 }

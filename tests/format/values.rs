@@ -30,7 +30,7 @@ pub fn header(kind: Kind, cipher: Cipher) -> ObjectHeader {
 }
 
 pub fn config(encrypted: bool) -> Config {
-    Config { repository: repository(), encrypted, page_chunk_len: 32 << 10, content_chunk_len: 64 << 10 }
+    Config { repository: repository(), encrypted, page_chunk_len: 32 << 10, content_chunk_len: 64 << 10, parity_percent: 0 }
 }
 
 pub fn cost() -> KdfCost {

@@ -31,10 +31,14 @@ pub struct Bed {
 
 impl Bed {
     pub fn new(encrypted: bool) -> Self {
+        Self::with_parity(encrypted, 0)
+    }
+
+    pub fn with_parity(encrypted: bool, parity_percent: u8) -> Self {
         let bed = Bed { dir: tempfile::tempdir().unwrap() };
         let backend = LocalBackend::create(&bed.path("repo"), Arc::new(RealDisk)).unwrap();
         let passphrase = encrypted.then(|| Zeroizing::new("correct horse".to_string()));
-        Repository::init(&backend, &InitOptions { passphrase, cost: CHEAP }).unwrap();
+        Repository::init(&backend, &InitOptions { passphrase, cost: CHEAP, parity_percent }).unwrap();
         bed
     }
 

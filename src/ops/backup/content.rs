@@ -174,5 +174,5 @@ fn store_pieces(
         sink.keep(piece.offset, &piece.bytes, false);
         chunks.push((piece.offset, NewChunk { id: piece.id, plain: &piece.bytes, references: vec![piece.reference.clone()] }));
     }
-    sink.store(writer, chunks)
+    sink.store(std::slice::from_mut(writer), chunks)
 }

@@ -2,6 +2,7 @@
 
 mod collect;
 mod content;
+mod doubts;
 mod landmarks;
 mod moved;
 mod pages;
@@ -12,12 +13,13 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use self::collect::Failure;
+use self::doubts::Doubts;
 use self::moved::Content;
 use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
 use crate::chunker::page_chunk_len;
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
@@ -27,8 +29,12 @@ use crate::source::{Body, CaptureReport, CapturedStream, Source, Stamp};
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
 const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
 
+/// Streams of programs that had at least this many bytes are flagged if they lose more than half of them.
+const SHRUNK_FROM: u64 = 64 << 10;
 /// Bytes of chunks that are set aside in memory while writers wait.
 const SPOOL_MEMORY: usize = 16 << 20;
+/// How often a backup starts, at most: what is stored may turn out not to be what it was taken for.
+const ATTEMPTS: usize = 4;
 /// How many of the parent's streams a new one is compared with.
 const OLD_STREAMS_MAX: usize = 4;
 
@@ -62,6 +68,8 @@ pub struct BackupReport {
     pub capture_us: u64,
     /// Streams taken over without reading, by the rules of [`crate::source::sqlite`] and [`crate::source::files`].
     pub unchanged_streams: usize,
+    /// Chunks that were stored anew because their stored copies turned out damaged or gone. Older snapshots that share them are healed by that.
+    pub healed_chunks: u64,
 }
 
 /// Captures the source into a new snapshot.
@@ -69,25 +77,44 @@ pub struct BackupReport {
 /// # Errors
 /// Whatever the source says; [`Error::Backend`] when the repository cannot be written. There is no snapshot then.
 pub fn backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
-    match try_backup(repo, source, options, monitor) {
-        // The catalog was wrong about the repository (rolled back, pruned by another host): look at all of it and start again.
-        Err(Error::Stale { detail }) => {
-            monitor.warn(&format!("{detail}; starting again"));
-            repo.list_all_packs()?;
-            try_backup(repo, source, options, monitor)
+    let mut doubts = Doubts::of(repo)?;
+    for _ in 0..ATTEMPTS {
+        match try_backup(repo, source, options, &mut doubts, monitor) {
+            // The catalog was wrong about the repository (rolled back, pruned by another host): look at all of it and start again.
+            Err(Error::Stale { detail }) if !doubts.is_last => {
+                monitor.warn(&format!("{detail}; starting again"));
+                repo.list_all_packs()?;
+                doubts.is_last = true;
+            }
+            // Damage has come to light.
+            Ok(None) => {}
+            Ok(Some(report)) => return Ok(report),
+            Err(other) => return Err(other),
         }
-        other => other,
     }
+    Err(Error::Stale { detail: "more and more stored packs turn out damaged; run `icecore repair`".into() })
 }
 
-fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
+/// `None` if stored packs have turned out damaged on which something was built: they are among the doubts now.
+fn try_backup(
+    repo: &Repository,
+    source: &dyn Source,
+    options: &BackupOptions,
+    doubts: &mut Doubts,
+    monitor: &dyn Monitor,
+) -> Result<Option<BackupReport>> {
     let started = Instant::now();
     let refreshed = repo.refresh()?;
     refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
     let source_ref = source_of(source, options);
     let parent = refreshed.snapshots.iter().rev().find(|(_, s)| s.source.id == source_ref.id && s.flags.is_empty());
-    let session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
-    let inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
+    let mut session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
+    let is_careful = doubts.tell(&mut session, parent.map(|(_, record)| record))?;
+    let mut inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
+    if is_careful {
+        // What is not read cannot be stored anew.
+        inherited.known.clear();
+    }
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());
@@ -109,8 +136,15 @@ fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, m
     intake.store_set_aside()?;
     let listing = intake.store_listing(&entries, inherited.listing)?;
     let keepers = intake.into_keepers();
+    if doubts.have_grown(&session, options.now_ns, monitor)? {
+        return Ok(None);
+    }
+    let healed_chunks = session.healed_chunks();
     let source_id = source_ref.id;
-    let draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
+    let mut draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
+    if matches!(draft.source.kind, SourceKind::Postgres | SourceKind::Command) {
+        draft.flags.extend(shrunk(&entries, &inherited));
+    }
     monitor.phase("committing", None);
     let committed = session.commit(draft)?;
     if committed.record.flags.is_empty() {
@@ -118,7 +152,13 @@ fn try_backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, m
         repo.drop_features(source_id, entries.into_iter().map(|entry| entry.name));
     }
     remember_stamps(repo, &committed.record, committed.id, report.stamps, monitor);
-    Ok(BackupReport { id: committed.id, record: committed.record, skipped: report.skipped, capture_us, unchanged_streams })
+    if healed_chunks > 0 {
+        monitor.warn(&format!(
+            "{healed_chunks} chunks were stored anew, as their stored copies are damaged or gone; `icecore repair` mends the rest"
+        ));
+    }
+    let (id, record, skipped) = (committed.id, committed.record, report.skipped);
+    Ok(Some(BackupReport { id, record, skipped, capture_us, unchanged_streams, healed_chunks }))
 }
 
 /// What the parent snapshot gives a new one.
@@ -187,14 +227,15 @@ impl<'a> Intake<'a> {
             Body::Pages(pages) => {
                 let chunk_len = page_chunk_len(session.repository().config().page_chunk_len, pages.page_size());
                 let old = inherited.old_streams(&stream.name);
-                let mut sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, parent.as_ref())?;
-                let spool = self.spool.as_ref().map(|spool| (spool, self.sinks.len()));
-                let job = pages::Job { session, chunk_len, parent, monitor, sink: &sink, spool };
-                let root = job.store(&*pages)?;
-                if self.spool.is_none() {
-                    sink.finish()?;
-                }
+                let sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, parent.as_ref())?;
+                let own = Spool::in_memory(SPOOL_MEMORY);
+                let spool = self.spool.as_ref().unwrap_or(&own);
+                let root =
+                    pages::Job { session, chunk_len, parent, monitor, sink: &sink, spool, sink_number: self.sinks.len() }.store(&*pages)?;
                 self.keep(sink, root);
+                if self.spool.is_none() {
+                    self.store_aside(&own)?;
+                }
                 root
             }
             Body::Bytes(input) => {
@@ -232,10 +273,11 @@ impl<'a> Intake<'a> {
     }
 
     fn store_set_aside(&mut self) -> Result<()> {
-        match self.spool.take() {
-            Some(spool) => pages::store_set_aside(self.make.session, &spool, &self.sinks, self.make.monitor)?,
-            None => return Ok(()),
-        }
+        self.spool.take().map_or(Ok(()), |spool| self.store_aside(&spool))
+    }
+
+    fn store_aside(&mut self, spool: &Spool<SetAside>) -> Result<()> {
+        pages::store_set_aside(self.make.session, spool, &self.sinks, self.make.monitor)?;
         self.sinks.iter_mut().try_for_each(Sink::finish)
     }
 
@@ -266,7 +308,10 @@ pub fn source_of(source: &dyn Source, options: &BackupOptions) -> SourceRef {
         Some(name) => part(name.as_bytes()),
         None => {
             part(description.kind.word().as_bytes());
-            part(options.host.as_bytes());
+            // A server's databases are the same from whatever machine they are dumped.
+            if description.kind != SourceKind::Postgres {
+                part(options.host.as_bytes());
+            }
             description.parts.iter().for_each(|bytes| part(bytes));
         }
     }
@@ -305,6 +350,20 @@ fn draft(
         stats: SnapshotStats::default(),
         facts: report.facts.clone(),
     }
+}
+
+/// The output of a program that is much smaller than the last good one may be cut short, whatever the program says.
+fn shrunk(entries: &[StreamEntry], inherited: &Inherited) -> Vec<Flag> {
+    let now: HashMap<&[u8], u64> = entries.iter().map(|entry| (entry.name.as_slice(), entry.root.len)).collect();
+    let mut before: Vec<&StreamEntry> = inherited.entries.values().filter(|entry| entry.root.len >= SHRUNK_FROM).collect();
+    before.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let lost = before.into_iter().filter_map(|old| {
+        let len = now.get(old.name.as_slice()).copied().unwrap_or(0);
+        let name = String::from_utf8_lossy(&old.name);
+        (len < old.root.len / 2)
+            .then(|| format!("{name} has {len} bytes, after {} in the parent; if that is right: icecore mark SNAP accept", old.root.len))
+    });
+    lost.map(|detail| Flag { code: "shrunk".into(), detail }).collect()
 }
 
 /// Stamps only save work: that they cannot be kept is no failure of the backup. Those of a flagged snapshot are of no use, as it will be no parent.

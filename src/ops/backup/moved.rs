@@ -90,13 +90,13 @@ impl<'a> Moved<'a> {
     }
 
     /// Stores chunks, now where that takes little, else later.
-    pub(super) fn store(&self, writer: &mut ChunkWriter<'_>, chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
+    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
         let new: Vec<NewChunk<'_>> = chunks.iter().map(|(_, chunk)| chunk.clone()).collect();
-        for number in writer.put_close(&new)? {
+        for number in ChunkWriter::put_close(writers, &new)? {
             if let Some((offset, chunk)) = chunks.get(number)
                 && !self.set_aside(*offset, chunk)?
             {
-                writer.put(std::slice::from_ref(chunk))?;
+                ChunkWriter::put_shared(writers, std::slice::from_ref(chunk))?;
             }
         }
         Ok(())

@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, Held, NewChunk, Reference, Spool, TreeCursor, WriteSession};
+use crate::repo::{ChunkWriter, NewChunk, Reference, Spool, TreeCursor, WriteSession};
 use crate::source::PageRead;
 
 /// Bytes that a thread reads at once.
 const UNIT_BYTES: u64 = 1 << 20;
 
-/// Chunks that were set aside and are stored together.
-const SET_ASIDE_BATCH: usize = 32;
+/// Bytes of chunks that were set aside and are stored together: a frame that several of them stand on is decoded once for all.
+const SET_ASIDE_WINDOW_LEN: usize = 16 << 20;
 
 /// One page file to be stored.
 pub(super) struct Job<'a> {
@@ -27,11 +27,13 @@ pub(super) struct Job<'a> {
     pub(super) parent: Option<StreamRoot>,
     pub(super) monitor: &'a dyn Monitor,
     pub(super) sink: &'a Sink<'a>,
-    /// Takes new chunks instead of the sink, for later; and the number of the sink.
-    pub(super) spool: Option<(&'a Spool<SetAside>, usize)>,
+    /// Takes new chunks instead of the sink, for later; one without a file only those that stand in the place of another.
+    pub(super) spool: &'a Spool<SetAside>,
+    /// The number of the sink.
+    pub(super) sink_number: usize,
 }
 
-/// A chunk that was set aside while the source was held open.
+/// A chunk that was set aside until all of its stream has been read.
 pub(super) struct SetAside {
     /// Where it lies in its stream, bytes.
     pub(super) place: u64,
@@ -113,7 +115,7 @@ impl Job<'_> {
             let mut place = offset;
             for (plain, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
                 let id = keys.chunk_id(plain);
-                let inherited = predecessor == Some(id);
+                let inherited = self.session.inherits(predecessor, &id)?;
                 self.sink.keep(place, plain, inherited);
                 if !inherited && !self.set_aside(writer, place, id, plain, predecessor)? {
                     changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] }));
@@ -121,7 +123,7 @@ impl Job<'_> {
                 chunks.push((id, plain.len() as u32));
                 place += plain.len() as u64;
             }
-            self.sink.store(writer, changed)?;
+            self.sink.store(std::slice::from_mut(writer), changed)?;
             work.collector.put(unit, chunks)?;
             self.monitor.advance(len);
         }
@@ -129,8 +131,10 @@ impl Job<'_> {
 
     /// Sets a chunk aside, if that is what is done and there is room; whether it needs to be stored no more for now.
     fn set_aside(&self, writer: &ChunkWriter<'_>, place: u64, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<bool> {
-        let Some((spool, sink)) = self.spool else { return Ok(false) };
-        Ok(writer.find(&id)? || spool.put(SetAside { place, id, predecessor, sink }, plain)?)
+        if !self.spool.has_file() && predecessor.is_none() {
+            return Ok(false);
+        }
+        Ok(writer.find(&id)? || self.spool.put(SetAside { place, id, predecessor, sink: self.sink_number }, plain)?)
     }
 
     /// The chunks that stand in the place of these bytes in the parent. The parent may have been cut at other lengths; then its chunk at this
@@ -145,39 +149,38 @@ impl Job<'_> {
 
 /// Stores what was set aside.
 pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool<SetAside>, sinks: &[Sink<'_>], monitor: &dyn Monitor) -> Result<()> {
-    let chunks = Mutex::new(spool.take_all().into_iter());
-    let store = || {
-        let mut writer = session.writer()?;
-        loop {
-            let batch: Vec<(SetAside, Held)> =
-                chunks.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(SET_ASIDE_BATCH).collect();
-            if batch.is_empty() {
-                return Ok(writer.flush()?);
-            }
-            if monitor.cancelled() {
-                return Err(Error::Cancelled.into());
-            }
-            store_batch(&mut writer, spool, sinks, batch)?;
+    let mut chunks = spool.take_all();
+    if chunks.is_empty() {
+        return Ok(());
+    }
+    // The threads that read have put them out of order; neighbours are often made of the same.
+    chunks.sort_by_key(|(chunk, _)| (chunk.sink, chunk.place));
+    let mut writers = (0..session.repository().threads()).map(|_| session.writer()).collect::<Result<Vec<_>>>()?;
+    let mut window = Vec::new();
+    let mut window_bytes = 0;
+    for (chunk, held) in chunks {
+        let plain = spool.read(held)?;
+        if window_bytes + plain.len() > SET_ASIDE_WINDOW_LEN {
+            store_window(&mut writers, sinks, &std::mem::take(&mut window), monitor)?;
+            window_bytes = 0;
         }
-    };
-    let results = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..session.repository().threads()).map(|_| scope.spawn(store)).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Failure::Session(Error::Poisoned)))).collect()
-    });
-    first_failure(results).map_err(Failure::into_error)
+        window_bytes += plain.len();
+        window.push((chunk, plain));
+    }
+    store_window(&mut writers, sinks, &window, monitor)?;
+    writers.iter_mut().try_for_each(ChunkWriter::flush)
 }
 
-fn store_batch(writer: &mut ChunkWriter<'_>, spool: &Spool<SetAside>, sinks: &[Sink<'_>], batch: Vec<(SetAside, Held)>) -> Result<()> {
-    let mut read = Vec::with_capacity(batch.len());
-    for (chunk, held) in batch {
-        read.push((chunk, spool.read(held)?));
-    }
-    for of_one_sink in read.chunk_by(|(one, _), (other, _)| one.sink == other.sink) {
+fn store_window(writers: &mut [ChunkWriter<'_>], sinks: &[Sink<'_>], window: &[(SetAside, Vec<u8>)], monitor: &dyn Monitor) -> Result<()> {
+    for of_one_sink in window.chunk_by(|(one, _), (other, _)| one.sink == other.sink) {
+        if monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
         let sink = of_one_sink.first().and_then(|(chunk, _)| sinks.get(chunk.sink)).ok_or(Error::Poisoned)?;
         let chunks = of_one_sink
             .iter()
             .map(|(chunk, plain)| (chunk.place, NewChunk { id: chunk.id, plain, references: vec![Reference::to(chunk.predecessor)] }));
-        sink.store(writer, chunks.collect())?;
+        sink.store(writers, chunks.collect())?;
     }
     Ok(())
 }

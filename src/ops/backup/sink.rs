@@ -62,11 +62,11 @@ impl Sink<'_> {
         keeper.put(first / PIECE_LEN as u64, &features);
     }
 
-    /// Stores chunks, each with its place in the stream.
-    pub(super) fn store(&self, writer: &mut ChunkWriter<'_>, chunks: Vec<(u64, NewChunk<'_>)>) -> Result<()> {
+    /// Stores chunks, each with its place in the stream; the work is shared among the writers.
+    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: Vec<(u64, NewChunk<'_>)>) -> Result<()> {
         match &self.moved {
-            Some(moved) => moved.store(writer, &chunks),
-            None => writer.put(&chunks.into_iter().map(|(_, chunk)| chunk).collect::<Vec<_>>()),
+            Some(moved) => moved.store(writers, &chunks),
+            None => ChunkWriter::put_shared(writers, &chunks.into_iter().map(|(_, chunk)| chunk).collect::<Vec<_>>()),
         }
     }
 

@@ -122,7 +122,9 @@ fn read_section(
             Error::NotFound { .. } => drop(gone.insert(id)),
             error => {
                 bad.insert(id);
-                found.report.damage("pack", error)?;
+                found.bad.packs.insert(id);
+                let code = if repo.healed_pack(&id)?.is_some() { "pack-healable" } else { "pack" };
+                found.report.damage(code, error)?;
             }
         }
     }
@@ -192,7 +194,7 @@ fn read_window(reader: &Reader, copies: &[(usize, StoredCopy)], found: &mut Foun
     let mut damage: HashMap<PackId, Vec<Error>> = HashMap::new();
     for (_, copy) in failed.into_iter().filter_map(|number| copies.get(number)) {
         // One by one another way may be found, or what is wrong is named.
-        match reader.copy(copy) {
+        match reader.copy(copy).or_else(|error| if error.is_damage() { reader.healed_copy(copy) } else { Err(error) }) {
             Ok(_) => continue,
             Err(error) if error.is_damage() => {
                 // One whose bases are gone may be what a prune has left in a pack that is needed for others: if a snapshot needs it, the snapshot says so.

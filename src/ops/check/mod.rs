@@ -10,13 +10,16 @@ mod subset;
 pub(crate) mod threads;
 
 use crate::error::{Error, Result};
+use crate::format::snapshot::SnapshotRecord;
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
 use crate::repo::Repository;
 
 pub(crate) use data::hash_pack;
 pub use marks::{CheckMarks, mark_found};
-pub(crate) use records::check_replicas;
+pub(crate) use packs::BadCopies;
+pub(crate) use records::{check_replicas, check_snapshots, healable};
+pub(crate) use streams::check_streams;
 pub use subset::Subset;
 
 /// How thoroughly to check.
@@ -43,7 +46,7 @@ impl CheckOptions<'_> {
 }
 
 /// The codes of findings, each with what it says. They never change their meaning; there may be more.
-pub const CODES: [(&str, &str); 11] = [
+pub const CODES: [(&str, &str); 13] = [
     ("config-copy", "a copy of the configuration is missing, damaged or differs from the other one"),
     ("key-copy", "the same of a key record"),
     ("snapshot", "a snapshot record is damaged: the snapshot is lost"),
@@ -53,6 +56,8 @@ pub const CODES: [(&str, &str); 11] = [
     ("tombstone", "what prune has written before it deletes a pack is damaged (scrub only); its name still counts"),
     ("log", "an entry of the journal is damaged"),
     ("pack", "a pack is not what was written: its bytes, its table or its length"),
+    ("pack-healable", "the same of a pack that heals with its parity: nothing is lost"),
+    ("record-healable", "a snapshot record, mark, forgotten record or tombstone is damaged, and its second copy serves: nothing is lost"),
     ("chunk", "a stored copy of a chunk cannot be read; the object is its pack"),
     ("stream", "a stream of a snapshot cannot be given back whole"),
 ];
@@ -157,6 +162,19 @@ impl CheckReport {
 /// # Errors
 /// Only what keeps it from checking at all; damage is in the report.
 pub fn check(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monitor) -> Result<CheckReport> {
+    Ok(survey(repo, options, monitor)?.report)
+}
+
+/// What a repair wants to know of a check.
+pub(crate) struct Survey {
+    pub(crate) report: CheckReport,
+    /// The snapshots that can be read.
+    pub(crate) snapshots: Vec<(SnapshotId, SnapshotRecord)>,
+    pub(crate) bad: BadCopies,
+}
+
+/// [`check`], with what it found besides its report.
+pub(crate) fn survey(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monitor) -> Result<Survey> {
     let mut report = CheckReport::default();
     monitor.phase("checking records", None);
     records::check_replicas(repo.backend(), &mut report)?;
@@ -164,7 +182,8 @@ pub fn check(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monito
     records::check_marks(repo, &mut report)?;
     let bad = packs::check_packs(repo, options, monitor, &mut report)?;
     streams::check_streams(repo, &snapshots, &bad, monitor, &mut report)?;
+    records::check_healed(repo, &mut report)?;
     report.touched.sort();
     report.touched.dedup();
-    Ok(report)
+    Ok(Survey { report, snapshots, bad })
 }

@@ -24,15 +24,17 @@ const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
 /// Copies of chunks that cannot be used.
 #[derive(Default)]
-pub(super) struct BadCopies {
+pub(crate) struct BadCopies {
     /// Those that nobody else can find or that lack a base; deltas of them lack one too.
-    pub(super) lost: HashSet<CopyPlace>,
+    pub(crate) lost: HashSet<CopyPlace>,
     /// Those that were read and are damaged. Deltas of them were read as well: one that does not need the damaged bytes is whole.
-    pub(super) damaged: HashSet<CopyPlace>,
+    pub(crate) damaged: HashSet<CopyPlace>,
+    /// Packs that are listed and whose bytes, or tables, are not what was written.
+    pub(crate) packs: HashSet<PackId>,
 }
 
 impl BadCopies {
-    pub(super) fn contains(&self, place: &CopyPlace) -> bool {
+    pub(crate) fn contains(&self, place: &CopyPlace) -> bool {
         self.lost.contains(place) || self.damaged.contains(place)
     }
 }
@@ -79,8 +81,6 @@ pub(super) fn check_packs(
     monitor: &dyn Monitor,
     report: &mut CheckReport,
 ) -> Result<BadCopies> {
-    // What cannot be read is found again below, pack by pack.
-    repo.list_all_packs()?;
     let mut packs: Vec<Chosen> = Vec::new();
     for info in repo.backend().list(ObjectKind::Pack)? {
         let info = info?;
@@ -88,6 +88,9 @@ pub(super) fn check_packs(
             packs.push((id, info.size));
         }
     }
+    // After that listing, so that the catalog knows all of it: packs that a backup adds meanwhile are for the next check. What cannot be read is found
+    // again below, pack by pack.
+    repo.list_all_packs()?;
     packs.sort_unstable();
     packs.dedup();
     report.packs = packs.len() as u64;
@@ -162,8 +165,10 @@ fn check_tables(
         found.bad.lost.extend(result.lost);
         if !result.is_usable {
             unusable.insert(id);
+            found.bad.packs.extend(result.damage.is_some().then_some(id));
         }
-        result.damage.map_or(Ok(()), |error| found.report.damage("pack", error))?;
+        let code = if result.is_healable { "pack-healable" } else { "pack" };
+        result.damage.map_or(Ok(()), |error| found.report.damage(code, error))?;
     }
     Ok(unusable)
 }
@@ -173,6 +178,8 @@ fn check_tables(
 struct TableResult {
     damage: Option<Error>,
     is_usable: bool,
+    /// Its table cannot be used as it is stored, but the pack can be healed.
+    is_healable: bool,
     lost: Vec<CopyPlace>,
     chunks: u64,
 }
@@ -193,7 +200,10 @@ fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Resul
             result.lost = copies.iter().map(StoredCopy::place).collect();
             return Ok(result);
         }
-        Err(error) if is_finding(&error) => result.damage = Some(error),
+        Err(error) if is_finding(&error) => {
+            result.damage = Some(error);
+            result.is_healable = healed_table(repo, id)?.is_some_and(|healed| known.as_ref() == Some(&healed));
+        }
         Err(error) => return Err(error),
         Ok(_) if !table_matches => {
             result.damage = Some(Error::corrupt(ObjectKey::Pack(id).to_string(), "the local catalog had another table for it"));
@@ -201,12 +211,19 @@ fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Resul
         Ok(_) => result.is_usable = true,
     }
     result.chunks = copies.len() as u64;
-    result.lost = match (result.is_usable, is_read) {
+    result.lost = match (result.is_usable || result.is_healable, is_read && result.is_usable) {
         (false, _) => copies.iter().map(StoredCopy::place).collect(),
         (true, true) => Vec::new(),
         (true, false) => lacking_bases(repo, &copies, &|_| true)?,
     };
     Ok(result)
+}
+
+/// The table of a damaged pack, as it was before; `None` if it cannot be healed.
+fn healed_table(repo: &Repository, id: PackId) -> Result<Option<Vec<u8>>> {
+    let Some(healed) = repo.healed_pack(&id)? else { return Ok(None) };
+    let table = repo.trailer_in(id, &healed).and_then(|pack| repo.table_in(&pack, &healed));
+    Ok(table.ok().map(|(bytes, _)| bytes))
 }
 
 /// The copies among these that lack a base, of the copies that count.

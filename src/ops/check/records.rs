@@ -10,7 +10,7 @@ use crate::format::config::Config;
 use crate::format::key::KeyRecord;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{KeyId, SnapshotId};
-use crate::repo::{Repository, read_record_from};
+use crate::repo::{Health, Repository, read_record_from};
 
 /// Both copies of what is stored twice must be there and decode; one bad copy is a warning, as the other serves. Gives how many pairs there are.
 pub(crate) fn check_replicas(backend: &dyn Backend, report: &mut CheckReport) -> Result<u64> {
@@ -62,7 +62,7 @@ fn check_pair(
 }
 
 /// Reads every snapshot record from the repository itself.
-pub(super) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
+pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
     let mut snapshots = Vec::new();
     for info in repo.backend().list(ObjectKind::Snapshot)? {
         let ObjectKey::Snapshot(id) = info?.key else { continue };
@@ -97,4 +97,22 @@ pub(super) fn check_marks(repo: &Repository, report: &mut CheckReport) -> Result
         }
     }
     Ok(())
+}
+
+/// Names what was healed in memory on the way, unless it is named already: it was read, and is damaged all the same.
+pub(super) fn check_healed(repo: &Repository, report: &mut CheckReport) -> Result<()> {
+    for key in repo.healed_objects() {
+        let object = key.to_string();
+        let is_named = report.findings.iter().any(|finding| finding.object == object && finding.code == healable(&key));
+        // Healed some time ago, it may have been put right since.
+        if !is_named && matches!(repo.health(&key)?, Health::Healable(_)) {
+            report.found(Severity::Damage, healable(&key), object, "its bytes are not those that were written, and can be made good");
+        }
+    }
+    Ok(())
+}
+
+/// The code for a damaged object that can be healed.
+pub(crate) fn healable(key: &ObjectKey) -> &'static str {
+    if matches!(key, ObjectKey::Pack(_)) { "pack-healable" } else { "record-healable" }
 }

@@ -19,7 +19,7 @@ const CHUNKS_AT_ONCE: usize = 8 << 10;
 const PLACES_KEPT: usize = 1024;
 
 /// Walks all trees.
-pub(super) fn check_streams(
+pub(crate) fn check_streams(
     repo: &Repository,
     snapshots: &[(SnapshotId, SnapshotRecord)],
     bad: &BadCopies,

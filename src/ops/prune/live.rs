@@ -134,6 +134,8 @@ pub(super) struct Live<'a> {
     lost: Places,
     seen_nodes: HashSet<ChunkId>,
     waiting: Vec<ChunkId>,
+    /// Whether what is missing now stops nothing.
+    is_lossy: bool,
 }
 
 impl<'a> Live<'a> {
@@ -149,6 +151,7 @@ impl<'a> Live<'a> {
             lost: Places::default(),
             seen_nodes: HashSet::new(),
             waiting: Vec::new(),
+            is_lossy: false,
         }
     }
 
@@ -180,6 +183,24 @@ impl<'a> Live<'a> {
         self.settle()
     }
 
+    /// Adds what is left of snapshots of which something is lost. After all others: what these need must be there, whoever has lost it too.
+    ///
+    /// # Errors
+    /// As [`Live::add_snapshots`], but for what is missing.
+    pub(super) fn add_lossy<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<()> {
+        self.is_lossy = true;
+        for snapshot in snapshots {
+            self.walk(&snapshot.listing, None)?;
+            self.settle()?;
+            match self.reader.listing(&snapshot.listing) {
+                Ok(entries) => entries.iter().try_for_each(|entry| self.walk(&entry.root, None))?,
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.settle()
+    }
+
     /// Adds a tree; what `before`, which has been added, has at the same places is passed over.
     fn walk(&mut self, root: &StreamRoot, before: Option<&StreamRoot>) -> Result<()> {
         let Some(top) = root.top else { return Ok(()) };
@@ -191,7 +212,10 @@ impl<'a> Live<'a> {
             }
             self.need(id)?;
             if level > 0 {
-                let node = self.node(&id, level)?;
+                let node = match self.node(&id, level) {
+                    Err(error) if error.is_damage() && self.is_lossy => continue,
+                    node => node?,
+                };
                 let old = before.map(|before| self.node(&before, level)).transpose()?;
                 let old = |number: usize| old.as_ref().and_then(|old| old.children.get(number)).map(|child| child.id);
                 open.extend(node.children.iter().enumerate().map(|(number, child)| (child.id, level - 1, old(number))));
@@ -225,7 +249,7 @@ impl<'a> Live<'a> {
             };
             if let Some(copy) = kept {
                 self.reached.insert(copy);
-            } else {
+            } else if !self.is_lossy {
                 let detail = if copies.is_empty() { "it is in no pack" } else { "no copy of it can be read from the packs that are there" };
                 return Err(self.reader.repository().lost(format!("chunk {id}"), detail));
             }

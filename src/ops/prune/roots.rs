@@ -6,6 +6,7 @@ use super::live::{Live, Marked, Needed, Trust};
 use super::plan::PruneOptions;
 use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
+use crate::format::mark::{LOST, MarkKind};
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{PackId, SnapshotId};
 use crate::progress::Monitor;
@@ -24,6 +25,8 @@ pub(super) enum Dead {
 pub(super) struct Roots {
     listed: HashSet<SnapshotId>,
     records: Vec<SnapshotRecord>,
+    /// Those of which something is lost, as a repair has stated: what is missing of them stops nothing.
+    lossy: Vec<SnapshotRecord>,
     pending: Vec<Pending>,
     /// The pending records that count.
     alive: Vec<SnapshotRecord>,
@@ -85,7 +88,12 @@ impl Roots {
         }
         let parents = refreshed.snapshots.iter().filter_map(|(_, record)| record.parent);
         must_be_forgotten(repo, known.into_iter().chain(parents).filter(|id| !listed.contains(id)))?;
-        let records: Vec<SnapshotRecord> = refreshed.snapshots.into_iter().map(|(_, record)| record).collect();
+        let is_lossy = |id: &SnapshotId| {
+            let health = refreshed.marks.get(id).and_then(|marks| marks.health());
+            health.is_some_and(|mark| mark.kind == MarkKind::Damaged && mark.code == LOST)
+        };
+        let (lossy, records): (Vec<_>, Vec<_>) = refreshed.snapshots.into_iter().partition(|(id, _)| is_lossy(id));
+        let [lossy, records] = [lossy, records].map(|of| of.into_iter().map(|(_, record)| record).collect::<Vec<SnapshotRecord>>());
         let tombstones = tombstones(repo)?;
         let (mut pending, mut alive, mut unclear) = (Vec::new(), Vec::new(), None);
         for (id, record) in waiting {
@@ -100,7 +108,7 @@ impl Roots {
             }
         }
         let unreadable = repo.list_all_packs()?;
-        Ok(Roots { listed, records, pending, alive, tombstones, unclear, unreadable })
+        Ok(Roots { listed, records, lossy, pending, alive, tombstones, unclear, unreadable })
     }
 
     /// Says what is not freed because it cannot be read.
@@ -129,6 +137,7 @@ impl Roots {
             true => Error::Stale { detail: format!("a backup that has not ended builds upon what is gone; prune again later: {error}") },
             false => error,
         })?;
+        live.add_lossy(self.lossy.iter())?;
         Ok(live.finish())
     }
 

@@ -36,7 +36,7 @@ pub struct Cost {
     pub node_bytes: u64,
     /// Tables of packs, as they are stored.
     pub table_bytes: u64,
-    /// Padding of packs.
+    /// Padding of packs, and parity.
     pub padding_bytes: u64,
     /// Whole objects that are no packs: snapshot records, keys, the configuration, marks.
     pub record_bytes: u64,

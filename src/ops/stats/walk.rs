@@ -242,7 +242,11 @@ mod tests {
     fn what_snapshots_share_is_read_once() {
         let dir = tempfile::tempdir().unwrap();
         let backend = LocalBackend::create(&dir.path().join("repo"), Arc::new(RealDisk)).unwrap();
-        Repository::init(&backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 } }).unwrap();
+        Repository::init(
+            &backend,
+            &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 },
+        )
+        .unwrap();
         let passphrase = || Err(Error::Poisoned);
         let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1 };
         let repo = Repository::open(Arc::new(backend), &options).unwrap();

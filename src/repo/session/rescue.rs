@@ -16,8 +16,15 @@ impl WriteSession {
     /// used are those that the snapshot needs, beside those returned: what is gone or marked is needed no more.
     ///
     /// # Errors
-    /// [`Error::Stale`] when a chunk is gone for good.
+    /// [`Error::Stale`] when a chunk, also one of a tree or of the listing, is gone for good.
     pub(super) fn rescue(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
+        self.walk_and_copy(snapshot).map_err(|error| match error.is_damage() {
+            true => Error::Stale { detail: format!("what this backup builds upon cannot be read any more: {error}") },
+            false => error,
+        })
+    }
+
+    fn walk_and_copy(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
         let tombstoned = list_tombstones(&self.repo)?;
         self.repo.list_all_packs()?;
         self.reader.places().forget();
@@ -33,11 +40,7 @@ impl WriteSession {
         let mut seen = HashSet::new();
         let mut visit = |id: &ChunkId, level: u8| {
             if seen.insert(*id) && !self.stands(id, &counts)? {
-                let plain = self
-                    .reader
-                    .chunk(id)
-                    .map_err(|error| Error::Stale { detail: format!("chunk {id} cannot be read any more: {error}") })?;
-                lifeboat.store_whole(*id, &plain, level > 0, 0)?;
+                lifeboat.store_whole(*id, &self.reader.chunk(id)?, level > 0, 0)?;
             }
             Ok(true)
         };

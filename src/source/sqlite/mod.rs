@@ -121,7 +121,7 @@ impl SqliteSource {
         }
         let mut checked: Vec<Database> = Vec::with_capacity(databases.len());
         for (name, given) in databases {
-            check_name(&name)?;
+            super::name::check(&name, "NAME=FILE")?;
             if checked.iter().any(|other| other.name == name) {
                 return Err(Error::InvalidArgument(format!("two databases are named {name}; give one another name: NAME=FILE")));
             }
@@ -129,14 +129,6 @@ impl SqliteSource {
         }
         Ok(Self { databases: checked, options })
     }
-}
-
-fn check_name(name: &str) -> Result<()> {
-    let bad_part = |part: &str| part.is_empty() || part == "." || part == "..";
-    if name.split('/').any(bad_part) || name.contains('\0') {
-        return Err(Error::InvalidArgument(format!("{name:?} is no name for a stream; give another one: NAME=FILE")));
-    }
-    Ok(())
 }
 
 impl Source for SqliteSource {

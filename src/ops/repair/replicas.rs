@@ -1,0 +1,47 @@
+//! What is stored twice: the copy that is whole is written over the one that is not.
+
+use std::collections::BTreeSet;
+
+use crate::backend::{ObjectKey, ObjectKind, Replica};
+use crate::error::{Error, Result};
+use crate::format::config::Config;
+use crate::format::key::KeyRecord;
+use crate::id::KeyId;
+use crate::repo::{Repository, read_record_from};
+
+/// The copies that are missing or damaged, with the bytes that they should have.
+pub(super) fn to_mend(repo: &Repository) -> Result<Vec<(ObjectKey, Vec<u8>)>> {
+    let mut mend = Vec::new();
+    let is_ours = |bytes: &[u8]| Config::decode(bytes).is_ok_and(|config| config == *repo.config());
+    mend.extend(pair(repo, &ObjectKey::Config, &is_ours)?);
+    let mut keys: BTreeSet<KeyId> = BTreeSet::new();
+    for info in repo.backend().list(ObjectKind::Key)? {
+        if let ObjectKey::Key(id, _) = info?.key {
+            keys.insert(id);
+        }
+    }
+    for id in keys {
+        mend.extend(pair(repo, &|replica| ObjectKey::Key(id, replica), &|bytes| KeyRecord::decode(bytes).is_ok())?);
+    }
+    Ok(mend)
+}
+
+/// The one of two copies that is not whole, if the other one is. Of two that are whole and differ nobody can tell which is right.
+fn pair(repo: &Repository, key: &dyn Fn(Replica) -> ObjectKey, is_whole: &dyn Fn(&[u8]) -> bool) -> Result<Option<(ObjectKey, Vec<u8>)>> {
+    let mut whole = Vec::new();
+    for replica in [Replica::First, Replica::Second] {
+        let key = key(replica);
+        whole.push(match read_record_from(repo.backend(), &key) {
+            Ok(bytes) => bytes.filter(|bytes| is_whole(bytes)),
+            // Something that is no file has the name, or the disk cannot read it.
+            Err(Error::Corrupt { .. }) => None,
+            Err(error) => return Err(error),
+        });
+    }
+    let mut whole = whole.into_iter();
+    match (whole.next().flatten(), whole.next().flatten()) {
+        (Some(bytes), None) => Ok(Some((key(Replica::Second), bytes))),
+        (None, Some(bytes)) => Ok(Some((key(Replica::First), bytes))),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,285 @@
+//! Carrying a repair out.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::backend::{ObjectKey, ObjectKind, SetAside, WriteMode};
+use crate::error::{Error, Result};
+use crate::format::pack::IdPrefix;
+use crate::format::tombstone::Tombstone;
+use crate::id::{ChunkId, PackId};
+use crate::ops::check::{CheckReport, check_snapshots};
+use crate::progress::Monitor;
+use crate::repo::catalog::PackReading;
+use crate::repo::{Health, Reader, Repacker, Repository, StoredCopy};
+
+use super::aside::{Copied, copy};
+use super::heal::Sick;
+use super::live::Cutter;
+use super::{RepairOptions, RepairReport, healable, replicas};
+
+/// How often what damaged packs are replaced by is written again because a prune marks it meanwhile.
+const ATTEMPTS: usize = 8;
+
+/// A repair that runs.
+pub(super) struct Run<'a> {
+    pub(super) repo: &'a Repository,
+    pub(super) options: &'a RepairOptions,
+    pub(super) monitor: &'a dyn Monitor,
+    pub(super) sick: Sick,
+    pub(super) report: RepairReport,
+    /// The packs that must be there and unmarked before damaged ones are deleted.
+    pub(super) relied: HashSet<PackId>,
+}
+
+impl Run<'_> {
+    pub(super) fn all(&mut self) -> Result<()> {
+        for (key, bytes) in replicas::to_mend(self.repo)? {
+            self.repo.backend().write(&key, &[&bytes], WriteMode::Replace)?;
+            self.report.copies.push(key);
+        }
+        self.heal_objects()?;
+        self.set_aside_records()?;
+        self.heal_chunks()?;
+        self.replace_packs()?;
+        self.repo.list_all_packs()?;
+        self.sick.look_again(self.repo)?;
+        self.mark_snapshots()
+    }
+
+    /// Writes what carries enough to be made good again, each in one step: whoever reads it meanwhile finds the damaged bytes or the right ones.
+    fn heal_objects(&mut self) -> Result<()> {
+        for key in healable(self.repo, &self.sick)? {
+            let Health::Healable(bytes) = self.repo.health(&key)? else { continue };
+            self.repo.backend().write(&key, &[&bytes], WriteMode::Replace)?;
+            self.report.healed.push(key);
+            if let ObjectKey::Pack(id) = key {
+                self.sick.at_fault.remove(&id);
+                let reading = PackReading { time_ns: self.options.author.now_ns, is_sound: true };
+                // Only saves backups from doubting it.
+                let _ = self.repo.catalog().put_readings(&[(id, reading)]);
+            }
+        }
+        if self.report.healed.is_empty() { Ok(()) } else { self.sick.look_again(self.repo) }
+    }
+
+    /// Heals what is missing, until nothing more is found: below a node that was healed more may be missing.
+    fn heal_chunks(&mut self) -> Result<()> {
+        loop {
+            let snapshots = check_snapshots(self.repo, &mut CheckReport::default())?;
+            let wanted = self.sick.wanted(self.repo, &snapshots, self.monitor)?;
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let mut repacker = Repacker::new(self.repo)?;
+            let from_copies = self.heal_from_copies(&wanted, &mut repacker)?;
+            let from_files = self.heal_from_files(&wanted, &from_copies, &mut repacker)?;
+            self.add_written(repacker)?;
+            self.report.from_copies += from_copies.len() as u64;
+            self.report.from_files += from_files;
+            if from_copies.is_empty() && from_files == 0 {
+                return Ok(());
+            }
+            self.sick.look_again(self.repo)?;
+        }
+    }
+
+    /// Stores whole what can be read from any copy: one that needs it as a base may find only copies of too high a level.
+    fn heal_from_copies(&self, wanted: &HashSet<IdPrefix>, repacker: &mut Repacker) -> Result<HashSet<ChunkId>> {
+        self.monitor.phase("looking for other copies", None);
+        let reader = Reader::new(self.repo);
+        let mut healed = HashSet::new();
+        for prefix in wanted {
+            for copy in self.repo.candidates(*prefix)? {
+                if healed.contains(&copy.entry.id) {
+                    continue;
+                }
+                match reader.copy(&copy) {
+                    Ok(plain) => {
+                        repacker.store_whole(copy.entry.id, &plain, copy.entry.node, copy.entry.version)?;
+                        healed.insert(copy.entry.id);
+                    }
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(healed)
+    }
+
+    fn heal_from_files(&self, wanted: &HashSet<IdPrefix>, healed: &HashSet<ChunkId>, repacker: &mut Repacker) -> Result<u64> {
+        if self.options.from.is_empty() {
+            return Ok(0);
+        }
+        self.monitor.phase("looking into the files", None);
+        let mut cutter = Cutter { repo: self.repo, monitor: self.monitor, wanted, repacker, found: healed.clone() };
+        self.options.from.iter().try_for_each(|path| cutter.look_into(path))?;
+        Ok((cutter.found.len() - healed.len()) as u64)
+    }
+
+    fn add_written(&mut self, repacker: Repacker) -> Result<()> {
+        let written = repacker.finish()?;
+        self.report.written += written.len() as u64;
+        self.report.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
+        self.relied.extend(written.iter().map(|pack| pack.id));
+        Ok(())
+    }
+
+    /// Writes what is whole in damaged packs anew, then sets these aside.
+    fn replace_packs(&mut self) -> Result<()> {
+        let mut going = BTreeSet::new();
+        self.write_anew(&HashSet::new())?;
+        for id in self.sick.at_fault.clone() {
+            if self.set_aside_pack(&id)? {
+                going.insert(id);
+            }
+        }
+        for _ in 0..ATTEMPTS {
+            if going.is_empty() {
+                return Ok(());
+            }
+            let marked = self.mark_packs(&going)?;
+            if self.relied.is_disjoint(&marked) && self.are_there()? {
+                return self.delete_packs(&going);
+            }
+            // A prune counts on the damaged packs. What it deletes is written once more; it sees the marks from now on.
+            self.relied.clear();
+            self.repo.list_all_packs()?;
+            self.write_anew(&marked)?;
+        }
+        Err(Error::Stale { detail: "prunes keep marking what damaged packs are to be replaced by; nothing was deleted".into() })
+    }
+
+    /// Writes every whole chunk of the packs at fault into new packs, but for what a copy that nobody has marked gives in the same way.
+    fn write_anew(&mut self, marked: &HashSet<PackId>) -> Result<()> {
+        if self.sick.at_fault.is_empty() {
+            return Ok(());
+        }
+        self.monitor.phase("writing packs anew", None);
+        let reader = Reader::new(self.repo);
+        let mut repacker = Repacker::new(self.repo)?;
+        for id in self.sick.at_fault.clone() {
+            let copies = self.repo.copies_in(&id)?;
+            for frame in copies.chunk_by(|one, other| one.entry.frame == other.entry.frame) {
+                if self.monitor.cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                self.write_frame(&reader, frame, marked, &mut repacker)?;
+            }
+        }
+        self.add_written(repacker)
+    }
+
+    fn write_frame(&mut self, reader: &Reader, frame: &[StoredCopy], marked: &HashSet<PackId>, repacker: &mut Repacker) -> Result<()> {
+        let mut whole = Vec::with_capacity(frame.len());
+        for copy in frame {
+            match reader.copy(copy) {
+                Ok(plain) => whole.push((copy, plain)),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut is_new = false;
+        for (copy, _) in &whole {
+            match self.twin(reader, copy, marked)? {
+                Some(pack) => drop(self.relied.insert(pack)),
+                None => is_new = true,
+            }
+        }
+        if !is_new {
+            return Ok(());
+        }
+        self.report.moved_chunks += whole.len() as u64;
+        if whole.len() == frame.len() {
+            return repacker.copy_frame(reader, frame);
+        }
+        whole.into_iter().try_for_each(|(copy, plain)| repacker.store_whole(copy.entry.id, &plain, copy.entry.node, copy.entry.version))
+    }
+
+    /// The pack of another copy that is whole and needs no other bases than this one.
+    fn twin(&self, reader: &Reader, copy: &StoredCopy, marked: &HashSet<PackId>) -> Result<Option<PackId>> {
+        for other in self.repo.copies(&copy.entry.id)? {
+            let (own, of_other) = (copy.frame(), other.frame());
+            let counts = !self.sick.at_fault.contains(&other.pack()) && !marked.contains(&other.pack());
+            let alike = of_other.level == 0 || own.level == of_other.level && own.slices == of_other.slices;
+            if counts && alike {
+                match reader.copy(&other) {
+                    Ok(_) => return Ok(Some(other.pack())),
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Copies a damaged pack to quarantine; whether it may be deleted.
+    fn set_aside_pack(&mut self, id: &PackId) -> Result<bool> {
+        let key = ObjectKey::Pack(*id);
+        match copy(self.repo, SetAside::Pack, &key, *id.as_bytes())? {
+            Copied::There(to, bytes) => {
+                // Its bytes are right after all: it needs a newer icecore, was healed meanwhile, or was written wrong by a faulty machine.
+                let is_right = blake3::hash(&bytes).as_bytes() == id.as_bytes();
+                let is_known = !matches!(
+                    self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)),
+                    Err(Error::UnsupportedFormat { .. })
+                );
+                if is_right && (!is_known || !self.has_dead(id)?) {
+                    self.repo.backend().delete(&to)?;
+                    return Ok(false);
+                }
+                self.report.set_aside.push(to);
+                Ok(true)
+            }
+            Copied::Gone => Ok(false),
+            Copied::Not(why) => {
+                self.report.left.push(why);
+                Ok(false)
+            }
+        }
+    }
+
+    fn has_dead(&self, id: &PackId) -> Result<bool> {
+        Ok(self.repo.copies_in(id)?.iter().any(|copy| self.sick.dead.contains(&copy.place())))
+    }
+
+    /// Marks the packs that go; gives everything that is marked by others.
+    fn mark_packs(&self, going: &BTreeSet<PackId>) -> Result<HashSet<PackId>> {
+        let author = &self.options.author;
+        let stored = self.repo.seal_tombstone(&Tombstone { time_ns: author.now_ns, host: author.host.clone() })?;
+        for id in going {
+            match self.repo.backend().write(&ObjectKey::Tombstone(*id), &[&stored], WriteMode::CreateNew) {
+                Ok(()) => {}
+                // One that another run, or a prune, has written is as good.
+                Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(other) => return Err(other),
+            }
+        }
+        let mut marked = HashSet::new();
+        for info in self.repo.backend().list(ObjectKind::Tombstone)? {
+            if let ObjectKey::Tombstone(id) = info?.key
+                && !going.contains(&id)
+            {
+                marked.insert(id);
+            }
+        }
+        Ok(marked)
+    }
+
+    fn are_there(&self) -> Result<bool> {
+        for id in &self.relied {
+            if self.repo.backend().stat(&ObjectKey::Pack(*id))?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The tombstones stay, as those of a prune do: a writer that began before may still look for them, and the next prune removes them.
+    fn delete_packs(&self, going: &BTreeSet<PackId>) -> Result<()> {
+        for id in going {
+            self.repo.backend().delete(&ObjectKey::Pack(*id))?;
+        }
+        let gone: Vec<PackId> = going.iter().copied().collect();
+        self.repo.on_catalog(|local| local.remove_packs(&gone))
+    }
+}

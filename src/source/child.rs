@@ -1,0 +1,195 @@
+//! A program whose output is captured while something looks at it as it flows by.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::error::{Error, Result};
+
+/// Bytes that are read at once: what a pipe holds.
+const BLOCK_LEN: usize = 64 << 10;
+/// Blocks that may wait for who stores them.
+const QUEUE: usize = 32;
+/// Bytes that are kept of the first and of the last messages of a program.
+const MESSAGES_KEPT: usize = 4 << 10;
+
+/// A running program. Dropping it ends the program.
+pub(super) struct Running<T> {
+    name: String,
+    child: Child,
+    watch: Option<JoinHandle<T>>,
+    messages: Option<JoinHandle<String>>,
+}
+
+/// What a program has left behind.
+pub(super) struct Finished<T> {
+    /// What was seen of its output.
+    pub(super) seen: T,
+    /// Its standard error, shortened in the middle if it is long.
+    pub(super) messages: String,
+}
+
+impl<T: Send + 'static> Running<T> {
+    /// Starts a program. Its output goes through `watch`, which must read it to the end, and to the reader that is returned, at the slower one's pace.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if it cannot be started.
+    pub(super) fn start(
+        name: &str,
+        mut command: Command,
+        watch: impl FnOnce(&mut Tee) -> T + Send + 'static,
+    ) -> Result<(Self, Box<dyn Read + Send>)> {
+        let failed = |e: std::io::Error| Error::source(name, format!("cannot be run: {e}"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        let (sender, receiver) = sync_channel(QUEUE);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut running = Running { name: name.to_owned(), child, watch: None, messages: None };
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        running.messages = Some(thread("messages").spawn(move || stderr.map(collect).unwrap_or_default()).map_err(failed)?);
+        let mut tee = Tee { input: stdout, sender, block: Arc::default(), at: 0 };
+        let look = move || {
+            let seen = watch(&mut tee);
+            tee.drain();
+            seen
+        };
+        running.watch = Some(thread("watch").spawn(look).map_err(failed)?);
+        Ok((running, Box::new(Output { receiver, block: Arc::default(), at: 0 })))
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`Error::Source`], with the program's messages, if it has failed.
+    pub(super) fn finish(mut self) -> Result<Finished<T>> {
+        let seen = self.watch.take().and_then(|watch| watch.join().ok());
+        let messages = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
+        let status = self.child.wait().map_err(|e| Error::source(&self.name, e))?;
+        if let Some(how) = failure(status) {
+            let said = if messages.is_empty() { String::new() } else { format!(": {}", messages.trim_end()) };
+            return Err(Error::source(&self.name, format!("{how}, so there is no snapshot{said}")));
+        }
+        match seen {
+            Some(seen) => Ok(Finished { seen, messages }),
+            None => Err(Error::source(&self.name, "its output could not be looked at")),
+        }
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        // A program that has ended already is no longer there to be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn failure(status: ExitStatus) -> Option<String> {
+    match (status.success(), status.code(), status.signal()) {
+        (true, ..) => None,
+        (_, Some(code), _) => Some(format!("failed with exit code {code}")),
+        (_, _, Some(signal)) => Some(format!("was killed by signal {signal}")),
+        _ => Some("failed".to_owned()),
+    }
+}
+
+/// All of a program's messages, the middle of long ones left out.
+fn collect(mut input: ChildStderr) -> String {
+    let (mut first, mut last, mut left_out) = (Vec::new(), Vec::new(), 0_usize);
+    let mut buffer = [0; 4096];
+    while let Ok(got) = input.read(&mut buffer) {
+        let mut piece = buffer.get(..got).unwrap_or_default();
+        if piece.is_empty() {
+            break;
+        }
+        if let Some((head, tail)) = piece.split_at_checked((MESSAGES_KEPT - first.len()).min(piece.len())) {
+            first.extend_from_slice(head);
+            piece = tail;
+        }
+        last.extend_from_slice(piece);
+        let excess = last.len().saturating_sub(MESSAGES_KEPT);
+        last.drain(..excess);
+        left_out += excess;
+    }
+    let mut text = String::from_utf8_lossy(&first).into_owned();
+    if left_out > 0 {
+        let _ = write!(text, "\n[{left_out} bytes left out]\n");
+    }
+    text.push_str(&String::from_utf8_lossy(&last));
+    text
+}
+
+/// A program's output on its way to who stores it.
+pub(super) struct Tee {
+    input: Option<ChildStdout>,
+    sender: SyncSender<Arc<Vec<u8>>>,
+    block: Arc<Vec<u8>>,
+    at: usize,
+}
+
+impl Tee {
+    /// Passes on what has not been looked at, so that the program's exit status stays its own.
+    fn drain(&mut self) {
+        self.at = self.block.len();
+        while self.fill_buf().is_ok_and(|rest| !rest.is_empty()) {
+            self.at = self.block.len();
+        }
+    }
+}
+
+impl BufRead for Tee {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if self.at >= self.block.len()
+            && let Some(input) = &mut self.input
+        {
+            let mut bytes = vec![0; BLOCK_LEN];
+            let got = input.read(&mut bytes)?;
+            bytes.truncate(got);
+            self.block = Arc::new(bytes);
+            self.at = 0;
+            // Nobody wants more: an end of the pipe that is closed tells the program.
+            let closed = got > 0 && self.sender.send(Arc::clone(&self.block)).is_err();
+            if closed {
+                self.input = None;
+                self.block = Arc::default();
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        Ok(self.block.get(self.at..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at += amount;
+    }
+}
+
+impl Read for Tee {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let got = self.fill_buf()?.read(buffer)?;
+        self.consume(got);
+        Ok(got)
+    }
+}
+
+/// The stored side.
+struct Output {
+    receiver: Receiver<Arc<Vec<u8>>>,
+    block: Arc<Vec<u8>>,
+    at: usize,
+}
+
+impl Read for Output {
+    /// The end of the output is the end here too: whether the program did well is asked of [`Running::finish`].
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.at >= self.block.len() {
+            let Ok(block) = self.receiver.recv() else { return Ok(0) };
+            (self.block, self.at) = (block, 0);
+        }
+        let got = self.block.get(self.at..).unwrap_or_default().read(buffer)?;
+        self.at += got;
+        Ok(got)
+    }
+}

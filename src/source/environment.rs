@@ -1,0 +1,51 @@
+//! What the library is told of its surroundings, since it does not look at them itself.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The surroundings, as the caller found them.
+#[derive(Clone, Default)]
+pub struct Environment {
+    /// All variables. For PostgreSQL those that begin with `PG` count as libpq counts them. Programs inherit them, but none of icecore's own.
+    pub variables: BTreeMap<OsString, OsString>,
+    /// The user that this process runs as: libpq's default for the role.
+    pub os_user: Option<String>,
+}
+
+impl Environment {
+    /// A variable as text, if it is set and not empty.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
+    }
+
+    /// A variable that names a file.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
+
+    /// A file in the user's home directory.
+    pub(super) fn in_home(&self, name: &str) -> Option<PathBuf> {
+        self.path("HOME").map(|home| home.join(name))
+    }
+
+    /// The directories of `PATH`.
+    pub(super) fn search_path(&self) -> Vec<PathBuf> {
+        self.variables.get(OsStr::new("PATH")).map(|path| std::env::split_paths(path).collect()).unwrap_or_default()
+    }
+
+    /// Gives them to a program, without what begins with `ICECORE_`: the passphrase may be there.
+    pub(super) fn give(&self, command: &mut Command) {
+        let is_ours = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("ICECORE_"));
+        command.env_clear().envs(self.variables.iter().filter(|(name, _)| !is_ours(name)));
+    }
+}
+
+/// Shows no values: some are secrets.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").field("variables", &self.variables.len()).field("os_user", &self.os_user).finish()
+    }
+}

@@ -1,0 +1,133 @@
+//! The numbers and strings of an archive, out of bytes that are not trusted: nothing is allocated by a length that was only read.
+
+use std::io::BufRead;
+
+use super::Unreadable;
+
+/// Most bytes of a string that is kept.
+pub(super) const KEPT_STRING_MAX: u64 = 64 << 10;
+
+/// Reads an archive from front to back and knows where it is.
+pub(super) struct Input<R> {
+    inner: R,
+    /// Bytes read so far.
+    pub(super) offset: u64,
+    /// Bytes of a number without its sign: 4 on every machine so far.
+    pub(super) int_len: u8,
+    /// Bytes of an offset.
+    pub(super) offset_len: u8,
+}
+
+impl<R: BufRead> Input<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Input { inner, offset: 0, int_len: 4, offset_len: 8 }
+    }
+
+    pub(super) fn malformed<T>(&self, detail: impl Into<String>) -> Result<T, Unreadable> {
+        Err(Unreadable { offset: self.offset, detail: detail.into() })
+    }
+
+    /// What can be had without waiting, at most `len` bytes; empty only at the end.
+    fn peek(&mut self, len: u64) -> Result<&[u8], Unreadable> {
+        let offset = self.offset;
+        loop {
+            match self.inner.fill_buf() {
+                Ok(_) => break,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Unreadable { offset, detail: e.to_string() }),
+            }
+        }
+        let ready = self.inner.fill_buf().map_err(|e| Unreadable { offset, detail: e.to_string() })?;
+        let len = usize::try_from(len).map_or(ready.len(), |len| len.min(ready.len()));
+        Ok(ready.get(..len).unwrap_or_default())
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.inner.consume(len);
+        self.offset += len as u64;
+    }
+
+    /// The next byte, or `None` at the end.
+    pub(super) fn byte_or_end(&mut self) -> Result<Option<u8>, Unreadable> {
+        let byte = self.peek(1)?.first().copied();
+        self.consume(usize::from(byte.is_some()));
+        Ok(byte)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, Unreadable> {
+        match self.byte_or_end()? {
+            Some(byte) => Ok(byte),
+            None => self.malformed("the archive ends too early"),
+        }
+    }
+
+    /// Hands the next `len` bytes to `take`, in pieces.
+    pub(super) fn pass(&mut self, len: u64, mut take: impl FnMut(&[u8])) -> Result<(), Unreadable> {
+        let mut left = len;
+        while left > 0 {
+            let piece = self.peek(left)?;
+            let got = piece.len();
+            if got == 0 {
+                return self.malformed("the archive ends too early");
+            }
+            take(piece);
+            self.consume(got);
+            left -= got as u64;
+        }
+        Ok(())
+    }
+
+    /// Unsigned, the lowest byte first; `len` is at most 8.
+    fn unsigned(&mut self, len: u8) -> Result<u64, Unreadable> {
+        (0..u32::from(len)).try_fold(0_u64, |value, index| Ok(value | u64::from(self.byte()?).checked_shl(8 * index).unwrap_or(0)))
+    }
+
+    /// A number: its sign, then its bytes.
+    pub(super) fn int(&mut self) -> Result<i64, Unreadable> {
+        let negative = match self.byte()? {
+            0 => false,
+            1 => true,
+            _ => return self.malformed("a number has no sign"),
+        };
+        let value = self.unsigned(self.int_len)?;
+        match i64::try_from(value) {
+            Ok(value) if negative => Ok(-value),
+            Ok(value) => Ok(value),
+            Err(_) => self.malformed("a number is too large"),
+        }
+    }
+
+    /// The length of a string, or `None` for one that is null.
+    fn string_len(&mut self) -> Result<Option<u64>, Unreadable> {
+        Ok(u64::try_from(self.int()?).ok())
+    }
+
+    /// A string that is of use.
+    pub(super) fn string(&mut self) -> Result<Option<String>, Unreadable> {
+        let Some(len) = self.string_len()? else { return Ok(None) };
+        if len > KEPT_STRING_MAX {
+            return self.malformed(format!("a name has {len} bytes"));
+        }
+        let mut bytes = Vec::new();
+        self.pass(len, |piece| bytes.extend_from_slice(piece))?;
+        // Names are in the database's encoding, which need not be UTF-8; they are only shown and compared.
+        Ok(Some(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())))
+    }
+
+    /// Goes past a string; whether there was one.
+    pub(super) fn skip_string(&mut self) -> Result<bool, Unreadable> {
+        let len = self.string_len()?;
+        self.pass(len.unwrap_or(0), |_| ())?;
+        Ok(len.is_some_and(|len| len > 0))
+    }
+
+    /// The state of a data block's place: 1 not known, 2 known, 3 there is no data; the place itself is not used.
+    pub(super) fn data_state(&mut self) -> Result<u8, Unreadable> {
+        let state = self.byte()?;
+        self.pass(u64::from(self.offset_len), |_| ())?;
+        match state {
+            1..=3 => Ok(state),
+            _ => self.malformed("an entry does not say whether it has data"),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The header and the table of contents.
+
+use std::io::BufRead;
+
+use super::input::Input;
+use super::{Archive, Entry, Unreadable};
+
+/// Versions 1.14 (PostgreSQL 12 to 15), 1.15 (16) and 1.16 (17 and 18).
+const MINOR_VERSIONS: std::ops::RangeInclusive<u8> = 14..=16;
+/// The first with the name of the compression in place of its level, and with `relkind` in entries.
+const WITH_ALGORITHM: u8 = 15;
+const WITH_RELKIND: u8 = 16;
+/// `archCustom`.
+const CUSTOM: u8 = 1;
+/// Of an entry without data.
+const NO_DATA: u8 = 3;
+/// Most bytes of names and dependencies that are kept, so that a hostile archive cannot fill the memory: some million entries.
+const KEPT_BYTES_MAX: u64 = 512 << 20;
+/// What an entry takes besides its names.
+const ENTRY_BYTES: u64 = 160;
+
+/// Reads up to the first block of data.
+pub(super) fn read<R: BufRead>(input: &mut Input<R>) -> Result<Archive, Unreadable> {
+    for expected in *b"PGDMP" {
+        if input.byte()? != expected {
+            return input.malformed("this is no archive of pg_dump's custom format");
+        }
+    }
+    let (major, minor_version, _revision) = (input.byte()?, input.byte()?, input.byte()?);
+    if major != 1 || !MINOR_VERSIONS.contains(&minor_version) {
+        return input.malformed(format!("the archive's version {major}.{minor_version} is not known"));
+    }
+    input.int_len = input.byte()?;
+    input.offset_len = input.byte()?;
+    if !(1..=8).contains(&input.int_len) || !(1..=8).contains(&input.offset_len) {
+        return input.malformed("the archive is of no machine that is known");
+    }
+    if input.byte()? != CUSTOM {
+        return input.malformed("the archive is not of the custom format");
+    }
+    let compression = if minor_version >= WITH_ALGORITHM { i64::from(input.byte()?) } else { input.int()? };
+    if compression != 0 {
+        return input.malformed("the archive is compressed; make it with pg_dump -Fc -Z0");
+    }
+    // When it was made: seconds to years, and whether it was summer time.
+    for _ in 0..7 {
+        input.int()?;
+    }
+    let mut text = || Ok(input.string()?.unwrap_or_default());
+    let (database, server_version, dump_version) = (text()?, text()?, text()?);
+    let entries = entries(input, minor_version)?;
+    Ok(Archive { minor_version, database, server_version, dump_version, entries, blocks: Vec::new(), data_offset: 0, len: 0 })
+}
+
+fn entries<R: BufRead>(input: &mut Input<R>, minor_version: u8) -> Result<Vec<Entry>, Unreadable> {
+    let count = input.int()?;
+    let mut entries = Vec::new();
+    let mut ids = std::collections::HashSet::new();
+    let mut kept = 0;
+    for _ in 0..count {
+        let entry = entry(input, minor_version)?;
+        if entry.dump_id <= 0 || !ids.insert(entry.dump_id) {
+            return input.malformed(format!("an entry has the number {}, which it cannot have", entry.dump_id));
+        }
+        let names = [entry.kind.len(), entry.schema.as_ref().map_or(0, String::len), entry.name.len(), entry.owner.len()];
+        kept += names.into_iter().sum::<usize>() as u64 + 8 * entry.dependencies.len() as u64 + ENTRY_BYTES;
+        if kept > KEPT_BYTES_MAX {
+            return input.malformed("the table of contents is too large");
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn entry<R: BufRead>(input: &mut Input<R>, minor_version: u8) -> Result<Entry, Unreadable> {
+    let dump_id = input.int()?;
+    input.int()?; // Whether pg_dump had data for it; the last field says so too.
+    input.skip_string()?; // The catalog's number,
+    input.skip_string()?; // and the object's in it.
+    let name = input.string()?.unwrap_or_default();
+    let kind = input.string()?.unwrap_or_default();
+    input.int()?; // The section.
+    input.skip_string()?; // How to make it,
+    input.skip_string()?; // and how to drop it.
+    let is_copy = input.skip_string()?;
+    let schema = input.string()?.filter(|schema| !schema.is_empty());
+    input.skip_string()?; // Its tablespace,
+    input.skip_string()?; // and its access method.
+    if minor_version >= WITH_RELKIND {
+        input.int()?;
+    }
+    let owner = input.string()?.unwrap_or_default();
+    input.skip_string()?; // WITH OIDS, which is no more.
+    let mut dependencies = Vec::new();
+    while let Some(number) = input.string()? {
+        match number.parse() {
+            Ok(number) if dependencies.len() < (KEPT_BYTES_MAX / 8) as usize => dependencies.push(number),
+            _ => return input.malformed("an entry depends on what is no number"),
+        }
+    }
+    let has_data = input.data_state()? != NO_DATA;
+    Ok(Entry { dump_id, kind, schema, name, owner, has_data, is_copy, dependencies })
+}

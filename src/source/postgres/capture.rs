@@ -1,0 +1,228 @@
+//! One capture of a database.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, Cursor};
+use std::process::Command;
+
+use super::archive::{self, Archive, Unreadable};
+use super::connect::explain;
+use super::tables::{self, Tables};
+use super::{Connection, PostgresSource, facts};
+use crate::error::{Error, Result};
+use crate::format::snapshot::EntryKind;
+use crate::source::child::{Running, Tee};
+use crate::source::{Body, Capture, CaptureReport, CapturedStream};
+
+/// The transaction that everything is read in. Nothing may end it while pg_dump takes its time.
+const BEGIN: &str = "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = 0; \
+                     BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+/// From this version on a whole transaction can time out.
+const WITH_TRANSACTION_TIMEOUT: u32 = 17_00_00;
+/// How a dump in SQL ends.
+const END_OF_DUMP: &[u8] = b"-- PostgreSQL database dump complete";
+const END_OF_CLUSTER_DUMP: &[u8] = b"-- PostgreSQL database cluster dump complete";
+/// In how many bytes at its end that must be: a `\unrestrict` with its key may come after it.
+const TAIL: usize = 512;
+
+/// The streams that are still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Schema,
+    Globals,
+    Dump,
+    Tables,
+}
+
+/// What was seen of a program's output.
+enum Seen {
+    Text { is_complete: bool },
+    Archive(Result<Archive, Unreadable>),
+}
+
+pub(super) struct PostgresCapture<'a> {
+    source: &'a PostgresSource,
+    connection: Connection,
+    /// The exported snapshot's name.
+    snapshot: String,
+    steps: VecDeque<Step>,
+    /// The program whose output was given out last.
+    running: Option<(&'static str, Running<Seen>)>,
+    tables: Tables,
+    facts: Vec<(String, String)>,
+}
+
+impl<'a> PostgresCapture<'a> {
+    pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection) -> Result<Self> {
+        let globals_only = source.options.globals_only;
+        let version = connection.version;
+        let mut start = || {
+            let client = &mut connection.client;
+            if version >= WITH_TRANSACTION_TIMEOUT {
+                client.batch_execute("SET transaction_timeout = 0")?;
+            }
+            client.batch_execute(BEGIN)?;
+            let snapshot: String = client.query_one("SELECT pg_export_snapshot()", &[])?.try_get(0)?;
+            Ok::<_, postgres::Error>((snapshot, facts::read(client, version)?))
+        };
+        let (snapshot, mut facts) = start().map_err(|e| Error::source(&source.options.conninfo.database, explain(&e)))?;
+        facts.push(("pg_dump".to_owned(), source.tools.version.clone()));
+        facts.extend(connection.system_identifier.iter().map(|id| ("system_identifier".to_owned(), id.clone())));
+        let steps = if globals_only { vec![Step::Globals] } else { vec![Step::Schema, Step::Globals, Step::Dump, Step::Tables] };
+        let tables = Tables::default();
+        Ok(PostgresCapture { source, connection, snapshot, steps: steps.into(), running: None, tables, facts })
+    }
+
+    fn dump_command(&self, arguments: &[&str]) -> Command {
+        let options = &self.source.options;
+        let mut command = self.source.tools.command("pg_dump", &options.environment, &options.conninfo);
+        command.args(arguments).arg("--no-password").arg(format!("--snapshot={}", self.snapshot)).arg(self.lock_wait());
+        command
+    }
+
+    fn lock_wait(&self) -> String {
+        // 0 would mean to wait without end.
+        format!("--lock-wait-timeout={}", self.source.options.lock_wait.as_millis().clamp(1, i32::MAX as u128))
+    }
+
+    fn globals_command(&self) -> Command {
+        let options = &self.source.options;
+        let mut command = self.source.tools.command("pg_dumpall", &options.environment, &options.conninfo);
+        // This program takes what is given here for a connection string if it looks like one, so it is given one.
+        let database = options.conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
+        command.args(["--globals-only", "--no-password"]).arg(self.lock_wait()).arg(format!("--database=dbname='{database}'"));
+        if !options.role_passwords {
+            command.arg("--no-role-passwords");
+        }
+        command
+    }
+
+    fn start(
+        &mut self,
+        name: &str,
+        program: &'static str,
+        command: Command,
+        watch: impl FnOnce(&mut Tee) -> Seen + Send + 'static,
+    ) -> Result<CapturedStream> {
+        let (running, output) = Running::start(program, command, watch)?;
+        self.running = Some((program, running));
+        Ok(stream(name, Body::Bytes(output)))
+    }
+
+    /// Waits for the program whose output was read last, and judges it.
+    fn end_program(&mut self) -> Result<()> {
+        let Some((program, running)) = self.running.take() else { return Ok(()) };
+        let finished = running.finish().map_err(|error| self.advise(program, error))?;
+        if !finished.messages.is_empty() {
+            self.facts.push((format!("{program}_messages"), finished.messages));
+        }
+        match finished.seen {
+            Seen::Text { is_complete: true } => Ok(()),
+            Seen::Text { is_complete: false } => Err(Error::source(program, "its output has no end, so there is no snapshot")),
+            Seen::Archive(Err(error)) => {
+                Err(Error::source(program, format!("its archive cannot be read, so there is no snapshot: {error}")))
+            }
+            Seen::Archive(Ok(archive)) if archive.database != self.source.options.conninfo.database => {
+                Err(Error::source(program, format!("it has dumped {}, which was not asked for", archive.database)))
+            }
+            Seen::Archive(Ok(archive)) => {
+                self.tables = Tables::of(&archive);
+                let rows: u64 = self.tables.blocks.iter().filter(|block| block.kind == "TABLE DATA").map(|block| block.rows).sum();
+                self.facts.push(("rows".to_owned(), rows.to_string()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds what helps against failures that are common.
+    fn advise(&self, program: &str, error: Error) -> Error {
+        let text = error.to_string();
+        let advice = if program == "pg_dumpall" && text.contains("pg_authid") {
+            "; this role may not read password verifiers: --no-role-passwords leaves them out"
+        } else if text.contains("row-level security") {
+            "; a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
+        } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") {
+            "; a table is locked by somebody: try later, or wait longer with --lock-wait-timeout"
+        } else {
+            ""
+        };
+        match error {
+            Error::Source { path, detail } => Error::Source { path, detail: format!("{detail}{advice}") },
+            other => other,
+        }
+    }
+}
+
+impl Capture for PostgresCapture<'_> {
+    fn total_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
+        self.end_program()?;
+        let Some(step) = self.steps.pop_front() else { return Ok(None) };
+        Ok(Some(match step {
+            Step::Schema => {
+                let command = self.dump_command(&["--schema-only"]);
+                self.start("schema.sql", "pg_dump", command, |output| text(output, END_OF_DUMP))?
+            }
+            Step::Globals => {
+                let command = self.globals_command();
+                self.start("globals.sql", "pg_dumpall", command, |output| text(output, END_OF_CLUSTER_DUMP))?
+            }
+            Step::Dump => {
+                let command = self.dump_command(&["-Fc", "-Z0"]);
+                let name = format!("{}.pgdump", stream_name(&self.source.options.conninfo.database));
+                let on_table = self.source.options.on_table.clone();
+                let watch = move |output: &mut Tee| Seen::Archive(archive::read(output, |entry| on_table(&entry.full_name())));
+                self.start(&name, "pg_dump", command, watch)?
+            }
+            Step::Tables => stream(tables::STREAM, Body::Bytes(Box::new(Cursor::new(self.tables.encode().into_bytes())))),
+        }))
+    }
+
+    fn unreadable(&mut self, error: Error) -> Result<()> {
+        // What the program has to say about it is worth more.
+        self.end_program().and(Err(error))
+    }
+
+    fn blocks_writers(&self) -> bool {
+        false
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<CaptureReport> {
+        self.end_program()?;
+        // A transaction that is lost by now may have been lost before the last program took up its snapshot.
+        let ended = self.connection.client.batch_execute("COMMIT");
+        ended.map_err(|e| Error::source(&self.source.options.conninfo.database, format!("the connection was lost: {}", explain(&e))))?;
+        Ok(CaptureReport { facts: self.facts, ..CaptureReport::default() })
+    }
+}
+
+fn stream(name: &str, body: Body) -> CapturedStream {
+    CapturedStream { name: name.as_bytes().to_vec(), kind: EntryKind::File, meta: None, body }
+}
+
+/// A database's name as a part of a stream's, which may hold no `/` and not begin with a dot.
+fn stream_name(database: &str) -> String {
+    let plain = database.replace('%', "%25").replace('/', "%2F");
+    match plain.strip_prefix('.') {
+        Some(rest) => format!("%2E{rest}"),
+        None => plain,
+    }
+}
+
+/// Looks for the line that a dump in SQL ends with.
+fn text(output: &mut Tee, end: &[u8]) -> Seen {
+    let mut tail: Vec<u8> = Vec::new();
+    while let Ok(bytes) = output.fill_buf() {
+        let got = bytes.len();
+        if got == 0 {
+            break;
+        }
+        tail.extend_from_slice(bytes.get(got.saturating_sub(TAIL)..).unwrap_or_default());
+        tail.drain(..tail.len().saturating_sub(TAIL));
+        output.consume(got);
+    }
+    let lines = tail.split(|byte| *byte == b'\n');
+    Seen::Text { is_complete: lines.into_iter().any(|line| line == end) }
+}

@@ -1,0 +1,132 @@
+//! Our own connection to a server.
+
+use postgres::config::SslMode as Tls;
+use postgres::error::SqlState;
+use postgres::{Client, Config, NoTls};
+
+use super::conninfo::{Conninfo, SslMode, Target};
+use super::tls;
+use crate::error::{Error, Result};
+
+/// A connection, with what was found out about its other end.
+pub struct Connection {
+    /// The session.
+    pub client: Client,
+    /// The settings that lead to this very server, and to no other.
+    pub conninfo: Conninfo,
+    /// `server_version_num`: 150018 is 15.18.
+    pub version: u32,
+    /// The cluster's identifier, if this role may know it.
+    pub system_identifier: Option<String>,
+}
+
+impl Connection {
+    /// Connects to the first place that answers, as libpq does: a place that refuses the password ends the search.
+    ///
+    /// # Errors
+    /// [`Error::Source`] with what each place said; it never has the password in it.
+    pub fn open(conninfo: &Conninfo) -> Result<Self> {
+        let mut said = Vec::new();
+        for target in &conninfo.targets {
+            let pinned = conninfo.pinned(target);
+            let client = match connect(&pinned, target)? {
+                Ok(client) => client,
+                Err(error) => {
+                    let is_final = error.code().is_some_and(|code| *code == SqlState::INVALID_PASSWORD);
+                    said.push(format!("{target:?}: {}", explain(&error)));
+                    match is_final {
+                        true => break,
+                        false => continue,
+                    }
+                }
+            };
+            match Self::look(client, pinned) {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(unwanted)) => said.push(format!("{target:?}: {unwanted}")),
+                Err(error) => said.push(format!("{target:?}: {}", explain(&error))),
+            }
+        }
+        Err(Error::source(&conninfo.database, format!("cannot connect: {}", said.join("; "))))
+    }
+
+    /// Whether this is a server that was asked for, and which.
+    fn look(mut client: Client, conninfo: Conninfo) -> Result<Result<Self, &'static str>, postgres::Error> {
+        let row = client.query_one(
+            "SELECT current_setting('server_version_num')::int4, pg_is_in_recovery(), \
+             current_setting('default_transaction_read_only')::bool",
+            &[],
+        )?;
+        let version = row.try_get::<_, i32>(0)?.max(0) as u32;
+        let (standby, read_only): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+        let wanted = match conninfo.attributes.as_deref() {
+            Some("read-write") => !standby && !read_only,
+            Some("read-only") => standby || read_only,
+            Some("primary") => !standby,
+            Some("standby") => standby,
+            // `prefer-standby` takes what there is.
+            _ => true,
+        };
+        if !wanted {
+            return Ok(Err("is not of the kind that target_session_attrs asks for"));
+        }
+        let system_identifier = client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]);
+        let system_identifier = match system_identifier {
+            Ok(row) => Some(row.try_get(0)?),
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Ok(Connection { client, conninfo, version, system_identifier }))
+    }
+}
+
+/// What a failure of a statement or connection means.
+pub(super) fn explain(error: &postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        let hint = answer.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
+        return format!("{}{hint}", answer.message());
+    }
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+fn connect(conninfo: &Conninfo, target: &Target) -> Result<Result<Client, postgres::Error>> {
+    let (first, second) = match conninfo.sslmode {
+        _ if target.is_socket() => (Tls::Disable, None),
+        SslMode::Disable => (Tls::Disable, None),
+        SslMode::Allow => (Tls::Disable, Some(Tls::Require)),
+        SslMode::Prefer => (Tls::Prefer, Some(Tls::Disable)),
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (Tls::Require, None),
+    };
+    if first == Tls::Disable && second.is_none() {
+        return Ok(config(conninfo, target).ssl_mode(Tls::Disable).connect(NoTls));
+    }
+    let connector = tls::connector(conninfo)?;
+    let attempt = |tls: Tls| config(conninfo, target).ssl_mode(tls).connect(connector.clone());
+    // Only what the other way may mend is tried in the other way: no connection at all, or a server that wants it otherwise.
+    let may_mend = |error: &postgres::Error| error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    Ok(match (attempt(first), second) {
+        (Err(error), Some(second)) if may_mend(&error) => attempt(second),
+        (outcome, _) => outcome,
+    })
+}
+
+fn config(conninfo: &Conninfo, target: &Target) -> Config {
+    let mut config = Config::new();
+    config.user(&conninfo.user).dbname(&conninfo.database).application_name("icecore").host(&target.host).port(target.port);
+    if let Some(address) = target.hostaddr.as_ref().and_then(|address| address.parse().ok()) {
+        config.hostaddr(address);
+    }
+    if let Some(password) = &target.password {
+        config.password(password.as_bytes());
+    }
+    if let Some(timeout) = conninfo.connect_timeout {
+        config.connect_timeout(timeout);
+    }
+    if let Some(options) = &conninfo.options {
+        config.options(options);
+    }
+    config
+}

@@ -1,0 +1,129 @@
+//! Connection strings: URIs and `key=value` settings.
+
+use super::{Values, invalid, is_known};
+use crate::error::Result;
+
+/// What a connection string says. It may be empty, or the name of a database.
+pub(super) fn parse(dsn: &str) -> Result<Values> {
+    let uri = ["postgresql://", "postgres://"].iter().find_map(|scheme| dsn.strip_prefix(scheme));
+    match uri {
+        Some(rest) => parse_uri(rest),
+        None if dsn.contains('=') => parse_settings(dsn),
+        None if dsn.is_empty() => Ok(Values::new()),
+        None => Ok(Values::from([("dbname".to_owned(), dsn.to_owned())])),
+    }
+}
+
+fn put(values: &mut Values, key: &str, value: String) -> Result<()> {
+    match (key, value.as_str()) {
+        // What JDBC calls it.
+        ("ssl", "true") => drop(values.insert("sslmode".to_owned(), "require".to_owned())),
+        _ if is_known(key) => drop(values.insert(key.to_owned(), value)),
+        _ => return invalid(format!("the connection string has a setting that is not known: {key:?}")),
+    }
+    Ok(())
+}
+
+/// `key = value`, values in single quotes where they have spaces; a backslash takes away the meaning of the next character.
+fn parse_settings(dsn: &str) -> Result<Values> {
+    let mut values = Values::new();
+    let mut rest = dsn.trim_start();
+    while !rest.is_empty() {
+        let Some((key, after)) = rest.split_once('=') else { return invalid("the connection string ends without a `=`") };
+        let key = key.trim_end();
+        if key.is_empty() || key.contains(char::is_whitespace) {
+            return invalid("the connection string has a setting without a `=`");
+        }
+        let after = after.trim_start();
+        let (value, next) = match after.strip_prefix('\'') {
+            Some(quoted) => take_value(quoted, |c| c == '\'', true)?,
+            None => take_value(after, char::is_whitespace, false)?,
+        };
+        put(&mut values, key, value)?;
+        rest = next.trim_start();
+    }
+    Ok(values)
+}
+
+/// A value up to where it ends, and what comes after that.
+fn take_value(text: &str, ends: impl Fn(char) -> bool, is_quoted: bool) -> Result<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        if ends(c) {
+            return Ok((value, text.get(at + c.len_utf8()..).unwrap_or_default()));
+        }
+        match c {
+            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
+            _ => value.push(c),
+        }
+    }
+    if is_quoted {
+        return invalid("the connection string has a quote that does not end");
+    }
+    Ok((value, ""))
+}
+
+/// `[user[:password]@][host[:port],...][/dbname][?key=value&...]`; a setting after `?` wins over the part before it.
+fn parse_uri(rest: &str) -> Result<Values> {
+    let mut values = Values::new();
+    // libpq looks for the user up to the first `/`, whatever else comes before that.
+    let (user_info, rest) = match rest.split_once('@') {
+        Some((info, after)) if !info.contains('/') => (Some(info), after),
+        _ => (None, rest),
+    };
+    let (before_query, query) = rest.split_once('?').map_or((rest, None), |(before, query)| (before, Some(query)));
+    let (hosts, database) = before_query.split_once('/').map_or((before_query, None), |(hosts, database)| (hosts, Some(database)));
+    if let Some(info) = user_info {
+        let (user, password) = info.split_once(':').map_or((info, None), |(user, password)| (user, Some(password)));
+        put(&mut values, "user", decode(user)?)?;
+        password.map_or(Ok(()), |password| put(&mut values, "password", decode(password)?))?;
+    }
+    let (mut names, mut ports) = (Vec::new(), Vec::new());
+    for place in hosts.split(',') {
+        let (host, port) = split_port(place)?;
+        names.push(decode(host)?);
+        ports.push(decode(port)?);
+    }
+    if names.iter().any(|name| !name.is_empty()) {
+        put(&mut values, "host", names.join(","))?;
+    }
+    if ports.iter().any(|port| !port.is_empty()) {
+        put(&mut values, "port", ports.join(","))?;
+    }
+    database.map_or(Ok(()), |database| put(&mut values, "dbname", decode(database)?))?;
+    for setting in query.into_iter().flat_map(|query| query.split('&')).filter(|setting| !setting.is_empty()) {
+        let Some((key, value)) = setting.split_once('=') else { return invalid("the connection URI has a setting without a `=`") };
+        put(&mut values, &decode(key)?, decode(value)?)?;
+    }
+    Ok(values)
+}
+
+/// A host, in brackets if it is an IPv6 address, and its port.
+fn split_port(place: &str) -> Result<(&str, &str)> {
+    let Some(bracketed) = place.strip_prefix('[') else { return Ok(place.split_once(':').unwrap_or((place, ""))) };
+    let Some((host, after)) = bracketed.split_once(']') else { return invalid("the connection URI has a `[` without `]`") };
+    match after.strip_prefix(':') {
+        Some(port) => Ok((host, port)),
+        None if after.is_empty() => Ok((host, "")),
+        None => invalid("the connection URI has something between `]` and the port"),
+    }
+}
+
+/// Takes percent-encoding away.
+fn decode(text: &str) -> Result<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        match (digit(rest.next()), digit(rest.next())) {
+            (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
+            _ => return invalid("the connection URI has a % that is not followed by two hexadecimal digits (of a byte that is not 0)"),
+        }
+    }
+    String::from_utf8(bytes).or_else(|_| invalid("the connection URI is not UTF-8"))
+}

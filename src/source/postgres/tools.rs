@@ -1,0 +1,95 @@
+//! PostgreSQL's own programs: which ones fit a server, and how they are run.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::conninfo::Conninfo;
+use crate::error::{Error, Result};
+use crate::source::Environment;
+
+/// Where Debian's packages put each version's programs.
+const DEBIAN_DIR: &str = "/usr/lib/postgresql";
+/// The first major version with everything that is asked of `pg_dump` here.
+const MAJOR_MIN: u32 = 13;
+/// The last major version whose archives are known.
+const MAJOR_MAX: u32 = 18;
+
+/// The programs of one installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    /// The directory that they are in.
+    pub bin: PathBuf,
+    /// What `pg_dump --version` says: `15.18`.
+    pub version: String,
+    /// Its major version.
+    pub major: u32,
+}
+
+impl Tools {
+    /// Finds programs that can dump a server of this `server_version_num`: in `bin` and nowhere else if that is given; else the first on
+    /// `PATH` or in Debian's directories that is as new as the server, taking the lowest version there.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if there are none, with what was found and what would help.
+    pub fn find(bin: Option<&Path>, environment: &Environment, server_version: u32) -> Result<Self> {
+        let server = server_version / 10_000;
+        let mut found = Vec::new();
+        for dir in places(bin, environment) {
+            let Some(tools) = Self::in_dir(&dir) else { continue };
+            if tools.major >= server.max(MAJOR_MIN) && tools.major <= MAJOR_MAX {
+                return Ok(tools);
+            }
+            found.push(format!("{} in {}", tools.version, tools.bin.display()));
+        }
+        let seen = if found.is_empty() { "none was found".to_owned() } else { format!("found only {}", found.join(", ")) };
+        let place = if bin.is_some() { "give another directory with --pg-bin" } else { "install one, or name its directory with --pg-bin" };
+        let wanted = server.max(MAJOR_MIN);
+        let detail = format!(
+            "the server is PostgreSQL {server}, so pg_dump {wanted} to {MAJOR_MAX} is needed, but {seen}; {place} \
+             (Debian and Ubuntu: postgresql-client-{wanted})"
+        );
+        Err(Error::source("pg_dump", detail))
+    }
+
+    fn in_dir(dir: &Path) -> Option<Self> {
+        let program = dir.join("pg_dump");
+        let output = Command::new(&program).arg("--version").env_clear().stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        // pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
+        let version = text.strip_prefix("pg_dump (PostgreSQL) ")?.split_whitespace().next()?.to_owned();
+        let major = version.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()?;
+        Some(Tools { bin: dir.to_path_buf(), version, major })
+    }
+
+    /// A program that will connect as `conninfo` says. What it inherits has nothing of libpq's or icecore's own variables.
+    pub fn command(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        environment.give(&mut command);
+        for name in environment.variables.keys().filter(|name| name.as_encoded_bytes().starts_with(b"PG")) {
+            command.env_remove(name);
+        }
+        command.envs(conninfo.variables()).stdin(Stdio::null());
+        // Messages are kept in records and looked at by people who speak other languages.
+        command.env("LC_MESSAGES", "C").env_remove("LC_ALL").env_remove("LANGUAGE");
+        command
+    }
+}
+
+/// Directories to look in, each once, best first.
+fn places(bin: Option<&Path>, environment: &Environment) -> Vec<PathBuf> {
+    if let Some(bin) = bin {
+        return vec![bin.to_path_buf()];
+    }
+    let mut versions: Vec<u32> = std::fs::read_dir(DEBIAN_DIR)
+        .map(|entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+        .unwrap_or_default();
+    versions.sort_unstable();
+    // Debian's /usr/bin/pg_dump is a script that chooses a version by other rules than ours.
+    let debian = versions.into_iter().map(|version| Path::new(DEBIAN_DIR).join(version.to_string()).join("bin"));
+    environment.search_path().into_iter().filter(|dir| !dir.as_os_str().is_empty() && !is_debian_script(dir)).chain(debian).collect()
+}
+
+/// Whether `pg_dump` there is the script of postgresql-client-common, which runs one of Debian's directories' programs.
+fn is_debian_script(dir: &Path) -> bool {
+    std::fs::canonicalize(dir.join("pg_dump")).is_ok_and(|path| path.file_name().is_some_and(|name| name == "pg_wrapper"))
+}

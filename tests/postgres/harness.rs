@@ -1,0 +1,12 @@
+//! That the servers are those that the tests think they are.
+
+use crate::server::on_every_version;
+
+#[test]
+fn each_version_runs() {
+    on_every_version(|server| {
+        let database = server.database();
+        assert_eq!(database.sql("SELECT current_setting('server_version_num')::int / 10000"), server.version.to_string());
+        assert!(database.pg_dump(&[]).starts_with(b"PGDMP"));
+    });
+}

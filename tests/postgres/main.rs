@@ -1,0 +1,12 @@
+//! PostgreSQL, against real servers that the tests start themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod archive;
+mod capture;
+mod conninfo;
+mod failures;
+mod harness;
+mod server;
+#[path = "../cli/support.rs"]
+#[allow(dead_code)]
+mod support;

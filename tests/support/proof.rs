@@ -1,0 +1,36 @@
+//! What the fault tests tried, counted: every run says it in one line, `scripts/proof.sh` adds the lines up.
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
+/// Cuts of the power, each at another step.
+pub const CRASH_POINTS: &str = "crash points";
+/// States of the disk after a cut that were looked at.
+pub const OUTCOMES: &str = "outcomes";
+/// Calls that failed or lied.
+pub const FAULTS: &str = "faults";
+/// Single bits that were flipped, each in another byte or another run.
+pub const FLIPS: &str = "byte flips";
+/// Objects that were cut off, each at another length.
+pub const CUTS: &str = "truncations";
+/// Other damage of whole objects.
+pub const DAMAGES: &str = "objects damaged";
+/// Processes that were killed or suspended.
+pub const KILLS: &str = "kills";
+/// Steps of histories that were compared with plain copies.
+pub const MODEL_STEPS: &str = "model steps";
+/// Orders in which the calls of several at once were made.
+pub const ORDERS: &str = "orders of calls";
+/// Inputs that were given to decoders.
+pub const INPUTS: &str = "decoder inputs";
+
+/// Prints what was tried: `proof: WHAT: 12 crash points, 48 outcomes`.
+pub fn count(what: &str, counts: &[(&str, usize)]) {
+    assert!(!what.contains(':'), "the colon ends the name");
+    let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    println!("proof: {what}: {}", counts.join(", "));
+}
+
+/// Whether the long versions are wanted: `ICECORE_PROOF=long`.
+pub fn is_long() -> bool {
+    std::env::var("ICECORE_PROOF").is_ok_and(|value| value == "long")
+}
