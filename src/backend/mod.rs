@@ -77,11 +77,13 @@ pub enum SetAside {
     Mark,
     /// [`ObjectKey::Forgotten`]
     Forgotten,
+    /// [`ObjectKey::Log`]
+    Log,
 }
 
 impl SetAside {
     /// All kinds.
-    pub const ALL: [SetAside; 4] = [SetAside::Pack, SetAside::Snapshot, SetAside::Mark, SetAside::Forgotten];
+    pub const ALL: [SetAside; 5] = [SetAside::Pack, SetAside::Snapshot, SetAside::Mark, SetAside::Forgotten, SetAside::Log];
 
     /// The word in the object's name.
     pub fn word(self) -> &'static str {
@@ -90,6 +92,7 @@ impl SetAside {
             SetAside::Snapshot => "snapshot",
             SetAside::Mark => "mark",
             SetAside::Forgotten => "forgotten",
+            SetAside::Log => "log",
         }
     }
 }

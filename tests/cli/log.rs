@@ -154,6 +154,14 @@ fn a_damaged_entry_is_named_and_the_others_are_listed() {
     place.ok(["restore", "latest", "--to", "out"]);
     place.ok(["backup", "sqlite", "a.db"]);
     place.ok(["prune"]);
+    // A repair sets it aside.
+    assert_eq!(place.run(["repair", "--dry-run"]).code, Some(4));
+    let repaired = place.json(["repair"]);
+    let [name] = repaired["quarantined"].as_array().unwrap().as_slice() else { panic!("{repaired}") };
+    assert!(name.as_str().unwrap().starts_with("quarantined log "), "{name}");
+    assert_eq!(std::fs::read(place.stored("quarantine").pop().unwrap()).unwrap(), b"damaged");
+    place.ok(["check"]);
+    assert_eq!(told(&place).last(), Some(&("check".to_owned(), "done".to_owned(), 0)));
 }
 
 /// A process that dies before its entry is written leaves none, and no damage.
