@@ -160,6 +160,7 @@ fn make_documents(place: &Place, page: &mut Page) {
     page_of(page, "forget", &["forget", "latest", "--force"]);
     page_of(page, "prune --dry-run", &["prune", "--dry-run", "--max-unused", "0"]);
     page_of(page, "prune", &["prune", "--grace", "0"]);
+    page_of(page, "backup", &["backup", "command", "--name", "words", "--", "echo", "words"]);
     page_of(page, "man", &["man", "pages"]);
     page_of(page, "log", &["log"]);
 }
@@ -194,6 +195,26 @@ fn make_damage(place: &Place, page: &mut Page) {
     page.document("Error line", serde_json::from_str(&usage.stderr).unwrap());
 }
 
+/// Damage to a snapshot record and to a part of a pack.
+fn make_repairs(page: &mut Page) {
+    let place = Place::with_repository();
+    place.ok(["backup", "sqlite", "a.db"]);
+    let snapshot = place.stored("snapshots").pop().unwrap();
+    std::fs::write(snapshot, "damaged").unwrap();
+    let pack = place.stored("packs").into_iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[100..200].fill(0xee);
+    std::fs::write(&pack, bytes).unwrap();
+    for (title, args) in [
+        ("repair --dry-run", &["repair", "--dry-run"][..]),
+        ("repair", &["repair"]),
+        ("repair", &["repair", "--from", "a.db"]),
+        ("repair --catalog", &["repair", "--catalog"]),
+    ] {
+        page.document(title, answer(&place, args));
+    }
+}
+
 #[test]
 fn every_document_is_as_the_page_says() {
     let place = Place::new();
@@ -201,9 +222,12 @@ fn every_document_is_as_the_page_says() {
     make_tree(&place);
     make_documents(&place, &mut page);
     make_damage(&place, &mut page);
+    make_repairs(&mut page);
     // All of the page was met, but for what takes the rarest of circumstances.
     let rare = ["Restored.path_hex", "Place.path_hex", "man.path_hex", "Touched.stream_hex"];
-    for (title, fields) in &page.tables {
+    // It takes a server: the tests of PostgreSQL compare it.
+    let elsewhere = ["backup postgres --all-databases", "FailedDatabase"];
+    for (title, fields) in page.tables.iter().filter(|(title, _)| !elsewhere.contains(&title.as_str())) {
         assert!(page.used.contains(title), "nothing was compared with {title}");
         for Field { name, kind, .. } in fields.iter().filter(|field| !field.name.starts_with('(')) {
             let place = format!("{title}.{name}");
