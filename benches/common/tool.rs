@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::Result;
 use super::process::{Cost, again, measure};
+use super::report::{median, ms};
 
 /// One run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -18,6 +19,8 @@ pub struct Sample {
     pub repository_bytes: u64,
     /// What the run says it took to derive the key.
     pub key_derivation_ms: Option<f64>,
+    /// The CPU time of that: what a run takes that does little else. On a busy machine it is much less than the wall time.
+    pub key_derivation_cpu_ms: Option<f64>,
     /// What the run says it took to read and hash the source.
     pub capture_ms: Option<f64>,
 }
@@ -25,6 +28,7 @@ pub struct Sample {
 /// A repository, its catalog, and the binary that works on them.
 pub struct Icecore {
     dir: PathBuf,
+    key_derivation_cpu_ms: Option<f64>,
 }
 
 impl Icecore {
@@ -42,8 +46,12 @@ impl Icecore {
     /// What `icecore init` says.
     pub fn init_with(dir: &Path, args: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let icecore = Icecore { dir: dir.to_path_buf() };
+        let mut icecore = Icecore { dir: dir.to_path_buf(), key_derivation_cpu_ms: None };
         icecore.run([&["init"], args].concat())?;
+        if !args.contains(&"--no-encryption") {
+            let mut listings = (0..3).map(|_| Ok(ms(icecore.run(["snapshots"])?.cost.cpu))).collect::<Result<Vec<_>>>()?;
+            icecore.key_derivation_cpu_ms = Some(median(&mut listings));
+        }
         Ok(icecore)
     }
 
@@ -91,6 +99,7 @@ impl Icecore {
             repository_bytes,
             stored_bytes: repository_bytes.saturating_sub(before),
             key_derivation_ms: number(&output, "key_derivation_ms"),
+            key_derivation_cpu_ms: self.key_derivation_cpu_ms,
             capture_ms: number(&output, "capture_ms"),
         })
     }

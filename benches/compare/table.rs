@@ -24,7 +24,7 @@ impl Middle {
         let key = |sample: &Sample| sample.key_derivation_ms.unwrap_or(0.0);
         Some(Middle {
             wall_ms: median(&|sample| ms(sample.cost.wall) - key(sample)),
-            cpu_ms: median(&|sample| ms(sample.cost.cpu) - key(sample)),
+            cpu_ms: median(&|sample| ms(sample.cost.cpu) - sample.key_derivation_cpu_ms.unwrap_or(0.0)),
             key_derivation_ms: median(&key),
             peak_bytes: samples.iter().map(|sample| sample.cost.peak_bytes).max()?,
         })

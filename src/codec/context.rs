@@ -34,6 +34,8 @@ impl CompressContext {
     }
 
     pub(super) fn compress(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+        #[cfg(test)]
+        let plain = &super::spoilt(plain)[..];
         // The whole prefix must stay within reach of the last byte.
         let window = (plain.len() + prefix.len()).max(1 << 10).next_power_of_two().trailing_zeros();
         self.context.set_parameter(CParameter::WindowLog(window)).map_err(failed)?;

@@ -91,3 +91,16 @@ impl Decoder {
         }
     }
 }
+
+#[cfg(test)]
+thread_local! {
+    /// Makes the encoders of this thread compress something else, as faulty memory would.
+    pub(crate) static IS_FAULTY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[cfg(test)]
+fn spoilt(plain: &[u8]) -> Vec<u8> {
+    let mut plain = plain.to_vec();
+    plain.last_mut().into_iter().filter(|_| IS_FAULTY.get()).for_each(|byte| *byte ^= 1);
+    plain
+}

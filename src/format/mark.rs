@@ -11,9 +11,6 @@ pub const MARK_LEN_MAX: usize = 64 << 10;
 /// without a key nothing else would find damage.
 pub const FORGOTTEN_CHECKSUM_LEN: usize = 32;
 
-/// The code of a Damaged mark by which a repair says that nothing is left to heal the snapshot from: what is missing of it is lost, and prune passes over it.
-pub const LOST: &str = "lost";
-
 /// One fact about a snapshot, stated after its commit. Of marks of one sort the newest wins: by time, then by id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkRecord {

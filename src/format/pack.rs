@@ -1,4 +1,5 @@
 //! Packs: a header, sealed segments, a sealed trailer that is the table of the chunks, and a footer that finds the trailer.
+//! Before the trailer there may be parity, see [`super::parity`]: nobody needs it to read a pack.
 
 mod rows;
 

@@ -11,6 +11,8 @@ use crate::format::mark::{MARK_LEN_MAX, MarkKind, MarkRecord};
 use crate::format::snapshot::{Flag, SnapshotRecord};
 use crate::id::{MarkId, SnapshotId};
 
+/// The code of a Damaged mark by which a repair says that nothing is left to heal the snapshot from: what is missing of it is lost, and prune passes over it.
+pub(crate) const LOST: &str = "lost";
 /// The flag of a snapshot that a check found damaged, where the mark has no word of its own.
 const STORED_DAMAGE: &str = "stored-damage";
 

@@ -44,6 +44,7 @@ pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
 pub use journal::LogName;
 pub use locate::{CopyPlace, StoredCopy};
 pub(crate) use locate::{FramePlace, PackTable};
+pub(crate) use marks::LOST;
 pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
 pub use private::LocalCatalog;

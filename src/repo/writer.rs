@@ -12,6 +12,8 @@ use crate::id::ChunkId;
 
 mod base;
 mod lineage;
+#[cfg(test)]
+mod tests;
 
 use base::Base;
 pub use base::{BaseSlice, Reference};

@@ -10,8 +10,11 @@ use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
 
-/// Bytes that are read at once: what a pipe holds.
+/// Bytes that are read at once.
 const BLOCK_LEN: usize = 64 << 10;
+/// Bytes that the pipe is to hold, so that the program seldom waits: what Linux allows to everybody (pipe(7), `pipe-max-size`); by itself it is 64 KiB.
+#[cfg(target_os = "linux")]
+const PIPE_LEN: usize = 1 << 20;
 /// Blocks that may wait for who stores them.
 const QUEUE: usize = 32;
 /// Bytes that are kept of the first and of the last messages of a program.
@@ -47,6 +50,11 @@ impl<T: Send + 'static> Running<T> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
         let (sender, receiver) = sync_channel(QUEUE);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        #[cfg(target_os = "linux")]
+        if let Some(stdout) = &stdout {
+            // A smaller pipe only makes the program wait more often.
+            let _ = rustix::pipe::fcntl_setpipe_size(stdout, PIPE_LEN);
+        }
         let mut running = Running { name: name.to_owned(), child, watch: None, messages: None };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         running.messages = Some(thread("messages").spawn(move || stderr.map(collect).unwrap_or_default()).map_err(failed)?);

@@ -1,10 +1,11 @@
 //! A repository with parity: whatever is damaged within the budget, everything is read as if it were not, and named.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use icecore::backend::disk::RealDisk;
-use icecore::backend::{Backend, LocalBackend, ObjectKey, ObjectKind, WriteMode};
+use icecore::backend::{Backend, LocalBackend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
 use icecore::format::mark::MarkKind;
 use icecore::id::SnapshotId;
 use icecore::ops::check::{CheckOptions, CheckReport, check};
@@ -221,4 +222,67 @@ fn a_sound_repository_is_read_as_ever() {
     step(&db, 9);
     let report = back_up(&repo, &scene.bed.path("db.sqlite"), 9);
     assert_eq!(report.record.parent, Some(scene.kept[1].0), "the history goes on");
+}
+
+/// A disk that cannot read one sector of each of these objects.
+#[derive(Debug)]
+struct BadSectors {
+    disk: LocalBackend,
+    bad: Vec<(ObjectKey, u64)>,
+}
+
+impl Backend for BadSectors {
+    fn location(&self) -> String {
+        self.disk.location()
+    }
+
+    fn list(&self, kind: ObjectKind) -> icecore::Result<Box<dyn Iterator<Item = icecore::Result<ObjectInfo>> + '_>> {
+        self.disk.list(kind)
+    }
+
+    fn stat(&self, key: &ObjectKey) -> icecore::Result<Option<u64>> {
+        self.disk.stat(key)
+    }
+
+    fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> icecore::Result<Vec<u8>> {
+        let wanted = range.clone().unwrap_or(0..u64::MAX);
+        let is_bad = |(of, sector): &(ObjectKey, u64)| of == key && wanted.start < sector + 4096 && *sector < wanted.end;
+        match self.bad.iter().any(is_bad) {
+            true => Err(icecore::Error::backend("read", key.to_string(), std::io::Error::from_raw_os_error(libc::EIO))),
+            false => self.disk.read(key, range),
+        }
+    }
+
+    fn write(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> icecore::Result<()> {
+        self.disk.write(key, parts, mode)
+    }
+
+    fn delete(&self, key: &ObjectKey) -> icecore::Result<()> {
+        self.disk.delete(key)
+    }
+
+    fn settle(&self, keys: &[ObjectKey]) -> icecore::Result<()> {
+        self.disk.settle(keys)
+    }
+}
+
+/// One bad sector in each large pack, wherever it is: all is read around it.
+#[test]
+fn bad_sectors_are_read_around() {
+    let scene = scene(true, 3000);
+    let disk = scene.backend();
+    let packs = disk.list(ObjectKind::Pack).unwrap().map(Result::unwrap);
+    let large: Vec<ObjectInfo> = packs.filter(|info| info.size > 50_000).collect();
+    assert!(!large.is_empty());
+    for (number, of_size) in [0, 1, 2, 3].into_iter().enumerate() {
+        let place = |size: u64| size * of_size / 3 / 4096 * 4096;
+        let bad = large.iter().map(|info| (info.key, place(info.size).min((info.size - 1) / 4096 * 4096))).collect();
+        let backend = Arc::new(BadSectors { disk: scene.backend(), bad });
+        let open = |cache: &str| crate::support::open_backend(backend.clone(), scene.bed.path(&format!("{cache}-{number}")), 3).unwrap();
+        let repo = open("bad");
+        scene.restores(&repo);
+        let report = read_all(&open("check"));
+        assert_eq!(codes(&report), ["pack-healable"], "{:#?}", report.findings);
+        assert_eq!((report.findings.len(), report.touched.len()), (large.len(), 0));
+    }
 }

@@ -33,6 +33,8 @@ pub enum Fate {
     Short,
     /// A listing without its first entry.
     Missing,
+    /// A listing without this entry, counted from 0.
+    Without(usize),
     /// A listing with every entry twice.
     Repeated,
     /// A listing that breaks off with an error after its first entry.
@@ -95,6 +97,7 @@ impl Backend for Hooked {
         entries.sort_by_key(|entry| entry.as_ref().ok().map(|info| info.key));
         match fate {
             Fate::Missing if !entries.is_empty() => drop(entries.remove(0)),
+            Fate::Without(number) if number < entries.len() => drop(entries.remove(number)),
             Fate::Repeated => {
                 let again: Vec<_> = entries.iter().filter_map(|entry| entry.as_ref().ok().copied()).map(Ok).collect();
                 entries.extend(again);

@@ -340,3 +340,32 @@ fn lies_cost_nothing() {
     });
     proof::count("calls lie to repair", &[(FAULTS, cases.len())]);
 }
+
+/// With parity, flipped packs and records are made good under their own names: nothing is set aside, nothing is lost.
+#[test]
+fn parity_heals_in_place() {
+    let mut world = World::bare();
+    let backend = icecore::backend::LocalBackend::create(&world.repo_dir(), Arc::new(icecore::backend::disk::RealDisk)).unwrap();
+    let passphrase = Some(zeroize::Zeroizing::new("correct horse".to_string()));
+    let init = icecore::repo::InitOptions { passphrase, cost: crate::support::CHEAP, parity_percent: 20 };
+    Repository::init(&backend, &init).unwrap();
+    for (time, state) in states().iter().take(3).enumerate() {
+        world.back_up(&world.open("cache"), state, time as i64);
+    }
+    let ids: Vec<_> = world.known.keys().copied().collect();
+    crate::support::protect(&world.open("cache"), &ids[0]);
+    let objects = Memory::load(&*world.local());
+    let cases: Vec<(ObjectKey, usize)> = objects.keys().flat_map(|key| [1, 4, 7].map(|eighth| (*key, eighth))).collect();
+    in_parallel(&cases, |(key, eighth)| {
+        let here = world.copy();
+        let before = fs::read(path(&here, key)).unwrap();
+        damage(&here, key, Action::Flip(*eighth), None);
+        let repo = here.open("cache");
+        let report = repair(&here, &repo, false);
+        assert!(report.set_aside.is_empty() && report.lost.is_empty() && report.left.is_empty(), "{report:?}");
+        assert_eq!(report.healed.len() + report.copies.len(), 1, "{report:?}");
+        assert!(fs::read(path(&here, key)).unwrap() == before);
+        settled(&here, here.local(), &here.known, "cache");
+    });
+    println!("repair: {} flips made good in place", cases.len());
+}

@@ -18,6 +18,7 @@ use icecore::source::sqlite::{SqliteOptions, SqliteSource};
 use icecore::source::{Body, PageRead, Source};
 
 #[path = "../format/golden.rs"]
+#[allow(unused_imports)]
 mod golden;
 #[path = "../format/values.rs"]
 mod values;

@@ -10,8 +10,8 @@ use icecore::format::parity::{
 fn parts_follow_each_other_and_fill_the_object() {
     let mut random = Random::new(1);
     for _ in 0..2000 {
-        let head_len = 1 + random.draw() % (1 << (5 + random.below(20)));
-        let tail_len = (random.draw() % (1 << random.below(18))) as u32;
+        let head_len = 1 + random.number() % (1 << (5 + random.below(20)));
+        let tail_len = (random.number() % (1 << random.below(18))) as u32;
         let percent = 1 + random.below(usize::from(PARITY_PERCENT_MAX)) as u8;
         let geometry = Geometry::of_pack(head_len, tail_len, percent);
         let mut at = 0;

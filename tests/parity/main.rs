@@ -18,7 +18,7 @@ impl Random {
     }
 
     /// The next number (splitmix64, <https://prng.di.unimi.it/splitmix64.c>).
-    pub fn draw(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -27,11 +27,11 @@ impl Random {
 
     /// One from 0 to before `end`.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.draw() % end as u64) as usize
+        (self.number() % end as u64) as usize
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len.div_ceil(8)).flat_map(|_| self.draw().to_le_bytes()).take(len).collect()
+        (0..len.div_ceil(8)).flat_map(|_| self.number().to_le_bytes()).take(len).collect()
     }
 }
 

@@ -6,11 +6,11 @@ use super::live::{Live, Marked, Needed, Trust};
 use super::plan::PruneOptions;
 use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::mark::{LOST, MarkKind};
+use crate::format::mark::MarkKind;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{PackId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repository};
+use crate::repo::{LOST, Reader, Repository};
 
 /// Which pending records are not counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,8 @@ struct Pending {
     id: SnapshotId,
     /// When its snapshot was taken, as its writer's clock says; `None` if it cannot be read.
     time_ns: Option<i64>,
+    /// What it needs is kept.
+    counts: bool,
 }
 
 /// A tombstone.
@@ -97,9 +99,10 @@ impl Roots {
         let tombstones = tombstones(repo)?;
         let (mut pending, mut alive, mut unclear) = (Vec::new(), Vec::new(), None);
         for (id, record) in waiting {
-            let found = Pending { id, time_ns: record.as_ref().ok().map(|record| record.time_ns) };
+            let mut found = Pending { id, time_ns: record.as_ref().ok().map(|record| record.time_ns), counts: false };
             let marked = tombstones.iter().any(|stone| stone.id == as_marked(&id) && stone.is_ripe(1, options));
             let dead = marked || dead == Dead::WouldBeMarked && options.grace_ns <= 0 && found.seems_dead(options);
+            found.counts = !dead;
             pending.push(found);
             match record {
                 Ok(record) if !dead => alive.push(record),
@@ -163,7 +166,9 @@ impl Roots {
     pub(super) fn confirm(&self, repo: &Repository) -> Result<bool> {
         let again = snapshot_ids(repo)?;
         must_be_forgotten(repo, self.listed.difference(&again).copied())?;
-        let looked_at = |id: &SnapshotId| self.listed.contains(id) || self.pending.iter().any(|pending| pending.id == *id);
+        // What a writer needs that was taken for dead was not looked at, if its snapshot is there all the same.
+        let looked_at =
+            |id: &SnapshotId| self.listed.contains(id) || self.pending.iter().any(|pending| pending.counts && pending.id == *id);
         Ok(again.iter().all(looked_at))
     }
 }

@@ -1,0 +1,59 @@
+//! What cannot be brought about from outside: an encoder that makes something else of a chunk.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::sync::Arc;
+
+use super::{NewChunk, Reference};
+use crate::backend::{Backend, LocalBackend, ObjectKind, disk::RealDisk};
+use crate::codec::IS_FAULTY;
+use crate::format::key::KdfCost;
+use crate::repo::{InitOptions, OpenOptions, Repository, SessionOptions, WriteSession};
+
+/// Puts chunks, the last one with a faulty encoder; what that gives, and how many packs there are then.
+fn put_with_a_fault(plains: &[Vec<u8>]) -> (bool, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Arc::new(LocalBackend::create(&dir.path().join("repo"), Arc::new(RealDisk)).unwrap());
+    Repository::init(&*backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 })
+        .unwrap();
+    let passphrase = || Ok(zeroize::Zeroizing::new(String::new()));
+    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1 };
+    let repo = Repository::open(backend.clone(), &options).unwrap();
+    let mut predecessor = None;
+    let mut refused = false;
+    for (number, plain) in plains.iter().enumerate() {
+        let session = WriteSession::begin(&repo, &SessionOptions::default()).unwrap();
+        let mut writer = session.writer().unwrap();
+        let id = repo.keys().chunk_id(plain);
+        IS_FAULTY.set(number + 1 == plains.len());
+        let reference = Reference { predecessor, slices: Vec::new() };
+        let result = writer.put(&[NewChunk { id, plain, references: vec![reference] }]).and_then(|()| writer.flush());
+        IS_FAULTY.set(false);
+        drop(writer);
+        refused = match result {
+            Ok(()) => session.packer().finish().is_err(),
+            Err(error) => error.is_damage() && session.guarded(|| Ok(())).is_err(),
+        };
+        repo.list_all_packs().unwrap();
+        predecessor = Some(id);
+    }
+    (refused, backend.list(ObjectKind::Pack).unwrap().count())
+}
+
+fn text(lines: std::ops::Range<u32>) -> Vec<u8> {
+    lines.flat_map(|line| format!("a line, the number {line}\n").into_bytes()).collect()
+}
+
+#[test]
+fn a_chunk_that_does_not_decode_to_itself_is_never_stored() {
+    assert_eq!(put_with_a_fault(&[text(0..500)]), (true, 0));
+}
+
+#[test]
+fn a_delta_that_does_not_decode_to_its_chunk_is_never_stored() {
+    let mut changed = text(0..500);
+    changed[5000] ^= 1;
+    changed[9000] ^= 1;
+    for changed in [changed, [text(0..100), b"something new".to_vec(), text(100..500)].concat()] {
+        assert_eq!(put_with_a_fault(&[text(0..500), changed]), (true, 1));
+    }
+}
