@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use icecore::format::parity::PARITY_PERCENT_MAX;
 
 /// What `icecore --help` ends with.
@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     Restore(RestoreArgs),
     Dump(DumpArgs),
+    Export(super::export::ExportArgs),
+    Drill(super::drill::DrillArgs),
     Check(super::check::CheckArgs),
     Scrub(super::scrub::ScrubArgs),
     Repair(super::repair::RepairArgs),
@@ -133,8 +135,26 @@ pub(crate) struct SqliteArgs {
     /// The databases; a stream's name is the file's unless given
     #[arg(value_name = "[NAME=]FILE", required = true)]
     pub(crate) files: Vec<OsString>,
+    /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
+    /// those in rollback-journal mode, whose writers wait for it
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Content::Auto)]
+    pub(crate) content: Content,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
+}
+
+/// When to sum up the tables of databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Content {
+    /// As long as it is cheap.
+    #[value(help = None)]
+    Auto,
+    /// Whatever it takes.
+    #[value(help = None)]
+    Always,
+    /// Not at all.
+    #[value(help = None)]
+    Never,
 }
 
 /// Take one snapshot of files and directories; SQLite databases among them are read as such
@@ -241,19 +261,28 @@ pub(crate) struct SnapArgs {
 /// Give a snapshot back as files; what was there is kept as NAME.pre_restore.TIMESTAMP
 #[derive(Debug, clap::Args)]
 #[command(
-    group = ArgGroup::new("where").required(true).args(["to", "streams"]),
-    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...",
-    after_help = "Examples:\n  icecore restore latest --to restored\n  icecore restore '@2026-11-23 03:15' memory.db=/var/lib/app/memory.db"
+    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...\n       \
+                      icecore restore [OPTIONS] --from-dir DIR NAME=DEST...",
+    after_help = "With --from-dir the files come from an export (see `icecore export`), and no repository is needed. If it has a checksums.txt, all files \
+                  that this names are verified before anything is touched.\n\n\
+                  Examples:\n  icecore restore latest --to restored\n  icecore restore '@2026-11-23 03:15' memory.db=/var/lib/app/memory.db\n  \
+                  icecore restore --from-dir /srv/artefacts/brain memory.db=/var/lib/app/memory.db"
 )]
 pub(crate) struct RestoreArgs {
+    /// An id or the start of one, `latest`, `latest~N` or `@TIME`
+    #[arg(value_name = "SNAP", required_unless_present = "from_dir")]
+    pub(crate) snap: Option<OsString>,
     #[command(flatten)]
-    pub(crate) snap: SnapArgs,
+    pub(crate) filter: FilterArgs,
     /// Restore these streams onto these files
     #[arg(value_name = "NAME=DEST")]
     pub(crate) streams: Vec<OsString>,
     /// Restore all streams into this directory
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "streams")]
     pub(crate) to: Option<PathBuf>,
+    /// Restore files of an export, without a repository
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "source", "tag", "host"])]
+    pub(crate) from_dir: Option<PathBuf>,
     /// Write into databases that others may have open, through SQLite
     #[arg(long, conflicts_with = "to")]
     pub(crate) live: bool,

@@ -9,10 +9,10 @@ use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::command::CommandSource;
 use icecore::source::files::{FilesOptions, FilesSource};
-use icecore::source::sqlite::{BUSY_TIMEOUT, SqliteOptions, SqliteSource};
+use icecore::source::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions, SqliteSource};
 use serde::Serialize;
 
-use super::args::{CommandArgs, FilesArgs, RecordArgs, SqliteArgs};
+use super::args::{CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::journal::{Story, journaled};
@@ -25,7 +25,8 @@ use super::{environment, names, time};
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
-    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options()?)?)))
+    let content = args.content.into();
+    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(content)?)?)))
 }
 
 /// `backup files`.
@@ -33,7 +34,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     // What icecore itself keeps is no part of what it is to keep.
     let exclude = vec![context.repository_path()?, environment::cache_dir()?];
     let make = || -> Result<Box<dyn Source>, Failure> {
-        Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options()?, exclude })?))
+        Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options(ContentWhen::Never)?, exclude })?))
     };
     run(context, &args.record, &listed(&args.paths), make)
 }
@@ -50,9 +51,19 @@ fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
     paths.into_iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-fn sqlite_options() -> Result<SqliteOptions, Failure> {
+impl From<Content> for ContentWhen {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::Auto => ContentWhen::Auto,
+            Content::Always => ContentWhen::Always,
+            Content::Never => ContentWhen::Never,
+        }
+    }
+}
+
+fn sqlite_options(content: ContentWhen) -> Result<SqliteOptions, Failure> {
     // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
-    Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now })
+    Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now, content })
 }
 
 /// What a backup did, as it is reported.

@@ -5,8 +5,10 @@ mod args;
 mod backup;
 mod check;
 mod context;
+mod drill;
 mod environment;
 mod exit;
+mod export;
 mod forget;
 mod init;
 mod journal;
@@ -74,6 +76,8 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Ls(snap) => look::ls(&context, &snap),
         Command::Stats(args) => stats::run(&context, &args),
         Command::Restore(restore) => restore::restore(&context, &restore),
+        Command::Drill(args) => drill::run(&context, &args),
+        Command::Export(args) => export::run(&context, &args),
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
         Command::Scrub(args) => scrub::run(&context, &args),

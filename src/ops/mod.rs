@@ -2,6 +2,8 @@
 
 pub mod backup;
 pub mod check;
+pub mod drill;
+pub mod export;
 pub mod forget;
 pub mod journal;
 pub mod lost;

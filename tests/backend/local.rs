@@ -299,6 +299,9 @@ impl Disk for Plain {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         if self.exclusive { RealDisk.rename_new(from, to) } else { Err(rustix::io::Errno::INVAL.into()) }
     }
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        RealDisk.exchange(one, other)
+    }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         RealDisk.remove_file(path)
     }

@@ -78,6 +78,14 @@ struct StreamEntry {
     kind: EntryKind,
     root: StreamRoot,
     meta: Option<FileMeta>,
+    tables: Vec<TableContent>,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct TableContent {
+    name: Vec<u8>,
+    rows: u64,
+    sum: Id,
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
@@ -271,6 +279,9 @@ fn listings() {
         EntryKind::HardLink(link(b"notes/\xff.txt")),
     ];
     assert_eq!(kinds, expected);
+    let database = reread!(StreamEntry, record::encode(&values::listing()[0]).unwrap());
+    let table = |name: &[u8], rows, first| TableContent { name: name.to_vec(), rows, sum: values::counted(first) };
+    assert_eq!(database.tables, [table(b"memory", 1 << 40, 0x61), table(b"sqlite_schema", 1, 0x62)]);
     let file = reread!(StreamEntry, record::encode(&values::listing()[1]).unwrap());
     assert_eq!(file.name, b"notes/\xff.txt");
     assert_eq!(file.root, StreamRoot { len: 300, levels: 0, top: Some(values::counted(0x52)) });

@@ -8,6 +8,7 @@ use icecore::format::node::{Child, Node};
 use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
 use icecore::format::snapshot::{
     EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry, StreamRoot,
+    TableContent,
 };
 use icecore::format::tombstone::Tombstone;
 use icecore::format::{Cipher, Kind, ObjectHeader};
@@ -263,9 +264,11 @@ pub fn listing() -> Vec<StreamEntry> {
     let empty = StreamRoot { len: 0, levels: 0, top: None };
     let meta = Some(FileMeta { mode: 0o4755, mtime_ns: i64::MIN, uid: 0, gid: 100_000 });
     let only = StreamRoot { len: 300, levels: 0, top: Some(ChunkId(counted(0x52))) };
-    let entry = |name: &[u8], kind, root, meta| StreamEntry { name: name.to_vec(), kind, root, meta };
+    let entry = |name: &[u8], kind, root, meta| StreamEntry { name: name.to_vec(), kind, root, meta, tables: Vec::new() };
+    let table = |name: &[u8], rows, first| TableContent { name: name.to_vec(), rows, sum: counted(first) };
+    let tables = vec![table(b"memory", 1 << 40, 0x61), table(b"sqlite_schema", 1, 0x62)];
     vec![
-        entry(b"memory.db", EntryKind::Sqlite(facts()), root(0x51), None),
+        StreamEntry { tables, ..entry(b"memory.db", EntryKind::Sqlite(facts()), root(0x51), None) },
         entry(b"notes/\xff.txt", EntryKind::File, only, meta),
         entry(b"notes", EntryKind::Directory, empty, meta),
         entry(b"link", EntryKind::Symlink(b"../elsewhere".to_vec()), empty, meta),

@@ -69,7 +69,7 @@ pub fn sqlite_source(databases: &[(&str, &Path)]) -> SqliteSource {
 /// Reads everything every time: tests change files faster than stamps allow.
 pub fn sqlite_options() -> SqliteOptions {
     let clock = || std::time::SystemTime::UNIX_EPOCH;
-    SqliteOptions { busy_timeout: std::time::Duration::from_secs(5), temp_dir: None, clock }
+    SqliteOptions { busy_timeout: std::time::Duration::from_secs(5), temp_dir: None, clock, content: Default::default() }
 }
 
 /// Backs one database up at a made-up time.

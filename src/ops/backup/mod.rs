@@ -131,7 +131,14 @@ fn try_backup(
             Err(Failure::Session(error)) => return Err(error),
         }
     }
-    let report = capture.finish()?;
+    let mut report = capture.finish()?;
+    for entry in &mut entries {
+        entry.tables.extend(report.contents.remove(&entry.name).unwrap_or_default());
+        if let Some(old) = inherited.entries.get(&entry.name).filter(|old| entry.tables.is_empty() && old.root == entry.root) {
+            // The same bytes hold the same rows.
+            entry.tables.clone_from(&old.tables);
+        }
+    }
     let capture_us = capture_started.elapsed().as_micros() as u64;
     intake.store_set_aside()?;
     let listing = intake.store_listing(&entries, inherited.listing)?;
@@ -248,7 +255,7 @@ impl<'a> Intake<'a> {
                 root
             }
         };
-        Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta: stream.meta })
+        Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta: stream.meta, tables: Vec::new() })
     }
 
     fn keep(&mut self, sink: Sink<'a>, root: StreamRoot) {
