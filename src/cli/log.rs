@@ -29,7 +29,7 @@ const PREFIX_LEN_MIN: usize = 4;
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Every backup, restore, forget, prune, repair, check, mark and drill writes an entry when it ends, also when it fails; one that is killed writes none. \
+    after_help = "Every backup, restore, export, drill, forget, prune, repair, check and mark writes an entry when it ends, also when it fails; one that is killed writes none. \
                   A prune keeps the newest 50000 entries. Times are those of the clocks of the machines.\n\n\
                   Examples:\n  icecore log\n  icecore log --since 24h\n  icecore log --snapshot 1a2b3c -n 5 --json\n  \
                   icecore log note 'restored after the disk of db-1 failed' --snapshot latest"

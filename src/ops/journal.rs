@@ -28,6 +28,8 @@ pub enum Operation {
     Backup,
     /// Streams were given back as files or into a server.
     Restore,
+    /// A snapshot was written out as flat files.
+    Export,
     /// Snapshots were dropped from the list.
     Forget,
     /// Space was freed.
@@ -46,9 +48,10 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 10] = [
         Operation::Backup,
         Operation::Restore,
+        Operation::Export,
         Operation::Forget,
         Operation::Prune,
         Operation::Repair,
@@ -63,6 +66,7 @@ impl Operation {
         match self {
             Operation::Backup => "backup",
             Operation::Restore => "restore",
+            Operation::Export => "export",
             Operation::Forget => "forget",
             Operation::Prune => "prune",
             Operation::Repair => "repair",

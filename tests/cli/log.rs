@@ -69,6 +69,39 @@ fn every_operation_tells_how_it_ended() {
     assert!(all.iter().all(|entry| entry["host"] == all[0]["host"] && entry["tool"].as_str().unwrap().starts_with("icecore ")));
 }
 
+/// An export is no proof of a restore, a drill that passes is; what needs no repository is in none.
+#[test]
+fn exports_and_drills_are_told() {
+    let place = Place::with_repository();
+    let id = place.json(["backup", "sqlite", "a.db"])["snapshot"].clone();
+    let verified = || place.json(["status"])["sources"][0]["last_verified"].clone();
+    place.ok(["export", "latest", "out"]);
+    place.run(["export", "latest~1", "out"]).failed(1, &["latest~1"]);
+    place.run(["-q", "drill", "latest", "--rto", "0"]).failed(4, &["the drill failed: rto"]);
+    assert_eq!(verified(), Value::Null);
+    place.ok(["restore", "--from-dir", "out", "a.db=b.db"]);
+    place.ok(["drill"]);
+    place.ok(["drill", "latest", "--no-mark"]);
+    assert_eq!((&verified()["by"], &verified()["snapshot"]), (&"drill".into(), &id));
+    place.run(["-q", "drill", "latest", "--check-sql", "c.db:SELECT 1"]).failed(4, &["sql"]);
+    let expected = [
+        ("backup", "done", 0),
+        ("export", "done", 0),
+        ("export", "failed", 1),
+        ("drill", "damaged", 4),
+        ("drill", "done", 0),
+        ("drill", "damaged", 4),
+    ];
+    assert_eq!(told(&place), expected.map(|(operation, outcome, code)| (operation.to_owned(), outcome.to_owned(), code)));
+    let all = entries(&place, &[]);
+    assert!(all.iter().all(|entry| entry["snapshots"] == serde_json::json!([id]) || entry["outcome"] == "failed"), "{all:?}");
+    let detail = |n: usize| all[n]["detail"].as_str().unwrap();
+    assert!(detail(1) == "to out" && detail(2).starts_with("latest~1: "), "{all:?}");
+    assert!(detail(3).contains(": the drill failed: rto: ") && detail(4).contains(" restored in "), "{all:?}");
+    std::fs::rename(place.path(".icecore"), place.path("elsewhere")).unwrap();
+    place.ok(["restore", "--from-dir", "out", "a.db=c.db"]);
+}
+
 #[test]
 fn a_flagged_backup_and_damage_are_told() {
     let place = Place::with_repository();

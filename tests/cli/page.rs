@@ -165,6 +165,32 @@ fn make_documents(place: &Place, page: &mut Page) {
     page_of(page, "log", &["log"]);
 }
 
+/// Exports of databases and of a tree, and what is restored and drilled.
+fn make_copies(place: &Place, page: &mut Page) {
+    use std::os::unix::ffi::OsStrExt;
+    place.database("a.db", 100);
+    std::fs::create_dir(place.path("tree").join(std::ffi::OsStr::from_bytes(b"dir\xff"))).unwrap();
+    for args in [&["backup", "files", "tree"][..], &["backup", "sqlite", "a.db", "--tag", "y"]] {
+        page.document("backup", answer(place, args));
+    }
+    for (title, args) in [
+        ("export", &["export", "latest", "exported"][..]),
+        ("restore", &["restore", "--from-dir", "exported", "a.db=copy.db"]),
+        ("drill", &["drill", "latest", "--rto", "1h", "--check-sql", "SELECT 1", "--report", "report.json"]),
+        ("drill", &["drill", "latest~1"]),
+        ("drill", &["drill", "latest", "--rto", "0"]),
+        ("drill", &["drill"]),
+    ] {
+        page.document(title, answer(place, args));
+    }
+    let file = |name: &str| serde_json::from_slice(&std::fs::read(place.path(name)).unwrap()).unwrap();
+    page.document("drill", file("report.json"));
+    page.document("manifest.json", file("exported/manifest.json"));
+    std::fs::write(place.path("exported/a.db"), "changed").unwrap();
+    page.document("export", answer(place, &["export", "latest~1", "exported"]));
+    page.document("manifest.json", file("exported/manifest.json"));
+}
+
 fn make_damage(place: &Place, page: &mut Page) {
     // A part of a pack first: some chunk of a stream; then all of them.
     let largest = place.stored("packs").into_iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
@@ -221,10 +247,11 @@ fn every_document_is_as_the_page_says() {
     let mut page = Page::read();
     make_tree(&place);
     make_documents(&place, &mut page);
+    make_copies(&place, &mut page);
     make_damage(&place, &mut page);
     make_repairs(&mut page);
     // All of the page was met, but for what takes the rarest of circumstances.
-    let rare = ["Restored.path_hex", "Place.path_hex", "man.path_hex", "Touched.stream_hex"];
+    let rare = ["Restored.path_hex", "Place.path_hex", "man.path_hex", "export.path_hex", "Touched.stream_hex", "TableContent.name_hex"];
     // It takes a server: the tests of PostgreSQL compare it.
     let elsewhere = ["backup postgres --all-databases", "FailedDatabase"];
     for (title, fields) in page.tables.iter().filter(|(title, _)| !elsewhere.contains(&title.as_str())) {
@@ -245,5 +272,10 @@ fn the_words_of_errors() {
     let said: BTreeSet<&str> = row.split('`').skip(3).step_by(2).collect();
     let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/exit.rs")).unwrap();
     let arms = source.lines().filter(|line| line.contains("(Exit::")).filter_map(|line| line.split('"').nth(1));
-    assert_eq!(said, arms.collect());
+    let mut words: BTreeSet<String> = arms.map(str::to_owned).collect();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        words.extend(text.split("Failure { exit: Exit::").skip(1).filter_map(|rest| Some(rest.split('"').nth(1)?.to_owned())));
+    }
+    assert_eq!(said, words.iter().map(String::as_str).collect());
 }
