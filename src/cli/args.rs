@@ -18,7 +18,7 @@ Environment:
 SNAP is an id or the start of one, `latest`, `latest~N` (the Nth before it), or `@TIME` (the newest at or before TIME).
 TIME is RFC 3339 (2026-11-23T03:15:00Z), or in the local time zone `2026-11-23 03:15`, or `2026-11-23` (its first moment).
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found; 5 overdue (status);
+Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found, or a failed drill; 5 overdue (status);
 10 no repository; 11 busy; 12 wrong passphrase; 130 interrupted; 141 the reader of `dump` closed the pipe.
 
 Example:
