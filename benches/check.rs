@@ -110,8 +110,12 @@ fn take(dir: &Path, steps: u32) -> common::Result<()> {
         if step > 0 {
             store.step(step)?;
         }
-        let sqlite =
-            SqliteOptions { busy_timeout: std::time::Duration::from_secs(5), temp_dir: None, clock: || std::time::SystemTime::UNIX_EPOCH };
+        let sqlite = SqliteOptions {
+            busy_timeout: std::time::Duration::from_secs(5),
+            temp_dir: None,
+            clock: || std::time::SystemTime::UNIX_EPOCH,
+            content: Default::default(),
+        };
         let source = SqliteSource::new(vec![("db".into(), file.clone())], sqlite)?;
         let time_ns = i64::from(step + 1) * 3_600_000_000_000;
         backup(&repo, &source, &BackupOptions { time_ns, now_ns: time_ns, host: "bench".into(), ..BackupOptions::default() }, &Silent)?;

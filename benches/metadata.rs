@@ -68,7 +68,7 @@ fn snapshot(repo: &Repository, ids: &[u64], changed: &[u64], parent: Option<Stre
         writer.put(&[NewChunk { id: id_of(repo, number), plain: &plain, references: Vec::new() }])?;
     }
     let root = tree(&session, &mut writer, ids.iter().map(|number| (id_of(repo, *number), CHUNK_LEN)), parent)?;
-    let entry = record::encode(&StreamEntry { name: b"memory.db".to_vec(), kind: EntryKind::File, root, meta: None })?;
+    let entry = record::encode(&StreamEntry { name: b"memory.db".to_vec(), kind: EntryKind::File, root, meta: None, tables: Vec::new() })?;
     let listing_id = repo.keys().chunk_id(&entry);
     writer.put(&[NewChunk { id: listing_id, plain: &entry, references: Vec::new() }])?;
     let listing = tree(&session, &mut writer, [(listing_id, entry.len() as u32)].into_iter(), None)?;

@@ -27,6 +27,10 @@ pub trait Disk: Send + Sync + Debug {
     /// call the error is [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`].
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Lets two names, of files or directories in one file system, change what they stand for, in one step. Where the system or the file
+    /// system has no such call the error is [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`].
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
+
     /// Removes a name.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
@@ -66,6 +70,11 @@ impl Disk for RealDisk {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -5,23 +5,30 @@ mod args;
 mod backup;
 mod check;
 mod context;
+mod drill;
 mod environment;
 mod exit;
+mod export;
 mod forget;
 mod init;
+mod journal;
+mod log;
 mod look;
+mod manual;
 mod mark;
 mod names;
 mod output;
 mod passphrase;
 mod postgres;
 mod progress;
+mod prometheus;
 mod prune;
 mod repair;
 mod restore;
 mod scrub;
 mod signals;
 mod stats;
+mod status;
 mod table;
 mod time;
 mod views;
@@ -69,6 +76,8 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Ls(snap) => look::ls(&context, &snap),
         Command::Stats(args) => stats::run(&context, &args),
         Command::Restore(restore) => restore::restore(&context, &restore),
+        Command::Drill(args) => drill::run(&context, &args),
+        Command::Export(args) => export::run(&context, &args),
         Command::Dump(dump) => restore::dump(&context, &dump),
         Command::Check(check) => check::run(&context, &check),
         Command::Scrub(args) => scrub::run(&context, &args),
@@ -77,6 +86,10 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Forget(args) => forget::run(&context, &args),
         Command::Protect(args) => mark::protect(&context, &args),
         Command::Mark(args) => mark::mark(&context, &args),
+        Command::Log(args) => log::run(&context, &args),
+        Command::Status(args) => status::run(&context, &args),
+        Command::Completions(args) => manual::completions(&context, &args),
+        Command::Man(args) => manual::man(&context, &args),
     }
 }
 

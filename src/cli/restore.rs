@@ -1,15 +1,18 @@
 //! `restore` and `dump`.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use icecore::Error;
 use icecore::backend::disk::RealDisk;
 use icecore::format::snapshot::SnapshotRecord;
+use icecore::ops::export::{self, FromOptions};
+use icecore::ops::journal::Operation;
 use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{self, RestoreOptions, Restored};
 use icecore::progress::Monitor;
@@ -17,21 +20,25 @@ use icecore::repo::{Reader, Repository};
 use serde::Serialize;
 
 use super::args::{DumpArgs, RestoreArgs};
-use super::context::Context;
+use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::{self, count, printable};
 use super::views::{Located, Named};
 use super::{names, time};
 
 #[derive(Serialize)]
 struct Done {
-    snapshot: String,
+    /// With --from-dir what the manifest there names.
+    snapshot: Option<String>,
     bytes: u64,
     duration_ms: f64,
     key_derivation_ms: f64,
+    /// Whether there was something to verify against; always so but with --from-dir.
+    verified: bool,
     restored: Vec<RestoredView>,
     #[serde(skip)]
-    short_id: String,
+    from: String,
 }
 
 #[derive(Serialize)]
@@ -46,26 +53,84 @@ struct RestoredView {
 
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
+    if let Some(dir) = &args.from_dir {
+        return from_dir(context, dir, args);
+    }
+    if args.to.is_none() && args.streams.is_empty() {
+        return Err(Failure::usage("say where to: --to DIR for all streams, or NAME=DEST for one of them"));
+    }
+    let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
+    journaled(context, &repo, Operation::Restore, |story| {
+        story.detail = snap.to_owned();
+        put_back(context, &repo, snap, args, story)
+    })
+}
+
+fn put_back(context: &Context<'_>, repo: &Repository, snap: &str, args: &RestoreArgs, story: &mut Story) -> Result<Exit, Failure> {
     let started = Instant::now();
     let progress = context.progress();
-    let (id, record) = context.find(&repo, &args.snap, &progress)?;
+    let (id, record) = find_in(&context.refresh(repo, &progress)?, snap, &args.filter)?.clone();
+    story.snapshots.push(id);
+    story.source = Some(record.source.id);
+    story.detail = destinations(args);
     for flag in &record.flags {
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }
-    let restored = place(&repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
+    let restored = place(repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
     repo.warn_of_healed(&progress);
     drop(progress);
     let done = Done {
-        snapshot: id.to_string(),
+        snapshot: Some(id.to_string()),
         bytes: restored.iter().map(|stream| stream.len).sum(),
         duration_ms: output::ms(started.elapsed().as_micros() as u64),
         key_derivation_ms: output::ms(repo.key_derivation().as_micros() as u64),
+        verified: true,
         restored: restored.iter().map(RestoredView::of).collect(),
-        short_id: id.short(),
+        from: format!("snapshot {}", id.short()),
     };
     context.output.report(&done, Done::text)?;
     Ok(Exit::Done)
+}
+
+/// `restore --from-dir`. What would be SNAP is the first of the files here.
+fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exit, Failure> {
+    let started = Instant::now();
+    let arguments: Vec<&OsString> = args.snap.iter().chain(&args.streams).collect();
+    if arguments.is_empty() {
+        return Err(Failure::usage("say which file goes where: NAME=DEST"));
+    }
+    let progress = context.progress();
+    let given = export::open_directory(dir, &progress)?;
+    if !given.is_verified() {
+        let why = format!("{} has no {}: its files cannot be verified, only checked by SQLite", dir.display(), export::CHECKSUMS_NAME);
+        progress.warn(&why);
+    }
+    let targets = arguments.into_iter().map(|argument| names::target(argument, |name| given.has(name))).collect::<Result<Vec<_>, _>>()?;
+    let database = DatabaseOptions { accept_damaged: args.accept_damaged, ..DatabaseOptions::default() };
+    let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
+    let restored = export::restore_given(&given, &targets, &FromOptions { database, live: args.live }, &placement)?;
+    drop(progress);
+    let named = given.snapshot().map_or_else(String::new, |id| format!(" (snapshot {})", id.chars().take(12).collect::<String>()));
+    let done = Done {
+        snapshot: given.snapshot().map(str::to_owned),
+        bytes: restored.iter().map(|stream| stream.len).sum(),
+        duration_ms: output::ms(started.elapsed().as_micros() as u64),
+        key_derivation_ms: 0.0,
+        verified: given.is_verified(),
+        restored: restored.iter().map(RestoredView::of).collect(),
+        from: format!("{}{named}", dir.display()),
+    };
+    context.output.report(&done, Done::text)?;
+    Ok(Exit::Done)
+}
+
+/// Where it goes, for the journal.
+fn destinations(args: &RestoreArgs) -> String {
+    match &args.to {
+        Some(dir) => format!("into {}", dir.display()),
+        None => args.streams.iter().map(|stream| stream.to_string_lossy()).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// A restore that did not happen; of a database that was damaged when it was captured, that is why.
@@ -133,7 +198,8 @@ impl Done {
         }
         let (streams, bytes) = (count(self.restored.len() as u64, "stream"), output::bytes(self.bytes));
         let (took, derivation) = (output::duration(self.duration_ms), output::key_derivation(self.key_derivation_ms));
-        text.push_str(&format!("restored {streams} of snapshot {}, {bytes}, verified, in {took}{derivation}\n", self.short_id));
+        let (from, verified) = (printable(&self.from), if self.verified { "verified" } else { "not verified" });
+        text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}\n"));
         text
     }
 }

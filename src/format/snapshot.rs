@@ -138,6 +138,22 @@ pub struct StreamEntry {
     pub root: StreamRoot,
     /// Mode, times, owner, where it was a file.
     pub meta: Option<FileMeta>,
+    /// Of a database what its tables held, sorted by name; empty if that was not recorded.
+    pub tables: Vec<TableContent>,
+}
+
+/// The most entries of [`StreamEntry::tables`]; of a database with more tables nothing is recorded, so that a listing stays small.
+pub const CONTENT_TABLES_MAX: usize = 1000;
+
+/// What a table held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableContent {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// How many rows.
+    pub rows: u64,
+    /// The sum of the hashes of its rows, modulo 2^256, little-endian; see [`crate::source::sqlite::content`].
+    pub sum: [u8; 32],
 }
 
 /// What an entry is.

@@ -2,7 +2,10 @@
 
 pub mod backup;
 pub mod check;
+pub mod drill;
+pub mod export;
 pub mod forget;
+pub mod journal;
 pub mod lost;
 pub mod mark;
 pub mod place;
@@ -13,3 +16,4 @@ pub mod retention;
 pub mod scrub;
 pub mod select;
 pub mod stats;
+pub mod status;

@@ -11,7 +11,7 @@ use super::lost::explained;
 use super::place::tree::Tree;
 use super::place::{DatabaseOptions, Placed, Placement};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry, StreamRoot};
+use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
 use crate::repo::{ChunkSpan, Reader, Repository, Spans, Spill};
@@ -63,6 +63,10 @@ pub fn restore_streams(
         work.push((entry, dest));
     }
     refuse_twice(work.iter().map(|(_, dest)| *dest))?;
+    if !options.live {
+        // All of them before the first is touched, so that a set of databases stays one of one time.
+        work.iter().try_for_each(|(_, dest)| placement.refuse_if_used(dest))?;
+    }
     placement.monitor.phase("restoring", Some(work.iter().map(|(entry, _)| entry.root.len).sum()));
     let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
     for (entry, dest) in work {
@@ -97,17 +101,31 @@ pub fn restore_tree(
     let listing = reader.listing(&snapshot.listing)?;
     placement.monitor.phase("restoring", Some(snapshot.logical_bytes));
     let tree = Tree::open(placement, dir)?;
+    let (restored, damaged) = fill_tree(&reader, &listing, &tree, options.database, &|entry| entry.meta, placement.monitor)?;
+    tree.finish()?;
+    damaged.or(restored)
+}
+
+/// Puts all entries of a listing into a directory, each with the attributes that `dress` gives it. Those that are damaged are left out.
+pub(super) fn fill_tree(
+    reader: &Reader,
+    listing: &[StreamEntry],
+    tree: &Tree<'_>,
+    database: DatabaseOptions,
+    dress: &dyn Fn(&StreamEntry) -> Option<FileMeta>,
+    monitor: &dyn Monitor,
+) -> Result<(Vec<Restored>, Damaged)> {
     let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
-    for entry in &listing {
-        if placement.monitor.cancelled() {
+    for entry in listing {
+        if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let fill = |file: &File| write_stream(&reader, &entry.root, file, placement.monitor);
-        let (name, len) = (entry.name.as_slice(), entry.root.len);
+        let fill = |file: &File| write_stream(reader, &entry.root, file, monitor);
+        let (name, len, meta) = (entry.name.as_slice(), entry.root.len, dress(entry));
         let placed = match &entry.kind {
-            EntryKind::Sqlite(_) => tree.database(name, len, entry.meta, &fill, options.database),
-            EntryKind::File => tree.file(name, len, entry.meta, &fill),
-            EntryKind::Directory => tree.directory(name, entry.meta).map(|path| Placed { path, kept: Vec::new() }),
+            EntryKind::Sqlite(_) => tree.database(name, len, meta, &fill, database),
+            EntryKind::File => tree.file(name, len, meta, &fill),
+            EntryKind::Directory => tree.directory(name, meta).map(|path| Placed { path, kept: Vec::new() }),
             EntryKind::Symlink(target) => tree.symlink(name, target),
             EntryKind::HardLink(other) if damaged.names.contains(other) => {
                 let detail = format!("it is a further name of {}, which is", String::from_utf8_lossy(other));
@@ -115,18 +133,17 @@ pub fn restore_tree(
             }
             EntryKind::HardLink(other) => tree.hard_link(name, other),
         };
-        match placed.map_err(|error| explained(&reader, entry, error, placement.monitor)) {
+        match placed.map_err(|error| explained(reader, entry, error, monitor)) {
             Ok(placed) => restored.push(Restored { name: entry.name.clone(), len, placed }),
             Err(error) => damaged.add(name, error)?,
         }
     }
-    tree.finish()?;
-    damaged.or(restored)
+    Ok((restored, damaged))
 }
 
 /// Streams that cannot be given back; the others are.
 #[derive(Default)]
-struct Damaged {
+pub(super) struct Damaged {
     names: HashSet<Vec<u8>>,
     errors: Vec<Error>,
 }
@@ -144,15 +161,25 @@ impl Damaged {
     }
 
     /// What was restored, if that is all.
-    fn or(mut self, restored: Vec<Restored>) -> Result<Vec<Restored>> {
-        let others = restored.len();
+    fn or(self, restored: Vec<Restored>) -> Result<Vec<Restored>> {
+        let note = match restored.len() {
+            0 => String::new(),
+            others => format!("; all else that was asked for is restored ({others})"),
+        };
+        self.refuse(&note).map(|()| restored)
+    }
+
+    /// All that is damaged, in one error that ends with this note.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if anything is.
+    pub(super) fn refuse(mut self, note: &str) -> Result<()> {
         match (self.errors.pop(), self.errors.as_slice()) {
-            (None, _) => Ok(restored),
-            (Some(only), []) if others == 0 => Err(only),
+            (None, _) => Ok(()),
+            (Some(only), []) if note.is_empty() => Err(only),
             (Some(last), before) => {
                 let all: Vec<String> = before.iter().chain([&last]).map(ToString::to_string).collect();
-                let detail = format!("{}; all else that was asked for is restored ({others})", all.join("; "));
-                Err(Error::corrupt("the snapshot", detail))
+                Err(Error::corrupt("the snapshot", format!("{}{note}", all.join("; "))))
             }
         }
     }
@@ -190,7 +217,7 @@ fn find<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> 
     })
 }
 
-fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
+pub(super) fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
     let mut seen = HashSet::new();
     for path in paths {
         // What is not there yet is named by its directory, which has one name only.

@@ -8,6 +8,8 @@
 //! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
 //! | repair | safe: a damaged pack is marked like those of a prune before it goes | safe: what can be read has been written anew before | safe: both mark, then look |
+//!
+//! Entries of the journal are only added, each under a name of its own, and nothing reads them but people and `status`: safe beside everything.
 
 pub mod catalog;
 
@@ -16,6 +18,7 @@ mod cache;
 mod features;
 mod forgotten;
 mod heal;
+mod journal;
 mod locate;
 mod marks;
 mod open;
@@ -39,6 +42,7 @@ pub use features::{FeatureKeeper, KeptFeatures};
 pub use forgotten::ForgottenList;
 pub(crate) use heal::is_whole;
 pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
+pub use journal::LogName;
 pub use locate::{CopyPlace, StoredCopy};
 pub(crate) use locate::{FramePlace, PackTable};
 pub(crate) use marks::LOST;

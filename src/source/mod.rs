@@ -17,7 +17,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, FileMeta, Flag, SourceKind};
+use crate::format::snapshot::{EntryKind, FileMeta, Flag, SourceKind, TableContent};
 use crate::progress::Monitor;
 
 /// Something that can be captured again and again.
@@ -118,6 +118,8 @@ pub struct CaptureReport {
     pub facts: Vec<(String, String)>,
     /// Per stream what its files looked like before reading, for the next capture's `known`.
     pub stamps: HashMap<Vec<u8>, Stamp>,
+    /// Per stream what the tables of a database held, where that was summed up.
+    pub contents: HashMap<Vec<u8>, Vec<TableContent>>,
 }
 
 /// What the files of one stream looked like. Only ever compared for equality; stays on the host that took it.

@@ -88,7 +88,7 @@ pub fn store_pack(scene: &Scene, crafted: &[Crafted]) -> PackRef {
 /// Stores a snapshot whose stream `db` is this one chunk; its listing lies in a pack of its own.
 pub fn store_snapshot(scene: &Scene, top: &Crafted, packs: &[PackRef]) -> (SnapshotId, SnapshotRecord) {
     let root = StreamRoot { len: u64::from(top.plain_len), levels: 0, top: Some(top.id) };
-    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None }).unwrap();
+    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None, tables: Vec::new() }).unwrap();
     let listing = raw(&entry);
     let listing_pack = store_pack(scene, std::slice::from_ref(&listing));
     let snapshot = SnapshotRecord {

@@ -42,7 +42,7 @@ fn commit(
         ids.push(id);
     }
     let root = tree.finish(&mut writer, &mut cursor).unwrap();
-    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None }).unwrap();
+    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None, tables: Vec::new() }).unwrap();
     let id = repo.keys().chunk_id(&entry);
     let listed_before = before.as_ref().and_then(|(record, ..)| record.listing.top);
     writer.put(&[NewChunk { id, plain: &entry, references: vec![Reference::to(listed_before)] }]).unwrap();

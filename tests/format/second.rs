@@ -78,6 +78,14 @@ struct StreamEntry {
     kind: EntryKind,
     root: StreamRoot,
     meta: Option<FileMeta>,
+    tables: Vec<TableContent>,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct TableContent {
+    name: Vec<u8>,
+    rows: u64,
+    sum: Id,
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
@@ -131,6 +139,23 @@ enum MarkKind {
     Damaged,
     Tag,
     Untag,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct LogRecord {
+    time_ns: i64,
+    duration_us: u64,
+    host: String,
+    user: String,
+    tool: String,
+    operation: String,
+    outcome: String,
+    exit_code: u8,
+    source: Option<Id>,
+    snapshots: Vec<Id>,
+    snapshots_total: u64,
+    detail: String,
+    facts: Vec<(String, String)>,
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
@@ -211,6 +236,27 @@ fn marks_and_forgotten() {
 }
 
 #[test]
+fn journal_entries() {
+    let ours = values::journal_entry();
+    let expected = LogRecord {
+        time_ns: ours.time_ns,
+        duration_us: ours.duration_us,
+        host: ours.host.clone(),
+        user: ours.user.clone(),
+        tool: ours.tool.clone(),
+        operation: ours.operation.clone(),
+        outcome: ours.outcome.clone(),
+        exit_code: ours.exit_code,
+        source: ours.source.map(|id| id.0),
+        snapshots: ours.snapshots.iter().map(|id| id.0).collect(),
+        snapshots_total: ours.snapshots_total,
+        detail: ours.detail.clone(),
+        facts: ours.facts.clone(),
+    };
+    assert_eq!(reread!(LogRecord, record::encode(&ours).unwrap()), expected);
+}
+
+#[test]
 fn listings() {
     let kinds: Vec<EntryKind> = values::listing().iter().map(|entry| reread!(StreamEntry, record::encode(entry).unwrap()).kind).collect();
     let facts = SqliteFacts {
@@ -233,6 +279,9 @@ fn listings() {
         EntryKind::HardLink(link(b"notes/\xff.txt")),
     ];
     assert_eq!(kinds, expected);
+    let database = reread!(StreamEntry, record::encode(&values::listing()[0]).unwrap());
+    let table = |name: &[u8], rows, first| TableContent { name: name.to_vec(), rows, sum: values::counted(first) };
+    assert_eq!(database.tables, [table(b"memory", 1 << 40, 0x61), table(b"sqlite_schema", 1, 0x62)]);
     let file = reread!(StreamEntry, record::encode(&values::listing()[1]).unwrap());
     assert_eq!(file.name, b"notes/\xff.txt");
     assert_eq!(file.root, StreamRoot { len: 300, levels: 0, top: Some(values::counted(0x52)) });

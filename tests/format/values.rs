@@ -2,11 +2,13 @@
 
 use icecore::format::config::Config;
 use icecore::format::key::{KdfCost, KeyPayload};
+use icecore::format::log::LogRecord;
 use icecore::format::mark::{ForgottenRecord, MarkKind, MarkRecord};
 use icecore::format::node::{Child, Node};
 use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
 use icecore::format::snapshot::{
     EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry, StreamRoot,
+    TableContent,
 };
 use icecore::format::tombstone::Tombstone;
 use icecore::format::{Cipher, Kind, ObjectHeader};
@@ -225,6 +227,24 @@ pub fn tombstone() -> Tombstone {
     Tombstone { time_ns: 1_793_880_000_123_456_791, host: "db-3.example".into() }
 }
 
+pub fn journal_entry() -> LogRecord {
+    LogRecord {
+        time_ns: 1_793_880_000_123_456_792,
+        duration_us: 1 << 33,
+        host: "db-4.example".into(),
+        user: "ada".into(),
+        tool: "icecore 0.1.0".into(),
+        operation: "restore".into(),
+        outcome: "incomplete".into(),
+        exit_code: 3,
+        source: Some(SourceId(counted(0x65))),
+        snapshots: vec![SnapshotId(counted(0x66)), SnapshotId(counted(0x67))],
+        snapshots_total: 1 << 16,
+        detail: "/srv/memory.db".into(),
+        facts: vec![("verified".into(), "yes".into())],
+    }
+}
+
 pub fn facts() -> SqliteFacts {
     SqliteFacts {
         page_size: 65_536,
@@ -244,9 +264,11 @@ pub fn listing() -> Vec<StreamEntry> {
     let empty = StreamRoot { len: 0, levels: 0, top: None };
     let meta = Some(FileMeta { mode: 0o4755, mtime_ns: i64::MIN, uid: 0, gid: 100_000 });
     let only = StreamRoot { len: 300, levels: 0, top: Some(ChunkId(counted(0x52))) };
-    let entry = |name: &[u8], kind, root, meta| StreamEntry { name: name.to_vec(), kind, root, meta };
+    let entry = |name: &[u8], kind, root, meta| StreamEntry { name: name.to_vec(), kind, root, meta, tables: Vec::new() };
+    let table = |name: &[u8], rows, first| TableContent { name: name.to_vec(), rows, sum: counted(first) };
+    let tables = vec![table(b"memory", 1 << 40, 0x61), table(b"sqlite_schema", 1, 0x62)];
     vec![
-        entry(b"memory.db", EntryKind::Sqlite(facts()), root(0x51), None),
+        StreamEntry { tables, ..entry(b"memory.db", EntryKind::Sqlite(facts()), root(0x51), None) },
         entry(b"notes/\xff.txt", EntryKind::File, only, meta),
         entry(b"notes", EntryKind::Directory, empty, meta),
         entry(b"link", EntryKind::Symlink(b"../elsewhere".to_vec()), empty, meta),

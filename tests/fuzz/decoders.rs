@@ -14,7 +14,7 @@ use icecore::id::{RepositoryId, SnapshotId};
 use icecore::progress::Silent;
 use icecore::repo::catalog::Catalog;
 use icecore::source::sqlite::structure::{Root, StructureInspector, TreeKind};
-use icecore::source::sqlite::{SqliteOptions, SqliteSource};
+use icecore::source::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
 use icecore::source::{Body, PageRead, Source};
 
 #[path = "../format/golden.rs"]
@@ -217,7 +217,12 @@ fn database(bytes: &[u8]) {
     if !log.is_empty() {
         std::fs::write(dir.path().join("db-wal"), &log[..log.len().min(DATABASE_LEN_MAX)]).unwrap();
     }
-    let options = SqliteOptions { busy_timeout: Duration::from_millis(10), temp_dir: None, clock: || SystemTime::UNIX_EPOCH };
+    let options = SqliteOptions {
+        busy_timeout: Duration::from_millis(10),
+        temp_dir: None,
+        clock: || SystemTime::UNIX_EPOCH,
+        content: ContentWhen::Always,
+    };
     let _ = capture(&path, options);
 }
 

@@ -14,7 +14,12 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 pub fn options() -> SqliteOptions {
-    SqliteOptions { busy_timeout: Duration::from_secs(5), temp_dir: Some(std::env::temp_dir()), clock: SystemTime::now }
+    SqliteOptions {
+        busy_timeout: Duration::from_secs(5),
+        temp_dir: Some(std::env::temp_dir()),
+        clock: SystemTime::now,
+        content: Default::default(),
+    }
 }
 
 pub fn source(databases: &[(&str, &Path)]) -> SqliteSource {

@@ -10,7 +10,7 @@ pub fn commit(repo: &Repository, chunks: &[(Vec<u8>, Reference)]) -> Committed {
     let session = WriteSession::begin(repo, &SessionOptions::default()).unwrap();
     let mut writer = session.writer().unwrap();
     let root = put_stream(&session, &mut writer, chunks);
-    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None }).unwrap();
+    let entry = record::encode(&StreamEntry { name: b"db".to_vec(), kind: EntryKind::File, root, meta: None, tables: Vec::new() }).unwrap();
     let listing = put_stream(&session, &mut writer, &[(entry, Reference::default())]);
     writer.flush().unwrap();
     drop(writer);

@@ -262,6 +262,13 @@ impl Disk for CrashDisk {
         self.two_names("rename-new", from, to, |from, to| RealDisk.rename_new(from, to))
     }
 
+    /// The model has none: whoever asks has to do without, as on file systems that cannot do it.
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        let (one, other) = (self.locate(one)?, self.locate(other)?);
+        self.lock().step(|| format!("exchange {} {}", show(&one), show(&other)))?;
+        Err(ErrorKind::Unsupported.into())
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let place = self.locate(path)?;
         let mut state = self.lock();

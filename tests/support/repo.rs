@@ -12,10 +12,11 @@ use icecore::format::mark::MarkKind;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::forget::{ForgetReport, execute, plan_named};
+use icecore::ops::journal::{Event, Operation, Outcome, record};
 use icecore::ops::mark::{Author, Marked, Statement, mark};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{InitOptions, OpenOptions, Repository};
+use icecore::repo::{InitOptions, LogName, OpenOptions, Repository};
 use icecore::source::sqlite::{SqliteOptions, SqliteSource};
 use rusqlite::Connection;
 use zeroize::Zeroizing;
@@ -68,7 +69,7 @@ pub fn sqlite_source(databases: &[(&str, &Path)]) -> SqliteSource {
 /// Reads everything every time: tests change files faster than stamps allow.
 pub fn sqlite_options() -> SqliteOptions {
     let clock = || std::time::SystemTime::UNIX_EPOCH;
-    SqliteOptions { busy_timeout: std::time::Duration::from_secs(5), temp_dir: None, clock }
+    SqliteOptions { busy_timeout: std::time::Duration::from_secs(5), temp_dir: None, clock, content: Default::default() }
 }
 
 /// Backs one database up at a made-up time.
@@ -95,6 +96,21 @@ pub fn try_mark(repo: &Repository, id: &SnapshotId, kind: MarkKind, code: &str) 
 
 pub fn protect(repo: &Repository, id: &SnapshotId) -> Marked {
     try_mark(repo, id, MarkKind::Protect, "").unwrap()
+}
+
+/// Writes an entry into the journal, at a made-up time.
+pub fn tell(repo: &Repository, time_ns: i64) -> LogName {
+    let event = Event {
+        operation: Operation::Check,
+        outcome: Outcome::Done,
+        exit_code: 0,
+        duration: std::time::Duration::ZERO,
+        source: None,
+        snapshots: Vec::new(),
+        detail: "all is well".into(),
+        facts: Vec::new(),
+    };
+    record(repo, &event, &Author { now_ns: time_ns, host: "test".into(), user: "tester".into() }).unwrap()
 }
 
 /// Forgets snapshots by name, at a made-up time.

@@ -11,7 +11,7 @@ const FINDINGS_MAX: usize = 10;
 
 /// What the check said.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::ops) enum Verdict {
     Sound,
     Damaged(Vec<String>),
     /// The schema needs a function or a collation that only the application has.
@@ -19,7 +19,7 @@ pub(super) enum Verdict {
 }
 
 /// Checks a database that nothing else has open, and leaves nothing beside it.
-pub(super) fn quick_check(path: &Path) -> Verdict {
+pub(in crate::ops) fn quick_check(path: &Path) -> Verdict {
     match findings(path) {
         Ok(lines) if lines.iter().map(String::as_str).eq(["ok"]) => Verdict::Sound,
         Ok(lines) => Verdict::Damaged(lines),
@@ -60,7 +60,7 @@ fn drop_modules(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Opens a database that does not change, without locks and without touching or making side files: a WAL database would otherwise get a
 /// `-wal` and a `-shm` (<https://sqlite.org/uri.html>, `immutable`).
-pub(super) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+pub(in crate::ops) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let mut uri = OsString::from("file:").into_vec();
     for &byte in path.as_os_str().as_bytes() {
         match byte {

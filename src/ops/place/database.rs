@@ -33,6 +33,18 @@ enum OldName {
 }
 
 impl Placement<'_> {
+    /// A first look at a destination, as [`Placement::place_database`] begins with: for callers that have several, before the first.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when what is there is in use as far as that can be seen; [`Error::Destination`] when nothing can be put there.
+    pub fn refuse_if_used(&self, dest: &Path) -> Result<()> {
+        let target = Target::resolve(dest)?;
+        match target.metadata()? {
+            Some(old) => holder::refuse_if_used(&target.path, &old, holder::open_file(&target.path).as_ref()),
+            None => Ok(()),
+        }
+    }
+
     /// Puts a new database at `dest`, which may be absent, a closed database or any other file; a symbolic link is followed. The order
     /// of steps is described at the top of `database.rs`.
     ///

@@ -207,7 +207,7 @@ mod tests {
         for change in changes {
             chunks.get_mut(*change).unwrap().push(1);
             let root = stream(&session, &mut writer, &chunks);
-            let entry = StreamEntry { name: b"x".to_vec(), kind: EntryKind::File, root, meta: None };
+            let entry = StreamEntry { name: b"x".to_vec(), kind: EntryKind::File, root, meta: None, tables: Vec::new() };
             listings.push(stream(&session, &mut writer, &[record::encode(&entry).unwrap()]));
         }
         writer.flush().unwrap();

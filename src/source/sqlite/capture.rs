@@ -68,6 +68,17 @@ impl CapturedFile {
         self.open.as_ref().is_some_and(|open| open.blocks_writers)
     }
 
+    /// The image, if its content can be read through SQLite: opening has shown no damage.
+    pub(super) fn image_to_sum_up(&self) -> Option<Arc<Image>> {
+        let open = self.open.as_ref().filter(|open| open.flags.is_empty() && open.image.len_bytes() > 0);
+        open.map(|open| Arc::clone(&open.image))
+    }
+
+    /// The flag for damage that reading the tables has shown.
+    pub(super) fn content_damage(&self, detail: &str) -> Flag {
+        damaged(&self.path, &format!("its tables cannot be read: {detail}"))
+    }
+
     /// Lets go of the database; returns why the capture should not count as good, and the stamp for the next one.
     ///
     /// # Errors

@@ -139,6 +139,11 @@ impl Engine {
         }
     }
 
+    /// What the tables hold, in the transaction that is open. Others may read pages through this engine meanwhile.
+    pub(super) fn content(&self, stop: &dyn Fn() -> bool) -> super::job::Outcome {
+        super::content::content_of(&self.conn(), stop)
+    }
+
     /// Whether a write-ahead log is open. Once it is, it stays so until this connection closes: the shared lock that a connection with
     /// a log keeps stops others from changing the journal mode.
     pub(super) fn in_wal_mode(&self) -> EngineResult<bool> {
@@ -218,7 +223,8 @@ struct RawFile(NonNull<ffi::sqlite3_file>);
 
 // SAFETY: the file belongs to a connection opened with the "unix" VFS. Of its methods only xRead, xFileSize and xShmMap are called here.
 // xRead is one pread(2) (sqlite3.c: seekAndRead, USE_PREAD on Linux and macOS) on a descriptor that stays the same, with memory mapping
-// switched off; xFileSize is one fstat(2); xShmMap takes SQLite's own mutex. On an error they store errno in a field that nobody here reads.
+// switched off; xFileSize is one fstat(2); xShmMap takes SQLite's own mutex. On an error they store errno in a field that nobody here reads; so do
+// the reads of SQLite itself, when a query runs on the connection at the same time, and it reads that field only to choose among I/O errors.
 unsafe impl Send for RawFile {}
 // SAFETY: as above.
 unsafe impl Sync for RawFile {}

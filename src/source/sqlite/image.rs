@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
+use super::content::NoContent;
 use super::engine::Engine;
 use super::explain::explain;
 use super::header::{self, SqliteHeader};
+use super::job::Outcome;
 use super::structure::{Root, StructureInspector, StructureReport};
 use super::wal::{FRAME_HEADER_BYTES, FrameMap, MapError, WalState, frame_bytes, frame_offset};
 use crate::error::{Error, Result};
@@ -86,6 +88,14 @@ impl Image {
         self.page_size = header.facts.page_size;
         self.inspector = RwLock::new(Some(StructureInspector::new(&page, header.facts.page_count, INSPECTOR_BYTES_MAX)));
         Ok(header)
+    }
+
+    /// What the tables hold, read through SQLite in the same transaction; `stop` is asked before each row.
+    pub(super) fn content(&self, stop: &dyn Fn() -> bool) -> Outcome {
+        match self.engine.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(engine) => engine.content(stop),
+            None => Err(NoContent::Stopped),
+        }
     }
 
     /// Ends the transaction and closes the connection. What is read afterwards is an error.

@@ -32,11 +32,13 @@
 //! Only if the file system proves that nothing was written: see [`SqliteSource`] and the rule in `source/stamp.rs`.
 
 mod capture;
+pub mod content;
 mod engine;
 mod explain;
 mod header;
 mod image;
 mod instant;
+mod job;
 mod open;
 mod stamp;
 pub mod structure;
@@ -51,9 +53,12 @@ use std::time::{Duration, SystemTime};
 
 pub use capture::{CapturedFile, capture_file};
 pub(super) use header::MAGIC;
+pub use job::ContentWhen;
 
 use self::capture::{canonical, capture_together};
+use self::content::NoContent;
 use self::instant::Instant;
+use self::job::ContentJob;
 use super::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag, SourceKind};
@@ -68,6 +73,8 @@ pub struct SqliteOptions {
     pub temp_dir: Option<PathBuf>,
     /// The wall clock, asked once at the start of each capture. `|| SystemTime::UNIX_EPOCH` switches off the rule for unchanged files.
     pub clock: fn() -> SystemTime,
+    /// Whether [`SqliteSource`] sums up the content of its databases.
+    pub content: ContentWhen,
 }
 
 /// Default of [`SqliteOptions::busy_timeout`].
@@ -145,12 +152,15 @@ impl Source for SqliteSource {
         let paths: Vec<_> = self.databases.iter().map(stamp_of).collect();
         let (files, instant) = capture_together(&paths, &self.options, monitor)?;
         let files: Vec<_> = self.databases.iter().map(|database| database.name.clone().into_bytes()).zip(files).collect();
-        Ok(Box::new(SqliteCapture { waiting: (0..files.len()).collect(), files, instant }))
+        let content = ContentJob::start(files.iter().map(|(_, file)| file), self.options.content);
+        Ok(Box::new(SqliteCapture { content, waiting: (0..files.len()).collect(), files, instant }))
     }
 }
 
 /// The streams of all databases.
 struct SqliteCapture {
+    /// Before `files` in the order of dropping: it uses their connections.
+    content: ContentJob,
     files: Vec<(Vec<u8>, CapturedFile)>,
     /// Those that have not been given out.
     waiting: VecDeque<usize>,
@@ -185,6 +195,17 @@ impl Capture for SqliteCapture {
             Instant::None => {
                 let detail = "each database is consistent, but they were written to without pause and may be of different instants";
                 report.flags.push(Flag { code: "no-instant".to_owned(), detail: detail.to_owned() });
+            }
+        }
+        for (number, outcome) in self.content.finish() {
+            let Some((name, file)) = self.files.get(number) else { continue };
+            match outcome {
+                Ok(tables) => drop(report.contents.insert(name.clone(), tables)),
+                Err(NoContent::Damaged(detail)) => report.flags.push(file.content_damage(&detail)),
+                Err(NoContent::Unreadable(detail)) => {
+                    report.facts.push(("content".to_owned(), format!("not recorded of {}: {detail}", String::from_utf8_lossy(name))));
+                }
+                Err(NoContent::Stopped) => {}
             }
         }
         // All transactions end, whatever one of them says.

@@ -1,0 +1,273 @@
+//! `drill`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use icecore::backend::disk::{Disk, RealDisk};
+use icecore::format::mark::MarkKind;
+use icecore::ops::drill::demo::{DemoOptions, demo};
+use icecore::ops::drill::{Assertion, DrillOptions, NamedAssertion, Outcome, Report, Staging, drill};
+use icecore::ops::journal::Operation;
+use icecore::ops::mark::{Statement, mark as put_mark};
+use icecore::ops::place::Placement;
+use icecore::progress::Monitor;
+use icecore::repo::{Reader, Repository};
+use serde::Serialize;
+
+use super::args::FilterArgs;
+use super::context::{Context, find_in};
+use super::exit::{Exit, Failure};
+use super::journal::{Story, author, journaled};
+use super::output::{self, SCHEMA, printable};
+use super::{environment, prune, time};
+
+/// Prove that a snapshot restores: to a staging directory, checked, against the clock
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "With SNAP: restores it to a staging directory, runs integrity_check on its databases, compares headers, row counts and content checksums \
+                  with those recorded at the capture, runs the assertions, and measures the time from opening the repository to the end of the checks. \
+                  A snapshot that passes is marked as verified.\n\
+                  Without SNAP: makes a small store of its own (memories with full-text recall, a model registry with its history), backs it up, changes it, \
+                  backs it up again, restores both states and asks them what their users would ask. The repository is not used.\n\n\
+                  Exits with 4 if a check fails.\n\n\
+                  Examples:\n  icecore drill\n  icecore drill latest --rto 30m --report drill.json\n  \
+                  icecore drill latest --check-sql 'memory.db:SELECT count(*) > 1000 FROM memory'"
+)]
+pub(crate) struct DrillArgs {
+    /// An id or the start of one, `latest`, `latest~N` or `@TIME`; without it a demonstration
+    #[arg(value_name = "SNAP")]
+    snap: Option<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Restore to this new or empty directory, and leave it there [default: a temporary one beside the catalogs]
+    #[arg(long, value_name = "DIR", requires = "snap")]
+    staging: Option<PathBuf>,
+    /// A query whose first value must be true (not zero, not null), on the restored database of this name; may be given several times
+    #[arg(long, value_name = "[NAME:]SQL", requires = "snap")]
+    check_sql: Vec<OsString>,
+    /// Fail if the recovery takes longer: a number with s, m, h or d
+    #[arg(long, value_name = "SPAN")]
+    rto: Option<String>,
+    /// Write the report, as with --json, to this file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Do not mark the snapshot as verified
+    #[arg(long)]
+    no_mark: bool,
+}
+
+#[derive(Serialize)]
+struct Done {
+    /// `snapshot` or `demo`.
+    kind: &'static str,
+    passed: bool,
+    started: String,
+    ended: String,
+    tool: &'static str,
+    host: String,
+    user: String,
+    /// Whether the snapshot was marked as verified.
+    marked: bool,
+    duration_ms: f64,
+    drills: Vec<Drilled>,
+}
+
+#[derive(Serialize)]
+struct Drilled {
+    time: String,
+    #[serde(flatten)]
+    report: Report,
+}
+
+#[derive(Serialize)]
+struct Document<'d> {
+    schema: u32,
+    #[serde(flatten)]
+    done: &'d Done,
+}
+
+/// When the drill began.
+struct Start {
+    instant: Instant,
+    now_ns: i64,
+    rto: Option<Duration>,
+}
+
+/// `drill`.
+pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failure> {
+    let rto = args.rto.as_deref().map(prune::seconds).transpose()?.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
+    let start = Start { instant: Instant::now(), now_ns: time::now_ns(), rto };
+    let Some(snap) = &args.snap else {
+        let drills = of_demo(context, start.now_ns)?;
+        let late = rto.is_some_and(|rto| start.instant.elapsed() > rto);
+        return tell(context, args, Done::of("demo", drills, false, late, &start));
+    };
+    let repo = context.open()?;
+    journaled(context, &repo, Operation::Drill, |story| {
+        story.detail.clone_from(snap);
+        let (report, marked) = of_snapshot(context, &repo, args, snap, &start, story)?;
+        story.detail = format!("{} restored in {}", output::bytes(report.bytes), output::duration(report.restore_ms));
+        story.detail.push_str(&format!(", checked in {}", output::duration(report.verify_ms)));
+        // Whether it was in time, its own checks say.
+        tell(context, args, Done::of("snapshot", vec![report], marked, false, &start))
+    })
+}
+
+fn tell(context: &Context<'_>, args: &DrillArgs, done: Done) -> Result<Exit, Failure> {
+    if let Some(path) = &args.report {
+        write_report(path, &done)?;
+    }
+    context.output.report(&done, Done::text)?;
+    if done.passed { Ok(Exit::Done) } else { Err(done.failure()) }
+}
+
+fn of_demo(context: &Context<'_>, now_ns: i64) -> Result<Vec<Report>, Failure> {
+    let progress = context.progress();
+    let placement = Placement { disk: &RealDisk, timestamp: time::compact(now_ns), monitor: &progress };
+    let options = DemoOptions {
+        scratch: environment::cache_dir()?,
+        now_ns,
+        host: environment::host(),
+        user: environment::user(),
+        threads: context.threads(),
+    };
+    Ok(demo(&options, &placement)?)
+}
+
+fn of_snapshot(
+    context: &Context<'_>,
+    repo: &Repository,
+    args: &DrillArgs,
+    snap: &str,
+    start: &Start,
+    story: &mut Story,
+) -> Result<(Report, bool), Failure> {
+    let progress = context.progress();
+    let refreshed = context.refresh(repo, &progress)?;
+    let (id, record) = find_in(&refreshed, snap, &args.filter)?.clone();
+    story.snapshots.push(id);
+    story.source = Some(record.source.id);
+    let listing = Reader::new(repo).listing(&record.listing)?;
+    let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
+    let options = DrillOptions {
+        staging: args.staging.clone().map_or_else(|| environment::cache_dir().map(Staging::Scratch), |dir| Ok(Staging::Kept(dir)))?,
+        assertions: args.check_sql.iter().map(|text| assertion(text, &names)).collect::<Result<_, _>>()?,
+        started: start.instant,
+        rto: start.rto,
+        threads: context.threads(),
+    };
+    let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
+    let report = drill(repo, (&id, &record), &options, &placement)?;
+    repo.warn_of_healed(&progress);
+    if !report.passed || args.no_mark {
+        return Ok((report, false));
+    }
+    let statement = Statement { kind: MarkKind::Verified, code: String::new(), detail: "drill: restored and checked".to_owned() };
+    let marked = put_mark(repo, &refreshed, &id, &statement, &author());
+    if let Err(error) = &marked {
+        // The proof stands without the mark, for example where the repository may only be read.
+        progress.warn(&format!("the snapshot could not be marked as verified: {error}"));
+    }
+    Ok((report, marked.is_ok()))
+}
+
+/// `NAME:SQL`, where NAME is a stream; anything else is all SQL.
+fn assertion(text: &OsString, names: &[&[u8]]) -> Result<NamedAssertion, Failure> {
+    let bytes = text.as_bytes();
+    let named =
+        names.iter().filter_map(|name| Some((*name, bytes.strip_prefix(*name)?.strip_prefix(b":")?))).max_by_key(|(name, _)| name.len());
+    let (stream, sql) = named.map_or((None, bytes), |(name, sql)| (Some(name.to_vec()), sql));
+    let sql = std::str::from_utf8(sql).map_err(|_| Failure::usage("an assertion is not UTF-8"))?.to_owned();
+    Ok(NamedAssertion { stream, assertion: Assertion { sql } })
+}
+
+/// Complete or not at all, and durable: a monitor may read it at any time.
+fn write_report(path: &Path, done: &Done) -> Result<(), Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("cannot write the report {}: {e}", path.display()));
+    let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, done }).map_err(|e| failed(&e))?;
+    bytes.push(b'\n');
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| failed(&"it names no file"))?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = above.join(hidden);
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(above)?;
+        let mut file = File::create(&hidden)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        RealDisk.rename(&hidden, path)?;
+        RealDisk.sync_dir(above)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&hidden);
+        failed(&e)
+    })
+}
+
+impl Done {
+    fn of(kind: &'static str, drills: Vec<Report>, marked: bool, late: bool, start: &Start) -> Self {
+        Done {
+            kind,
+            passed: !late && drills.iter().all(|report| report.passed),
+            started: time::utc(start.now_ns),
+            ended: time::utc(time::now_ns()),
+            tool: concat!("icecore ", env!("CARGO_PKG_VERSION")),
+            host: environment::host(),
+            user: environment::user(),
+            marked,
+            duration_ms: output::ms(start.instant.elapsed().as_micros() as u64),
+            drills: drills.into_iter().map(|report| Drilled { time: time::utc(report.time_ns), report }).collect(),
+        }
+    }
+
+    /// Why the program ends with 4.
+    fn failure(&self) -> Failure {
+        let mut lines: Vec<String> = Vec::new();
+        for check in self.drills.iter().flat_map(|drilled| drilled.report.failures()) {
+            let stream = check.stream.as_ref().map_or_else(String::new, |name| format!("{name}: "));
+            lines.push(format!("{stream}{}: {}", check.check, check.detail));
+        }
+        if lines.is_empty() {
+            lines.push("it took too long".to_owned());
+        }
+        Failure { exit: Exit::Damaged, code: "drill-failed", message: format!("the drill failed: {}", lines.join("; ")) }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for Drilled { time, report } in &self.drills {
+            let id: String = report.snapshot.chars().take(12).collect();
+            text.push_str(&format!("snapshot {id} of {time}, {}\n", output::bytes(report.bytes)));
+            for check in &report.checks {
+                let outcome = match check.outcome {
+                    Outcome::Passed => "ok",
+                    Outcome::Failed => "FAILED",
+                    Outcome::Skipped => "skipped",
+                };
+                let stream = check.stream.as_deref().unwrap_or_default();
+                let line =
+                    format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
+                text.push_str(&(printable(&line).replace('\n', "\\n") + "\n"));
+            }
+            text.push_str(&format!(
+                "  recovery took {}: restore {}, checks {}\n",
+                output::duration(report.recovery_ms),
+                output::duration(report.restore_ms),
+                output::duration(report.verify_ms)
+            ));
+        }
+        let marked = if self.marked { ", and the snapshot is marked as verified" } else { "" };
+        text.push_str(&format!(
+            "the drill {} in {}{marked}\n",
+            if self.passed { "passed" } else { "FAILED" },
+            output::duration(self.duration_ms)
+        ));
+        text
+    }
+}

@@ -1,0 +1,298 @@
+//! The checks of restored databases, several at once.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::limits::Limit;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, InterruptHandle};
+
+use super::report::{CheckReport, Outcome};
+use crate::error::{Error, Result};
+use crate::format::snapshot::{EntryKind, SqliteFacts, StreamEntry, TableContent};
+use crate::ops::place::check::open_immutable;
+use crate::progress::Monitor;
+use crate::source::sqlite::content::{NoContent, content_of};
+
+/// Findings that are reported; more say nothing new.
+const FINDINGS_MAX: usize = 10;
+
+/// Memory for the pages of a database while it is checked: an index is looked up in another order than it lies in.
+const CACHE_KIB: i64 = 32 << 10;
+
+/// How often it is asked whether to stop.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A query whose first value must be true: not null, not zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assertion {
+    /// One SQL statement that reads.
+    pub sql: String,
+}
+
+/// An assertion about one database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAssertion {
+    /// The database's stream; `None`: the only database of the snapshot.
+    pub stream: Option<Vec<u8>>,
+    /// What must hold.
+    pub assertion: Assertion,
+}
+
+impl NamedAssertion {
+    fn is_about(&self, entry: &StreamEntry) -> bool {
+        self.stream.as_ref().is_none_or(|name| *name == entry.name)
+    }
+}
+
+/// Every assertion must be about exactly one database.
+pub(super) fn refuse_unknown(assertions: &[NamedAssertion], listing: &[StreamEntry]) -> Result<()> {
+    for named in assertions {
+        let databases = || listing.iter().filter(|entry| matches!(entry.kind, EntryKind::Sqlite(_)));
+        if databases().filter(|entry| named.is_about(entry)).count() != 1 {
+            let names: Vec<_> = databases().take(8).map(|entry| String::from_utf8_lossy(&entry.name)).collect();
+            let text = format!("{:?}: name the database that it is about, NAME:SQL, one of: {}", named.assertion.sql, names.join(", "));
+            return Err(Error::InvalidArgument(text));
+        }
+    }
+    Ok(())
+}
+
+/// One check to do.
+struct Job<'a> {
+    stream: String,
+    path: PathBuf,
+    kind: JobKind<'a>,
+}
+
+enum JobKind<'a> {
+    Integrity,
+    Header(&'a SqliteFacts),
+    Content(&'a [TableContent]),
+    Sql(&'a Assertion),
+}
+
+/// All checks of a snapshot's databases.
+pub(super) struct Work<'a> {
+    jobs: Vec<Job<'a>>,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn of(dir: &Path, databases: &[&'a StreamEntry], assertions: &'a [NamedAssertion]) -> Self {
+        let mut jobs = Vec::new();
+        // The longest first, so that they do not wait for one another.
+        let mut databases = databases.to_vec();
+        databases.sort_by_key(|entry| std::cmp::Reverse(entry.root.len));
+        for entry in databases {
+            let EntryKind::Sqlite(facts) = &entry.kind else { continue };
+            let mut add = |kind| {
+                let path = dir.join(OsStr::from_bytes(&entry.name));
+                jobs.push(Job { stream: String::from_utf8_lossy(&entry.name).into_owned(), path, kind });
+            };
+            add(JobKind::Integrity);
+            add(JobKind::Content(&entry.tables));
+            add(JobKind::Header(facts));
+            assertions.iter().filter(|named| named.is_about(entry)).for_each(|named| add(JobKind::Sql(&named.assertion)));
+        }
+        Work { jobs }
+    }
+
+    /// Does all of it; the reports are in the order of the work.
+    pub(super) fn run(&self, threads: usize, monitor: &dyn Monitor) -> Result<Vec<CheckReport>> {
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        let handles: Mutex<Vec<InterruptHandle>> = Mutex::new(Vec::new());
+        let done: Mutex<BTreeMap<usize, CheckReport>> = Mutex::new(BTreeMap::new());
+        let worker = || {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(job) = self.jobs.get(number).filter(|_| !stop.load(Ordering::Relaxed)) else { return };
+                let report = job.run(&stop, &handles);
+                done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, report);
+            }
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads.clamp(1, self.jobs.len().max(1))).map(|_| scope.spawn(worker)).collect();
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                if monitor.cancelled() {
+                    stop.store(true, Ordering::Relaxed);
+                    handles.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
+                }
+                std::thread::sleep(POLL);
+            }
+        });
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect())
+    }
+}
+
+impl Job<'_> {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            JobKind::Integrity => "integrity",
+            JobKind::Header(_) => "header",
+            JobKind::Content(_) => "content",
+            JobKind::Sql(_) => "sql",
+        }
+    }
+
+    fn run(&self, stop: &AtomicBool, handles: &Mutex<Vec<InterruptHandle>>) -> CheckReport {
+        let report = |outcome| CheckReport::of(Some(&self.stream), self.name(), outcome);
+        if let JobKind::Content([]) = self.kind {
+            let detail = "no content was recorded at the capture (see `backup sqlite --content`)".to_owned();
+            return CheckReport { outcome: Outcome::Skipped, ..report(Ok(detail)) };
+        }
+        let conn = match open_immutable(&self.path) {
+            Ok(conn) => conn,
+            Err(e) => return report(Err(format!("it cannot be opened: {e}"))),
+        };
+        handles.lock().unwrap_or_else(PoisonError::into_inner).push(conn.get_interrupt_handle());
+        report(match self.kind {
+            JobKind::Integrity => integrity(&conn),
+            JobKind::Header(facts) => header(&conn, facts),
+            JobKind::Content(recorded) => content(&conn, recorded, &|| stop.load(Ordering::Relaxed)),
+            JobKind::Sql(assertion) => assertion.check(&conn),
+        })
+    }
+}
+
+fn integrity(conn: &Connection) -> Result<String, String> {
+    let findings = || -> rusqlite::Result<Vec<String>> {
+        conn.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY")?;
+        conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        let mut statement = conn.prepare(&format!("PRAGMA integrity_check({FINDINGS_MAX})"))?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    };
+    match findings() {
+        Ok(lines) if lines == ["ok"] => Ok("ok".to_owned()),
+        Ok(lines) => Err(lines.join("; ")),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// What a backup must not change, and a repair by hand easily does.
+fn header(conn: &Connection, facts: &SqliteFacts) -> Result<String, String> {
+    let encoding = ["", "UTF-8", "UTF-16le", "UTF-16be"].get(facts.encoding as usize).copied().unwrap_or_default();
+    let pragmas = [
+        ("page_size", facts.page_size.to_string()),
+        ("page_count", facts.page_count.to_string()),
+        ("user_version", facts.user_version.to_string()),
+        ("application_id", facts.application_id.to_string()),
+        ("encoding", encoding.to_owned()),
+    ];
+    let mut wrong = Vec::new();
+    // Of what was empty or has no text yet, SQLite says what it would make.
+    for (name, recorded) in pragmas.iter().filter(|(name, recorded)| facts.page_count > 0 && !(*name == "encoding" && recorded.is_empty()))
+    {
+        let found = conn.query_row(&format!("PRAGMA {name}"), [], |row| {
+            Ok(match row.get_ref(0)? {
+                ValueRef::Integer(number) => number.to_string(),
+                other => other.as_str().unwrap_or_default().to_owned(),
+            })
+        });
+        match found {
+            Ok(found) if found == *recorded => {}
+            Ok(found) => wrong.push(format!("{name} is {found}, recorded was {recorded}")),
+            Err(e) => wrong.push(format!("{name}: {e}")),
+        }
+    }
+    if wrong.is_empty() { Ok("as recorded".to_owned()) } else { Err(wrong.join("; ")) }
+}
+
+fn content(conn: &Connection, recorded: &[TableContent], stop: &dyn Fn() -> bool) -> Result<String, String> {
+    let found = content_of(conn, stop).map_err(|none| match none {
+        NoContent::Damaged(detail) | NoContent::Unreadable(detail) => detail,
+        NoContent::Stopped => "stopped".to_owned(),
+    })?;
+    let wrong = differences(recorded, &found);
+    match wrong.is_empty() {
+        true => {
+            let rows: u64 = found.iter().map(|table| table.rows).sum();
+            Ok(format!("{rows} rows in {} tables, with the content of the capture", found.len()))
+        }
+        false => Err(wrong.iter().take(FINDINGS_MAX).cloned().collect::<Vec<_>>().join("; ")),
+    }
+}
+
+fn differences(recorded: &[TableContent], found: &[TableContent]) -> Vec<String> {
+    let by_name = |tables: &[TableContent]| -> BTreeMap<Vec<u8>, TableContent> {
+        tables.iter().map(|table| (table.name.clone(), table.clone())).collect()
+    };
+    let (recorded, mut found) = (by_name(recorded), by_name(found));
+    let mut wrong = Vec::new();
+    for (name, was) in &recorded {
+        let shown = String::from_utf8_lossy(name);
+        match found.remove(name) {
+            None => wrong.push(format!("table {shown} is missing")),
+            Some(now) if now.rows != was.rows => wrong.push(format!("table {shown} has {} rows, recorded were {}", now.rows, was.rows)),
+            Some(now) if now.sum != was.sum => wrong.push(format!("table {shown} has other content, in {} rows as recorded", now.rows)),
+            Some(_) => {}
+        }
+    }
+    wrong.extend(found.keys().map(|name| format!("table {} was not recorded", String::from_utf8_lossy(name))));
+    wrong
+}
+
+impl Assertion {
+    /// Whether the first value of the first row is true.
+    fn check(&self, conn: &Connection) -> Result<String, String> {
+        let value = || -> rusqlite::Result<(bool, String)> {
+            conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+            conn.execute_batch("PRAGMA temp_store=MEMORY")?;
+            conn.query_row(&self.sql, [], |row| {
+                Ok(match row.get_ref(0)? {
+                    ValueRef::Integer(number) => (number != 0, number.to_string()),
+                    ValueRef::Real(number) => (number != 0.0, number.to_string()),
+                    ValueRef::Null => (false, "NULL".to_owned()),
+                    other => {
+                        let text = String::from_utf8_lossy(other.as_bytes().unwrap_or_default()).into_owned();
+                        (text.trim().parse::<f64>().is_ok_and(|number| number != 0.0), text)
+                    }
+                })
+            })
+        };
+        match value() {
+            Ok((true, shown)) => Ok(format!("{}: {shown}", self.sql)),
+            Ok((false, shown)) => Err(format!("{}: {shown}, which is not true", self.sql)),
+            Err(rusqlite::Error::QueryReturnedNoRows) => Err(format!("{}: no row", self.sql)),
+            Err(e) => Err(format!("{}: {e}", self.sql)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_compared_with_what_was_recorded() {
+        let conn = Connection::open_in_memory().expect("memory");
+        conn.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)").expect("two rows");
+        let recorded = content_of(&conn, &|| false).expect("content");
+        assert_eq!(content(&conn, &recorded, &|| false), Ok("3 rows in 2 tables, with the content of the capture".to_owned()));
+        conn.execute_batch("UPDATE t SET a = 3 WHERE a = 2").expect("one row");
+        assert_eq!(content(&conn, &recorded, &|| false), Err("table t has other content, in 2 rows as recorded".to_owned()));
+    }
+
+    #[test]
+    fn every_difference_is_named() {
+        let table = |name: &str, rows, byte| TableContent { name: name.into(), rows, sum: [byte; 32] };
+        let recorded = [table("a", 1, 1), table("b", 2, 2), table("c", 3, 3), table("d", 4, 4)];
+        let found = [table("a", 1, 1), table("b", 1, 2), table("c", 3, 9), table("e", 0, 0)];
+        let expected = [
+            "table b has 1 rows, recorded were 2",
+            "table c has other content, in 3 rows as recorded",
+            "table d is missing",
+            "table e was not recorded",
+        ];
+        assert_eq!(differences(&recorded, &found), expected);
+    }
+}

@@ -1,0 +1,140 @@
+//! What a drill says.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::millis;
+use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry};
+use crate::id::SnapshotId;
+use crate::ops::export::{NameInfo, TableInfo};
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Passed,
+    /// Not so: the drill has failed.
+    Failed,
+    /// There was nothing to compare with.
+    Skipped,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// The stream that it was about, if it was about one.
+    pub stream: Option<String>,
+    /// `restore`, `integrity`, `header`, `content`, `sql`, `rto`; in the demonstration also `recall` and `history`.
+    pub check: &'static str,
+    /// How it went.
+    pub outcome: Outcome,
+    /// What was found, for people.
+    pub detail: String,
+}
+
+/// A stream of the snapshot, with what was recorded of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamReport {
+    /// Its name.
+    #[serde(flatten)]
+    pub name: NameInfo,
+    /// `sqlite`, or `file` for anything else.
+    pub kind: &'static str,
+    /// Its size.
+    pub bytes: u64,
+    /// What its tables held at the capture.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableInfo>,
+}
+
+impl StreamReport {
+    pub(super) fn of(entry: &StreamEntry) -> Self {
+        StreamReport {
+            name: NameInfo::of(&entry.name),
+            kind: if matches!(entry.kind, EntryKind::Sqlite(_)) { "sqlite" } else { "file" },
+            bytes: entry.root.len,
+            tables: entry.tables.iter().map(TableInfo::of).collect(),
+        }
+    }
+}
+
+/// The drill of one snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// Nanoseconds since 1970-01-01 UTC of its capture.
+    #[serde(skip)]
+    pub time_ns: i64,
+    /// Whether no check has failed.
+    pub passed: bool,
+    /// Where it was restored to; not UTF-8 bytes of the path are replaced.
+    pub staging: String,
+    /// Its size.
+    pub bytes: u64,
+    /// How long the restore took, until all was durable.
+    pub restore_ms: f64,
+    /// How long the checks took.
+    pub verify_ms: f64,
+    /// From the start, with opening the repository and the key derivation, to the end of the checks.
+    pub recovery_ms: f64,
+    /// How long that may take, if it was asked for.
+    pub rto_ms: Option<f64>,
+    /// The snapshot's streams.
+    pub streams: Vec<StreamReport>,
+    /// All checks.
+    pub checks: Vec<CheckReport>,
+}
+
+impl Report {
+    pub(super) fn of(id: &SnapshotId, record: &SnapshotRecord, dir: &Path) -> Self {
+        Report {
+            snapshot: id.to_string(),
+            time_ns: record.time_ns,
+            passed: true,
+            staging: dir.to_string_lossy().into_owned(),
+            bytes: record.logical_bytes,
+            restore_ms: 0.0,
+            verify_ms: 0.0,
+            recovery_ms: 0.0,
+            rto_ms: None,
+            streams: Vec::new(),
+            checks: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, stream: Option<&str>, check: &'static str, outcome: Result<String, String>) {
+        self.push(CheckReport::of(stream, check, outcome));
+    }
+
+    pub(super) fn push(&mut self, check: CheckReport) {
+        self.passed &= check.outcome != Outcome::Failed;
+        self.checks.push(check);
+    }
+
+    pub(super) fn finish(&mut self, took: Duration, rto: Option<Duration>) {
+        self.recovery_ms = millis(took);
+        let Some(rto) = rto else { return };
+        self.rto_ms = Some(millis(rto));
+        let text = format!("{:.1} s of {:.0} s", took.as_secs_f64(), rto.as_secs_f64());
+        self.add(None, "rto", if took <= rto { Ok(text) } else { Err(text) });
+    }
+
+    /// The checks that have failed.
+    pub fn failures(&self) -> impl Iterator<Item = &CheckReport> {
+        self.checks.iter().filter(|check| check.outcome == Outcome::Failed)
+    }
+}
+
+impl CheckReport {
+    pub(super) fn of(stream: Option<&str>, check: &'static str, outcome: Result<String, String>) -> Self {
+        let (outcome, detail) = match outcome {
+            Ok(detail) => (Outcome::Passed, detail),
+            Err(detail) => (Outcome::Failed, detail),
+        };
+        CheckReport { stream: stream.map(str::to_owned), check, outcome, detail }
+    }
+}

@@ -1,0 +1,147 @@
+//! Export: a snapshot as flat files that need no icecore: its streams, `checksums.txt` and `manifest.json`.
+//!
+//! The directory is made new beside its place, complete, synced and read again, and takes its name in one step: see `swap.rs`.
+
+mod from;
+mod manifest;
+mod sums;
+pub(super) mod swap;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+pub use from::{FromOptions, Given, open_directory, restore_given};
+pub use manifest::{
+    FileInfo, FlagInfo, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME, MANIFEST_SCHEMA, Manifest, NameInfo, SourceInfo, SqliteInfo,
+    TableInfo,
+};
+pub use sums::{CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, FileHash};
+
+use self::swap::{Place, Staging};
+use super::place::tree::Tree;
+use super::place::{DatabaseOptions, Placement};
+use super::restore::fill_tree;
+use crate::backend::disk::Disk;
+use crate::error::{Error, Result};
+use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry};
+use crate::id::SnapshotId;
+use crate::progress::Monitor;
+use crate::repo::{Reader, Repository};
+
+/// How to export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExportOptions {
+    /// The clock, nanoseconds since 1970-01-01 UTC.
+    pub now_ns: i64,
+    /// Export databases too that do not pass SQLite's quick_check.
+    pub accept_damaged: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exported {
+    /// The directory, with symbolic links resolved.
+    pub path: PathBuf,
+    /// What its `manifest.json` says.
+    pub manifest: Manifest,
+    /// Where what was in its place is kept, if that was no unchanged export.
+    pub kept: Option<PathBuf>,
+}
+
+/// Makes `dir` an export of the snapshot. It may be absent, empty, or an export; an export that was changed since, or that something else
+/// wrote, is kept as `DIR.pre_export.TIMESTAMP`.
+///
+/// # Errors
+/// [`Error::Destination`] when `dir` holds something else, or cannot be written; [`Error::Busy`] when another export is at work there;
+/// [`Error::Corrupt`]; [`Error::Cancelled`]. What was there is then as before.
+pub fn export(
+    repo: &Repository,
+    (id, record): (&SnapshotId, &SnapshotRecord),
+    dir: &Path,
+    options: &ExportOptions,
+    placement: &Placement<'_>,
+) -> Result<Exported> {
+    let (disk, monitor) = (placement.disk, placement.monitor);
+    let reader = Reader::new(repo);
+    let listing = reader.listing(&record.listing)?;
+    if let Some(name) = [CHECKSUMS_NAME, MANIFEST_NAME].iter().find(|name| listing.iter().any(|entry| entry.name == name.as_bytes())) {
+        return Err(Error::InvalidArgument(format!(
+            "the snapshot has a stream named {name}, which an export needs for itself; use restore --to"
+        )));
+    }
+    let place = Place::open(disk, dir)?;
+    let staging = place.stage(monitor)?;
+    write_streams(&reader, &listing, record, &staging, options, placement)?;
+    let manifest = describe(Manifest::of(id, record, options.now_ns), &listing, &staging, monitor)?;
+    write_descriptions(disk, &staging, &manifest.0, &manifest.1)?;
+    if monitor.cancelled() {
+        return Err(Error::Cancelled);
+    }
+    let kept = place.publish(disk, staging, &placement.timestamp, monitor)?;
+    let path = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    Ok(Exported { path, manifest: manifest.0, kept })
+}
+
+fn write_streams(
+    reader: &Reader,
+    listing: &[StreamEntry],
+    record: &SnapshotRecord,
+    staging: &Staging,
+    options: &ExportOptions,
+    placement: &Placement<'_>,
+) -> Result<()> {
+    placement.monitor.phase("exporting", Some(record.logical_bytes));
+    // The files are for whoever exports, whoever owned the originals.
+    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let dress = |entry: &StreamEntry| entry.meta.map(|meta| FileMeta { mode: meta.mode & 0o777, uid: owner.0, gid: owner.1, ..meta });
+    let database = DatabaseOptions { accept_damaged: options.accept_damaged, ..DatabaseOptions::default() };
+    let tree = Tree::open(placement, &staging.path)?;
+    let (_, damaged) = fill_tree(reader, listing, &tree, database, &dress, placement.monitor)?;
+    damaged.refuse("")?;
+    tree.finish()
+}
+
+/// Reads every file again, and gives the manifest and the text of `checksums.txt`.
+fn describe(mut manifest: Manifest, listing: &[StreamEntry], staging: &Staging, monitor: &dyn Monitor) -> Result<(Manifest, Vec<u8>)> {
+    use std::os::unix::ffi::OsStrExt;
+    monitor.phase("hashing", Some(listing.iter().map(|entry| entry.root.len).sum()));
+    let (mut sums, mut hashes) = (Vec::new(), HashMap::new());
+    for entry in listing {
+        let hash = match &entry.kind {
+            EntryKind::Directory | EntryKind::Symlink(_) => {
+                manifest.others.push(NameInfo::of(&entry.name));
+                continue;
+            }
+            EntryKind::HardLink(other) => hashes.get(other.as_slice()).copied(),
+            _ => None,
+        };
+        let hash = match hash {
+            Some(hash) => hash,
+            None => hash_file(&staging.path.join(std::ffi::OsStr::from_bytes(&entry.name)), monitor)?,
+        };
+        hashes.insert(entry.name.as_slice(), hash);
+        sums.extend_from_slice(&sums::line(&entry.name, &hash.sha256));
+        manifest.bytes += hash.len;
+        manifest.files.push(FileInfo::of(entry, &hash));
+    }
+    Ok((manifest, sums))
+}
+
+fn hash_file(path: &Path, monitor: &dyn Monitor) -> Result<FileHash> {
+    let unreadable = |e| Error::destination(path, format!("cannot be read again: {e}; nothing was changed"));
+    let file = File::open(path).map_err(unreadable)?;
+    sums::hash_file(&file, monitor).map_err(|error| match error {
+        sums::ReadError::Read(e) => unreadable(e),
+        sums::ReadError::Other(error) => error,
+    })
+}
+
+fn write_descriptions(disk: &dyn Disk, staging: &Staging, manifest: &Manifest, sums: &[u8]) -> Result<()> {
+    let failed =
+        |e: &dyn std::fmt::Display| Error::destination(&staging.path, format!("cannot be completed: {e}; what was there is unchanged"));
+    let json = serde_json::to_vec_pretty(manifest).map_err(|e| failed(&e))?;
+    disk.create(&staging.path.join(CHECKSUMS_NAME), &[sums], 0o644).map_err(|e| failed(&e))?;
+    disk.create(&staging.path.join(MANIFEST_NAME), &[&json, b"\n"], 0o644).map_err(|e| failed(&e))?;
+    disk.sync_dir(&staging.path).map_err(|e| failed(&e))
+}

@@ -1,0 +1,302 @@
+//! A directory that takes the place of another one in one step.
+//!
+//! The new one is made beside the old one as `.NAME.icecore-export-RANDOM` and locked (flock(2)) for as long as its maker lives. When it is
+//! complete and durable the two names are exchanged; then the old one goes. Killed anywhere, NAME is the old directory or the new
+//! one, each whole; what lies under the hidden name then is removed by the next export to the same place, as nobody has it locked.
+//! Where the file system cannot exchange names the old one is renamed away first: between the two renames NAME is absent.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use walkdir::WalkDir;
+
+use super::manifest::{Found, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME};
+use super::sums::CHECKSUMS_NAME;
+use crate::backend::disk::Disk;
+use crate::error::{Error, Result};
+use crate::id::to_hex;
+use crate::progress::Monitor;
+
+/// Between the name and the random digits of a directory that is being filled.
+const HIDDEN: &str = ".icecore-export-";
+/// Random digits at the end of its name.
+const HIDDEN_DIGITS: usize = 16;
+/// Kept names tried for one timestamp, `.1`, `.2` and so on added.
+const KEPT_MAX: u32 = 1000;
+
+/// The place of an export.
+pub(in crate::ops) struct Place {
+    /// With symbolic links resolved.
+    path: PathBuf,
+    above: PathBuf,
+    name: OsString,
+    /// The directory that is there, locked, so that of two exports to one place the second waits for another time.
+    old: Option<File>,
+}
+
+/// The new directory on its way; removed when dropped before it has its name.
+pub(in crate::ops) struct Staging {
+    pub(in crate::ops) path: PathBuf,
+    _lock: File,
+    placed: bool,
+}
+
+/// What lies in the place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Old {
+    /// Nothing.
+    Absent,
+    /// An export of ours as it was written, or an empty directory.
+    Ours,
+    /// Something else, which is not ours to remove.
+    Foreign,
+}
+
+fn failed(path: &Path, action: &str, error: impl std::fmt::Display) -> Error {
+    Error::destination(path, format!("cannot {action}: {error}; what was there is unchanged"))
+}
+
+fn random_digits(path: &Path) -> Result<String> {
+    let mut random = [0; HIDDEN_DIGITS / 2];
+    getrandom::fill(&mut random).map_err(|e| failed(path, "get a random name", e))?;
+    Ok(to_hex(&random))
+}
+
+/// Locks a directory; `None` if somebody else has it locked.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let dir = File::open(path)?;
+    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(dir)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        // A file system without such locks.
+        Err(_) => Ok(Some(dir)),
+    }
+}
+
+impl Place {
+    /// Looks at the place. The directory above it is made if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] if something is there that no export may replace; [`Error::Busy`] if another export is at work there.
+    pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<Self> {
+        let path = match dir.canonicalize() {
+            Ok(path) => path,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(dir).is_err() => Self::absent(disk, dir)?,
+            Err(e) => return Err(failed(dir, "use this directory", e)),
+        };
+        let named = |path: &Path| Some((path.parent()?.to_path_buf(), path.file_name()?.to_os_string()));
+        let (above, name) = named(&path).ok_or_else(|| Error::destination(&path, "cannot be replaced; name a directory below it"))?;
+        let mut place = Place { path, above, name, old: None };
+        if let Ok(found) = fs::symlink_metadata(&place.path) {
+            if !found.is_dir() {
+                return Err(Error::destination(&place.path, "is no directory; name the directory that the files go to"));
+            }
+            let locked = lock(&place.path).map_err(|e| failed(&place.path, "look at this directory", e))?;
+            let busy = || Error::Busy { path: place.path.clone(), detail: "another export is at work there; try again later".to_owned() };
+            place.old = Some(locked.ok_or_else(busy)?);
+        }
+        place.refuse_unknown()?;
+        Ok(place)
+    }
+
+    fn absent(disk: &dyn Disk, dir: &Path) -> Result<PathBuf> {
+        let name = dir.file_name().ok_or_else(|| Error::destination(dir, "names no directory"))?;
+        let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let missing = above.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
+        disk.create_dir_all(above).map_err(|e| failed(above, "make this directory", e))?;
+        let above = above.canonicalize().map_err(|e| failed(above, "use this directory", e))?;
+        for holder in above.ancestors().skip(1).take(missing) {
+            disk.sync_dir(holder).map_err(|e| failed(holder, "make its names durable", e))?;
+        }
+        Ok(above.join(name))
+    }
+
+    /// A place for directories that never get a name: they go when dropped, or when the next one is made after a kill.
+    pub(in crate::ops) fn scratch(disk: &dyn Disk, above: &Path, name: &str) -> Result<Self> {
+        disk.create_dir_all(above).map_err(|e| failed(above, "make this directory", e))?;
+        let above = above.canonicalize().map_err(|e| failed(above, "use this directory", e))?;
+        Ok(Place { path: above.join(name), above, name: name.into(), old: None })
+    }
+
+    /// A directory of something else, named by mistake, is not moved away.
+    fn refuse_unknown(&self) -> Result<()> {
+        if self.old.is_none() || [CHECKSUMS_NAME, MANIFEST_NAME].iter().any(|name| self.path.join(name).exists()) {
+            return Ok(());
+        }
+        let mut entries = fs::read_dir(&self.path).map_err(|e| failed(&self.path, "look at this directory", e))?;
+        match entries.next() {
+            None => Ok(()),
+            Some(_) => {
+                let detail = format!(
+                    "is not empty and is no export (it has neither {MANIFEST_NAME} nor {CHECKSUMS_NAME}); name a new or empty directory"
+                );
+                Err(Error::destination(&self.path, detail))
+            }
+        }
+    }
+
+    /// Makes the new directory, and removes what earlier exports that were killed have left.
+    pub(in crate::ops) fn stage(&self, monitor: &dyn Monitor) -> Result<Staging> {
+        self.remove_leftovers(monitor);
+        let mut name = self.hidden();
+        name.push(random_digits(&self.path)?);
+        let path = self.above.join(name);
+        let made = fs::DirBuilder::new().create(&path).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)));
+        made.map_err(|e| failed(&self.path, "make a directory beside it", e))?;
+        let locked = lock(&path).and_then(|lock| lock.ok_or_else(|| io::Error::other("somebody has locked it")));
+        match locked {
+            Ok(lock) => Ok(Staging { path, _lock: lock, placed: false }),
+            Err(e) => {
+                let _ = fs::remove_dir(&path);
+                Err(failed(&self.path, "lock a directory beside it", e))
+            }
+        }
+    }
+
+    fn hidden(&self) -> OsString {
+        let mut name = OsString::from(".");
+        name.push(&self.name);
+        name.push(HIDDEN);
+        name
+    }
+
+    fn remove_leftovers(&self, monitor: &dyn Monitor) {
+        let hidden = self.hidden();
+        let Ok(entries) = fs::read_dir(&self.above) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let digits = name.as_bytes().strip_prefix(hidden.as_bytes()).unwrap_or_default();
+            let is_leftover = digits.len() == HIDDEN_DIGITS && digits.iter().all(u8::is_ascii_hexdigit);
+            if is_leftover && let Ok(Some(_lock)) = lock(&entry.path()) {
+                match fs::remove_dir_all(entry.path()) {
+                    Ok(()) => monitor.warn(&format!("removed {}, which an interrupted export had left", entry.path().display())),
+                    Err(e) => {
+                        monitor.warn(&format!("{}, which an interrupted export has left, cannot be removed: {e}", entry.path().display()))
+                    }
+                }
+            }
+        }
+    }
+
+    fn classify(&self) -> Old {
+        match (&self.old, is_ours(&self.path)) {
+            (None, _) => Old::Absent,
+            (Some(_), true) => Old::Ours,
+            (Some(_), false) => Old::Foreign,
+        }
+    }
+
+    /// Gives the new directory, which is complete and durable, the name. Returns where what was there is kept, if that is not ours.
+    pub(super) fn publish(&self, disk: &dyn Disk, mut staging: Staging, timestamp: &str, monitor: &dyn Monitor) -> Result<Option<PathBuf>> {
+        let old = self.classify();
+        if let Some(there) = &self.old {
+            let mode = there.metadata().map_err(|e| failed(&self.path, "look at it", e))?.permissions();
+            fs::set_permissions(&staging.path, mode).map_err(|e| failed(&self.path, "give the new directory its mode", e))?;
+        }
+        if old == Old::Foreign {
+            self.rename_to_kept(disk, &mut staging, timestamp)?;
+        }
+        self.swap(disk, &staging, old).map_err(|e| failed(&self.path, "rename the new directory to it", e))?;
+        let other = staging.path.clone();
+        staging.placed = true;
+        let undone = |e| Error::destination(&self.path, format!("the new one is in place, but a power cut now may undo that: {e}"));
+        disk.sync_dir(&self.above).map_err(undone)?;
+        match old {
+            Old::Absent => Ok(None),
+            Old::Foreign => Ok(Some(other)),
+            Old::Ours => {
+                match fs::remove_dir_all(&other) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        monitor.warn(&format!("{}, the export that was there, cannot be removed: {e}", other.display()));
+                    }
+                    _ => {}
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The new directory takes the name that the old one will have, so that the exchange gives it that in the same step.
+    fn rename_to_kept(&self, disk: &dyn Disk, staging: &mut Staging, timestamp: &str) -> Result<()> {
+        for counter in 0..KEPT_MAX {
+            let mut name = self.name.clone();
+            name.push(format!(".pre_export.{timestamp}"));
+            if counter > 0 {
+                name.push(format!(".{counter}"));
+            }
+            let kept = self.above.join(name);
+            match rename_new(disk, &staging.path, &kept) {
+                Ok(()) => {
+                    staging.path = kept;
+                    return Ok(());
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists || e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                Err(e) => return Err(failed(&self.path, "find a name to keep it under", e)),
+            }
+        }
+        Err(failed(&self.path, "find a name to keep it under", "all are taken"))
+    }
+
+    fn swap(&self, disk: &dyn Disk, staging: &Staging, old: Old) -> io::Result<()> {
+        if old == Old::Absent {
+            return rename_new(disk, &staging.path, &self.path);
+        }
+        match disk.exchange(&staging.path, &self.path) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
+            outcome => return outcome,
+        }
+        // Not in one step here. The old one waits under a third name, so that it can come back.
+        let mut third = staging.path.clone().into_os_string().into_vec();
+        third.extend_from_slice(b".old");
+        let third = PathBuf::from(OsStr::from_bytes(&third));
+        rename_new(disk, &self.path, &third)?;
+        if let Err(e) = rename_new(disk, &staging.path, &self.path) {
+            return match rename_new(disk, &third, &self.path) {
+                Ok(()) => Err(e),
+                Err(back) => {
+                    Err(io::Error::other(format!("{e}; and then the old one could not come back ({back}): it is {}", third.display())))
+                }
+            };
+        }
+        rename_new(disk, &third, &staging.path)
+    }
+}
+
+/// Renames a directory to a name that nothing has, where the system can tell.
+fn rename_new(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    match disk.rename_new(from, to) {
+        // rename(2) itself replaces no directory that has something in it.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => disk.rename(from, to),
+        outcome => outcome,
+    }
+}
+
+/// Whether a directory is an export as it was written, file for file by name, size and time, or empty: then nothing is lost with it.
+fn is_ours(dir: &Path) -> bool {
+    let manifest = dir.join(MANIFEST_NAME);
+    let is_small = fs::symlink_metadata(&manifest).is_ok_and(|found| found.is_file() && found.len() <= MANIFEST_LEN_MAX);
+    let found: Option<Found> = if is_small { fs::read(&manifest).ok().and_then(|text| serde_json::from_slice(&text).ok()) } else { None };
+    let found = found.filter(|found| found.format == MANIFEST_FORMAT);
+    WalkDir::new(dir).min_depth(1).into_iter().all(|entry| {
+        let (Ok(entry), Some(found)) = (entry, &found) else { return false };
+        let (Ok(path), Ok(metadata)) = (entry.path().strip_prefix(dir), entry.metadata()) else { return false };
+        let is_own = metadata.is_file() && [CHECKSUMS_NAME, MANIFEST_NAME].iter().any(|name| path == Path::new(name));
+        // Directories above files need not be listed; that they are empty loses nothing.
+        let is_other = metadata.is_dir() || (!metadata.is_file() && found.others.iter().any(|other| other.is(path)));
+        is_own || is_other || found.files.iter().any(|file| file.name.is(path) && file.is_as_written(&metadata))
+    })
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.placed {
+            // What stays is removed by the next export.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}

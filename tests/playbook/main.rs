@@ -1,0 +1,11 @@
+//! The playbook's commands, word for word, and what becomes of each when something is wrong: a clear message, a code that is not zero,
+//! nothing lost, no half-written directory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod drill;
+mod signals;
+mod site;
+mod sqlite;
+#[path = "../support/repo.rs"]
+mod support;
+mod swap;
