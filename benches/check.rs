@@ -133,7 +133,7 @@ fn take(dir: &Path, steps: u32) -> common::Result<()> {
     }
     let out = Mutex::new(File::create(dir.join("plain"))?);
     for group in ids.chunks(CHUNKS_AT_ONCE) {
-        reader.each_chunk(group, &|_, bytes| {
+        reader.each_chunk(group, None, &|_, bytes| {
             let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             out.write_all(bytes).map_err(|error| icecore::Error::backend("write", "the plain bytes", error))
         })?;

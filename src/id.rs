@@ -93,6 +93,10 @@ define_id!(
     MarkId
 );
 define_id!(
+    /// An entry of the journal: BLAKE3 of its stored record.
+    LogId
+);
+define_id!(
     /// A key record: random.
     KeyId
 );

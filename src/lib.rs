@@ -6,7 +6,7 @@
 //! | layer | modules | job |
 //! |---|---|---|
 //! | 7 | `cli`, `main` | arguments, output, progress bars, exit codes |
-//! | 6 | [`ops`] | backup, restore, export, drill, check, forget, mark, stats |
+//! | 6 | [`ops`] | backup, restore, export, drill, check, repair, prune, forget, mark, stats, journal, status |
 //! | 5 | [`source`] | streams out of SQLite files, directory trees, PostgreSQL and commands; never sees a repository |
 //! | 4 | [`repo`] | the only layer that knows both keys and bytes: catalog, writer, reader, trees |
 //! | 3 | [`backend`] | keys and bytes: a local directory |

@@ -9,10 +9,13 @@
 //! | mark on a snapshot | `marks/<snapshot>/<id>` |
 //! | what stays of a forgotten snapshot | `forgotten/<id>` |
 //! | tombstone | `tombstones/<id>` |
+//! | journal entry | `log/<time, 19 decimal digits>-<id>` |
 //! | what a repair has set aside | `quarantine/<word>-<id>-<content>` |
 //!
 //! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
 //! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
+
+mod names;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -23,15 +26,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::disk::Disk;
-use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
+use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, WriteMode};
 use crate::error::{Error, Result};
-use crate::id::{PackId, SnapshotId, from_hex, to_hex};
+use crate::id::{PackId, to_hex};
+
+use self::names::{directory_name, file_name, is_directory_name, parse_name, shard_name};
 
 /// The directories of a repository, each for one kind of object.
-const DIRECTORIES: [&str; 8] = ["forgotten", "keys", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
-
-/// What the name of a second copy ends with.
-const SECOND: &str = ".copy";
+const DIRECTORIES: [&str; 9] = ["forgotten", "keys", "log", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
 
 /// What the names of files that are still being written start with. No object has such a name.
 const TEMPORARY: &str = ".tmp-";
@@ -117,6 +119,7 @@ impl LocalBackend {
             | ObjectKey::Snapshot(_)
             | ObjectKey::Forgotten(_)
             | ObjectKey::Tombstone(_)
+            | ObjectKey::Log { .. }
             | ObjectKey::Quarantined { .. } => self.root.join(directory_name(key.kind())),
         }
     }
@@ -252,6 +255,7 @@ impl Backend for LocalBackend {
             | ObjectKind::Snapshot
             | ObjectKind::Forgotten
             | ObjectKind::Tombstone
+            | ObjectKind::Log
             | ObjectKind::Quarantined => {
                 let entries = self.entries(&directory).map_err(failed("list", &directory))?;
                 Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind))))
@@ -361,71 +365,6 @@ fn refuse_foreign(path: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn directory_name(kind: ObjectKind) -> &'static str {
-    match kind {
-        ObjectKind::Config => "",
-        ObjectKind::Key => "keys",
-        ObjectKind::Pack => "packs",
-        ObjectKind::Pending => "pending",
-        ObjectKind::Snapshot => "snapshots",
-        ObjectKind::Mark => "marks",
-        ObjectKind::Forgotten => "forgotten",
-        ObjectKind::Tombstone => "tombstones",
-        ObjectKind::Quarantined => "quarantine",
-    }
-}
-
-/// The directory below `packs` that a pack is in.
-fn shard_name(id: &PackId) -> String {
-    to_hex(id.0.first_chunk::<1>().map_or(&[], |byte| byte.as_slice()))
-}
-
-/// Whether a directory below that of this kind is one in which its objects lie.
-fn is_directory_name(kind: ObjectKind, name: &str) -> bool {
-    match kind {
-        ObjectKind::Mark => name.parse::<SnapshotId>().is_ok(),
-        _ => from_hex(name).is_some_and(|bytes| bytes.len() == 1),
-    }
-}
-
-fn file_name(key: &ObjectKey) -> String {
-    let second = |replica: &Replica| if *replica == Replica::Second { SECOND } else { "" };
-    match key {
-        ObjectKey::Config(replica) => format!("config{}", second(replica)),
-        ObjectKey::Key(id, replica) => format!("{id}{}", second(replica)),
-        ObjectKey::Pack(id) | ObjectKey::Tombstone(id) => id.to_string(),
-        ObjectKey::Pending(id) | ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) => id.to_string(),
-        ObjectKey::Mark { id, .. } => id.to_string(),
-        ObjectKey::Quarantined { kind, id, content } => format!("{}-{}-{content}", kind.word(), to_hex(id)),
-    }
-}
-
-/// The object that a file of this name in this directory of this kind is; `None` for a foreign one.
-fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Option<ObjectKey> {
-    match kind {
-        ObjectKind::Config => None,
-        ObjectKind::Key => match name.strip_suffix(SECOND) {
-            Some(first) => Some(ObjectKey::Key(first.parse().ok()?, Replica::Second)),
-            None => Some(ObjectKey::Key(name.parse().ok()?, Replica::First)),
-        },
-        ObjectKind::Pack => Some(ObjectKey::Pack(name.parse().ok()?)),
-        ObjectKind::Pending => Some(ObjectKey::Pending(name.parse().ok()?)),
-        ObjectKind::Snapshot => Some(ObjectKey::Snapshot(name.parse().ok()?)),
-        ObjectKind::Mark => {
-            let snapshot = directory.file_name()?.to_str()?.parse().ok()?;
-            Some(ObjectKey::Mark { snapshot, id: name.parse().ok()? })
-        }
-        ObjectKind::Forgotten => Some(ObjectKey::Forgotten(name.parse().ok()?)),
-        ObjectKind::Tombstone => Some(ObjectKey::Tombstone(name.parse().ok()?)),
-        ObjectKind::Quarantined => {
-            let (word, ids) = name.split_once('-')?;
-            let (id, content) = ids.split_once('-')?;
-            let kind = SetAside::ALL.into_iter().find(|kind| kind.word() == word)?;
-            Some(ObjectKey::Quarantined { kind, id: from_hex(id)?.try_into().ok()?, content: content.parse().ok()? })
-        }
-    }
 }
 
 /// A name that nobody else uses: two writers of one object must not meet before the name that decides between them.

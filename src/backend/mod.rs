@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::id::{ContentId, ID_LEN, KeyId, MarkId, PackId, SnapshotId};
+use crate::id::{ContentId, ID_LEN, KeyId, LogId, MarkId, PackId, SnapshotId};
 
 pub use local::LocalBackend;
 
@@ -19,6 +19,10 @@ pub enum Replica {
     /// Written first, read when the first does not decode.
     Second,
 }
+
+/// Decimal digits of the time in the name of a journal entry: those of the last time that 63 bits of nanoseconds hold, in 2262. All names have
+/// as many, so that their order is that of their times.
+pub const LOG_TIME_DIGITS: usize = 19;
 
 /// The name of an object. Paths exist only inside a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +48,13 @@ pub enum ObjectKey {
     Forgotten(SnapshotId),
     /// Prune's mark on a pack that it means to delete.
     Tombstone(PackId),
+    /// An entry of the journal. Keys are in the order of their times.
+    Log {
+        /// When it was written, nanoseconds since 1970 UTC by the writer's clock; not negative.
+        time_ns: i64,
+        /// The entry's own name.
+        id: LogId,
+    },
     /// A damaged object that a repair has set aside, as it was found.
     Quarantined {
         /// What it was.
@@ -66,11 +77,13 @@ pub enum SetAside {
     Mark,
     /// [`ObjectKey::Forgotten`]
     Forgotten,
+    /// [`ObjectKey::Log`]
+    Log,
 }
 
 impl SetAside {
     /// All kinds.
-    pub const ALL: [SetAside; 4] = [SetAside::Pack, SetAside::Snapshot, SetAside::Mark, SetAside::Forgotten];
+    pub const ALL: [SetAside; 5] = [SetAside::Pack, SetAside::Snapshot, SetAside::Mark, SetAside::Forgotten, SetAside::Log];
 
     /// The word in the object's name.
     pub fn word(self) -> &'static str {
@@ -79,6 +92,7 @@ impl SetAside {
             SetAside::Snapshot => "snapshot",
             SetAside::Mark => "mark",
             SetAside::Forgotten => "forgotten",
+            SetAside::Log => "log",
         }
     }
 }
@@ -102,13 +116,15 @@ pub enum ObjectKind {
     Forgotten,
     /// [`ObjectKey::Tombstone`]
     Tombstone,
+    /// [`ObjectKey::Log`]
+    Log,
     /// [`ObjectKey::Quarantined`]
     Quarantined,
 }
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [ObjectKind; 9] = [
+    pub const ALL: [ObjectKind; 10] = [
         ObjectKind::Config,
         ObjectKind::Key,
         ObjectKind::Pack,
@@ -117,6 +133,7 @@ impl ObjectKind {
         ObjectKind::Mark,
         ObjectKind::Forgotten,
         ObjectKind::Tombstone,
+        ObjectKind::Log,
         ObjectKind::Quarantined,
     ];
 }
@@ -133,6 +150,7 @@ impl ObjectKey {
             ObjectKey::Mark { .. } => ObjectKind::Mark,
             ObjectKey::Forgotten(_) => ObjectKind::Forgotten,
             ObjectKey::Tombstone(_) => ObjectKind::Tombstone,
+            ObjectKey::Log { .. } => ObjectKind::Log,
             ObjectKey::Quarantined { .. } => ObjectKind::Quarantined,
         }
     }
@@ -151,6 +169,7 @@ impl std::fmt::Display for ObjectKey {
             ObjectKey::Mark { snapshot, id } => write!(f, "mark {} of snapshot {snapshot}", id.short()),
             ObjectKey::Forgotten(id) => write!(f, "record of forgotten snapshot {id}"),
             ObjectKey::Tombstone(id) => write!(f, "tombstone of pack {id}"),
+            ObjectKey::Log { time_ns, id } => write!(f, "journal entry {time_ns:0LOG_TIME_DIGITS$}-{id}"),
             ObjectKey::Quarantined { kind, id, .. } => write!(f, "quarantined {} {}", kind.word(), crate::id::to_hex(id)),
         }
     }

@@ -18,8 +18,8 @@ Environment:
 SNAP is an id or the start of one, `latest`, `latest~N` (the Nth before it), or `@TIME` (the newest at or before TIME).
 TIME is RFC 3339 (2026-11-23T03:15:00Z), or in the local time zone `2026-11-23 03:15`, or `2026-11-23` (its first moment).
 
-Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found; 10 no repository; 11 busy;
-12 wrong passphrase; 130 interrupted; 141 the reader of `dump` closed the pipe.
+Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found, or a failed drill; 5 overdue (status);
+10 no repository; 11 busy; 12 wrong passphrase; 130 interrupted; 141 the reader of `dump` closed the pipe.
 
 Example:
   icecore init && icecore backup sqlite memory.db && icecore restore latest --to restored";
@@ -81,6 +81,10 @@ pub(crate) enum Command {
     Forget(super::forget::ForgetArgs),
     Protect(super::mark::ProtectArgs),
     Mark(super::mark::MarkArgs),
+    Status(super::status::StatusArgs),
+    Log(super::log::LogArgs),
+    Completions(super::manual::CompletionsArgs),
+    Man(super::manual::ManArgs),
 }
 
 /// Make a repository
@@ -321,9 +325,55 @@ pub(crate) struct PruneArgs {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
+    use super::Args;
+    use clap::{CommandFactory, Parser};
+
     #[test]
     fn the_arguments_are_consistent() {
-        <super::Args as clap::CommandFactory>::command().debug_assert();
+        Args::command().debug_assert();
+    }
+
+    /// The words of a line as a shell takes them: quotation marks, no substitutions; up to a pipe or a redirection.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for c in line.chars().chain([' ']) {
+            match (c, quote) {
+                ('\'' | '"', None) => quote = Some(c),
+                (c, Some(open)) if c == open => quote = None,
+                (' ', None) => words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty())),
+                (c, _) => word.push(c),
+            }
+        }
+        assert_eq!(quote, None, "{line}");
+        let end = words.iter().position(|word| matches!(word.as_str(), ">" | "|"));
+        words.truncate(end.unwrap_or(words.len()));
+        words
+    }
+
+    /// The examples at the end of a command's help.
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines: Vec<&str> = help.lines().skip_while(|line| !matches!(*line, "Example:" | "Examples:")).skip(1).collect();
+        lines.iter().flat_map(|line| line.split("&&")).map(|line| line.trim().to_owned()).collect()
+    }
+
+    fn try_examples_of(command: &clap::Command, path: &str, tried: &mut usize) {
+        let examples = examples(command);
+        assert!(examples.iter().any(|example| example.contains(path)), "{path} has no example of itself");
+        for example in &examples {
+            let parsed = Args::try_parse_from(words(example));
+            assert!(parsed.is_ok(), "{example}: {}", parsed.map(drop).expect_err("it is none"));
+            *tried += 1;
+        }
+        command.get_subcommands().for_each(|below| try_examples_of(below, below.get_name(), tried));
+    }
+
+    #[test]
+    fn every_command_has_examples_that_are_right() {
+        let mut tried = 0;
+        try_examples_of(&Args::command(), "icecore", &mut tried);
+        assert!(tried > 30, "only {tried} examples were found");
     }
 }

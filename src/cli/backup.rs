@@ -1,8 +1,10 @@
 //! `backup`.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
-use icecore::ops::backup::{BackupOptions, BackupReport, backup};
+use icecore::ops::backup::{BackupOptions, BackupReport, backup, source_of};
+use icecore::ops::journal::{LABEL_FACT, Operation};
 use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::command::CommandSource;
@@ -13,6 +15,7 @@ use serde::Serialize;
 use super::args::{CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::{self, count, printable};
 use super::progress::Progress;
 use super::views::{FlagView, flags};
@@ -21,22 +24,31 @@ use super::{environment, names, time};
 /// `backup sqlite`.
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
-    let source = SqliteSource::new(databases, sqlite_options(args.content.into())?)?;
-    run(context, &source, &args.record)
+    let given = listed(databases.iter().map(|(_, path)| path));
+    let content = args.content.into();
+    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(content)?)?)))
 }
 
 /// `backup files`.
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
     // What icecore itself keeps is no part of what it is to keep.
     let exclude = vec![context.repository_path()?, environment::cache_dir()?];
-    let source = FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options(ContentWhen::Never)?, exclude })?;
-    run(context, &source, &args.record)
+    let make = || -> Result<Box<dyn Source>, Failure> {
+        Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options(ContentWhen::Never)?, exclude })?))
+    };
+    run(context, &args.record, &listed(&args.paths), make)
 }
 
 /// `backup command`.
 pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit, Failure> {
-    let source = CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?;
-    run(context, &source, &args.record)
+    let make = || -> Result<Box<dyn Source>, Failure> {
+        Ok(Box::new(CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?))
+    };
+    run(context, &args.record, &args.name, make)
+}
+
+fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
+    paths.into_iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 impl From<Content> for ContentWhen {
@@ -79,29 +91,60 @@ pub(crate) struct Done {
     short_ids: (String, Option<String>),
 }
 
-fn run(context: &Context<'_>, source: &dyn Source, args: &RecordArgs) -> Result<Exit, Failure> {
+/// The source is looked at with the repository open, so that one that is not there is in the journal too.
+fn run(
+    context: &Context<'_>,
+    args: &RecordArgs,
+    given: &str,
+    make: impl FnOnce() -> Result<Box<dyn Source>, Failure>,
+) -> Result<Exit, Failure> {
+    let options = options(args)?;
     let repo = context.open()?;
-    let progress = context.progress();
-    let done = take(&repo, &progress, source, args)?;
-    drop(progress);
-    context.output.report(&done, Done::text)?;
-    Ok(done.exit())
+    journaled(context, &repo, Operation::Backup, |story| {
+        name_source(story, args, given);
+        let source = make()?;
+        let progress = context.progress();
+        let done = take(&repo, &progress, &*source, &options, story)?;
+        drop(progress);
+        context.output.report(&done, Done::text)?;
+        Ok(done.exit())
+    })
 }
 
-/// Takes one snapshot.
-pub(crate) fn take(repo: &Repository, progress: &Progress, source: &dyn Source, args: &RecordArgs) -> Result<Done, Failure> {
+/// What the journal calls the source, before it is known whether there is one.
+pub(crate) fn name_source(story: &mut Story, args: &RecordArgs, given: &str) {
+    story.detail = args.source.as_deref().unwrap_or(given).to_owned();
+    story.facts.push((LABEL_FACT.to_owned(), story.detail.clone()));
+}
+
+/// What is recorded with a snapshot that is taken now.
+pub(crate) fn options(args: &RecordArgs) -> Result<BackupOptions, Failure> {
     let now_ns = time::now_ns();
-    let options = BackupOptions {
+    Ok(BackupOptions {
         time_ns: args.time.as_deref().map_or(Ok(now_ns), time::parse)?,
         now_ns,
         host: environment::host(),
         user: environment::user(),
         tags: args.tags.clone(),
         source: args.source.clone(),
-    };
-    let report = backup(repo, source, &options, progress)?;
+    })
+}
+
+/// Takes one snapshot, and tells of it.
+pub(crate) fn take(
+    repo: &Repository,
+    progress: &Progress,
+    source: &dyn Source,
+    options: &BackupOptions,
+    story: &mut Story,
+) -> Result<Done, Failure> {
+    story.source = Some(source_of(source, options).id);
+    let report = backup(repo, source, options, progress)?;
     repo.warn_of_healed(progress);
-    Ok(Done::of(&report, repo.key_derivation().as_micros() as u64))
+    let done = Done::of(&report, repo.key_derivation().as_micros() as u64);
+    story.snapshots.push(report.id);
+    story.detail.push_str(&done.summary());
+    Ok(done)
 }
 
 impl Done {
@@ -127,6 +170,15 @@ impl Done {
             healed_chunks: report.healed_chunks,
             short_ids: (report.id.short(), record.parent.map(|parent| parent.short())),
         }
+    }
+
+    /// What follows the label in the journal.
+    fn summary(&self) -> String {
+        let sizes = [self.logical_bytes, self.stored_bytes].map(output::bytes);
+        let mut text = format!(": {} in {}, stored {}", sizes[0], count(self.streams, "stream"), sizes[1]);
+        self.flags.iter().for_each(|flag| text.push_str(&format!("; flagged {}: {}", flag.code, flag.detail)));
+        self.skipped.iter().for_each(|skipped| text.push_str(&format!("; skipped {skipped}")));
+        text
     }
 
     /// How the program ends if this is all that was done.

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use icecore::ops::check::{CODES, CheckMarks, CheckOptions, CheckReport, DataReport, Finding, Severity, Subset, check, mark_found};
-use icecore::ops::mark::Author;
+use icecore::ops::journal::Operation;
+use icecore::repo::Repository;
 use serde::Serialize;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::journal::{Story, author, journaled};
 use super::output::{self, count, printable};
 use super::prune::seconds;
 use super::table::{Align, Table};
+use super::time;
 use super::views::text_and_hex;
-use super::{environment, time};
 
 /// Check the repository: what is damaged, and which snapshots and streams that touches
 #[derive(Debug, clap::Args)]
@@ -111,6 +113,23 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     }
     let seed = if matches!(subset, Subset::Share(_) | Subset::Bytes(_)) { Some(args.seed.map_or_else(draw, Ok)?) } else { None };
     let repo = context.open()?;
+    let asked = Asked { subset, read_data, limit, seed, mark: args.mark };
+    journaled(context, &repo, Operation::Check, |story| look(context, &repo, &asked, story))
+}
+
+/// What is to be checked.
+struct Asked {
+    subset: Subset,
+    read_data: bool,
+    limit: Option<i64>,
+    seed: Option<u32>,
+    mark: bool,
+}
+
+fn look(context: &Context<'_>, repo: &Repository, asked: &Asked, story: &mut Story) -> Result<Exit, Failure> {
+    let Asked { subset, read_data, limit, seed, .. } = *asked;
+    let part = if subset == Subset::All && limit.is_none() { "all" } else { "part" };
+    story.facts.push(("read_data".to_owned(), if read_data { part } else { "none" }.to_owned()));
     let started = Instant::now();
     let limit = limit.map(|limit| Duration::from_secs(limit.unsigned_abs()));
     let over = || limit.is_some_and(|limit| started.elapsed() >= limit);
@@ -118,14 +137,13 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     let now_ns = time::now_ns();
     let options = CheckOptions { read_data, subset, seed: seed.unwrap_or_default(), over, now_ns: Some(now_ns) };
     let progress = context.progress();
-    let report = check(&repo, &options, &progress)?;
-    let marks = if args.mark {
-        mark_found(&repo, &report, subset, &Author { now_ns, host: environment::host(), user: environment::user() })?
-    } else {
-        CheckMarks::default()
-    };
+    let report = check(repo, &options, &progress)?;
+    let marks = if asked.mark { mark_found(repo, &report, subset, &author())? } else { CheckMarks::default() };
     drop(progress);
     let done = Done::of(&report, seed, &marks, started.elapsed().as_micros() as u64);
+    story.detail = done.summary();
+    story.snapshots.extend(report.touched.iter().map(|touched| touched.snapshot));
+    story.snapshots.dedup();
     // What was found is said even with -q.
     match report.findings.is_empty() {
         true => context.output.report(&done, Done::text)?,
@@ -247,14 +265,17 @@ impl Done {
             }
         }
         text.push_str(&self.data.as_ref().map_or_else(String::new, |data| data.text(self.packs)));
+        text + &self.summary() + "\n"
+    }
+
+    fn summary(&self) -> String {
         let looked = [count(self.snapshots, "snapshot"), count(self.packs, "pack"), count(self.chunks, "chunk")].join(", ");
         let verdict = match self.status {
             "ok" => "no damage found".to_owned(),
             _ => format!("{} ({})", count(self.findings.len() as u64, "finding"), self.status),
         };
         let (read, took) = (output::bytes(self.read_bytes), output::duration(self.duration_ms));
-        text.push_str(&format!("{looked}, {read} read in {took}: {verdict}\n"));
-        text
+        format!("{looked}, {read} read in {took}: {verdict}")
     }
 }
 

@@ -11,15 +11,17 @@ use icecore::backend::disk::{Disk, RealDisk};
 use icecore::format::mark::MarkKind;
 use icecore::ops::drill::demo::{DemoOptions, demo};
 use icecore::ops::drill::{Assertion, DrillOptions, NamedAssertion, Outcome, Report, Staging, drill};
-use icecore::ops::mark::{Author, Statement, mark as put_mark};
+use icecore::ops::journal::Operation;
+use icecore::ops::mark::{Statement, mark as put_mark};
 use icecore::ops::place::Placement;
 use icecore::progress::Monitor;
-use icecore::repo::Reader;
+use icecore::repo::{Reader, Repository};
 use serde::Serialize;
 
 use super::args::FilterArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
+use super::journal::{Story, author, journaled};
 use super::output::{self, SCHEMA, printable};
 use super::{environment, prune, time};
 
@@ -88,31 +90,34 @@ struct Document<'d> {
     done: &'d Done,
 }
 
+/// When the drill began.
+struct Start {
+    instant: Instant,
+    now_ns: i64,
+    rto: Option<Duration>,
+}
+
 /// `drill`.
 pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failure> {
-    let (started, now_ns) = (Instant::now(), time::now_ns());
     let rto = args.rto.as_deref().map(prune::seconds).transpose()?.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
-    let (kind, drills, marked) = match &args.snap {
-        Some(snap) => {
-            let (report, marked) = of_snapshot(context, args, snap, started, rto)?;
-            ("snapshot", vec![report], marked)
-        }
-        None => ("demo", of_demo(context, now_ns)?, false),
+    let start = Start { instant: Instant::now(), now_ns: time::now_ns(), rto };
+    let Some(snap) = &args.snap else {
+        let drills = of_demo(context, start.now_ns)?;
+        let late = rto.is_some_and(|rto| start.instant.elapsed() > rto);
+        return tell(context, args, Done::of("demo", drills, false, late, &start));
     };
-    let took = started.elapsed();
-    let late = rto.is_some_and(|rto| took > rto);
-    let done = Done {
-        kind,
-        passed: !late && drills.iter().all(|report| report.passed),
-        started: time::utc(now_ns),
-        ended: time::utc(time::now_ns()),
-        tool: concat!("icecore ", env!("CARGO_PKG_VERSION")),
-        host: environment::host(),
-        user: environment::user(),
-        marked,
-        duration_ms: output::ms(took.as_micros() as u64),
-        drills: drills.into_iter().map(|report| Drilled { time: time::utc(report.time_ns), report }).collect(),
-    };
+    let repo = context.open()?;
+    journaled(context, &repo, Operation::Drill, |story| {
+        story.detail.clone_from(snap);
+        let (report, marked) = of_snapshot(context, &repo, args, snap, &start, story)?;
+        story.detail = format!("{} restored in {}", output::bytes(report.bytes), output::duration(report.restore_ms));
+        story.detail.push_str(&format!(", checked in {}", output::duration(report.verify_ms)));
+        // Whether it was in time, its own checks say.
+        tell(context, args, Done::of("snapshot", vec![report], marked, false, &start))
+    })
+}
+
+fn tell(context: &Context<'_>, args: &DrillArgs, done: Done) -> Result<Exit, Failure> {
     if let Some(path) = &args.report {
         write_report(path, &done)?;
     }
@@ -135,32 +140,34 @@ fn of_demo(context: &Context<'_>, now_ns: i64) -> Result<Vec<Report>, Failure> {
 
 fn of_snapshot(
     context: &Context<'_>,
+    repo: &Repository,
     args: &DrillArgs,
     snap: &str,
-    started: Instant,
-    rto: Option<Duration>,
+    start: &Start,
+    story: &mut Story,
 ) -> Result<(Report, bool), Failure> {
-    let repo = context.open()?;
     let progress = context.progress();
-    let refreshed = context.refresh(&repo, &progress)?;
+    let refreshed = context.refresh(repo, &progress)?;
     let (id, record) = find_in(&refreshed, snap, &args.filter)?.clone();
-    let listing = Reader::new(&repo).listing(&record.listing)?;
+    story.snapshots.push(id);
+    story.source = Some(record.source.id);
+    let listing = Reader::new(repo).listing(&record.listing)?;
     let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let options = DrillOptions {
         staging: args.staging.clone().map_or_else(|| environment::cache_dir().map(Staging::Scratch), |dir| Ok(Staging::Kept(dir)))?,
         assertions: args.check_sql.iter().map(|text| assertion(text, &names)).collect::<Result<_, _>>()?,
-        started,
-        rto,
+        started: start.instant,
+        rto: start.rto,
         threads: context.threads(),
     };
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
-    let report = drill(&repo, (&id, &record), &options, &placement)?;
+    let report = drill(repo, (&id, &record), &options, &placement)?;
+    repo.warn_of_healed(&progress);
     if !report.passed || args.no_mark {
         return Ok((report, false));
     }
     let statement = Statement { kind: MarkKind::Verified, code: String::new(), detail: "drill: restored and checked".to_owned() };
-    let author = Author { now_ns: time::now_ns(), host: environment::host(), user: environment::user() };
-    let marked = put_mark(&repo, &refreshed, &id, &statement, &author);
+    let marked = put_mark(repo, &refreshed, &id, &statement, &author());
     if let Err(error) = &marked {
         // The proof stands without the mark, for example where the repository may only be read.
         progress.warn(&format!("the snapshot could not be marked as verified: {error}"));
@@ -204,6 +211,21 @@ fn write_report(path: &Path, done: &Done) -> Result<(), Failure> {
 }
 
 impl Done {
+    fn of(kind: &'static str, drills: Vec<Report>, marked: bool, late: bool, start: &Start) -> Self {
+        Done {
+            kind,
+            passed: !late && drills.iter().all(|report| report.passed),
+            started: time::utc(start.now_ns),
+            ended: time::utc(time::now_ns()),
+            tool: concat!("icecore ", env!("CARGO_PKG_VERSION")),
+            host: environment::host(),
+            user: environment::user(),
+            marked,
+            duration_ms: output::ms(start.instant.elapsed().as_micros() as u64),
+            drills: drills.into_iter().map(|report| Drilled { time: time::utc(report.time_ns), report }).collect(),
+        }
+    }
+
     /// Why the program ends with 4.
     fn failure(&self) -> Failure {
         let mut lines: Vec<String> = Vec::new();

@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Incomplete = 3,
     /// Stored data is damaged.
     Damaged = 4,
+    /// `status`: a source has no good snapshot, or none that is young enough; or there are no snapshots.
+    Overdue = 5,
     /// There is no repository.
     NoRepository = 10,
     /// Somebody else holds what is needed.

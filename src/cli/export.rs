@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use icecore::backend::disk::RealDisk;
 use icecore::ops::export::{self, ExportOptions, Exported};
+use icecore::ops::journal::Operation;
 use icecore::ops::place::Placement;
 use icecore::progress::Monitor;
+use icecore::repo::Repository;
 use serde::Serialize;
 
 use super::args::SnapArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::{self, count, printable};
 use super::time;
 use super::views::Located;
@@ -53,16 +56,25 @@ struct Done {
 /// `export`.
 pub(crate) fn run(context: &Context<'_>, args: &ExportArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
+    journaled(context, &repo, Operation::Export, |story| write(context, &repo, args, story))
+}
+
+fn write(context: &Context<'_>, repo: &Repository, args: &ExportArgs, story: &mut Story) -> Result<Exit, Failure> {
     let started = Instant::now();
     let progress = context.progress();
-    let (id, record) = context.find(&repo, &args.snap, &progress)?;
+    story.detail.clone_from(&args.snap.snap);
+    let (id, record) = context.find(repo, &args.snap, &progress)?;
+    story.snapshots.push(id);
+    story.source = Some(record.source.id);
+    story.detail = format!("to {}", args.dir.display());
     for flag in &record.flags {
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }
     let now_ns = time::now_ns();
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(now_ns), monitor: &progress };
     let options = ExportOptions { now_ns, accept_damaged: args.accept_damaged };
-    let Exported { path, manifest, kept } = export::export(&repo, (&id, &record), &args.dir, &options, &placement)?;
+    let Exported { path, manifest, kept } = export::export(repo, (&id, &record), &args.dir, &options, &placement)?;
+    repo.warn_of_healed(&progress);
     drop(progress);
     let done = Done {
         snapshot: id.to_string(),

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 
 use icecore::id::SnapshotId;
 use icecore::ops::forget::{ForgetPlan, ForgetReport, execute, plan_by_rules, plan_named};
+use icecore::ops::journal::Operation;
 use icecore::ops::retention::{Calendar, Decision, Duration, Group, GroupBy, Keep, Reason, Rules};
 use icecore::progress::Monitor;
-use icecore::repo::Refreshed;
+use icecore::repo::{Refreshed, Repository};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::args::FilterArgs;
 use super::context::{Context, filter, find_in};
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::{count, printable};
 use super::table::{Align, Table};
 use super::time;
@@ -204,23 +206,30 @@ pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Fail
         return Err(Failure::usage("no rule keeps anything; give --keep-last N or another rule, or the snapshots to forget"));
     }
     let repo = context.open()?;
+    journaled(context, &repo, Operation::Forget, |story| drop_snapshots(context, &repo, args, &rules, story))
+}
+
+fn drop_snapshots(context: &Context<'_>, repo: &Repository, args: &ForgetArgs, rules: &Rules, story: &mut Story) -> Result<Exit, Failure> {
+    story.untold = args.dry_run;
     let progress = context.progress();
-    let refreshed = context.refresh(&repo, &progress)?;
+    let refreshed = context.refresh(repo, &progress)?;
     let now_ns = time::now_ns();
     let plan = match args.snaps.is_empty() {
         true => {
             let calendar = Calendar { now_ns, zone: args.time_zone.clone().unwrap_or_else(TimeZone::system) };
-            plan_by_rules(&refreshed, &filter(&args.filter), &rules, args.group_by, &calendar)?
+            plan_by_rules(&refreshed, &filter(&args.filter), rules, args.group_by, &calendar)?
         }
         false => named(&refreshed, args)?,
     };
     let report = match args.dry_run {
         true => ForgetReport { forgotten: plan.forgotten(), spared: Vec::new() },
-        false => execute(&repo, &plan, now_ns, &progress)?,
+        false => execute(repo, &plan, now_ns, &progress)?,
     };
     report.spared.iter().for_each(|spared| progress.warn(&format!("snapshot {} stays: {}", spared.id.short(), reasons(spared).join("; "))));
     drop(progress);
     let shown = Forget::of(&refreshed, &plan, &report, args.dry_run);
+    story.snapshots.clone_from(&report.forgotten);
+    story.detail = shown.summary();
     // A plan that is only to be looked at is shown also with -q.
     match args.dry_run {
         true => context.output.result(&shown, Forget::text)?,
@@ -288,8 +297,12 @@ impl Forget {
             text.push_str(&table.text());
             text.push('\n');
         }
+        text + &self.summary() + "\n"
+    }
+
+    fn summary(&self) -> String {
         let verb = if self.dry_run { "would be forgotten" } else { "forgotten" };
-        text + &format!("{} {verb}, {} kept\n", count(self.forgotten, "snapshot"), self.kept)
+        format!("{} {verb}, {} kept", count(self.forgotten, "snapshot"), self.kept)
     }
 }
 

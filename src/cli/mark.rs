@@ -2,16 +2,18 @@
 
 use clap::Subcommand;
 use icecore::format::mark::MarkKind;
-use icecore::ops::mark::{Author, Statement, mark as put_mark};
+use icecore::ops::journal::Operation;
+use icecore::ops::mark::{Statement, mark as put_mark};
 use icecore::progress::Monitor;
+use icecore::repo::Repository;
 use serde::Serialize;
 
 use super::args::SnapArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
+use super::journal::{Story, author, journaled};
 use super::output::printable;
 use super::views::SnapshotView;
-use super::{environment, time};
 
 /// The code of a flag that a user sets.
 const BY_USER: &str = "by-user";
@@ -42,24 +44,28 @@ pub(crate) struct MarkArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// It counts as good: clears all its flags
+    #[command(after_help = "Example:\n  icecore mark latest accept 'the missing table was dropped on purpose'")]
     Accept {
         /// Why
         #[arg(value_name = "WHY", default_value = "")]
         why: String,
     },
     /// It does not count as good
+    #[command(after_help = "Example:\n  icecore mark 1a2b3c flag 'taken during the migration'")]
     Flag {
         /// Why
         #[arg(value_name = "WHY")]
         why: String,
     },
     /// Add tags
+    #[command(after_help = "Example:\n  icecore mark latest tag release-7")]
     Tag {
         /// The tags
         #[arg(value_name = "T", required = true)]
         tags: Vec<String>,
     },
     /// Take tags away
+    #[command(after_help = "Example:\n  icecore mark latest untag release-7")]
     Untag {
         /// The tags
         #[arg(value_name = "T", required = true)]
@@ -94,13 +100,21 @@ pub(crate) fn mark(context: &Context<'_>, args: &MarkArgs) -> Result<Exit, Failu
 
 fn state(context: &Context<'_>, snap: &SnapArgs, statements: &[Statement]) -> Result<Exit, Failure> {
     let repo = context.open()?;
+    journaled(context, &repo, Operation::Mark, |story| put(context, &repo, snap, statements, story))
+}
+
+fn put(context: &Context<'_>, repo: &Repository, snap: &SnapArgs, statements: &[Statement], story: &mut Story) -> Result<Exit, Failure> {
+    story.detail = statements.iter().map(told).collect::<Vec<_>>().join(", ");
     let progress = context.progress();
-    let mut refreshed = context.refresh(&repo, &progress)?;
-    let id = find_in(&refreshed, &snap.snap, &snap.filter)?.0;
-    let author = Author { now_ns: time::now_ns(), host: environment::host(), user: environment::user() };
+    let mut refreshed = context.refresh(repo, &progress)?;
+    let (id, record) = find_in(&refreshed, &snap.snap, &snap.filter)?;
+    let id = *id;
+    story.snapshots.push(id);
+    story.source = Some(record.source.id);
+    let author = author();
     let mut being_forgotten = false;
     for statement in statements {
-        being_forgotten |= put_mark(&repo, &refreshed, &id, statement, &author)?.is_being_forgotten;
+        being_forgotten |= put_mark(repo, &refreshed, &id, statement, &author)?.is_being_forgotten;
         refreshed = repo.refresh()?;
     }
     let found = refreshed.snapshots.iter().find(|(listed, _)| *listed == id);
@@ -112,6 +126,12 @@ fn state(context: &Context<'_>, snap: &SnapArgs, statements: &[Statement]) -> Re
     let done = Done { snapshot: SnapshotView::of(id, record, &refreshed), being_forgotten };
     context.output.report(&done, Done::text)?;
     if being_forgotten { Ok(Exit::Incomplete) } else { Ok(Exit::Done) }
+}
+
+/// What the journal is told of a mark.
+fn told(statement: &Statement) -> String {
+    let kind = format!("{:?}", statement.kind).to_lowercase();
+    [&kind, &statement.code, &statement.detail].into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" ")
 }
 
 impl Done {

@@ -11,13 +11,17 @@ mod exit;
 mod export;
 mod forget;
 mod init;
+mod journal;
+mod log;
 mod look;
+mod manual;
 mod mark;
 mod names;
 mod output;
 mod passphrase;
 mod postgres;
 mod progress;
+mod prometheus;
 mod prune;
 mod repair;
 mod restore;
@@ -25,6 +29,7 @@ mod scrub;
 mod server;
 mod signals;
 mod stats;
+mod status;
 mod table;
 mod time;
 mod views;
@@ -82,6 +87,10 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
         Command::Forget(args) => forget::run(&context, &args),
         Command::Protect(args) => mark::protect(&context, &args),
         Command::Mark(args) => mark::mark(&context, &args),
+        Command::Log(args) => log::run(&context, &args),
+        Command::Status(args) => status::run(&context, &args),
+        Command::Completions(args) => manual::completions(&context, &args),
+        Command::Man(args) => manual::man(&context, &args),
     }
 }
 

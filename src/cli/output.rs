@@ -41,11 +41,7 @@ impl Output {
         if self.json {
             bytes.push(b'\n');
         }
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
-            Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::failed(format!("cannot write to standard output: {e}"))),
-            _ => Ok(()),
-        }
+        self.raw(&bytes)
     }
 
     /// The report of what was done: as [`Output::result`], but as text not with `-q`.
@@ -62,10 +58,24 @@ impl Output {
         }
     }
 
+    /// Bytes that were asked for as they are, on standard output.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::failed(format!("cannot write to standard output: {e}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says on standard error what the user should know, where no progress is shown.
+    pub(crate) fn warn(&self, message: &str) {
+        to_stderr(&self.warning_line(message));
+    }
+
     /// A line for standard error that says what the user should know.
     pub(crate) fn warning_line(&self, message: &str) -> String {
         match self.json {
-            true => serde_json::json!({ "warning": { "message": message } }).to_string(),
+            true => serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string(),
             false => format!("warning: {}", printable(message)),
         }
     }
@@ -73,7 +83,8 @@ impl Output {
 
 /// One line of JSON on standard error.
 pub(crate) fn failure_as_json(failure: &Failure) {
-    to_stderr(&serde_json::json!({ "error": { "code": failure.code, "message": failure.message } }).to_string());
+    let error = serde_json::json!({ "code": failure.code, "message": failure.message, "exit_code": failure.exit as u8 });
+    to_stderr(&serde_json::json!({ "schema": SCHEMA, "error": error }).to_string());
 }
 
 /// Where standard error is closed there is nobody to tell.

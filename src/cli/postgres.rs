@@ -1,18 +1,20 @@
 //! `backup postgres`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use icecore::ops::journal::Operation;
 use icecore::repo::Repository;
 use icecore::source::postgres::{Conninfo, LOCK_WAIT, PostgresOptions, PostgresSource};
 use serde::Serialize;
 
 use super::args::RecordArgs;
-use super::backup::{Done, take};
+use super::backup::{Done, name_source, options as record_options, take};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::printable;
-use super::progress::Progress;
 use super::{environment, time};
 
 /// Take a snapshot of a PostgreSQL database: a dump, its schema, and the cluster's roles
@@ -70,7 +72,7 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
         let text = "globals.sql holds the roles' password verifiers, and this repository is not encrypted: leave them out with --no-role-passwords";
         return Err(Failure::usage(text));
     }
-    let progress = context.progress();
+    record_options(&args.record)?;
     let options = PostgresOptions {
         conninfo,
         environment,
@@ -78,34 +80,59 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
         role_passwords: !args.no_role_passwords,
         globals_only: args.globals_only,
         lock_wait: Duration::from_secs(args.lock_wait_timeout),
-        on_table: progress.on_item(),
+        on_table: Arc::new(|_| {}),
     };
     if args.all_databases {
-        let done = all(&repo, &progress, &options, &args.record)?;
-        drop(progress);
+        let done = all(context, &repo, &options, &args.record)?;
         context.output.report(&done, AllDone::text)?;
         return Ok(done.exit());
     }
-    let done = one(&repo, &progress, options, &args.record)?;
-    drop(progress);
-    context.output.report(&done, Done::text)?;
-    Ok(done.exit())
+    journaled(context, &repo, Operation::Backup, |story| {
+        let done = one(context, &repo, options, &args.record, story)?;
+        context.output.report(&done, Done::text)?;
+        Ok(done.exit())
+    })
 }
 
-fn one(repo: &Repository, progress: &Progress, options: PostgresOptions, record: &RecordArgs) -> Result<Done, Failure> {
-    take(repo, progress, &PostgresSource::connect(options)?, record)
+fn one(
+    context: &Context<'_>,
+    repo: &Repository,
+    options: PostgresOptions,
+    record: &RecordArgs,
+    story: &mut Story,
+) -> Result<Done, Failure> {
+    let label = options.conninfo.label();
+    name_source(story, record, &if options.globals_only { format!("globals of {label}") } else { label });
+    let progress = context.progress();
+    let source = PostgresSource::connect(PostgresOptions { on_table: progress.on_item(), ..options })?;
+    take(repo, &progress, &source, &record_options(record)?, story)
 }
 
-/// One database after the other; one that fails does not stop those after it.
-fn all(repo: &Repository, progress: &Progress, options: &PostgresOptions, record: &RecordArgs) -> Result<AllDone, Failure> {
-    let databases = PostgresSource::connect(options.clone())?.databases()?;
+/// The databases of the server. In the journal only if it does not say.
+fn databases(context: &Context<'_>, repo: &Repository, options: &PostgresOptions) -> Result<Vec<String>, Failure> {
+    let mut databases = Vec::new();
+    journaled(context, repo, Operation::Backup, |story| {
+        story.detail = format!("all databases, from {}", options.conninfo.label());
+        databases = PostgresSource::connect(options.clone())?.databases()?;
+        story.untold = true;
+        Ok(Exit::Done)
+    })?;
+    Ok(databases)
+}
+
+/// One database after the other, each with an entry in the journal; one that fails does not stop those after it.
+fn all(context: &Context<'_>, repo: &Repository, options: &PostgresOptions, record: &RecordArgs) -> Result<AllDone, Failure> {
+    let databases = databases(context, repo, options)?;
     let tag = format!("all-databases-{}", time::utc(time::now_ns()));
     let record = RecordArgs { tags: record.tags.iter().cloned().chain([tag.clone()]).collect(), source: None, time: record.time.clone() };
     let mut done = AllDone { tag, snapshots: Vec::new(), failed: Vec::new() };
     for database in databases {
         let options = PostgresOptions { conninfo: options.conninfo.with_database(&database), ..options.clone() };
-        match one(repo, progress, options, &record) {
-            Ok(snapshot) => done.snapshots.push(snapshot),
+        let mut taken = None;
+        let ended =
+            journaled(context, repo, Operation::Backup, |story| Ok(taken.insert(one(context, repo, options, &record, story)?).exit()));
+        match ended {
+            Ok(_) => done.snapshots.extend(taken),
             Err(failure) if failure.exit == Exit::Failed => done.failed.push(FailedView { database, error: failure.message }),
             Err(failure) => return Err(failure),
         }

@@ -1,5 +1,6 @@
 //! `prune`.
 
+use icecore::ops::journal::{Operation, trim};
 use icecore::ops::prune::{PackUse, PruneOptions, PrunePlan, PruneReport, plan, prune};
 use serde::Serialize;
 
@@ -7,6 +8,7 @@ use super::args::PruneArgs;
 use super::context::Context;
 use super::environment;
 use super::exit::{Exit, Failure};
+use super::journal::journaled;
 use super::output::{bytes, count};
 use super::time;
 
@@ -43,11 +45,11 @@ struct Done {
     written_bytes: u64,
     expired_pending: u64,
     waiting_packs: u64,
+    log_entries_removed: u64,
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
-    let progress = context.progress();
     let options = PruneOptions {
         grace_ns: seconds(&args.grace)?.saturating_mul(SECOND_NS),
         now_ns: time::now_ns(),
@@ -56,15 +58,22 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Exit, Failu
         repack_bytes_max: args.max_repack.map(|mib| mib << 20),
     };
     if args.dry_run {
+        let progress = context.progress();
         let plan = plan(&repo, &options, &progress)?;
         drop(progress);
         context.output.result(&PlanView::of(&plan), PlanView::text)?;
         return Ok(Exit::Done);
     }
-    let report = prune(&repo, &options, &progress)?;
-    drop(progress);
-    context.output.report(&Done::of(&report), Done::text)?;
-    Ok(Exit::Done)
+    journaled(context, &repo, Operation::Prune, |story| {
+        let progress = context.progress();
+        let report = prune(&repo, &options, &progress)?;
+        let log_entries_removed = trim(&repo)?;
+        drop(progress);
+        let done = Done::of(&report, log_entries_removed);
+        story.detail = done.summary();
+        context.output.report(&done, Done::text)?;
+        Ok(Exit::Done)
+    })
 }
 
 /// A time span as `0`, `90s`, `30m`, `24h` or `7d`, in seconds.
@@ -122,8 +131,9 @@ impl PlanView {
 }
 
 impl Done {
-    fn of(report: &PruneReport) -> Self {
+    fn of(report: &PruneReport, log_entries_removed: u64) -> Self {
         Done {
+            log_entries_removed,
             marked_packs: report.marked,
             deleted_packs: report.deleted,
             deleted_bytes: report.deleted_bytes,
@@ -134,15 +144,19 @@ impl Done {
         }
     }
 
-    fn text(&self) -> String {
-        let mut text = format!(
-            "{} marked; {} written anew ({}); {} deleted ({})\n",
+    fn summary(&self) -> String {
+        format!(
+            "{} marked; {} written anew ({}); {} deleted ({})",
             count(self.marked_packs, "pack"),
             count(self.written_packs, "pack"),
             bytes(self.written_bytes),
             count(self.deleted_packs, "pack"),
             bytes(self.deleted_bytes)
-        );
+        )
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.summary() + "\n";
         if self.waiting_packs > 0 {
             text.push_str(&format!("{} wait for the grace time; prune again after it\n", count(self.waiting_packs, "marked pack")));
         }

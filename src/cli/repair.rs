@@ -4,16 +4,17 @@ use std::path::PathBuf;
 
 use icecore::backend::ObjectKey;
 use icecore::ops::check::{Subset, Touched};
-use icecore::ops::mark::Author;
+use icecore::ops::journal::Operation;
 use icecore::ops::repair::{BadPack, RepairOptions, RepairPlan, RepairReport, catalog, execute, plan};
+use icecore::repo::Repository;
 use serde::Serialize;
 
 use super::check::{FindingView, draw, findings_table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::journal::{Story, author, journaled};
 use super::output::{bytes, count, printable};
 use super::views::text_and_hex;
-use super::{environment, time};
 
 /// Mend what is damaged: heal what can be healed, set aside what cannot, mark the snapshots that lost something
 #[derive(Debug, clap::Args)]
@@ -122,31 +123,47 @@ pub(crate) fn run(context: &Context<'_>, args: &RepairArgs) -> Result<Exit, Fail
         std::fs::metadata(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     }
     let repo = context.open()?;
+    let options = RepairOptions { structure_only: args.structure_only, subset, seed, from: args.from.clone(), author: author() };
+    journaled(context, &repo, Operation::Repair, |story| match args.catalog {
+        true => make_catalog(context, &repo, story),
+        false => mend(context, &repo, args.dry_run, &options, story),
+    })
+}
+
+fn make_catalog(context: &Context<'_>, repo: &Repository, story: &mut Story) -> Result<Exit, Failure> {
+    story.detail = "the local catalog".to_owned();
     let progress = context.progress();
-    if args.catalog {
-        let rebuilt = catalog(&repo, &progress)?;
-        drop(progress);
-        let unreadable: Vec<String> = rebuilt.damage.iter().map(ToString::to_string).collect();
-        let exit = if unreadable.is_empty() { Exit::Done } else { Exit::Damaged };
-        let view = CatalogView { packs: rebuilt.packs, salvaged_tables: rebuilt.salvaged, unreadable };
-        context.output.report(&view, CatalogView::text)?;
-        return Ok(exit);
+    let rebuilt = catalog(repo, &progress)?;
+    drop(progress);
+    let unreadable: Vec<String> = rebuilt.damage.iter().map(ToString::to_string).collect();
+    let exit = if unreadable.is_empty() { Exit::Done } else { Exit::Damaged };
+    let view = CatalogView { packs: rebuilt.packs, salvaged_tables: rebuilt.salvaged, unreadable };
+    story.detail.push_str(&format!(": {}, {} unreadable", count(view.packs, "pack"), view.unreadable.len()));
+    context.output.report(&view, CatalogView::text)?;
+    Ok(exit)
+}
+
+fn mend(context: &Context<'_>, repo: &Repository, dry_run: bool, options: &RepairOptions, story: &mut Story) -> Result<Exit, Failure> {
+    story.untold = dry_run;
+    let progress = context.progress();
+    if !dry_run {
+        catalog(repo, &progress)?;
     }
-    let author = Author { now_ns: time::now_ns(), host: environment::host(), user: environment::user() };
-    let options = RepairOptions { structure_only: args.structure_only, subset, seed, from: args.from.clone(), author };
-    if !args.dry_run {
-        catalog(&repo, &progress)?;
-    }
-    let plan = plan(&repo, &options, &progress)?;
-    let view = PlanView::of(&plan, args.dry_run);
-    if args.dry_run {
+    let plan = plan(repo, options, &progress)?;
+    let view = PlanView::of(&plan, dry_run);
+    if dry_run {
         drop(progress);
         context.output.result(&view, PlanView::text)?;
         return Ok(if plan.report.is_damaged() { Exit::Damaged } else { Exit::Done });
     }
-    let report = execute(&repo, plan, &options, &progress)?;
+    let report = execute(repo, plan, options, &progress)?;
     drop(progress);
     let done = Done::of(view, &report);
+    story.detail = done.summary();
+    story.snapshots.extend(report.reissued.iter().flat_map(|(old, new)| [*old, *new]));
+    story.snapshots.extend(report.lost.iter().map(|lost| lost.snapshot));
+    story.snapshots.extend(report.verified.iter());
+    story.snapshots.dedup();
     // What is lost is said even with -q.
     match report.is_damaged() {
         true => context.output.result(&done, Done::text)?,
@@ -233,18 +250,31 @@ impl Done {
         }
     }
 
-    fn text(&self) -> String {
-        let mut text = self.plan.text();
-        let healed = [
+    /// How much of what was done, but for nothing.
+    fn deeds(&self) -> Vec<String> {
+        let deeds = [
             (self.healed.len() as u64, "object healed by its own parity or second copy"),
             (self.rewritten_copies.len() as u64, "second copy written again"),
             (self.chunks_from_copies, "chunk healed from another copy"),
             (self.chunks_from_files, "chunk healed from files"),
             (self.moved_chunks, "whole chunk of damaged packs written anew"),
         ];
-        for (number, what) in healed.iter().filter(|(number, _)| *number > 0) {
-            text.push_str(&format!("{number} x {what}\n"));
-        }
+        deeds.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} x {what}")).collect()
+    }
+
+    /// For the journal.
+    fn summary(&self) -> String {
+        let mut parts = self.deeds();
+        parts.extend(self.quarantined.iter().map(|name| format!("set aside: {name}")));
+        parts.extend(self.left.iter().cloned());
+        let lost = format!("{} lost", count(self.lost.len() as u64, "stream"));
+        parts.extend((!self.lost.is_empty()).then_some(lost));
+        if parts.is_empty() { "nothing to mend".to_owned() } else { parts.join("; ") }
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.plan.text();
+        self.deeds().iter().for_each(|deed| text.push_str(&format!("{deed}\n")));
         for one in &self.relisted_snapshots {
             text.push_str(&format!("snapshot {} had a damaged record and is listed as {} now\n", one.damaged, one.listed_as));
         }

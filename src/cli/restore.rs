@@ -12,6 +12,7 @@ use icecore::Error;
 use icecore::backend::disk::RealDisk;
 use icecore::format::snapshot::SnapshotRecord;
 use icecore::ops::export::{self, FromOptions};
+use icecore::ops::journal::Operation;
 use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{self, RestoreOptions, Restored};
 use icecore::progress::Monitor;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use super::args::{DumpArgs, RestoreArgs};
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
+use super::journal::{Story, journaled};
 use super::output::{self, count, printable};
 use super::views::{Located, Named};
 use super::{names, time};
@@ -64,13 +66,23 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
     }
     let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
+    journaled(context, &repo, Operation::Restore, |story| {
+        story.detail = snap.to_owned();
+        put_back(context, &repo, snap, args, story)
+    })
+}
+
+fn put_back(context: &Context<'_>, repo: &Repository, snap: &str, args: &RestoreArgs, story: &mut Story) -> Result<Exit, Failure> {
     let started = Instant::now();
     let progress = context.progress();
-    let (id, record) = find_in(&context.refresh(&repo, &progress)?, snap, &args.filter)?.clone();
+    let (id, record) = find_in(&context.refresh(repo, &progress)?, snap, &args.filter)?.clone();
+    story.snapshots.push(id);
+    story.source = Some(record.source.id);
+    story.detail = destinations(args);
     for flag in &record.flags {
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }
-    let restored = place(&repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
+    let restored = place(repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
     repo.warn_of_healed(&progress);
     drop(progress);
     let done = Done {
@@ -116,6 +128,14 @@ fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exi
     };
     context.output.report(&done, Done::text)?;
     Ok(Exit::Done)
+}
+
+/// Where it goes, for the journal.
+fn destinations(args: &RestoreArgs) -> String {
+    match &args.to {
+        Some(dir) => format!("into {}", dir.display()),
+        None => args.streams.iter().map(|stream| stream.to_string_lossy()).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// A restore that did not happen; of a database that was damaged when it was captured, that is why.

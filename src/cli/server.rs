@@ -3,15 +3,19 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use icecore::ops::journal::Operation;
 use icecore::ops::postgres::{
     Dump, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
 };
+use icecore::progress::Monitor;
+use icecore::source::Environment;
 use icecore::source::postgres::Conninfo;
 use serde::Serialize;
 
 use super::args::RestoreArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
+use super::journal::journaled;
 use super::output::{self, count, printable};
 use super::progress::Progress;
 use super::{environment, time};
@@ -123,17 +127,52 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs, dsn: &str) -> R
     }
     let environment = environment::everything();
     let conninfo = Conninfo::resolve(Some(dsn), &environment)?;
+    if let Some(path) = &args.server.from_file {
+        let progress = context.progress();
+        let dump = Dump::of_file(path, &progress)?;
+        let from = Origin { snapshot: None, name: path.display().to_string() };
+        return load(context, &args.server, (conninfo, environment), &dump, from, progress);
+    }
+    let snap = args.snap.as_ref().ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
+    let snap = snap.to_str().ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
+    let repo = context.open()?;
+    journaled(context, &repo, Operation::Restore, |story| {
+        story.detail = format!("{snap} to {}", conninfo.label());
+        let progress = context.progress();
+        let (id, record) = find_in(&context.refresh(&repo, &progress)?, snap, &args.filter)?.clone();
+        story.snapshots.push(id);
+        story.source = Some(record.source.id);
+        for flag in &record.flags {
+            progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
+        }
+        let from = Origin { snapshot: Some(id.to_string()), name: format!("snapshot {}", id.short()) };
+        load(context, &args.server, (conninfo, environment), &Dump::of_snapshot(&repo, &record)?, from, progress)
+    })
+}
+
+/// Where a dump comes from.
+struct Origin {
+    snapshot: Option<String>,
+    /// For people.
+    name: String,
+}
+
+fn load(
+    context: &Context<'_>,
+    server: &ServerArgs,
+    (conninfo, environment): (Conninfo, Environment),
+    dump: &Dump,
+    from: Origin,
+    progress: Progress,
+) -> Result<Exit, Failure> {
     let timestamp = time::compact(time::now_ns());
     let started = Instant::now();
-    let progress = context.progress();
-    let (dump, snapshot, from) = dump(context, args, &progress)?;
-    let server = &args.server;
     let ms = || output::ms(started.elapsed().as_micros() as u64);
     if let Some(table) = &server.table {
         let options = TableOptions { conninfo, table: table.clone(), name: server.name.clone(), timestamp };
-        let restored = restore_table(&dump, &options, &progress)?;
+        let restored = restore_table(dump, &options, &progress)?;
         drop(progress);
-        context.output.report(&TableDone::of(restored, snapshot, from, ms()), TableDone::text)?;
+        context.output.report(&TableDone::of(restored, from, ms()), TableDone::text)?;
         return Ok(Exit::Done);
     }
     let options = ServerOptions {
@@ -150,33 +189,17 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs, dsn: &str) -> R
         no_tablespaces: server.no_tablespaces,
         verify: !server.no_verify,
     };
-    let restored = restore_database(&dump, &options, &progress)?;
+    let restored = restore_database(dump, &options, &progress)?;
     drop(progress);
-    context.output.report(&Done::of(restored, snapshot, from, ms()), Done::text)?;
+    context.output.report(&Done::of(restored, from, ms()), Done::text)?;
     Ok(Exit::Done)
 }
 
-/// The dump, the snapshot's id if it is of one, and where it comes from for people.
-fn dump(context: &Context<'_>, args: &RestoreArgs, progress: &Progress) -> Result<(Dump, Option<String>, String), Failure> {
-    use icecore::progress::Monitor;
-    if let Some(path) = &args.server.from_file {
-        return Ok((Dump::of_file(path, progress)?, None, path.display().to_string()));
-    }
-    let snap = args.snap.as_ref().ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
-    let snap = snap.to_str().ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
-    let repo = context.open()?;
-    let (id, record) = find_in(&context.refresh(&repo, progress)?, snap, &args.filter)?.clone();
-    for flag in &record.flags {
-        progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
-    }
-    Ok((Dump::of_snapshot(&repo, &record)?, Some(id.to_string()), format!("snapshot {}", id.short())))
-}
-
 impl Done {
-    fn of(restored: RestoredDatabase, snapshot: Option<String>, from: String, duration_ms: f64) -> Self {
+    fn of(restored: RestoredDatabase, from: Origin, duration_ms: f64) -> Self {
         let RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing } = restored;
         Done {
-            snapshot,
+            snapshot: from.snapshot,
             database: name,
             server: label,
             kept,
@@ -187,7 +210,7 @@ impl Done {
             verified,
             differing,
             duration_ms,
-            from,
+            from: from.name,
         }
     }
 
@@ -213,9 +236,17 @@ impl Done {
 }
 
 impl TableDone {
-    fn of(restored: RestoredTable, snapshot: Option<String>, from: String, duration_ms: f64) -> Self {
+    fn of(restored: RestoredTable, from: Origin, duration_ms: f64) -> Self {
         let RestoredTable { name, label, rows, bytes, head_bytes } = restored;
-        TableDone { snapshot, table: name, server: label, rows, read_bytes: bytes + head_bytes, duration_ms, from }
+        TableDone {
+            snapshot: from.snapshot,
+            table: name,
+            server: label,
+            rows,
+            read_bytes: bytes + head_bytes,
+            duration_ms,
+            from: from.name,
+        }
     }
 
     fn text(&self) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use icecore::format::mark::MarkKind;
-use icecore::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, SqliteFacts, StreamEntry};
+use icecore::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, SourceRef, SqliteFacts, StreamEntry};
 use icecore::id::{SnapshotId, to_hex};
 use icecore::ops::stats::{Chains, Cost, Spread};
 use icecore::repo::Refreshed;
@@ -55,6 +55,18 @@ pub(crate) struct SourceView {
     pub(crate) id: String,
     pub(crate) kind: &'static str,
     pub(crate) label: String,
+}
+
+impl SourceView {
+    pub(crate) fn of(source: &SourceRef) -> Self {
+        let kind = match source.kind {
+            SourceKind::Sqlite => "sqlite",
+            SourceKind::Files => "files",
+            SourceKind::Postgres => "postgres",
+            SourceKind::Command => "command",
+        };
+        SourceView { id: source.id.to_string(), kind, label: source.label.clone() }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -115,12 +127,6 @@ impl SnapshotView {
             whole: mark.kind == MarkKind::Verified,
             time_ns: mark.time_ns,
         });
-        let kind = match record.source.kind {
-            SourceKind::Sqlite => "sqlite",
-            SourceKind::Files => "files",
-            SourceKind::Postgres => "postgres",
-            SourceKind::Command => "command",
-        };
         SnapshotView {
             id: id.to_string(),
             time: time::utc(record.time_ns),
@@ -128,7 +134,7 @@ impl SnapshotView {
             host: record.host.clone(),
             user: record.user.clone(),
             tool: record.tool.clone(),
-            source: SourceView { id: record.source.id.to_string(), kind, label: record.source.label.clone() },
+            source: SourceView::of(&record.source),
             parent: record.parent.map(|parent| parent.to_string()),
             tags: record.tags.clone(),
             flags: flags(&record.flags),

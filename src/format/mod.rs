@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod key;
+pub mod log;
 pub mod mark;
 pub mod node;
 pub mod pack;
@@ -84,11 +85,13 @@ pub enum Kind {
     Mark,
     /// What stays of a forgotten snapshot.
     Forgotten,
+    /// An entry of the journal.
+    Log,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 6] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone, Kind::Mark, Kind::Forgotten];
+    pub const ALL: [Kind; 7] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone, Kind::Mark, Kind::Forgotten, Kind::Log];
 
     /// The first 8 bytes of the object. The first byte is not ASCII and the last ends a line, so that a text file is never taken for an object.
     pub fn magic(self) -> [u8; 8] {
@@ -99,6 +102,7 @@ impl Kind {
             Kind::Tombstone => *b"\xCEiceTMB\n",
             Kind::Mark => *b"\xCEiceMRK\n",
             Kind::Forgotten => *b"\xCEiceFGT\n",
+            Kind::Log => *b"\xCEiceLOG\n",
         }
     }
 
@@ -111,6 +115,7 @@ impl Kind {
             Kind::Tombstone => 4,
             Kind::Mark => 5,
             Kind::Forgotten => 6,
+            Kind::Log => 7,
         }
     }
 }

@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkSpan, Reader, Repository, Spans};
+use crate::repo::{ChunkSpan, Reader, Repository, Spans, Spill};
 
 /// Bytes of chunks that are read together, each frame that they take once.
-const WINDOW_BYTES: u64 = 32 << 20;
+const WINDOW_BYTES: u64 = 256 << 20;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,19 +101,20 @@ pub fn restore_tree(
     let listing = reader.listing(&snapshot.listing)?;
     placement.monitor.phase("restoring", Some(snapshot.logical_bytes));
     let tree = Tree::open(placement, dir)?;
-    fill_tree(&reader, &listing, tree, options.database, &|entry| entry.meta, placement.monitor)
+    let (restored, damaged) = fill_tree(&reader, &listing, &tree, options.database, &|entry| entry.meta, placement.monitor)?;
+    tree.finish()?;
+    damaged.or(restored)
 }
 
-/// Puts all entries of a listing into a directory, each with the attributes that `dress` gives it, and finishes the directory. Entries that are
-/// damaged do not keep the others from it; they are the error then.
+/// Puts all entries of a listing into a directory, each with the attributes that `dress` gives it. Those that are damaged are left out.
 pub(super) fn fill_tree(
     reader: &Reader,
     listing: &[StreamEntry],
-    tree: Tree<'_>,
+    tree: &Tree<'_>,
     database: DatabaseOptions,
     dress: &dyn Fn(&StreamEntry) -> Option<FileMeta>,
     monitor: &dyn Monitor,
-) -> Result<Vec<Restored>> {
+) -> Result<(Vec<Restored>, Damaged)> {
     let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
     for entry in listing {
         if monitor.cancelled() {
@@ -137,13 +138,12 @@ pub(super) fn fill_tree(
             Err(error) => damaged.add(name, error)?,
         }
     }
-    tree.finish()?;
-    damaged.or(restored)
+    Ok((restored, damaged))
 }
 
 /// Streams that cannot be given back; the others are.
 #[derive(Default)]
-struct Damaged {
+pub(super) struct Damaged {
     names: HashSet<Vec<u8>>,
     errors: Vec<Error>,
 }
@@ -161,15 +161,25 @@ impl Damaged {
     }
 
     /// What was restored, if that is all.
-    fn or(mut self, restored: Vec<Restored>) -> Result<Vec<Restored>> {
-        let others = restored.len();
+    fn or(self, restored: Vec<Restored>) -> Result<Vec<Restored>> {
+        let note = match restored.len() {
+            0 => String::new(),
+            others => format!("; all else that was asked for is restored ({others})"),
+        };
+        self.refuse(&note).map(|()| restored)
+    }
+
+    /// All that is damaged, in one error that ends with this note.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if anything is.
+    pub(super) fn refuse(mut self, note: &str) -> Result<()> {
         match (self.errors.pop(), self.errors.as_slice()) {
-            (None, _) => Ok(restored),
-            (Some(only), []) if others == 0 => Err(only),
+            (None, _) => Ok(()),
+            (Some(only), []) if note.is_empty() => Err(only),
             (Some(last), before) => {
                 let all: Vec<String> = before.iter().chain([&last]).map(ToString::to_string).collect();
-                let detail = format!("{}; all else that was asked for is restored ({others})", all.join("; "));
-                Err(Error::corrupt("the snapshot", detail))
+                Err(Error::corrupt("the snapshot", format!("{}{note}", all.join("; "))))
             }
         }
     }
@@ -233,7 +243,7 @@ fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn M
         let next = next_window(&mut spans)?;
         std::thread::scope(|scope| {
             let ahead = scope.spawn(|| reader.prefetch(next.iter().map(|span| span.id)));
-            write_window(reader, &window, file, monitor)?;
+            write_window(reader, &window, file, Spill::past(file, root.len), monitor)?;
             ahead.join().unwrap_or(Err(Error::Poisoned))
         })?;
         window = next;
@@ -241,9 +251,9 @@ fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn M
     Ok(())
 }
 
-fn write_window(reader: &Reader, window: &[ChunkSpan], file: &File, monitor: &dyn Monitor) -> Result<()> {
+fn write_window(reader: &Reader, window: &[ChunkSpan], file: &File, spill: Spill<'_>, monitor: &dyn Monitor) -> Result<()> {
     let ids: Vec<ChunkId> = window.iter().map(|span| span.id).collect();
-    reader.each_chunk(&ids, &|number, bytes| {
+    reader.each_chunk(&ids, Some(spill), &|number, bytes| {
         let Some(span) = window.get(number) else { return Ok(()) };
         check_len(span, bytes)?;
         file.write_all_at(bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;

@@ -12,11 +12,12 @@ use crate::progress::Monitor;
 use crate::repo::{Health, health, is_whole, read_pack_from, read_record_from, stored_parity};
 
 /// What cannot be found without a key, for people.
-pub const NOT_CHECKED: [&str; 4] = [
+pub const NOT_CHECKED: [&str; 5] = [
     "whether an object is missing that was never listed here, or was replaced by an older one",
     "whether the tables of packs say what is in them, and whether chunks decode to what their ids say",
     "whether every chunk of every snapshot is in some pack, with what it is a delta of",
     "what tombstones say: only their headers are looked at, as their names are not made of their bytes",
+    "whether the times in the names of journal entries are theirs",
 ];
 
 /// What a scrub found.
@@ -39,7 +40,7 @@ impl ScrubReport {
     }
 }
 
-/// Verifies what can be verified without a key: the bytes of packs, snapshot records and marks against their names; the checksums of both copies of the
+/// Verifies what can be verified without a key: the bytes of packs, snapshot records, marks and journal entries against their names; the checksums of both copies of the
 /// configuration and of key records, of what stays of forgotten snapshots, and of footers with the stored tables of packs; all headers. Needs no catalog.
 ///
 /// # Errors
@@ -49,7 +50,8 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
     monitor.phase("checking records", None);
     let mut records = check_replicas(backend, &mut report)?;
     let has_parity = stored_parity(backend)?;
-    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone] {
+    for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone, ObjectKind::Log]
+    {
         for info in sorted(backend, kind)? {
             if monitor.cancelled() {
                 return Err(Error::Cancelled);
@@ -104,6 +106,7 @@ fn code(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Result<&'st
         ObjectKind::Mark => "mark",
         ObjectKind::Forgotten => "forgotten",
         ObjectKind::Tombstone => "tombstone",
+        ObjectKind::Log => "log",
         ObjectKind::Quarantined => "quarantined",
     })
 }
@@ -115,6 +118,7 @@ fn scrub_record(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Opt
         ObjectKey::Mark { .. } => Kind::Mark,
         ObjectKey::Forgotten(_) => Kind::Forgotten,
         ObjectKey::Tombstone(_) => Kind::Tombstone,
+        ObjectKey::Log { .. } => Kind::Log,
         ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) | ObjectKey::Quarantined { .. } => return None,
     };
     let verify = |bytes: &[u8]| match kind {

@@ -97,6 +97,7 @@ pub(crate) fn is_whole(key: &ObjectKey, bytes: &[u8], has_parity: bool) -> bool 
         ObjectKey::Pack(id) => id.as_bytes(),
         ObjectKey::Snapshot(id) | ObjectKey::Pending(id) => id.as_bytes(),
         ObjectKey::Mark { id, .. } => id.as_bytes(),
+        ObjectKey::Log { id, .. } => id.as_bytes(),
         ObjectKey::Config(_) | ObjectKey::Key(..) => return is_replica_whole(key, bytes),
         ObjectKey::Quarantined { content, .. } => content.as_bytes(),
         ObjectKey::Forgotten(_) => return unnamed_record(bytes, has_parity).is_some_and(has_own_checksum),

@@ -8,6 +8,8 @@
 //! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
 //! | repair | safe: a damaged pack is marked like those of a prune before it goes | safe: what can be read has been written anew before | safe: both mark, then look |
+//!
+//! Entries of the journal are only added, each under a name of its own, and nothing reads them but people and `status`: safe beside everything.
 
 pub mod catalog;
 
@@ -16,6 +18,7 @@ mod cache;
 mod features;
 mod forgotten;
 mod heal;
+mod journal;
 mod locate;
 mod marks;
 mod open;
@@ -30,6 +33,7 @@ mod segments;
 pub mod session;
 mod spool;
 mod tree;
+mod waiting;
 mod window;
 mod writer;
 
@@ -38,6 +42,7 @@ pub use features::{FeatureKeeper, KeptFeatures};
 pub use forgotten::ForgottenList;
 pub(crate) use heal::is_whole;
 pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
+pub use journal::LogName;
 pub use locate::{CopyPlace, StoredCopy};
 pub(crate) use locate::{FramePlace, PackTable};
 pub(crate) use marks::LOST;
@@ -54,6 +59,7 @@ pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSessi
 pub use spool::{Held, Spool};
 pub(crate) use tree::read_node;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
+pub use waiting::Spill;
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 //! First the encoded bytes of all deltas are fetched, segment by segment in the order in which they are stored: they are small. Then the frames without
 //! bases are decoded in their order; what others need of a frame is copied into their prefixes at once, and a delta is decoded as soon as its prefix is
 //! complete. So a chain of deltas is followed to its end while it is at hand, and the memory that is taken is that of prefixes which wait for more
-//! than one base. It is known before anything is read: if it is too much, the work is done in two halves.
+//! than one base. It is known before anything is read: if it is too much, prefixes wait in a file, or the work is done in two halves.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::locate::{FramePlace, StoredCopy};
 use super::reader::{ChunkBytes, Reader};
+use super::waiting::{Prefix, Spill, Waiting};
 use crate::error::{Error, Result};
 use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX, WORK_WRITE_MAX};
 use crate::id::{ChunkId, PackId};
@@ -30,7 +31,7 @@ const FRAMES_PER_CHUNK_MAX: usize = 2 * WORK_WRITE_MAX as usize;
 struct Node {
     /// Any chunk of the frame.
     copy: StoredCopy,
-    prefix: Mutex<Vec<u8>>,
+    prefix: Mutex<Prefix>,
     /// How many parts of the prefix are missing.
     missing: AtomicUsize,
     /// Its encoded bytes, if it is a delta and they are fetched.
@@ -59,17 +60,19 @@ struct Plan<'a> {
     nodes_max: usize,
     /// Whether frames are taken from those kept, and kept.
     keeps: bool,
+    waiting: Waiting<'a>,
 }
 
 /// What is called with the number and the verified bytes of each chunk, by several threads.
 pub type Visit<'v> = dyn Fn(usize, &[u8]) -> Result<()> + Sync + 'v;
 
 impl Reader {
-    /// Calls `visit` with the number and the verified bytes of each of these chunks, in an order that reads and decodes least.
+    /// Calls `visit` with the number and the verified bytes of each of these chunks, in an order that reads and decodes least. With room to
+    /// spill, every frame is decoded once even if not all that waits for it fits in memory.
     ///
     /// # Errors
     /// As [`Reader::chunk`]; and what `visit` fails with.
-    pub fn each_chunk(&self, ids: &[ChunkId], visit: &Visit<'_>) -> Result<()> {
+    pub fn each_chunk(&self, ids: &[ChunkId], spill: Option<Spill<'_>>, visit: &Visit<'_>) -> Result<()> {
         self.prefetch(ids.iter().copied())?;
         let mut wanted = Vec::with_capacity(ids.len());
         let mut singly = Vec::new();
@@ -79,7 +82,7 @@ impl Reader {
                 None => singly.push(number),
             }
         }
-        singly.extend(self.each_copy(&wanted, self.repository().threads(), visit)?);
+        singly.extend(self.read_copies(&wanted, self.repository().threads(), spill, visit)?);
         // Whatever is wrong with these, reading them one by one finds another way, or says what it is.
         for number in singly {
             if let Some(id) = ids.get(number) {
@@ -91,8 +94,18 @@ impl Reader {
 
     /// The same for chosen copies, by so many threads; gives the numbers of those that did not come out right.
     pub(crate) fn each_copy(&self, wanted: &[(usize, StoredCopy)], threads: usize, visit: &Visit<'_>) -> Result<Vec<usize>> {
+        self.read_copies(wanted, threads, None, visit)
+    }
+
+    fn read_copies(
+        &self,
+        wanted: &[(usize, StoredCopy)],
+        threads: usize,
+        spill: Option<Spill<'_>>,
+        visit: &Visit<'_>,
+    ) -> Result<Vec<usize>> {
         let nodes_max = WORK_READ_MAX as usize + FRAMES_PER_CHUNK_MAX * wanted.len();
-        let mut plan = Plan { reader: self, nodes: Vec::new(), by_place: HashMap::new(), nodes_max, keeps: false };
+        let mut plan = Plan::new(self, nodes_max, false);
         let mut failed = Vec::new();
         for (number, copy) in wanted {
             match plan.add(copy)? {
@@ -101,11 +114,19 @@ impl Reader {
             }
         }
         let waiting_max = plan.waiting_max();
+        if let (true, Some(spill)) = (waiting_max > WAITING_MAX, spill)
+            && spill.reserve(plan.prefix_bytes())?
+        {
+            plan.waiting = Waiting::new(Some(spill));
+            failed.extend(plan.run(threads, visit)?);
+            spill.give_back()?;
+            return Ok(failed);
+        }
         if wanted.len() > 1 && waiting_max > WAITING_MAX {
             drop(plan);
             let (first, second) = wanted.split_at(wanted.len() / 2);
-            let mut failed = self.each_copy(first, threads, visit)?;
-            failed.extend(self.each_copy(second, threads, visit)?);
+            let mut failed = self.read_copies(first, threads, spill, visit)?;
+            failed.extend(self.read_copies(second, threads, spill, visit)?);
             return Ok(failed);
         }
         if waiting_max > WAITING_ONE_MAX {
@@ -118,7 +139,7 @@ impl Reader {
     /// The frame of one copy, not verified; `None` if it does not decode, or not in bounded memory. What it takes is kept for others that need it.
     pub(super) fn decode_one(&self, copy: &StoredCopy) -> Result<Option<Arc<Vec<u8>>>> {
         let nodes_max = WORK_READ_MAX as usize;
-        let mut plan = Plan { reader: self, nodes: Vec::new(), by_place: HashMap::new(), nodes_max, keeps: true };
+        let mut plan = Plan::new(self, nodes_max, true);
         if plan.add(copy)?.is_none() {
             return Ok(None);
         }
@@ -130,7 +151,11 @@ impl Reader {
     }
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    fn new(reader: &'a Reader, nodes_max: usize, keeps: bool) -> Self {
+        Plan { reader, nodes: Vec::new(), by_place: HashMap::new(), nodes_max, keeps, waiting: Waiting::default() }
+    }
+
     /// Adds the frame of a copy and all that it needs; `None` if a base is not known. Recursion ends: levels fall.
     fn add(&mut self, copy: &StoredCopy) -> Result<Option<usize>> {
         if let Some(&node) = self.by_place.get(&copy.frame_place()) {
@@ -205,6 +230,11 @@ impl Plan<'_> {
         most
     }
 
+    /// The bytes of all prefixes.
+    fn prefix_bytes(&self) -> u64 {
+        self.nodes.iter().filter(|node| node.kept.is_none()).map(|node| node.copy.frame().prefix_len() as u64).sum()
+    }
+
     /// Decodes everything; gives the numbers of the chunks that did not come out right.
     fn run(&self, threads: usize, visit: &Visit<'_>) -> Result<Vec<usize>> {
         self.fetch(threads)?;
@@ -248,7 +278,7 @@ impl Plan<'_> {
     /// Decodes one frame, all of whose bases have been decoded, and hands out what is wanted of it. Adds what is ready then.
     fn decode(&self, number: usize, ready: &mut Vec<usize>, failed: &Mutex<Vec<usize>>, visit: &Visit<'_>) -> Result<()> {
         let Some(node) = self.nodes.get(number) else { return Ok(()) };
-        let prefix = std::mem::take(&mut *node.prefix.lock().unwrap_or_else(PoisonError::into_inner));
+        let prefix = self.waiting.take(&node.prefix, node.copy.frame().prefix_len())?;
         let plain = match &node.kept {
             Some(plain) => Arc::clone(plain),
             None => self.decode_frame(node, prefix)?,
@@ -259,7 +289,7 @@ impl Plan<'_> {
             && let Some(of) = self.nodes.get(part.of)
             && of.copy.frame().prefix_len() == plain.len()
         {
-            *of.prefix.lock().unwrap_or_else(PoisonError::into_inner) = Arc::unwrap_or_clone(plain);
+            *of.prefix.lock().unwrap_or_else(PoisonError::into_inner) = Prefix::Whole(Arc::unwrap_or_clone(plain));
             of.missing.store(0, Ordering::Release);
             ready.push(part.of);
             return Ok(());
@@ -267,7 +297,7 @@ impl Plan<'_> {
         for part in &node.parts {
             let Some(of) = self.nodes.get(part.of) else { continue };
             let from = plain.get(part.start..part.start + part.len).unwrap_or_default();
-            of.take_part(part, from);
+            self.waiting.put(&of.prefix, of.copy.frame().prefix_len(), part.place, from)?;
             if of.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
                 ready.push(part.of);
             }
@@ -307,24 +337,6 @@ impl Node {
     fn stored_at(&self) -> (PackId, u32, u32) {
         let frame = self.copy.frame();
         (self.copy.table.pack.id, frame.segment, frame.offset)
-    }
-
-    /// Puts a part into its place in the prefix.
-    fn take_part(&self, part: &Part, from: &[u8]) {
-        let mut prefix = self.prefix.lock().unwrap_or_else(PoisonError::into_inner);
-        let len = self.copy.frame().prefix_len();
-        if from.len() == len {
-            *prefix = from.to_vec();
-            return;
-        }
-        if prefix.is_empty() {
-            *prefix = vec![0; len];
-        }
-        if let Some(to) = prefix.get_mut(part.place..part.place + part.len)
-            && from.len() == part.len
-        {
-            to.copy_from_slice(from);
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod cost;
 mod damage;
 mod forget;
 mod history;
+mod journal;
 mod marks;
 mod parity;
 mod prune;

@@ -11,7 +11,7 @@ use icecore::ops::prune::{PruneOptions, prune};
 use icecore::ops::scrub::{ScrubReport, scrub};
 use icecore::progress::Silent;
 
-use crate::support::{Bed, back_up, forget, make_database, step, try_mark};
+use crate::support::{Bed, back_up, forget, make_database, step, tell, try_mark};
 
 /// With an object of each kind.
 fn bed() -> Bed {
@@ -27,6 +27,7 @@ fn bed() -> Bed {
         .collect();
     try_mark(&repo, &ids[3], MarkKind::Flag, "x").unwrap();
     forget(&repo, &ids[1..3], false);
+    tell(&repo, 7);
     let options =
         PruneOptions { grace_ns: i64::MAX, now_ns: 3_000_000_000_000, host: "test".into(), unused_max_permille: 0, repack_bytes_max: None };
     prune(&repo, &options, &Silent).unwrap();
@@ -59,6 +60,7 @@ fn every_kind_of_object() {
         ("pending", "pending", Severity::Damage),
         ("marks", "mark", Severity::Damage),
         ("forgotten", "forgotten", Severity::Damage),
+        ("log", "log", Severity::Damage),
         ("packs", "pack", Severity::Damage),
     ];
     for (dir, code, severity) in kinds {

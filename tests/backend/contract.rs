@@ -9,9 +9,9 @@ use std::thread;
 
 use icecore::Error;
 use icecore::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
-use icecore::id::{ContentId, KeyId, MarkId, PackId, SnapshotId};
+use icecore::id::{ContentId, KeyId, LogId, MarkId, PackId, SnapshotId};
 
-pub const KINDS: [ObjectKind; 9] = ObjectKind::ALL;
+pub const KINDS: [ObjectKind; 10] = ObjectKind::ALL;
 
 pub fn pack(byte: u8) -> ObjectKey {
     ObjectKey::Pack(PackId([byte; 32]))
@@ -19,6 +19,10 @@ pub fn pack(byte: u8) -> ObjectKey {
 
 pub fn snapshot(byte: u8) -> ObjectKey {
     ObjectKey::Snapshot(SnapshotId([byte; 32]))
+}
+
+pub fn log(time_ns: i64, id: u8) -> ObjectKey {
+    ObjectKey::Log { time_ns, id: LogId([id; 32]) }
 }
 
 pub fn mark(of: u8, byte: u8) -> ObjectKey {
@@ -45,6 +49,10 @@ pub fn keys_of_all_shapes() -> Vec<ObjectKey> {
         mark(8, 1),
         ObjectKey::Forgotten(SnapshotId([7; 32])),
         ObjectKey::Tombstone(PackId([7; 32])),
+        log(0, 1),
+        log(7, 1),
+        log(7, 2),
+        log(i64::MAX, 1),
         ObjectKey::Quarantined { kind: SetAside::Pack, id: [7; 32], content: ContentId([8; 32]) },
         ObjectKey::Quarantined { kind: SetAside::Snapshot, id: [7; 32], content: ContentId([8; 32]) },
     ]

@@ -14,7 +14,7 @@ use icecore::backend::disk::RealDisk;
 use icecore::backend::{Backend, BackendExt, LocalBackend, ObjectKey, Replica, WriteMode};
 use icecore::id::{PackId, SnapshotId};
 
-use crate::contract::{io_kind, list_all, mark, pack, snapshot};
+use crate::contract::{io_kind, list_all, log, mark, pack, snapshot};
 use crate::local::temporaries;
 use crate::simulated::{CrashDisk, Policy, scratch};
 
@@ -80,6 +80,7 @@ fn history(writer: u8) -> Vec<Action> {
         Action::Replace(ObjectKey::Config(Replica::First), bytes(4)),
         Action::Create(mark(0, writer), bytes(6)),
         Action::Create(mark(writer, writer), bytes(7)),
+        Action::Create(log(writer.into(), writer), bytes(9)),
         Action::Replace(ObjectKey::Forgotten(SnapshotId([writer; 32])), bytes(8)),
         Action::Create(ObjectKey::Tombstone(PackId([writer; 32])), Vec::new()),
         Action::Delete(mark(0, writer)),
@@ -170,7 +171,7 @@ fn total_steps(writers: &[u8]) -> u64 {
         let mut possible = Possible::new();
         perform(&backend, &history(*writer), &mut possible);
         assert!(possible.values().all(|states| states.len() == 1), "nothing fails");
-        assert_eq!(possible.len(), 11);
+        assert_eq!(possible.len(), 12);
     }
     assert!(!run.disk.is_off());
     run.disk.ops()
@@ -199,7 +200,7 @@ fn a_power_cut_at_any_step_breaks_no_promise() {
 fn a_finished_creation_survives_and_an_open_repository_stays_one() {
     let run = Run::new();
     let backend = run.create().unwrap();
-    run.after_the_cut(|path| assert_eq!(fs::read_dir(path).unwrap().count(), 8));
+    run.after_the_cut(|path| assert_eq!(fs::read_dir(path).unwrap().count(), 9));
     backend.write(&ObjectKey::Config(Replica::First), &[b"c"], WriteMode::CreateNew).unwrap();
     run.after_the_cut(|path| drop(LocalBackend::open(path, Arc::new(RealDisk)).unwrap()));
 }

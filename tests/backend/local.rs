@@ -84,6 +84,10 @@ fn each_object_has_its_place_and_is_its_owners() {
         format!("keys/{seven}"),
         format!("keys/{seven}.copy"),
         format!("keys/{nine}"),
+        format!("log/{:019}-{one}", 0),
+        format!("log/{:019}-{one}", 7),
+        format!("log/{:019}-{two}", 7),
+        format!("log/{}-{one}", i64::MAX),
         format!("marks/{seven}/{one}"),
         format!("marks/{seven}/{two}"),
         format!("marks/{eight}/{one}"),
@@ -113,7 +117,7 @@ fn foreign_names_are_not_listed() {
     let other = "08".repeat(32);
     backend.write(&mark(7, 7), &[b"x"], WriteMode::CreateNew).unwrap();
     let marks = format!("marks/{hex}");
-    for directory in ["forgotten", "keys", &marks, "pending", "snapshots", "tombstones", "packs/07"] {
+    for directory in ["forgotten", "keys", "log", &marks, "pending", "snapshots", "tombstones", "packs/07"] {
         let directory = root.join(directory);
         let upper = "0A".repeat(32);
         for name in
@@ -126,8 +130,16 @@ fn foreign_names_are_not_listed() {
         fs::write(directory.join(std::ffi::OsStr::new(unsafe_name())), "foreign").unwrap();
     }
     fs::write(root.join("marks").join(&other), "not below a snapshot").unwrap();
-    for directory in ["forgotten", &marks, "snapshots", "pending", "tombstones", "packs/07"] {
+    for directory in ["forgotten", "log", &marks, "snapshots", "pending", "tombstones", "packs/07"] {
         fs::write(root.join(directory).join(format!("{hex}.copy")), "only keys have second copies").unwrap();
+    }
+    for time in
+        ["1", "+000000000000000001", "-000000000000000001", "00000000000000000001", "9223372036854775808", "000000000000000000a", ""]
+    {
+        fs::write(root.join("log").join(format!("{time}-{hex}")), "no time").unwrap();
+    }
+    for id in [&hex[1..], "", &format!("{hex}.bak"), &"0A".repeat(32)] {
+        fs::write(root.join("log").join(format!("{:019}-{id}", 1)), "no id").unwrap();
     }
     fs::write(root.join("packs/07").join(&other), "in the wrong directory").unwrap();
     fs::write(root.join("packs").join(&hex), "not in a directory of its own").unwrap();
@@ -228,7 +240,7 @@ fn directories_that_a_copy_left_out_are_made_again() {
     let (tmp, backend) = fresh();
     let root = PathBuf::from(backend.location());
     backend.write(&ObjectKey::Config(Replica::First), &[b"c"], WriteMode::CreateNew).unwrap();
-    for name in ["forgotten", "keys", "marks", "packs", "pending", "snapshots", "tombstones"] {
+    for name in ["forgotten", "keys", "log", "marks", "packs", "pending", "snapshots", "tombstones"] {
         fs::remove_dir(root.join(name)).unwrap();
     }
     assert_eq!(list_all(&backend).len(), 1, "missing directories are empty");

@@ -53,6 +53,9 @@ fn an_interrupted_backup_is_no_snapshot() {
         assert_eq!(place.snapshots().len(), before);
     }
     assert_eq!(place.stored("pending").len(), 0);
+    let told = place.json(["log"])["entries"].as_array().unwrap().clone();
+    let stopped: Vec<_> = told.iter().filter(|entry| entry["outcome"] == "interrupted").collect();
+    assert_eq!(stopped.iter().map(|entry| entry["exit_code"].as_u64()).collect::<Vec<_>>(), [Some(130); 2]);
     place.ok(["check", "--read-data"]);
     place.ok(["backup", "sqlite", "big.db"]);
     place.ok(["restore", "latest", "--to", "out"]);

@@ -38,7 +38,12 @@ impl Place {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
+        self.program(env!("CARGO_BIN_EXE_icecore"))
+    }
+
+    /// A program that runs here.
+    pub fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         for name in ["REPOSITORY", "PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND", "CACHE_DIR"] {
             command.env_remove(format!("ICECORE_{name}"));
         }

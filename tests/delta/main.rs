@@ -28,4 +28,5 @@ mod model;
 mod moved;
 mod random;
 mod scene;
+mod spill;
 mod versions;

@@ -77,7 +77,7 @@ fn read_together(repo: &Repository, snapshot: &Taken, stream: &Stream) -> Vec<u8
         found.lock().unwrap()[spans[number].offset as usize..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
     };
-    reader.each_chunk(&ids, &place).unwrap();
+    reader.each_chunk(&ids, None, &place).unwrap();
     found.into_inner().unwrap()
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use icecore::backend::{ObjectKey, ObjectKind, Replica};
 use icecore::ops::check::Severity;
+use icecore::ops::journal;
+use icecore::progress::Silent;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
@@ -44,6 +46,7 @@ pub fn path_of(key: &ObjectKey) -> PathBuf {
         ObjectKey::Mark { snapshot, id } => format!("marks/{snapshot}/{id}").into(),
         ObjectKey::Forgotten(id) => format!("forgotten/{id}").into(),
         ObjectKey::Tombstone(id) => format!("tombstones/{id}").into(),
+        ObjectKey::Log { time_ns, id } => format!("log/{time_ns:019}-{id}").into(),
         ObjectKey::Quarantined { .. } => unreachable!(),
     }
 }
@@ -148,7 +151,7 @@ fn matrix(encrypted: bool) {
     proof::count(&format!("damaged objects, encrypted {encrypted}"), &[(DAMAGES, cases.len())]);
 }
 
-/// Marks and what stays of forgotten snapshots: whatever becomes of them, snapshots are listed, restore, and take backups; what is damaged is
+/// Marks, what stays of forgotten snapshots, entries of the journal: whatever becomes of them, snapshots are listed, restore, and take backups; what is damaged is
 /// found; and a snapshot with a damaged mark is not forgotten.
 #[test]
 fn matrix_of_marks() {
@@ -159,11 +162,12 @@ fn matrix_of_marks() {
             let ids: Vec<_> = repo.refresh().unwrap().snapshots.into_iter().map(|(id, _)| id).collect();
             crate::support::protect(&repo, &ids[1]);
             crate::support::forget(&repo, &ids[..1], false);
+            crate::support::tell(&repo, 7);
             world.known.remove(&ids[0]);
             (world, ids)
         };
         let ((world, ids), (foreign, _)) = (make(), make());
-        let kinds = [ObjectKind::Mark, ObjectKind::Forgotten];
+        let kinds = [ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Log];
         let of = |world: &World| kinds.map(|kind| world.local().list(kind).unwrap().next().unwrap().unwrap().key);
         for (key, like) in of(&world).into_iter().zip(of(&foreign)) {
             for action in ACTIONS.into_iter().filter(|action| *action != Action::Swap) {
@@ -178,7 +182,11 @@ fn matrix_of_marks() {
                 let gone = matches!(action, Action::Delete | Action::Directory);
                 let is_mark = key.kind() == ObjectKind::Mark;
                 assert_eq!(refreshed.damage.len(), usize::from(is_mark && !gone), "{key} {action:?}: {:?}", refreshed.damage);
-                assert_eq!(repo.list_forgotten().unwrap().unreadable.len(), usize::from(!is_mark && !gone));
+                let is_entry = key.kind() == ObjectKind::Log;
+                let is_forgotten = !is_mark && !is_entry;
+                assert_eq!(repo.list_forgotten().unwrap().unreadable.len(), usize::from(is_forgotten && !gone));
+                let journal = journal::read(&repo, &journal::Query::default(), &Silent).unwrap();
+                assert_eq!((journal.entries.len(), journal.unreadable.len()), (usize::from(!is_entry), usize::from(is_entry && !gone)));
                 assert_eq!(read_data(&repo).is_damaged(), !gone, "{key} {action:?}");
                 for (id, record) in &refreshed.snapshots {
                     assert!(database_of(&repo, record).unwrap() == here.known[id]);
@@ -206,9 +214,20 @@ fn matrix_unencrypted() {
 fn foreign_files_are_left_alone() {
     let mut world = template(true);
     let id = "ab".repeat(32);
-    for dir in
-        ["", "forgotten", "keys", "marks", &format!("marks/{id}"), "packs", "packs/ab", "packs/zz", "pending", "snapshots", "tombstones"]
-    {
+    for dir in [
+        "",
+        "forgotten",
+        "keys",
+        "log",
+        "marks",
+        &format!("marks/{id}"),
+        "packs",
+        "packs/ab",
+        "packs/zz",
+        "pending",
+        "snapshots",
+        "tombstones",
+    ] {
         let dir = world.repo_dir().join(dir);
         fs::create_dir_all(&dir).unwrap();
         for name in ["x", ".DS_Store", ".tmp-1-00ff", "config~", &id.to_uppercase(), &id[1..], &format!("{id}.part"), "..."] {

@@ -86,6 +86,7 @@ pub fn assert_clear(error: &Error) {
         "Key",
         "Mark",
         "Forgotten",
+        "Log",
         "mark",
         "repository",
         "pending",

@@ -10,6 +10,7 @@ use icecore::codec::parity::section;
 use icecore::crypto::{Keys, keyring};
 use icecore::format::config::Config;
 use icecore::format::key::{KeyPayload, KeyRecord};
+use icecore::format::log::LogRecord;
 use icecore::format::mark::{ForgottenRecord, MarkRecord};
 use icecore::format::node::Node;
 use icecore::format::pack::{FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer};
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Golden> {
         open("header-tombstone", values::header(Kind::Tombstone, Cipher::None).encode().to_vec(), redo_header),
         open("header-mark", values::header(Kind::Mark, Cipher::None).encode().to_vec(), redo_header),
         open("header-forgotten", values::header(Kind::Forgotten, Cipher::Aes256Gcm).encode().to_vec(), redo_header),
+        open("header-log", values::header(Kind::Log, Cipher::None).encode().to_vec(), redo_header),
         open("config-record", record::encode(&values::config(true)).unwrap(), redo_record::<Config>),
         open("key-payload", record::encode(&values::key_payload()).unwrap(), redo_record::<KeyPayload>),
         open("node-uniform", values::uniform_node().encode(), redo_node),
@@ -57,6 +59,7 @@ pub fn all() -> Vec<Golden> {
         open("listing", listing, redo_listing),
         open("marks", marks, redo_marks),
         open("forgotten", record::encode(&values::forgotten()).unwrap(), redo_record::<ForgottenRecord>),
+        open("journal-entry", record::encode(&values::journal_entry()).unwrap(), redo_record::<LogRecord>),
         open("tombstone", record::encode(&values::tombstone()).unwrap(), redo_record::<Tombstone>),
         sealed("key-record", key_record().encode(), redo_key_record),
         sealed("footer", [trailer, footer].concat(), redo_footer),
@@ -206,6 +209,7 @@ fn golden_bytes_decode_to_the_values() {
     let expected = values::footer(&trailer);
     assert_eq!(Footer::decode(&footer[trailer.len()..], expected.pack_len).unwrap(), expected);
     assert_eq!(record::decode::<ForgottenRecord>(&read("forgotten")).unwrap(), values::forgotten());
+    assert_eq!(record::decode::<LogRecord>(&read("journal-entry")).unwrap(), values::journal_entry());
     assert_eq!(record::decode::<Tombstone>(&read("tombstone")).unwrap(), values::tombstone());
     let marks = read("marks");
     let mut rest = marks.as_slice();

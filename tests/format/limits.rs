@@ -4,6 +4,7 @@ use super::values::{self, children, chunk, delta, slice, whole};
 use icecore::codec::{Decoder, Encoder};
 use icecore::format::config::{CONFIG_CHUNK_LEN_MAX, CONFIG_CHUNK_LEN_MIN, CONFIG_LEN_MAX, Config};
 use icecore::format::key::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_MEMORY_KIB_MIN, KDF_PASSES_MAX, KEY_RECORD_LEN_MAX, KdfCost, KeyRecord};
+use icecore::format::log::LogRecord;
 use icecore::format::mark::{ForgottenRecord, MarkRecord};
 use icecore::format::node::Node;
 use icecore::format::pack::{Encoding, Footer, Frame, Slice, Trailer, padme};
@@ -65,11 +66,21 @@ fn hostile_marks_allocate_nothing() {
     assert_eq!(usize::from(mark[host]), values::mark(values::MARK_KINDS[0]).host.len());
     let forgotten = record::encode(&values::forgotten()).unwrap();
     assert_eq!(usize::from(forgotten[label]), values::forgotten().label.len());
+    // Before the host come a time and a duration in nine bytes each; before the snapshots five texts, the exit code and a source.
+    let ours = values::journal_entry();
+    let entry = record::encode(&ours).unwrap();
+    let texts = [&ours.host, &ours.user, &ours.tool, &ours.operation, &ours.outcome].map(|text| text.len() + 1).iter().sum::<usize>();
+    let (log_host, log_ids) = (18, 18 + texts + 1 + 33);
+    assert_eq!((usize::from(entry[log_host]), usize::from(entry[log_ids])), (ours.host.len(), ours.snapshots.len()));
     for len in [1 << 16, 1 << 20, 60 << 20, 1 << 40, u64::MAX, i64::MAX as u64] {
         let bytes = [&mark[..host], &long(len), &mark[host + 1..]].concat();
         refused_without_allocating("a long host", || record::decode::<MarkRecord>(&bytes));
         let bytes = [&forgotten[..label], &long(len), &forgotten[label + 1..]].concat();
         refused_without_allocating("a long label", || record::decode::<ForgottenRecord>(&bytes));
+        let bytes = [&entry[..log_host], &long(len), &entry[log_host + 1..]].concat();
+        refused_without_allocating("a long host in the journal", || record::decode::<LogRecord>(&bytes));
+        let bytes = [&entry[..log_ids], &long(len), &entry[log_ids + 1..]].concat();
+        refused_without_allocating("many snapshots in the journal", || record::decode::<LogRecord>(&bytes));
     }
 }
 

@@ -142,6 +142,23 @@ enum MarkKind {
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct LogRecord {
+    time_ns: i64,
+    duration_us: u64,
+    host: String,
+    user: String,
+    tool: String,
+    operation: String,
+    outcome: String,
+    exit_code: u8,
+    source: Option<Id>,
+    snapshots: Vec<Id>,
+    snapshots_total: u64,
+    detail: String,
+    facts: Vec<(String, String)>,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
 struct ForgottenRecord {
     snapshot: Id,
     parent: Option<Id>,
@@ -216,6 +233,27 @@ fn marks_and_forgotten() {
     let ours = values::tombstone();
     let expected = Tombstone { time_ns: ours.time_ns, host: ours.host.clone() };
     assert_eq!(reread!(Tombstone, record::encode(&ours).unwrap()), expected);
+}
+
+#[test]
+fn journal_entries() {
+    let ours = values::journal_entry();
+    let expected = LogRecord {
+        time_ns: ours.time_ns,
+        duration_us: ours.duration_us,
+        host: ours.host.clone(),
+        user: ours.user.clone(),
+        tool: ours.tool.clone(),
+        operation: ours.operation.clone(),
+        outcome: ours.outcome.clone(),
+        exit_code: ours.exit_code,
+        source: ours.source.map(|id| id.0),
+        snapshots: ours.snapshots.iter().map(|id| id.0).collect(),
+        snapshots_total: ours.snapshots_total,
+        detail: ours.detail.clone(),
+        facts: ours.facts.clone(),
+    };
+    assert_eq!(reread!(LogRecord, record::encode(&ours).unwrap()), expected);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::values::{self, counted};
 use icecore::format::config::{self, Config};
 use icecore::format::key::{self, KdfCost, KeyRecord};
 use icecore::format::pack::{self, FOOTER_MAGIC, padme};
-use icecore::format::{self, Cipher, Kind, mark, node, parity, snapshot};
+use icecore::format::{self, Cipher, Kind, log, mark, node, parity, snapshot};
 use icecore::{crypto, id};
 
 fn source(path: &str) -> String {
@@ -190,6 +190,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
         snapshot: CONTENT_TABLES_MAX;
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
         key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX;
+        log: LOG_LEN_MAX LOG_SNAPSHOTS_MAX LOG_DETAIL_LEN_MAX LOG_ENTRIES_KEPT;
         mark: MARK_LEN_MAX FORGOTTEN_CHECKSUM_LEN;
         node: NODE_HEADER_LEN NODE_TAG;
         pack: TRAILER_HEADER_LEN TRAILER_SEGMENT BASE_PREFIX_LEN PATCH_PIECE_LEN FOOTER_LEN FOOTER_CHECKSUM_LEN;
@@ -283,7 +284,7 @@ fn variants_in(text: &str, name: &str) -> Vec<Vec<String>> {
 fn records() {
     let page = Page::read();
     let mut checked = 0;
-    for path in ["format/snapshot.rs", "format/config.rs", "format/key.rs", "format/mark.rs", "format/tombstone.rs"] {
+    for path in ["format/snapshot.rs", "format/config.rs", "format/key.rs", "format/log.rs", "format/mark.rs", "format/tombstone.rs"] {
         let text = source(path);
         for structure in text.split("pub struct ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
             // Not records: laid out by the byte tables.

@@ -2,6 +2,7 @@
 
 use icecore::format::config::Config;
 use icecore::format::key::{KdfCost, KeyPayload};
+use icecore::format::log::LogRecord;
 use icecore::format::mark::{ForgottenRecord, MarkKind, MarkRecord};
 use icecore::format::node::{Child, Node};
 use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
@@ -224,6 +225,24 @@ pub fn forgotten() -> ForgottenRecord {
 
 pub fn tombstone() -> Tombstone {
     Tombstone { time_ns: 1_793_880_000_123_456_791, host: "db-3.example".into() }
+}
+
+pub fn journal_entry() -> LogRecord {
+    LogRecord {
+        time_ns: 1_793_880_000_123_456_792,
+        duration_us: 1 << 33,
+        host: "db-4.example".into(),
+        user: "ada".into(),
+        tool: "icecore 0.1.0".into(),
+        operation: "restore".into(),
+        outcome: "incomplete".into(),
+        exit_code: 3,
+        source: Some(SourceId(counted(0x65))),
+        snapshots: vec![SnapshotId(counted(0x66)), SnapshotId(counted(0x67))],
+        snapshots_total: 1 << 16,
+        detail: "/srv/memory.db".into(),
+        facts: vec![("verified".into(), "yes".into())],
+    }
 }
 
 pub fn facts() -> SqliteFacts {

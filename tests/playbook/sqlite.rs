@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rusqlite::Connection;
 
-use crate::site::{BACKUP, RESTORE, Site};
+use crate::site::{BACKUP, RESTORE, Run, Site};
 
 const LATEST: &str = "backups/sqlite/latest";
 
@@ -74,6 +74,23 @@ fn a_damaged_database_leaves_the_last_backup() {
     std::fs::write(&path, bytes).unwrap();
     site.sh(BACKUP).failed(3, &["flagged", "stays as it was"]);
     assert_eq!(site.files(LATEST), before);
+}
+
+#[test]
+fn stored_damage_leaves_the_last_export() {
+    let site = Site::backed_up();
+    let before = site.files(LATEST);
+    let packs = walkdir::WalkDir::new(site.path("backups/sqlite/icecore-repository/packs")).into_iter().map(Result::unwrap);
+    for pack in packs.filter(|entry| entry.file_type().is_file()) {
+        let mut bytes = std::fs::read(pack.path()).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(pack.path(), bytes).unwrap();
+    }
+    let run: Run = site.icecore().args(["export", "latest", LATEST]).output().unwrap().into();
+    run.failed(4, &["damaged"]);
+    assert!(!run.stderr.contains("is restored"), "{}", run.stderr);
+    assert_eq!(site.files(LATEST), before);
+    assert_eq!(site.names("backups/sqlite"), ["icecore-repository", "icecore-repository.key", "latest"]);
 }
 
 #[test]

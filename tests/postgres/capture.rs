@@ -130,6 +130,11 @@ fn globals_alone_and_all_databases() {
     let tag = run.json()["tag"].as_str().unwrap().to_owned();
     let tagged = place.json(["snapshots", "--tag", &tag])["snapshots"].as_array().unwrap().len();
     assert_eq!(tagged, 3, "two, and the database postgres");
+    let fields: Vec<String> = run.json().as_object().unwrap().keys().cloned().collect();
+    assert_eq!(fields, ["failed", "schema", "snapshots", "tag"], "as docs/json.md says");
+    let log = place.json(["log"])["entries"].as_array().unwrap().clone();
+    assert!(log.iter().all(|entry| entry["operation"] == "backup" && entry["outcome"] == "done"), "{log:?}");
+    assert_eq!(log.len(), 4, "one for each snapshot");
     let next = backup(&place, &two, &["--no-role-passwords"]).json();
     assert!(next["parent"].is_string(), "the history goes on");
 }

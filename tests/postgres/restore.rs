@@ -83,6 +83,16 @@ fn everything(server: &'static Server) -> Database {
     database
 }
 
+/// A document of docs/json.md has the fields that its table has there.
+fn as_the_page_says(title: &str, document: &serde_json::Value) {
+    let page = include_str!("../../docs/json.md");
+    let table = page.split(&format!("### `{title}`\n")).nth(1).unwrap().split("###").next().unwrap();
+    let mut fields: Vec<&str> = table.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next()).collect();
+    fields.push("schema");
+    fields.sort_unstable();
+    assert_eq!(document.as_object().unwrap().keys().collect::<Vec<_>>(), fields);
+}
+
 #[test]
 fn everything_comes_back_in_the_place_of_the_old_and_beside_it() {
     on_every_version(|server| {
@@ -96,6 +106,9 @@ fn everything_comes_back_in_the_place_of_the_old_and_beside_it() {
         let done = good(restore(&place, server, &["latest", "--dsn", &database.dsn()]));
         same(&before, &text(server, name));
         assert_eq!(done["verified"], true);
+        as_the_page_says("restore --dsn", &done);
+        let told = place.json(["log"])["entries"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!((&told["operation"], &told["outcome"], &told["snapshots"][0]), (&"restore".into(), &"done".into(), &done["snapshot"]));
         assert_eq!(done["large_objects"], 2);
         let kept = done["kept"].as_str().unwrap();
         assert!(kept.starts_with(&format!("{name}_pre_restore_")), "{kept}");
@@ -243,6 +256,7 @@ fn one_table_comes_back_beside_what_is_there() {
         let new = done["table"].as_str().unwrap();
         assert!(new.starts_with("app.people_restored_20"), "{new}");
         assert_eq!(done["rows"], 2002);
+        as_the_page_says("restore --dsn --table", &done);
         assert!(done["read_bytes"].as_u64().unwrap() < 700_000, "{done}");
         let count =
             format!("SELECT (SELECT count(*) FROM {new}), (SELECT count(*) FROM app.people), (SELECT length FROM {new} WHERE id = 10)");

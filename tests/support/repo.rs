@@ -12,10 +12,11 @@ use icecore::format::mark::MarkKind;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::forget::{ForgetReport, execute, plan_named};
+use icecore::ops::journal::{Event, Operation, Outcome, record};
 use icecore::ops::mark::{Author, Marked, Statement, mark};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{InitOptions, OpenOptions, Repository};
+use icecore::repo::{InitOptions, LogName, OpenOptions, Repository};
 use icecore::source::sqlite::{SqliteOptions, SqliteSource};
 use rusqlite::Connection;
 use zeroize::Zeroizing;
@@ -95,6 +96,21 @@ pub fn try_mark(repo: &Repository, id: &SnapshotId, kind: MarkKind, code: &str) 
 
 pub fn protect(repo: &Repository, id: &SnapshotId) -> Marked {
     try_mark(repo, id, MarkKind::Protect, "").unwrap()
+}
+
+/// Writes an entry into the journal, at a made-up time.
+pub fn tell(repo: &Repository, time_ns: i64) -> LogName {
+    let event = Event {
+        operation: Operation::Check,
+        outcome: Outcome::Done,
+        exit_code: 0,
+        duration: std::time::Duration::ZERO,
+        source: None,
+        snapshots: Vec::new(),
+        detail: "all is well".into(),
+        facts: Vec::new(),
+    };
+    record(repo, &event, &Author { now_ns: time_ns, host: "test".into(), user: "tester".into() }).unwrap()
 }
 
 /// Forgets snapshots by name, at a made-up time.

@@ -24,7 +24,7 @@ use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
 use crate::repo::{ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession};
-use crate::source::{Body, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use crate::source::{Body, CaptureReport, CapturedStream, Source, Stamp};
 
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
 const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
@@ -106,7 +106,7 @@ fn try_backup(
     let started = Instant::now();
     let refreshed = repo.refresh()?;
     refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
-    let source_ref = identify(source.identity(), options);
+    let source_ref = source_of(source, options);
     let parent = refreshed.snapshots.iter().rev().find(|(_, s)| s.source.id == source_ref.id && s.flags.is_empty());
     let mut session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
     let is_careful = doubts.tell(&mut session, parent.map(|(_, record)| record))?;
@@ -304,7 +304,8 @@ impl<'a> Intake<'a> {
 }
 
 /// The identity of a source: a name of the user's choice, or kind, host and what the source says of itself.
-fn identify(description: SourceDescription, options: &BackupOptions) -> SourceRef {
+pub fn source_of(source: &dyn Source, options: &BackupOptions) -> SourceRef {
+    let description = source.identity();
     let mut hasher = blake3::Hasher::new_derive_key("icecore 2026-11 format 1 source identity");
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());

@@ -46,7 +46,7 @@ impl CheckOptions<'_> {
 }
 
 /// The codes of findings, each with what it says. They never change their meaning; there may be more.
-pub const CODES: [(&str, &str); 12] = [
+pub const CODES: [(&str, &str); 13] = [
     ("config-copy", "a copy of the configuration is missing, damaged or differs from the other one"),
     ("key-copy", "the same of a key record"),
     ("snapshot", "a snapshot record is damaged: the snapshot is lost"),
@@ -54,6 +54,7 @@ pub const CODES: [(&str, &str); 12] = [
     ("mark", "a mark on a snapshot is damaged"),
     ("forgotten", "what stays of a forgotten snapshot is damaged"),
     ("tombstone", "what prune has written before it deletes a pack is damaged (scrub only); its name still counts"),
+    ("log", "an entry of the journal is damaged"),
     ("pack", "a pack is not what was written: its bytes, its table or its length"),
     ("pack-healable", "the same of a pack that heals with its parity: nothing is lost"),
     ("record-healable", "a snapshot record, mark, forgotten record or tombstone is damaged, and its second copy serves: nothing is lost"),
@@ -154,8 +155,8 @@ impl CheckReport {
     }
 }
 
-/// Checks the repository: both copies of small records, every snapshot record, every mark and record of a forgotten snapshot, the table of every pack, and that every
-/// chunk of every snapshot is there with the bases of its delta; with `read_data` also the stored bytes of every chosen pack against its name, and every copy of
+/// Checks the repository: both copies of small records, every snapshot record, every mark, record of a forgotten snapshot and entry of the journal, the table of every pack, and that
+/// every chunk of every snapshot is there with the bases of its delta; with `read_data` also the stored bytes of every chosen pack against its name, and every copy of
 /// every chunk in it by decoding it. The local catalog is not believed.
 ///
 /// # Errors

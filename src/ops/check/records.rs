@@ -81,7 +81,7 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
     Ok(snapshots)
 }
 
-/// Reads every mark, and what stays of every forgotten snapshot.
+/// Reads every mark, what stays of every forgotten snapshot, and every entry of the journal.
 pub(super) fn check_marks(repo: &Repository, report: &mut CheckReport) -> Result<()> {
     for (snapshot, ids) in repo.list_marks()? {
         for id in ids {
@@ -90,7 +90,13 @@ pub(super) fn check_marks(repo: &Repository, report: &mut CheckReport) -> Result
             }
         }
     }
-    repo.list_forgotten()?.unreadable.into_iter().try_for_each(|(_, error)| report.damage("forgotten", error))
+    repo.list_forgotten()?.unreadable.into_iter().try_for_each(|(_, error)| report.damage("forgotten", error))?;
+    for name in repo.list_log()? {
+        if let Err(error) = repo.read_log(&name) {
+            report.damage("log", error)?;
+        }
+    }
+    Ok(())
 }
 
 /// Names what was healed in memory on the way, unless it is named already: it was read, and is damaged all the same.

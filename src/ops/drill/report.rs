@@ -67,6 +67,7 @@ pub struct Report {
     /// The snapshot's id.
     pub snapshot: String,
     /// Nanoseconds since 1970-01-01 UTC of its capture.
+    #[serde(skip)]
     pub time_ns: i64,
     /// Whether no check has failed.
     pub passed: bool,

@@ -1,6 +1,6 @@
 //! `manifest.json`: what an export holds, for people and programs that do not have icecore.
 //!
-//! The fields are documented in README.md ("Exports"). `schema` grows when a field changes its meaning or goes; readers ignore fields
+//! The fields are documented in docs/json.md ("manifest.json"). `schema` grows when a field changes its meaning or goes; readers ignore fields
 //! that they do not know.
 
 use std::collections::BTreeMap;

@@ -100,7 +100,9 @@ fn write_streams(
     let dress = |entry: &StreamEntry| entry.meta.map(|meta| FileMeta { mode: meta.mode & 0o777, uid: owner.0, gid: owner.1, ..meta });
     let database = DatabaseOptions { accept_damaged: options.accept_damaged, ..DatabaseOptions::default() };
     let tree = Tree::open(placement, &staging.path)?;
-    fill_tree(reader, listing, tree, database, &dress, placement.monitor).map(drop)
+    let (_, damaged) = fill_tree(reader, listing, &tree, database, &dress, placement.monitor)?;
+    damaged.refuse("")?;
+    tree.finish()
 }
 
 /// Reads every file again, and gives the manifest and the text of `checksums.txt`.

@@ -7,7 +7,7 @@ use crate::format::record;
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{MarkId, SnapshotId, SourceId};
 use crate::ops::mark::{Statement, mark};
-use crate::repo::Repository;
+use crate::repo::{LogName, Repository};
 
 use super::aside::{Copied, copy};
 use super::run::Run;
@@ -25,6 +25,9 @@ pub(super) fn damaged(repo: &Repository) -> Result<Vec<ObjectKey>> {
     }
     let unreadable = repo.list_forgotten()?.unreadable.into_iter();
     keys.extend(unreadable.filter(|(_, error)| matches!(error, Error::Corrupt { .. })).map(|(id, _)| ObjectKey::Forgotten(id)));
+    for LogName { time_ns, id } in repo.list_log()? {
+        keys.extend(is_damaged(repo.read_log(&LogName { time_ns, id }))?.then_some(ObjectKey::Log { time_ns, id }));
+    }
     Ok(keys)
 }
 
@@ -56,6 +59,8 @@ impl Run<'_> {
                 ObjectKey::Snapshot(id) => self.set_aside_snapshot(&id)?,
                 ObjectKey::Mark { snapshot, id } => self.set_aside_mark(&snapshot, &id)?,
                 ObjectKey::Forgotten(id) => self.set_aside_forgotten(&id)?,
+                // Nothing depends on it, so nothing stands in its place.
+                ObjectKey::Log { id, .. } if self.copied(SetAside::Log, &key, *id.as_bytes())? => self.repo.backend().delete(&key)?,
                 _ => {}
             }
         }

@@ -1,0 +1,81 @@
+//! `completions` and `man`: both made of the arguments themselves.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+use icecore::Error;
+use serde::Serialize;
+
+use super::args::Args;
+use super::context::Context;
+use super::exit::{Exit, Failure};
+use super::output::count;
+use super::views::Located;
+
+/// Print what a shell needs to complete commands and options
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  icecore completions bash > /usr/share/bash-completion/completions/icecore\n  icecore completions zsh > /usr/share/zsh/site-functions/_icecore\n  \
+                        icecore completions fish > ~/.config/fish/completions/icecore.fish"
+)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Print the manual page, or write a page for each command
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  icecore man | man -l -\n  icecore man /usr/local/share/man/man1")]
+pub(crate) struct ManArgs {
+    /// Where the pages go
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Written {
+    #[serde(flatten)]
+    directory: Located,
+    pages: Vec<String>,
+}
+
+/// `completions`.
+pub(crate) fn completions(context: &Context<'_>, args: &CompletionsArgs) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Args::command(), "icecore", &mut script);
+    context.output.raw(&script)?;
+    Ok(Exit::Done)
+}
+
+/// `man`.
+pub(crate) fn man(context: &Context<'_>, args: &ManArgs) -> Result<Exit, Failure> {
+    let mut command = Args::command();
+    command.build();
+    let Some(dir) = &args.dir else {
+        context.output.raw(&page(&command).map_err(|cause| Failure::failed(cause.to_string()))?)?;
+        return Ok(Exit::Done);
+    };
+    let mut pages = Vec::new();
+    write(dir, &command, &mut pages).map_err(|cause| Failure::from(Error::destination(dir, format!("cannot be written: {cause}"))))?;
+    pages.sort();
+    let written = Written { directory: Located::of(dir), pages };
+    context.output.report(&written, |written| format!("{} in {}\n", count(written.pages.len() as u64, "page"), written.directory.path))?;
+    Ok(Exit::Done)
+}
+
+/// The pages of a command and of those below it: `icecore.1`, `icecore-backup.1`, `icecore-backup-sqlite.1`.
+fn write(dir: &Path, command: &Command, pages: &mut Vec<String>) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let name = format!("{}.1", command.get_display_name().unwrap_or_else(|| command.get_name()));
+    std::fs::write(dir.join(&name), page(command)?)?;
+    pages.push(name);
+    command.get_subcommands().filter(|below| below.get_name() != "help").try_for_each(|below| write(dir, below, pages))
+}
+
+fn page(command: &Command) -> std::io::Result<Vec<u8>> {
+    let mut roff = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut roff)?;
+    Ok(roff)
+}

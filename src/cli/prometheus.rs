@@ -1,0 +1,104 @@
+//! `status --prometheus`: a textfile in the text exposition format (version 0.0.4) for node_exporter. Names and labels never change their meaning.
+
+use std::path::Path;
+
+use icecore::Error;
+use icecore::backend::disk::{Disk, RealDisk};
+use icecore::id::to_hex;
+
+use super::exit::Failure;
+use super::status::{Done, Source};
+
+/// Anyone may read it: node_exporter runs as a user of its own.
+const FILE_MODE: u32 = 0o644;
+
+/// The gauges of a source: name, what it says, and its value, if there is one.
+type OfSource = (&'static str, &'static str, fn(&Source) -> Option<f64>);
+
+const OF_SOURCES: [OfSource; 9] = [
+    ("icecore_source_ok", "Whether the source has a good snapshot that is young enough for --max-age.", |one| {
+        Some(yes(one.status == "ok"))
+    }),
+    ("icecore_snapshots", "Snapshots of the source in the list.", |one| Some(one.snapshots as f64)),
+    ("icecore_last_good_snapshot_timestamp_seconds", "Time of the last good snapshot.", |one| {
+        one.last_good.as_ref().map(|good| seconds(good.at.time_ns))
+    }),
+    ("icecore_last_good_snapshot_logical_bytes", "Bytes of the streams of the last good snapshot.", |one| {
+        one.last_good.as_ref().map(|good| good.logical_bytes as f64)
+    }),
+    ("icecore_last_good_snapshot_stored_bytes", "Bytes that the last good snapshot added to the repository.", |one| {
+        one.last_good.as_ref().map(|good| good.stored_bytes as f64)
+    }),
+    ("icecore_flagged_snapshots_since_good", "Flagged snapshots after the last good one.", |one| Some(one.flagged_after.len() as f64)),
+    ("icecore_snapshots_ahead", "Snapshots dated after now, which are not believed.", |one| Some(one.ahead as f64)),
+    ("icecore_last_verified_timestamp_seconds", "When a snapshot was last restored, drilled or read whole, and was right.", |one| {
+        one.last_verified.as_ref().map(|verified| seconds(verified.at.time_ns))
+    }),
+    ("icecore_last_failure_timestamp_seconds", "When a backup last failed, if that was after the last good snapshot.", |one| {
+        one.last_failure.as_ref().map(|failure| seconds(failure.at.time_ns))
+    }),
+];
+
+/// Writes the file: complete under another name, then renamed.
+pub(crate) fn write(file: &Path, done: &Done) -> Result<(), Failure> {
+    let failed = |cause: std::io::Error| Failure::from(Error::destination(file, format!("the textfile cannot be written: {cause}")));
+    let name = file.file_name().ok_or_else(|| Failure::usage(format!("{}: is no name of a file", file.display())))?;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|cause| failed(std::io::Error::other(cause)))?;
+    // node_exporter reads names that end with `.prom`; this one does not.
+    let temporary = file.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), to_hex(&random)));
+    let placed = RealDisk.create(&temporary, &[text(done).as_bytes()], FILE_MODE).and_then(|()| RealDisk.rename(&temporary, file));
+    placed.map_err(|cause| {
+        // The first failure is the one to report.
+        let _ = RealDisk.remove_file(&temporary);
+        failed(cause)
+    })
+}
+
+fn text(done: &Done) -> String {
+    let repository = format!("repository=\"{}\"", escaped(&done.repository));
+    let mut text = String::new();
+    for (name, says, value) in OF_SOURCES {
+        let samples = done.sources.iter().filter_map(|one| {
+            let (label, host) = (escaped(&one.source.label), escaped(&one.host));
+            Some((format!("{repository},source_id=\"{}\",source=\"{label}\",host=\"{host}\"", one.source.id), value(one)?))
+        });
+        gauge(&mut text, name, says, samples);
+    }
+    let check = done.last_check.as_ref();
+    let of_repository = [
+        ("icecore_ok", "Whether status finds nothing wrong.", Some(yes(done.status == "ok"))),
+        ("icecore_last_check_timestamp_seconds", "When the last check ended.", check.map(|check| seconds(check.at.time_ns))),
+        ("icecore_last_check_ok", "Whether the last check found no damage.", check.map(|check| yes(check.is_whole))),
+        ("icecore_unreadable_objects", "Snapshots, marks and journal entries that cannot be read.", Some(done.unreadable.len() as f64)),
+        ("icecore_status_timestamp_seconds", "When this file was written.", Some(seconds(done.now_ns))),
+    ];
+    for (name, says, value) in of_repository {
+        gauge(&mut text, name, says, value.map(|value| (repository.clone(), value)).into_iter());
+    }
+    text
+}
+
+/// A metric with its samples; nothing without any.
+fn gauge(text: &mut String, name: &str, says: &str, samples: impl Iterator<Item = (String, f64)>) {
+    let mut samples = samples.peekable();
+    if samples.peek().is_none() {
+        return;
+    }
+    text.push_str(&format!("# HELP {name} {says}\n# TYPE {name} gauge\n"));
+    samples.for_each(|(labels, value)| text.push_str(&format!("{name}{{{labels}}} {value}\n")));
+}
+
+/// A label's value: backslash, quotation mark and line feed have escapes, everything else stands for itself.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn yes(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+/// Seconds since 1970, with milliseconds.
+fn seconds(time_ns: i64) -> f64 {
+    (time_ns / 1_000_000) as f64 / 1000.0
+}

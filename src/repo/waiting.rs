@@ -1,0 +1,127 @@
+//! Prefixes of deltas that wait for bases which are still to be decoded: in memory while there is room, then in a file of the caller.
+//!
+//! After a VACUUM a delta takes its prefix from places all over the old file, so that nearly all prefixes wait until the last base is decoded. Without
+//! a file they would not fit in memory, and the work is done in parts, each of which decodes most of the bases again.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::FallocateFlags;
+
+use crate::error::{Error, Result};
+
+/// Bytes of prefixes that stay in memory although there is a file.
+const MEMORY_MAX: usize = 24 << 20;
+/// The most bytes that are put into the file at once.
+const SPILL_MAX: u64 = 1 << 30;
+
+/// Room for plain bytes past the end of what a file is to hold: they are as safe there as what is restored into it.
+#[derive(Debug, Clone, Copy)]
+pub struct Spill<'f> {
+    file: &'f File,
+    end: u64,
+}
+
+impl<'f> Spill<'f> {
+    /// The file is cut to `end` bytes after each use.
+    pub fn past(file: &'f File, end: u64) -> Self {
+        Spill { file, end }
+    }
+
+    /// Whether there is so much room, which is taken then: what is written into it does not fill the file system.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<bool> {
+        if bytes > SPILL_MAX {
+            return Ok(false);
+        }
+        let reserved = rustix::fs::fallocate(self.file, FallocateFlags::empty(), self.end, bytes).is_ok();
+        if !reserved {
+            self.give_back()?;
+        }
+        Ok(reserved)
+    }
+
+    pub(super) fn give_back(&self) -> Result<()> {
+        self.file.set_len(self.end).map_err(failed)
+    }
+}
+
+/// Where prefixes wait.
+#[derive(Default)]
+pub(super) struct Waiting<'f> {
+    spill: Option<Spill<'f>>,
+    /// Bytes in memory; counted only if there is a file.
+    in_memory: AtomicUsize,
+    in_file: AtomicU64,
+}
+
+/// A prefix, as far as it is known.
+#[derive(Default)]
+pub(super) enum Prefix {
+    #[default]
+    Empty,
+    /// One base gave all of it; the delta is decoded next.
+    Whole(Vec<u8>),
+    Parts(Vec<u8>),
+    /// Its place in the file.
+    Spilled(u64),
+}
+
+impl<'f> Waiting<'f> {
+    pub(super) fn new(spill: Option<Spill<'f>>) -> Self {
+        Waiting { spill, ..Waiting::default() }
+    }
+
+    /// Puts one part of a prefix of `len` bytes into its place. A part that a damaged base does not give is left out; the id of the chunk tells.
+    pub(super) fn put(&self, prefix: &Mutex<Prefix>, len: usize, place: usize, part: &[u8]) -> Result<()> {
+        let mut prefix = prefix.lock().unwrap_or_else(PoisonError::into_inner);
+        if part.len() == len {
+            *prefix = Prefix::Whole(part.to_vec());
+            return Ok(());
+        }
+        if matches!(*prefix, Prefix::Empty) {
+            *prefix = self.room(len);
+        }
+        match (&mut *prefix, &self.spill) {
+            (Prefix::Parts(bytes), _) => {
+                if let Some(to) = bytes.get_mut(place..place + part.len()) {
+                    to.copy_from_slice(part);
+                }
+                Ok(())
+            }
+            (Prefix::Spilled(at), Some(spill)) => spill.file.write_all_at(part, *at + place as u64).map_err(failed),
+            _ => Ok(()),
+        }
+    }
+
+    fn room(&self, len: usize) -> Prefix {
+        let Some(spill) = &self.spill else { return Prefix::Parts(vec![0; len]) };
+        if self.in_memory.fetch_add(len, Ordering::Relaxed) + len <= MEMORY_MAX {
+            return Prefix::Parts(vec![0; len]);
+        }
+        self.in_memory.fetch_sub(len, Ordering::Relaxed);
+        Prefix::Spilled(spill.end + self.in_file.fetch_add(len as u64, Ordering::Relaxed))
+    }
+
+    /// Takes a prefix of `len` bytes out.
+    pub(super) fn take(&self, prefix: &Mutex<Prefix>, len: usize) -> Result<Vec<u8>> {
+        match (std::mem::take(&mut *prefix.lock().unwrap_or_else(PoisonError::into_inner)), &self.spill) {
+            (Prefix::Whole(bytes), _) | (Prefix::Parts(bytes), None) => Ok(bytes),
+            (Prefix::Parts(bytes), Some(_)) => {
+                self.in_memory.fetch_sub(bytes.len(), Ordering::Relaxed);
+                Ok(bytes)
+            }
+            (Prefix::Spilled(at), Some(spill)) => {
+                let mut bytes = vec![0; len];
+                spill.file.read_exact_at(&mut bytes, at).map_err(failed)?;
+                Ok(bytes)
+            }
+            (Prefix::Empty | Prefix::Spilled(_), _) => Ok(Vec::new()),
+        }
+    }
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::backend("use", "the end of the restored file", error)
+}
