@@ -335,7 +335,7 @@ mod tests {
         Args::command().debug_assert();
     }
 
-    /// The words of a line as a shell takes them: quotation marks, no substitutions; up to a pipe or a redirection.
+    /// The words of a line as a shell takes them: quotation marks, no substitutions; past `NAME=VALUE`, up to a pipe or a redirection.
     fn words(line: &str) -> Vec<String> {
         let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
         for c in line.chars().chain([' ']) {
@@ -349,7 +349,9 @@ mod tests {
         assert_eq!(quote, None, "{line}");
         let end = words.iter().position(|word| matches!(word.as_str(), ">" | "|"));
         words.truncate(end.unwrap_or(words.len()));
-        words
+        // Settings for this command alone stand before it.
+        let start = words.iter().position(|word| !word.contains('=')).unwrap_or(0);
+        words.split_off(start)
     }
 
     /// The examples at the end of a command's help.
