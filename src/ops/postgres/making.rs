@@ -8,7 +8,7 @@ use crate::source::postgres::archive::{Archive, Entry};
 use crate::source::postgres::connect::explain;
 use crate::source::postgres::{Connection, Conninfo};
 
-/// A database that is being made. It has to end as [`Making::keep`] or [`Making::drop_after`].
+/// A database that is being made. It has to end as [`Making::finish`] or [`Making::drop_after`].
 pub(super) struct Making<'a> {
     pub(super) names: &'a Names,
     /// How to connect to it.
