@@ -10,6 +10,8 @@
 //! Every restored file is compared with what was backed up.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+// `benches/postgres.rs` uses the rest of these.
+#[allow(dead_code)]
 #[path = "dumps/bank.rs"]
 mod bank;
 mod common;
@@ -17,6 +19,7 @@ mod common;
 mod lane;
 #[path = "dumps/programs.rs"]
 mod programs;
+#[allow(dead_code)]
 #[path = "dumps/server.rs"]
 mod server;
 #[path = "dumps/table.rs"]

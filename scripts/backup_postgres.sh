@@ -26,9 +26,20 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
+# A first backup of a server that does not answer is to leave nothing behind, so it is asked first, where there is a psql to do that. What else may be
+# wrong `icecore` says.
+connect_first() {
+    local repository=${ICECORE_REPOSITORY:-$(dirname -- "$out")/icecore-repository}
+    if [ -e "$repository/config" ] || ! command -v psql >/dev/null; then
+        return
+    fi
+    psql -X -q -w -c '' -d "$dsn" </dev/null >/dev/null || { echo "error: cannot connect to the server; nothing was made" >&2; exit 1; }
+}
+
 [ -n "$dsn" ] || usage_error "--dsn is missing"
 [ -n "$out" ] || usage_error "--out-dir is missing"
 
+connect_first
 prepare_repository "$out"
 init_if_missing
 backup_to "$out" backup postgres --dsn "$dsn" "${passwords[@]}" "${others[@]}"

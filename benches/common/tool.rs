@@ -179,3 +179,10 @@ pub fn quick_check(path: &Path) -> Result<()> {
     let answer: String = conn.pragma_query_value(None, "quick_check", |row| row.get(0))?;
     if answer == "ok" { Ok(()) } else { Err(format!("{}: {answer}", path.display()).into()) }
 }
+
+/// Where a program is: in `peers`, else in PATH.
+pub fn find(program: &str, peers: Option<&Path>) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = peers.map(Path::to_path_buf).into_iter().chain(std::env::split_paths(&path));
+    dirs.map(|dir| dir.join(program)).find(|file| file.is_file())
+}

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::Plan;
 use crate::common::Result;
-use crate::common::tool::{Sample, sync_check};
+use crate::common::tool::{Sample, find, sync_check};
 use crate::history::History;
-use crate::tools::{Kind, Place, Role, Tool, find, version};
+use crate::tools::{Kind, Place, Role, Tool, version};
 
 /// Which snapshots are restored, in the order of [`Outcome::restores`].
 pub const RESTORED: [&str; 3] = ["newest", "middle", "oldest"];

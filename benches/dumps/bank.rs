@@ -52,6 +52,11 @@ impl Bank {
         Ok(bank)
     }
 
+    /// Where it is.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
     fn notes(&self) -> u64 {
         u64::from(self.scale) * NOTES
     }

@@ -7,7 +7,8 @@ use crate::common::Result;
 use crate::common::process::{Cost, measure};
 use crate::common::tool::tree_bytes;
 
-const PASSPHRASE: &str = "a passphrase for benches";
+/// The passphrase of every repository.
+pub const PASSPHRASE: &str = "a passphrase for benches";
 
 /// What one run cost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,8 +92,11 @@ impl Programs {
     }
 }
 
-/// Runs a command and sees by how much the repository has grown.
-fn grown(dir: &Path, command: &mut Command) -> Result<Run> {
+/// Runs a command and sees by how much the repository in `dir` has grown.
+///
+/// # Errors
+/// What it says.
+pub fn grown(dir: &Path, command: &mut Command) -> Result<Run> {
     let repository = dir.join("repository");
     let before = tree_bytes(&repository)?;
     let (cost, output) = measure(command, &dir.join("stderr"))?;

@@ -79,6 +79,11 @@ impl Server {
         command
     }
 
+    /// The database that those work on.
+    pub fn dsn(&self) -> String {
+        format!("host={} user={USER} dbname={USER}", self.dir.path().display())
+    }
+
     /// Runs statements, or what psql reads as such.
     ///
     /// # Errors

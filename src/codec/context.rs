@@ -18,7 +18,8 @@ fn failed(code: usize) -> Malformed {
 }
 
 impl CompressContext {
-    pub(super) fn new(level: i32) -> Result<Self, Malformed> {
+    /// With a level, and what is to be other than the level says.
+    pub(super) fn new(level: i32, others: &[CParameter]) -> Result<Self, Malformed> {
         let mut context = CCtx::try_create().ok_or_else(|| Malformed::new("zstd: out of memory"))?;
         let frame = [
             CParameter::CompressionLevel(level),
@@ -27,8 +28,8 @@ impl CompressContext {
             CParameter::ChecksumFlag(false),
             CParameter::DictIdFlag(false),
         ];
-        for parameter in frame {
-            context.set_parameter(parameter).map_err(failed)?;
+        for parameter in frame.iter().chain(others) {
+            context.set_parameter(*parameter).map_err(failed)?;
         }
         Ok(CompressContext { context })
     }

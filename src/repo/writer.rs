@@ -258,7 +258,7 @@ impl<'s> ChunkWriter<'s> {
         let malformed = |m: Malformed| m.of(format!("chunk {}", new.id));
         let mut best = None;
         if let Some((base, prefix)) = first {
-            let encoding = self.encode_delta(new.plain, &base, &prefix).map_err(malformed)?;
+            let encoding = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
             best = Some(Delta { base, prefix, encoding });
             std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
@@ -272,7 +272,7 @@ impl<'s> ChunkWriter<'s> {
             };
             let Some(base) = base else { continue };
             let Some(prefix) = base.read(self.session)? else { continue };
-            let encoding = self.encode_delta(new.plain, &base, &prefix).map_err(malformed)?;
+            let encoding = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
             // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.
             let times = if in_rows(new) { NEW_LINEAGE_GAIN } else { 1 };
             if best.is_none() || self.alternative.len() * times < self.encoded.len() {
@@ -284,11 +284,14 @@ impl<'s> ChunkWriter<'s> {
     }
 
     /// Encodes into `self.alternative`: as a patch where the chunk stands in its base's place and few of its pages have changed.
-    fn encode_delta(&mut self, plain: &[u8], base: &Base, prefix: &[u8]) -> Result<Encoding, Malformed> {
-        if base.is_one_chunk() && self.encoder.encode_patch(plain, prefix, &mut self.alternative)? {
+    fn encode_delta(&mut self, new: &NewChunk<'_>, base: &Base, prefix: &[u8]) -> Result<Encoding, Malformed> {
+        if base.is_one_chunk() && self.encoder.encode_patch(new.plain, prefix, &mut self.alternative)? {
             return Ok(Encoding::Patch);
         }
-        self.encoder.encode(plain, prefix, &mut self.alternative)?;
+        match in_rows(new) {
+            true => self.encoder.encode_rows(new.plain, prefix, &mut self.alternative)?,
+            false => self.encoder.encode(new.plain, prefix, &mut self.alternative)?,
+        }
         Ok(Encoding::Delta)
     }
 
@@ -300,7 +303,7 @@ impl<'s> ChunkWriter<'s> {
     /// Makes the delta in `self.encoded` smaller if that can be worth the time.
     fn squeeze(&mut self, plain: &[u8], prefix: &[u8]) -> Result<(), Malformed> {
         if self.encoded.len() >= SQUEEZED_MIN {
-            self.encoder.encode_rows(plain, prefix, &mut self.alternative)?;
+            self.encoder.squeeze_rows(plain, prefix, &mut self.alternative)?;
             if self.alternative.len() < self.encoded.len() {
                 std::mem::swap(&mut self.encoded, &mut self.alternative);
             }

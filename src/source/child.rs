@@ -1,5 +1,6 @@
 //! A program whose output is captured while something looks at it as it flows by.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{BufRead, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -58,7 +59,7 @@ impl<T: Send + 'static> Running<T> {
         let mut running = Running { name: name.to_owned(), child, watch: None, messages: None };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         running.messages = Some(thread("messages").spawn(move || stderr.map(collect).unwrap_or_default()).map_err(failed)?);
-        let mut tee = Tee { input: stdout, sender, block: Arc::default(), at: 0 };
+        let mut tee = Tee { input: stdout, sender, sent: VecDeque::new(), block: Arc::default(), at: 0 };
         let look = move || {
             let seen = watch(&mut tee);
             tee.drain();
@@ -140,11 +141,28 @@ pub(crate) fn collect(mut input: ChildStderr) -> String {
 pub(crate) struct Tee {
     input: Option<ChildStdout>,
     sender: SyncSender<Arc<Vec<u8>>>,
+    /// Blocks that the other side has or had, to be used again: those in the queue and few more.
+    sent: VecDeque<Arc<Vec<u8>>>,
     block: Arc<Vec<u8>>,
     at: usize,
 }
 
 impl Tee {
+    /// A block of full length: one that the other side has let go of, if there is one. It does so in their order.
+    fn free_block(&mut self) -> Vec<u8> {
+        match self.sent.pop_front().map(Arc::try_unwrap) {
+            Some(Ok(mut bytes)) => {
+                bytes.resize(BLOCK_LEN, 0);
+                bytes
+            }
+            Some(Err(busy)) => {
+                self.sent.push_front(busy);
+                vec![0; BLOCK_LEN]
+            }
+            None => vec![0; BLOCK_LEN],
+        }
+    }
+
     /// Passes on what has not been looked at, so that the program's exit status stays its own.
     fn drain(&mut self) {
         self.at = self.block.len();
@@ -156,13 +174,12 @@ impl Tee {
 
 impl BufRead for Tee {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        if self.at >= self.block.len()
-            && let Some(input) = &mut self.input
-        {
-            let mut bytes = vec![0; BLOCK_LEN];
+        if self.at >= self.block.len() && self.input.is_some() {
+            let mut bytes = self.free_block();
+            let Some(input) = &mut self.input else { return Ok(&[]) };
             let got = input.read(&mut bytes)?;
             bytes.truncate(got);
-            self.block = Arc::new(bytes);
+            self.sent.push_back(std::mem::replace(&mut self.block, Arc::new(bytes)));
             self.at = 0;
             // Nobody wants more: an end of the pipe that is closed tells the program.
             let closed = got > 0 && self.sender.send(Arc::clone(&self.block)).is_err();

@@ -127,6 +127,14 @@ fn what_cannot_be_reached_leaves_the_last_backup() {
 }
 
 #[test]
+fn a_first_backup_of_what_does_not_answer_leaves_nothing_behind() {
+    let site = Site::new();
+    // No server has port 1.
+    site.sh(&backup_postgres("postgresql://postgres@localhost:1/brainstem")).failed(1, &["cannot connect to the server; nothing was made"]);
+    assert!(!site.path("backups/postgres").exists());
+}
+
+#[test]
 fn a_file_that_is_not_as_it_was_stops_a_restore_before_it_touches_anything() {
     let stage = Stage::backed_up();
     let (site, path) = (&stage.site, stage.site.path(&format!("{LATEST}/brainstem.pgdump")));

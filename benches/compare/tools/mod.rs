@@ -131,13 +131,6 @@ impl Place {
     }
 }
 
-/// Where a program is: in `peers`, else in PATH.
-pub fn find(program: &str, peers: Option<&Path>) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = peers.map(Path::to_path_buf).into_iter().chain(std::env::split_paths(&path));
-    dirs.map(|dir| dir.join(program)).find(|file| file.is_file())
-}
-
 /// The first line that a program says about its version; some exit with an error after it.
 pub fn version(program: &Path, argument: &str) -> String {
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output();

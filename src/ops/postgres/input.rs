@@ -1,9 +1,9 @@
 //! The dump that is restored: out of a snapshot, or a file.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use super::flat;
 use crate::error::{Error, Result};
@@ -37,7 +37,14 @@ pub struct Dump {
 
 enum Place {
     Stored { reader: Box<Reader>, root: StreamRoot },
-    File(File),
+    File { file: File, path: PathBuf, looks: Looks },
+}
+
+/// What tells a file, as it is now, from others and from what it was before: device, number, bytes, and when it was written (seconds and nanoseconds).
+type Looks = (u64, u64, u64, i64, i64);
+
+fn looks(meta: &Metadata) -> Looks {
+    (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
 }
 
 impl Dump {
@@ -70,12 +77,15 @@ impl Dump {
     /// [`Error::Corrupt`] if it is not what its checksum says or not a whole archive, [`Error::Source`] if it cannot be read.
     pub fn of_file(path: &Path, monitor: &dyn Monitor) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::source(path, format!("cannot be read: {e}")))?;
-        let len = file.metadata().map_err(|e| Error::source(path, e))?.len();
+        let meta = file.metadata().map_err(|e| Error::source(path, e))?;
+        let len = meta.len();
         if !flat::is_as_recorded(path, &file, len, monitor)? {
             monitor.warn(&format!("no checksums.txt beside {} has its name: it is only checked as an archive", path.display()));
         }
         let name = path.display().to_string();
-        let mut dump = Dump { place: Place::File(file), name, len, evidence: Tables::default(), sums_hold: false, facts: Vec::new() };
+        let path = std::fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
+        let place = Place::File { file, path, looks: looks(&meta) };
+        let mut dump = Dump { place, name, len, evidence: Tables::default(), sums_hold: false, facts: Vec::new() };
         monitor.phase("reading the dump", Some(len));
         let archive = dump.parse(monitor, |input| archive::read(input, |_| ()))?;
         dump.evidence = Tables::of(&archive);
@@ -91,13 +101,34 @@ impl Dump {
     pub(super) fn globals(&self) -> String {
         match &self.place {
             Place::Stored { .. } => "`icecore dump SNAP globals.sql | psql -d postgres`".into(),
-            Place::File(_) => {
+            Place::File { .. } => {
                 let beside = Path::new(&self.name).with_file_name("globals.sql");
                 match beside.exists() {
                     true => format!("`psql -d postgres -f {}`", beside.display()),
                     false => "what `pg_dumpall --globals-only` writes of their server".into(),
                 }
             }
+        }
+    }
+
+    /// Where it lies, if it is a file.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Stored { .. } => None,
+            Place::File { path, .. } => Some(path),
+        }
+    }
+
+    /// Makes sure that its path still leads to the file that was looked at, as that was then; of a dump that is no file there is nothing to see.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if it does not.
+    pub(super) fn is_still_there(&self) -> Result<()> {
+        let Place::File { path, looks: before, .. } = &self.place else { return Ok(()) };
+        let meta = std::fs::metadata(path).map_err(|e| Error::source(path, format!("cannot be looked at any more: {e}")))?;
+        match looks(&meta) == *before {
+            true => Ok(()),
+            false => Err(Error::source(path, "was replaced or written to while it was being restored")),
         }
     }
 
@@ -126,7 +157,7 @@ impl Dump {
     pub(super) fn input<'d>(&'d self, offset: u64, monitor: &'d dyn Monitor) -> Input<'d> {
         let cursor = match &self.place {
             Place::Stored { reader, root } => Some(TreeCursor::new(reader, Some(*root))),
-            Place::File(_) => None,
+            Place::File { .. } => None,
         };
         Input { dump: self, monitor, cursor, piece: Piece::None, at: 0, next: offset, failure: None }
     }
@@ -198,7 +229,7 @@ impl Input<'_> {
                 self.at = usize::try_from(self.next.saturating_sub(span.offset)).unwrap_or(usize::MAX).min(bytes.len());
                 self.piece = Piece::Chunk(bytes);
             }
-            (Place::File(file), _) => {
+            (Place::File { file, .. }, _) => {
                 let mut block = vec![0; usize::try_from(left).map_or(BLOCK_LEN, |left| left.min(BLOCK_LEN))];
                 file.read_exact_at(&mut block, self.next).map_err(|e| Error::source(&self.dump.name, format!("cannot be read: {e}")))?;
                 self.piece = Piece::Block(block);

@@ -19,7 +19,7 @@ use crate::source::postgres::Tools;
 /// How often a program that works by itself is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Loads the dump into the new database: through a pipe, or with several jobs from a file that only this user may read.
+/// Loads the dump into the new database: through a pipe, or with several jobs from a file: the one that it is, or one that only this user may read.
 pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<()> {
     monitor.phase("loading", Some(dump.len));
     let mut command = tools.command("pg_restore", &options.environment, &making.conninfo);
@@ -34,11 +34,15 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
     if options.jobs <= 1 {
         return Loader::start(command.stdin(Stdio::piped()))?.run(Some(dump), monitor);
     }
-    let spool = SpoolFile::create(&options.spool_dir)?;
-    spool.fill(dump, monitor)?;
+    let spool = match dump.path() {
+        Some(_) => None,
+        None => Some(SpoolFile::create(&options.spool_dir)?),
+    };
+    spool.iter().try_for_each(|spool| spool.fill(dump, monitor))?;
     monitor.phase("loading", None);
-    command.arg(format!("--jobs={}", options.jobs)).arg(&spool.path);
-    Loader::start(command.stdin(Stdio::null()))?.run(None, monitor)
+    command.arg(format!("--jobs={}", options.jobs)).args(dump.path().or(spool.as_ref().map(|spool| spool.path.as_path())));
+    Loader::start(command.stdin(Stdio::null()))?.run(None, monitor)?;
+    dump.is_still_there()
 }
 
 /// A running pg_restore. Dropping it ends it.

@@ -52,7 +52,7 @@ pub struct ServerOptions {
     pub bin: Option<PathBuf>,
     /// The new database's name; `None`: that of the dumped one.
     pub name: Option<String>,
-    /// How many tables and indexes are loaded at once. With more than one the dump becomes a file first.
+    /// How many tables and indexes are loaded at once. With more than one the dump becomes a file first, unless it is one.
     pub jobs: usize,
     /// The directory of that file.
     pub spool_dir: PathBuf,

@@ -27,10 +27,16 @@ const TAIL: usize = 512;
 /// The streams that are still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Schema,
     Globals,
     Dump,
+    Schema,
     Tables,
+}
+
+/// A stream, and the program that writes it.
+struct Started {
+    stream: CapturedStream,
+    running: Option<(&'static str, Running<Seen>)>,
 }
 
 /// What was seen of a program's output.
@@ -47,6 +53,8 @@ pub(super) struct PostgresCapture<'a> {
     steps: VecDeque<Step>,
     /// The program whose output was given out last.
     running: Option<(&'static str, Running<Seen>)>,
+    /// The one after it, which is at work already. More at once might be more connections than a role may have.
+    ahead: Option<Started>,
     tables: Tables,
     facts: Vec<(String, String)>,
 }
@@ -67,9 +75,9 @@ impl<'a> PostgresCapture<'a> {
         let (snapshot, mut facts) = start().map_err(|e| Error::source(&source.options.conninfo.database, explain(&e)))?;
         facts.push(("pg_dump".to_owned(), source.tools.version.clone()));
         facts.extend(connection.system_identifier.iter().map(|id| ("system_identifier".to_owned(), id.clone())));
-        let steps = if globals_only { vec![Step::Globals] } else { vec![Step::Schema, Step::Globals, Step::Dump, Step::Tables] };
+        let steps = if globals_only { vec![Step::Globals] } else { vec![Step::Globals, Step::Dump, Step::Schema, Step::Tables] };
         let tables = Tables::default();
-        Ok(PostgresCapture { source, connection, snapshot, steps: steps.into(), running: None, tables, facts })
+        Ok(PostgresCapture { source, connection, snapshot, steps: steps.into(), running: None, ahead: None, tables, facts })
     }
 
     fn dump_command(&self, arguments: &[&str]) -> Command {
@@ -96,16 +104,30 @@ impl<'a> PostgresCapture<'a> {
         command
     }
 
-    fn start(
-        &mut self,
-        name: &str,
-        program: &'static str,
-        command: Command,
-        watch: impl FnOnce(&mut Tee) -> Seen + Send + 'static,
-    ) -> Result<CapturedStream> {
-        let (running, output) = Running::start(program, command, watch)?;
-        self.running = Some((program, running));
-        Ok(stream(name, Body::Bytes(output)))
+    /// Starts what gives the next stream.
+    fn start_next(&mut self) -> Result<Option<Started>> {
+        let Some(step) = self.steps.pop_front() else { return Ok(None) };
+        Ok(Some(match step {
+            Step::Globals => {
+                let command = self.globals_command();
+                start("globals.sql", "pg_dumpall", command, |output| text(output, END_OF_CLUSTER_DUMP))?
+            }
+            Step::Dump => {
+                let command = self.dump_command(&["-Fc", "-Z0"]);
+                let name = format!("{}.pgdump", stream_name(&self.source.options.conninfo.database));
+                let on_table = self.source.options.on_table.clone();
+                let watch = move |output: &mut Tee| Seen::Archive(archive::read(output, |entry| on_table(&entry.full_name())));
+                start(&name, "pg_dump", command, watch)?
+            }
+            Step::Schema => {
+                let command = self.dump_command(&["--schema-only"]);
+                start("schema.sql", "pg_dump", command, |output| text(output, END_OF_DUMP))?
+            }
+            Step::Tables => {
+                let body = Body::Bytes(Box::new(Cursor::new(self.tables.encode().into_bytes())));
+                Started { stream: stream(tables::STREAM, body), running: None }
+            }
+        }))
     }
 
     /// Waits for the program whose output was read last, and judges it.
@@ -159,24 +181,16 @@ impl Capture for PostgresCapture<'_> {
 
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
         self.end_program()?;
-        let Some(step) = self.steps.pop_front() else { return Ok(None) };
-        Ok(Some(match step {
-            Step::Schema => {
-                let command = self.dump_command(&["--schema-only"]);
-                self.start("schema.sql", "pg_dump", command, |output| text(output, END_OF_DUMP))?
-            }
-            Step::Globals => {
-                let command = self.globals_command();
-                self.start("globals.sql", "pg_dumpall", command, |output| text(output, END_OF_CLUSTER_DUMP))?
-            }
-            Step::Dump => {
-                let command = self.dump_command(&["-Fc", "-Z0"]);
-                let name = format!("{}.pgdump", stream_name(&self.source.options.conninfo.database));
-                let on_table = self.source.options.on_table.clone();
-                let watch = move |output: &mut Tee| Seen::Archive(archive::read(output, |entry| on_table(&entry.full_name())));
-                self.start(&name, "pg_dump", command, watch)?
-            }
-            Step::Tables => stream(tables::STREAM, Body::Bytes(Box::new(Cursor::new(self.tables.encode().into_bytes())))),
+        let next = match self.ahead.take() {
+            Some(started) => Some(started),
+            None => self.start_next()?,
+        };
+        // What the tables hold is known when the dump has ended.
+        let is_program = self.steps.front().is_some_and(|step| *step != Step::Tables);
+        self.ahead = if is_program { self.start_next()? } else { None };
+        Ok(next.map(|started| {
+            self.running = started.running;
+            started.stream
         }))
     }
 
@@ -196,6 +210,12 @@ impl Capture for PostgresCapture<'_> {
         ended.map_err(|e| Error::source(&self.source.options.conninfo.database, format!("the connection was lost: {}", explain(&e))))?;
         Ok(CaptureReport { facts: self.facts, ..CaptureReport::default() })
     }
+}
+
+/// Starts a program whose output is a stream.
+fn start(name: &str, program: &'static str, command: Command, watch: impl FnOnce(&mut Tee) -> Seen + Send + 'static) -> Result<Started> {
+    let (running, output) = Running::start(program, command, watch)?;
+    Ok(Started { stream: stream(name, Body::Bytes(output)), running: Some((program, running)) })
 }
 
 fn stream(name: &str, body: Body) -> CapturedStream {

@@ -53,6 +53,10 @@ impl Tools {
 
     fn in_dir(dir: &Path) -> Option<Self> {
         let program = dir.join("pg_dump");
+        // To look is much cheaper than to fail to start it, in each directory of PATH.
+        if !program.is_file() {
+            return None;
+        }
         let output = Command::new(&program).arg("--version").env_clear().stdin(Stdio::null()).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         // pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)

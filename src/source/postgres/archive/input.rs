@@ -79,21 +79,24 @@ impl<R: BufRead> Input<R> {
         Ok(())
     }
 
-    /// Unsigned, the lowest byte first; `len` is at most 8.
-    fn unsigned(&mut self, len: u8) -> Result<u64, Unreadable> {
-        (0..u32::from(len)).try_fold(0_u64, |value, index| Ok(value | u64::from(self.byte()?).checked_shl(8 * index).unwrap_or(0)))
-    }
-
-    /// A number: its sign, then its bytes.
+    /// A number: its sign, then its bytes, the lowest first.
     pub(super) fn int(&mut self) -> Result<i64, Unreadable> {
-        let negative = match self.byte()? {
-            0 => false,
-            1 => true,
-            _ => return self.malformed("a number has no sign"),
-        };
-        let value = self.unsigned(self.int_len)?;
+        let mut bytes = [0; 9];
+        let bytes = bytes.get_mut(..=usize::from(self.int_len)).unwrap_or_default();
+        // Each row has one in front, so it is read at once wherever it can be.
+        let ready = self.peek(bytes.len() as u64)?;
+        if ready.len() == bytes.len() {
+            bytes.copy_from_slice(ready);
+            self.consume(bytes.len());
+        } else {
+            for byte in &mut *bytes {
+                *byte = self.byte()?;
+            }
+        }
+        let Some((sign @ (0 | 1), digits)) = bytes.split_first() else { return self.malformed("a number has no sign") };
+        let value = digits.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
         match i64::try_from(value) {
-            Ok(value) if negative => Ok(-value),
+            Ok(value) if *sign == 1 => Ok(-value),
             Ok(value) => Ok(value),
             Err(_) => self.malformed("a number is too large"),
         }

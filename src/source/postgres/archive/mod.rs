@@ -7,6 +7,7 @@
 
 mod input;
 mod sum;
+mod summing;
 mod toc;
 
 use std::io::BufRead;
@@ -14,6 +15,7 @@ use std::io::BufRead;
 use self::input::Input;
 pub use self::sum::RowSum;
 use self::sum::Rows;
+use self::summing::Summing;
 
 /// Why an archive cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +121,7 @@ pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archiv
     archive.data_offset = input.offset;
     let mut waiting: std::collections::HashMap<i64, usize> =
         archive.entries.iter().enumerate().filter(|(_, entry)| entry.has_data).map(|(index, entry)| (entry.dump_id, index)).collect();
+    let mut summing = Summing::new();
     loop {
         let offset = input.offset;
         let Some(kind) = input.byte_or_end()? else { break };
@@ -128,7 +131,10 @@ pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archiv
         };
         begin(entry);
         let (rows, sum) = match kind {
-            ROWS => table(&mut input, entry)?,
+            ROWS => {
+                summing.begin(archive.blocks.len());
+                table(&mut input, entry, &mut summing)?
+            }
             LARGE_OBJECTS => large_objects(&mut input)?,
             _ => return input.malformed(format!("a block of an unknown type, {kind}")),
         };
@@ -137,6 +143,13 @@ pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archiv
     if let Some(entry) = waiting.values().min().and_then(|index| archive.entries.get(*index)) {
         let detail = format!("the archive ends without the data of {} ({} missing in all)", entry.full_name(), waiting.len());
         return input.malformed(detail);
+    }
+    if let Err(block) = summing.finish(&mut archive.blocks) {
+        let entry = block.and_then(|block| archive.entries.get(archive.blocks.get(block)?.entry));
+        return match entry {
+            Some(entry) => no_end(&input, entry),
+            None => input.malformed("its rows could not be summed up"),
+        };
     }
     archive.len = input.offset;
     Ok(archive)
@@ -179,7 +192,7 @@ pub fn table_rows(
     match (failed, rows.is_complete()) {
         (Err(detail), _) => input.malformed(detail),
         (Ok(()), true) => Ok((rows.rows, rows.sum)),
-        (Ok(()), false) => input.malformed(format!("the data of {} has no proper end", entry.full_name())),
+        (Ok(()), false) => no_end(&input, entry),
     }
 }
 
@@ -212,16 +225,16 @@ fn frames<R: BufRead>(input: &mut Input<R>, mut take: impl FnMut(&[u8])) -> Resu
     }
 }
 
-fn table<R: BufRead>(input: &mut Input<R>, entry: &Entry) -> Result<(u64, RowSum), Unreadable> {
+fn table<R: BufRead>(input: &mut Input<R>, entry: &Entry, summing: &mut Summing) -> Result<(u64, RowSum), Unreadable> {
     if !entry.is_copy {
         return input.malformed(format!("the data of {} is not for COPY", entry.full_name()));
     }
-    let mut rows = Rows::default();
-    frames(input, |piece| rows.take(piece))?;
-    match rows.is_complete() {
-        true => Ok((rows.rows, rows.sum)),
-        false => input.malformed(format!("the data of {} has no proper end", entry.full_name())),
-    }
+    frames(input, |piece| summing.take(piece))?;
+    summing.end().map_or_else(|| no_end(input, entry), Ok)
+}
+
+fn no_end<T, R: BufRead>(input: &Input<R>, entry: &Entry) -> Result<T, Unreadable> {
+    input.malformed(format!("the data of {} has no proper end", entry.full_name()))
 }
 
 fn large_objects<R: BufRead>(input: &mut Input<R>) -> Result<(u64, RowSum), Unreadable> {

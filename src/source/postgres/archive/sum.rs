@@ -120,6 +120,11 @@ impl Rows {
         self.sum.add(hash);
     }
 
+    /// Whether what comes next begins a row: no part of one waits for its end, and the end of all has not come.
+    pub(super) fn is_between_rows(&self) -> bool {
+        self.part_len == 0 && self.after_end.is_none()
+    }
+
     /// Whether the end has come, and nothing but what pg_dump writes after it.
     pub(super) fn is_complete(&self) -> bool {
         self.after_end == Some(NEWLINES_AFTER_END) && !self.is_wrong
