@@ -79,6 +79,18 @@ impl<R: BufRead> Input<R> {
         Ok(())
     }
 
+    /// Hands everything up to the end to `take`, in pieces, as long as that wants more.
+    pub(super) fn pass_rest(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), Unreadable> {
+        loop {
+            let piece = self.peek(u64::MAX)?;
+            let got = piece.len();
+            if got == 0 || !take(piece) {
+                return Ok(());
+            }
+            self.consume(got);
+        }
+    }
+
     /// Unsigned, the lowest byte first; `len` is at most 8.
     fn unsigned(&mut self, len: u8) -> Result<u64, Unreadable> {
         (0..u32::from(len)).try_fold(0_u64, |value, index| Ok(value | u64::from(self.byte()?).checked_shl(8 * index).unwrap_or(0)))
