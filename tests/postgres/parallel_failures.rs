@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::capture::command;
+use crate::capture::{backup, command};
 use crate::failures::{fails, fill, plain, with_script};
 use crate::parallel::{nothing_spooled, parallel};
 use crate::server::{Database, Server, on_every_version, server};
@@ -57,7 +57,8 @@ fn a_directory_that_is_not_whole_is_no_snapshot() {
 #[test]
 fn a_place_that_is_not_there() {
     let (place, database) = (plain(), server(15).database());
-    fails(&place, &parallel(&place, &database, &["--tmp", "/none"]), "--tmp");
+    let run = backup(&place, &database, &["--no-role-passwords", "--jobs", "2", "--tmp", "/none"]);
+    fails(&place, &run, "--tmp names another directory");
 }
 
 /// Runs a backup in the middle of whose dump `meanwhile` happens: a worker waits there for the contents of large objects.
@@ -172,6 +173,7 @@ fn a_lost_connection_leaves_no_snapshot() {
         let holder = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT ''held''%'";
         assert_eq!(database.server.sql("postgres", holder), "t");
     });
-    fails(&place, &run, "connection was lost");
+    // The schema, which comes after it, has no snapshot to be of.
+    fails(&place, &run, "does not exist");
     no_program_is_left(&place);
 }
