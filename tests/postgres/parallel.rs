@@ -240,7 +240,7 @@ fn a_damaged_table_of_contents_is_never_more_than_refused() {
         assert_eq!(again.entries[index].file.as_deref(), Some("other.dat"));
         let back = directory::rename_files(&renamed, &again, &[(index, archive.entries[index].file.clone().unwrap())]).unwrap();
         assert!(back == toc, "nothing else is touched");
-        for name in ["../../etc/passwd", "..", "toc.dat", archive.entries.iter().filter_map(|e| e.file.as_deref()).last().unwrap()] {
+        for name in ["../../etc/passwd", "..", "toc.dat", archive.entries.iter().filter_map(|e| e.file.as_deref()).next_back().unwrap()] {
             let hostile = directory::rename_files(&toc, &archive, &[(index, name.into())]).unwrap();
             assert!(directory::read(hostile.as_slice(), &|_, _| false).is_err(), "{name}");
         }
