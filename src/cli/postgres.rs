@@ -22,9 +22,12 @@ use super::{environment, time};
 #[command(
     after_help = "Connection settings mean what they mean to psql: a URI, `key=value` settings or a database's name, the variables PGHOST and so on, a \
                   service file, ~/.pgpass. A password in --dsn can be seen in the list of processes; the other ways keep it out of there.\n\n\
-                  Streams: DATABASE.pgdump (for pg_restore), schema.sql, globals.sql, and tables.tsv with the rows and a checksum of each table.\n\n\
+                  Streams: DATABASE.pgdump (for pg_restore), schema.sql, globals.sql, and tables.tsv with the rows and a checksum of each table. With --jobs \
+                  the dump is a directory, DATABASE.pgdir/ (for pg_restore -Fd), with a stream for each table.\n\n\
                   Examples:\n  icecore backup postgres --dsn postgresql://backup@db.example.org/brainstem\n  \
-                  PGSERVICE=brain icecore backup postgres --no-role-passwords"
+                  PGSERVICE=brain icecore backup postgres --no-role-passwords\n  \
+                  icecore backup postgres --dsn postgresql://backup@db.example.org/brainstem --jobs 4 --tmp /var/tmp\n  \
+                  icecore backup postgres --dsn postgresql://backup@db.example.org/brainstem --exclude-table-data 'public.session_*'"
 )]
 pub(crate) struct PostgresArgs {
     /// The database [default: what libpq's environment says]
@@ -45,6 +48,18 @@ pub(crate) struct PostgresArgs {
     /// How long to wait for a locked table, seconds; others who want it wait as long
     #[arg(long, value_name = "SECONDS", default_value_t = LOCK_WAIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) lock_wait_timeout: u64,
+    /// Tables that are dumped at once; with more than one the dump lies in a private directory first, and each table is a stream of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: u16,
+    /// Where that directory is made [default: TMPDIR, else /tmp]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tmp: Option<PathBuf>,
+    /// Leave these tables out, as pg_dump does with such a pattern; recorded, and a restore says so
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude_table: Vec<String>,
+    /// Leave the rows of these tables out
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude_table_data: Vec<String>,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
 }
@@ -80,6 +95,10 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
         role_passwords: !args.no_role_passwords,
         globals_only: args.globals_only,
         lock_wait: Duration::from_secs(args.lock_wait_timeout),
+        jobs: usize::from(args.jobs),
+        spool_dir: args.tmp.clone().unwrap_or_else(environment::temporary_dir),
+        exclude_tables: args.exclude_table.clone(),
+        exclude_table_data: args.exclude_table_data.clone(),
         on_table: Arc::new(|_| {}),
     };
     if args.all_databases {

@@ -64,10 +64,10 @@ pub(crate) struct ServerArgs {
     /// Only this table
     #[arg(long, value_name = "SCHEMA.NAME", requires = "dsn")]
     pub(crate) table: Option<String>,
-    /// Tables and indexes that are loaded at once; with more than one a snapshot's dump is written to a private file first
+    /// Tables and indexes that are loaded at once; with more than one, or if it was backed up so, a snapshot's dump is written to a private place first
     #[arg(long, value_name = "N", requires = "dsn", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: u16,
-    /// The directory of that file [default: TMPDIR, else /tmp]
+    /// The directory of that place [default: TMPDIR, else /tmp]
     #[arg(long, value_name = "DIR", requires = "dsn")]
     pub(crate) tmp: Option<PathBuf>,
     /// End the sessions that are connected to the old database

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{BufRead, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -49,7 +49,6 @@ impl<T: Send + 'static> Running<T> {
     ) -> Result<(Self, Box<dyn Read + Send>)> {
         let failed = |e: std::io::Error| Error::source(name, format!("cannot be run: {e}"));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-        let (sender, receiver) = sync_channel(QUEUE);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         #[cfg(target_os = "linux")]
         if let Some(stdout) = &stdout {
@@ -59,14 +58,10 @@ impl<T: Send + 'static> Running<T> {
         let mut running = Running { name: name.to_owned(), child, watch: None, messages: None };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         running.messages = Some(thread("messages").spawn(move || stderr.map(collect).unwrap_or_default()).map_err(failed)?);
-        let mut tee = Tee { input: stdout, sender, sent: VecDeque::new(), block: Arc::default(), at: 0 };
-        let look = move || {
-            let seen = watch(&mut tee);
-            tee.drain();
-            seen
-        };
-        running.watch = Some(thread("watch").spawn(look).map_err(failed)?);
-        Ok((running, Box::new(Output { receiver, block: Arc::default(), at: 0 })))
+        let input = stdout.map(|stdout| Box::new(stdout) as Box<dyn Read + Send>);
+        let (watching, output) = watched(input, watch).map_err(failed)?;
+        running.watch = Some(watching);
+        Ok((running, output))
     }
 
     /// Waits for the end.
@@ -137,9 +132,29 @@ pub(crate) fn collect(mut input: ChildStderr) -> String {
     text
 }
 
+/// Lets `watch` look at an input, which it must read to the end, on its way to the reader that is returned, at the slower one's pace. The reader ends where
+/// the input cannot be read any more: `watch` hears why.
+///
+/// # Errors
+/// Those of starting a thread.
+pub(crate) fn watched<T: Send + 'static>(
+    input: Option<Box<dyn Read + Send>>,
+    watch: impl FnOnce(&mut Tee) -> T + Send + 'static,
+) -> std::io::Result<(JoinHandle<T>, Box<dyn Read + Send>)> {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let mut tee = Tee { input, sender, sent: VecDeque::new(), block: Arc::default(), at: 0 };
+    let look = move || {
+        let seen = watch(&mut tee);
+        tee.drain();
+        seen
+    };
+    let watching = std::thread::Builder::new().name("watch".to_owned()).spawn(look)?;
+    Ok((watching, Box::new(Output { receiver, block: Arc::default(), at: 0 })))
+}
+
 /// A program's output on its way to who stores it.
 pub(crate) struct Tee {
-    input: Option<ChildStdout>,
+    input: Option<Box<dyn Read + Send>>,
     sender: SyncSender<Arc<Vec<u8>>>,
     /// Blocks that the other side has or had, to be used again: those in the queue and few more.
     sent: VecDeque<Arc<Vec<u8>>>,

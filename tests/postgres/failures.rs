@@ -9,7 +9,7 @@ use crate::capture::{backup, command, encrypted};
 use crate::server::{Database, Server, on_every_version, server};
 use crate::support::{Place, Run};
 
-fn plain() -> Place {
+pub fn plain() -> Place {
     let place = Place::new();
     place.ok(["init", "--no-encryption"]);
     place
@@ -38,7 +38,7 @@ fn programs(place: &Place, server: &Server, script: &str) -> PathBuf {
     dir
 }
 
-fn with_script(place: &Place, database: &Database, script: &str) -> Command {
+pub fn with_script(place: &Place, database: &Database, script: &str) -> Command {
     let dir = programs(place, database.server, script);
     let mut command = place.command();
     command.args(["--json", "backup", "postgres", "--no-role-passwords", "--dsn", &database.dsn(), "--pg-bin"]).arg(dir);
@@ -50,14 +50,14 @@ fn run_script(place: &Place, database: &Database, script: &str) -> Run {
     with_script(place, database, script).output().unwrap().into()
 }
 
-fn fails(place: &Place, run: &Run, with: &str) {
+pub fn fails(place: &Place, run: &Run, with: &str) {
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(run.stderr.contains(with), "{with}: {}", run.stderr);
     assert!(place.snapshots().is_empty());
     place.ok(["check"]);
 }
 
-fn fill(database: &Database) {
+pub fn fill(database: &Database) {
     database.sql("CREATE TABLE t AS SELECT n, repeat(md5(n::text), 10) AS text FROM generate_series(1, 30000) n");
 }
 

@@ -6,6 +6,8 @@ mod capture;
 mod conninfo;
 mod failures;
 mod harness;
+mod parallel;
+mod parallel_failures;
 mod restore;
 mod restore_failures;
 mod server;

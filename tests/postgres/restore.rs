@@ -38,7 +38,7 @@ pub fn saved(place: &Place, database: &Database) {
 }
 
 /// All that pg_dump writes of a database, as text, without what differs from run to run.
-fn text(server: &Server, database: &str) -> String {
+pub fn text(server: &Server, database: &str) -> String {
     let mut pg_dump = Command::new(server.bin.join("pg_dump"));
     let output = pg_dump.args(["--create", "-d", &server.dsn(database)]).env("PGTZ", "UTC").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -49,13 +49,13 @@ fn text(server: &Server, database: &str) -> String {
         .collect()
 }
 
-fn same(before: &str, after: &str) {
+pub fn same(before: &str, after: &str) {
     let first = before.lines().zip(after.lines()).enumerate().find(|(_, (before, after))| before != after);
     assert!(before == after, "{} and {} lines; first difference: {first:?}", before.lines().count(), after.lines().count());
 }
 
 /// A text with something in place of this word.
-fn without_word(text: &str, word: &str) -> String {
+pub fn without_word(text: &str, word: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::new();
     for piece in text.split_inclusive(|c| !is_part(c)) {
@@ -72,7 +72,7 @@ pub fn family(server: &Server, name: &str) -> Vec<String> {
     server.sql("postgres", &query).lines().map(str::to_owned).collect()
 }
 
-fn everything(server: &'static Server) -> Database {
+pub fn everything(server: &'static Server) -> Database {
     let database = server.database();
     let statements = include_str!("fixture.sql").replace("@DB@", &database.name).replace("@R@", &format!("{}_", database.name));
     database.sql(&statements);

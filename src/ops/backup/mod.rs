@@ -9,7 +9,7 @@ mod pages;
 mod predict;
 mod sink;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use self::collect::Failure;
@@ -24,6 +24,7 @@ use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
 use crate::repo::{ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession};
+use crate::source::postgres::streams::dumped_database;
 use crate::source::{Body, CaptureReport, CapturedStream, Source, Stamp};
 
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
@@ -361,16 +362,23 @@ fn draft(
 
 /// The output of a program that is much smaller than the last good one may be cut short, whatever the program says.
 fn shrunk(entries: &[StreamEntry], inherited: &Inherited) -> Vec<Flag> {
-    let now: HashMap<&[u8], u64> = entries.iter().map(|entry| (entry.name.as_slice(), entry.root.len)).collect();
-    let mut before: Vec<&StreamEntry> = inherited.entries.values().filter(|entry| entry.root.len >= SHRUNK_FROM).collect();
-    before.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let lost = before.into_iter().filter_map(|old| {
-        let len = now.get(old.name.as_slice()).copied().unwrap_or(0);
-        let name = String::from_utf8_lossy(&old.name);
-        (len < old.root.len / 2)
-            .then(|| format!("{name} has {len} bytes, after {} in the parent; if that is right: icecore mark SNAP accept", old.root.len))
+    let now = sizes(entries.iter());
+    let lost = sizes(inherited.entries.values()).into_iter().filter(|(_, before)| *before >= SHRUNK_FROM).filter_map(|(name, before)| {
+        let len = now.get(name).copied().unwrap_or(0);
+        let name = String::from_utf8_lossy(name);
+        (len < before / 2)
+            .then(|| format!("{name} has {len} bytes, after {before} in the parent; if that is right: icecore mark SNAP accept"))
     });
     lost.map(|detail| Flag { code: "shrunk".into(), detail }).collect()
+}
+
+/// Bytes by stream. The files of a dump count as one, and as the same whether it is an archive or a directory: one table may well be emptied.
+fn sizes<'e>(entries: impl Iterator<Item = &'e StreamEntry>) -> BTreeMap<&'e [u8], u64> {
+    let mut sizes = BTreeMap::new();
+    for entry in entries {
+        *sizes.entry(dumped_database(&entry.name).unwrap_or(&entry.name)).or_default() += entry.root.len;
+    }
+    sizes
 }
 
 /// Stamps only save work: that they cannot be kept is no failure of the backup. Those of a flagged snapshot are of no use, as it will be no parent.

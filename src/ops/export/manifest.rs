@@ -107,7 +107,7 @@ pub struct FileInfo {
     /// Its name.
     #[serde(flatten)]
     pub name: NameInfo,
-    /// `sqlite`, `pgdump` or `file`.
+    /// `sqlite`, `pgdump`, `pgdir` or `file`.
     pub kind: &'static str,
     /// Its size.
     pub bytes: u64,

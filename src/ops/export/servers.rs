@@ -5,12 +5,14 @@ use crate::error::Result;
 use crate::format::snapshot::{SnapshotRecord, SourceKind, StreamEntry};
 use crate::ops::postgres::read_tables;
 use crate::repo::Repository;
+use crate::source::postgres::archive::directory::TOC;
+use crate::source::postgres::streams::{ARCHIVE_SUFFIX, split_directory};
 use crate::source::postgres::tables::{self, Tables};
 
-/// What names of dumps end with.
-const DUMP_SUFFIX: &str = ".pgdump";
 /// What `kind` says of a dump.
 const DUMP_KIND: &str = "pgdump";
+/// What it says of the files of a dump that is a directory.
+const DIRECTORY_KIND: &str = "pgdir";
 /// The kind of the blocks that are tables.
 const TABLE_DATA: &str = "TABLE DATA";
 
@@ -23,11 +25,21 @@ pub(super) fn take_tables(repo: &Repository, record: &SnapshotRecord, listing: &
     Ok(Some(held))
 }
 
-/// Says of the dump what its tables held.
+/// Says of the dump, or of its table of contents, what its tables held.
 pub(super) fn describe(manifest: &mut Manifest, held: Option<Tables>) {
-    let dump = manifest.files.iter_mut().find(|file| file.name.name.ends_with(DUMP_SUFFIX));
+    let mut dump = None;
+    for file in &mut manifest.files {
+        if file.name.name.ends_with(ARCHIVE_SUFFIX) {
+            file.kind = DUMP_KIND;
+            dump = Some(file);
+        } else if let Some((_, name)) = split_directory(file.name.name.as_bytes()).filter(|_| held.is_some()) {
+            file.kind = DIRECTORY_KIND;
+            if name == TOC.as_bytes() {
+                dump = Some(file);
+            }
+        }
+    }
     let (Some(held), Some(dump)) = (held, dump) else { return };
-    dump.kind = DUMP_KIND;
     let tables = held.blocks.iter().filter(|block| block.kind == TABLE_DATA);
     dump.tables = tables
         .map(|block| TableInfo { name: NameInfo::of(block.name.as_bytes()), rows: block.rows, content: block.sum.to_string() })

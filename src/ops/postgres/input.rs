@@ -1,5 +1,6 @@
 //! The dump that is restored: out of a snapshot, or a file.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{self, BufRead, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,22 +12,22 @@ use crate::format::snapshot::{SnapshotRecord, SourceKind, StreamEntry, StreamRoo
 use crate::ops::restore;
 use crate::progress::{Monitor, Silent};
 use crate::repo::{ChunkBytes, Reader, Repository, TreeCursor};
+use crate::source::postgres::archive::directory::TOC;
 use crate::source::postgres::archive::{self, Archive, Unreadable};
+use crate::source::postgres::streams::{ARCHIVE_SUFFIX, split_directory};
 use crate::source::postgres::tables::{self, Tables};
 
-/// What names of dumps end with.
-const DUMP_SUFFIX: &[u8] = b".pgdump";
 /// Most bytes of [`tables::STREAM`] that are read: some million tables.
 const TABLES_LEN_MAX: u64 = 256 << 20;
 /// Bytes of a file that are read at once.
 const BLOCK_LEN: usize = 1 << 20;
 
-/// A dump in pg_dump's custom format, with what is known of it.
+/// A dump in pg_dump's custom format, or out of a snapshot in its directory format, with what is known of it.
 pub struct Dump {
     place: Place,
     /// For messages.
     pub(super) name: String,
-    /// Its bytes.
+    /// Its bytes, of a directory those of all its files.
     pub(super) len: u64,
     /// What each block of data has in it.
     pub(super) evidence: Tables,
@@ -37,6 +38,7 @@ pub struct Dump {
 
 enum Place {
     Stored { reader: Box<Reader>, root: StreamRoot },
+    Directory { reader: Box<Reader>, files: BTreeMap<String, StreamRoot> },
     File { file: File, path: PathBuf, looks: Looks },
 }
 
@@ -47,35 +49,48 @@ fn looks(meta: &Metadata) -> Looks {
     (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
 }
 
+/// A place in a dump.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum At<'n> {
+    /// In an archive, bytes.
+    Offset(u64),
+    /// The start of a file of a directory.
+    File(&'n str),
+}
+
 impl Dump {
     /// That of a snapshot.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the snapshot is not of a PostgreSQL database; else as reading the repository.
     pub fn of_snapshot(repo: &Repository, record: &SnapshotRecord) -> Result<Self> {
-        let reader = Reader::new(repo);
+        let reader = Box::new(Reader::new(repo));
         let listing = reader.listing(&record.listing)?;
-        let find = |wanted: &dyn Fn(&StreamEntry) -> bool| listing.iter().find(|entry| wanted(entry));
-        let dump = find(&|entry| entry.name.ends_with(DUMP_SUFFIX)).filter(|_| record.source.kind == SourceKind::Postgres);
-        let (Some(dump), Some(evidence)) = (dump, find(&|entry| entry.name == tables::STREAM.as_bytes())) else {
-            return Err(Error::InvalidArgument("this snapshot has no dump of a PostgreSQL database".into()));
+        let is_postgres = record.source.kind == SourceKind::Postgres;
+        let evidence = listing.iter().find(|entry| is_postgres && entry.name == tables::STREAM.as_bytes());
+        let Some(evidence) = evidence.map(|entry| entry.root.len) else { return Err(no_dump()) };
+        let archive = listing.iter().find(|entry| entry.name.ends_with(ARCHIVE_SUFFIX.as_bytes()));
+        let (name, len, place) = match archive {
+            Some(entry) => {
+                let name = String::from_utf8_lossy(&entry.name).into_owned();
+                (name, entry.root.len, Place::Stored { root: entry.root, reader })
+            }
+            None => directory(&listing, reader)?,
         };
-        Ok(Dump {
-            name: String::from_utf8_lossy(&dump.name).into_owned(),
-            len: dump.root.len,
-            evidence: read_tables(repo, record, evidence.root.len)?,
-            sums_hold: true,
-            facts: record.facts.clone(),
-            place: Place::Stored { root: dump.root, reader: Box::new(reader) },
-        })
+        let evidence = read_tables(repo, record, evidence)?;
+        Ok(Dump { name, len, evidence, sums_hold: true, facts: record.facts.clone(), place })
     }
 
     /// A file that `pg_dump -Fc -Z0` wrote, or that was exported. If a `checksums.txt` beside it has its name, it is what that says. It is read to its end, so
     /// that what it lacks is known before a server is touched.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is not what its checksum says or not a whole archive, [`Error::Source`] if it cannot be read.
+    /// [`Error::Corrupt`] if it is not what its checksum says or not a whole archive, [`Error::Source`] if it cannot be read, [`Error::InvalidArgument`] for a directory.
     pub fn of_file(path: &Path, monitor: &dyn Monitor) -> Result<Self> {
+        if path.is_dir() {
+            let text = "is a directory, which pg_restore -Fd --jobs N restores by itself; only single dumps are restored here";
+            return Err(Error::InvalidArgument(format!("{} {text}", path.display())));
+        }
         let file = File::open(path).map_err(|e| Error::source(path, format!("cannot be read: {e}")))?;
         let meta = file.metadata().map_err(|e| Error::source(path, e))?;
         let len = meta.len();
@@ -100,7 +115,7 @@ impl Dump {
     /// What makes its roles, for messages.
     pub(super) fn globals(&self) -> String {
         match &self.place {
-            Place::Stored { .. } => "`icecore dump SNAP globals.sql | psql -d postgres`".into(),
+            Place::Stored { .. } | Place::Directory { .. } => "`icecore dump SNAP globals.sql | psql -d postgres`".into(),
             Place::File { .. } => {
                 let beside = Path::new(&self.name).with_file_name("globals.sql");
                 match beside.exists() {
@@ -114,7 +129,7 @@ impl Dump {
     /// Where it lies, if it is a file.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.place {
-            Place::Stored { .. } => None,
+            Place::Stored { .. } | Place::Directory { .. } => None,
             Place::File { path, .. } => Some(path),
         }
     }
@@ -132,35 +147,79 @@ impl Dump {
         }
     }
 
-    /// Its table of contents, with the statements of what is `wanted`.
+    /// Its table of contents, with the statements of what is `wanted`. Of a directory all files are there that it names.
     pub(super) fn head(&self, wanted: archive::Wanted<'_>) -> Result<Archive> {
-        self.parse(&Silent, |input| archive::head(input, wanted))
+        let Place::Directory { files, .. } = &self.place else { return self.parse(&Silent, |input| archive::head(input, wanted)) };
+        let head = self.parse_at(At::File(TOC), &Silent, |input| archive::directory::read(input, wanted))?;
+        let missing = head.entries.iter().filter_map(|entry| entry.file.as_ref()).find(|file| !files.contains_key(*file));
+        match missing {
+            Some(file) => Err(Error::corrupt(&self.name, format!("it has no {file}"))),
+            None => Ok(head),
+        }
+    }
+
+    /// The names of its files, if it is a directory.
+    pub(super) fn files(&self) -> Option<impl Iterator<Item = &str>> {
+        match &self.place {
+            Place::Directory { files, .. } => Some(files.keys().map(String::as_str)),
+            Place::Stored { .. } | Place::File { .. } => None,
+        }
+    }
+
+    /// Whether it has to be written to a private place before it can be loaded by this many jobs.
+    pub(super) fn needs_room(&self, jobs: usize) -> bool {
+        jobs > 1 || matches!(self.place, Place::Directory { .. })
     }
 
     fn parse(&self, monitor: &dyn Monitor, read: impl FnOnce(&mut Input<'_>) -> Result<Archive, Unreadable>) -> Result<Archive> {
-        self.parse_at(0, monitor, read)
+        self.parse_at(At::Offset(0), monitor, read)
     }
 
-    /// Has `read` look at the bytes from `offset` on. What cannot be read of the repository is told from what is not as it should be.
+    /// Has `read` look at the bytes from there on. What cannot be read of the repository is told from what is not as it should be.
     pub(super) fn parse_at<T>(
         &self,
-        offset: u64,
+        at: At<'_>,
         monitor: &dyn Monitor,
         read: impl FnOnce(&mut Input<'_>) -> Result<T, Unreadable>,
     ) -> Result<T> {
-        let mut input = self.input(offset, monitor);
+        let mut input = self.input(at, monitor)?;
         let outcome = read(&mut input);
         outcome.map_err(|unreadable| input.failure().unwrap_or_else(|| Error::corrupt(&self.name, unreadable.to_string())))
     }
 
-    /// Its bytes from this place on.
-    pub(super) fn input<'d>(&'d self, offset: u64, monitor: &'d dyn Monitor) -> Input<'d> {
-        let cursor = match &self.place {
-            Place::Stored { reader, root } => Some(TreeCursor::new(reader, Some(*root))),
-            Place::File { .. } => None,
+    /// Its bytes from there on; of a directory those of one file.
+    pub(super) fn input<'d>(&'d self, at: At<'_>, monitor: &'d dyn Monitor) -> Result<Input<'d>> {
+        let (bytes, len, next) = match (&self.place, at) {
+            (Place::Stored { reader, root }, At::Offset(offset)) => {
+                (Bytes::Stored(reader, TreeCursor::new(reader, Some(*root))), root.len, offset)
+            }
+            (Place::File { file, .. }, At::Offset(offset)) => (Bytes::File(file), self.len, offset),
+            (Place::Directory { reader, files }, At::File(name)) => {
+                let root = files.get(name).ok_or_else(|| Error::corrupt(&self.name, format!("it has no {name}")))?;
+                (Bytes::Stored(reader, TreeCursor::new(reader, Some(*root))), root.len, 0)
+            }
+            (_, at) => return Err(Error::corrupt(&self.name, format!("it has no place {at:?}"))),
         };
-        Input { dump: self, monitor, cursor, piece: Piece::None, at: 0, next: offset, failure: None }
+        Ok(Input { dump: self, monitor, bytes, len, piece: Piece::None, at: 0, next, failure: None })
     }
+}
+
+fn no_dump() -> Error {
+    Error::InvalidArgument("this snapshot has no dump of a PostgreSQL database".into())
+}
+
+/// The dump that is a directory: its name, its bytes, its files.
+fn directory(listing: &[StreamEntry], reader: Box<Reader>) -> Result<(String, u64, Place)> {
+    let (mut database, mut files, mut len) = (None, BTreeMap::new(), 0_u64);
+    for entry in listing {
+        let Some((of, file)) = split_directory(&entry.name) else { continue };
+        let name = std::str::from_utf8(file).ok().filter(|name| *name == TOC || archive::directory::is_file_name(name));
+        let name = name.ok_or_else(|| Error::corrupt(String::from_utf8_lossy(&entry.name), "this is no name of a file of a dump"))?;
+        (database, len) = (Some(of), len.saturating_add(entry.root.len));
+        files.insert(name.to_owned(), entry.root);
+    }
+    let name = database.map(|database| format!("{}.pgdir", String::from_utf8_lossy(database))).ok_or_else(no_dump)?;
+    Ok((name, len, Place::Directory { reader, files }))
 }
 
 /// Reads the evidence of a snapshot's dump, of `len_bytes` bytes.
@@ -190,15 +249,22 @@ impl Piece {
     }
 }
 
+enum Bytes<'d> {
+    Stored(&'d Reader, TreeCursor<'d>),
+    File(&'d File),
+}
+
 /// Reads a dump from some place on.
 pub(super) struct Input<'d> {
     dump: &'d Dump,
     monitor: &'d dyn Monitor,
-    cursor: Option<TreeCursor<'d>>,
+    bytes: Bytes<'d>,
+    /// Where they end.
+    len: u64,
     piece: Piece,
     /// What was taken of the piece, bytes.
     at: usize,
-    /// Where the piece after it begins in the dump.
+    /// Where the piece after it begins.
     next: u64,
     failure: Option<Error>,
 }
@@ -213,13 +279,13 @@ impl Input<'_> {
         if self.monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let left = self.dump.len.saturating_sub(self.next);
+        let left = self.len.saturating_sub(self.next);
         (self.piece, self.at) = (Piece::None, 0);
         if left == 0 {
             return Ok(());
         }
-        match (&self.dump.place, &mut self.cursor) {
-            (Place::Stored { reader, .. }, Some(cursor)) => {
+        match &mut self.bytes {
+            Bytes::Stored(reader, cursor) => {
                 let damaged = || Error::corrupt(&self.dump.name, format!("the tree above byte {} cannot be read", self.next));
                 let span = cursor.at(self.next)?.ok_or_else(damaged)?;
                 let bytes = reader.chunk(&span.id)?;
@@ -229,12 +295,11 @@ impl Input<'_> {
                 self.at = usize::try_from(self.next.saturating_sub(span.offset)).unwrap_or(usize::MAX).min(bytes.len());
                 self.piece = Piece::Chunk(bytes);
             }
-            (Place::File { file, .. }, _) => {
+            Bytes::File(file) => {
                 let mut block = vec![0; usize::try_from(left).map_or(BLOCK_LEN, |left| left.min(BLOCK_LEN))];
                 file.read_exact_at(&mut block, self.next).map_err(|e| Error::source(&self.dump.name, format!("cannot be read: {e}")))?;
                 self.piece = Piece::Block(block);
             }
-            (Place::Stored { .. }, None) => {}
         }
         let fresh = (self.piece.bytes().len() - self.at) as u64;
         self.next += fresh;

@@ -9,17 +9,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ServerOptions;
-use super::input::Dump;
+use super::input::{At, Dump};
 use super::making::Making;
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::child;
 use crate::source::postgres::Tools;
+use crate::source::postgres::spool::PrivateDir;
 
 /// How often a program that works by itself is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Loads the dump into the new database: through a pipe, or with several jobs from a file: the one that it is, or one that only this user may read.
+/// Loads the dump into the new database: through a pipe, or with several jobs from a file: the one that it is, or one that only this user may read. One
+/// that is a directory becomes one again, in a private place.
 pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<()> {
     monitor.phase("loading", Some(dump.len));
     let mut command = tools.command("pg_restore", &options.environment, &making.conninfo);
@@ -31,18 +33,26 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
     let left_out =
         [("--no-owner", options.no_owner), ("--no-privileges", options.no_privileges), ("--no-tablespaces", options.no_tablespaces)];
     command.args(left_out.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option));
-    if options.jobs <= 1 {
+    if !dump.needs_room(options.jobs) {
         return Loader::start(command.stdin(Stdio::piped()))?.run(Some(dump), monitor);
     }
-    let spool = match dump.path() {
-        Some(_) => None,
-        None => Some(SpoolFile::create(&options.spool_dir)?),
+    command.arg(format!("--jobs={}", options.jobs)).stdin(Stdio::null());
+    let mut run = |path: &Path| {
+        monitor.phase("loading", None);
+        Loader::start(command.arg(path))?.run(None, monitor)
     };
-    spool.iter().try_for_each(|spool| spool.fill(dump, monitor))?;
-    monitor.phase("loading", None);
-    command.arg(format!("--jobs={}", options.jobs)).args(dump.path().or(spool.as_ref().map(|spool| spool.path.as_path())));
-    Loader::start(command.stdin(Stdio::null()))?.run(None, monitor)?;
-    dump.is_still_there()
+    if let Some(files) = dump.files() {
+        let spool = PrivateDir::create(&options.spool_dir)?;
+        files.into_iter().try_for_each(|name| write_file(dump, At::File(name), &spool.path().join(name), monitor))?;
+        return run(spool.path());
+    }
+    match dump.path() {
+        Some(path) => run(path).and_then(|()| dump.is_still_there()),
+        None => {
+            let spool = SpoolFile::create(dump, &options.spool_dir, monitor)?;
+            run(&spool.path)
+        }
+    }
 }
 
 /// A running pg_restore. Dropping it ends it.
@@ -72,7 +82,9 @@ impl Loader {
         let (fed, ended) = std::thread::scope(|scope| {
             // A pipe that is full makes its writer wait, who could not be interrupted then.
             let feeder = scope.spawn(move || match (dump, pipe) {
-                (Some(dump), Some(mut pipe)) => copy(dump, monitor, &mut pipe, |e| failed(format!("does not take the dump: {e}"))),
+                (Some(dump), Some(mut pipe)) => {
+                    copy(dump, At::Offset(0), monitor, &mut pipe, |e| failed(format!("does not take the dump: {e}")))
+                }
                 _ => Ok(()),
             });
             let ended = self.wait(monitor);
@@ -133,8 +145,8 @@ fn advice(said: &str) -> &'static str {
     }
 }
 
-fn copy(dump: &Dump, monitor: &dyn Monitor, out: &mut dyn Write, refused: impl Fn(std::io::Error) -> Error) -> Result<()> {
-    let mut input = dump.input(0, monitor);
+fn copy(dump: &Dump, at: At<'_>, monitor: &dyn Monitor, out: &mut dyn Write, refused: impl Fn(std::io::Error) -> Error) -> Result<()> {
+    let mut input = dump.input(at, monitor)?;
     loop {
         let got = match input.fill_buf() {
             Ok([]) => return Ok(()),
@@ -148,24 +160,25 @@ fn copy(dump: &Dump, monitor: &dyn Monitor, out: &mut dyn Write, refused: impl F
     }
 }
 
+/// Writes a part of a dump to a new file, which only this user may read.
+fn write_file(dump: &Dump, at: At<'_>, path: &Path, monitor: &dyn Monitor) -> Result<()> {
+    let cannot = |what: &str, e: std::io::Error| Error::destination(path, format!("cannot be {what}: {e}; --tmp names another directory"));
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(|e| cannot("made", e))?;
+    copy(dump, at, monitor, &mut &file, |e| cannot("written", e))
+}
+
 /// The dump as a file, gone with this.
 struct SpoolFile {
     path: PathBuf,
-    file: File,
 }
 
 impl SpoolFile {
-    fn create(dir: &Path) -> Result<Self> {
+    fn create(dump: &Dump, dir: &Path, monitor: &dyn Monitor) -> Result<Self> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|e| Error::destination(dir, format!("no randomness for a file's name: {e}")))?;
-        let path = dir.join(format!("icecore-{}.pgdump", crate::id::to_hex(&random)));
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|e| Error::destination(&path, format!("cannot be made: {e}; --tmp names another directory")))?;
-        Ok(SpoolFile { path, file })
-    }
-
-    fn fill(&self, dump: &Dump, monitor: &dyn Monitor) -> Result<()> {
-        copy(dump, monitor, &mut &self.file, |e| Error::destination(&self.path, format!("cannot be written: {e}")))
+        let spool = SpoolFile { path: dir.join(format!("icecore-{}.pgdump", crate::id::to_hex(&random))) };
+        write_file(dump, At::Offset(0), &spool.path, monitor)?;
+        Ok(spool)
     }
 }
 

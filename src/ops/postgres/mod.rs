@@ -52,9 +52,10 @@ pub struct ServerOptions {
     pub bin: Option<PathBuf>,
     /// The new database's name; `None`: that of the dumped one.
     pub name: Option<String>,
-    /// How many tables and indexes are loaded at once. With more than one the dump becomes a file first, unless it is one.
+    /// How many tables and indexes are loaded at once. With more than one, or if it is a directory, the dump is written to a private place first, unless it
+    /// is a file.
     pub jobs: usize,
-    /// The directory of that file.
+    /// The directory of that place.
     pub spool_dir: PathBuf,
     /// A word for names: the time, as `20261123T031500Z`.
     pub timestamp: String,

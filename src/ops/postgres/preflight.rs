@@ -6,8 +6,8 @@ use super::admin::Admin;
 use super::input::Dump;
 use super::{Names, ServerOptions, sql};
 use crate::error::{Error, Result};
-use crate::source::postgres::Tools;
 use crate::source::postgres::archive::{Archive, Entry};
+use crate::source::postgres::{EXCLUDE_TABLE_DATA_FACT, EXCLUDE_TABLE_FACT, Tools};
 
 /// Kinds of entries whose statements name roles.
 const NAMING_ROLES: [&str; 6] = ["ACL", "DEFAULT ACL", "POLICY", "USER MAPPING", "DATABASE PROPERTIES", "DATABASE"];
@@ -72,6 +72,7 @@ impl<'a> Preflight<'a> {
         self.tablespaces()?;
         self.names()?;
         self.space()?;
+        self.left_out();
         let label = self.admin.label(&self.names.target);
         if !self.problems.is_empty() {
             let busy = self.connections()?;
@@ -184,9 +185,9 @@ impl<'a> Preflight<'a> {
     /// What is free is known if the server runs on this machine and says where its data is.
     fn space(&mut self) -> Result<()> {
         let free = |path: &std::path::Path| rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        if self.options.jobs > 1 && free(&self.options.spool_dir).is_some_and(|free| free < self.dump.len) {
+        if self.dump.needs_room(self.options.jobs) && free(&self.options.spool_dir).is_some_and(|free| free < self.dump.len) {
             let dir = self.options.spool_dir.display();
-            self.problems.push(format!("{dir} has no room for the dump, {} bytes: set TMPDIR, or use --jobs 1", self.dump.len));
+            self.problems.push(format!("{dir} has no room for the dump, {} bytes: name another directory with --tmp", self.dump.len));
         }
         let is_local = self.admin.connection.conninfo.targets.first().is_some_and(|target| target.is_socket());
         // Most roles may not ask.
@@ -196,6 +197,14 @@ impl<'a> Preflight<'a> {
             self.problems.push(format!("the server's disk has {free} bytes left, and the database needs about {needed}: make room"));
         }
         Ok(())
+    }
+
+    /// What the backup was told to leave out will be missing.
+    fn left_out(&mut self) {
+        for (fact, what) in [(EXCLUDE_TABLE_FACT, "tables"), (EXCLUDE_TABLE_DATA_FACT, "the rows of tables")] {
+            let patterns = self.dump.fact(fact).map(|patterns| format!("the backup has left out {what}, by these patterns: {patterns}"));
+            self.warnings.extend(patterns);
+        }
     }
 
     fn connections(&mut self) -> Result<Option<String>> {

@@ -4,12 +4,12 @@ use std::io::Write;
 
 use postgres::Client;
 
-use super::input::Dump;
+use super::input::{At, Dump};
 use super::sql::{self, Kind};
 use super::{NAME_BYTES_MAX, standard_strings, suffixed};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::source::postgres::archive::{self, Archive, Entry, RowSum};
+use crate::source::postgres::archive::{self, Archive, Entry, RowSum, directory};
 use crate::source::postgres::connect::explain;
 use crate::source::postgres::tables::Evidence;
 use crate::source::postgres::{Connection, Conninfo};
@@ -81,7 +81,7 @@ pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor)
     let load = format!("COPY {new} {columns} FROM STDIN WITH (ENCODING {})", sql::literal(&encoding));
     let unload = format!("COPY {new} {columns} TO STDOUT WITH (ENCODING {})", sql::literal(&encoding));
     work.run(&mut connection.client, &create, &load, &unload)?;
-    Ok(RestoredTable { name: format!("{schema}.{table}"), label, rows: evidence.rows, bytes: evidence.len, head_bytes: head.data_offset })
+    Ok(RestoredTable { name: format!("{schema}.{table}"), label, rows: evidence.rows, bytes: evidence.len, head_bytes: head.len })
 }
 
 fn strange(entry: &Entry) -> Error {
@@ -120,7 +120,7 @@ fn statements<'h>(head: &'h Archive, data: &'h Entry) -> Result<(&'h str, &'h st
 fn evidence<'d>(dump: &'d Dump, head: &Archive, data: &Entry) -> Result<&'d Evidence> {
     let name = data.full_name();
     let found = dump.evidence.blocks.iter().find(|block| block.kind == data.kind && block.name == name);
-    let found = found.filter(|block| block.offset >= head.data_offset);
+    let found = found.filter(|block| data.file.is_some() || block.offset >= head.data_offset);
     found.ok_or_else(|| Error::corrupt(&dump.name, format!("it is not known where the data of {name} is")))
 }
 
@@ -194,9 +194,13 @@ impl Work<'_> {
         transaction.batch_execute(&text).map_err(|e| failed("the table cannot be made", &e))?;
         self.monitor.phase("loading", Some(self.evidence.len));
         let mut writer = transaction.copy_in(load).map_err(|e| failed("the table takes no rows", &e))?;
-        let read = self.dump.parse_at(self.evidence.offset, self.monitor, |input| {
-            archive::table_rows(input, self.head, self.data, &mut |piece| writer.write_all(piece).map_err(|e| e.to_string()))
-        });
+        let mut take = |piece: &[u8]| writer.write_all(piece).map_err(|e| e.to_string());
+        let read = match &self.data.file {
+            Some(file) => self.dump.parse_at(At::File(file), self.monitor, |input| directory::table_rows(input, self.data, &mut take)),
+            None => self.dump.parse_at(At::Offset(self.evidence.offset), self.monitor, |input| {
+                archive::table_rows(input, self.head, self.data, &mut take)
+            }),
+        };
         let (rows, sum) = match read {
             Ok(read) => read,
             Err(error) => {

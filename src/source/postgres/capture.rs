@@ -6,10 +6,13 @@ use std::process::Command;
 
 use super::archive::{self, Archive, Unreadable};
 use super::connect::explain;
+use super::parallel::Directory;
+use super::streams::{ARCHIVE_SUFFIX, stream_name};
 use super::tables::{self, Tables};
 use super::{Connection, PostgresSource, facts};
 use crate::error::{Error, Result};
 use crate::format::snapshot::EntryKind;
+use crate::progress::Monitor;
 use crate::source::child::{Running, Tee};
 use crate::source::{Body, Capture, CaptureReport, CapturedStream};
 
@@ -30,6 +33,8 @@ enum Step {
     Globals,
     Dump,
     Schema,
+    /// The files of a dump that lies in a directory.
+    Files,
     Tables,
 }
 
@@ -55,13 +60,16 @@ pub(super) struct PostgresCapture<'a> {
     running: Option<(&'static str, Running<Seen>)>,
     /// The one after it, which is at work already. More at once might be more connections than a role may have.
     ahead: Option<Started>,
+    /// The dump of several jobs.
+    directory: Option<Directory>,
+    /// Whether the transaction has ended.
+    has_ended: bool,
     tables: Tables,
     facts: Vec<(String, String)>,
 }
 
 impl<'a> PostgresCapture<'a> {
-    pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection) -> Result<Self> {
-        let globals_only = source.options.globals_only;
+    pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &dyn Monitor) -> Result<Self> {
         let version = connection.version;
         let mut start = || {
             let client = &mut connection.client;
@@ -75,15 +83,51 @@ impl<'a> PostgresCapture<'a> {
         let (snapshot, mut facts) = start().map_err(|e| Error::source(&source.options.conninfo.database, explain(&e)))?;
         facts.push(("pg_dump".to_owned(), source.tools.version.clone()));
         facts.extend(connection.system_identifier.iter().map(|id| ("system_identifier".to_owned(), id.clone())));
-        let steps = if globals_only { vec![Step::Globals] } else { vec![Step::Globals, Step::Dump, Step::Schema, Step::Tables] };
-        let tables = Tables::default();
-        Ok(PostgresCapture { source, connection, snapshot, steps: steps.into(), running: None, ahead: None, tables, facts })
+        facts.extend(source.options.excluded());
+        let is_parallel = source.options.jobs > 1;
+        let steps = match (source.options.globals_only, is_parallel) {
+            (true, _) => vec![Step::Globals],
+            (false, false) => vec![Step::Globals, Step::Dump, Step::Schema, Step::Tables],
+            (false, true) => vec![Step::Globals, Step::Schema, Step::Files, Step::Tables],
+        };
+        let mut capture = PostgresCapture {
+            source,
+            connection,
+            snapshot,
+            steps: steps.into(),
+            running: None,
+            ahead: None,
+            directory: None,
+            has_ended: false,
+            tables: Tables::default(),
+            facts,
+        };
+        if is_parallel && !source.options.globals_only {
+            capture.dump_directory(monitor)?;
+        }
+        Ok(capture)
+    }
+
+    /// Dumps into a directory. This comes before everything else, as it can be interrupted here.
+    fn dump_directory(&mut self, monitor: &dyn Monitor) -> Result<()> {
+        let options = &self.source.options;
+        let mut command = self.dump_command(&[]);
+        command.args(options.exclude_table_data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
+        let place = (options.jobs, options.spool_dir.as_path());
+        let dumped = Directory::dump(command, place, &options.conninfo.database, options.on_table.clone(), monitor);
+        let (directory, messages) = dumped.map_err(|error| self.advise("pg_dump", error))?;
+        if !messages.is_empty() {
+            self.facts.push(("pg_dump_messages".to_owned(), messages));
+        }
+        self.directory = Some(directory);
+        Ok(())
     }
 
     fn dump_command(&self, arguments: &[&str]) -> Command {
         let options = &self.source.options;
         let mut command = self.source.tools.command("pg_dump", &options.environment, &options.conninfo);
         command.args(arguments).arg("--no-password").arg(format!("--snapshot={}", self.snapshot)).arg(self.lock_wait());
+        command.args(options.exclude_tables.iter().map(|pattern| format!("--exclude-table={pattern}")));
         command
     }
 
@@ -113,8 +157,10 @@ impl<'a> PostgresCapture<'a> {
                 start("globals.sql", "pg_dumpall", command, |output| text(output, END_OF_CLUSTER_DUMP))?
             }
             Step::Dump => {
-                let command = self.dump_command(&["-Fc", "-Z0"]);
-                let name = format!("{}.pgdump", stream_name(&self.source.options.conninfo.database));
+                let mut command = self.dump_command(&["-Fc", "-Z0"]);
+                let excluded = self.source.options.exclude_table_data.iter();
+                command.args(excluded.map(|pattern| format!("--exclude-table-data={pattern}")));
+                let name = format!("{}{ARCHIVE_SUFFIX}", stream_name(&self.source.options.conninfo.database));
                 let on_table = self.source.options.on_table.clone();
                 let watch = move |output: &mut Tee| Seen::Archive(archive::read(output, |entry| on_table(&entry.full_name())));
                 start(&name, "pg_dump", command, watch)?
@@ -123,7 +169,7 @@ impl<'a> PostgresCapture<'a> {
                 let command = self.dump_command(&["--schema-only"]);
                 start("schema.sql", "pg_dump", command, |output| text(output, END_OF_DUMP))?
             }
-            Step::Tables => {
+            Step::Files | Step::Tables => {
                 let body = Body::Bytes(Box::new(Cursor::new(self.tables.encode().into_bytes())));
                 Started { stream: stream(tables::STREAM, body), running: None }
             }
@@ -147,12 +193,41 @@ impl<'a> PostgresCapture<'a> {
                 Err(Error::source(program, format!("it has dumped {}, which was not asked for", archive.database)))
             }
             Seen::Archive(Ok(archive)) => {
-                self.tables = Tables::of(&archive);
-                let rows: u64 = self.tables.blocks.iter().filter(|block| block.kind == "TABLE DATA").map(|block| block.rows).sum();
-                self.facts.push(("rows".to_owned(), rows.to_string()));
+                self.take_tables(Tables::of(&archive));
                 Ok(())
             }
         }
+    }
+
+    fn take_tables(&mut self, tables: Tables) {
+        let rows: u64 = tables.blocks.iter().filter(|block| block.kind == "TABLE DATA").map(|block| block.rows).sum();
+        self.facts.push(("rows".to_owned(), rows.to_string()));
+        self.tables = tables;
+    }
+
+    /// The next file of a dump in a directory; by now all programs have read what they need.
+    fn next_file(&mut self) -> Result<Option<CapturedStream>> {
+        self.end_transaction()?;
+        let Some(directory) = &mut self.directory else { return Ok(None) };
+        directory.end_file()?;
+        let next = directory.next_stream()?;
+        if next.is_none() {
+            let tables = directory.tables();
+            // What it takes in the file system is no longer needed.
+            self.directory = None;
+            self.take_tables(tables);
+        }
+        Ok(next)
+    }
+
+    /// A transaction that is lost by now may have been lost before the last program took up its snapshot.
+    fn end_transaction(&mut self) -> Result<()> {
+        if self.has_ended {
+            return Ok(());
+        }
+        self.has_ended = true;
+        let ended = self.connection.client.batch_execute("COMMIT");
+        ended.map_err(|e| Error::source(&self.source.options.conninfo.database, format!("the connection was lost: {}", explain(&e))))
     }
 
     /// Adds what helps against failures that are common.
@@ -162,7 +237,7 @@ impl<'a> PostgresCapture<'a> {
             "; this role may not read password verifiers: --no-role-passwords leaves them out"
         } else if text.contains("row-level security") {
             "; a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
-        } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") {
+        } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") || text.contains("could not obtain lock") {
             "; a table is locked by somebody: try later, or wait longer with --lock-wait-timeout"
         } else {
             ""
@@ -181,12 +256,18 @@ impl Capture for PostgresCapture<'_> {
 
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
         self.end_program()?;
+        if self.ahead.is_none() && self.steps.front() == Some(&Step::Files) {
+            match self.next_file()? {
+                Some(file) => return Ok(Some(file)),
+                None => self.steps.pop_front(),
+            };
+        }
         let next = match self.ahead.take() {
             Some(started) => Some(started),
             None => self.start_next()?,
         };
         // What the tables hold is known when the dump has ended.
-        let is_program = self.steps.front().is_some_and(|step| *step != Step::Tables);
+        let is_program = matches!(self.steps.front(), Some(Step::Globals | Step::Dump | Step::Schema));
         self.ahead = if is_program { self.start_next()? } else { None };
         Ok(next.map(|started| {
             self.running = started.running;
@@ -196,7 +277,8 @@ impl Capture for PostgresCapture<'_> {
 
     fn unreadable(&mut self, error: Error) -> Result<()> {
         // What the program has to say about it is worth more.
-        self.end_program().and(Err(error))
+        self.end_program()?;
+        self.directory.as_mut().map_or(Ok(()), Directory::end_file).and(Err(error))
     }
 
     fn blocks_writers(&self) -> bool {
@@ -205,9 +287,7 @@ impl Capture for PostgresCapture<'_> {
 
     fn finish(mut self: Box<Self>) -> Result<CaptureReport> {
         self.end_program()?;
-        // A transaction that is lost by now may have been lost before the last program took up its snapshot.
-        let ended = self.connection.client.batch_execute("COMMIT");
-        ended.map_err(|e| Error::source(&self.source.options.conninfo.database, format!("the connection was lost: {}", explain(&e))))?;
+        self.end_transaction()?;
         Ok(CaptureReport { facts: self.facts, ..CaptureReport::default() })
     }
 }
@@ -218,17 +298,8 @@ fn start(name: &str, program: &'static str, command: Command, watch: impl FnOnce
     Ok(Started { stream: stream(name, Body::Bytes(output)), running: Some((program, running)) })
 }
 
-fn stream(name: &str, body: Body) -> CapturedStream {
+pub(super) fn stream(name: &str, body: Body) -> CapturedStream {
     CapturedStream { name: name.as_bytes().to_vec(), kind: EntryKind::File, meta: None, body }
-}
-
-/// A database's name as a part of a stream's, which may hold no `/` and not begin with a dot.
-fn stream_name(database: &str) -> String {
-    let plain = database.replace('%', "%25").replace('/', "%2F");
-    match plain.strip_prefix('.') {
-        Some(rest) => format!("%2E{rest}"),
-        None => plain,
-    }
 }
 
 /// Looks for the line that a dump in SQL ends with.

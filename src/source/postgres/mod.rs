@@ -2,13 +2,17 @@
 //!
 //! One repeatable-read transaction of our own exports its snapshot; facts are read in it, and each run of `pg_dump` takes it up, so that
 //! all of it is of one instant. The dump is `pg_dump -Fc -Z0`, which goes from the pipe into the chunker without a copy, and past
-//! [`archive::read`] on its way: that it is complete, and what each table has in it, is known when its last byte has come.
+//! [`archive::read`] on its way: that it is complete, and what each table has in it, is known when its last byte has come. With several jobs it is
+//! `pg_dump -Fd -Z0` into a private directory, and each table a stream of its own.
 
 pub mod archive;
 mod capture;
 pub(crate) mod connect;
 pub mod conninfo;
 mod facts;
+mod parallel;
+pub(crate) mod spool;
+pub mod streams;
 pub mod tables;
 mod tls;
 mod tools;
@@ -50,11 +54,34 @@ pub struct PostgresOptions {
     pub globals_only: bool,
     /// How long a dump may wait for a table that somebody holds locked, and make others queue behind it.
     pub lock_wait: Duration,
+    /// How many tables are dumped at once. With more than one each table becomes a stream, and the dump lies in `spool_dir` for a while.
+    pub jobs: usize,
+    /// Where the directory of such a dump is made.
+    pub spool_dir: PathBuf,
+    /// Tables, by the patterns of pg_dump, that are left out, with all that depends on them.
+    pub exclude_tables: Vec<String>,
+    /// Tables, by the patterns of pg_dump, whose rows are left out.
+    pub exclude_table_data: Vec<String>,
     /// Hears of tables.
     pub on_table: OnTable,
 }
 
-/// One database of a server, or its globals. Streams: `schema.sql`, `globals.sql`, `DATABASE.pgdump` and [`tables::STREAM`].
+/// The facts that say which tables a dump lacks, and which rows.
+pub const EXCLUDE_TABLE_FACT: &str = "exclude_table";
+/// See [`EXCLUDE_TABLE_FACT`].
+pub const EXCLUDE_TABLE_DATA_FACT: &str = "exclude_table_data";
+
+impl PostgresOptions {
+    /// Facts about what is left out.
+    fn excluded(&self) -> impl Iterator<Item = (String, String)> {
+        let lists = [(EXCLUDE_TABLE_FACT, &self.exclude_tables), (EXCLUDE_TABLE_DATA_FACT, &self.exclude_table_data)];
+        let given = lists.into_iter().filter(|(_, patterns)| !patterns.is_empty() && !self.globals_only);
+        given.map(|(name, patterns)| (name.to_owned(), patterns.join(", ")))
+    }
+}
+
+/// One database of a server, or its globals. Streams: `schema.sql`, `globals.sql`, `DATABASE.pgdump` or with several jobs
+/// `DATABASE.pgdir/toc.dat` and a file for each table beside it, and [`tables::STREAM`].
 pub struct PostgresSource {
     options: PostgresOptions,
     tools: Tools,
@@ -148,8 +175,8 @@ impl Source for PostgresSource {
         SourceDescription { kind: SourceKind::Postgres, parts: vec![server.into_bytes(), what], label }
     }
 
-    fn capture<'a>(&'a self, _known: &HashMap<Vec<u8>, Stamp>, _monitor: &dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, _known: &HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let connection = self.take_connection()?;
-        Ok(Box::new(capture::PostgresCapture::begin(self, connection)?))
+        Ok(Box::new(capture::PostgresCapture::begin(self, connection, monitor)?))
     }
 }

@@ -79,6 +79,18 @@ impl<R: BufRead> Input<R> {
         Ok(())
     }
 
+    /// Hands everything up to the end to `take`, in pieces, as long as that wants more.
+    pub(super) fn pass_rest(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), Unreadable> {
+        loop {
+            let piece = self.peek(u64::MAX)?;
+            let got = piece.len();
+            if got == 0 || !take(piece) {
+                return Ok(());
+            }
+            self.consume(got);
+        }
+    }
+
     /// A number: its sign, then its bytes, the lowest first.
     pub(super) fn int(&mut self) -> Result<i64, Unreadable> {
         let mut bytes = [0; 9];

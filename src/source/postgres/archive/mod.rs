@@ -1,10 +1,11 @@
-//! Reads the custom format of pg_dump (`-Fc -Z0`) as it flows by, as versions 13 to 18 write it.
+//! Reads the custom format of pg_dump (`-Fc -Z0`) as it flows by, as versions 13 to 18 write it; [`directory`] has what is different in a directory (`-Fd -Z0`).
 //!
 //! The format is that of `pg_backup_archiver.c` and `pg_backup_custom.c` in PostgreSQL's sources: a header, a table of contents, then one block
 //! for each entry that has data. An archive that was written to a pipe does not say where its blocks are, and nothing in it says that it is
 //! complete: it is if the table was read and each of its entries with data has had its block. Memory is bounded by the table of contents,
 //! of which only names and dependencies are kept; no length that was read is trusted.
 
+pub mod directory;
 mod input;
 mod sum;
 mod summing;
@@ -16,6 +17,7 @@ use self::input::Input;
 pub use self::sum::RowSum;
 use self::sum::Rows;
 use self::summing::Summing;
+use self::toc::Layout;
 
 /// Why an archive cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,8 +65,12 @@ pub struct Entry {
     pub name: String,
     /// The role that owns it.
     pub owner: String,
-    /// Whether it has a block of data.
+    /// Whether it has data: a block, or a file.
     pub has_data: bool,
+    /// Where the dump is a directory, the file with its data, or that lists its large objects.
+    pub file: Option<String>,
+    /// Where that name is in the table of contents, bytes.
+    pub(crate) file_at: u64,
     /// Whether its data is what COPY reads.
     pub is_copy: bool,
     /// Entries that must come before it.
@@ -117,7 +123,7 @@ const LARGE_OBJECTS: u8 = 3;
 /// [`Unreadable`] if it is no such archive, is compressed, or is not complete.
 pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archive, Unreadable> {
     let mut input = Input::new(input);
-    let mut archive = toc::read(&mut input, &|_, _| false)?;
+    let mut archive = toc::read(&mut input, Layout::Custom, &|_, _| false)?;
     archive.data_offset = input.offset;
     let mut waiting: std::collections::HashMap<i64, usize> =
         archive.entries.iter().enumerate().filter(|(_, entry)| entry.has_data).map(|(index, entry)| (entry.dump_id, index)).collect();
@@ -161,7 +167,7 @@ pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archiv
 /// [`Unreadable`] if it is no such archive, or is compressed.
 pub fn head(input: impl BufRead, wanted: Wanted<'_>) -> Result<Archive, Unreadable> {
     let mut input = Input::new(input);
-    let mut archive = toc::read(&mut input, wanted)?;
+    let mut archive = toc::read(&mut input, Layout::Custom, wanted)?;
     (archive.data_offset, archive.len) = (input.offset, input.offset);
     Ok(archive)
 }

@@ -12,6 +12,8 @@ const WITH_ALGORITHM: u8 = 15;
 const WITH_RELKIND: u8 = 16;
 /// `archCustom`.
 const CUSTOM: u8 = 1;
+/// `archTar`, as which the table of contents of a directory is written (`_CloseArchive` of `pg_backup_directory.c`), since both say in which file data is.
+const FILES: u8 = 3;
 /// Of an entry without data.
 const NO_DATA: u8 = 3;
 /// Most bytes of names and dependencies that are kept, so that a hostile archive cannot fill the memory: some million entries.
@@ -19,11 +21,20 @@ const KEPT_BYTES_MAX: u64 = 512 << 20;
 /// What an entry takes besides its names.
 const ENTRY_BYTES: u64 = 256;
 
+/// How a dump is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// All in one.
+    Custom,
+    /// A file for each table.
+    Directory,
+}
+
 /// Reads up to the first block of data.
-pub(super) fn read<R: BufRead>(input: &mut Input<R>, wanted: super::Wanted<'_>) -> Result<Archive, Unreadable> {
+pub(super) fn read<R: BufRead>(input: &mut Input<R>, layout: Layout, wanted: super::Wanted<'_>) -> Result<Archive, Unreadable> {
     for expected in *b"PGDMP" {
         if input.byte()? != expected {
-            return input.malformed("this is no archive of pg_dump's custom format");
+            return input.malformed(format!("this is no archive of pg_dump's {} format", layout.word()));
         }
     }
     let (major, minor_version, _revision) = (input.byte()?, input.byte()?, input.byte()?);
@@ -35,12 +46,12 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>, wanted: super::Wanted<'_>) 
     if !(1..=8).contains(&input.int_len) || !(1..=8).contains(&input.offset_len) {
         return input.malformed("the archive is of no machine that is known");
     }
-    if input.byte()? != CUSTOM {
-        return input.malformed("the archive is not of the custom format");
+    if input.byte()? != if layout == Layout::Custom { CUSTOM } else { FILES } {
+        return input.malformed(format!("the archive is not of the {} format", layout.word()));
     }
     let compression = if minor_version >= WITH_ALGORITHM { i64::from(input.byte()?) } else { input.int()? };
     if compression != 0 {
-        return input.malformed("the archive is compressed; make it with pg_dump -Fc -Z0");
+        return input.malformed("the archive is compressed; make it with pg_dump -Z0");
     }
     // When it was made: seconds to years, and whether it was summer time.
     for _ in 0..7 {
@@ -48,22 +59,40 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>, wanted: super::Wanted<'_>) 
     }
     let mut text = || Ok(input.string()?.unwrap_or_default());
     let (database, server_version, dump_version) = (text()?, text()?, text()?);
-    let entries = entries(input, minor_version, wanted)?;
+    let entries = entries(input, (minor_version, layout), wanted)?;
     let widths = (input.int_len, input.offset_len);
     Ok(Archive { minor_version, database, server_version, dump_version, entries, blocks: Vec::new(), data_offset: 0, len: 0, widths })
 }
 
-fn entries<R: BufRead>(input: &mut Input<R>, minor_version: u8, wanted: super::Wanted<'_>) -> Result<Vec<Entry>, Unreadable> {
+impl Layout {
+    fn word(self) -> &'static str {
+        match self {
+            Layout::Custom => "custom",
+            Layout::Directory => "directory",
+        }
+    }
+}
+
+/// The format's minor version, and the layout.
+type Variant = (u8, Layout);
+
+fn entries<R: BufRead>(input: &mut Input<R>, variant: Variant, wanted: super::Wanted<'_>) -> Result<Vec<Entry>, Unreadable> {
     let count = input.int()?;
     let mut entries = Vec::new();
     let mut ids = std::collections::HashSet::new();
     let mut kept = 0;
     for _ in 0..count {
-        let entry = entry(input, minor_version, wanted)?;
+        let entry = entry(input, variant, wanted)?;
         if entry.dump_id <= 0 || !ids.insert(entry.dump_id) {
             return input.malformed(format!("an entry has the number {}, which it cannot have", entry.dump_id));
         }
-        let names = [entry.kind.len(), entry.schema.as_ref().map_or(0, String::len), entry.name.len(), entry.owner.len()];
+        let names = [
+            entry.file.as_ref().map_or(0, String::len),
+            entry.kind.len(),
+            entry.schema.as_ref().map_or(0, String::len),
+            entry.name.len(),
+            entry.owner.len(),
+        ];
         let sql = [&entry.definition, &entry.copy_statement, &entry.tablespace].into_iter().flatten().map(String::len);
         kept += names.into_iter().chain(sql).sum::<usize>() as u64 + 8 * entry.dependencies.len() as u64 + ENTRY_BYTES;
         if kept > KEPT_BYTES_MAX {
@@ -74,7 +103,7 @@ fn entries<R: BufRead>(input: &mut Input<R>, minor_version: u8, wanted: super::W
     Ok(entries)
 }
 
-fn entry<R: BufRead>(input: &mut Input<R>, minor_version: u8, wanted: super::Wanted<'_>) -> Result<Entry, Unreadable> {
+fn entry<R: BufRead>(input: &mut Input<R>, (minor_version, layout): Variant, wanted: super::Wanted<'_>) -> Result<Entry, Unreadable> {
     let dump_id = input.int()?;
     input.int()?; // Whether pg_dump had data for it; the last field says so too.
     input.skip_string()?; // The catalog's number,
@@ -102,7 +131,38 @@ fn entry<R: BufRead>(input: &mut Input<R>, minor_version: u8, wanted: super::Wan
             _ => return input.malformed("an entry depends on what is no number"),
         }
     }
-    let has_data = input.data_state()? != NO_DATA;
+    let (file_at, mut file) = (input.offset, None);
+    let has_data = match layout {
+        Layout::Custom => input.data_state()? != NO_DATA,
+        Layout::Directory => {
+            file = file_name(input)?;
+            file.is_some()
+        }
+    };
     let digest = *hasher.finalize().as_bytes();
-    Ok(Entry { dump_id, kind, schema, name, owner, tablespace, has_data, is_copy, dependencies, definition, copy_statement, digest })
+    Ok(Entry {
+        dump_id,
+        kind,
+        schema,
+        name,
+        owner,
+        tablespace,
+        has_data,
+        file,
+        file_at,
+        is_copy,
+        dependencies,
+        definition,
+        copy_statement,
+        digest,
+    })
+}
+
+/// The name of a file with data. What is beside the directory is not meant.
+fn file_name<R: BufRead>(input: &mut Input<R>) -> Result<Option<String>, Unreadable> {
+    let Some(name) = input.string()?.filter(|name| !name.is_empty()) else { return Ok(None) };
+    match super::directory::is_file_name(&name) {
+        true => Ok(Some(name)),
+        false => input.malformed(format!("{name:?} is no name of a file with data")),
+    }
 }
