@@ -187,12 +187,28 @@ impl Tee {
     }
 }
 
+/// Reads until the buffer is full or the input has ended: a program's pipe gives little at once, and to hand that on wakes other threads each time.
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest) {
+            Ok(0) => break,
+            Ok(got) => filled += got,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) if filled == 0 => return Err(e),
+            // It comes again when what has been read is used up.
+            Err(_) => break,
+        }
+    }
+    Ok(filled)
+}
+
 impl BufRead for Tee {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         if self.at >= self.block.len() && self.input.is_some() {
             let mut bytes = self.free_block();
             let Some(input) = &mut self.input else { return Ok(&[]) };
-            let got = input.read(&mut bytes)?;
+            let got = fill(input, &mut bytes)?;
             bytes.truncate(got);
             self.sent.push_back(std::mem::replace(&mut self.block, Arc::new(bytes)));
             self.at = 0;

@@ -118,7 +118,9 @@ fn lost_connections() {
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}' AND application_name = '{name}'",
                 database.name
             );
-            let run = in_the_middle(&place, &database, || assert_eq!(server.sql("postgres", &end), "t"));
+            // Of pg_dump, the one that writes the schema may still be there too.
+            let ended = |answer: String| answer.starts_with('t') && !answer.contains('f');
+            let run = in_the_middle(&place, &database, || assert!(ended(server.sql("postgres", &end))));
             fails(&place, &run, with);
             std::fs::remove_file(place.path("middle")).unwrap();
             std::fs::remove_file(place.path("go")).unwrap();

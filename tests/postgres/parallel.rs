@@ -141,6 +141,44 @@ fn unchanged_tables_cost_nothing_whatever_is_made_beside_them() {
 }
 
 #[test]
+fn tables_of_odd_names_have_files_of_their_own() {
+    on_every_version(|server| {
+        let (place, database) = (plain(), server.database());
+        let long = "\u{e9}.".repeat(21);
+        database.sql(&format!(
+            "CREATE SCHEMA a; CREATE SCHEMA \"a.b\"; CREATE SCHEMA \"{long}\"; CREATE TABLE \"a.b\".c AS SELECT 1 AS n; CREATE TABLE a.\"b.c\" AS SELECT 2 AS n; \
+             CREATE TABLE a.\"../%2F\n\" AS SELECT 3 AS n; CREATE TABLE \"{long}\".\"{long}\" AS SELECT 4 AS n; \
+             CREATE TABLE \"{long}\".\"{}x\" AS SELECT 5 AS n",
+            &long[..long.len() - 1]
+        ));
+        let before = text(server, &database.name);
+        good(parallel(&place, &database, &[]));
+        let names = streams(&place);
+        let has = |end: &str| assert!(names.contains(&format!("{}.pgdir/{end}", database.name)), "{end}: {names:?}");
+        ["a%2Eb.c.dat", "a.b%2Ec.dat", "a.%2E%2E%2F%252F%0A.dat"].into_iter().for_each(has);
+        assert_eq!(names.iter().filter(|name| name.contains('~')).count(), 2, "{names:?}");
+        good(restore(&place, server, &["latest", "--dsn", &database.dsn()]));
+        same(&before, &text(server, &database.name));
+    });
+}
+
+#[test]
+fn names_that_are_no_utf_8_and_no_tables_at_all() {
+    on_every_version(|server| {
+        let tables = "CREATE TABLE t\u{e9} AS SELECT 1 AS n; CREATE TABLE t\u{e8} AS SELECT 2 AS n";
+        for (statements, query, found) in [(tables, "SELECT a.n, b.n FROM t\u{e9} a, t\u{e8} b", "1|2"), ("SELECT 1", "SELECT 3", "3")] {
+            let (place, mut database) = (plain(), server.database());
+            database.name += "_latin1";
+            server.sql("postgres", &format!("CREATE DATABASE {} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'", database.name));
+            database.sql(&format!("SET client_encoding = 'UTF8'; {statements}"));
+            good(parallel(&place, &database, &[]));
+            good(restore(&place, server, &["latest", "--dsn", &database.dsn()]));
+            assert_eq!(database.sql(&format!("SET client_encoding = 'UTF8'; {query}")), found);
+        }
+    });
+}
+
+#[test]
 fn one_table_is_restored_from_its_own_stream() {
     on_every_version(|server| {
         let (place, database) = (plain(), everything(server));

@@ -210,6 +210,16 @@ mod tests {
     }
 
     #[test]
+    fn an_end_right_behind_a_row_as_long_as_a_batch_is_seen_in_full() {
+        for len in BATCH_LEN - 10..BATCH_LEN + 2 {
+            let text = [&vec![b'y'; len][..], b"\n\\.\n\n\n"].concat();
+            for piece in [2, 3, 5] {
+                assert_eq!(summed(std::slice::from_ref(&text), piece), Some(vec![by_one(&text)]), "{len} {piece}");
+            }
+        }
+    }
+
+    #[test]
     fn an_end_before_the_last_row_is_found_wherever_it_is() {
         let whole = text(9_000, 0);
         let rows = whole.strip_suffix(b"\\.\n\n\n").unwrap();
