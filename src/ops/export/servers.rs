@@ -28,8 +28,16 @@ pub(super) fn describe(manifest: &mut Manifest, held: Option<Tables>) {
     let dump = manifest.files.iter_mut().find(|file| file.name.name.ends_with(DUMP_SUFFIX));
     let (Some(held), Some(dump)) = (held, dump) else { return };
     dump.kind = DUMP_KIND;
+    dump.tables = table_infos(&held);
+}
+
+/// What the tables of a dump held.
+pub(in crate::ops) fn table_infos(held: &Tables) -> Vec<TableInfo> {
     let tables = held.blocks.iter().filter(|block| block.kind == TABLE_DATA);
-    dump.tables = tables
-        .map(|block| TableInfo { name: NameInfo::of(block.name.as_bytes()), rows: block.rows, content: block.sum.to_string() })
-        .collect();
+    tables.map(|block| TableInfo { name: NameInfo::of(block.name.as_bytes()), rows: block.rows, content: block.sum.to_string() }).collect()
+}
+
+/// Whether a stream of a PostgreSQL snapshot is its dump.
+pub(in crate::ops) fn is_dump(name: &[u8]) -> bool {
+    name.ends_with(DUMP_SUFFIX.as_bytes())
 }

@@ -24,12 +24,12 @@ const BLOCK_LEN: usize = 1 << 20;
 /// A dump in pg_dump's custom format, with what is known of it.
 pub struct Dump {
     place: Place,
-    /// For messages.
-    pub(super) name: String,
+    /// For messages; of a snapshot the stream.
+    pub(in crate::ops) name: String,
     /// Its bytes.
     pub(super) len: u64,
     /// What each block of data has in it.
-    pub(super) evidence: Tables,
+    pub(in crate::ops) evidence: Tables,
     /// Whether the sums of rows are those of a session that has the settings which icecore gives all of its own.
     pub(super) sums_hold: bool,
     facts: Vec<(String, String)>,
