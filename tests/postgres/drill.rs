@@ -1,7 +1,7 @@
 //! `drill` of PostgreSQL snapshots: on a throw-away server, and beside other databases.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -97,7 +97,7 @@ fn a_good_snapshot_passes_on_every_version_that_can_take_it() {
             let report = run.json();
             let names: Vec<String> = checks(&report).into_iter().map(|(check, _)| check).collect();
             assert_eq!(names, ["roles", "restore", "content", "integrity", "sql", "sql", "sql", "rto"]);
-            let has_amcheck = !origin_lacks_amcheck(version);
+            let has_amcheck = !lacks_amcheck(version);
             assert_eq!(outcome(&report, "integrity"), if has_amcheck { "passed" } else { "skipped" }, "{report}");
             assert!(checks(&report).iter().all(|(check, outcome)| outcome == "passed" || check == "integrity"), "{report}");
             let drilled = &report["drills"][0];
@@ -115,7 +115,7 @@ fn a_good_snapshot_passes_on_every_version_that_can_take_it() {
 }
 
 /// The servers of the test wheels come without contributed modules.
-fn origin_lacks_amcheck(version: u32) -> bool {
+fn lacks_amcheck(version: u32) -> bool {
     server(version).sql("postgres", "SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'") == "0"
 }
 
@@ -270,29 +270,23 @@ fn beside_other_databases_nothing_is_left() {
     });
 }
 
-/// Starts a drill whose assertion never ends, and gives its process and the server's when that is being asked.
-fn asking(place: &Place, staging: &Staging) -> (Child, i32) {
+/// A drill whose assertion never ends.
+fn endless(place: &Place, staging: &Staging) -> Command {
     let bin = server(16).bin.to_str().unwrap();
-    let args = ["latest", "--staging", staging.path(), "--pg-bin", bin, "--check-sql", "SELECT pg_sleep(100000) IS NULL"];
-    let child = command(place, &args).spawn().unwrap();
+    command(place, &["latest", "--staging", staging.path(), "--pg-bin", bin, "--check-sql", "SELECT pg_sleep(100000) IS NULL"])
+}
+
+/// Waits until it is asked, and gives the server's process.
+fn asked(staging: &Staging) -> i32 {
     loop {
-        let socket = std::fs::read_dir(staging.path())
-            .unwrap()
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.join(".s.PGSQL.5432").exists());
-        if let Some(dir) = socket {
+        let mut dirs = std::fs::read_dir(staging.path()).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+        if let Some(dir) = dirs.find(|path| path.join(".s.PGSQL.5432").exists()) {
             let mut psql = Command::new(server(16).bin.join("psql"));
             let query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-            let output = psql
-                .args(["-XqAt", "-U", "postgres", "-h"])
-                .arg(&dir)
-                .args(["-d", "postgres", "-c", query])
-                .env_remove("PGPORT")
-                .output()
-                .unwrap();
-            if output.stdout == b"1\n" {
+            psql.args(["-XqAt", "-U", "postgres", "-d", "postgres", "-c", query, "-h"]).arg(&dir).env_remove("PGPORT");
+            if psql.output().unwrap().stdout == b"1\n" {
                 let pid = std::fs::read_to_string(dir.join("data/postmaster.pid")).unwrap();
-                return (child, pid.lines().next().unwrap().parse().unwrap());
+                return pid.lines().next().unwrap().parse().unwrap();
             }
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -308,7 +302,8 @@ fn an_interrupted_drill_leaves_no_server() {
     let (place, _database) = filled(server(16));
     for signal in [Signal::INT, Signal::TERM] {
         let staging = Staging::new();
-        let (child, server) = asking(&place, &staging);
+        let child = endless(&place, &staging).spawn().unwrap();
+        let server = asked(&staging);
         kill_process(Pid::from_child(&child), signal).unwrap();
         let run: Run = child.wait_with_output().unwrap().into();
         run.failed(130, &["interrupted"]);
@@ -324,7 +319,8 @@ fn an_interrupted_drill_leaves_no_server() {
 fn a_killed_drill_leaves_no_server() {
     let (place, _database) = filled(server(16));
     let staging = Staging::new();
-    let (mut child, server) = asking(&place, &staging);
+    let mut child = endless(&place, &staging).spawn().unwrap();
+    let server = asked(&staging);
     child.kill().unwrap();
     child.wait().unwrap();
     while is_running(server) || !staging.is_empty() {
