@@ -26,7 +26,7 @@ use std::path::PathBuf;
 pub(in crate::ops) use globals::{Globals, MadeRoles};
 pub use input::Dump;
 pub(in crate::ops) use input::read_tables;
-pub(in crate::ops) use scratch::{Scratch, server_tools};
+pub(in crate::ops) use scratch::{Ready, Scratch, server_tools};
 pub use table::{RestoredTable, TableOptions, restore_table};
 
 use self::admin::Admin;

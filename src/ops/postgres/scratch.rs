@@ -23,6 +23,15 @@ pub(in crate::ops) fn server_tools(dump: &Dump, bin: Option<&Path>, environment:
     Tools::find_server(bin, environment, dumped_major(&head).max(reader_major(&head)))
 }
 
+/// A server that has answered, and what can restore a dump into it.
+pub(in crate::ops) struct Ready {
+    admin: Admin,
+    head: Archive,
+    tools: Tools,
+    name: String,
+    options: ServerOptions,
+}
+
 /// A database that is there until [`Scratch::remove`].
 pub(in crate::ops) struct Scratch {
     admin: Admin,
@@ -35,13 +44,13 @@ pub(in crate::ops) struct Scratch {
     pub(in crate::ops) restored: RestoredDatabase,
 }
 
-impl Scratch {
-    /// Restores a dump; it is not yet compared with what came back. On a server that `is_own` it gets the name of the dumped one, else a name of its own, beside
-    /// the server's other databases.
+impl Ready {
+    /// Connects, and finds programs that fit. On a server that `is_own` the database gets the name of the dumped one, else a name of its own, beside the server's
+    /// other databases.
     ///
     /// # Errors
-    /// As [`restore`]; then nothing of it is left.
-    pub(in crate::ops) fn restore(dump: &Dump, is_own: bool, options: &ServerOptions, monitor: &dyn Monitor) -> Result<Self> {
+    /// [`Error::Source`] if there is no connection or there are no programs; else as reading the dump.
+    pub(in crate::ops) fn new(dump: &Dump, is_own: bool, options: &ServerOptions) -> Result<Self> {
         let head = dump.head(&is_wanted)?;
         let name = match is_own && !TEMPLATES.contains(&head.database.as_str()) {
             true => head.database.clone(),
@@ -50,12 +59,8 @@ impl Scratch {
         let admin = Admin::open(&options.conninfo, &name)?;
         let tools = preflight::tools(options, &head, admin.connection.version)?;
         let target = (!is_own || name != head.database).then(|| name.clone());
-        let unverified = ServerOptions { name: target, verify: false, disconnect: is_own, ..options.clone() };
-        let restored = restore(dump, &unverified, monitor)?;
-        let mut conninfo = admin.connection.conninfo.with_database(&name);
-        // What is done in it must not depend on its own setting.
-        conninfo.options = Some(format!("{} -c default_transaction_read_only=off", conninfo.options.unwrap_or_default()));
-        Ok(Scratch { admin, head, tools, name, conninfo, restored })
+        let options = ServerOptions { name: target, verify: false, disconnect: is_own, ..options.clone() };
+        Ok(Ready { admin, head, tools, name, options })
     }
 
     /// The server's version, for people.
@@ -64,6 +69,21 @@ impl Scratch {
         format!("PostgreSQL {}.{}", version / 10_000, version % 10_000)
     }
 
+    /// Restores the dump. It is not yet compared with what came back.
+    ///
+    /// # Errors
+    /// As [`restore`]; then nothing of it is left.
+    pub(in crate::ops) fn restore(self, dump: &Dump, monitor: &dyn Monitor) -> Result<Scratch> {
+        let Ready { admin, head, tools, name, options } = self;
+        let restored = restore(dump, &options, monitor)?;
+        let mut conninfo = admin.connection.conninfo.with_database(&name);
+        // What is done in it must not depend on its own setting.
+        conninfo.options = Some(format!("{} -c default_transaction_read_only=off", conninfo.options.unwrap_or_default()));
+        Ok(Scratch { admin, head, tools, name, conninfo, restored })
+    }
+}
+
+impl Scratch {
     /// Dumps it and compares rows and their sums with the dump that it was made of.
     ///
     /// # Errors

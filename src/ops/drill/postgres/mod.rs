@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::{SnapshotRecord, StreamEntry};
 use crate::id::SnapshotId;
 use crate::ops::place::Placement;
-use crate::ops::postgres::{Dump, Globals, MadeRoles, Scratch, ServerOptions, server_tools};
+use crate::ops::postgres::{Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, server_tools};
 use crate::ops::restore;
 use crate::progress::{Monitor, Silent};
 use crate::repo::Repository;
@@ -128,38 +128,50 @@ pub(super) fn drill(
 }
 
 impl Drill<'_> {
-    /// Restores the dump to a server and checks what came back. Nothing but the user's wish to stop ends it early: that a dump cannot be restored is what a drill
-    /// is there to find out.
+    /// Restores the dump to a server and checks what came back. That it cannot be restored is no failure here: it is what a drill is there to find out.
     fn in_database(&self, mut report: Report, began: Instant, is_own: bool, how: &ServerOptions) -> Result<Report> {
-        let scratch = found(Scratch::restore(&self.dump, is_own, how, self.monitor))?;
+        let scratch = match Ready::new(&self.dump, is_own, how) {
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(error) => Err(error.to_string()),
+            Ok(ready) => {
+                report.server = Some(ready.server());
+                found(ready.restore(&self.dump, self.monitor))?
+            }
+        };
         report.restore_ms = millis(began.elapsed());
         match scratch {
-            Err(error) => report.add(None, "restore", Err(error)),
+            Err(error) => {
+                report.add(None, "restore", Err(error));
+                Ok(self.finished(report))
+            }
             Ok(mut scratch) => {
-                report.server = Some(scratch.server());
                 report.add(None, "restore", Ok(restored(&scratch)));
-                let began = Instant::now();
-                let checked = self.check(&mut scratch, how);
+                let looked = self.look(report, &mut scratch, how);
                 if !is_own {
                     scratch.remove(self.monitor);
                 }
-                checked?.into_iter().for_each(|check| report.push(check));
-                report.verify_ms = millis(began.elapsed());
+                looked
             }
         }
-        report.streams = self.listing.iter().map(|entry| self.stream(entry)).collect();
-        report.finish(self.options.started.elapsed(), self.options.rto);
-        Ok(report)
     }
 
-    fn check(&self, scratch: &mut Scratch, how: &ServerOptions) -> Result<Vec<CheckReport>> {
-        let rows = scratch.restored.rows;
-        let same = || format!("{rows} rows in {} tables, with the content of the capture", scratch.restored.tables);
-        let content = found(scratch.compare(&self.dump, how, self.monitor))?.map(|()| same());
-        let mut checks = vec![CheckReport::of(Some(&self.dump.name), "content", content)];
+    fn look(&self, mut report: Report, scratch: &mut Scratch, how: &ServerOptions) -> Result<Report> {
+        let began = Instant::now();
+        let name = Some(self.dump.name.as_str());
+        let found_out = found(scratch.compare(&self.dump, how, self.monitor))?;
+        let (rows, tables) = (scratch.restored.rows, scratch.restored.tables);
+        report.add(name, "content", found_out.map(|()| format!("{rows} rows in {tables} tables, with the content of the capture")));
         self.monitor.phase("checking", None);
-        checks.extend(checks::run(scratch, &self.dump.name, &self.options.assertions, self.options.threads, self.monitor)?);
-        Ok(checks)
+        let checks = checks::run(scratch, &self.dump.name, &self.options.assertions, self.options.threads, self.monitor)?;
+        checks.into_iter().for_each(|check| report.push(check));
+        report.verify_ms = millis(began.elapsed());
+        Ok(self.finished(report))
+    }
+
+    fn finished(&self, mut report: Report) -> Report {
+        report.streams = self.listing.iter().map(|entry| self.stream(entry)).collect();
+        report.finish(self.options.started.elapsed(), self.options.rto);
+        report
     }
 
     fn stream(&self, entry: &StreamEntry) -> StreamReport {
@@ -174,7 +186,7 @@ impl Drill<'_> {
 fn restored(scratch: &Scratch) -> String {
     let found = &scratch.restored;
     let objects = if found.large_objects > 0 { format!(", {} large objects", found.large_objects) } else { String::new() };
-    format!("{}: {} tables, {} rows{objects}", scratch.server(), found.tables, found.rows)
+    format!("{} tables, {} rows{objects}", found.tables, found.rows)
 }
 
 /// What a drill finds out is no failure of the drill.
