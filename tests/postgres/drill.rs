@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::capture::backup;
 use crate::restore::{family, plain, saved};
 use crate::server::{Database, Server, VERSIONS, on_every_version, server};
 use crate::support::{Place, Run};
@@ -46,6 +45,16 @@ fn drill(place: &Place, version: u32, args: &[&str]) -> Run {
     let run = command(place, &[&["latest", "--staging", staging.path(), "--pg-bin", bin], args].concat()).output().unwrap().into();
     assert!(staging.is_empty(), "the server's directory is gone");
     run
+}
+
+/// The report of a drill that has failed, with these words in its error.
+#[track_caller]
+fn bad(run: Run, words: &[&str]) -> Value {
+    assert_eq!(run.code, Some(4), "{}", run.stderr);
+    words.iter().for_each(|word| assert!(run.stderr.contains(word), "{word:?} is not in {:?}", run.stderr));
+    let report = run.json();
+    assert_eq!((&report["passed"], &report["marked"]), (&false.into(), &false.into()));
+    report
 }
 
 fn checks(report: &Value) -> Vec<(String, String)> {
@@ -138,7 +147,7 @@ fn status_says_when_a_drill_has_passed() {
     let (place, _database) = filled(server(16));
     let last = || place.json(["status"])["sources"][0]["last_verified"].clone();
     assert_eq!(last(), Value::Null);
-    drill(&place, 16, &["--rto", "0"]).failed(4, &["rto"]);
+    bad(drill(&place, 16, &["--rto", "0"]), &["rto"]);
     assert_eq!(last(), Value::Null);
     assert_eq!(drill(&place, 16, &[]).code, Some(0));
     let shown = last();
@@ -162,12 +171,9 @@ fn each_thing_that_is_wrong_fails_it() {
         ("SELECT lo_unlink(oid) FROM pg_largeobject_metadata", "read-only"),
     ] {
         let run = drill(&place, 16, &["--check-sql", sql]);
-        run.failed(4, &["the drill failed", "sql", with]);
-        assert_eq!(outcome(&run.json(), "sql"), "failed");
+        assert_eq!(outcome(&bad(run, &["the drill failed", "sql", with]), "sql"), "failed");
     }
-    let late = drill(&place, 16, &["--rto", "0"]);
-    late.failed(4, &["rto"]);
-    assert_eq!(late.json()["passed"], false);
+    bad(drill(&place, 16, &["--rto", "0"]), &["rto"]);
     assert!(!is_marked(&place));
     // What is asked wrongly is no failure of the snapshot.
     let nothing = Staging::new();
@@ -188,9 +194,22 @@ fn a_wrong_index_fails_it() {
          CREATE FUNCTION liar(n int) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT pg_current_xact_id()::text || $1'; CREATE INDEX lies ON t (liar(n))",
     );
     saved(&place, &database);
-    let run = drill(&place, 15, &[]);
-    run.failed(4, &["integrity: index public.lies", "lacks matching index tuple"]);
-    assert_eq!(outcome(&run.json(), "content"), "passed");
+    let report = bad(drill(&place, 15, &[]), &["integrity: index public.lies", "lacks matching index tuple"]);
+    assert_eq!(outcome(&report, "content"), "passed");
+}
+
+/// A snapshot whose globals.sql went through this.
+fn saved_through(place: &Place, database: &Database, filter: &str) {
+    let bin = place.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for program in ["psql", "pg_dump", "pg_dumpall"] {
+        let real = database.server.bin.join(program).display().to_string();
+        let filter = if program == "pg_dumpall" { format!(" | {filter}") } else { String::new() };
+        std::fs::write(bin.join(program), format!("#!/bin/bash\nset -o pipefail\n{real} \"$@\"{filter}\n")).unwrap();
+        std::fs::set_permissions(bin.join(program), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let (dsn, bin) = (database.dsn(), bin.to_str().unwrap());
+    place.ok(["backup", "postgres", "--no-role-passwords", "--dsn", &dsn, "--pg-bin", bin]);
 }
 
 /// A role that the dump needs, and that was not there when the cluster's globals were written.
@@ -198,44 +217,30 @@ fn a_wrong_index_fails_it() {
 fn a_missing_role_fails_it() {
     let (place, database) = filled(server(16));
     let role = format!("{}_late", database.name);
-    let bin = place.path("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for program in ["psql", "pg_dump", "pg_restore", "pg_dumpall"] {
-        let real = database.server.bin.join(program).display().to_string();
-        let filter = if program == "pg_dumpall" { format!(" | sed '/{role}/d'") } else { String::new() };
-        let path = bin.join(program);
-        std::fs::write(&path, format!("#!/bin/bash\nset -o pipefail\n{real} \"$@\"{filter}\n")).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    }
     database.sql(&format!("SET transaction_read_only = off; CREATE ROLE {role}; ALTER TABLE t OWNER TO {role}"));
-    let bin = bin.to_str().unwrap().to_owned();
-    let run: Run = place
-        .command()
-        .args(["--json", "backup", "postgres", "--no-role-passwords", "--dsn", &database.dsn(), "--pg-bin", &bin])
-        .output()
-        .unwrap()
-        .into();
-    assert_eq!(run.code, Some(0), "{}", run.stderr);
-    let run = drill(&place, 16, &[]);
-    run.failed(4, &["roles that the dump names are missing", &role]);
-    assert_eq!((outcome(&run.json(), "restore"), outcome(&run.json(), "roles")), ("failed".into(), "passed".into()));
+    saved_through(&place, &database, &format!("sed /{role}/d"));
+    let report = bad(drill(&place, 16, &[]), &["roles that the dump names are missing", &role]);
+    assert_eq!((outcome(&report, "restore"), outcome(&report, "roles")), ("failed".into(), "passed".into()));
     assert!(!is_marked(&place));
 }
 
-/// Roles of a server whose first superuser has another name, and of one where a statement fails.
+/// A statement that cannot be run is told; a role that cannot be made fails the drill.
 #[test]
 fn roles_are_made_as_far_as_they_can_be() {
     let (place, database) = filled(server(16));
     let name = &database.name;
-    database.sql(&format!("SET transaction_read_only = off; ALTER ROLE {name}_reader SET nothing.such = 'x'"));
-    assert_eq!(backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
-    let sql = format!(
-        "SELECT rolconnlimit = 7 AND pg_has_role('{name}_owner', '{name}_reader', 'member') FROM pg_roles WHERE rolname = '{name}_owner'"
-    );
+    saved_through(&place, &database, "sed '1i ALTER ROLE nobody_such WITH LOGIN;'");
+    let member = format!("pg_has_role('{name}_owner', '{name}_reader', 'member')");
+    let role = format!("SELECT rolconnlimit = 7 AND {member} FROM pg_roles WHERE rolname = '{name}_owner'");
     let owner = format!("SELECT tableowner = '{name}_owner' FROM pg_tables WHERE tablename = 't'");
-    let run = drill(&place, 16, &["--check-sql", &sql, "--check-sql", &owner]);
+    let run = drill(&place, 16, &["--check-sql", &role, "--check-sql", &owner]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(detail(&run.json(), "roles").contains("roles made"));
+    let report = run.json();
+    assert!(detail(&report, "roles").contains("roles made; refused: ALTER ROLE nobody_such WITH: "), "{report}");
+    assert!(run.stderr.contains("globals.sql: ALTER ROLE nobody_such"), "{}", run.stderr);
+    std::fs::remove_dir_all(place.path("bin")).unwrap();
+    saved_through(&place, &database, "sed '1i CREATE ROLE pg_such;'");
+    bad(drill(&place, 16, &[]), &["globals.sql: roles: roles that cannot be made: pg_such"]);
 }
 
 #[test]
@@ -254,7 +259,7 @@ fn beside_other_databases_nothing_is_left() {
             assert_eq!(names, ["restore", "content", "integrity", "sql"]);
             assert_eq!(family(server, &database.name), before);
         }
-        ask(&database.dsn(), &["--check-sql", "SELECT false"]).failed(4, &["sql"]);
+        bad(ask(&database.dsn(), &["--check-sql", "SELECT false"]), &["sql"]);
         assert_eq!(family(server, &database.name), before);
         assert_eq!(database.sql("SELECT count(*) FROM t"), "5000");
         // A role that is not on that server.
@@ -263,7 +268,7 @@ fn beside_other_databases_nothing_is_left() {
             database.name
         ));
         let missing = format!("{}_owner", database.name);
-        ask(&database.dsn(), &[]).failed(4, &["restore", &missing, "--no-owner"]);
+        bad(ask(&database.dsn(), &[]), &["restore", &missing, "--no-owner"]);
         assert_eq!(ask(&database.dsn(), &["--no-owner", "--no-privileges", "--no-mark"]).code, Some(0));
         ask(&server.dsn("postgres").replace("postgres@", "nobody_here@"), &[]).failed(1, &["cannot connect"]);
         assert_eq!(family(server, &database.name), before);
