@@ -154,7 +154,7 @@ fn status_says_when_a_drill_has_passed() {
     let snapshot = place.json(["show", "latest"])["snapshot"]["id"].clone();
     assert_eq!((&shown["by"], &shown["snapshot"]), (&"drill".into(), &snapshot));
     let told = place.json(["log"])["entries"].as_array().unwrap().last().unwrap().clone();
-    assert_eq!((&told["operation"], &told["outcome"]), (&"drill".into(), &"ok".into()));
+    assert_eq!((&told["operation"], &told["outcome"]), (&"drill".into(), &"done".into()));
 }
 
 #[test]
