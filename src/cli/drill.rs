@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use icecore::backend::disk::{Disk, RealDisk};
 use icecore::format::mark::MarkKind;
+use icecore::format::snapshot::SourceKind;
 use icecore::ops::drill::demo::{DemoOptions, demo};
-use icecore::ops::drill::{Assertion, DrillOptions, NamedAssertion, Outcome, Report, Staging, drill};
+use icecore::ops::drill::{Assertion, DrillOptions, NamedAssertion, Outcome, Report, ServerPlace, ServerStaging, Staging, drill};
 use icecore::ops::journal::Operation;
 use icecore::ops::mark::{Statement, mark as put_mark};
 use icecore::ops::place::Placement;
 use icecore::progress::Monitor;
 use icecore::repo::{Reader, Repository};
+use icecore::source::postgres::Conninfo;
+use icecore::source::postgres::streams::dumped_database;
 use serde::Serialize;
 
 use super::args::FilterArgs;
@@ -25,17 +28,25 @@ use super::journal::{Story, author, journaled};
 use super::output::{self, SCHEMA, printable};
 use super::{environment, prune, time};
 
-/// Prove that a snapshot restores: to a staging directory, checked, against the clock
+/// Heads the options of drills on a server.
+const HEADING: &str = "Of a PostgreSQL snapshot";
+
+/// Prove that a snapshot restores: to a staging place, checked, against the clock
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "With SNAP: restores it to a staging directory, runs integrity_check on its databases, compares headers, row counts and content checksums \
                   with those recorded at the capture, runs the assertions, and measures the time from opening the repository to the end of the checks. \
                   A snapshot that passes is marked as verified.\n\
+                  A PostgreSQL snapshot is restored to a server that is made for it from installed programs (initdb, postgres), with the roles of globals.sql, \
+                  and gone at the end; or, with --dsn, as a database of another name on a server that is there, dropped at the end. Rows are counted and compared \
+                  by dumping it once more, indexes and tables are looked through by amcheck.\n\
                   Without SNAP: makes a small store of its own (memories with full-text recall, a model registry with its history), backs it up, changes it, \
                   backs it up again, restores both states and asks them what their users would ask. The repository is not used.\n\n\
                   Exits with 4 if a check fails.\n\n\
                   Examples:\n  icecore drill\n  icecore drill latest --rto 30m --report drill.json\n  \
-                  icecore drill latest --check-sql 'memory.db:SELECT count(*) > 1000 FROM memory'"
+                  icecore drill latest --check-sql 'memory.db:SELECT count(*) > 1000 FROM memory'\n  \
+                  icecore drill latest --rto 1h --check-sql 'brainstem:SELECT count(*) > 1000 FROM memory'\n  \
+                  icecore drill latest --dsn postgresql://admin@staging.example.org/postgres --jobs 4"
 )]
 pub(crate) struct DrillArgs {
     /// An id or the start of one, `latest`, `latest~N` or `@TIME`; without it a demonstration
@@ -43,7 +54,8 @@ pub(crate) struct DrillArgs {
     snap: Option<String>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// Restore to this new or empty directory, and leave it there [default: a temporary one beside the catalogs]
+    /// Restore to this new or empty directory, and leave it there [default: a temporary one beside the catalogs]; a PostgreSQL server is made below it, and goes
+    /// [default: TMPDIR, else /var/tmp]
     #[arg(long, value_name = "DIR", requires = "snap")]
     staging: Option<PathBuf>,
     /// A query whose first value must be true (not zero, not null), on the restored database of this name; may be given several times
@@ -58,6 +70,29 @@ pub(crate) struct DrillArgs {
     /// Do not mark the snapshot as verified
     #[arg(long)]
     no_mark: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// How to drill on a server.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = HEADING)]
+struct ServerArgs {
+    /// Restore to this server, as a database beside the others [default: a server of its own]
+    #[arg(long, value_name = "DSN", requires = "snap", conflicts_with = "staging")]
+    dsn: Option<String>,
+    /// Tables and indexes that are loaded at once; with more than one the dump is written to a private file first
+    #[arg(long, value_name = "N", requires = "snap", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Everything is to belong to the role that connects
+    #[arg(long, requires = "dsn")]
+    no_owner: bool,
+    /// Leave out grants and default privileges
+    #[arg(long, requires = "dsn")]
+    no_privileges: bool,
+    /// The directory of PostgreSQL's programs [default: the first on PATH or in Debian's directories that fit the dump]
+    #[arg(long, value_name = "DIR", requires = "snap")]
+    pg_bin: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -154,7 +189,7 @@ fn of_snapshot(
     let listing = Reader::new(repo).listing(&record.listing)?;
     let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let options = DrillOptions {
-        staging: args.staging.clone().map_or_else(|| environment::cache_dir().map(Staging::Scratch), |dir| Ok(Staging::Kept(dir)))?,
+        staging: if record.source.kind == SourceKind::Postgres { args.on_server()? } else { args.in_directory()? },
         assertions: args.check_sql.iter().map(|text| assertion(text, &names)).collect::<Result<_, _>>()?,
         started: start.instant,
         rto: start.rto,
@@ -175,11 +210,45 @@ fn of_snapshot(
     Ok((report, marked.is_ok()))
 }
 
-/// `NAME:SQL`, where NAME is a stream; anything else is all SQL.
+impl DrillArgs {
+    fn in_directory(&self) -> Result<Staging, Failure> {
+        if self.server.dsn.is_some() || self.server.jobs.is_some() || self.server.pg_bin.is_some() {
+            return Err(Failure::usage(
+                "--dsn, --jobs and --pg-bin are for snapshots of PostgreSQL databases, and this is of something else",
+            ));
+        }
+        match &self.staging {
+            Some(dir) => Ok(Staging::Kept(dir.clone())),
+            None => environment::cache_dir().map(Staging::Scratch),
+        }
+    }
+
+    fn on_server(&self) -> Result<Staging, Failure> {
+        let ServerArgs { dsn, jobs, no_owner, no_privileges, pg_bin } = &self.server;
+        let environment = environment::everything();
+        let place = match dsn {
+            Some(dsn) => ServerPlace::Beside {
+                conninfo: Box::new(Conninfo::resolve(Some(dsn), &environment)?),
+                spool_dir: environment::temporary_dir(),
+                no_owner: *no_owner,
+                no_privileges: *no_privileges,
+            },
+            None => ServerPlace::ThrowAway {
+                above: self.staging.clone().unwrap_or_else(environment::server_dir),
+                account: environment::server_account()?,
+            },
+        };
+        let jobs = usize::from(jobs.unwrap_or(1));
+        Ok(Staging::Server(Box::new(ServerStaging { place, environment, bin: pg_bin.clone(), jobs })))
+    }
+}
+
+/// `NAME:SQL`, where NAME is a stream, or the database that a dump is of; anything else is all SQL.
 fn assertion(text: &OsString, names: &[&[u8]]) -> Result<NamedAssertion, Failure> {
     let bytes = text.as_bytes();
-    let named =
-        names.iter().filter_map(|name| Some((*name, bytes.strip_prefix(*name)?.strip_prefix(b":")?))).max_by_key(|(name, _)| name.len());
+    let after = |name: &[u8]| bytes.strip_prefix(name)?.strip_prefix(b":");
+    let sql = |name: &[u8]| after(name).or_else(|| after(dumped_database(name)?));
+    let named = names.iter().filter_map(|name| Some((*name, sql(name)?))).max_by_key(|(name, _)| name.len());
     let (stream, sql) = named.map_or((None, bytes), |(name, sql)| (Some(name.to_vec()), sql));
     let sql = std::str::from_utf8(sql).map_err(|_| Failure::usage("an assertion is not UTF-8"))?.to_owned();
     Ok(NamedAssertion { stream, assertion: Assertion { sql } })

@@ -2,7 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use icecore::ops::drill::Account;
 
 use super::exit::Failure;
 
@@ -51,6 +53,34 @@ pub(crate) fn cache_dir() -> Result<PathBuf, Failure> {
 /// The directory of files that are only needed for a while: `TMPDIR`, else /tmp.
 pub(crate) fn temporary_dir() -> PathBuf {
     variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+}
+
+/// The directory of servers that are only needed for a while: `TMPDIR`, else /var/tmp, which unlike /tmp is on a disk; a home directory may be closed to the user
+/// that runs them.
+pub(crate) fn server_dir() -> PathBuf {
+    let disk = Path::new("/var/tmp");
+    variable("TMPDIR").map_or_else(|| if disk.is_dir() { disk.to_path_buf() } else { "/tmp".into() }, PathBuf::from)
+}
+
+/// Whom a PostgreSQL server has to be run as, if this process may not run one: root may not. The packages of PostgreSQL make this account.
+pub(crate) fn server_account() -> Result<Option<Account>, Failure> {
+    const NAME: &str = "postgres";
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_it = fields.next()? == NAME;
+        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        (is_it && uid != 0).then(|| Account { name: NAME.to_owned(), uid, gid })
+    });
+    let none = || {
+        Failure::failed(
+            "PostgreSQL does not run as root, and there is no user postgres to run it: drill as another user, or name a server with --dsn",
+        )
+    };
+    found.map(Some).ok_or_else(none)
 }
 
 /// This machine's name.

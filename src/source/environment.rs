@@ -41,6 +41,15 @@ impl Environment {
         let is_ours = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("ICECORE_"));
         command.env_clear().envs(self.variables.iter().filter(|(name, _)| !is_ours(name)));
     }
+
+    /// The same without libpq's variables: a server that is made here is nobody else's.
+    pub(crate) fn give_to_server(&self, command: &mut Command) {
+        self.give(command);
+        for name in self.variables.keys().filter(|name| name.as_encoded_bytes().starts_with(b"PG")) {
+            command.env_remove(name);
+        }
+        command.env("TZ", "UTC").env("LC_ALL", "C");
+    }
 }
 
 /// Shows no values: some are secrets.

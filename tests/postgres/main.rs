@@ -4,6 +4,7 @@
 mod archive;
 mod capture;
 mod conninfo;
+mod drill;
 mod failures;
 mod harness;
 mod parallel;

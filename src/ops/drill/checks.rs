@@ -1,19 +1,20 @@
-//! The checks of restored databases, several at once.
+//! The checks of restored SQLite databases, several at once.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, InterruptHandle};
+use rusqlite::{Connection, InterruptHandle, OptionalExtension};
 
+use super::assertion::{Assertion, NamedAssertion, is_true};
 use super::report::{CheckReport, Outcome};
-use crate::error::{Error, Result};
+use super::threads::in_threads;
+use crate::error::Result;
 use crate::format::snapshot::{EntryKind, SqliteFacts, StreamEntry, TableContent};
 use crate::ops::place::check::open_immutable;
 use crate::progress::Monitor;
@@ -24,44 +25,6 @@ const FINDINGS_MAX: usize = 10;
 
 /// Memory for the pages of a database while it is checked: an index is looked up in another order than it lies in.
 const CACHE_KIB: i64 = 32 << 10;
-
-/// How often it is asked whether to stop.
-const POLL: Duration = Duration::from_millis(50);
-
-/// A query whose first value must be true: not null, not zero.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assertion {
-    /// One SQL statement that reads.
-    pub sql: String,
-}
-
-/// An assertion about one database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedAssertion {
-    /// The database's stream; `None`: the only database of the snapshot.
-    pub stream: Option<Vec<u8>>,
-    /// What must hold.
-    pub assertion: Assertion,
-}
-
-impl NamedAssertion {
-    fn is_about(&self, entry: &StreamEntry) -> bool {
-        self.stream.as_ref().is_none_or(|name| *name == entry.name)
-    }
-}
-
-/// Every assertion must be about exactly one database.
-pub(super) fn refuse_unknown(assertions: &[NamedAssertion], listing: &[StreamEntry]) -> Result<()> {
-    for named in assertions {
-        let databases = || listing.iter().filter(|entry| matches!(entry.kind, EntryKind::Sqlite(_)));
-        if databases().filter(|entry| named.is_about(entry)).count() != 1 {
-            let names: Vec<_> = databases().take(8).map(|entry| String::from_utf8_lossy(&entry.name)).collect();
-            let text = format!("{:?}: name the database that it is about, NAME:SQL, one of: {}", named.assertion.sql, names.join(", "));
-            return Err(Error::InvalidArgument(text));
-        }
-    }
-    Ok(())
-}
 
 /// One check to do.
 struct Job<'a> {
@@ -104,32 +67,9 @@ impl<'a> Work<'a> {
 
     /// Does all of it; the reports are in the order of the work.
     pub(super) fn run(&self, threads: usize, monitor: &dyn Monitor) -> Result<Vec<CheckReport>> {
-        let next = AtomicUsize::new(0);
-        let stop = AtomicBool::new(false);
         let handles: Mutex<Vec<InterruptHandle>> = Mutex::new(Vec::new());
-        let done: Mutex<BTreeMap<usize, CheckReport>> = Mutex::new(BTreeMap::new());
-        let worker = || {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some(job) = self.jobs.get(number).filter(|_| !stop.load(Ordering::Relaxed)) else { return };
-                let report = job.run(&stop, &handles);
-                done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, report);
-            }
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads.clamp(1, self.jobs.len().max(1))).map(|_| scope.spawn(worker)).collect();
-            while workers.iter().any(|worker| !worker.is_finished()) {
-                if monitor.cancelled() {
-                    stop.store(true, Ordering::Relaxed);
-                    handles.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
-                }
-                std::thread::sleep(POLL);
-            }
-        });
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Cancelled);
-        }
-        Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect())
+        let interrupt = || handles.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
+        in_threads(threads, &self.jobs, monitor, |job, stop| job.run(stop, &handles), interrupt)
     }
 }
 
@@ -158,7 +98,7 @@ impl Job<'_> {
             JobKind::Integrity => integrity(&conn),
             JobKind::Header(facts) => header(&conn, facts),
             JobKind::Content(recorded) => content(&conn, recorded, &|| stop.load(Ordering::Relaxed)),
-            JobKind::Sql(assertion) => assertion.check(&conn),
+            JobKind::Sql(assertion) => assertion.judge(first_value(&conn, &assertion.sql)),
         })
     }
 }
@@ -240,31 +180,22 @@ fn differences(recorded: &[TableContent], found: &[TableContent]) -> Vec<String>
     wrong
 }
 
-impl Assertion {
-    /// Whether the first value of the first row is true.
-    fn check(&self, conn: &Connection) -> Result<String, String> {
-        let value = || -> rusqlite::Result<(bool, String)> {
-            conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-            conn.execute_batch("PRAGMA temp_store=MEMORY")?;
-            conn.query_row(&self.sql, [], |row| {
-                Ok(match row.get_ref(0)? {
-                    ValueRef::Integer(number) => (number != 0, number.to_string()),
-                    ValueRef::Real(number) => (number != 0.0, number.to_string()),
-                    ValueRef::Null => (false, "NULL".to_owned()),
-                    other => {
-                        let text = String::from_utf8_lossy(other.as_bytes().unwrap_or_default()).into_owned();
-                        (text.trim().parse::<f64>().is_ok_and(|number| number != 0.0), text)
-                    }
-                })
-            })
-        };
-        match value() {
-            Ok((true, shown)) => Ok(format!("{}: {shown}", self.sql)),
-            Ok((false, shown)) => Err(format!("{}: {shown}, which is not true", self.sql)),
-            Err(rusqlite::Error::QueryReturnedNoRows) => Err(format!("{}: no row", self.sql)),
-            Err(e) => Err(format!("{}: {e}", self.sql)),
-        }
-    }
+/// Whether the first value of the first row is true, and the value.
+fn first_value(conn: &Connection, sql: &str) -> rusqlite::Result<Option<(bool, String)>> {
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    conn.execute_batch("PRAGMA temp_store=MEMORY")?;
+    let row = conn.query_row(sql, [], |row| {
+        Ok(match row.get_ref(0)? {
+            ValueRef::Integer(number) => (number != 0, number.to_string()),
+            ValueRef::Real(number) => (number != 0.0, number.to_string()),
+            ValueRef::Null => (false, "NULL".to_owned()),
+            other => {
+                let text = String::from_utf8_lossy(other.as_bytes().unwrap_or_default()).into_owned();
+                (is_true(&text), text)
+            }
+        })
+    });
+    row.optional()
 }
 
 #[cfg(test)]

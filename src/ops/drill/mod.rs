@@ -1,14 +1,18 @@
-//! Drill: the proof that a snapshot is worth something. It is restored to a staging directory, and what came back is looked at as a user would:
-//! by SQLite's own full check, by the content that was recorded at the capture, by the user's assertions, and by the clock.
+//! Drill: the proof that a snapshot is worth something. It is restored to a staging directory or server, and what came back is looked at as a user would:
+//! by the database's own full check, by the content that was recorded at the capture, by the user's assertions, and by the clock.
 
+mod assertion;
 mod checks;
 pub mod demo;
+mod postgres;
 mod report;
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use checks::{Assertion, NamedAssertion};
+pub use assertion::{Assertion, NamedAssertion};
+pub use postgres::{Account, ServerPlace, ServerStaging};
 pub use report::{CheckReport, Outcome, Report, StreamReport};
 
 use self::checks::Work;
@@ -16,17 +20,19 @@ use super::export::swap::Place;
 use super::place::{DatabaseOptions, Placement};
 use super::restore::{RestoreOptions, restore_tree};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry};
+use crate::format::snapshot::{EntryKind, SnapshotRecord, SourceKind, StreamEntry};
 use crate::id::SnapshotId;
 use crate::repo::{Reader, Repository};
 
 /// Where the snapshot is restored to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Staging {
     /// A directory that is absent or empty; what is restored stays there.
     Kept(PathBuf),
     /// A new directory below this one, which goes at the end.
     Scratch(PathBuf),
+    /// A PostgreSQL server, for the snapshots that are of a database of one.
+    Server(Box<ServerStaging>),
 }
 
 /// How to drill.
@@ -44,11 +50,11 @@ pub struct DrillOptions {
     pub threads: usize,
 }
 
-/// Restores a snapshot to the staging directory and checks what came back. What a check finds is in the report.
+/// Restores a snapshot to the staging place and checks what came back. What a check finds is in the report.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for an assertion about a database that is not in the snapshot, or a staging directory with something in it;
-/// [`Error::Destination`] when it cannot be written; [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] for an assertion about a database that is not in the snapshot, a staging directory with something in it, or a staging place of
+/// another kind than the snapshot's; [`Error::Destination`] when it cannot be written; [`Error::Source`] if a throw-away server cannot be had; [`Error::Cancelled`].
 pub fn drill(
     repo: &Repository,
     (id, record): (&SnapshotId, &SnapshotRecord),
@@ -56,8 +62,16 @@ pub fn drill(
     placement: &Placement<'_>,
 ) -> Result<Report> {
     let listing = Reader::new(repo).listing(&record.listing)?;
-    checks::refuse_unknown(&options.assertions, &listing)?;
+    let is_server = matches!(options.staging, Staging::Server(_));
+    if is_server != (record.source.kind == SourceKind::Postgres) {
+        let text = if is_server { "it is not of a PostgreSQL database" } else { "it is of a PostgreSQL database, which takes a server" };
+        return Err(Error::InvalidArgument(format!("snapshot {}: {text}", id.short())));
+    }
+    let is_sqlite = |entry: &&StreamEntry| matches!(entry.kind, EntryKind::Sqlite(_));
+    let databases = if is_server { postgres::databases(&listing) } else { listing.iter().filter(is_sqlite).collect() };
+    assertion::refuse_unknown(&options.assertions, &databases)?;
     match &options.staging {
+        Staging::Server(staging) => postgres::drill(repo, (id, record), &listing, staging, options, placement),
         Staging::Kept(dir) => {
             refuse_full(dir)?;
             drill_in(repo, (id, record), &listing, dir, options, placement)
@@ -84,7 +98,7 @@ fn drill_in(
     options: &DrillOptions,
     placement: &Placement<'_>,
 ) -> Result<Report> {
-    let mut report = Report::of(id, record, dir);
+    let mut report = Report::of(id, record, dir.to_string_lossy().into_owned());
     let began = Instant::now();
     // What is wrong with a database, the full check below says better.
     let unchecked = RestoreOptions { database: DatabaseOptions { check: false, accept_damaged: true }, live: false };

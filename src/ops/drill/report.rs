@@ -1,6 +1,5 @@
 //! What a drill says.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -27,7 +26,7 @@ pub enum Outcome {
 pub struct CheckReport {
     /// The stream that it was about, if it was about one.
     pub stream: Option<String>,
-    /// `restore`, `integrity`, `header`, `content`, `sql`, `rto`; in the demonstration also `recall` and `history`.
+    /// `roles`, `restore`, `integrity`, `header`, `content`, `sql`, `rto`; in the demonstration also `recall` and `history`.
     pub check: &'static str,
     /// How it went.
     pub outcome: Outcome,
@@ -41,7 +40,7 @@ pub struct StreamReport {
     /// Its name.
     #[serde(flatten)]
     pub name: NameInfo,
-    /// `sqlite`, or `file` for anything else.
+    /// `sqlite`, `pgdump`, or `file` for anything else.
     pub kind: &'static str,
     /// Its size.
     pub bytes: u64,
@@ -71,8 +70,11 @@ pub struct Report {
     pub time_ns: i64,
     /// Whether no check has failed.
     pub passed: bool,
-    /// Where it was restored to; not UTF-8 bytes of the path are replaced.
+    /// The directory that it was restored to, or that of the throw-away server, bytes of its path that are not UTF-8 replaced; or the database and the server
+    /// that it was restored to.
     pub staging: String,
+    /// Of a PostgreSQL database the server, with its version, if there was one that it could be restored to.
+    pub server: Option<String>,
     /// Its size.
     pub bytes: u64,
     /// How long the restore took, until all was durable.
@@ -90,12 +92,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn of(id: &SnapshotId, record: &SnapshotRecord, dir: &Path) -> Self {
+    pub(super) fn of(id: &SnapshotId, record: &SnapshotRecord, staging: String) -> Self {
         Report {
             snapshot: id.to_string(),
             time_ns: record.time_ns,
             passed: true,
-            staging: dir.to_string_lossy().into_owned(),
+            staging,
+            server: None,
             bytes: record.logical_bytes,
             restore_ms: 0.0,
             verify_ms: 0.0,

@@ -27,21 +27,29 @@ pub(super) fn take_tables(repo: &Repository, record: &SnapshotRecord, listing: &
 
 /// Says of the dump, or of its table of contents, what its tables held.
 pub(super) fn describe(manifest: &mut Manifest, held: Option<Tables>) {
-    let mut dump = None;
+    let Some(held) = held else { return };
     for file in &mut manifest.files {
-        if file.name.name.ends_with(ARCHIVE_SUFFIX) {
-            file.kind = DUMP_KIND;
-            dump = Some(file);
-        } else if let Some((_, name)) = split_directory(file.name.name.as_bytes()).filter(|_| held.is_some()) {
-            file.kind = DIRECTORY_KIND;
-            if name == TOC.as_bytes() {
-                dump = Some(file);
-            }
-        }
+        let name = file.name.name.as_bytes();
+        let (kind, tables) = (dump_kind(name).unwrap_or(file.kind), if is_dump(name) { table_infos(&held) } else { Vec::new() });
+        (file.kind, file.tables) = (kind, tables);
     }
-    let (Some(held), Some(dump)) = (held, dump) else { return };
+}
+
+/// What the tables of a dump held.
+pub(in crate::ops) fn table_infos(held: &Tables) -> Vec<TableInfo> {
     let tables = held.blocks.iter().filter(|block| block.kind == TABLE_DATA);
-    dump.tables = tables
-        .map(|block| TableInfo { name: NameInfo::of(block.name.as_bytes()), rows: block.rows, content: block.sum.to_string() })
-        .collect();
+    tables.map(|block| TableInfo { name: NameInfo::of(block.name.as_bytes()), rows: block.rows, content: block.sum.to_string() }).collect()
+}
+
+/// Whether a stream of a PostgreSQL snapshot is its dump, or the table of contents of one that is a directory.
+pub(in crate::ops) fn is_dump(name: &[u8]) -> bool {
+    name.ends_with(ARCHIVE_SUFFIX.as_bytes()) || split_directory(name).is_some_and(|(_, file)| file == TOC.as_bytes())
+}
+
+/// What `kind` says of a stream of a PostgreSQL snapshot, if it belongs to its dump.
+pub(in crate::ops) fn dump_kind(name: &[u8]) -> Option<&'static str> {
+    match name.ends_with(ARCHIVE_SUFFIX.as_bytes()) {
+        true => Some(DUMP_KIND),
+        false => split_directory(name).map(|_| DIRECTORY_KIND),
+    }
 }

@@ -26,11 +26,11 @@ const BLOCK_LEN: usize = 1 << 20;
 pub struct Dump {
     place: Place,
     /// For messages.
-    pub(super) name: String,
+    pub(in crate::ops) name: String,
     /// Its bytes, of a directory those of all its files.
     pub(super) len: u64,
     /// What each block of data has in it.
-    pub(super) evidence: Tables,
+    pub(in crate::ops) evidence: Tables,
     /// Whether the sums of rows are those of a session that has the settings which icecore gives all of its own.
     pub(super) sums_hold: bool,
     facts: Vec<(String, String)>,

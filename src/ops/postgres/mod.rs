@@ -10,10 +10,12 @@
 
 mod admin;
 mod flat;
+mod globals;
 mod input;
 mod load;
 mod making;
 mod preflight;
+mod scratch;
 mod sql;
 mod swap;
 mod table;
@@ -21,8 +23,10 @@ mod verify;
 
 use std::path::PathBuf;
 
+pub(in crate::ops) use globals::{Globals, MadeRoles};
 pub use input::Dump;
 pub(in crate::ops) use input::read_tables;
+pub(in crate::ops) use scratch::{Ready, Scratch, server_tools};
 pub use table::{RestoredTable, TableOptions, restore_table};
 
 use self::admin::Admin;
@@ -219,7 +223,7 @@ fn fill(
     making.analyze()?;
     let mut differing = Vec::new();
     if options.verify {
-        let compared = verify::verify(dump, head, making, tools, options, monitor)?;
+        let compared = verify::verify(dump, head, &making.conninfo, tools, options, monitor)?;
         compared.warnings.iter().for_each(|warning| monitor.warn(warning));
         differing = compared.differing;
     }

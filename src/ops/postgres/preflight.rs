@@ -27,15 +27,23 @@ pub(super) fn is_of_database(kind: &str, name: &str) -> bool {
         || (matches!(kind, "ACL" | "COMMENT" | "SECURITY LABEL") && name.starts_with("DATABASE "))
 }
 
-/// The programs that can read this archive and dump this server.
-pub(super) fn tools(options: &ServerOptions, head: &Archive, server_version: u32) -> Result<Tools> {
-    // The first major versions that read archives 1.15 and 1.16.
-    let reader = match head.minor_version {
+/// The first major version that reads archives like this one: 1.15 and 1.16 came with 16 and 17.
+pub(super) fn reader_major(head: &Archive) -> u32 {
+    match head.minor_version {
         ..=14 => 13,
         15 => 16,
         _ => 17,
-    };
-    let tools = Tools::find(options.bin.as_deref(), &options.environment, server_version.max(reader * 10_000))?;
+    }
+}
+
+/// The major version of the server that was dumped; 0 if the dump does not say.
+pub(super) fn dumped_major(head: &Archive) -> u32 {
+    head.server_version.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// The programs that can read this archive and dump this server.
+pub(super) fn tools(options: &ServerOptions, head: &Archive, server_version: u32) -> Result<Tools> {
+    let tools = Tools::find(options.bin.as_deref(), &options.environment, server_version.max(reader_major(head) * 10_000))?;
     match tools.bin.join("pg_restore").exists() {
         true => Ok(tools),
         false => Err(Error::source(
@@ -88,8 +96,7 @@ impl<'a> Preflight<'a> {
 
     fn server(&mut self) -> Result<()> {
         let major = self.admin.connection.version / 10_000;
-        let dumped: u32 =
-            self.head.server_version.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let dumped = dumped_major(self.head);
         if dumped > major {
             self.problems.push(format!("the dump is of PostgreSQL {dumped} and this server is {major}: restore into {dumped} or later"));
         }

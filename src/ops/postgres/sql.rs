@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Quoted,
     /// A string in quotes.
     Literal,
+    /// From `--` to the end of the line.
+    Comment,
     /// A single character of anything else.
     Sign,
 }
@@ -50,6 +52,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
             '"' => (Kind::Quoted, quoted(rest, 1, '"', false)),
             '\'' => (Kind::Literal, quoted(rest, 1, '\'', false)),
             'E' | 'e' if rest.get(1..).is_some_and(|rest| rest.starts_with('\'')) => (Kind::Literal, quoted(rest, 2, '\'', true)),
+            '-' if rest.starts_with("--") => (Kind::Comment, run(rest, |c| c != '\n')),
             c if c.is_whitespace() => (Kind::Space, run(rest, char::is_whitespace)),
             c if is_word(c) => (Kind::Word, run(rest, is_word)),
             c => (Kind::Sign, c.len_utf8()),
@@ -78,11 +81,12 @@ fn quoted(text: &str, start: usize, quote: char, has_escapes: bool) -> usize {
     text.len()
 }
 
-/// The statements in a text, without their semicolons; none is empty.
+/// The statements in a text, without their semicolons and comments; none is empty.
 pub(super) fn statements(text: &str) -> Vec<String> {
     let tokens = tokens(text);
     let parts = tokens.split(|token| token.is(";"));
-    let texts = parts.map(|part| part.iter().map(|token| token.text).collect::<String>().trim().to_owned());
+    let plain = |part: &[Token<'_>]| part.iter().filter(|token| token.kind != Kind::Comment).map(|token| token.text).collect::<String>();
+    let texts = parts.map(|part| plain(part).trim().to_owned());
     texts.filter(|text| !text.is_empty()).collect()
 }
 
@@ -99,7 +103,7 @@ pub(super) fn retarget(text: &str, database: &str) -> String {
             (_, true) => out.push_str(&literal(database)),
             _ => out.push_str(token.text),
         }
-        if token.kind != Kind::Space {
+        if !matches!(token.kind, Kind::Space | Kind::Comment) {
             (before, last) = (last, token.text);
         }
     }
@@ -121,9 +125,14 @@ pub(super) fn without(text: &str, word: &str) -> String {
     out
 }
 
+/// What is not whitespace or a comment.
+pub(super) fn words(text: &str) -> Vec<Token<'_>> {
+    tokens(text).into_iter().filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment)).collect()
+}
+
 /// The names in the list that follows one of these words (or rows of words) in any of the statements: `TO a, b`.
 pub(super) fn names_after(text: &str, leads: &[&[&str]]) -> Vec<String> {
-    let tokens: Vec<Token<'_>> = tokens(text).into_iter().filter(|token| token.kind != Kind::Space).collect();
+    let tokens = words(text);
     let mut names = Vec::new();
     for (at, _) in tokens.iter().enumerate() {
         let rest = tokens.get(at..).unwrap_or_default();
@@ -182,6 +191,7 @@ mod tests {
     #[test]
     fn statements_are_cut_outside_of_quotes() {
         assert_eq!(statements("A 'x;y'; B \"p;q\";\n\n C E'\\';'; "), ["A 'x;y'", "B \"p;q\"", "C E'\\';'"]);
+        assert_eq!(statements("-- it's; a \"comment\nA '--'; --;\nB"), ["A '--'", "B"]);
         assert_eq!(without("CREATE DATABASE x TABLESPACE = \"a b\" Y = 'z'", "TABLESPACE"), "CREATE DATABASE x  Y = 'z'");
     }
 

@@ -5,14 +5,13 @@ use std::io::Read;
 
 use super::ServerOptions;
 use super::input::Dump;
-use super::making::Making;
 use super::preflight::{is_of_database, some};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::child::{Running, Tee};
-use crate::source::postgres::Tools;
 use crate::source::postgres::archive::{self, Archive, Entry, RowSum};
 use crate::source::postgres::tables::{Evidence, Tables};
+use crate::source::postgres::{Conninfo, Tools};
 
 /// Bytes of the new dump that are passed over at once.
 const BLOCK_LEN: usize = 64 << 10;
@@ -33,18 +32,18 @@ pub(super) struct Compared {
 pub(super) fn verify(
     dump: &Dump,
     head: &Archive,
-    making: &Making<'_>,
+    conninfo: &Conninfo,
     tools: &Tools,
     options: &ServerOptions,
     monitor: &dyn Monitor,
 ) -> Result<Compared> {
-    let restored = dump_of(making, tools, options, monitor)?;
+    let restored = dump_of(conninfo, tools, options, monitor)?;
     let mut compared = Compared::default();
     let (wrong, only_sums) = differences(&dump.evidence, &Tables::of(&restored));
     let all = || wrong.iter().chain(&only_sums).cloned().collect::<Vec<_>>();
     if !wrong.is_empty() || (dump.sums_hold && !only_sums.is_empty()) {
         let detail = format!("what was restored is not what was dumped: {}", some(&all()));
-        return Err(Error::destination(making.conninfo.label(), detail));
+        return Err(Error::destination(conninfo.label(), detail));
     }
     if !only_sums.is_empty() {
         let text =
@@ -61,9 +60,9 @@ fn major(version: &str) -> &str {
     version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default()
 }
 
-fn dump_of(making: &Making<'_>, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<Archive> {
+fn dump_of(conninfo: &Conninfo, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<Archive> {
     monitor.phase("comparing", None);
-    let mut command = tools.command("pg_dump", &options.environment, &making.conninfo);
+    let mut command = tools.command("pg_dump", &options.environment, conninfo);
     command.args(["-Fc", "-Z0", "--no-password"]);
     let (running, mut output) = Running::start("pg_dump", command, |tee: &mut Tee| archive::read(tee, |_| ()))?;
     let mut buffer = vec![0; BLOCK_LEN];

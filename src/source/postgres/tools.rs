@@ -14,6 +14,9 @@ const MAJOR_MIN: u32 = 13;
 /// The last major version whose archives are known.
 const MAJOR_MAX: u32 = 18;
 
+/// What a server of one's own takes.
+const SERVER_PROGRAMS: [&str; 4] = ["initdb", "postgres", "pg_restore", "pg_dump"];
+
 /// The programs of one installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tools {
@@ -32,23 +35,49 @@ impl Tools {
     /// # Errors
     /// [`Error::Source`] if there are none, with what was found and what would help.
     pub fn find(bin: Option<&Path>, environment: &Environment, server_version: u32) -> Result<Self> {
-        let server = server_version / 10_000;
+        let wanted = (server_version / 10_000).max(MAJOR_MIN);
+        Self::search(bin, environment, wanted, &["pg_dump"]).map_err(|seen| {
+            let place =
+                if bin.is_some() { "give another directory with --pg-bin" } else { "install one, or name its directory with --pg-bin" };
+            let detail = format!(
+                "the server is PostgreSQL {}, so pg_dump {wanted} to {MAJOR_MAX} is needed, but {seen}; {place} \
+                 (Debian and Ubuntu: postgresql-client-{wanted})",
+                server_version / 10_000
+            );
+            Error::source("pg_dump", detail)
+        })
+    }
+
+    /// Finds programs that make and run a server of this major version or a later one, and load dumps into it: in `bin` and nowhere else if that is given;
+    /// else in the places of [`Tools::find`].
+    ///
+    /// # Errors
+    /// [`Error::Source`] if there are none, with what was found and what would help.
+    pub fn find_server(bin: Option<&Path>, environment: &Environment, major: u32) -> Result<Self> {
+        let wanted = major.max(MAJOR_MIN);
+        Self::search(bin, environment, wanted, &SERVER_PROGRAMS).map_err(|seen| {
+            let detail = format!(
+                "a throw-away server takes {} of PostgreSQL {wanted} to {MAJOR_MAX}, but {seen}; install them (Debian and Ubuntu: postgresql-{wanted}), \
+                 name their directory with --pg-bin, or name a server to restore into with --dsn",
+                SERVER_PROGRAMS.join(", ")
+            );
+            Error::source("postgres", detail)
+        })
+    }
+
+    /// The first that has all of these programs; else what was found.
+    fn search(bin: Option<&Path>, environment: &Environment, major: u32, programs: &[&str]) -> Result<Self, String> {
         let mut found = Vec::new();
         for dir in places(bin, environment) {
             let Some(tools) = Self::in_dir(&dir) else { continue };
-            if tools.major >= server.max(MAJOR_MIN) && tools.major <= MAJOR_MAX {
+            let lacking: Vec<&str> = programs.iter().copied().filter(|program| !dir.join(program).exists()).collect();
+            if lacking.is_empty() && (major..=MAJOR_MAX).contains(&tools.major) {
                 return Ok(tools);
             }
-            found.push(format!("{} in {}", tools.version, tools.bin.display()));
+            let without = if lacking.is_empty() { String::new() } else { format!(" without {}", lacking.join(", ")) };
+            found.push(format!("{} in {}{without}", tools.version, tools.bin.display()));
         }
-        let seen = if found.is_empty() { "none was found".to_owned() } else { format!("found only {}", found.join(", ")) };
-        let place = if bin.is_some() { "give another directory with --pg-bin" } else { "install one, or name its directory with --pg-bin" };
-        let wanted = server.max(MAJOR_MIN);
-        let detail = format!(
-            "the server is PostgreSQL {server}, so pg_dump {wanted} to {MAJOR_MAX} is needed, but {seen}; {place} \
-             (Debian and Ubuntu: postgresql-client-{wanted})"
-        );
-        Err(Error::source("pg_dump", detail))
+        Err(if found.is_empty() { "none was found".to_owned() } else { format!("found only {}", found.join(", ")) })
     }
 
     fn in_dir(dir: &Path) -> Option<Self> {

@@ -226,6 +226,20 @@ impl Conninfo {
         Ok(Conninfo { targets, user, database, sslmode, tls, connect_timeout, options: get("options"), attributes })
     }
 
+    /// A server whose Unix socket is in this directory, and that asks for no password.
+    pub fn local(dir: &str, port: u16, user: &str, database: &str) -> Self {
+        Conninfo {
+            targets: vec![Target { host: dir.to_owned(), hostaddr: None, port, password: None }],
+            user: user.to_owned(),
+            database: database.to_owned(),
+            sslmode: SslMode::Disable,
+            tls: TlsFiles::default(),
+            connect_timeout: None,
+            options: None,
+            attributes: None,
+        }
+    }
+
     /// The same for another database of the server.
     pub fn with_database(&self, database: &str) -> Self {
         Conninfo { database: database.to_owned(), ..self.clone() }

@@ -1,0 +1,227 @@
+//! The drill of a PostgreSQL database: restored to a throw-away server, or beside other databases, compared with what was recorded at the capture, its indexes and
+//! tables looked through by PostgreSQL's own check (amcheck), and asked the user's assertions.
+
+mod checks;
+mod server;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+pub use server::Account;
+
+use self::server::ThrowAway;
+use super::report::{CheckReport, Outcome, Report, StreamReport};
+use super::{DrillOptions, millis};
+use crate::error::{Error, Result};
+use crate::format::snapshot::{SnapshotRecord, StreamEntry};
+use crate::id::SnapshotId;
+use crate::ops::export::{dump_kind, is_dump, table_infos};
+use crate::ops::place::Placement;
+use crate::ops::postgres::{Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, server_tools};
+use crate::ops::restore;
+use crate::progress::{Monitor, Silent};
+use crate::repo::Repository;
+use crate::source::Environment;
+use crate::source::postgres::Conninfo;
+
+/// The stream with the cluster's roles.
+const GLOBALS: &[u8] = b"globals.sql";
+/// Most bytes of it: some hundred thousand roles.
+const GLOBALS_LEN_MAX: u64 = 64 << 20;
+/// Failed statements that are told.
+const TOLD_MAX: usize = 10;
+
+/// Which server a PostgreSQL snapshot is restored to, and how.
+#[derive(Debug, Clone)]
+pub struct ServerStaging {
+    /// Which server.
+    pub place: ServerPlace,
+    /// What the programs inherit, and where they are looked for.
+    pub environment: Environment,
+    /// The directory with PostgreSQL's programs; `None`: they are looked for.
+    pub bin: Option<PathBuf>,
+    /// How many tables and indexes are loaded at once.
+    pub jobs: usize,
+}
+
+/// Where a PostgreSQL snapshot is restored to.
+#[derive(Debug, Clone)]
+pub enum ServerPlace {
+    /// A server that is made for the drill and removed at its end.
+    ThrowAway {
+        /// The directory below which it is.
+        above: PathBuf,
+        /// Who runs it, if that is not the user of this process. PostgreSQL refuses to run as root.
+        account: Option<Account>,
+    },
+    /// A server that is there: a database beside the others of it, dropped at the end.
+    Beside {
+        /// How to connect.
+        conninfo: Box<Conninfo>,
+        /// Where the dump becomes a file, if several jobs load it.
+        spool_dir: PathBuf,
+        /// Everything belongs to the role that connects.
+        no_owner: bool,
+        /// Leave grants and default privileges out.
+        no_privileges: bool,
+    },
+}
+
+/// What is drilled.
+struct Drill<'d> {
+    dump: Dump,
+    listing: &'d [StreamEntry],
+    options: &'d DrillOptions,
+    monitor: &'d dyn Monitor,
+}
+
+/// The databases of a snapshot that can be asked.
+pub(super) fn databases(listing: &[StreamEntry]) -> Vec<&StreamEntry> {
+    listing.iter().filter(|entry| is_dump(&entry.name)).collect()
+}
+
+/// Restores the snapshot's dump and checks what came back.
+pub(super) fn drill(
+    repo: &Repository,
+    (id, record): (&SnapshotId, &SnapshotRecord),
+    listing: &[StreamEntry],
+    staging: &ServerStaging,
+    options: &DrillOptions,
+    placement: &Placement<'_>,
+) -> Result<Report> {
+    let monitor = placement.monitor;
+    let drill = Drill { dump: Dump::of_snapshot(repo, record)?, listing, options, monitor };
+    let how = |conninfo: &Conninfo, bin: Option<PathBuf>, spool_dir: PathBuf, (no_owner, no_privileges): (bool, bool)| ServerOptions {
+        conninfo: conninfo.clone(),
+        environment: staging.environment.clone(),
+        bin,
+        name: None,
+        jobs: staging.jobs,
+        spool_dir,
+        timestamp: placement.timestamp.clone(),
+        disconnect: false,
+        no_owner,
+        no_privileges,
+        // They are directories of the machine that was dumped, and prove nothing.
+        no_tablespaces: true,
+        verify: true,
+    };
+    let began = Instant::now();
+    match &staging.place {
+        ServerPlace::Beside { conninfo, spool_dir, no_owner, no_privileges } => {
+            let report = Report::of(id, record, conninfo.label());
+            let how = how(conninfo, staging.bin.clone(), spool_dir.clone(), (*no_owner, *no_privileges));
+            drill.in_database(report, began, false, &how)
+        }
+        ServerPlace::ThrowAway { above, account } => {
+            let globals = read_globals(repo, record, listing)?;
+            let tools = server_tools(&drill.dump, staging.bin.as_deref(), &staging.environment)?;
+            let roles = globals.clone().unwrap_or_default();
+            let server = ThrowAway::start(&tools.bin, roles.superuser(), above, account.as_ref(), &staging.environment, monitor)?;
+            let mut report = Report::of(id, record, server.dir.to_string_lossy().into_owned());
+            report.push(roles_check(globals.is_some(), roles.make(&server.conninfo)?, monitor));
+            let how = how(&server.conninfo, Some(tools.bin), server.dir.clone(), (false, false));
+            let report = drill.in_database(report, began, true, &how);
+            server.end(monitor);
+            report
+        }
+    }
+}
+
+impl Drill<'_> {
+    /// Restores the dump to a server and checks what came back. That it cannot be restored is no failure here: it is what a drill is there to find out.
+    fn in_database(&self, mut report: Report, began: Instant, is_own: bool, how: &ServerOptions) -> Result<Report> {
+        let scratch = match Ready::new(&self.dump, is_own, how) {
+            Err(error) if !error.is_damage() => return Err(error),
+            Err(error) => Err(error.to_string()),
+            Ok(ready) => {
+                report.server = Some(ready.server());
+                found(ready.restore(&self.dump, self.monitor))?
+            }
+        };
+        report.restore_ms = millis(began.elapsed());
+        match scratch {
+            Err(error) => {
+                report.add(None, "restore", Err(error));
+                Ok(self.finished(report))
+            }
+            Ok(mut scratch) => {
+                report.add(None, "restore", Ok(restored(&scratch)));
+                let looked = self.look(report, &mut scratch, how);
+                if !is_own {
+                    scratch.remove(self.monitor);
+                }
+                looked
+            }
+        }
+    }
+
+    fn look(&self, mut report: Report, scratch: &mut Scratch, how: &ServerOptions) -> Result<Report> {
+        let began = Instant::now();
+        let name = Some(self.dump.name.as_str());
+        let found_out = found(scratch.compare(&self.dump, how, self.monitor))?;
+        let (rows, tables) = (scratch.restored.rows, scratch.restored.tables);
+        report.add(name, "content", found_out.map(|()| format!("{rows} rows in {tables} tables, with the content of the capture")));
+        self.monitor.phase("checking", None);
+        let checks = checks::run(scratch, &self.dump.name, &self.options.assertions, self.options.threads, self.monitor)?;
+        checks.into_iter().for_each(|check| report.push(check));
+        report.verify_ms = millis(began.elapsed());
+        Ok(self.finished(report))
+    }
+
+    fn finished(&self, mut report: Report) -> Report {
+        report.streams = self.listing.iter().map(|entry| self.stream(entry)).collect();
+        report.finish(self.options.started.elapsed(), self.options.rto);
+        report
+    }
+
+    fn stream(&self, entry: &StreamEntry) -> StreamReport {
+        let report = StreamReport::of(entry);
+        let kind = dump_kind(&entry.name).unwrap_or(report.kind);
+        let tables = if is_dump(&entry.name) { table_infos(&self.dump.evidence) } else { Vec::new() };
+        StreamReport { kind, tables, ..report }
+    }
+}
+
+fn restored(scratch: &Scratch) -> String {
+    let found = &scratch.restored;
+    let objects = if found.large_objects > 0 { format!(", {} large objects", found.large_objects) } else { String::new() };
+    format!("{} tables, {} rows{objects}", found.tables, found.rows)
+}
+
+/// What a drill finds out is no failure of the drill.
+fn found<T>(outcome: Result<T>) -> Result<Result<T, String>> {
+    match outcome {
+        Ok(value) => Ok(Ok(value)),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
+fn read_globals(repo: &Repository, record: &SnapshotRecord, listing: &[StreamEntry]) -> Result<Option<Globals>> {
+    let Some(entry) = listing.iter().find(|entry| entry.name == GLOBALS) else { return Ok(None) };
+    if entry.root.len > GLOBALS_LEN_MAX {
+        return Err(Error::InvalidArgument(format!("globals.sql has {} bytes, which is more than a drill takes", entry.root.len)));
+    }
+    let mut text = Vec::new();
+    restore::dump(repo, record, GLOBALS, &mut text, &Silent)?;
+    Ok(Some(Globals::of(&String::from_utf8_lossy(&text))))
+}
+
+/// That a role is missing fails the drill, as everything that belongs to it cannot be restored on a new server. What else of a role is refused is told.
+fn roles_check(is_there: bool, roles: MadeRoles, monitor: &dyn Monitor) -> CheckReport {
+    let check = |outcome| CheckReport::of(Some("globals.sql"), "roles", outcome);
+    if !is_there {
+        return CheckReport { outcome: Outcome::Skipped, ..check(Ok("the snapshot has no globals.sql".to_owned())) };
+    }
+    let MadeRoles { made, missing, refused } = roles;
+    for text in &refused {
+        monitor.warn(&format!("globals.sql: {text}"));
+    }
+    let some = |all: &[String]| all.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join("; ");
+    let refused = if refused.is_empty() { String::new() } else { format!("; refused: {}", some(&refused)) };
+    check(match missing.is_empty() {
+        true => Ok(format!("{made} roles made{refused}")),
+        false => Err(format!("roles that cannot be made: {}{refused}", some(&missing))),
+    })
+}

@@ -1,0 +1,122 @@
+//! A database that is restored only to be looked at.
+
+use std::path::Path;
+
+use super::admin::Admin;
+use super::preflight::{dumped_major, is_wanted, reader_major};
+use super::{Dump, RestoredDatabase, ServerOptions, TEMPLATES, preflight, restore, sql, suffixed, verify};
+use crate::error::{Error, Result};
+use crate::progress::Monitor;
+use crate::source::Environment;
+use crate::source::postgres::archive::Archive;
+use crate::source::postgres::{Conninfo, Tools};
+
+/// Random digits in the name of a scratch database, as two drills may begin in one second.
+const DIGITS: usize = 4;
+
+/// The programs of a throw-away server that can take this dump, of all that are installed.
+///
+/// # Errors
+/// [`Error::Source`] if there are none; else as reading the dump.
+pub(in crate::ops) fn server_tools(dump: &Dump, bin: Option<&Path>, environment: &Environment) -> Result<Tools> {
+    let head = dump.head(&is_wanted)?;
+    Tools::find_server(bin, environment, dumped_major(&head).max(reader_major(&head)))
+}
+
+/// A server that has answered, and what can restore a dump into it.
+pub(in crate::ops) struct Ready {
+    admin: Admin,
+    head: Archive,
+    tools: Tools,
+    name: String,
+    options: ServerOptions,
+}
+
+/// A database that is there until [`Scratch::remove`].
+pub(in crate::ops) struct Scratch {
+    admin: Admin,
+    head: Archive,
+    tools: Tools,
+    name: String,
+    /// How to connect to it.
+    pub(in crate::ops) conninfo: Conninfo,
+    /// What was restored.
+    pub(in crate::ops) restored: RestoredDatabase,
+}
+
+impl Ready {
+    /// Connects, and finds programs that fit. On a server that `is_own` the database gets the name of the dumped one, else a name of its own, beside the server's
+    /// other databases.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if there is no connection or there are no programs; else as reading the dump.
+    pub(in crate::ops) fn new(dump: &Dump, is_own: bool, options: &ServerOptions) -> Result<Self> {
+        let head = dump.head(&is_wanted)?;
+        let name = match is_own && !TEMPLATES.contains(&head.database.as_str()) {
+            true => head.database.clone(),
+            false => scratch_name(&head.database, &options.timestamp)?,
+        };
+        let admin = Admin::open(&options.conninfo, &name)?;
+        let tools = preflight::tools(options, &head, admin.connection.version)?;
+        let target = (!is_own || name != head.database).then(|| name.clone());
+        let options = ServerOptions { name: target, verify: false, disconnect: is_own, ..options.clone() };
+        Ok(Ready { admin, head, tools, name, options })
+    }
+
+    /// The server's version, for people.
+    pub(in crate::ops) fn server(&self) -> String {
+        let version = self.admin.connection.version;
+        format!("PostgreSQL {}.{}", version / 10_000, version % 10_000)
+    }
+
+    /// Restores the dump. It is not yet compared with what came back.
+    ///
+    /// # Errors
+    /// As [`restore`]; then nothing of it is left.
+    pub(in crate::ops) fn restore(self, dump: &Dump, monitor: &dyn Monitor) -> Result<Scratch> {
+        let Ready { admin, head, tools, name, options } = self;
+        let restored = restore(dump, &options, monitor)?;
+        let mut conninfo = admin.connection.conninfo.with_database(&name);
+        // What is done in it must not depend on its own setting.
+        conninfo.options = Some(format!("{} -c default_transaction_read_only=off", conninfo.options.unwrap_or_default()));
+        Ok(Scratch { admin, head, tools, name, conninfo, restored })
+    }
+}
+
+impl Scratch {
+    /// Dumps it and compares rows and their sums with the dump that it was made of.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] naming the tables that differ.
+    pub(in crate::ops) fn compare(&self, dump: &Dump, options: &ServerOptions, monitor: &dyn Monitor) -> Result<()> {
+        let compared = verify::verify(dump, &self.head, &self.conninfo, &self.tools, options, monitor)?;
+        compared.warnings.iter().for_each(|warning| monitor.warn(warning));
+        Ok(())
+    }
+
+    /// Ends whoever works in it.
+    pub(in crate::ops) fn end_sessions(&mut self) {
+        // Called again and again until they are gone: what fails now is tried again.
+        let _ = self.admin.end_sessions(&self.name);
+    }
+
+    /// Drops it.
+    pub(in crate::ops) fn remove(mut self, monitor: &dyn Monitor) {
+        let name = sql::quote(&self.name);
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        let removed = self.admin.refresh().and_then(|()| {
+            // Templates are not dropped, and the dumped database may have been one.
+            self.admin.run(&self.name, "cannot be dropped", &format!("ALTER DATABASE {name} IS_TEMPLATE false"))?;
+            self.admin.run(&self.name, "cannot be dropped", &drop)
+        });
+        if let Err(error) = removed {
+            monitor.warn(&format!("the scratch database is left and has to be dropped by hand: {drop}; ({error})"));
+        }
+    }
+}
+
+fn scratch_name(dumped: &str, timestamp: &str) -> Result<String> {
+    let mut random = [0; DIGITS / 2];
+    getrandom::fill(&mut random).map_err(|e| Error::destination(dumped, format!("no randomness for a name: {e}")))?;
+    Ok(suffixed(dumped, "_drill_", &format!("{timestamp}{}", crate::id::to_hex(&random))))
+}
