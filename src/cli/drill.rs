@@ -18,7 +18,7 @@ use icecore::ops::place::Placement;
 use icecore::progress::Monitor;
 use icecore::repo::{Reader, Repository};
 use icecore::source::postgres::Conninfo;
-use icecore::source::postgres::streams::dumped_database;
+use icecore::source::postgres::streams::{dumped_database, is_dump};
 use serde::Serialize;
 
 use super::args::FilterArgs;
@@ -247,7 +247,7 @@ impl DrillArgs {
 fn assertion(text: &OsString, names: &[&[u8]]) -> Result<NamedAssertion, Failure> {
     let bytes = text.as_bytes();
     let after = |name: &[u8]| bytes.strip_prefix(name)?.strip_prefix(b":");
-    let sql = |name: &[u8]| after(name).or_else(|| after(dumped_database(name)?));
+    let sql = |name: &[u8]| after(name).or_else(|| after(dumped_database(name).filter(|_| is_dump(name))?));
     let named = names.iter().filter_map(|name| Some((*name, sql(name)?))).max_by_key(|(name, _)| name.len());
     let (stream, sql) = named.map_or((None, bytes), |(name, sql)| (Some(name.to_vec()), sql));
     let sql = std::str::from_utf8(sql).map_err(|_| Failure::usage("an assertion is not UTF-8"))?.to_owned();

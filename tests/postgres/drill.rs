@@ -88,6 +88,23 @@ fn filled(server: &'static Server) -> (Place, Database) {
     (place, database)
 }
 
+#[test]
+fn a_dump_that_is_a_directory_is_drilled() {
+    let (place, database) = filled(server(VERSIONS[0]));
+    assert_eq!(crate::parallel::parallel(&place, &database, &[]).code, Some(0));
+    let sql = format!("{}:SELECT count(*) = 5000 FROM t", database.name);
+    let run = drill(&place, VERSIONS[0], &["--check-sql", &sql]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let report = run.json();
+    assert_eq!((outcome(&report, "content"), outcome(&report, "sql")), ("passed".to_owned(), "passed".to_owned()));
+    let streams = report["drills"][0]["streams"].as_array().unwrap();
+    let contents: Vec<&Value> = streams.iter().filter(|stream| stream["tables"].is_array()).collect();
+    assert_eq!(contents.len(), 1, "{report}");
+    assert_eq!((&contents[0]["kind"], &contents[0]["name"]), (&"pgdir".into(), &format!("{}.pgdir/toc.dat", database.name).into()));
+    let bad_sql = format!("{}:SELECT count(*) = 4 FROM t", database.name);
+    bad(drill(&place, VERSIONS[0], &["--check-sql", &bad_sql]), &["which is not true"]);
+}
+
 fn is_marked(place: &Place) -> bool {
     place.json(["show", "latest"])["snapshot"]["checked"]["whole"] == true
 }

@@ -17,7 +17,7 @@ pub use manifest::{
     FileInfo, FlagInfo, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME, MANIFEST_SCHEMA, Manifest, NameInfo, SourceInfo, SqliteInfo,
     TableInfo,
 };
-pub(in crate::ops) use servers::{dump_kind, is_dump, table_infos};
+pub(in crate::ops) use servers::{dump_kind, table_infos};
 pub use sums::{CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, FileHash};
 
 use self::swap::{Place, Staging};

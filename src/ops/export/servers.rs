@@ -5,8 +5,7 @@ use crate::error::Result;
 use crate::format::snapshot::{SnapshotRecord, SourceKind, StreamEntry};
 use crate::ops::postgres::read_tables;
 use crate::repo::Repository;
-use crate::source::postgres::archive::directory::TOC;
-use crate::source::postgres::streams::{ARCHIVE_SUFFIX, split_directory};
+use crate::source::postgres::streams::{ARCHIVE_SUFFIX, is_dump, split_directory};
 use crate::source::postgres::tables::{self, Tables};
 
 /// What `kind` says of a dump.
@@ -39,11 +38,6 @@ pub(super) fn describe(manifest: &mut Manifest, held: Option<Tables>) {
 pub(in crate::ops) fn table_infos(held: &Tables) -> Vec<TableInfo> {
     let tables = held.blocks.iter().filter(|block| block.kind == TABLE_DATA);
     tables.map(|block| TableInfo { name: NameInfo::of(block.name.as_bytes()), rows: block.rows, content: block.sum.to_string() }).collect()
-}
-
-/// Whether a stream of a PostgreSQL snapshot is its dump, or the table of contents of one that is a directory.
-pub(in crate::ops) fn is_dump(name: &[u8]) -> bool {
-    name.ends_with(ARCHIVE_SUFFIX.as_bytes()) || split_directory(name).is_some_and(|(_, file)| file == TOC.as_bytes())
 }
 
 /// What `kind` says of a stream of a PostgreSQL snapshot, if it belongs to its dump.

@@ -1,5 +1,7 @@
 //! Names of the streams of a dump.
 
+use super::archive::directory::TOC;
+
 /// What the name of a dump ends with that is an archive.
 pub const ARCHIVE_SUFFIX: &str = ".pgdump";
 /// What stands in the names of the files of a dump that is a directory, after the database's name.
@@ -9,6 +11,11 @@ pub const DIRECTORY_INFIX: &str = ".pgdir/";
 pub fn dumped_database(name: &[u8]) -> Option<&[u8]> {
     let archived = name.strip_suffix(ARCHIVE_SUFFIX.as_bytes());
     archived.or_else(|| split_directory(name).map(|(database, _)| database))
+}
+
+/// Whether this is a dump, or the table of contents of one that is a directory: there is one in each snapshot of a database.
+pub fn is_dump(name: &[u8]) -> bool {
+    name.ends_with(ARCHIVE_SUFFIX.as_bytes()) || split_directory(name).is_some_and(|(_, file)| file == TOC.as_bytes())
 }
 
 /// The database's part and the file's, if it belongs to a dump that is a directory.

@@ -15,7 +15,7 @@ use super::{DrillOptions, millis};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{SnapshotRecord, StreamEntry};
 use crate::id::SnapshotId;
-use crate::ops::export::{dump_kind, is_dump, table_infos};
+use crate::ops::export::{dump_kind, table_infos};
 use crate::ops::place::Placement;
 use crate::ops::postgres::{Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, server_tools};
 use crate::ops::restore;
@@ -23,6 +23,7 @@ use crate::progress::{Monitor, Silent};
 use crate::repo::Repository;
 use crate::source::Environment;
 use crate::source::postgres::Conninfo;
+use crate::source::postgres::streams::is_dump;
 
 /// The stream with the cluster's roles.
 const GLOBALS: &[u8] = b"globals.sql";
