@@ -15,6 +15,8 @@ mod pipes;
 mod places;
 mod recipes;
 mod repair;
+#[path = "../support/run.rs"]
+mod run;
 mod select;
 mod signals;
 mod stats;

@@ -2,20 +2,16 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use rusqlite::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::run::Run;
+
 pub struct Place {
     dir: TempDir,
-}
-
-pub struct Run {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
 }
 
 impl Place {
@@ -86,15 +82,6 @@ impl Place {
     pub fn stored(&self, directory: &str) -> Vec<PathBuf> {
         let files = walkdir::WalkDir::new(self.path(".icecore").join(directory)).into_iter();
         files.map(|entry| entry.unwrap()).filter(|entry| entry.file_type().is_file()).map(|entry| entry.into_path()).collect()
-    }
-}
-
-impl From<Output> for Run {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let run = Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
-        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
-        run
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod drill;
 mod postgres;
+#[path = "../support/run.rs"]
+mod run;
 #[path = "../postgres/server.rs"]
 #[allow(dead_code)]
 mod server;

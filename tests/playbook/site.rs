@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use rusqlite::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub use crate::run::Run;
 
 pub const BACKUP: &str =
     "bash scripts/backup_sqlite.sh --memory-db .data/brainstem.db --registry-db .data/model_registry.db --out-dir backups/sqlite/latest";
@@ -23,12 +25,6 @@ pub fn restore_postgres(dsn: &str) -> String {
 
 pub struct Site {
     dir: TempDir,
-}
-
-pub struct Run {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
 }
 
 impl Site {
@@ -120,15 +116,6 @@ impl Site {
         let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
-    }
-}
-
-impl From<Output> for Run {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let run = Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
-        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
-        run
     }
 }
 

@@ -11,6 +11,8 @@ mod parallel;
 mod parallel_failures;
 mod restore;
 mod restore_failures;
+#[path = "../support/run.rs"]
+mod run;
 mod server;
 #[path = "../cli/support.rs"]
 #[allow(dead_code)]
