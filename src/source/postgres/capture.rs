@@ -111,8 +111,7 @@ impl<'a> PostgresCapture<'a> {
     /// Dumps into a directory. This comes before everything else, as it can be interrupted here.
     fn dump_directory(&mut self, monitor: &dyn Monitor) -> Result<()> {
         let options = &self.source.options;
-        let mut command = self.dump_command(&[]);
-        command.args(options.exclude_table_data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
+        let command = self.data_command(&[]);
         let place = (options.jobs, options.spool_dir.as_path());
         let dumped = Directory::dump(command, place, &options.conninfo.database, options.on_table.clone(), monitor);
         let (directory, messages) = dumped.map_err(|error| self.advise("pg_dump", error))?;
@@ -128,6 +127,13 @@ impl<'a> PostgresCapture<'a> {
         let mut command = self.source.tools.command("pg_dump", &options.environment, &options.conninfo);
         command.args(arguments).arg("--no-password").arg(format!("--snapshot={}", self.snapshot)).arg(self.lock_wait());
         command.args(options.exclude_tables.iter().map(|pattern| format!("--exclude-table={pattern}")));
+        command
+    }
+
+    /// The same for a dump with data.
+    fn data_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.dump_command(arguments);
+        command.args(self.source.options.exclude_table_data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
         command
     }
 
@@ -157,9 +163,7 @@ impl<'a> PostgresCapture<'a> {
                 start("globals.sql", "pg_dumpall", command, |output| text(output, END_OF_CLUSTER_DUMP))?
             }
             Step::Dump => {
-                let mut command = self.dump_command(&["-Fc", "-Z0"]);
-                let excluded = self.source.options.exclude_table_data.iter();
-                command.args(excluded.map(|pattern| format!("--exclude-table-data={pattern}")));
+                let command = self.data_command(&["-Fc", "-Z0"]);
                 let name = format!("{}{ARCHIVE_SUFFIX}", stream_name(&self.source.options.conninfo.database));
                 let on_table = self.source.options.on_table.clone();
                 let watch = move |output: &mut Tee| Seen::Archive(archive::read(output, |entry| on_table(&entry.full_name())));
@@ -169,7 +173,15 @@ impl<'a> PostgresCapture<'a> {
                 let command = self.dump_command(&["--schema-only"]);
                 start("schema.sql", "pg_dump", command, |output| text(output, END_OF_DUMP))?
             }
-            Step::Files | Step::Tables => {
+            Step::Files => match self.next_file()? {
+                Some(stream) => {
+                    // There may be more.
+                    self.steps.push_front(step);
+                    Started { stream, running: None }
+                }
+                None => return self.start_next(),
+            },
+            Step::Tables => {
                 let body = Body::Bytes(Box::new(Cursor::new(self.tables.encode().into_bytes())));
                 Started { stream: stream(tables::STREAM, body), running: None }
             }
@@ -256,17 +268,11 @@ impl Capture for PostgresCapture<'_> {
 
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
         self.end_program()?;
-        if self.ahead.is_none() && self.steps.front() == Some(&Step::Files) {
-            match self.next_file()? {
-                Some(file) => return Ok(Some(file)),
-                None => self.steps.pop_front(),
-            };
-        }
         let next = match self.ahead.take() {
             Some(started) => Some(started),
             None => self.start_next()?,
         };
-        // What the tables hold is known when the dump has ended.
+        // Files come when all programs have ended, and what the tables hold is known when the dump has.
         let is_program = matches!(self.steps.front(), Some(Step::Globals | Step::Dump | Step::Schema));
         self.ahead = if is_program { self.start_next()? } else { None };
         Ok(next.map(|started| {
