@@ -20,6 +20,7 @@ pub mod backend;
 pub mod chunker;
 pub mod codec;
 pub mod crypto;
+mod dirlock;
 pub mod error;
 pub mod format;
 pub mod id;

@@ -2,16 +2,17 @@
 //! middle of a write), one of its own. So nobody waits for it, and what it costs is reading the tables of all packs once more. A catalog
 //! that is found damaged, or whose file is removed, is replaced in the middle of the work.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::catalog::Catalog;
 use super::locate::Tables;
 use super::random_salt;
+use crate::dirlock::DirLock;
 use crate::error::{Error, Result};
 use crate::id::{RepositoryId, to_hex};
 
@@ -69,7 +70,7 @@ impl LocalCatalog {
 /// A directory that is locked as long as its process lives, and removed with it or by the next one that makes such a directory.
 struct PrivateDir {
     path: PathBuf,
-    _locked: File,
+    _lock: DirLock,
 }
 
 impl PrivateDir {
@@ -80,8 +81,8 @@ impl PrivateDir {
             let random = random_salt().map_err(io::Error::other)?;
             let path = parent.join(format!("{PREFIX}{}", to_hex(random.get(..8).unwrap_or_default())));
             DirBuilder::new().mode(0o700).create(&path)?;
-            if let Some(locked) = lock(&path)? {
-                return Ok(PrivateDir { path, _locked: locked });
+            if let Some(lock) = DirLock::try_new(&path)? {
+                return Ok(PrivateDir { path, _lock: lock });
             }
         }
         Err(io::Error::other("it is removed over and over by other processes"))
@@ -95,27 +96,15 @@ impl Drop for PrivateDir {
     }
 }
 
-/// Locks a directory; `None` if another process has it, or has just removed it.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let locked = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    match locked.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(e)) => return Err(e),
-    }
-    let same = fs::symlink_metadata(path).is_ok_and(|found| locked.metadata().is_ok_and(|own| own.ino() == found.ino()));
-    Ok(same.then_some(locked))
-}
-
 /// Removes the directories of processes that were killed. A suspended one keeps its lock.
 fn remove_abandoned(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        if ours && let Ok(Some(_locked)) = lock(&entry.path()) {
+        if ours
+            && let Ok(Some(lock)) = DirLock::try_new(&entry.path())
+            && lock.is_exclusive()
+        {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

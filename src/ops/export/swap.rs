@@ -6,18 +6,18 @@
 //! Where the file system cannot exchange names the old one is renamed away first: between the two renames NAME is absent.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use walkdir::WalkDir;
 
 use super::manifest::{Found, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME};
 use super::sums::CHECKSUMS_NAME;
 use crate::backend::disk::Disk;
+use crate::dirlock::DirLock;
 use crate::error::{Error, Result};
 use crate::id::to_hex;
 use crate::progress::Monitor;
@@ -36,13 +36,13 @@ pub(in crate::ops) struct Place {
     above: PathBuf,
     name: OsString,
     /// The directory that is there, locked, so that of two exports to one place the second waits for another time.
-    old: Option<File>,
+    old: Option<DirLock>,
 }
 
 /// The new directory on its way; removed when dropped before it has its name.
 pub(in crate::ops) struct Staging {
     pub(in crate::ops) path: PathBuf,
-    _lock: File,
+    _lock: DirLock,
     placed: bool,
 }
 
@@ -67,17 +67,6 @@ fn random_digits(path: &Path) -> Result<String> {
     Ok(to_hex(&random))
 }
 
-/// Locks a directory; `None` if somebody else has it locked.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let dir = File::open(path)?;
-    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(dir)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        // A file system without such locks.
-        Err(_) => Ok(Some(dir)),
-    }
-}
-
 impl Place {
     /// Looks at the place. The directory above it is made if it is not there.
     ///
@@ -96,7 +85,7 @@ impl Place {
             if !found.is_dir() {
                 return Err(Error::destination(&place.path, "is no directory; name the directory that the files go to"));
             }
-            let locked = lock(&place.path).map_err(|e| failed(&place.path, "look at this directory", e))?;
+            let locked = DirLock::try_new(&place.path).map_err(|e| failed(&place.path, "look at this directory", e))?;
             let busy = || Error::Busy { path: place.path.clone(), detail: "another export is at work there; try again later".to_owned() };
             place.old = Some(locked.ok_or_else(busy)?);
         }
@@ -148,7 +137,7 @@ impl Place {
         let path = self.above.join(name);
         let made = fs::DirBuilder::new().create(&path).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)));
         made.map_err(|e| failed(&self.path, "make a directory beside it", e))?;
-        let locked = lock(&path).and_then(|lock| lock.ok_or_else(|| io::Error::other("somebody has locked it")));
+        let locked = DirLock::try_new(&path).and_then(|lock| lock.ok_or_else(|| io::Error::other("somebody has locked it")));
         match locked {
             Ok(lock) => Ok(Staging { path, _lock: lock, placed: false }),
             Err(e) => {
@@ -172,7 +161,10 @@ impl Place {
             let name = entry.file_name();
             let digits = name.as_bytes().strip_prefix(hidden.as_bytes()).unwrap_or_default();
             let is_leftover = digits.len() == HIDDEN_DIGITS && digits.iter().all(u8::is_ascii_hexdigit);
-            if is_leftover && let Ok(Some(_lock)) = lock(&entry.path()) {
+            if is_leftover
+                && let Ok(Some(lock)) = DirLock::try_new(&entry.path())
+                && lock.is_exclusive()
+            {
                 match fs::remove_dir_all(entry.path()) {
                     Ok(()) => monitor.warn(&format!("removed {}, which an interrupted export had left", entry.path().display())),
                     Err(e) => {
