@@ -10,7 +10,7 @@ else
     if [ ! -x "$icecore" ]; then
         command -v cargo >/dev/null || { echo "error: icecore is not installed, and there is no cargo to build it" >&2; exit 1; }
         echo "icecore is not installed: building it (some minutes, once)" >&2
-        cargo build --release --locked --quiet --manifest-path "$scripts/../Cargo.toml" --bin icecore >&2
+        cargo build --release --locked --quiet --manifest-path "$scripts/../Cargo.toml" --target-dir "$scripts/../target" --bin icecore >&2
     fi
 fi
 

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 given=${1:-}
 [ -z "$given" ] || given=$(realpath "$given")
 
-cargo build --release --locked --quiet --bin icecore --example demo_store
+cargo build --release --locked --quiet --target-dir target --bin icecore --example demo_store
 icecore=$PWD/target/release/icecore
 demo=$PWD/target/release/examples/demo_store
 dir=$(mktemp -d)

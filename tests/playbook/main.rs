@@ -6,6 +6,8 @@ mod drill;
 mod postgres;
 #[path = "../support/run.rs"]
 mod run;
+#[path = "../support/script.rs"]
+mod script;
 #[path = "../postgres/server.rs"]
 #[allow(dead_code)]
 mod server;

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rusqlite::Connection;
 
+use crate::script::write_script;
 use crate::site::{BACKUP, RESTORE, Run, Site};
 
 const LATEST: &str = "backups/sqlite/latest";
@@ -166,9 +167,9 @@ fn the_smoke_test_in_python_passes_and_notices_a_wrong_restore() {
     assert_eq!((report["passed"].as_bool(), report["checks"].as_array().map(Vec::len)), (Some(true), Some(4)));
     assert_eq!(site.names(".data/restore-verify"), ["verification.json"]);
     // A program that restores something else.
-    let script = "#!/bin/bash\nicecore=$REAL\n[ \"$1\" != restore ] || { sqlite_file=${@: -2:1}; \"$REAL\" \"$@\" && python3 - \"${sqlite_file#*=}\" <<'P'\nimport sqlite3,sys\nc=sqlite3.connect(sys.argv[1]); c.execute(\"delete from recall where rowid=7\"); c.commit()\nP\nexit; }\nexec \"$REAL\" \"$@\"\n";
-    std::fs::write(site.path("liar"), script).unwrap();
-    let run = site.sh("chmod +x liar; REAL=$ICECORE_BIN ICECORE_BIN=$PWD/liar python3 scripts/verify_sqlite_restore.py");
+    let script = "icecore=$REAL\n[ \"$1\" != restore ] || { sqlite_file=${@: -2:1}; \"$REAL\" \"$@\" && python3 - \"${sqlite_file#*=}\" <<'P'\nimport sqlite3,sys\nc=sqlite3.connect(sys.argv[1]); c.execute(\"delete from recall where rowid=7\"); c.commit()\nP\nexit; }\nexec \"$REAL\" \"$@\"";
+    write_script(&site.path("liar"), script);
+    let run = site.sh("REAL=$ICECORE_BIN ICECORE_BIN=$PWD/liar python3 scripts/verify_sqlite_restore.py");
     assert_eq!(run.code, Some(1), "{}{}", run.stdout, run.stderr);
     assert_eq!(site.json(".data/restore-verify/verification.json")["passed"].as_bool(), Some(false));
 }

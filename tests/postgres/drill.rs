@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::restore::{family, plain, saved};
+use crate::script::write_script;
 use crate::server::{Database, Server, VERSIONS, on_every_version, server};
 use crate::support::{Place, Run};
 
@@ -222,9 +223,7 @@ fn programs(server: &Server, other: &str, more: &str) -> Staging {
     for program in ["psql", "pg_dump", "pg_dumpall", "pg_restore", "initdb", "postgres"] {
         let real = server.bin.join(program).display().to_string();
         let line = if program == other { format!("{real} \"$@\" {more}") } else { format!("exec {real} \"$@\"") };
-        let path = bin.0.path().join(program);
-        std::fs::write(&path, format!("#!/bin/bash\nset -o pipefail\n{line}\n")).unwrap();
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_script(&bin.0.path().join(program), &format!("set -o pipefail\n{line}"));
     }
     bin
 }

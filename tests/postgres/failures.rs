@@ -1,11 +1,11 @@
 //! What goes wrong leaves no snapshot that counts.
 
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::capture::{backup, command, encrypted};
+use crate::script::write_script;
 use crate::server::{Database, Server, on_every_version, server};
 use crate::support::{Place, Run};
 
@@ -22,19 +22,15 @@ fn programs(place: &Place, server: &Server, script: &str) -> PathBuf {
     std::fs::create_dir(&dir).unwrap();
     for program in ["psql", "pg_dumpall"] {
         // The wheel's programs find their libraries beside themselves, so links would not do.
-        let text = format!("#!/bin/bash\nexec {} \"$@\"\n", server.bin.join(program).display());
-        std::fs::write(dir.join(program), text).unwrap();
+        write_script(&dir.join(program), &format!("exec {} \"$@\"", server.bin.join(program).display()));
     }
     let real = server.bin.join("pg_dump");
     let text = format!(
-        "#!/bin/bash\nset -o pipefail\nreal={}\ncase \"$1\" in --version|--schema-only) exec $real \"$@\";; esac\ncd {}\n{script}\n",
+        "set -o pipefail\nreal={}\ncase \"$1\" in --version|--schema-only) exec $real \"$@\";; esac\ncd {}\n{script}",
         real.display(),
         place.path("").display()
     );
-    std::fs::write(dir.join("pg_dump"), text).unwrap();
-    for program in ["psql", "pg_dumpall", "pg_dump"] {
-        std::fs::set_permissions(dir.join(program), std::fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    write_script(&dir.join("pg_dump"), &text);
     dir
 }
 

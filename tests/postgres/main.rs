@@ -13,6 +13,8 @@ mod restore;
 mod restore_failures;
 #[path = "../support/run.rs"]
 mod run;
+#[path = "../support/script.rs"]
+mod script;
 mod server;
 #[path = "../cli/support.rs"]
 #[allow(dead_code)]

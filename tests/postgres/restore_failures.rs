@@ -1,7 +1,6 @@
 //! A restore that fails leaves the old database as it was, and nothing half-made that is not named.
 
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use icecore::ops::postgres;
@@ -10,6 +9,7 @@ use icecore::source::Environment;
 use icecore::source::postgres::Conninfo;
 
 use crate::restore::{command, family, good, plain, restore, saved};
+use crate::script::write_script;
 use crate::server::{Database, Server, on_every_version, server};
 use crate::support::{Place, Run};
 
@@ -38,11 +38,10 @@ fn with_script(place: &Place, database: &Database, script: &str, args: &[&str]) 
         let real = database.server.bin.join(program);
         // The wheel's programs find their libraries beside themselves, so links would not do.
         let text = match program {
-            "pg_restore" => format!("#!/bin/bash\nset -o pipefail\nreal={}\ncd {}\n{script}\n", real.display(), place.path("").display()),
-            _ => format!("#!/bin/bash\nexec {} \"$@\"\n", real.display()),
+            "pg_restore" => format!("set -o pipefail\nreal={}\ncd {}\n{script}", real.display(), place.path("").display()),
+            _ => format!("exec {} \"$@\"", real.display()),
         };
-        std::fs::write(dir.join(program), text).unwrap();
-        std::fs::set_permissions(dir.join(program), std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&dir.join(program), &text);
     }
     let mut command = place.command();
     command.args(["--json", "restore", "latest", "--dsn", &database.dsn(), "--pg-bin"]).arg(dir).args(args);

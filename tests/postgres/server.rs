@@ -69,6 +69,14 @@ pub fn must(output: Output, what: &str) {
     assert!(output.status.success(), "{what}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
 }
 
+/// A port that nobody listens on, below those that the kernel gives to connections (32768 and more on Linux), which come at any time.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let candidates = std::iter::from_fn(|| Some(NEXT.fetch_add(1, Ordering::Relaxed)));
+    let mut ports = candidates.map(|number| 15_000 + ((std::process::id() + number) % 15_000) as u16);
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
 impl Server {
     /// A server that no other test uses, for tests that stop it.
     pub fn start(version: u32) -> Server {
@@ -88,11 +96,7 @@ impl Server {
         init.arg("-D").arg(&data).args(["-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]);
         must(init.env("TZ", "UTC").current_dir(&dir).output().unwrap(), "initdb");
         prepare(&data);
-        // Where only a socket in its own directory is listened on, any number does.
-        let port = match listen {
-            "" => 40_000 + (std::process::id() % 20_000) as u16 + version as u16,
-            _ => std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
-        };
+        let port = free_port();
         let server = Server { version, _watch: watch(&bin, &dir), bin, dir, port, listen };
         server.control("start");
         server

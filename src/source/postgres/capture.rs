@@ -251,6 +251,8 @@ impl<'a> PostgresCapture<'a> {
             "; a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
         } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") || text.contains("could not obtain lock") {
             "; a table is locked by somebody: try later, or wait longer with --lock-wait-timeout"
+        } else if text.contains("invalid snapshot identifier") {
+            "; icecore's own transaction, which held the snapshot, has ended: its connection was lost"
         } else {
             ""
         };
