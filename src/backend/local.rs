@@ -178,7 +178,8 @@ impl LocalBackend {
         }
     }
 
-    fn write_file(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> io::Result<()> {
+    /// Writes an object whose entry in this directory, which is given back, is not on disk yet.
+    fn place(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> io::Result<PathBuf> {
         let path = self.path_of(key);
         if mode == WriteMode::CreateNew && exists(&path)? {
             return Err(ErrorKind::AlreadyExists.into());
@@ -195,7 +196,21 @@ impl LocalBackend {
             // The first failure is the one to report; what cannot be removed is garbage without a name of its own.
             let _ = self.disk.remove_file(&temporary);
         }
-        placed.and_then(|()| self.disk.sync_dir(&directory))
+        placed.map(|()| directory)
+    }
+
+    /// Makes sure that the entries of these directories are on disk, each once.
+    fn sync_directories(&self, mut directories: Vec<PathBuf>) -> Result<()> {
+        directories.sort_unstable();
+        directories.dedup();
+        for directory in &directories {
+            match self.disk.sync_dir(directory) {
+                // Then its objects are not there either, and there is nothing to sync.
+                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
+                synced => synced.map_err(failed("sync", directory))?,
+            }
+        }
+        Ok(())
     }
 
     /// The objects of a kind that lies in directories of its own below that of the kind.
@@ -279,37 +294,41 @@ impl Backend for LocalBackend {
 
     /// An error after the object got its name (the last fsync failed) leaves it there, whole, perhaps not durable.
     fn write(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> Result<()> {
-        self.write_file(key, parts, mode).map_err(failed("write", &self.path_of(key)))
+        let placed = self.place(key, parts, mode);
+        placed.and_then(|directory| self.disk.sync_dir(&directory)).map_err(failed("write", &self.path_of(key)))
     }
 
-    fn delete(&self, key: &ObjectKey) -> Result<()> {
-        let path = self.path_of(key);
-        match self.disk.remove_file(&path) {
-            Err(cause) if cause.kind() != ErrorKind::NotFound => return Err(failed("delete", &path)(cause)),
-            _ => {}
+    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>> {
+        let mut stored = Vec::with_capacity(objects.len());
+        for (key, bytes) in objects {
+            match self.place(key, &[bytes], mode) {
+                Ok(_) => stored.push(true),
+                Err(cause) if cause.kind() == ErrorKind::AlreadyExists => stored.push(false),
+                Err(cause) => return Err(failed("write", &self.path_of(key))(cause)),
+            }
         }
-        // Also when it was gone: whoever removed it may not have come as far as this.
-        let directory = self.directory_of(key);
-        match self.disk.sync_dir(&directory) {
-            Err(cause) if cause.kind() != ErrorKind::NotFound => Err(failed("sync", &directory)(cause)),
-            _ => Ok(()),
+        // Also of those that were there: whoever wrote them may not have come as far as this.
+        self.sync_directories(objects.iter().map(|(key, _)| self.directory_of(key)).collect())?;
+        Ok(stored)
+    }
+
+    fn delete(&self, keys: &[ObjectKey]) -> Result<()> {
+        for key in keys {
+            let path = self.path_of(key);
+            match self.disk.remove_file(&path) {
+                Err(cause) if cause.kind() != ErrorKind::NotFound => return Err(failed("delete", &path)(cause)),
+                _ => {}
+            }
         }
+        // Also of those that were gone: whoever removed them may not have come as far as this.
+        self.sync_directories(keys.iter().map(|key| self.directory_of(key)).collect())
     }
 
     fn settle(&self, keys: &[ObjectKey]) -> Result<()> {
         let mut directories: Vec<PathBuf> = keys.iter().map(|key| self.directory_of(key)).collect();
         let nested = keys.iter().map(ObjectKey::kind).filter(|kind| matches!(kind, ObjectKind::Pack | ObjectKind::Mark));
         directories.extend(nested.map(|kind| self.root.join(directory_name(kind))));
-        directories.sort_unstable();
-        directories.dedup();
-        for directory in &directories {
-            match self.disk.sync_dir(directory) {
-                // Then its objects are not there either, and there is nothing to settle.
-                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
-                synced => synced.map_err(failed("sync", directory))?,
-            }
-        }
-        Ok(())
+        self.sync_directories(directories)
     }
 }
 

@@ -215,8 +215,13 @@ pub trait Backend: Send + Sync + Debug {
     /// Stores an object: the parts, one after the other.
     fn write(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> Result<()>;
 
-    /// Removes an object, durably; removing what is not there is no error.
-    fn delete(&self, key: &ObjectKey) -> Result<()>;
+    /// Stores several objects, and says of each whether it did: with [`WriteMode::CreateNew`] one that is there already stays as it is. After an
+    /// error, or a crash in the middle, any of them may be there, whole. What an implementation can do for all at once it does once.
+    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>>;
+
+    /// Removes objects; all of them are gone for good when it returns. Removing what is not there is no error. After an error, or a crash in
+    /// the middle, any of them may be gone.
+    fn delete(&self, keys: &[ObjectKey]) -> Result<()>;
 
     /// Makes sure that these objects, written by anyone, survive a power cut: one that another process has just put in place may be
     /// visible before its directory entry is on disk. Those that are not there are no error.

@@ -302,6 +302,11 @@ pub(crate) struct DumpArgs {
     pub(crate) name: OsString,
 }
 
+/// How long marked packs wait.
+pub(crate) const GRACE: &str = "24h";
+/// How much of the packs that stay may be of no use, percent.
+pub(crate) const MAX_UNUSED: u16 = 5;
+
 /// Free the space that no snapshot needs any more
 #[derive(Debug, clap::Args)]
 #[command(
@@ -314,10 +319,10 @@ pub(crate) struct PruneArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// How long marked packs wait before they are deleted: 0, or a number with s, m, h or d
-    #[arg(long, value_name = "SPAN", default_value = "24h")]
+    #[arg(long, value_name = "SPAN", default_value = GRACE)]
     pub(crate) grace: String,
     /// How much of the packs that stay may be of no use, percent of what is of use
-    #[arg(long, value_name = "PERCENT", default_value_t = 5)]
+    #[arg(long, value_name = "PERCENT", default_value_t = MAX_UNUSED)]
     pub(crate) max_unused: u16,
     /// The most to be written anew, MiB; the rest is left for the next time
     #[arg(long, value_name = "MIB")]

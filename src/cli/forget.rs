@@ -11,11 +11,12 @@ use icecore::repo::{Refreshed, Repository};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::args::FilterArgs;
+use super::args::{FilterArgs, GRACE, MAX_UNUSED};
 use super::context::{Context, filter, find_in};
 use super::exit::{Exit, Failure};
 use super::journal::{Story, journaled};
 use super::output::{count, printable};
+use super::prune;
 use super::table::{Align, Table};
 use super::time;
 use super::views::SnapshotView;
@@ -27,11 +28,11 @@ made of years, months, days and hours, as 1y5m7d2h, and reaches back from the ne
 
 Always kept: protected snapshots; the newest good one of each source; flagged ones newer than that. Other flagged ones count for no rule but
 --keep-tag. Snapshots given by name go whatever the rules; the newest good one of a source only with --force, a protected one never.
-Space is freed by a prune.
+Space is freed by a prune, which --prune does at once, with the passphrase asked for once.
 
 Examples:
   icecore forget --keep-hourly 48 --keep-daily 30 --keep-monthly 24 --dry-run
-  icecore forget --keep-within 7d --keep-within-weekly 1y --tag nightly
+  icecore forget --keep-within 7d --keep-within-weekly 1y --tag nightly --prune
   icecore forget 1a2b3c 4d5e6f";
 
 /// Drop snapshots from the list: by rules, or by name
@@ -60,6 +61,12 @@ pub(crate) struct ForgetArgs {
     /// Also the newest good snapshot of a source, if it is given by name
     #[arg(long, conflicts_with = "rules")]
     force: bool,
+    /// Then free space, as `icecore prune` does
+    #[arg(long, conflicts_with = "dry_run")]
+    prune: bool,
+    /// For --prune: how long marked packs wait before they are deleted, as with `icecore prune`
+    #[arg(long, value_name = "SPAN", default_value = GRACE, requires = "prune")]
+    grace: String,
 }
 
 /// The rules.
@@ -161,6 +168,8 @@ struct Forget {
     spared: Vec<DecisionView>,
     /// What is listed but cannot be read; it stays.
     unreadable: Vec<String>,
+    /// What the prune after it did.
+    prune: Option<prune::Done>,
 }
 
 #[derive(Serialize)]
@@ -205,11 +214,38 @@ pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Fail
     if args.snaps.is_empty() && rules.is_empty() {
         return Err(Failure::usage("no rule keeps anything; give --keep-last N or another rule, or the snapshots to forget"));
     }
+    let prune_options = prune::options(&args.grace, MAX_UNUSED, None)?;
     let repo = context.open()?;
-    journaled(context, &repo, Operation::Forget, |story| drop_snapshots(context, &repo, args, &rules, story))
+    let mut shown = None;
+    let forgotten = journaled(context, &repo, Operation::Forget, |story| {
+        let (document, exit) = drop_snapshots(context, &repo, args, &rules, story)?;
+        shown = Some(document);
+        Ok(exit)
+    })?;
+    let Some(mut shown) = shown else { return Ok(forgotten) };
+    let pruned = match args.prune {
+        true => prune::carry_out(context, &repo, &prune_options, |done| {
+            shown.prune = Some(done);
+            Ok(())
+        }),
+        false => Ok(forgotten),
+    };
+    // What was forgotten is said also when the prune then fails. A plan that is only to be looked at is shown also with -q.
+    match args.dry_run {
+        true => context.output.result(&shown, Forget::text)?,
+        false => context.output.report(&shown, Forget::text)?,
+    }
+    pruned.map(|_| forgotten)
 }
 
-fn drop_snapshots(context: &Context<'_>, repo: &Repository, args: &ForgetArgs, rules: &Rules, story: &mut Story) -> Result<Exit, Failure> {
+/// What was decided, and done unless it was not to be, and the exit code that this asks for.
+fn drop_snapshots(
+    context: &Context<'_>,
+    repo: &Repository,
+    args: &ForgetArgs,
+    rules: &Rules,
+    story: &mut Story,
+) -> Result<(Forget, Exit), Failure> {
     story.untold = args.dry_run;
     let progress = context.progress();
     let refreshed = context.refresh(repo, &progress)?;
@@ -230,16 +266,12 @@ fn drop_snapshots(context: &Context<'_>, repo: &Repository, args: &ForgetArgs, r
     let shown = Forget::of(&refreshed, &plan, &report, args.dry_run);
     story.snapshots.clone_from(&report.forgotten);
     story.detail = shown.summary();
-    // A plan that is only to be looked at is shown also with -q.
-    match args.dry_run {
-        true => context.output.result(&shown, Forget::text)?,
-        false => context.output.report(&shown, Forget::text)?,
-    }
-    match (refreshed.damage.is_empty(), report.spared.is_empty()) {
-        (false, _) => Ok(Exit::Damaged),
-        (true, false) => Ok(Exit::Incomplete),
-        (true, true) => Ok(Exit::Done),
-    }
+    let exit = match (refreshed.damage.is_empty(), report.spared.is_empty()) {
+        (false, _) => Exit::Damaged,
+        (true, false) => Exit::Incomplete,
+        (true, true) => Exit::Done,
+    };
+    Ok((shown, exit))
 }
 
 /// The plan to forget the snapshots that the arguments name; it fails if one of them is to stay.
@@ -271,6 +303,7 @@ impl Forget {
             forgotten,
             spared: report.spared.iter().filter_map(|spared| listed.view(spared)).collect(),
             unreadable: refreshed.damage.iter().map(ToString::to_string).collect(),
+            prune: None,
         }
     }
 
@@ -297,7 +330,7 @@ impl Forget {
             text.push_str(&table.text());
             text.push('\n');
         }
-        text + &self.summary() + "\n"
+        text + &self.summary() + "\n" + &self.prune.as_ref().map(prune::Done::text).unwrap_or_default()
     }
 
     fn summary(&self) -> String {

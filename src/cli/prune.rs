@@ -2,6 +2,7 @@
 
 use icecore::ops::journal::{Operation, trim};
 use icecore::ops::prune::{PackUse, PruneOptions, PrunePlan, PruneReport, plan, prune};
+use icecore::repo::Repository;
 use serde::Serialize;
 
 use super::args::PruneArgs;
@@ -36,8 +37,8 @@ struct PackView {
 }
 
 /// What was done.
-#[derive(Serialize)]
-struct Done {
+#[derive(Debug, Serialize)]
+pub(crate) struct Done {
     marked_packs: u64,
     deleted_packs: u64,
     deleted_bytes: u64,
@@ -48,15 +49,20 @@ struct Done {
     log_entries_removed: u64,
 }
 
-pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Exit, Failure> {
-    let repo = context.open()?;
-    let options = PruneOptions {
-        grace_ns: seconds(&args.grace)?.saturating_mul(SECOND_NS),
+/// What a prune goes by now that waits so long before it deletes.
+pub(crate) fn options(grace: &str, max_unused: u16, max_repack: Option<u64>) -> Result<PruneOptions, Failure> {
+    Ok(PruneOptions {
+        grace_ns: seconds(grace)?.saturating_mul(SECOND_NS),
         now_ns: time::now_ns(),
         host: environment::host(),
-        unused_max_permille: u64::from(args.max_unused) * 10,
-        repack_bytes_max: args.max_repack.map(|mib| mib << 20),
-    };
+        unused_max_permille: u64::from(max_unused) * 10,
+        repack_bytes_max: max_repack.map(|mib| mib << 20),
+    })
+}
+
+pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Exit, Failure> {
+    let repo = context.open()?;
+    let options = options(&args.grace, args.max_unused, args.max_repack)?;
     if args.dry_run {
         let progress = context.progress();
         let plan = plan(&repo, &options, &progress)?;
@@ -64,14 +70,24 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Exit, Failu
         context.output.result(&PlanView::of(&plan), PlanView::text)?;
         return Ok(Exit::Done);
     }
-    journaled(context, &repo, Operation::Prune, |story| {
+    carry_out(context, &repo, &options, |done| context.output.report(&done, Done::text))
+}
+
+/// Prunes, and tells the journal; what was done goes to `tell`.
+pub(crate) fn carry_out(
+    context: &Context<'_>,
+    repo: &Repository,
+    options: &PruneOptions,
+    tell: impl FnOnce(Done) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    journaled(context, repo, Operation::Prune, |story| {
         let progress = context.progress();
-        let report = prune(&repo, &options, &progress)?;
-        let log_entries_removed = trim(&repo)?;
+        let report = prune(repo, options, &progress)?;
+        let log_entries_removed = trim(repo)?;
         drop(progress);
         let done = Done::of(&report, log_entries_removed);
         story.detail = done.summary();
-        context.output.report(&done, Done::text)?;
+        tell(done)?;
         Ok(Exit::Done)
     })
 }
@@ -155,7 +171,7 @@ impl Done {
         )
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = self.summary() + "\n";
         if self.waiting_packs > 0 {
             text.push_str(&format!("{} wait for the grace time; prune again after it\n", count(self.waiting_packs, "marked pack")));

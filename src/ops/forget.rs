@@ -2,7 +2,7 @@
 //!
 //! "Mark, then look": for every snapshot that is to go `forgotten/<id>` is written, durably; then all snapshots and marks are read
 //! afresh, and one that has been protected meanwhile, or has become the newest good one of its source, is spared; then the records
-//! `snapshots/<id>` are deleted, the oldest first. Killed in between, snapshots are listed still, which is what counts, and doing it
+//! `snapshots/<id>` are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
 //! again finishes. A `forgotten/<id>` of a listed snapshot says nothing.
 
 use std::collections::HashSet;
@@ -10,9 +10,13 @@ use std::collections::HashSet;
 use super::retention::{Calendar, Candidate, Decision, Group, GroupBy, GroupKey, Reason, Rules, always_kept, decide};
 use super::select::SnapshotFilter;
 use crate::error::{Error, Result};
+use crate::format::snapshot::SnapshotRecord;
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
 use crate::repo::{Refreshed, Repository};
+
+/// Snapshots written down or deleted between two looks at whether the user wants to stop.
+const AT_ONCE: usize = 1000;
 
 /// What is to become of which snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +72,7 @@ pub struct ForgetReport {
 
 /// The snapshots that there are, for a decision about those that pass the filter.
 fn candidates(refreshed: &Refreshed, chosen: &dyn Fn(&SnapshotId) -> bool) -> Vec<Candidate> {
-    let candidate = |(id, record): &(SnapshotId, crate::format::snapshot::SnapshotRecord)| {
+    let candidate = |(id, record): &(SnapshotId, SnapshotRecord)| {
         let marks = refreshed.marks.get(id);
         Candidate {
             id: *id,
@@ -127,15 +131,16 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
     let doomed: HashSet<SnapshotId> = plan.forgotten().into_iter().collect();
     let before = repo.refresh()?;
     monitor.phase("forgetting", None);
-    for (id, record) in before.snapshots.iter().filter(|(id, _)| doomed.contains(id)) {
+    let going: Vec<(SnapshotId, SnapshotRecord)> = before.snapshots.into_iter().filter(|(id, _)| doomed.contains(id)).collect();
+    for some in going.chunks(AT_ONCE) {
         continue_unless_cancelled(monitor)?;
-        repo.write_forgotten(id, record, now_ns)?;
+        repo.write_forgotten(some, now_ns)?;
     }
     let mut report = ForgetReport::default();
+    let mut gone = Vec::new();
     let after = repo.refresh()?;
     let mut always = always_kept(&candidates(&after, &|_| true));
-    for (id, _) in before.snapshots.iter().filter(|(id, _)| doomed.contains(id)) {
-        continue_unless_cancelled(monitor)?;
+    for (id, _) in &going {
         let Some(mut reasons) = always.remove(id) else {
             // Another forget was faster; or it cannot be read any more, and then nobody knows what it would have to be spared for.
             monitor.warn(&format!("snapshot {} is not in the list any more", id.short()));
@@ -143,13 +148,15 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
         };
         reasons.retain(|reason| plan.intent.respects(reason));
         match reasons.is_empty() {
-            true => {
-                repo.delete_snapshot(id)?;
-                report.forgotten.push(*id);
-            }
+            true => gone.push(*id),
             false => report.spared.push(Decision { id: *id, reasons }),
         }
     }
+    for some in gone.chunks(AT_ONCE) {
+        continue_unless_cancelled(monitor)?;
+        repo.delete_snapshots(some)?;
+    }
+    report.forgotten = gone;
     repo.clear_forgotten(&report.forgotten)?;
     Ok(report)
 }

@@ -25,30 +25,36 @@ pub struct ForgottenList {
 }
 
 impl Repository {
-    /// Writes down, durably, that a snapshot is about to be forgotten at this time, nanoseconds since 1970 UTC. What an earlier attempt
+    /// Writes down, durably, that snapshots are about to be forgotten at this time, nanoseconds since 1970 UTC. What an earlier attempt
     /// has left is replaced.
     ///
     /// # Errors
     /// [`Error::Backend`].
-    pub fn write_forgotten(&self, id: &SnapshotId, snapshot: &SnapshotRecord, forgotten_ns: i64) -> Result<()> {
-        let label_end = (0..=LABEL_LEN_MAX.min(snapshot.source.label.len())).rev().find(|end| snapshot.source.label.is_char_boundary(*end));
-        let forgotten = ForgottenRecord {
-            snapshot: *id,
-            parent: snapshot.parent,
-            source: snapshot.source.id,
-            time_ns: snapshot.time_ns,
-            forgotten_ns,
-            label: snapshot.source.label.get(..label_end.unwrap_or(0)).unwrap_or_default().to_string(),
-        };
-        self.write_forgotten_record(&forgotten)
+    pub fn write_forgotten(&self, snapshots: &[(SnapshotId, SnapshotRecord)], forgotten_ns: i64) -> Result<()> {
+        let records = snapshots.iter().map(|(id, snapshot)| {
+            let label = &snapshot.source.label;
+            let label_end = (0..=LABEL_LEN_MAX.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
+            ForgottenRecord {
+                snapshot: *id,
+                parent: snapshot.parent,
+                source: snapshot.source.id,
+                time_ns: snapshot.time_ns,
+                forgotten_ns,
+                label: label.get(..label_end.unwrap_or(0)).unwrap_or_default().to_string(),
+            }
+        });
+        self.write_forgotten_records(records)
     }
 
-    /// The same with everything that the record says.
-    pub(crate) fn write_forgotten_record(&self, forgotten: &ForgottenRecord) -> Result<()> {
-        let stored = self.seal_record(Kind::Forgotten, forgotten)?;
-        let checksum = blake3::hash(&stored);
-        let stored = self.with_copy([&stored[..], checksum.as_bytes()].concat())?;
-        self.backend().write(&ObjectKey::Forgotten(forgotten.snapshot), &[&stored], WriteMode::Replace)
+    /// The same with everything that the records say.
+    pub(crate) fn write_forgotten_records(&self, records: impl Iterator<Item = ForgottenRecord>) -> Result<()> {
+        let sealed = records.map(|record| {
+            let stored = self.seal_record(Kind::Forgotten, &record)?;
+            let checksum = blake3::hash(&stored);
+            Ok((ObjectKey::Forgotten(record.snapshot), self.with_copy([&stored[..], checksum.as_bytes()].concat())?))
+        });
+        let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
+        self.backend().write_all(&objects, WriteMode::Replace).map(drop)
     }
 
     /// The record of a forgotten snapshot; `None` if there is none.
@@ -113,9 +119,9 @@ impl Repository {
         Ok(ids)
     }
 
-    /// Deletes the record of a snapshot whose [`Repository::write_forgotten`] has returned.
-    pub(crate) fn delete_snapshot(&self, id: &SnapshotId) -> Result<()> {
-        self.backend().delete(&ObjectKey::Snapshot(*id))
+    /// Deletes the records of snapshots for which [`Repository::write_forgotten`] has returned.
+    pub(crate) fn delete_snapshots(&self, ids: &[SnapshotId]) -> Result<()> {
+        self.backend().delete(&ids.iter().map(|id| ObjectKey::Snapshot(*id)).collect::<Vec<_>>())
     }
 
     /// What comes after deleting snapshots: the catalog lets go of them, and the marks on snapshots that are forgotten and gone are

@@ -82,7 +82,7 @@ impl Repository {
     pub fn trim_log(&self, keep: usize) -> Result<u64> {
         let names = self.list_log()?;
         let old = names.get(..names.len().saturating_sub(keep)).unwrap_or_default();
-        old.iter().try_for_each(|name| self.backend().delete(&name.key()))?;
+        self.backend().delete(&old.iter().map(|name| name.key()).collect::<Vec<_>>())?;
         Ok(old.len() as u64)
     }
 }

@@ -173,9 +173,8 @@ impl Repository {
 
     /// Removes the marks on snapshots that are forgotten and not listed any more.
     pub(super) fn remove_marks_of(&self, gone: &HashSet<SnapshotId>) -> Result<()> {
-        for (snapshot, ids) in self.list_marks()?.into_iter().filter(|(snapshot, _)| gone.contains(snapshot)) {
-            ids.into_iter().try_for_each(|id| self.backend().delete(&ObjectKey::Mark { snapshot, id }))?;
-        }
-        Ok(())
+        let of_gone = self.list_marks()?.into_iter().filter(|(snapshot, _)| gone.contains(snapshot));
+        let keys = of_gone.flat_map(|(snapshot, ids)| ids.into_iter().map(move |id| ObjectKey::Mark { snapshot, id }));
+        self.backend().delete(&keys.collect::<Vec<_>>())
     }
 }

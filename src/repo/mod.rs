@@ -69,7 +69,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::backend::{Backend, ObjectKey};
+use crate::backend::{Backend, ObjectKey, WriteMode};
 use crate::crypto::Keys;
 use crate::error::{Error, Result};
 use crate::format::config::Config;
@@ -177,6 +177,14 @@ impl Repository {
     /// Seals what a tombstone says.
     pub(crate) fn seal_tombstone(&self, tombstone: &Tombstone) -> Result<Vec<u8>> {
         self.with_copy(self.seal_record(Kind::Tombstone, tombstone)?)
+    }
+
+    /// Marks packs, durably, as to be deleted; gives how many were. In [`WriteMode::CreateNew`] a mark that is there is as good.
+    pub(crate) fn write_tombstones(&self, ids: impl Iterator<Item = PackId>, tombstone: &Tombstone, mode: WriteMode) -> Result<u64> {
+        let stored = self.seal_tombstone(tombstone)?;
+        let objects: Vec<(ObjectKey, Vec<u8>)> = ids.map(|id| (ObjectKey::Tombstone(id), stored.clone())).collect();
+        let written = self.backend().write_all(&objects, mode)?;
+        Ok(written.into_iter().filter(|written| *written).count() as u64)
     }
 
     /// What the tombstone of this id says; `None` if it has just gone, or says nothing that can be read: only its name counts.

@@ -127,7 +127,7 @@ fn clear_interrupted(backend: &dyn Backend) -> Result<()> {
         }
     }
     let keys: Vec<ObjectKey> = backend.list(ObjectKind::Key)?.map(|info| info.map(|info| info.key)).collect::<Result<_>>()?;
-    keys.iter().try_for_each(|key| backend.delete(key))
+    backend.delete(&keys)
 }
 
 /// The first copy of the configuration that decodes.

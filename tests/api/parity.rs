@@ -257,8 +257,12 @@ impl Backend for BadSectors {
         self.disk.write(key, parts, mode)
     }
 
-    fn delete(&self, key: &ObjectKey) -> icecore::Result<()> {
-        self.disk.delete(key)
+    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> icecore::Result<Vec<bool>> {
+        self.disk.write_all(objects, mode)
+    }
+
+    fn delete(&self, keys: &[ObjectKey]) -> icecore::Result<()> {
+        self.disk.delete(keys)
     }
 
     fn settle(&self, keys: &[ObjectKey]) -> icecore::Result<()> {

@@ -138,7 +138,7 @@ fn the_copy_that_is_whole_stays() {
         let repo = here.open();
         let mut bytes = repo.backend().read(damaged, None).unwrap();
         bytes[5000] ^= 1;
-        repo.backend().delete(damaged).unwrap();
+        repo.backend().delete(&[*damaged]).unwrap();
         repo.backend().write(damaged, &[&bytes], WriteMode::CreateNew).unwrap();
         assert!(prune(&repo, &now(), &Silent).unwrap().deleted > 0);
         is_whole(&here, &[(id, fs::read(&path).unwrap())]);

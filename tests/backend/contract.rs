@@ -225,13 +225,13 @@ pub fn readers_see_a_replaced_object_whole(backend: &dyn Backend) {
 
 pub fn delete_removes_once_and_for_all(backend: &dyn Backend) {
     for key in keys_of_all_shapes() {
-        backend.delete(&key).unwrap();
+        backend.delete(&[key]).unwrap();
         backend.write(&key, &[b"bytes"], WriteMode::CreateNew).unwrap();
     }
     let keys = keys_of_all_shapes();
     for (number, key) in keys.iter().enumerate() {
-        backend.delete(key).unwrap();
-        backend.delete(key).unwrap();
+        backend.delete(&[*key]).unwrap();
+        backend.delete(&[*key]).unwrap();
         assert_eq!(backend.stat(key).unwrap(), None);
         assert_eq!(io_kind(backend.read(key, None)), ErrorKind::NotFound);
         assert_eq!(list_all(backend).len(), keys.len() - number - 1, "nothing else goes with it");

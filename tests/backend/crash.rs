@@ -43,7 +43,7 @@ impl Action {
         match self {
             Action::Create(key, bytes) => backend.write(key, &[&bytes[..bytes.len() / 3], &bytes[bytes.len() / 3..]], WriteMode::CreateNew),
             Action::Replace(key, bytes) => backend.write(key, &[bytes], WriteMode::Replace),
-            Action::Delete(key) => backend.delete(key),
+            Action::Delete(key) => backend.delete(&[*key]),
         }
     }
 

@@ -219,7 +219,7 @@ fn open_needs_a_configuration_or_its_copy() {
     for replica in [Replica::First, Replica::Second] {
         backend.write(&ObjectKey::Config(replica), &[b"c"], WriteMode::CreateNew).unwrap();
         open(&path).unwrap();
-        backend.delete(&ObjectKey::Config(replica)).unwrap();
+        backend.delete(&[ObjectKey::Config(replica)]).unwrap();
     }
 }
 
@@ -362,6 +362,14 @@ fn a_write_costs_two_syncs_and_settle_one_for_each_directory() {
         steps(&disk, || backend.settle(&[pack(1), snapshot(2), pack(2), pack(1), snapshot(3), ObjectKey::Pack(PackId(sibling))]).unwrap());
     assert_eq!(settle, ["syncdir r/packs", "syncdir r/packs/01", "syncdir r/packs/02", "syncdir r/snapshots"]);
 
-    let delete = steps(&disk, || backend.delete(&pack(2)).unwrap());
+    let delete = steps(&disk, || backend.delete(&[pack(2)]).unwrap());
     assert_eq!(delete, [format!("remove r/packs/02/{two}"), "syncdir r/packs/02".into()]);
+
+    let snapshots = [4, 2, 5].map(|number| (snapshot(number), b"a".to_vec()));
+    let many = steps(&disk, || assert_eq!(backend.write_all(&snapshots, WriteMode::CreateNew).unwrap(), [true, false, true]));
+    assert_eq!(many.iter().filter(|step| step.starts_with("sync ")).count(), 2, "{many:?}");
+    assert_eq!(many.iter().position(|step| step == "syncdir r/snapshots"), Some(many.len() - 1), "{many:?}");
+    let (four, five) = (hex("04"), hex("05"));
+    let gone = steps(&disk, || backend.delete(&[snapshot(4), snapshot(3), snapshot(5)]).unwrap());
+    assert_eq!(gone, [format!("remove r/snapshots/{four}"), format!("remove r/snapshots/{five}"), "syncdir r/snapshots".into()]);
 }

@@ -83,6 +83,43 @@ fn by_name() {
 }
 
 #[test]
+fn space_is_freed_in_the_same_breath() {
+    let (place, ids) = days(4);
+    for wrong in [&["--prune", "--dry-run"][..], &["--grace", "0"], &["--prune", "--grace", "soon"]] {
+        place.run([&["forget", "--keep-last", "1"], wrong].concat()).failed(2, &[]);
+    }
+    let done = place.json(["forget", &ids[0], "--prune"]);
+    assert_eq!((&done["forgotten"], &done["prune"]["deleted_packs"]), (&1.into(), &0.into()), "the grace time is not over: {done}");
+    place.database("b.db", 500);
+    place.ok(["backup", "sqlite", "b.db"]);
+    let before = place.stored("packs").len();
+    let done = place.ok(["forget", "latest", "--force", "--prune", "--grace", "0"]).stdout;
+    assert!(done.contains("1 snapshot forgotten, 0 kept\n") && done.contains(" deleted ("), "{done}");
+    assert!(place.stored("packs").len() < before);
+    place.ok(["check", "--read-data"]);
+    let entries = place.json(["log"])["entries"].as_array().unwrap().clone();
+    let told: Vec<&str> = entries.iter().filter_map(|entry| entry["operation"].as_str()).filter(|word| *word != "backup").collect();
+    assert_eq!(told, ["forget", "prune", "forget", "prune", "check"]);
+}
+
+/// What was forgotten is told although what comes after it fails.
+#[test]
+fn a_prune_that_fails_after_it_is_told_apart() {
+    let (place, ids) = days(2);
+    let tombstones = place.path(".icecore/tombstones");
+    std::fs::remove_dir_all(&tombstones).unwrap();
+    std::fs::write(&tombstones, "no directory").unwrap();
+    let run = place.run(["--json", "forget", &ids[0], "--prune"]);
+    assert_eq!(
+        (run.code, &run.json()["forgotten"], &run.json()["prune"]),
+        (Some(1), &1.into(), &serde_json::Value::Null),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(listed(&place), [ids[1].clone()]);
+}
+
+#[test]
 fn accepting_clears_flags() {
     let (place, ids) = days(2);
     place.ok(["mark", "latest", "flag", "odd"]);

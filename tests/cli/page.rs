@@ -159,6 +159,7 @@ fn make_documents(place: &Place, page: &mut Page) {
     place.ok(["backup", "sqlite", "c.db"]);
     page_of(page, "forget", &["forget", "latest", "--force"]);
     page_of(page, "prune --dry-run", &["prune", "--dry-run", "--max-unused", "0"]);
+    page_of(page, "forget", &["forget", "--keep-last", "1", "--prune", "--grace", "0"]);
     page_of(page, "prune", &["prune", "--grace", "0"]);
     page_of(page, "backup", &["backup", "command", "--name", "words", "--", "echo", "words"]);
     page_of(page, "man", &["man", "pages"]);

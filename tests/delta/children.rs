@@ -96,7 +96,7 @@ fn touch(image: &mut [u8], page: usize, text: &str) {
 }
 
 fn forget(scene: &Scene, snapshot: &Taken) {
-    scene.memory.delete(&ObjectKey::Snapshot(snapshot.id)).unwrap();
+    scene.memory.delete(&[ObjectKey::Snapshot(snapshot.id)]).unwrap();
 }
 
 /// Deletes the packs that nobody needs any more; gives how many.

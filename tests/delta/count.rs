@@ -79,9 +79,17 @@ impl Backend for Counted {
         self.inner.write(key, parts, mode)
     }
 
-    fn delete(&self, key: &ObjectKey) -> Result<()> {
+    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>> {
+        self.count(|calls| {
+            calls.writes += 1;
+            calls.bytes_written += objects.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        });
+        self.inner.write_all(objects, mode)
+    }
+
+    fn delete(&self, keys: &[ObjectKey]) -> Result<()> {
         self.count(|calls| calls.deletes += 1);
-        self.inner.delete(key)
+        self.inner.delete(keys)
     }
 
     fn settle(&self, keys: &[ObjectKey]) -> Result<()> {

@@ -60,14 +60,14 @@ impl Prune {
 
     fn delete(&mut self) {
         self.deleted += self.doomed.len();
-        self.doomed.drain(..).for_each(|pack| self.backend.delete(&ObjectKey::Pack(pack)).unwrap());
-        self.expired.iter().for_each(|id| self.backend.delete(&ObjectKey::Pending(*id)).unwrap());
+        self.doomed.drain(..).for_each(|pack| self.backend.delete(&[ObjectKey::Pack(pack)]).unwrap());
+        self.expired.iter().for_each(|id| self.backend.delete(&[ObjectKey::Pending(*id)]).unwrap());
     }
 
     fn unmark(&mut self) {
         let dead_writers = self.expired.iter().map(|id| PackId(*id.as_bytes()));
         for id in self.marked.iter().copied().chain(dead_writers) {
-            self.backend.delete(&ObjectKey::Tombstone(id)).unwrap();
+            self.backend.delete(&[ObjectKey::Tombstone(id)]).unwrap();
         }
     }
 

@@ -242,7 +242,7 @@ fn what_is_marked_is_copied() {
         assert!(!tombstones.is_empty());
         for tombstone in tombstones {
             let ObjectKey::Tombstone(id) = tombstone else { continue };
-            memory.delete(&ObjectKey::Pack(id)).unwrap();
+            memory.delete(&[ObjectKey::Pack(id)]).unwrap();
         }
         verify(&here.open_on(memory, "fresh").unwrap(), &known, &[]);
     }

@@ -17,6 +17,9 @@ use crate::repo::{Reader, Repacker, Repository, StoredCopy};
 /// How often deleting starts again because something that is needed lies in marked packs only, or a snapshot has come.
 const ATTEMPTS: usize = 8;
 
+/// Packs deleted between two looks at whether the user wants to stop.
+const DELETED_AT_ONCE: usize = 1000;
+
 /// A prune that runs.
 pub(super) struct Run<'a> {
     pub(super) repo: &'a Repository,
@@ -73,9 +76,8 @@ impl Run<'_> {
             plan = plan_of(self.repo, &marked, &needed, self.options)?.with(&plan);
         }
         self.write_anew(&reader, &needed, &plan.repack)?;
-        for pack in plan.delete.iter().chain(&plan.repack) {
-            self.report.marked += u64::from(self.write_tombstone(pack.id, WriteMode::CreateNew)?);
-        }
+        let marked = plan.delete.iter().chain(&plan.repack).map(|pack| pack.id);
+        self.report.marked += self.write_tombstones(marked, WriteMode::CreateNew)?;
         Ok(true)
     }
 
@@ -138,25 +140,15 @@ impl Run<'_> {
 
     /// Marks the pending records of dead writers, and marks again what is marked in a way that would never come of age; whether a record was marked.
     pub(super) fn mark_the_dead(&self, roots: &Roots) -> Result<bool> {
-        let mut any = false;
-        for id in roots.dead_writers(self.options) {
-            any |= self.write_tombstone(id, WriteMode::CreateNew)?;
-        }
-        for stone in roots.tombstones().iter().filter(|stone| stone.is_useless(self.options)) {
-            self.write_tombstone(stone.id, WriteMode::Replace)?;
-        }
+        let any = self.write_tombstones(roots.dead_writers(self.options), WriteMode::CreateNew)? > 0;
+        let useless = roots.tombstones().iter().filter(|stone| stone.is_useless(self.options));
+        self.write_tombstones(useless.map(|stone| stone.id), WriteMode::Replace)?;
         Ok(any)
     }
 
-    fn write_tombstone(&self, id: PackId, mode: WriteMode) -> Result<bool> {
+    fn write_tombstones(&self, ids: impl Iterator<Item = PackId>, mode: WriteMode) -> Result<u64> {
         let tombstone = Tombstone { time_ns: self.options.now_ns, host: self.options.host.clone() };
-        let stored = self.repo.seal_tombstone(&tombstone)?;
-        match self.repo.backend().write(&ObjectKey::Tombstone(id), &[&stored], mode) {
-            Ok(()) => Ok(true),
-            // One that another prune has written is as good.
-            Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-            Err(other) => Err(other),
-        }
+        self.repo.write_tombstones(ids, &tombstone, mode)
     }
 
     /// Deletes what has been marked for the grace time and is still not needed; `false` if something that is needed had to be copied first.
@@ -173,13 +165,11 @@ impl Run<'_> {
         if !doomed.is_empty() && !self.delete_unless_needed(roots, &marked, &doomed)? {
             return Ok(false);
         }
-        for id in expired {
-            self.repo.backend().delete(&ObjectKey::Pending(id))?;
-            self.report.expired += 1;
-        }
-        for id in gone {
-            self.repo.backend().delete(&ObjectKey::Tombstone(id))?;
-        }
+        let keys: Vec<ObjectKey> = expired.into_iter().map(ObjectKey::Pending).collect();
+        self.repo.backend().delete(&keys)?;
+        self.report.expired += keys.len() as u64;
+        let stones: Vec<ObjectKey> = gone.into_iter().map(ObjectKey::Tombstone).collect();
+        self.repo.backend().delete(&stones)?;
         Ok(true)
     }
 
@@ -202,13 +192,14 @@ impl Run<'_> {
         if !roots.confirm(self.repo)? {
             return Ok(false);
         }
-        for (id, size) in doomed {
+        for packs in doomed.chunks(DELETED_AT_ONCE) {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            self.repo.backend().delete(&ObjectKey::Pack(*id))?;
-            self.report.deleted += 1;
-            self.report.deleted_bytes += size;
+            let keys: Vec<ObjectKey> = packs.iter().map(|(id, _)| ObjectKey::Pack(*id)).collect();
+            self.repo.backend().delete(&keys)?;
+            self.report.deleted += packs.len() as u64;
+            self.report.deleted_bytes += packs.iter().map(|(_, size)| size).sum::<u64>();
         }
         let gone: Vec<PackId> = doomed.iter().map(|(id, _)| *id).collect();
         self.repo.on_catalog(|local| local.remove_packs(&gone)).map(|()| true)

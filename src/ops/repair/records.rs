@@ -60,7 +60,7 @@ impl Run<'_> {
                 ObjectKey::Mark { snapshot, id } => self.set_aside_mark(&snapshot, &id)?,
                 ObjectKey::Forgotten(id) => self.set_aside_forgotten(&id)?,
                 // Nothing depends on it, so nothing stands in its place.
-                ObjectKey::Log { id, .. } if self.copied(SetAside::Log, &key, *id.as_bytes())? => self.repo.backend().delete(&key)?,
+                ObjectKey::Log { id, .. } if self.copied(SetAside::Log, &key, *id.as_bytes())? => self.repo.backend().delete(&[key])?,
                 _ => {}
             }
         }
@@ -95,11 +95,11 @@ impl Run<'_> {
             Some(snapshot) => {
                 let new = self.list_again(id, snapshot)?;
                 self.report.reissued.push((*id, new));
-                self.repo.write_forgotten(id, snapshot, self.options.author.now_ns)?;
+                self.repo.write_forgotten(&[(*id, snapshot.clone())], self.options.author.now_ns)?;
             }
             None => self.write_forgotten(id)?,
         }
-        self.repo.delete_snapshot(id)?;
+        self.repo.delete_snapshots(&[*id])?;
         // Only saves work: the next refresh finds out by itself.
         let _ = self.repo.catalog().remove_snapshots(&[*id]);
         Ok(())
@@ -123,7 +123,7 @@ impl Run<'_> {
         let label = "its record was damaged".to_owned();
         let forgotten =
             ForgottenRecord { snapshot: *id, parent: None, source: SourceId([0; 32]), time_ns: now_ns, forgotten_ns: now_ns, label };
-        self.repo.write_forgotten_record(&forgotten)
+        self.repo.write_forgotten_records(std::iter::once(forgotten))
     }
 
     /// Nobody knows what the mark said; it may have protected its snapshot, so another one does that now.
@@ -142,7 +142,7 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             }
         }
-        self.repo.backend().delete(&key)
+        self.repo.backend().delete(&[key])
     }
 
     /// The name alone says that the snapshot was forgotten. One that is still listed was not: forgetting it was interrupted.
@@ -152,7 +152,7 @@ impl Run<'_> {
             return Ok(());
         }
         match self.repo.backend().stat(&ObjectKey::Snapshot(*id))? {
-            Some(_) => self.repo.backend().delete(&key),
+            Some(_) => self.repo.backend().delete(&[key]),
             None => self.write_forgotten(id),
         }
     }

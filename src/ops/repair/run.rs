@@ -224,7 +224,7 @@ impl Run<'_> {
                     Err(Error::UnsupportedFormat { .. })
                 );
                 if is_right && (!is_known || !self.has_dead(id)?) {
-                    self.repo.backend().delete(&to)?;
+                    self.repo.backend().delete(&[to])?;
                     return Ok(false);
                 }
                 self.report.set_aside.push(to);
@@ -245,15 +245,8 @@ impl Run<'_> {
     /// Marks the packs that go; gives everything that is marked by others.
     fn mark_packs(&self, going: &BTreeSet<PackId>) -> Result<HashSet<PackId>> {
         let author = &self.options.author;
-        let stored = self.repo.seal_tombstone(&Tombstone { time_ns: author.now_ns, host: author.host.clone() })?;
-        for id in going {
-            match self.repo.backend().write(&ObjectKey::Tombstone(*id), &[&stored], WriteMode::CreateNew) {
-                Ok(()) => {}
-                // One that another run, or a prune, has written is as good.
-                Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(other) => return Err(other),
-            }
-        }
+        let tombstone = Tombstone { time_ns: author.now_ns, host: author.host.clone() };
+        self.repo.write_tombstones(going.iter().copied(), &tombstone, WriteMode::CreateNew)?;
         let mut marked = HashSet::new();
         for info in self.repo.backend().list(ObjectKind::Tombstone)? {
             if let ObjectKey::Tombstone(id) = info?.key
@@ -276,9 +269,8 @@ impl Run<'_> {
 
     /// The tombstones stay, as those of a prune do: a writer that began before may still look for them, and the next prune removes them.
     fn delete_packs(&self, going: &BTreeSet<PackId>) -> Result<()> {
-        for id in going {
-            self.repo.backend().delete(&ObjectKey::Pack(*id))?;
-        }
+        let keys: Vec<ObjectKey> = going.iter().map(|id| ObjectKey::Pack(*id)).collect();
+        self.repo.backend().delete(&keys)?;
         let gone: Vec<PackId> = going.iter().copied().collect();
         self.repo.on_catalog(|local| local.remove_packs(&gone))
     }

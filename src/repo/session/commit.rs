@@ -40,7 +40,7 @@ impl WriteSession {
         let result = self.mark_and_look(&mut record, &mut pending);
         if let Some(id) = pending {
             // The mark has served, or failed. What cannot be removed is garbage, and of a snapshot that is there no failure.
-            let _ = self.repo.backend().delete(&ObjectKey::Pending(id));
+            let _ = self.repo.backend().delete(&[ObjectKey::Pending(id)]);
         }
         let id = result?;
         // So is a catalog that cannot be written: the next refresh reads the record again.
@@ -60,7 +60,7 @@ impl WriteSession {
             let old = pending.replace(id);
             backend.write(&ObjectKey::Pending(id), &[&stored], WriteMode::CreateNew)?;
             if let Some(old) = old {
-                backend.delete(&ObjectKey::Pending(old))?;
+                backend.delete(&[ObjectKey::Pending(old)])?;
             }
             if self.look(&id, record)? && self.publish(&id, &stored)? {
                 return Ok(id);
@@ -103,9 +103,9 @@ impl WriteSession {
         let stands = backend.write(&key, &[stored], WriteMode::CreateNew).and_then(|()| Ok(!expired(&self.repo, id)?));
         match stands {
             Ok(true) => return Ok(true),
-            Ok(false) => backend.delete(&key)?,
+            Ok(false) => backend.delete(&[key])?,
             // The first failure is the one to report. A record that stays for all that is whole: only its durability is not known.
-            Err(_) => drop(backend.delete(&key)),
+            Err(_) => drop(backend.delete(&[key])),
         }
         stands
     }
