@@ -25,6 +25,12 @@ pub trait Source: Send + Sync {
     /// What this source is. Two backups with equal identities form one history.
     fn identity(&self) -> SourceDescription;
 
+    /// Whether the content of every stream is to be recorded: then one without a record in the parent is not among the known ones, though its files
+    /// look the same.
+    fn wants_content(&self) -> bool {
+        false
+    }
+
     /// Begins one reading. What is in one stream is consistent; whether all streams are of one instant, the source says in its facts.
     ///
     /// `known` holds, per stream name, what was recorded about its files when this host captured the parent snapshot; a stream whose files

@@ -107,6 +107,8 @@ fn content_is_recorded_and_inherited() {
         assert_eq!(content(), "passed");
     }
     site.database(".data/brainstem.db", 1);
+    // Its stamp counts then: unchanged, it is not read again.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
     backup("never");
     assert_eq!(content(), "skipped");
     backup("always");

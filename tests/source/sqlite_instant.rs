@@ -73,8 +73,9 @@ impl Drop for Writer {
     }
 }
 
-/// Captures A and B (and idle databases between them, which make the window wider) under the writer; returns how often writers were held.
-fn captures(mode: &str, count: usize, idle: usize, together: bool) -> usize {
+/// Captures A and B (and idle databases between them, which make the window wider) under the writer, so often at least, and until the writer has
+/// moved on often enough and writers were held so often.
+fn captures(mode: &str, count: usize, idle: usize, together: bool, held: usize) {
     let dir = tempfile::tempdir().unwrap();
     let make = |name: &str| {
         let path = dir.path().join(format!("{name}.db"));
@@ -89,8 +90,11 @@ fn captures(mode: &str, count: usize, idle: usize, together: bool) -> usize {
     databases.push(("a", a.as_path()));
     let source = source(&databases);
     let _writer = Writer::start(dir.path(), together);
-    let (mut locked, mut distinct, mut last) = (0, 0, 0);
-    for _ in 0..count {
+    let (mut taken, mut locked, mut distinct, mut last) = (0, 0, 0, 0);
+    // On a busy machine the writer may get little time.
+    while taken < count || distinct <= count / 4 || locked < held {
+        assert!(taken < 20 * count, "{taken} captures: writers were held {locked} times, and {distinct} states were seen");
+        taken += 1;
         let captured = capture_from(&source, &Default::default()).unwrap();
         assert_eq!(captured.flags(), Vec::<&str>::new());
         let (n_a, n_b) = (captured.streams["a"].facts.user_version, captured.streams["b"].facts.user_version);
@@ -100,27 +104,24 @@ fn captures(mode: &str, count: usize, idle: usize, together: bool) -> usize {
         distinct += usize::from(n_a != last);
         last = n_a;
     }
-    assert!(distinct > count / 4, "the writer hardly moved: {distinct} states in {count} captures");
-    locked
 }
 
 #[test]
 fn a_thousand_captures_in_wal_mode() {
-    captures("wal", 1000, 0, false);
+    captures("wal", 1000, 0, false, 0);
 }
 
 #[test]
 fn captures_in_rollback_mode() {
-    captures("delete", 200, 0, false);
+    captures("delete", 200, 0, false, 0);
 }
 
 #[test]
 fn a_transaction_over_attached_rollback_databases_is_never_split() {
-    captures("delete", 150, 0, true);
+    captures("delete", 150, 0, true, 0);
 }
 
 #[test]
 fn writers_are_held_when_no_quiet_moment_comes() {
-    let locked = captures("wal", 60, 60, false);
-    assert!(locked > 0, "the way with the lock was not taken");
+    captures("wal", 60, 60, false, 1);
 }

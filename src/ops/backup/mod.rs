@@ -116,6 +116,9 @@ fn try_backup(
         // What is not read cannot be stored anew.
         inherited.known.clear();
     }
+    if source.wants_content() {
+        inherited.known.retain(|name, _| inherited.entries.get(name).is_some_and(|entry| !entry.tables.is_empty()));
+    }
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());

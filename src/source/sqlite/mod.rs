@@ -147,6 +147,10 @@ impl Source for SqliteSource {
         SourceDescription { kind: SourceKind::Sqlite, parts, label: given.join(" ") }
     }
 
+    fn wants_content(&self) -> bool {
+        self.options.content == ContentWhen::Always
+    }
+
     fn capture(&self, known: &HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) -> Result<Box<dyn Capture>> {
         let stamp_of = |database: &Database| (database.path.clone(), known.get(database.name.as_bytes()));
         let paths: Vec<_> = self.databases.iter().map(stamp_of).collect();
