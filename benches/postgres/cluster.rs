@@ -59,9 +59,9 @@ pub fn lane(peers: Option<&Path>, bin: Option<PathBuf>, settings: &str, (scale, 
             backups[which].push(lane.backup(which + 1, if n == 0 { "full" } else { "incr" })?);
         }
     }
-    let cluster = tree_bytes(&lane.bank.server().dir().join("data"))?;
+    let cluster = tree_bytes(&lane.bank.server().dir().join("data/base"))?;
     println!(
-        "\n{} of the whole cluster of {:.1} MB; the CPU time of the server's archive commands is not seen",
+        "\n{} of the whole cluster, {:.1} MB of databases; the CPU time of the server's archive commands is not seen",
         lane.version()?,
         cluster as f64 / 1e6
     );
