@@ -18,6 +18,9 @@ const ABANDONED: &str = "SELECT datname::text FROM pg_database WHERE pg_has_role
     AND starts_with(shobj_description(oid, 'pg_database'), PREFIX) AND NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
     AND shobj_description(pg_database.oid, 'pg_database') = PREFIX || ((classid::int8 << 32) | objid::int8)) ORDER BY 1";
 
+/// How long dropping one may take. One that was stopped in the middle of that can still be dropped.
+const DROP_TIME: &str = "SET statement_timeout = '30s'";
+
 /// Says in a new database's comment that whoever holds the lock `key` works on it.
 pub(super) fn mark(admin: &mut Admin, database: &str, key: i64) -> Result<()> {
     let comment = admin.list(&format!("SELECT {COMMENT} FROM pg_database WHERE datname = $1::text"), &[database])?;
@@ -42,7 +45,10 @@ pub(super) fn drop_abandoned(admin: &mut Admin, monitor: &dyn Monitor) {
         Err(error) => return monitor.warn(&format!("databases that killed restores have left cannot be looked for: {error}")),
     };
     for database in abandoned {
-        match drop(admin, &database, "") {
+        // The server waits until every session has let go of the files, which one may not do for hours.
+        let dropped = admin.run(&database, "cannot be dropped", DROP_TIME).and_then(|()| drop(admin, &database, ""));
+        let is_reset = admin.run(&database, "cannot be dropped", "SET statement_timeout = 0");
+        match dropped.and(is_reset) {
             Ok(()) => monitor.warn(&format!("database {database}, which a killed restore or drill had left, was dropped")),
             // Another restore was quicker.
             Err(_) if admin.exists(&database).is_ok_and(|is_there| !is_there) => {}
@@ -54,6 +60,8 @@ pub(super) fn drop_abandoned(admin: &mut Admin, monitor: &dyn Monitor) {
 /// Drops a database, with `how` behind the statement. Templates are not dropped, and it may be a copy of one.
 pub(super) fn drop(admin: &mut Admin, database: &str, how: &str) -> Result<()> {
     let name = sql::quote(database);
-    admin.run(database, "cannot be dropped", &format!("ALTER DATABASE {name} IS_TEMPLATE false"))?;
+    if admin.is("SELECT datistemplate FROM pg_database WHERE datname = $1::text", &[database])? {
+        admin.run(database, "cannot be dropped", &format!("ALTER DATABASE {name} IS_TEMPLATE false"))?;
+    }
     admin.run(database, "cannot be dropped", &format!("DROP DATABASE IF EXISTS {name}{how}"))
 }
