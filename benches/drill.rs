@@ -1,22 +1,37 @@
-//! What a recovery costs: `cargo bench --bench drill [-- --mb N]`.
+//! What a recovery costs: `cargo bench --bench drill [-- --mb 1000] [--scale 20] [--only sqlite|postgres]`.
 //!
 //! A pair of stores, 1 GB together unless said otherwise, is backed up and exported. Then take turns: `drill latest` (restore, integrity_check, content),
 //! `restore --from-dir` followed by integrity_check, and `cp` with `sync` followed by integrity_check. Before that: what recording the content of the
 //! tables adds to a backup that reads everything again.
+//!
+//! Then the PostgreSQL database of `benches/postgres.rs` at `--scale`: `drill latest` on a server of its own, with one job and with four, and on a server that is
+//! there, against making a server, `pg_restore` with four jobs and counting the rows. All but the third count the servers' CPU time.
 #![allow(clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+// `benches/postgres.rs` uses the rest of these.
+#[allow(dead_code)]
+#[path = "dumps/bank.rs"]
+mod bank;
 mod common;
+#[path = "drill/postgres.rs"]
+mod postgres;
+#[allow(dead_code)]
+#[path = "dumps/server.rs"]
+mod server;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
+use common::args::Args;
 use common::process::{Cost, again, measure};
 use common::store::{Shape, Store, StoreSpec};
 use rusqlite::Connection;
 
 /// Megabytes of both stores together unless the caller says otherwise.
-const MB: u64 = 1000;
+const MB: u32 = 1000;
+/// pgbench's scale, unless the caller says otherwise: 300 MB of dump.
+const SCALE: u32 = 20;
 /// Runs of which the median counts.
 const RUNS: usize = 3;
 const NAMES: [&str; 2] = ["memory.db", "model_registry.db"];
@@ -30,9 +45,20 @@ fn main() -> common::Result<()> {
             Ok(())
         }
         ["integrity", paths @ ..] => paths.iter().try_for_each(|path| integrity(path)),
-        ["--mb", mb] => compare(mb.parse()?),
-        _ => compare(MB),
+        _ => all(),
     }
+}
+
+fn all() -> common::Result<()> {
+    let Some(args) = Args::read(&["--mb", "--scale", "--only"])? else { return Ok(()) };
+    let only = args.value("--only");
+    if only.is_none_or(|only| only == "sqlite") {
+        compare(args.number("--mb", MB)?.into())?;
+    }
+    if only.is_none_or(|only| only == "postgres") {
+        postgres::compare(args.number("--scale", SCALE)?, RUNS)?;
+    }
+    Ok(())
 }
 
 fn integrity(path: &str) -> common::Result<()> {

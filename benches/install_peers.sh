@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the programs that benches/compare measures icecore against, as far as they can be had; says what it had to leave out.
+# Installs the programs that benches/compare and benches/postgres measure icecore against, as far as they can be had; says what it had to leave out.
 #
 #   benches/install_peers.sh DIR
 #
-# restic, borg, zpaq and zstd come from the system's packages (Debian, Ubuntu); rustic and bupstash are built with cargo into DIR/bin,
+# restic, borg, pgBackRest, zpaq and zstd come from the system's packages (Debian, Ubuntu); rustic and bupstash are built with cargo into DIR/bin,
 # which then has to be in PATH (or name it with `--peers DIR/bin`). The bench itself skips what is missing.
 set -euo pipefail
 
@@ -37,11 +37,11 @@ crate() { # CRATE PROGRAM
 }
 
 # The last two are what bupstash is built with.
-packages restic borgbackup zpaq zstd libsodium-dev pkg-config
+packages restic borgbackup pgbackrest zpaq zstd libsodium-dev pkg-config
 crate rustic-rs rustic
 crate bupstash bupstash
 rm -rf "$dir/target"
-for program in restic borg zpaq zstd; do
+for program in restic borg pgbackrest zpaq zstd; do
     command -v "$program" >/dev/null && echo "$program: $(command -v "$program")"
 done
 for program in rustic bupstash; do

@@ -1,6 +1,7 @@
 //! `icecore backup postgres` of a live server, against what pg_dump alone takes, and against restic and borg fed by its pipe.
 //!
-//! `cargo bench --bench postgres -- [--scale 20] [--steps 20] [--rounds 3] [--peers DIR] [--only-icecore] [--program FILE] [--pg-bin DIR] [--dir DIR]`
+//! `cargo bench --bench postgres -- [--scale 20] [--steps 20] [--rounds 3] [--peers DIR] [--only-icecore] [--program FILE] [--pg-bin DIR] [--dir DIR]
+//! [--server-options OPTIONS]`
 //!
 //! A throw-away server holds pgbench at `--scale` and a table of text, as in `benches/dumps.rs`; between two dumps there are pgbench traffic, edits of
 //! the text, now and then a VACUUM. At each step, in turns that move on by one: `pg_dump -Fc -Z0 > /dev/null`, which is as fast as a dump can be had;
@@ -9,18 +10,25 @@
 //! `zstd -3 --long=31 --patch-from` of the dump before.
 //!
 //! CPU is that of the clients: the programs and the pg_dump that feeds them, not the server.
+//!
+//! After them pgBackRest, on another server that archives its WAL: `stanza-create`, one full backup, an incremental one after each step of the same
+//! traffic, a restore. It keeps something else: the whole cluster, and every position of its WAL in between. `--server-options` go to that server, as
+//! `-c full_page_writes=off`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 // `benches/dumps.rs` uses the rest of these.
 #[allow(dead_code)]
 #[path = "dumps/bank.rs"]
 mod bank;
+#[path = "postgres/cluster.rs"]
+mod cluster;
 mod common;
 #[path = "postgres/piped.rs"]
 mod piped;
 #[allow(dead_code)]
 #[path = "dumps/programs.rs"]
 mod programs;
+#[allow(dead_code)]
 #[path = "dumps/server.rs"]
 mod server;
 #[path = "postgres/table.rs"]
@@ -36,7 +44,8 @@ use common::process::measure;
 use piped::{Peer, piped};
 use programs::{Programs, Run};
 
-const KNOWN: [&str; 8] = ["--scale", "--steps", "--rounds", "--peers", "--only-icecore", "--program", "--pg-bin", "--dir"];
+const KNOWN: [&str; 9] =
+    ["--scale", "--steps", "--rounds", "--peers", "--only-icecore", "--program", "--pg-bin", "--dir", "--server-options"];
 
 /// What all programs took for one version of the database.
 pub struct Version {
@@ -58,7 +67,7 @@ fn main() -> Result<()> {
     let program = args.value("--program").unwrap_or(env!("CARGO_BIN_EXE_icecore"));
     let mut lanes = vec![Lane::PgDump, Lane::Icecore(Programs::new(program.into(), false), pg_bin.clone())];
     lanes.extend(piped(peers).into_iter().filter(|_| others).map(Lane::Peer));
-    let mut bank = Bank::start(scale, pg_bin)?;
+    let mut bank = Bank::start(scale, pg_bin.clone())?;
     let mut versions = Vec::new();
     for n in 0..=steps {
         eprintln!("version {n} of {steps}");
@@ -85,7 +94,9 @@ fn main() -> Result<()> {
         versions.push(Version { bytes, patch, runs });
     }
     table::print(&lanes.iter().map(Lane::name).collect::<Vec<_>>(), &versions);
-    Ok(())
+    drop(bank);
+    let settings = args.value("--server-options").unwrap_or_default();
+    if others { cluster::lane(peers, pg_bin, settings, (scale, steps)) } else { Ok(()) }
 }
 
 /// The dump against the one before, if there is one and others than icecore are wanted; and its length.

@@ -36,7 +36,14 @@ impl Bank {
     /// # Errors
     /// What PostgreSQL's programs say.
     pub fn start(scale: u32, bin: Option<PathBuf>) -> Result<Self> {
-        let server = Server::start(bin)?;
+        Self::on(Server::start(bin)?, scale)
+    }
+
+    /// Makes it on a new server that runs.
+    ///
+    /// # Errors
+    /// What PostgreSQL's programs say.
+    pub fn on(server: Server, scale: u32) -> Result<Self> {
         run(server.client("pgbench").args(["-i", "-q", "-s", &scale.to_string()]), "")?;
         server.sql("CREATE TABLE notes (id bigint PRIMARY KEY, topic bigint NOT NULL, title text NOT NULL, body text NOT NULL);")?;
         let mut bank = Bank { server, scale, prose: Prose::new(1), next_note: 0 };
@@ -55,6 +62,11 @@ impl Bank {
     /// Where it is.
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// The same, to be changed.
+    pub fn server_mut(&mut self) -> &mut Server {
+        &mut self.server
     }
 
     fn notes(&self) -> u64 {

@@ -30,7 +30,7 @@ impl Staging {
     }
 }
 
-fn command(place: &Place, args: &[&str]) -> Command {
+pub fn command(place: &Place, args: &[&str]) -> Command {
     let mut command = place.command();
     command.args(["--json", "drill"]).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
@@ -74,7 +74,7 @@ fn detail<'r>(report: &'r Value, name: &str) -> &'r str {
 }
 
 /// A database with a role of its own, rows, an index, a large object, and a snapshot of it.
-fn filled(server: &'static Server) -> (Place, Database) {
+pub fn filled(server: &'static Server) -> (Place, Database) {
     let (place, database) = (plain(), server.database());
     let name = &database.name;
     database.sql(&format!(

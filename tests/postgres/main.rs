@@ -1,6 +1,7 @@
 //! PostgreSQL, against real servers that the tests start themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod abandoned;
 mod archive;
 mod capture;
 mod conninfo;

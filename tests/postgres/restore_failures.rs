@@ -13,7 +13,7 @@ use crate::script::write_script;
 use crate::server::{Database, Server, on_every_version, server};
 use crate::support::{Place, Run};
 
-fn filled(server: &'static Server) -> (Place, Database) {
+pub fn filled(server: &'static Server) -> (Place, Database) {
     let (place, database) = (plain(), server.database());
     database.sql("CREATE TABLE t AS SELECT n, repeat(md5(n::text), 10) AS text FROM generate_series(1, 30000) n; CREATE TABLE u (n int)");
     saved(&place, &database);
@@ -54,7 +54,7 @@ fn run_script(place: &Place, database: &Database, script: &str, args: &[&str]) -
 }
 
 /// Runs a restore that stops in the middle of loading until `meanwhile` is over.
-fn in_the_middle(place: &Place, database: &Database, args: &[&str], meanwhile: impl FnOnce(&Child)) -> Run {
+pub fn in_the_middle(place: &Place, database: &Database, args: &[&str], meanwhile: impl FnOnce(&Child)) -> Run {
     let script = "(head -c 3000000; touch middle; while [ ! -e go ]; do sleep 0.02; done; cat) | $real \"$@\"";
     let child = with_script(place, database, script, args).spawn().unwrap();
     while !place.path("middle").exists() {

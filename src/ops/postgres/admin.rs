@@ -15,6 +15,8 @@ const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idl
 
 pub(super) struct Admin {
     pub(super) connection: Connection,
+    /// The advisory lock that its session holds.
+    claim: Option<i64>,
 }
 
 /// A session of somebody else.
@@ -42,7 +44,22 @@ impl Admin {
     fn of(mut connection: Connection) -> Result<Self> {
         let set = connection.client.batch_execute(SETTINGS);
         set.map_err(|e| Error::source(&connection.conninfo.database, explain(&e)))?;
-        Ok(Admin { connection })
+        Ok(Admin { connection, claim: None })
+    }
+
+    /// Takes an advisory lock that nobody else has, until this ends, and gives its number.
+    pub(super) fn claim(&mut self) -> Result<i64> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| Error::destination(self.label(""), format!("no randomness for a lock: {e}")))?;
+        let key = i64::from_le_bytes(random);
+        self.hold(key)?;
+        Ok(key)
+    }
+
+    fn hold(&mut self, key: i64) -> Result<()> {
+        self.run("", "cannot be locked", &format!("SELECT pg_advisory_lock({key})"))?;
+        self.claim = Some(key);
+        Ok(())
     }
 
     /// Another such connection to the same server.
@@ -57,7 +74,9 @@ impl Admin {
     /// Makes sure that it is usable after a long wait.
     pub(super) fn refresh(&mut self) -> Result<()> {
         if self.connection.client.simple_query("SELECT 1").is_err() {
+            let claim = self.claim;
             *self = self.again()?;
+            claim.map_or(Ok(()), |key| self.hold(key))?;
         }
         Ok(())
     }

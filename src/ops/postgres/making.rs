@@ -2,7 +2,7 @@
 
 use super::admin::Admin;
 use super::preflight::is_of_database;
-use super::{Names, ServerOptions, sql};
+use super::{Names, ServerOptions, abandoned, sql};
 use crate::error::{Error, Result};
 use crate::source::postgres::archive::{Archive, Entry};
 use crate::source::postgres::connect::explain;
@@ -15,18 +15,22 @@ pub(super) struct Making<'a> {
     pub(super) conninfo: Conninfo,
     /// Statements that are for a database that is whole: rights, comments, limits.
     later: Vec<String>,
+    /// Whether it is dropped after a look, and so keeps the comment that says so.
+    is_scratch: bool,
 }
 
 impl<'a> Making<'a> {
-    /// Makes an empty one, with the encoding and the locale that the dumped one had, its owner and its settings.
-    pub(super) fn create(admin: &mut Admin, head: &Archive, names: &'a Names, options: &ServerOptions) -> Result<Self> {
+    /// Makes an empty one, with the encoding and the locale that the dumped one had, its owner and its settings. Without a `claim` it is the admin's own.
+    pub(super) fn create(admin: &mut Admin, head: &Archive, names: &'a Names, options: &ServerOptions, claim: Option<i64>) -> Result<Self> {
+        let is_scratch = claim.is_some();
+        let claim = claim.map_or_else(|| admin.claim(), Ok)?;
         let temporary = &names.temporary;
         admin.run(temporary, "cannot take up the dump's settings", super::standard_strings(head))?;
         let statement = create_statement(head, temporary, options)?;
         admin.run(temporary, "cannot be made", &statement).map_err(advise)?;
         let conninfo = admin.connection.conninfo.with_database(temporary);
-        let mut making = Making { names, conninfo, later: Vec::new() };
-        match making.set_up(admin, head, options) {
+        let mut making = Making { names, conninfo, later: Vec::new(), is_scratch };
+        match abandoned::mark(admin, temporary, claim).and_then(|()| making.set_up(admin, head, options)) {
             Ok(()) => Ok(making),
             Err(error) => Err(making.drop_after(admin, error)),
         }
@@ -71,7 +75,11 @@ impl<'a> Making<'a> {
 
     /// Gives it what a database has that is whole.
     pub(super) fn finish(&mut self, admin: &mut Admin) -> Result<()> {
-        for text in std::mem::take(&mut self.later) {
+        if !self.is_scratch {
+            abandoned::unmark(admin, &self.names.temporary)?;
+        }
+        let is_kept = |text: &String| !self.is_scratch || !text.starts_with("COMMENT ON DATABASE ");
+        for text in std::mem::take(&mut self.later).into_iter().filter(is_kept) {
             admin.run(&self.names.temporary, "its rights and comments cannot be set", &text)?;
         }
         Ok(())

@@ -8,6 +8,7 @@
 //! What `pg_restore` leaves out unless it makes the database itself (its owner, settings of it and of roles in it, its rights, comments and
 //! limits) is taken from the dump and given to the new database: settings before loading, the rest after it.
 
+mod abandoned;
 mod admin;
 mod flat;
 mod globals;
@@ -178,21 +179,32 @@ fn standard_strings(head: &Archive) -> &'static str {
 /// [`Error::Destination`] with all that stands in the way, before anything is made; [`Error::Busy`] if that is sessions that are connected;
 /// [`Error::Source`] if a program or the connection fails; [`Error::Corrupt`] if the dump cannot be read. In each case the old database is as it was.
 pub fn restore(dump: &Dump, options: &ServerOptions, monitor: &dyn Monitor) -> Result<RestoredDatabase> {
+    restore_as(dump, options, None, monitor)
+}
+
+/// The same; with `scratch`, the lock that the caller holds, the database is one that is only looked at: it has its name from the start and keeps the mark of one that
+/// is dropped when nobody holds the lock any more.
+fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monitor: &dyn Monitor) -> Result<RestoredDatabase> {
     let head = dump.head(&is_wanted)?;
     let mut names = Names::of(&head.database, options)?;
     let mut admin = Admin::open(&options.conninfo, &names.target)?;
     // From here on everything is about the one server that has answered.
     let label = admin.label(&names.target);
-    names.avoid_taken(&mut admin, &options.timestamp)?;
+    match scratch {
+        Some(_) => names.temporary.clone_from(&names.target),
+        None => names.avoid_taken(&mut admin, &options.timestamp)?,
+    }
+    abandoned::drop_abandoned(&mut admin, monitor);
     let tools = preflight::tools(options, &head, admin.connection.version)?;
     let warnings = Preflight::new(&mut admin, options, dump, &head, &names).check()?;
     warnings.iter().for_each(|warning| monitor.warn(warning));
-    let mut making = Making::create(&mut admin, &head, &names, options)?;
+    let mut making = Making::create(&mut admin, &head, &names, options, scratch)?;
     let differing = match fill(dump, &head, &mut making, &mut admin, &tools, options, monitor) {
         Ok(differing) => differing,
         Err(error) => return Err(making.drop_after(&mut admin, error)),
     };
-    let kept = match swap::swap(&mut admin, &names, options.disconnect) {
+    let swapped = if scratch.is_some() { Ok(None) } else { swap::swap(&mut admin, &names, options.disconnect) };
+    let kept = match swapped {
         Ok(kept) => kept,
         // The new one is whole, and the message says how to go on with it.
         Err(busy @ Error::Busy { .. }) => return Err(busy),

@@ -113,7 +113,7 @@ impl<'a> Preflight<'a> {
         )?;
         for left in leftovers {
             let drop = format!("DROP DATABASE {} WITH (FORCE)", sql::quote(&left));
-            self.warnings.push(format!("database {left} is of a restore that still runs or was killed; if it was killed: {drop}"));
+            self.warnings.push(format!("database {left} is of a restore or drill that still runs or was killed; if it was killed: {drop}"));
         }
         Ok(())
     }

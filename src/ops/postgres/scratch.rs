@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::admin::Admin;
 use super::preflight::{dumped_major, is_wanted, reader_major};
-use super::{Dump, RestoredDatabase, ServerOptions, TEMPLATES, preflight, restore, sql, suffixed, verify};
+use super::{Dump, RestoredDatabase, ServerOptions, TEMPLATES, abandoned, preflight, restore_as, sql, suffixed, verify};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::Environment;
@@ -30,6 +30,8 @@ pub(in crate::ops) struct Ready {
     tools: Tools,
     name: String,
     options: ServerOptions,
+    /// The lock that `admin` holds, if others have databases on the server too.
+    claim: Option<i64>,
 }
 
 /// A database that is there until [`Scratch::remove`].
@@ -56,11 +58,12 @@ impl Ready {
             true => head.database.clone(),
             false => scratch_name(&head.database, &options.timestamp)?,
         };
-        let admin = Admin::open(&options.conninfo, &name)?;
+        let mut admin = Admin::open(&options.conninfo, &name)?;
         let tools = preflight::tools(options, &head, admin.connection.version)?;
         let target = (!is_own || name != head.database).then(|| name.clone());
         let options = ServerOptions { name: target, verify: false, disconnect: is_own, ..options.clone() };
-        Ok(Ready { admin, head, tools, name, options })
+        let claim = if is_own { None } else { Some(admin.claim()?) };
+        Ok(Ready { admin, head, tools, name, options, claim })
     }
 
     /// The server's version, for people.
@@ -72,10 +75,10 @@ impl Ready {
     /// Restores the dump. It is not yet compared with what came back.
     ///
     /// # Errors
-    /// As [`restore`]; then nothing of it is left.
+    /// As [`super::restore`]; then nothing of it is left.
     pub(in crate::ops) fn restore(self, dump: &Dump, monitor: &dyn Monitor) -> Result<Scratch> {
-        let Ready { admin, head, tools, name, options } = self;
-        let restored = restore(dump, &options, monitor)?;
+        let Ready { admin, head, tools, name, options, claim } = self;
+        let restored = restore_as(dump, &options, claim, monitor)?;
         let mut conninfo = admin.connection.conninfo.with_database(&name);
         // What is done in it must not depend on its own setting.
         conninfo.options = Some(format!("{} -c default_transaction_read_only=off", conninfo.options.unwrap_or_default()));
@@ -102,14 +105,10 @@ impl Scratch {
 
     /// Drops it.
     pub(in crate::ops) fn remove(mut self, monitor: &dyn Monitor) {
-        let name = sql::quote(&self.name);
-        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
-        let removed = self.admin.refresh().and_then(|()| {
-            // Templates are not dropped, and the dumped database may have been one.
-            self.admin.run(&self.name, "cannot be dropped", &format!("ALTER DATABASE {name} IS_TEMPLATE false"))?;
-            self.admin.run(&self.name, "cannot be dropped", &drop)
-        });
+        const HOW: &str = " WITH (FORCE)";
+        let removed = self.admin.refresh().and_then(|()| abandoned::drop(&mut self.admin, &self.name, HOW));
         if let Err(error) = removed {
+            let drop = format!("DROP DATABASE {}{HOW}", sql::quote(&self.name));
             monitor.warn(&format!("the scratch database is left and has to be dropped by hand: {drop}; ({error})"));
         }
     }

@@ -18,6 +18,10 @@ const FINDINGS_MAX: usize = 10;
 /// The first version with `verify_heapam`, and the first where `bt_index_check` can look for rows that break uniqueness (PostgreSQL documentation, F.1 amcheck).
 const WITH_HEAP: u32 = 14_00_00;
 const WITH_UNIQUE: u32 = 17_00_00;
+/// The first version that can look whether the other end of a connection is still there while a query runs (PostgreSQL documentation, 20.3.2 TCP Settings), and what
+/// asks for it: a drill that was killed must not go on for as long as its checks take.
+const WITH_CLIENT_CHECK: u32 = 14_00_00;
+const CLIENT_CHECK: &str = "SET client_connection_check_interval = '5s'";
 /// Nothing may end or stop a check: a check is no statement of the application, and what event triggers do is none of its business.
 const SETTINGS: &str =
     "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET client_min_messages = error";
@@ -155,6 +159,10 @@ impl Job<'_> {
     fn run(&self, conninfo: &Conninfo, stop: &AtomicBool) -> Done {
         let connection = Connection::open(conninfo).map_err(|e| e.to_string()).and_then(|mut connection| {
             connection.client.batch_execute(SETTINGS).map_err(|e| explain(&e))?;
+            if connection.version >= WITH_CLIENT_CHECK {
+                // A server on a system that cannot tell refuses it.
+                let _ = connection.client.batch_execute(CLIENT_CHECK);
+            }
             Ok(connection)
         });
         match (self, connection) {
