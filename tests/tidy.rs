@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers of src/lib.rs, bottom first; a module may use those of its own layer and below.
 const LAYERS: &[&[&str]] = &[
-    &["error", "id", "progress"],
+    &["dirlock", "error", "id", "progress"],
     &["format"],
     &["crypto", "chunker", "codec"],
     &["backend"],
