@@ -112,13 +112,7 @@ fn try_backup(
     let mut session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
     let is_careful = doubts.tell(&mut session, parent.map(|(_, record)| record))?;
     let mut inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
-    if is_careful {
-        // What is not read cannot be stored anew.
-        inherited.known.clear();
-    }
-    if source.wants_content() {
-        inherited.known.retain(|name, _| inherited.entries.get(name).is_some_and(|entry| !entry.tables.is_empty()));
-    }
+    inherited.have_read_again(is_careful, source.wants_content());
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());
@@ -198,6 +192,14 @@ impl Inherited {
         };
         let entries = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
         Ok(Inherited { entries, listing: Some(record.listing), known })
+    }
+
+    /// Drops what is known of streams that are to be read although their files look the same: all of them, as what is not read cannot be stored
+    /// anew, or those whose content is wanted and was not recorded.
+    fn have_read_again(&mut self, all: bool, without_content: bool) {
+        let entries = &self.entries;
+        let has_content = |name: &Vec<u8>| entries.get(name).is_some_and(|entry| !entry.tables.is_empty());
+        self.known.retain(|name, _| !all && (!without_content || has_content(name)));
     }
 }
 
