@@ -213,8 +213,36 @@ impl LocalBackend {
         Ok(())
     }
 
+    /// All objects of a kind.
+    fn find(&self, kind: ObjectKind, look: Look) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>> {
+        let directory = match kind {
+            ObjectKind::Config => self.root.clone(),
+            _ => self.root.join(directory_name(kind)),
+        };
+        match kind {
+            ObjectKind::Config => {
+                let keys = [Replica::First, Replica::Second].map(ObjectKey::Config);
+                Ok(Box::new(keys.into_iter().filter_map(|key| {
+                    let found = self.stat(&key).transpose()?;
+                    Some(found.map(|size| ObjectInfo { key, size }))
+                })))
+            }
+            ObjectKind::Pack | ObjectKind::Mark => Ok(Box::new(self.list_below(kind, look).map_err(failed("list", &directory))?)),
+            ObjectKind::Key
+            | ObjectKind::Pending
+            | ObjectKind::Snapshot
+            | ObjectKind::Forgotten
+            | ObjectKind::Tombstone
+            | ObjectKind::Log
+            | ObjectKind::Quarantined => {
+                let entries = self.entries(&directory).map_err(failed("list", &directory))?;
+                Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind, look))))
+            }
+        }
+    }
+
     /// The objects of a kind that lies in directories of its own below that of the kind.
-    fn list_below(&self, kind: ObjectKind) -> io::Result<impl Iterator<Item = Result<ObjectInfo>>> {
+    fn list_below(&self, kind: ObjectKind, look: Look) -> io::Result<impl Iterator<Item = Result<ObjectInfo>>> {
         let top = self.root.join(directory_name(kind));
         let directories = self.entries(&top)?.into_iter().flatten().filter_map(move |entry| match entry {
             Ok(entry) => is_directory_name(kind, entry.file_name().to_str()?).then(|| Ok(entry.path())),
@@ -230,7 +258,7 @@ impl LocalBackend {
                 Ok(objects) => (objects, None),
                 Err(error) => (None, Some(Err(error))),
             };
-            objects.into_iter().flat_map(move |(path, entries)| objects_of(path, entries, kind)).chain(error)
+            objects.into_iter().flat_map(move |(path, entries)| objects_of(path, entries, kind, look)).chain(error)
         }))
     }
 
@@ -252,30 +280,11 @@ impl Backend for LocalBackend {
     }
 
     fn list(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>> {
-        let directory = match kind {
-            ObjectKind::Config => self.root.clone(),
-            _ => self.root.join(directory_name(kind)),
-        };
-        match kind {
-            ObjectKind::Config => {
-                let keys = [Replica::First, Replica::Second].map(ObjectKey::Config);
-                Ok(Box::new(keys.into_iter().filter_map(|key| {
-                    let found = self.stat(&key).transpose()?;
-                    Some(found.map(|size| ObjectInfo { key, size }))
-                })))
-            }
-            ObjectKind::Pack | ObjectKind::Mark => Ok(Box::new(self.list_below(kind).map_err(failed("list", &directory))?)),
-            ObjectKind::Key
-            | ObjectKind::Pending
-            | ObjectKind::Snapshot
-            | ObjectKind::Forgotten
-            | ObjectKind::Tombstone
-            | ObjectKind::Log
-            | ObjectKind::Quarantined => {
-                let entries = self.entries(&directory).map_err(failed("list", &directory))?;
-                Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind))))
-            }
-        }
+        self.find(kind, Look::Size)
+    }
+
+    fn names(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectKey>> + '_>> {
+        Ok(Box::new(self.find(kind, Look::Type)?.map(|found| found.map(|found| found.key))))
     }
 
     fn stat(&self, key: &ObjectKey) -> Result<Option<u64>> {
@@ -393,24 +402,37 @@ fn temporary_name() -> io::Result<String> {
     Ok(format!("{TEMPORARY}{}-{}", std::process::id(), to_hex(&random)))
 }
 
+/// What is wanted to be known of a directory entry besides its name.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    /// Whether it is a file, which most directories say by themselves; sizes come out as 0.
+    Type,
+    /// The size, too.
+    Size,
+}
+
 /// The objects of one kind among the entries of a directory.
-fn objects_of(directory: PathBuf, entries: fs::ReadDir, kind: ObjectKind) -> impl Iterator<Item = Result<ObjectInfo>> {
+fn objects_of(directory: PathBuf, entries: fs::ReadDir, kind: ObjectKind, look: Look) -> impl Iterator<Item = Result<ObjectInfo>> {
     entries.filter_map(move |entry| {
-        let found = entry.and_then(|entry| object_of(&directory, &entry, kind)).transpose()?;
+        let found = entry.and_then(|entry| object_of(&directory, &entry, kind, look)).transpose()?;
         Some(found.map_err(failed("list", &directory)))
     })
 }
 
 /// The object that a directory entry is; `None` for a foreign one and for one that has just been removed.
-fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind) -> io::Result<Option<ObjectInfo>> {
+fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Look) -> io::Result<Option<ObjectInfo>> {
     let Some(key) = entry.file_name().to_str().and_then(|name| parse_name(kind, directory, name)) else { return Ok(None) };
     if let ObjectKey::Pack(id) = key
         && directory.file_name() != Some(shard_name(&id).as_ref())
     {
         return Ok(None);
     }
-    match entry.metadata() {
-        Ok(found) => Ok(found.is_file().then_some(ObjectInfo { key, size: found.len() })),
+    let found = match look {
+        Look::Type => entry.file_type().map(|found| (found.is_file(), 0)),
+        Look::Size => entry.metadata().map(|found| (found.is_file(), found.len())),
+    };
+    match found {
+        Ok((is_file, size)) => Ok(is_file.then_some(ObjectInfo { key, size })),
         Err(cause) if is_absent(&cause) => Ok(None),
         Err(cause) => Err(cause),
     }

@@ -205,6 +205,11 @@ pub trait Backend: Send + Sync + Debug {
     /// All objects of one kind, in no particular order. Foreign files (wrong name, temporary) are left out.
     fn list(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>>;
 
+    /// [`Backend::list`] without the sizes, which may cost a look at each object.
+    fn names(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectKey>> + '_>> {
+        Ok(Box::new(self.list(kind)?.map(|info| info.map(|info| info.key))))
+    }
+
     /// The size of one object in bytes, or `None` if it is not there.
     fn stat(&self, key: &ObjectKey) -> Result<Option<u64>>;
 

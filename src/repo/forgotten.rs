@@ -109,8 +109,8 @@ impl Repository {
 
     fn forgotten_ids(&self) -> Result<Vec<SnapshotId>> {
         let mut ids = Vec::new();
-        for info in self.backend().list(ObjectKind::Forgotten)? {
-            if let ObjectKey::Forgotten(id) = info?.key {
+        for key in self.backend().names(ObjectKind::Forgotten)? {
+            if let ObjectKey::Forgotten(id) = key? {
                 ids.push(id);
             }
         }

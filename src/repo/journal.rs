@@ -65,8 +65,8 @@ impl Repository {
     /// [`Error::Backend`].
     pub fn list_log(&self) -> Result<Vec<LogName>> {
         let mut names = Vec::new();
-        for info in self.backend().list(ObjectKind::Log)? {
-            if let ObjectKey::Log { time_ns, id } = info?.key {
+        for key in self.backend().names(ObjectKind::Log)? {
+            if let ObjectKey::Log { time_ns, id } = key? {
                 names.push(LogName { time_ns, id });
             }
         }

@@ -126,8 +126,8 @@ impl Repository {
     /// [`Error::Backend`].
     pub fn list_marks(&self) -> Result<BTreeMap<SnapshotId, Vec<MarkId>>> {
         let mut marks: BTreeMap<SnapshotId, Vec<MarkId>> = BTreeMap::new();
-        for info in self.backend().list(ObjectKind::Mark)? {
-            if let ObjectKey::Mark { snapshot, id } = info?.key {
+        for key in self.backend().names(ObjectKind::Mark)? {
+            if let ObjectKey::Mark { snapshot, id } = key? {
                 marks.entry(snapshot).or_default().push(id);
             }
         }

@@ -116,8 +116,8 @@ impl Repository {
 /// An init that was interrupted may have left key records. They go only where nothing can depend on them.
 fn clear_interrupted(backend: &dyn Backend) -> Result<()> {
     for kind in [ObjectKind::Pack, ObjectKind::Snapshot] {
-        if let Some(info) = backend.list(kind)?.next() {
-            let key = info?.key;
+        if let Some(key) = backend.names(kind)?.next() {
+            let key = key?;
             return Err(Error::corrupt(
                 backend.location(),
                 format!(
@@ -126,7 +126,7 @@ fn clear_interrupted(backend: &dyn Backend) -> Result<()> {
             ));
         }
     }
-    let keys: Vec<ObjectKey> = backend.list(ObjectKind::Key)?.map(|info| info.map(|info| info.key)).collect::<Result<_>>()?;
+    let keys: Vec<ObjectKey> = backend.names(ObjectKind::Key)?.collect::<Result<_>>()?;
     backend.delete(&keys)
 }
 
@@ -150,7 +150,7 @@ pub(super) fn read_config(backend: &dyn Backend) -> Result<(Config, Vec<u8>)> {
 
 /// A configuration that says "not encrypted" beside key records was put there by someone else.
 fn refuse_stripped(backend: &dyn Backend) -> Result<()> {
-    match backend.list(ObjectKind::Key)?.next() {
+    match backend.names(ObjectKind::Key)?.next() {
         None => Ok(()),
         Some(_) => Err(Error::corrupt(
             ObjectKey::Config(Replica::First).to_string(),
@@ -162,8 +162,8 @@ fn refuse_stripped(backend: &dyn Backend) -> Result<()> {
 /// Tries the passphrase on every key record.
 fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphrase: &[u8]) -> Result<KeyPayload> {
     let mut ids: Vec<KeyId> = Vec::new();
-    for info in backend.list(ObjectKind::Key)? {
-        if let ObjectKey::Key(id, _) = info?.key
+    for key in backend.names(ObjectKind::Key)? {
+        if let ObjectKey::Key(id, _) = key?
             && !ids.contains(&id)
         {
             ids.push(id);

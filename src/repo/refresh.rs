@@ -79,8 +79,8 @@ impl Repository {
 
     pub(super) fn list_snapshots(&self) -> Result<HashSet<SnapshotId>> {
         let mut ids = HashSet::new();
-        for info in self.backend().list(ObjectKind::Snapshot)? {
-            if let ObjectKey::Snapshot(id) = info?.key {
+        for key in self.backend().names(ObjectKind::Snapshot)? {
+            if let ObjectKey::Snapshot(id) = key? {
                 ids.insert(id);
             }
         }

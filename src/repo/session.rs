@@ -177,8 +177,8 @@ impl WriteSession {
 /// The packs that prune has marked.
 pub(super) fn list_tombstones(repo: &Repository) -> Result<HashSet<PackId>> {
     let mut marked = HashSet::new();
-    for info in repo.backend().list(ObjectKind::Tombstone)? {
-        if let ObjectKey::Tombstone(id) = info?.key {
+    for key in repo.backend().names(ObjectKind::Tombstone)? {
+        if let ObjectKey::Tombstone(id) = key? {
             marked.insert(id);
         }
     }

@@ -1,6 +1,6 @@
 //! What every backend keeps, as functions that take a fresh, empty one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Barrier;
@@ -68,6 +68,8 @@ pub fn list_all(backend: &dyn Backend) -> BTreeMap<ObjectKey, u64> {
             assert_eq!(found.insert(info.key, info.size), None, "{} is listed twice", info.key);
         }
     }
+    let names: Vec<ObjectKey> = KINDS.into_iter().flat_map(|kind| backend.names(kind).unwrap()).map(Result::unwrap).collect();
+    assert_eq!((names.len(), names.into_iter().collect::<BTreeSet<_>>()), (found.len(), found.keys().copied().collect()));
     found
 }
 

@@ -17,8 +17,8 @@ pub(crate) fn check_replicas(backend: &dyn Backend, report: &mut CheckReport) ->
     let config = |bytes: &[u8]| Config::decode(bytes).map(drop);
     check_pair(backend, "config-copy", &ObjectKey::Config, &config, report)?;
     let mut keys: BTreeSet<KeyId> = BTreeSet::new();
-    for info in backend.list(ObjectKind::Key)? {
-        if let ObjectKey::Key(id, _) = info?.key {
+    for key in backend.names(ObjectKind::Key)? {
+        if let ObjectKey::Key(id, _) = key? {
             keys.insert(id);
         }
     }
@@ -64,8 +64,8 @@ fn check_pair(
 /// Reads every snapshot record from the repository itself.
 pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
     let mut snapshots = Vec::new();
-    for info in repo.backend().list(ObjectKind::Snapshot)? {
-        let ObjectKey::Snapshot(id) = info?.key else { continue };
+    for key in repo.backend().names(ObjectKind::Snapshot)? {
+        let ObjectKey::Snapshot(id) = key? else { continue };
         report.snapshots += 1;
         match repo.read_snapshot(&id) {
             Ok(Some(snapshot)) => snapshots.push((id, snapshot)),

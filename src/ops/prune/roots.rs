@@ -206,8 +206,8 @@ fn must_be_forgotten(repo: &Repository, ids: impl Iterator<Item = SnapshotId>) -
 
 fn list<T>(repo: &Repository, kind: ObjectKind, of: impl Fn(ObjectKey) -> Option<T>) -> Result<Vec<T>> {
     let mut found = Vec::new();
-    for info in repo.backend().list(kind)? {
-        found.extend(of(info?.key));
+    for key in repo.backend().names(kind)? {
+        found.extend(of(key?));
     }
     Ok(found)
 }

@@ -174,8 +174,8 @@ fn healable(repo: &Repository, sick: &Sick) -> Result<Vec<ObjectKey>> {
     }
     let mut keys: BTreeSet<ObjectKey> = sick.at_fault.iter().map(|id| ObjectKey::Pack(*id)).chain(repo.healed_objects()).collect();
     for kind in [ObjectKind::Snapshot, ObjectKind::Pending, ObjectKind::Mark, ObjectKind::Forgotten, ObjectKind::Tombstone] {
-        for info in repo.backend().list(kind)? {
-            keys.insert(info?.key);
+        for key in repo.backend().names(kind)? {
+            keys.insert(key?);
         }
     }
     let mut healable = Vec::new();

@@ -42,8 +42,8 @@ fn is_damaged<T>(read: Result<T>) -> Result<bool> {
 
 fn listed(repo: &Repository) -> Result<Vec<SnapshotId>> {
     let mut ids = Vec::new();
-    for info in repo.backend().list(ObjectKind::Snapshot)? {
-        if let ObjectKey::Snapshot(id) = info?.key {
+    for key in repo.backend().names(ObjectKind::Snapshot)? {
+        if let ObjectKey::Snapshot(id) = key? {
             ids.push(id);
         }
     }

@@ -15,8 +15,8 @@ pub(super) fn to_mend(repo: &Repository) -> Result<Vec<(ObjectKey, Vec<u8>)>> {
     let is_ours = |bytes: &[u8]| Config::decode(bytes).is_ok_and(|config| config == *repo.config());
     mend.extend(pair(repo, &ObjectKey::Config, &is_ours)?);
     let mut keys: BTreeSet<KeyId> = BTreeSet::new();
-    for info in repo.backend().list(ObjectKind::Key)? {
-        if let ObjectKey::Key(id, _) = info?.key {
+    for key in repo.backend().names(ObjectKind::Key)? {
+        if let ObjectKey::Key(id, _) = key? {
             keys.insert(id);
         }
     }

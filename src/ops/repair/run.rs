@@ -248,8 +248,8 @@ impl Run<'_> {
         let tombstone = Tombstone { time_ns: author.now_ns, host: author.host.clone() };
         self.repo.write_tombstones(going.iter().copied(), &tombstone, WriteMode::CreateNew)?;
         let mut marked = HashSet::new();
-        for info in self.repo.backend().list(ObjectKind::Tombstone)? {
-            if let ObjectKey::Tombstone(id) = info?.key
+        for key in self.repo.backend().names(ObjectKind::Tombstone)? {
+            if let ObjectKey::Tombstone(id) = key?
                 && !going.contains(&id)
             {
                 marked.insert(id);

@@ -29,8 +29,8 @@ impl WriteSession {
         self.repo.list_all_packs()?;
         self.reader.places().forget();
         let mut listed = HashSet::new();
-        for info in self.repo.backend().list(ObjectKind::Pack)? {
-            if let ObjectKey::Pack(id) = info?.key {
+        for key in self.repo.backend().names(ObjectKind::Pack)? {
+            if let ObjectKey::Pack(id) = key? {
                 listed.insert(id);
             }
         }
