@@ -88,7 +88,7 @@ impl<'a> Making<'a> {
     /// Drops it, and adds to what went wrong that this could not be done, if so.
     pub(super) fn drop_after(&self, admin: &mut Admin, error: Error) -> Error {
         let text = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", sql::quote(&self.names.temporary));
-        let dropped = admin.refresh().and_then(|()| admin.run(&self.names.temporary, "cannot be dropped", &text));
+        let dropped = admin.refresh().and_then(|()| abandoned::drop(admin, &self.names.temporary, " WITH (FORCE)"));
         match dropped {
             Ok(()) => error,
             Err(why) => add(error, &format!("; the half-made database is left and has to be dropped by hand: {text}; ({why})")),
