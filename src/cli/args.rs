@@ -135,12 +135,19 @@ pub(crate) struct SqliteArgs {
     /// The databases; a stream's name is the file's unless given
     #[arg(value_name = "[NAME=]FILE", required = true)]
     pub(crate) files: Vec<OsString>,
-    /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
-    /// those in rollback-journal mode, whose writers wait for it
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Content::Auto)]
-    pub(crate) content: Content,
+    #[command(flatten)]
+    pub(crate) content: ContentArgs,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
+}
+
+/// Whether databases are also read as tables.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContentArgs {
+    /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
+    /// those in rollback-journal mode, whose writers wait for it
+    #[arg(long = "content", value_name = "WHEN", value_enum, default_value_t = Content::Auto)]
+    pub(crate) when: Content,
 }
 
 /// When to sum up the tables of databases.
@@ -164,6 +171,8 @@ pub(crate) struct FilesArgs {
     /// Files and directories
     #[arg(value_name = "PATH", required = true)]
     pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) content: ContentArgs,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
 }

@@ -25,7 +25,7 @@ use super::{environment, names, time};
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
-    let content = args.content.into();
+    let content = args.content.when.into();
     run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(content)?)?)))
 }
 
@@ -34,7 +34,8 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     // What icecore itself keeps is no part of what it is to keep.
     let exclude = vec![context.repository_path()?, environment::cache_dir()?];
     let make = || -> Result<Box<dyn Source>, Failure> {
-        Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite: sqlite_options(ContentWhen::Never)?, exclude })?))
+        let sqlite = sqlite_options(args.content.when.into())?;
+        Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite, exclude })?))
     };
     run(context, &args.record, &listed(&args.paths), make)
 }

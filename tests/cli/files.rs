@@ -29,6 +29,27 @@ fn a_tree_comes_back_as_it_was() {
     place.run(["-R", "data/.icecore", "backup", "files", "data/.icecore"]).failed(2, &["belongs to icecore itself"]);
 }
 
+/// Databases in a tree are drilled as those that are named.
+#[test]
+fn what_databases_in_a_tree_hold_is_recorded() {
+    let place = Place::with_repository();
+    std::fs::create_dir(place.path("data")).unwrap();
+    place.database("data/a.db", 20);
+    std::fs::write(place.path("data/notes.txt"), "some notes").unwrap();
+    let content = || -> Vec<serde_json::Value> {
+        let report = place.json(["drill", "latest", "--no-mark"]);
+        let checks = report["drills"][0]["checks"].as_array().unwrap().clone();
+        checks.into_iter().filter(|check| check["check"] == "content").map(|check| check["outcome"].clone()).collect()
+    };
+    place.ok(["backup", "files", "data", "--content", "never"]);
+    assert_eq!(content(), ["skipped"]);
+    // Nothing has changed, and the files may be old enough for that to be known without reading them.
+    place.ok(["backup", "files", "data", "--content", "always"]);
+    assert_eq!(content(), ["passed"]);
+    place.ok(["backup", "files", "data"]);
+    assert_eq!(content(), ["passed"]);
+}
+
 #[test]
 fn what_cannot_be_read_makes_it_incomplete() {
     let place = Place::with_repository();

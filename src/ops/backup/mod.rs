@@ -198,8 +198,9 @@ impl Inherited {
     /// anew, or those whose content is wanted and was not recorded.
     fn have_read_again(&mut self, all: bool, without_content: bool) {
         let entries = &self.entries;
-        let has_content = |name: &Vec<u8>| entries.get(name).is_some_and(|entry| !entry.tables.is_empty());
-        self.known.retain(|name, _| !all && (!without_content || has_content(name)));
+        let lacks_content =
+            |name: &Vec<u8>| entries.get(name).is_none_or(|entry| matches!(entry.kind, EntryKind::Sqlite(_)) && entry.tables.is_empty());
+        self.known.retain(|name, _| !(all || without_content && lacks_content(name)));
     }
 }
 

@@ -13,7 +13,7 @@ use super::walk::{Entry, Walk, refusal};
 use crate::error::{Error, Result};
 use crate::format::snapshot::EntryKind;
 use crate::progress::Monitor;
-use crate::source::sqlite::{CapturedFile, MAGIC, SqliteOptions};
+use crate::source::sqlite::{CapturedFile, ContentBudget, ContentJob, MAGIC, SqliteOptions};
 use crate::source::stamp::{FileState, is_local, meta_of};
 use crate::source::{Body, Capture, CaptureReport, CapturedStream, Stamp};
 
@@ -28,6 +28,7 @@ pub(super) struct FilesCapture<'a> {
     pub(super) shared: SharedDatabases,
     links: Links,
     pub(super) options: &'a SqliteOptions,
+    pub(super) budget: ContentBudget,
     pub(super) known: &'a HashMap<Vec<u8>, Stamp>,
     pub(super) monitor: &'a dyn Monitor,
     now: SystemTime,
@@ -51,7 +52,8 @@ pub(super) enum Task {
 /// What a stream being read needs.
 pub(super) enum Held {
     Plain(Reading),
-    Database(Entry, Box<CapturedFile>),
+    /// The work on its content comes first in the order of dropping: it uses the connection.
+    Database(Entry, ContentJob, Box<CapturedFile>),
 }
 
 /// A plain file being read.
@@ -78,6 +80,7 @@ impl<'a> FilesCapture<'a> {
             shared: SharedDatabases::default(),
             links: Links::new(),
             options,
+            budget: ContentBudget::new(options.content),
             known,
             monitor,
             now: (options.clock)(),
@@ -214,7 +217,7 @@ impl<'a> FilesCapture<'a> {
     fn let_go(&mut self) {
         match self.held.take() {
             Some(Held::Plain(reading)) => self.plain_read(reading),
-            Some(Held::Database(entry, file)) => self.database_read(entry, *file),
+            Some(Held::Database(entry, content, file)) => self.database_read(entry, content, *file),
             None => {}
         }
     }
@@ -257,7 +260,8 @@ impl Capture for FilesCapture<'_> {
                 self.skip(&reading.entry.path, &format!("skipped: {}", detail(error)));
                 Ok(())
             }
-            Some(Held::Database(entry, file)) => {
+            Some(Held::Database(entry, content, file)) => {
+                drop(content);
                 drop(file);
                 self.refused(entry, error)
             }
@@ -266,7 +270,7 @@ impl Capture for FilesCapture<'_> {
     }
 
     fn blocks_writers(&self) -> bool {
-        matches!(&self.held, Some(Held::Database(_, file)) if file.blocks_writers())
+        matches!(&self.held, Some(Held::Database(_, _, file)) if file.blocks_writers())
     }
 
     fn finish(mut self: Box<Self>) -> Result<CaptureReport> {

@@ -8,7 +8,7 @@ use super::links::{SIDES, beside};
 use super::walk::Entry;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag};
-use crate::source::sqlite::{CapturedFile, capture_file};
+use crate::source::sqlite::{CapturedFile, ContentJob, capture_file, report_content};
 use crate::source::stamp::FileState;
 use crate::source::{Body, CapturedStream};
 
@@ -35,7 +35,8 @@ impl FilesCapture<'_> {
         };
         let body = file.pages().map_or(Body::Unchanged, Body::Pages);
         let stream = CapturedStream { name: entry.name.clone(), kind: EntryKind::Sqlite(file.facts()), meta: Some(file.meta()), body };
-        self.held = Some(Held::Database(entry, Box::new(file)));
+        let content = ContentJob::start(std::iter::once(&file), &mut self.budget);
+        self.held = Some(Held::Database(entry, content, Box::new(file)));
         Ok(Some(stream))
     }
 
@@ -57,7 +58,10 @@ impl FilesCapture<'_> {
     }
 
     /// Lets go of a database whose pages have been read.
-    pub(super) fn database_read(&mut self, entry: Entry, file: CapturedFile) {
+    pub(super) fn database_read(&mut self, entry: Entry, content: ContentJob, file: CapturedFile) {
+        for outcome in content.finish().into_values() {
+            report_content(&mut self.report, &entry.name, &file, outcome);
+        }
         match file.finish() {
             Ok((flags, stamp)) => {
                 self.report.flags.extend(flags);

@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 
 use self::capture::FilesCapture;
 use self::walk::{Root, Walk};
-use super::sqlite::SqliteOptions;
+use super::sqlite::{ContentWhen, SqliteOptions};
 use super::{Capture, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::format::snapshot::SourceKind;
@@ -126,6 +126,10 @@ impl Source for FilesSource {
         let parts = self.roots.iter().map(|root| root.path.as_os_str().as_bytes().to_vec()).collect();
         let given: Vec<String> = self.given.iter().map(|path| path.display().to_string()).collect();
         SourceDescription { kind: SourceKind::Files, parts, label: given.join(" ") }
+    }
+
+    fn wants_content(&self) -> bool {
+        self.options.sqlite.content == ContentWhen::Always
     }
 
     /// Looks at the roots only; the trees are walked while streams are asked for.

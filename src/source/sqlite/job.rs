@@ -9,6 +9,7 @@ use super::capture::CapturedFile;
 use super::content::NoContent;
 use super::image::Image;
 use crate::format::snapshot::TableContent;
+use crate::source::CaptureReport;
 
 /// Bytes of databases in WAL mode up to which content is summed up unless asked for: about 7 ms of one core for each MiB of rows of 300
 /// bytes (`cargo bench --bench drill`). Nobody waits for it, but a checkpoint may have to leave more in the log meanwhile.
@@ -29,30 +30,52 @@ pub enum ContentWhen {
     Never,
 }
 
+/// What of the databases of one capture is summed up: [`ContentWhen`], and how much there was so far.
+#[derive(Debug)]
+pub(in crate::source) struct ContentBudget {
+    when: ContentWhen,
+    wal_bytes: u64,
+    rollback_bytes: u64,
+}
+
+impl ContentBudget {
+    pub(in crate::source) fn new(when: ContentWhen) -> Self {
+        ContentBudget { when, wal_bytes: 0, rollback_bytes: 0 }
+    }
+
+    /// Counts a database of the capture; its image, if it is to be summed up.
+    fn take(&mut self, file: &CapturedFile) -> Option<Arc<Image>> {
+        let image = file.image_to_sum_up()?;
+        let (sum, max) = match file.blocks_writers() {
+            true => (&mut self.rollback_bytes, AUTO_ROLLBACK_BYTES),
+            false => (&mut self.wal_bytes, AUTO_WAL_BYTES),
+        };
+        *sum += file.bytes_to_read();
+        let wanted = match self.when {
+            ContentWhen::Auto => *sum <= max,
+            ContentWhen::Always => true,
+            ContentWhen::Never => false,
+        };
+        wanted.then_some(image)
+    }
+}
+
 /// What a database's tables held, or why that is not known.
-pub(super) type Outcome = Result<Vec<TableContent>, NoContent>;
+pub(in crate::source) type Outcome = Result<Vec<TableContent>, NoContent>;
 
 /// The work in progress. Dropped, it stops.
-pub(super) struct ContentJob {
+pub(in crate::source) struct ContentJob {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<HashMap<usize, Outcome>>>,
 }
 
 impl ContentJob {
     /// Begins with these databases, in this order; what is unchanged needs no work.
-    pub(super) fn start<'f>(files: impl Iterator<Item = &'f CapturedFile>, when: ContentWhen) -> Self {
-        let (mut wal, mut rollback) = (0, 0);
-        let mut chosen: Vec<(usize, Arc<Image>)> = Vec::new();
-        for (number, file) in files.enumerate() {
-            let Some(image) = file.image_to_sum_up() else { continue };
-            let (sum, max) = if file.blocks_writers() { (&mut rollback, AUTO_ROLLBACK_BYTES) } else { (&mut wal, AUTO_WAL_BYTES) };
-            *sum += file.bytes_to_read();
-            let wanted = match when {
-                ContentWhen::Auto => *sum <= max,
-                ContentWhen::Always => true,
-                ContentWhen::Never => false,
-            };
-            chosen.extend(wanted.then_some((number, image)));
+    pub(in crate::source) fn start<'f>(files: impl Iterator<Item = &'f CapturedFile>, budget: &mut ContentBudget) -> Self {
+        let chosen = files.enumerate().filter_map(|(number, file)| budget.take(file).map(|image| (number, image)));
+        let chosen: Vec<(usize, Arc<Image>)> = chosen.collect();
+        if chosen.is_empty() {
+            return ContentJob { stop: Arc::default(), thread: None };
         }
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
@@ -66,8 +89,20 @@ impl ContentJob {
     }
 
     /// Waits for the outcomes, by the number of the database.
-    pub(super) fn finish(mut self) -> HashMap<usize, Outcome> {
+    pub(in crate::source) fn finish(mut self) -> HashMap<usize, Outcome> {
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+/// Puts into the report what a database's tables held, or why that is not known.
+pub(in crate::source) fn report_content(report: &mut CaptureReport, name: &[u8], file: &CapturedFile, outcome: Outcome) {
+    match outcome {
+        Ok(tables) => drop(report.contents.insert(name.to_vec(), tables)),
+        Err(NoContent::Damaged(detail)) => report.flags.push(file.content_damage(&detail)),
+        Err(NoContent::Unreadable(detail)) => {
+            report.facts.push(("content".to_owned(), format!("not recorded of {}: {detail}", String::from_utf8_lossy(name))));
+        }
+        Err(NoContent::Stopped) => {}
     }
 }
 

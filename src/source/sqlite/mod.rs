@@ -54,11 +54,10 @@ use std::time::{Duration, SystemTime};
 pub use capture::{CapturedFile, capture_file};
 pub(super) use header::MAGIC;
 pub use job::ContentWhen;
+pub(super) use job::{ContentBudget, ContentJob, report_content};
 
 use self::capture::{canonical, capture_together};
-use self::content::NoContent;
 use self::instant::Instant;
-use self::job::ContentJob;
 use super::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag, SourceKind};
@@ -73,7 +72,7 @@ pub struct SqliteOptions {
     pub temp_dir: Option<PathBuf>,
     /// The wall clock, asked once at the start of each capture. `|| SystemTime::UNIX_EPOCH` switches off the rule for unchanged files.
     pub clock: fn() -> SystemTime,
-    /// Whether [`SqliteSource`] sums up the content of its databases.
+    /// Whether the content of the databases is summed up.
     pub content: ContentWhen,
 }
 
@@ -156,7 +155,7 @@ impl Source for SqliteSource {
         let paths: Vec<_> = self.databases.iter().map(stamp_of).collect();
         let (files, instant) = capture_together(&paths, &self.options, monitor)?;
         let files: Vec<_> = self.databases.iter().map(|database| database.name.clone().into_bytes()).zip(files).collect();
-        let content = ContentJob::start(files.iter().map(|(_, file)| file), self.options.content);
+        let content = ContentJob::start(files.iter().map(|(_, file)| file), &mut ContentBudget::new(self.options.content));
         Ok(Box::new(SqliteCapture { content, waiting: (0..files.len()).collect(), files, instant }))
     }
 }
@@ -202,14 +201,8 @@ impl Capture for SqliteCapture {
             }
         }
         for (number, outcome) in self.content.finish() {
-            let Some((name, file)) = self.files.get(number) else { continue };
-            match outcome {
-                Ok(tables) => drop(report.contents.insert(name.clone(), tables)),
-                Err(NoContent::Damaged(detail)) => report.flags.push(file.content_damage(&detail)),
-                Err(NoContent::Unreadable(detail)) => {
-                    report.facts.push(("content".to_owned(), format!("not recorded of {}: {detail}", String::from_utf8_lossy(name))));
-                }
-                Err(NoContent::Stopped) => {}
+            if let Some((name, file)) = self.files.get(number) {
+                report_content(&mut report, name, file, outcome);
             }
         }
         // All transactions end, whatever one of them says.
