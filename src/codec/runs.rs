@@ -9,7 +9,7 @@ const RUN_LEN_MIN: usize = 32;
 /// The most bytes between two runs. Long new text takes a compressor.
 const GAP_LEN_MAX: usize = 2 << 10;
 /// The most literals of a delta: more of them are worth a code of their own.
-const LITERALS_MAX: usize = 192;
+const LITERALS_MAX: usize = 512;
 /// The most copies of a delta, for the same reason.
 const COPIES_MAX: usize = 192;
 /// Entries, as a power of two, of the table of rows.
@@ -242,4 +242,126 @@ fn common_prefix(one: &[u8], other: &[u8]) -> usize {
 /// How many bytes both end with.
 fn common_suffix(one: &[u8], other: &[u8]) -> usize {
     one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::codec::{Decoder, Encoder};
+
+    fn number(seed: usize) -> usize {
+        u32::from_le_bytes(blake3::hash(&seed.to_le_bytes()).as_bytes()[..4].try_into().unwrap()) as usize
+    }
+
+    fn row(id: usize) -> Vec<u8> {
+        let filler = if number(id).is_multiple_of(2) { " ".repeat(84) } else { format!("{:x}", number(id)).repeat(number(id + 1) % 40) };
+        format!("{id}\t{}\t{}\t{filler}\n", id / 1000, number(id + 2) % 10_000).into_bytes()
+    }
+
+    fn rows(ids: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
+        ids.map(row).collect()
+    }
+
+    /// The bytes that it takes, if it is done.
+    fn there_and_back(plain: &[u8], base: &[u8]) -> Option<usize> {
+        let (mut runs, mut encoded, mut decoded) = (Runs::new(), Vec::new(), Vec::new());
+        if !runs.encode(plain, base, &mut encoded) {
+            return None;
+        }
+        Decoder::new().unwrap().decode(&encoded, base, plain.len() as u32, &mut decoded).unwrap();
+        assert!(decoded == plain);
+        // What the workspace was used for before is no matter.
+        let mut again = Vec::new();
+        runs.encode(&base[..base.len() / 2], plain, &mut again);
+        assert!(runs.encode(plain, base, &mut again) && again == encoded);
+        Some(encoded.len())
+    }
+
+    #[test]
+    fn rows_that_come_go_and_change_cost_little() {
+        let old = rows(100_000..100_700);
+        let base = old.concat();
+        let mut less = old.clone();
+        less.remove(300);
+        let mut more = old.clone();
+        more.insert(300, row(555_555));
+        let mut moved = old.clone();
+        let last = moved.pop().unwrap();
+        moved.insert(200, last);
+        let mut changed = old.clone();
+        changed[400] = [&changed[400][..14], b"and now another", &changed[400][14..]].concat();
+        for (name, new, at_most) in
+            [("same", &old, 20), ("less", &less, 20), ("more", &more, 70), ("moved", &moved, 30), ("changed", &changed, 50)]
+        {
+            let new = new.concat();
+            // Cut as chunks are: anywhere.
+            for (from, to) in [(0, new.len()), (1000, new.len() - 777), (1, new.len() - 1)] {
+                let len = there_and_back(&new[from..to], &base).unwrap();
+                assert!(len <= at_most, "{name} {from}: {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_chunks_have_several_blocks() {
+        let base = rows(0..4_000).concat();
+        let new = rows((0..4_000).filter(|id| id % 1_000 != 7)).concat();
+        assert!(new.len() > 2 * BLOCK_LEN_MAX);
+        assert!(there_and_back(&new, &base).unwrap() < 100);
+        for len in [BLOCK_LEN_MAX - 1, BLOCK_LEN_MAX, BLOCK_LEN_MAX + 1, 2 * BLOCK_LEN_MAX] {
+            assert!(there_and_back(&new[..len], &base).is_some(), "{len}");
+        }
+    }
+
+    #[test]
+    fn other_content_is_left_to_a_compressor() {
+        let base = rows(0..1_000).concat();
+        let noise: Vec<u8> = (0..10_000).flat_map(|seed| number(seed).to_le_bytes()).collect();
+        assert_eq!(there_and_back(&noise, &base), None, "noise");
+        assert_eq!(there_and_back(&base, &noise), None, "nothing of it there");
+        assert_eq!(there_and_back(&rows((0..1_000).map(|id| id * 617 % 1_000)).concat(), &base), None, "shuffled");
+        for (plain, base) in [(&b""[..], &base[..]), (&base[..], &b""[..]), (b"x", b"y"), (b"\n", b"\n\n\n")] {
+            let len = there_and_back(plain, base);
+            assert!(len.is_none() || plain.len() == 1, "{len:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_changed_comes_back() {
+        let mut done = 0;
+        for seed in 0..400 {
+            let mut next = 1_000 * seed;
+            let mut draw = |end: usize| {
+                next += 1;
+                number(next) % end
+            };
+            let base = rows(0..draw(2_000) + 1).concat();
+            let mut plain = base.clone();
+            for _ in 0..draw(6) {
+                let at = draw(plain.len() + 1);
+                let cut = draw(300).min(plain.len() - at);
+                let from = draw(base.len());
+                let new = &base[from..(from + draw(200)).min(base.len())];
+                plain.splice(at..at + cut, new.iter().copied());
+            }
+            let from = draw(400).min(base.len());
+            done += usize::from(there_and_back(&plain, &base[from..]).is_some());
+        }
+        assert!(done > 50, "{done}");
+    }
+
+    #[test]
+    fn it_takes_about_what_a_search_takes() {
+        let base = rows(100_000..101_000).concat();
+        let mut new = rows((100_000..101_000).filter(|id| id % 300 != 11));
+        for (number, at) in [50, 400, 700].into_iter().enumerate() {
+            new.insert(at, row(300_000 + number));
+        }
+        let new = new.concat();
+        let mut searched = Vec::new();
+        Encoder::new().unwrap().squeeze_rows(&new, &base, &mut searched).unwrap();
+        let len = there_and_back(&new, &base).unwrap();
+        assert!(len <= searched.len() + searched.len() / 8, "{len}, {} with a search", searched.len());
+    }
 }

@@ -14,11 +14,10 @@ const WINDOW_LOG_MIN: u32 = 10;
 const COMPRESSED_BLOCK: u32 = 2;
 
 /// The predefined distributions of codes: lengths of literals, lengths of copies, offsets (RFC 8878, 3.1.1.3.2.2). -1 is "less than 1".
-const LITERALS: [i8; 36] =
-    [4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1];
+const LITERALS: [i8; 36] = [4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1];
 const COPIES: [i8; 53] = [
-    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-    -1, -1, -1, -1, -1, -1, -1,
+    1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, -1, -1, -1, -1, -1, -1, -1,
 ];
 const OFFSETS: [i8; 29] = [1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1];
 
@@ -232,8 +231,7 @@ impl FrameWriter {
             None => (offset + REPEATED.len(), [offset, first, second]),
         };
         self.repeated = repeated;
-        let sequence =
-            Sequence { literals: LITERALS_CODES.of(self.literals_run), copy: COPIES_CODES.of(len), offset: offset_code(value) };
+        let sequence = Sequence { literals: LITERALS_CODES.of(self.literals_run), copy: COPIES_CODES.of(len), offset: offset_code(value) };
         self.sequences.push(sequence);
         self.literals_run = 0;
     }
@@ -307,5 +305,132 @@ impl FrameWriter {
             bits.put(u64::from(state), table.log, out);
         }
         bits.finish(out);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::codec::Decoder;
+
+    /// Numbers that follow from a seed.
+    struct Numbers(blake3::OutputReader);
+
+    impl Numbers {
+        fn new(seed: u64) -> Self {
+            Numbers(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
+        }
+
+        fn below(&mut self, end: usize) -> usize {
+            let mut bytes = [0; 8];
+            self.0.fill(&mut bytes);
+            (u64::from_le_bytes(bytes) % end as u64) as usize
+        }
+
+        /// Mostly small, sometimes large.
+        fn length(&mut self, end: usize) -> usize {
+            let bits = self.below(end.ilog2() as usize + 1);
+            self.below(1 << bits)
+        }
+
+        fn bytes(&mut self, len: usize) -> Vec<u8> {
+            let mut bytes = vec![0; len];
+            self.0.fill(&mut bytes);
+            bytes
+        }
+    }
+
+    /// What a decoder makes of a frame.
+    fn decoded(frame: &[u8], base: &[u8], len: usize) -> Vec<u8> {
+        let mut plain = Vec::new();
+        Decoder::new().unwrap().decode(frame, base, len as u32, &mut plain).unwrap();
+        plain
+    }
+
+    /// Copies within what has come so far, base and all.
+    fn copy(all: &mut Vec<u8>, offset: usize, len: usize) {
+        for _ in 0..len {
+            all.push(all[all.len() - offset]);
+        }
+    }
+
+    #[test]
+    fn zstd_reads_what_is_written() {
+        for seed in 0..300 {
+            let mut numbers = Numbers::new(seed);
+            let base_len = numbers.below(100_000) + 10;
+            let base = numbers.bytes(base_len);
+            let mut all = base.clone();
+            let (mut writer, mut frame) = (FrameWriter::new(), Vec::new());
+            writer.begin(base.len() + 3 * BLOCK_LEN_MAX, &mut frame);
+            let blocks = numbers.below(3) + 1;
+            for block in 1..=blocks {
+                let end = all.len() + BLOCK_LEN_MAX;
+                for _ in 0..numbers.length(2000) {
+                    let literals = numbers.length(64);
+                    let literals = numbers.bytes(literals);
+                    let len = COPY_LEN_MIN + numbers.length(1 << 15);
+                    if all.len() + literals.len() + len > end {
+                        break;
+                    }
+                    writer.literals(&literals);
+                    all.extend_from_slice(&literals);
+                    let repeated = writer.repeated();
+                    let offset = match numbers.below(3) {
+                        0 => numbers.length(all.len()) + 1,
+                        1 => repeated[numbers.below(3)],
+                        _ => (repeated[0] - 1).max(1),
+                    };
+                    let offset = offset.min(all.len());
+                    writer.copy(offset, len);
+                    copy(&mut all, offset, len);
+                }
+                let rest = numbers.length(5000).min(end - all.len());
+                let rest = numbers.bytes(rest);
+                writer.literals(&rest);
+                all.extend_from_slice(&rest);
+                writer.end_block(block == blocks, &mut frame);
+            }
+            let plain = &all[base.len()..];
+            assert!(decoded(&frame, &base, plain.len()) == plain, "{seed}");
+        }
+    }
+
+    #[test]
+    fn every_length_has_its_code() {
+        for (literals, copied) in (0..300)
+            .map(|len| (len, len + 3))
+            .chain((8..17).flat_map(|log| [-1, 0, 1].map(|by| ((1 << log) + by) as usize)).map(|len| (len, len)))
+        {
+            let base = Numbers::new(1).bytes(1000);
+            let (mut writer, mut frame) = (FrameWriter::new(), Vec::new());
+            if literals + copied > BLOCK_LEN_MAX {
+                continue;
+            }
+            writer.begin(base.len() + literals + copied, &mut frame);
+            let mut all = base.clone();
+            all.extend_from_slice(&Numbers::new(2).bytes(literals));
+            writer.literals(&all[base.len()..]);
+            writer.copy(700, copied);
+            copy(&mut all, 700, copied);
+            writer.end_block(true, &mut frame);
+            assert!(decoded(&frame, &base, literals + copied) == all[base.len()..], "{literals} {copied}");
+        }
+    }
+
+    #[test]
+    fn repeated_offsets_take_fewer_bits() {
+        let lens = [5000, 700].map(|second| {
+            let (mut writer, mut frame) = (FrameWriter::new(), Vec::new());
+            writer.begin(1 << 16, &mut frame);
+            for number in 0..100 {
+                writer.literals(b"x");
+                writer.copy(if number % 2 == 0 { 700 } else { second }, 4);
+            }
+            writer.end_block(true, &mut frame);
+            frame.len()
+        });
+        assert!(lens[1] < lens[0], "{lens:?}");
     }
 }
