@@ -7,6 +7,7 @@
 
 pub mod directory;
 mod input;
+mod lanes;
 mod sum;
 mod summing;
 mod toc;
