@@ -9,7 +9,7 @@ const RUN_LEN_MIN: usize = 32;
 /// The most bytes between two runs. Long new text takes a compressor.
 const GAP_LEN_MAX: usize = 2 << 10;
 /// The most literals of a delta: more of them are worth a code of their own.
-const LITERALS_MAX: usize = 512;
+const LITERALS_MAX: usize = 768;
 /// The most copies of a delta, for the same reason.
 const COPIES_MAX: usize = 192;
 /// Entries, as a power of two, of the table of rows.

@@ -20,8 +20,9 @@ pub use base::{BaseSlice, Reference};
 
 /// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
 const CLEAR_GAIN: usize = 8;
-/// The same for rows, of a stream without pages: they are often ten times smaller by themselves, and a change of few rows takes less than a hundredth.
-const CLEAR_GAIN_ROWS: usize = 64;
+/// The same for rows, of a stream without pages: they are often ten times smaller by themselves. A
+/// chunk that is not is looked for elsewhere when all others are stored, while nothing else is done.
+const CLEAR_GAIN_ROWS: usize = 32;
 /// The share, one in so many, of what a chunk takes whole that a delta must save for the chain that reading it takes.
 const WORTH_IT: usize = 8;
 /// The same for rows: all chunks of a dump change in every step, so each chain is read with all others, and a chunk that is whole begins a new one.
