@@ -17,9 +17,9 @@ use crate::progress::Monitor;
 use crate::repo::{ChunkWriter, KeptFeatures, NewChunk, Reference, TreeCursor, TreeWriter, WriteSession};
 
 /// Bytes of chunks that a thread stores together: neighbours stand on parts of the same chunks, which are decoded once for all of them.
-const BATCH_LEN: usize = 2 << 20;
+const BATCH_LEN: usize = 1 << 20;
 /// Batches that may wait for a thread.
-const QUEUE: usize = 1;
+const QUEUE: usize = 2;
 /// Streams of up to this many chunks are stored by the calling thread.
 const SHORT_CHUNKS: usize = 8;
 
