@@ -20,8 +20,9 @@ pub use base::{BaseSlice, Reference};
 
 /// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
 const CLEAR_GAIN: usize = 8;
-/// The same for rows, of a stream without pages: they are often ten times smaller by themselves, and a change of few rows takes less than a hundredth.
-const CLEAR_GAIN_ROWS: usize = 64;
+/// The same for rows, of a stream without pages: they are often ten times smaller by themselves. A
+/// chunk that is not is looked for elsewhere when all others are stored, while nothing else is done.
+const CLEAR_GAIN_ROWS: usize = 32;
 /// The share, one in so many, of what a chunk takes whole that a delta must save for the chain that reading it takes.
 const WORTH_IT: usize = 8;
 /// The same for rows: all chunks of a dump change in every step, so each chain is read with all others, and a chunk that is whole begins a new one.
@@ -71,6 +72,8 @@ struct Delta {
     base: Base,
     prefix: Vec<u8>,
     encoding: Encoding,
+    /// Whether a better search would hardly make it smaller.
+    is_small: bool,
 }
 
 /// Whether a chunk is one of a stream without pages, which stands on a window.
@@ -237,7 +240,7 @@ impl<'s> ChunkWriter<'s> {
         if let Some(delta) = best
             && (close || self.is_worth_it(new).map_err(|m| m.of(format!("chunk {id}")))?)
         {
-            if in_rows(new) && delta.encoding == Encoding::Delta {
+            if !delta.is_small {
                 self.squeeze(plain, &delta.prefix).map_err(|m| m.of(format!("chunk {id}")))?;
             }
             self.verify(delta.encoding, &delta.prefix, plain, &id)?;
@@ -258,8 +261,8 @@ impl<'s> ChunkWriter<'s> {
         let malformed = |m: Malformed| m.of(format!("chunk {}", new.id));
         let mut best = None;
         if let Some((base, prefix)) = first {
-            let encoding = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
-            best = Some(Delta { base, prefix, encoding });
+            let (encoding, is_small) = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
+            best = Some(Delta { base, prefix, encoding, is_small });
             std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
         for reference in new.references.iter().skip(1) {
@@ -272,27 +275,32 @@ impl<'s> ChunkWriter<'s> {
             };
             let Some(base) = base else { continue };
             let Some(prefix) = base.read(self.session)? else { continue };
-            let encoding = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
+            let (encoding, is_small) = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
             // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.
             let times = if in_rows(new) { NEW_LINEAGE_GAIN } else { 1 };
             if best.is_none() || self.alternative.len() * times < self.encoded.len() {
                 std::mem::swap(&mut self.encoded, &mut self.alternative);
-                best = Some(Delta { base, prefix, encoding });
+                best = Some(Delta { base, prefix, encoding, is_small });
             }
         }
         Ok(best)
     }
 
-    /// Encodes into `self.alternative`: as a patch where the chunk stands in its base's place and few of its pages have changed.
-    fn encode_delta(&mut self, new: &NewChunk<'_>, base: &Base, prefix: &[u8]) -> Result<Encoding, Malformed> {
+    /// Encodes into `self.alternative`: as a patch where the chunk stands in its base's place and few of its pages have changed. Says also whether a
+    /// better search would hardly make it smaller.
+    fn encode_delta(&mut self, new: &NewChunk<'_>, base: &Base, prefix: &[u8]) -> Result<(Encoding, bool), Malformed> {
         if base.is_one_chunk() && self.encoder.encode_patch(new.plain, prefix, &mut self.alternative)? {
-            return Ok(Encoding::Patch);
+            return Ok((Encoding::Patch, true));
         }
-        match in_rows(new) {
-            true => self.encoder.encode_rows(new.plain, prefix, &mut self.alternative)?,
-            false => self.encoder.encode(new.plain, prefix, &mut self.alternative)?,
+        if !in_rows(new) {
+            self.encoder.encode(new.plain, prefix, &mut self.alternative)?;
+            return Ok((Encoding::Delta, true));
         }
-        Ok(Encoding::Delta)
+        if self.encoder.encode_runs(new.plain, prefix, &mut self.alternative) {
+            return Ok((Encoding::Delta, true));
+        }
+        self.encoder.encode_rows(new.plain, prefix, &mut self.alternative)?;
+        Ok((Encoding::Delta, self.alternative.len() < SQUEEZED_MIN))
     }
 
     /// Whether the delta in `self.encoded` is so small that nothing else need be tried.
@@ -300,13 +308,11 @@ impl<'s> ChunkWriter<'s> {
         self.encoded.len() * if in_rows(new) { CLEAR_GAIN_ROWS } else { CLEAR_GAIN } <= new.plain.len()
     }
 
-    /// Makes the delta in `self.encoded` smaller if that can be worth the time.
+    /// Makes the delta of rows in `self.encoded` smaller.
     fn squeeze(&mut self, plain: &[u8], prefix: &[u8]) -> Result<(), Malformed> {
-        if self.encoded.len() >= SQUEEZED_MIN {
-            self.encoder.squeeze_rows(plain, prefix, &mut self.alternative)?;
-            if self.alternative.len() < self.encoded.len() {
-                std::mem::swap(&mut self.encoded, &mut self.alternative);
-            }
+        self.encoder.squeeze_rows(plain, prefix, &mut self.alternative)?;
+        if self.alternative.len() < self.encoded.len() {
+            std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
         Ok(())
     }

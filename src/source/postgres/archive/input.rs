@@ -79,6 +79,24 @@ impl<R: BufRead> Input<R> {
         Ok(())
     }
 
+    /// Hands the frames that can be had whole without waiting to `take`, up to one that is empty or malformed: pg_dump makes one for each row.
+    pub(super) fn pass_frames(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), Unreadable> {
+        let head_len = 1 + usize::from(self.int_len);
+        let mut rest = self.peek(u64::MAX)?;
+        let mut used = 0;
+        while let Some((head, after)) = rest.split_at_checked(head_len)
+            && let Some((0, digits)) = head.split_first()
+            && let Some((frame, after)) = usize::try_from(unsigned(digits)).ok().and_then(|len| after.split_at_checked(len))
+            && !frame.is_empty()
+        {
+            take(frame);
+            used += head_len + frame.len();
+            rest = after;
+        }
+        self.consume(used);
+        Ok(())
+    }
+
     /// Hands everything up to the end to `take`, in pieces, as long as that wants more.
     pub(super) fn pass_rest(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), Unreadable> {
         loop {
@@ -106,8 +124,7 @@ impl<R: BufRead> Input<R> {
             }
         }
         let Some((sign @ (0 | 1), digits)) = bytes.split_first() else { return self.malformed("a number has no sign") };
-        let value = digits.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
-        match i64::try_from(value) {
+        match i64::try_from(unsigned(digits)) {
             Ok(value) if *sign == 1 => Ok(-value),
             Ok(value) => Ok(value),
             Err(_) => self.malformed("a number is too large"),
@@ -159,4 +176,9 @@ impl<R: BufRead> Input<R> {
             _ => self.malformed("an entry does not say whether it has data"),
         }
     }
+}
+
+/// A number of at most 8 bytes, the lowest first.
+fn unsigned(digits: &[u8]) -> u64 {
+    digits.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }

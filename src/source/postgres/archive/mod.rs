@@ -7,6 +7,7 @@
 
 pub mod directory;
 mod input;
+mod lanes;
 mod sum;
 mod summing;
 mod toc;
@@ -223,6 +224,7 @@ pub fn sum_rows(mut input: impl BufRead) -> std::io::Result<(u64, RowSum)> {
 /// Hands over pieces up to the frame of length 0.
 fn frames<R: BufRead>(input: &mut Input<R>, mut take: impl FnMut(&[u8])) -> Result<(), Unreadable> {
     loop {
+        input.pass_frames(&mut take)?;
         match u64::try_from(input.int()?) {
             Ok(0) => return Ok(()),
             Ok(len) => input.pass(len, &mut take)?,
