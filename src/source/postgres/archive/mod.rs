@@ -7,7 +7,6 @@
 
 pub mod directory;
 mod input;
-mod lanes;
 mod sum;
 mod summing;
 mod toc;

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::lanes::Lanes;
-
 /// The sum of the BLAKE3 hashes of rows, each taken as a number of 256 bits with its lowest byte first, modulo 2^256. Tables with equal rows have
 /// equal sums in whatever order the rows lie, and no rows that differ are known to have equal ones: a row that comes twice counts twice,
 /// unlike with XOR.
@@ -23,8 +21,7 @@ impl RowSum {
         self.add_words(other.0.into_iter());
     }
 
-    /// Adds a number, its lowest word first.
-    pub(super) fn add_words(&mut self, words: impl Iterator<Item = u64>) {
+    fn add_words(&mut self, words: impl Iterator<Item = u64>) {
         let mut carry = false;
         for (mine, other) in self.0.iter_mut().zip(words) {
             let (sum, first) = mine.overflowing_add(other);
@@ -71,34 +68,11 @@ pub(super) struct Rows {
     is_wrong: bool,
 }
 
-/// Bytes from which on rows are worth being hashed together: some for each number of blocks that they may have.
-const LANES_FROM: usize = 32 << 10;
 /// What pg_dump writes after the line `\.`.
 const NEWLINES_AFTER_END: u64 = 2;
 
 impl Rows {
-    pub(super) fn take(&mut self, bytes: &[u8]) {
-        let rest = if bytes.len() >= LANES_FROM && self.is_between_rows() { self.take_in_lanes(bytes) } else { bytes };
-        self.take_lines(rest);
-    }
-
-    /// Takes whole rows; gives what comes after them.
-    fn take_in_lanes<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
-        let mut lanes = Lanes::default();
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
-            let (line, rest) = bytes.split_at_checked(end).unwrap_or((bytes, &[]));
-            if line == br"\." {
-                break;
-            }
-            lanes.add(line, &mut self.sum);
-            self.rows += 1;
-            bytes = rest.get(1..).unwrap_or_default();
-        }
-        lanes.finish(&mut self.sum);
-        bytes
-    }
-
-    fn take_lines(&mut self, mut bytes: &[u8]) {
+    pub(super) fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if let Some(after) = &mut self.after_end {
                 *after += bytes.len() as u64;
