@@ -92,9 +92,8 @@ fn next(dir: &Path, number: u32) -> Result<PathBuf> {
 fn measure_icecore(icecore: &Icecore, repository: &Path, keep: u32) -> Result<Row> {
     let before_bytes = tree_bytes(repository)?;
     let check = icecore.check()?;
-    let forget = icecore.run(["forget", "--keep-last", &keep.to_string()])?;
-    let prune = icecore.run(["prune", "--grace", "0"])?;
-    Ok(Row { name: "icecore", check: check.cost, prune: forget.cost.then(prune.cost), before_bytes, after_bytes: tree_bytes(repository)? })
+    let prune = icecore.run(["forget", "--keep-last", &keep.to_string(), "--prune", "--grace", "0"])?;
+    Ok(Row { name: "icecore", check: check.cost, prune: prune.cost, before_bytes, after_bytes: tree_bytes(repository)? })
 }
 
 impl Peer {
