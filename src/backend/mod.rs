@@ -193,7 +193,8 @@ pub enum WriteMode {
     Replace,
 }
 
-/// A place for objects. Implementers implement everything; helpers for callers are in [`BackendExt`].
+/// A place for objects. What has a body here does it one object after the other, for implementations that cannot do better; helpers for callers are in
+/// [`BackendExt`].
 ///
 /// Guarantees of every implementation: a write is atomic (an object is there whole or not at all, also after a crash); when `write`
 /// returns, the object survives a power cut; a listing started after a write returned has the object (list-after-write consistency).
@@ -222,7 +223,13 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Stores several objects, and says of each whether it did: with [`WriteMode::CreateNew`] one that is there already stays as it is. After an
     /// error, or a crash in the middle, any of them may be there, whole. What an implementation can do for all at once it does once.
-    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>>;
+    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>> {
+        let each = objects.iter().map(|(key, bytes)| match self.write(key, &[bytes], mode) {
+            Err(crate::Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            written => written.map(|()| true),
+        });
+        each.collect()
+    }
 
     /// Removes objects; all of them are gone for good when it returns. Removing what is not there is no error. After an error, or a crash in
     /// the middle, any of them may be gone.

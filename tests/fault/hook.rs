@@ -129,15 +129,6 @@ impl Backend for Hooked {
     }
 
     /// One after the other: others may come between any two.
-    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>> {
-        let each = objects.iter().map(|(key, bytes)| match self.write(key, &[bytes], mode) {
-            Err(Error::Backend { source, .. }) if source.kind() == ErrorKind::AlreadyExists => Ok(false),
-            written => written.map(|()| true),
-        });
-        each.collect()
-    }
-
-    /// The same.
     fn delete(&self, keys: &[ObjectKey]) -> Result<()> {
         keys.iter().try_for_each(|key| around(self.fate(Call::Delete(*key)), "delete", key, || self.inner.delete(&[*key])))
     }

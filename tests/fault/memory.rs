@@ -70,15 +70,6 @@ impl Backend for Memory {
         Ok(())
     }
 
-    /// One after the other.
-    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>> {
-        let each = objects.iter().map(|(key, bytes)| match self.write(key, &[bytes], mode) {
-            Err(Error::Backend { source, .. }) if source.kind() == ErrorKind::AlreadyExists => Ok(false),
-            written => written.map(|()| true),
-        });
-        each.collect()
-    }
-
     fn delete(&self, keys: &[ObjectKey]) -> Result<()> {
         let mut objects = self.objects.lock().unwrap();
         keys.iter().for_each(|key| drop(objects.remove(key)));
