@@ -86,6 +86,7 @@ fn record(number: u32) -> SnapshotRecord {
         logical_bytes: 0,
         packs: Vec::new(),
         stats: SnapshotStats::default(),
+        written_ns: 1,
         facts: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 /// File-system operations in the order that the callers of this trait choose. Reads are not here: they change nothing.
 pub trait Disk: Send + Sync + Debug {
     /// Creates a file that must not exist yet, with these permission bits, writes the parts into it and makes its contents durable; its
-    /// name is not yet. Written and synced through one handle: a later one may not be told of an earlier write error.
+    /// name is not yet. Written and synced through one handle: a later one may not be told of an earlier write error. It is locked meanwhile.
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()>;
 
     /// Makes the contents and attributes of an open file durable; `path` is its name, for messages and for tests.
@@ -47,6 +47,8 @@ impl Disk for RealDisk {
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         let mut file = File::options().write(true).create_new(true).mode(mode).open(path)?;
+        // Says that somebody is at it. Where there are no locks, its age says so.
+        let _ = file.try_lock();
         parts.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()
     }

@@ -16,6 +16,7 @@
 //! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
 
 mod names;
+mod unfinished;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -24,9 +25,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::backend::disk::Disk;
-use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, WriteMode};
+use crate::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, Unfinished, WriteMode};
 use crate::error::{Error, Result};
 use crate::id::{PackId, to_hex};
 
@@ -40,6 +42,9 @@ const TEMPORARY: &str = ".tmp-";
 
 /// Permission bits of every file: sealed or not, a repository is its owner's.
 const FILE_MODE: u32 = 0o600;
+
+/// How often an object is written, at most, if its temporary file vanishes before it has its name.
+const PLACE_TRIES: usize = 3;
 
 /// Directories below `packs`: one for each first byte of a pack's id.
 const SHARDS: usize = 256;
@@ -185,18 +190,30 @@ impl LocalBackend {
             return Err(ErrorKind::AlreadyExists.into());
         }
         let directory = self.directory_of(key);
+        let mut tries = PLACE_TRIES;
+        loop {
+            tries -= 1;
+            match self.try_to_place(key, &directory, &path, parts, mode) {
+                // A prune has taken the file, or the empty directory that it was to be in, for what a killed process has left.
+                Err(cause) if cause.kind() == ErrorKind::NotFound && tries > 0 && self.root.is_dir() => {}
+                placed => return placed.map(|()| directory),
+            }
+        }
+    }
+
+    fn try_to_place(&self, key: &ObjectKey, directory: &Path, path: &Path, parts: &[&[u8]], mode: WriteMode) -> io::Result<()> {
         match key {
             ObjectKey::Pack(id) => self.prepare_shard(id)?,
-            ObjectKey::Mark { .. } => self.prepare_below(&self.root.join("marks"), &directory)?,
+            ObjectKey::Mark { .. } => self.prepare_below(&self.root.join("marks"), directory)?,
             _ => {}
         }
         let temporary = directory.join(temporary_name()?);
-        let placed = self.disk.create(&temporary, parts, FILE_MODE).and_then(|()| self.put_in_place(&temporary, &path, mode));
+        let placed = self.disk.create(&temporary, parts, FILE_MODE).and_then(|()| self.put_in_place(&temporary, path, mode));
         if placed.is_err() {
             // The first failure is the one to report; what cannot be removed is garbage without a name of its own.
             let _ = self.disk.remove_file(&temporary);
         }
-        placed.map(|()| directory)
+        placed
     }
 
     /// Makes sure that the entries of these directories are on disk, each once.
@@ -338,6 +355,14 @@ impl Backend for LocalBackend {
         let nested = keys.iter().map(ObjectKey::kind).filter(|kind| matches!(kind, ObjectKind::Pack | ObjectKind::Mark));
         directories.extend(nested.map(|kind| self.root.join(directory_name(kind))));
         self.sync_directories(directories)
+    }
+
+    fn unfinished(&self) -> Result<Unfinished> {
+        self.count_unfinished().map_err(failed("list", &self.root))
+    }
+
+    fn remove_unfinished(&self, min_age: Duration) -> Result<Unfinished> {
+        self.sweep_unfinished(min_age).map_err(failed("delete", &self.root))
     }
 }
 

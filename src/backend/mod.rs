@@ -5,6 +5,7 @@ pub mod local;
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::id::{ContentId, ID_LEN, KeyId, LogId, MarkId, PackId, SnapshotId};
@@ -238,6 +239,26 @@ pub trait Backend: Send + Sync + Debug {
     /// Makes sure that these objects, written by anyone, survive a power cut: one that another process has just put in place may be
     /// visible before its directory entry is on disk. Those that are not there are no error.
     fn settle(&self, keys: &[ObjectKey]) -> Result<()>;
+
+    /// What writes that have not ended, by killed processes or running ones, have put here so far. No object, and in no listing.
+    fn unfinished(&self) -> Result<Unfinished> {
+        Ok(Unfinished::default())
+    }
+
+    /// Removes what writes have left that began this long ago and that no living process is known to be at, and empty directories. A writer that is
+    /// at work all the same writes again.
+    fn remove_unfinished(&self, _min_age: Duration) -> Result<Unfinished> {
+        Ok(Unfinished::default())
+    }
+}
+
+/// What writes have left that have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// What callers of a [`Backend`] want besides.

@@ -26,15 +26,15 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
     let content = args.content.when.into();
-    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(content)?)?)))
+    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content))?)))
 }
 
 /// `backup files`.
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
     // What icecore itself keeps is no part of what it is to keep.
-    let exclude = vec![context.repository_path()?, environment::cache_dir()?];
+    let exclude = vec![context.repository_path()?, context.local_dir().to_path_buf()];
     let make = || -> Result<Box<dyn Source>, Failure> {
-        let sqlite = sqlite_options(args.content.when.into())?;
+        let sqlite = sqlite_options(context, args.content.when.into());
         Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite, exclude })?))
     };
     run(context, &args.record, &listed(&args.paths), make)
@@ -62,9 +62,9 @@ impl From<Content> for ContentWhen {
     }
 }
 
-fn sqlite_options(content: ContentWhen) -> Result<SqliteOptions, Failure> {
+fn sqlite_options(context: &Context<'_>, content: ContentWhen) -> SqliteOptions {
     // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
-    Ok(SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(environment::cache_dir()?), clock: SystemTime::now, content })
+    SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(context.local_dir().to_path_buf()), clock: SystemTime::now, content }
 }
 
 /// What a backup did, as it is reported.

@@ -1,7 +1,7 @@
 //! What all commands share: the repository, the monitor, how snapshots are named.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicBool;
 
 use icecore::backend::disk::RealDisk;
@@ -14,6 +14,7 @@ use icecore::repo::{OpenOptions, Refreshed, Repository};
 
 use super::args::{FilterArgs, Global, SnapArgs};
 use super::exit::Failure;
+use super::local::LocalDir;
 use super::output::Output;
 use super::progress::Progress;
 use super::{environment, passphrase, signals, time};
@@ -23,12 +24,13 @@ pub(crate) struct Context<'o> {
     pub(crate) output: &'o Output,
     global: Global,
     cancelled: Arc<AtomicBool>,
+    local: OnceLock<LocalDir>,
 }
 
 impl<'o> Context<'o> {
     pub(crate) fn new(global: Global, output: &'o Output) -> Result<Self, Failure> {
         let cancelled = signals::watch().map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")))?;
-        Ok(Context { output, global, cancelled })
+        Ok(Context { output, global, cancelled, local: OnceLock::new() })
     }
 
     /// Where the repository is, or is to be made.
@@ -41,8 +43,13 @@ impl<'o> Context<'o> {
         let path = self.repository_path()?;
         let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
         let ask = || passphrase::of_repository(&path.display().to_string());
-        let options = OpenOptions { passphrase: &ask, cache_dir: environment::cache_dir()?, threads: self.threads() };
+        let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads() };
         Ok(Repository::open(Arc::new(backend), &options)?)
+    }
+
+    /// The directory of this machine's own files. Where the usual one cannot be used, this says so, once.
+    pub(crate) fn local_dir(&self) -> &Path {
+        self.local.get_or_init(|| LocalDir::find(self.output)).path()
     }
 
     /// How many threads work at once.

@@ -1,13 +1,11 @@
 //! `drill`.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use icecore::backend::disk::{Disk, RealDisk};
+use icecore::backend::disk::RealDisk;
 use icecore::format::mark::MarkKind;
 use icecore::format::snapshot::SourceKind;
 use icecore::ops::drill::demo::{DemoOptions, demo};
@@ -26,10 +24,13 @@ use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::journal::{Story, author, journaled};
 use super::output::{self, SCHEMA, printable};
-use super::{environment, prune, time};
+use super::{environment, prune, time, whole};
 
 /// Heads the options of drills on a server.
 const HEADING: &str = "Of a PostgreSQL snapshot";
+
+/// Permission bits of a report, before the umask: monitors read it.
+const REPORT_MODE: u32 = 0o666;
 
 /// Prove that a snapshot restores: to a staging place, checked, against the clock
 #[derive(Debug, clap::Args)]
@@ -164,7 +165,7 @@ fn of_demo(context: &Context<'_>, now_ns: i64) -> Result<Vec<Report>, Failure> {
     let progress = context.progress();
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(now_ns), monitor: &progress };
     let options = DemoOptions {
-        scratch: environment::cache_dir()?,
+        scratch: context.local_dir().to_path_buf(),
         now_ns,
         host: environment::host(),
         user: environment::user(),
@@ -189,7 +190,7 @@ fn of_snapshot(
     let listing = Reader::new(repo).listing(&record.listing)?;
     let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let options = DrillOptions {
-        staging: if record.source.kind == SourceKind::Postgres { args.on_server()? } else { args.in_directory()? },
+        staging: if record.source.kind == SourceKind::Postgres { args.on_server()? } else { args.in_directory(context)? },
         assertions: args.check_sql.iter().map(|text| assertion(text, &names)).collect::<Result<_, _>>()?,
         started: start.instant,
         rto: start.rto,
@@ -211,7 +212,7 @@ fn of_snapshot(
 }
 
 impl DrillArgs {
-    fn in_directory(&self) -> Result<Staging, Failure> {
+    fn in_directory(&self, context: &Context<'_>) -> Result<Staging, Failure> {
         if self.server.dsn.is_some() || self.server.jobs.is_some() || self.server.pg_bin.is_some() {
             return Err(Failure::usage(
                 "--dsn, --jobs and --pg-bin are for snapshots of PostgreSQL databases, and this is of something else",
@@ -219,7 +220,7 @@ impl DrillArgs {
         }
         match &self.staging {
             Some(dir) => Ok(Staging::Kept(dir.clone())),
-            None => environment::cache_dir().map(Staging::Scratch),
+            None => Ok(Staging::Scratch(context.local_dir().to_path_buf())),
         }
     }
 
@@ -259,24 +260,9 @@ fn write_report(path: &Path, done: &Done) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("cannot write the report {}: {e}", path.display()));
     let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, done }).map_err(|e| failed(&e))?;
     bytes.push(b'\n');
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or_else(|| failed(&"it names no file"))?;
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", std::process::id()));
-    let hidden = above.join(hidden);
-    let write = || -> std::io::Result<()> {
-        std::fs::create_dir_all(above)?;
-        let mut file = File::create(&hidden)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        RealDisk.rename(&hidden, path)?;
-        RealDisk.sync_dir(above)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&hidden);
-        failed(&e)
-    })
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let made = above.map_or(Ok(()), std::fs::create_dir_all);
+    made.and_then(|()| whole::write(path, &bytes, REPORT_MODE)).map_err(|e| failed(&e))
 }
 
 impl Done {

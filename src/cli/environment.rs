@@ -34,20 +34,17 @@ fn is_url(text: &OsStr) -> bool {
         && bytes.first().is_some_and(u8::is_ascii_alphabetic)
 }
 
-/// The directory of the local catalogs: `ICECORE_CACHE_DIR`, else the user's cache directory.
-pub(crate) fn cache_dir() -> Result<PathBuf, Failure> {
+/// The directory of the local catalogs: `ICECORE_CACHE_DIR`, else the user's cache directory; `None` if no variable names one.
+pub(crate) fn cache_dir() -> Option<PathBuf> {
     if let Some(dir) = variable("ICECORE_CACHE_DIR") {
-        return Ok(PathBuf::from(dir));
+        return Some(PathBuf::from(dir));
     }
     // A relative path there is to be ignored: XDG Base Directory Specification, "Basics".
     if let Some(dir) = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()) {
-        return Ok(dir.join("icecore"));
+        return Some(dir.join("icecore"));
     }
     let below_home = if cfg!(target_os = "macos") { "Library/Caches/icecore" } else { ".cache/icecore" };
-    match variable("HOME") {
-        Some(home) => Ok(PathBuf::from(home).join(below_home)),
-        None => Err(Failure::failed("there is no place for the local catalog: set ICECORE_CACHE_DIR, XDG_CACHE_HOME or HOME")),
-    }
+    variable("HOME").map(|home| PathBuf::from(home).join(below_home))
 }
 
 /// The directory of files that are only needed for a while: `TMPDIR`, else /tmp.

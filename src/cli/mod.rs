@@ -12,6 +12,7 @@ mod export;
 mod forget;
 mod init;
 mod journal;
+mod local;
 mod log;
 mod look;
 mod manual;
@@ -33,6 +34,7 @@ mod status;
 mod table;
 mod time;
 mod views;
+mod whole;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use icecore::Error;
-use icecore::backend::disk::{Disk, RealDisk};
-use icecore::id::to_hex;
 
 use super::exit::Failure;
 use super::status::{Done, Source};
+use super::whole;
 
 /// Anyone may read it: node_exporter runs as a user of its own.
 const FILE_MODE: u32 = 0o644;
@@ -42,17 +41,11 @@ const OF_SOURCES: [OfSource; 9] = [
 /// Writes the file: complete under another name, then renamed.
 pub(crate) fn write(file: &Path, done: &Done) -> Result<(), Failure> {
     let failed = |cause: std::io::Error| Failure::from(Error::destination(file, format!("the textfile cannot be written: {cause}")));
-    let name = file.file_name().ok_or_else(|| Failure::usage(format!("{}: is no name of a file", file.display())))?;
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|cause| failed(std::io::Error::other(cause)))?;
-    // node_exporter reads names that end with `.prom`; this one does not.
-    let temporary = file.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), to_hex(&random)));
-    let placed = RealDisk.create(&temporary, &[text(done).as_bytes()], FILE_MODE).and_then(|()| RealDisk.rename(&temporary, file));
-    placed.map_err(|cause| {
-        // The first failure is the one to report.
-        let _ = RealDisk.remove_file(&temporary);
-        failed(cause)
-    })
+    if file.file_name().is_none() {
+        return Err(Failure::usage(format!("{}: is no name of a file", file.display())));
+    }
+    // node_exporter reads names that end with `.prom`; the one before it is renamed does not.
+    whole::write(file, text(done).as_bytes(), FILE_MODE).map_err(failed)
 }
 
 fn text(done: &Done) -> String {

@@ -47,6 +47,9 @@ pub(crate) struct Done {
     expired_pending: u64,
     waiting_packs: u64,
     log_entries_removed: u64,
+    /// Of killed processes.
+    unfinished_files: u64,
+    unfinished_bytes: u64,
 }
 
 /// What a prune goes by now that waits so long before it deletes.
@@ -157,6 +160,8 @@ impl Done {
             written_bytes: report.written_bytes,
             expired_pending: report.expired,
             waiting_packs: report.waiting,
+            unfinished_files: report.unfinished.files,
+            unfinished_bytes: report.unfinished.bytes,
         }
     }
 
@@ -173,6 +178,10 @@ impl Done {
 
     pub(crate) fn text(&self) -> String {
         let mut text = self.summary() + "\n";
+        if self.unfinished_files > 0 {
+            let files = count(self.unfinished_files, "file");
+            text.push_str(&format!("{files} ({}) that killed processes had begun to write removed\n", bytes(self.unfinished_bytes)));
+        }
         if self.waiting_packs > 0 {
             text.push_str(&format!("{} wait for the grace time; prune again after it\n", count(self.waiting_packs, "marked pack")));
         }

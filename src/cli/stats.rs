@@ -37,6 +37,9 @@ struct Stats {
     chains: ChainsView,
     /// What no listed snapshot has stored.
     other: CostView,
+    /// What writes have left that have not ended: in none of the sums.
+    unfinished_files: u64,
+    unfinished_bytes: u64,
     /// The newest ones, oldest first.
     per_snapshot: Vec<Row>,
     /// What cannot be read.
@@ -102,6 +105,8 @@ pub(crate) fn run(context: &Context<'_>, args: &StatsArgs) -> Result<Exit, Failu
         total: CostView::of(&sums.total, Some(sums.logical_bytes)),
         chains: ChainsView::of(Some(&sums.chains)),
         other: CostView::of(&sums.other, None),
+        unfinished_files: sums.unfinished.files,
+        unfinished_bytes: sums.unfinished.bytes,
         per_snapshot: sums.snapshots.iter().skip(left_out).map(Row::of).collect(),
         unreadable,
     };
@@ -128,6 +133,10 @@ impl Stats {
             ("work", self.chains.shown_work()),
         ];
         let mut text = lines.map(|(name, value)| format!("{name:<11} {}\n", printable(&value))).concat();
+        if self.unfinished_files > 0 {
+            let (files, size) = (count(self.unfinished_files, "file"), output::bytes(self.unfinished_bytes));
+            text.push_str(&format!("{:<11} {files}, {size} of writes that have not ended; prune removes those of killed processes\n", "unfinished"));
+        }
         if !self.per_snapshot.is_empty() {
             text.push_str(&format!("\n{}", self.table()));
         }

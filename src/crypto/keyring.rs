@@ -1,6 +1,6 @@
 //! Wrapping the master key with a passphrase.
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use zeroize::Zeroizing;
 
 use super::{aead_key, bound_bytes, nonce};
@@ -37,11 +37,17 @@ pub fn unwrap(repository: &RepositoryId, key_record: &KeyRecord, passphrase: &[u
     record::decode(plain).map(Some)
 }
 
-/// Argon2id (RFC 9106), version 0x13.
+/// Argon2id (RFC 9106), version 0x13. The cost is checked before anything is done: it may come from a record that nobody has verified.
 fn derive(passphrase: &[u8], salt: &[u8], cost: KdfCost) -> Result<Zeroizing<[u8; 32]>, Malformed> {
+    cost.verify()?;
     let malformed = |e: argon2::Error| Malformed::new(format!("the key derivation refused its parameters: {e}"));
     let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(malformed)?;
+    let mut blocks: Vec<Block> = Vec::new();
+    let no_memory = |_| Malformed::new(format!("its key derivation needs {} KiB of memory, which are not there", cost.memory_kib));
+    blocks.try_reserve_exact(params.block_count()).map_err(no_memory)?;
+    blocks.resize(params.block_count(), Block::default());
     let mut key = Zeroizing::new([0; 32]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(passphrase, salt, &mut key[..]).map_err(malformed)?;
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon2.hash_password_into_with_memory(passphrase, salt, &mut key[..], blocks.as_mut_slice()).map_err(malformed)?;
     Ok(key)
 }

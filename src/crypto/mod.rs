@@ -19,6 +19,9 @@ pub const PADDING_CONTEXT: &str = "icecore 2026-11 format 1 padding";
 /// Context of `derive_key` for the key of chunk ids.
 pub const CHUNK_KEY_CONTEXT: &str = "icecore 2026-11 format 1 chunk id key";
 
+/// Context of `derive_key` for the name of the tombstone of a pending record whose writer seems to be dead.
+pub const SUSPICION_CONTEXT: &str = "icecore 2026-11 format 1 suspicion";
+
 /// Context of `derive_key` for the seed of content-defined cuts.
 pub const CHUNKING_SEED_CONTEXT: &str = "icecore 2026-11 format 1 chunking seed";
 

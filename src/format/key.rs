@@ -17,11 +17,17 @@ pub const KEY_RECORD_LEN_MAX: u64 = 64 << 10;
 /// The least memory of the key derivation that a reader accepts, in KiB (RFC 9106, section 3.1: 8 for each lane).
 pub const KDF_MEMORY_KIB_MIN: u32 = 8;
 /// The most memory that it accepts, in KiB.
-pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
+pub const KDF_MEMORY_KIB_MAX: u32 = 256 << 10;
 /// The most passes that it accepts.
 pub const KDF_PASSES_MAX: u32 = 64;
 /// The most lanes that it accepts.
 pub const KDF_LANES_MAX: u32 = 64;
+/// The most work for one key record, in KiB that are filled: memory times passes. A few seconds.
+pub const KDF_WORK_KIB_MAX: u64 = 1 << 20;
+/// The most work for all key records that are tried with one passphrase, in the same unit: more than half a minute helps nobody.
+pub const KDF_WORK_KIB_TOTAL: u64 = 16 << 20;
+/// The most key records that are read to open a repository.
+pub const KEY_RECORDS_MAX: usize = 1024;
 
 /// The cost of Argon2id (RFC 9106).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +44,26 @@ impl KdfCost {
     /// RFC 9106, section 4, second recommended option: 64 MiB, 3 passes, 4 lanes.
     pub const DEFAULT: KdfCost = KdfCost { memory_kib: 64 << 10, passes: 3, lanes: 4 };
 
-    /// What a reader accepts: a hostile record must not take all memory or time.
-    fn is_sane(&self) -> bool {
-        (KDF_MEMORY_KIB_MIN..=KDF_MEMORY_KIB_MAX).contains(&self.memory_kib)
-            && (1..=KDF_PASSES_MAX).contains(&self.passes)
-            && (1..=KDF_LANES_MAX).contains(&self.lanes)
+    /// How much is filled, in KiB: what the time follows.
+    pub fn work_kib(&self) -> u64 {
+        u64::from(self.memory_kib) * u64::from(self.passes)
+    }
+
+    /// Refuses what no reader accepts: a hostile record must not take all memory or time.
+    ///
+    /// # Errors
+    /// [`Malformed`], with what it asks for and what is possible.
+    pub fn verify(&self) -> Result<(), Malformed> {
+        let KdfCost { memory_kib, passes, lanes } = *self;
+        let lanes_fit = (1..=KDF_LANES_MAX).contains(&lanes) && memory_kib >= KDF_MEMORY_KIB_MIN.saturating_mul(lanes);
+        let is_sane = memory_kib <= KDF_MEMORY_KIB_MAX && (1..=KDF_PASSES_MAX).contains(&passes) && self.work_kib() <= KDF_WORK_KIB_MAX;
+        match lanes_fit && is_sane {
+            true => Ok(()),
+            false => Err(Malformed::new(format!(
+                "its key derivation asks for {memory_kib} KiB, {passes} passes and {lanes} lanes, which is out of bounds: at most \
+                 {KDF_MEMORY_KIB_MAX} KiB, {KDF_PASSES_MAX} passes, {KDF_LANES_MAX} lanes of 8 KiB or more, and {KDF_WORK_KIB_MAX} KiB in all passes"
+            ))),
+        }
     }
 }
 
@@ -119,9 +140,7 @@ impl KeyRecord {
         let mut input = Input::new(body);
         input.bytes(HEADER_LEN)?;
         let cost = KdfCost { memory_kib: input.u32()?, passes: input.u32()?, lanes: input.u32()? };
-        if !cost.is_sane() {
-            return Err(Malformed::new("the cost of its key derivation is out of bounds"));
-        }
+        cost.verify()?;
         let sealed_len = input.u32()? as usize;
         let sealed = input.bytes(sealed_len)?.to_vec();
         input.end()?;

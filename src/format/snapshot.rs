@@ -35,6 +35,8 @@ pub struct SnapshotRecord {
     pub packs: Vec<PackRef>,
     /// What it cost.
     pub stats: SnapshotStats,
+    /// When this record was written, nanoseconds since 1970-01-01 UTC by the writer's own clock: how old a pending record is.
+    pub written_ns: i64,
     /// Further facts by name: `instant`, `sqlite`, and what was found out about a server.
     pub facts: Vec<(String, String)>,
 }

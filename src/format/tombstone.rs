@@ -1,6 +1,8 @@
-//! Tombstones: prune's marks. Their names say what is marked; their content only when and by whom.
+//! Tombstones: prune's marks. Their names say what is marked, their content when and by whom, and of a snapshot record that this was meant.
 
 use serde::{Deserialize, Serialize};
+
+use crate::id::SnapshotId;
 
 /// What is in a tombstone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -9,4 +11,6 @@ pub struct Tombstone {
     pub time_ns: i64,
     /// The machine that wrote it.
     pub host: String,
+    /// The pending record that has expired, if the tombstone is about one. The same as in its name.
+    pub expired: Option<SnapshotId>,
 }

@@ -6,11 +6,13 @@
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Repository, random_salt};
+use tempfile::NamedTempFile;
+
+use super::Repository;
 use crate::codec::similarity::{FEATURES_LEN, Features, PIECE_LEN, Sampler};
 use crate::format::snapshot::StreamRoot;
 use crate::id::{SourceId, to_hex};
@@ -71,8 +73,8 @@ impl KeptFeatures {
 pub struct FeatureKeeper {
     dir: PathBuf,
     place: PathBuf,
-    temporary: PathBuf,
-    file: Option<File>,
+    /// Removed when dropped, unless it took the place.
+    file: Option<NamedTempFile>,
     continues: bool,
     failed: AtomicBool,
 }
@@ -86,7 +88,7 @@ impl FeatureKeeper {
     /// Takes the features of the pieces from this number on. Threads may put different pieces at the same time.
     pub fn put(&self, first_piece: u64, features: &[Features]) {
         let bytes: Vec<u8> = features.iter().flat_map(|features| features.to_bytes()).collect();
-        let written = self.file.as_ref().map(|file| file.write_all_at(&bytes, HEADER_LEN as u64 + first_piece * FEATURES_LEN as u64));
+        let written = self.file.as_ref().map(|file| file.as_file().write_all_at(&bytes, HEADER_LEN as u64 + first_piece * FEATURES_LEN as u64));
         if written.is_some_and(|written| written.is_err()) {
             self.failed.store(true, Ordering::Relaxed);
         }
@@ -94,31 +96,24 @@ impl FeatureKeeper {
 
     /// Keeps them as those of the stream with this root, in place of what was there.
     pub fn finish(self, root: &StreamRoot) {
-        let (Some(file), Some(top)) = (&self.file, root.top) else { return };
+        let (Some(temporary), Some(top)) = (self.file, root.top) else { return };
+        let file = temporary.as_file();
         let mut header = [0; HEADER_LEN];
         let fields = [&MAGIC[..], &root.len.to_le_bytes(), top.as_bytes()].concat();
         header.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         let whole = HEADER_LEN as u64 + root.len.div_ceil(PIECE_LEN as u64) * FEATURES_LEN as u64;
         if !self.failed.load(Ordering::Relaxed) && file.set_len(whole).is_ok() && file.write_all_at(&header, 0).is_ok() {
-            let _kept = std::fs::rename(&self.temporary, &self.place);
+            let _kept = temporary.persist(&self.place);
         }
     }
 
-    fn begin(&self, parent: Option<&Path>) -> Option<File> {
+    fn begin(&self, parent: Option<&Path>) -> Option<NamedTempFile> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).ok()?;
-        let mut file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&self.temporary).ok()?;
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dir).ok()?;
         if let Some(parent) = parent {
-            std::io::copy(&mut File::open(parent).ok()?, &mut file).ok()?;
+            std::io::copy(&mut File::open(parent).ok()?, file.as_file_mut()).ok()?;
         }
         Some(file)
-    }
-}
-
-impl Drop for FeatureKeeper {
-    fn drop(&mut self) {
-        if self.file.is_some() {
-            let _gone_already = std::fs::remove_file(&self.temporary);
-        }
     }
 }
 
@@ -144,9 +139,8 @@ impl Repository {
         }
         let dir = self.features_dir(source);
         let place = dir.join(file_name(stream));
-        let temporary = dir.join(format!("{TEMPORARY}{}", to_hex(random_salt().ok()?.get(..8).unwrap_or_default())));
         let continues = parent.is_some_and(|root| self.kept_features(source, stream, root).is_some());
-        let mut keeper = FeatureKeeper { dir, place, temporary, file: None, continues, failed: AtomicBool::new(false) };
+        let mut keeper = FeatureKeeper { dir, place, file: None, continues, failed: AtomicBool::new(false) };
         keeper.file = keeper.begin(continues.then_some(keeper.place.as_path()));
         keeper.file.is_some().then_some(keeper)
     }

@@ -130,7 +130,7 @@ impl Repository {
         // Only saves work: the next refresh finds out by itself.
         let _ = self.catalog().remove_snapshots(deleted);
         let mut gone: HashSet<SnapshotId> = self.forgotten_ids()?.into_iter().collect();
-        self.list_snapshots()?.iter().for_each(|listed| {
+        self.list_snapshots()?.ids.iter().for_each(|listed| {
             gone.remove(listed);
         });
         self.remove_marks_of(&gone)

@@ -15,6 +15,7 @@ pub mod catalog;
 
 mod batches;
 mod cache;
+mod expired;
 mod features;
 mod forgotten;
 mod heal;
@@ -38,6 +39,7 @@ mod window;
 mod writer;
 
 pub(crate) use cache::Cache;
+pub(crate) use expired::{expiry_of, suspicion_of};
 pub use features::{FeatureKeeper, KeptFeatures};
 pub use forgotten::ForgottenList;
 pub(crate) use heal::is_whole;
@@ -55,6 +57,7 @@ pub use refresh::Refreshed;
 pub(crate) use refresh::{read_pack_from, read_record_from};
 pub(crate) use repack::Repacker;
 pub(crate) use segments::missing_is_damage;
+pub(crate) use session::later;
 pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSession};
 pub use spool::{Held, Spool};
 pub(crate) use tree::read_node;

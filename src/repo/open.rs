@@ -1,5 +1,6 @@
 //! Making and opening repositories.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::crypto::{Keys, keyring};
 use crate::error::{Error, Result};
 use crate::format::Malformed;
 use crate::format::config::{CONFIG_LEN_MAX, Config};
-use crate::format::key::{KEY_RECORD_LEN_MAX, KdfCost, KeyPayload, KeyRecord};
+use crate::format::key::{KDF_WORK_KIB_TOTAL, KEY_RECORD_LEN_MAX, KEY_RECORDS_MAX, KdfCost, KeyPayload, KeyRecord};
 use crate::format::parity::PARITY_PERCENT_MAX;
 use crate::id::{KeyId, RepositoryId};
 
@@ -54,10 +55,10 @@ impl Repository {
         }
         for replica in [Replica::First, Replica::Second] {
             if backend.stat(&ObjectKey::Config(replica))?.is_some() {
-                return Err(Error::InvalidArgument(format!("{} holds a repository already", backend.location())));
+                return Err(taken(backend));
             }
         }
-        clear_interrupted(backend)?;
+        refuse_remains(backend)?;
         let config = Config {
             repository: RepositoryId(random_salt()?),
             encrypted: options.passphrase.is_some(),
@@ -67,6 +68,7 @@ impl Repository {
         };
         let malformed = |m: Malformed| m.of("the new configuration");
         let config_bytes = config.encode().map_err(malformed)?;
+        let mut own = None;
         if let Some(passphrase) = &options.passphrase {
             let payload =
                 KeyPayload { master: random_salt()?, config_hash: *blake3::hash(&config_bytes).as_bytes(), config: config.clone() };
@@ -75,9 +77,24 @@ impl Repository {
             let (id, bytes) = (KeyId(random_salt()?), wrapped.encode());
             backend.write(&ObjectKey::Key(id, Replica::Second), &[&bytes], WriteMode::CreateNew)?;
             backend.write(&ObjectKey::Key(id, Replica::First), &[&bytes], WriteMode::CreateNew)?;
+            own = Some(id);
         }
-        // The configuration comes last: until it is there, there is no repository, and init can be run again.
-        backend.write(&ObjectKey::Config(Replica::Second), &[&config_bytes], WriteMode::CreateNew)?;
+        // The configuration comes last: until it is there, there is no repository, and init can be run again. Of several that run at once, the one whose
+        // second copy takes the name makes the repository. No other key record is touched before that: it may be the winner's.
+        let second = ObjectKey::Config(Replica::Second);
+        match backend.write(&second, &[&config_bytes], WriteMode::CreateNew) {
+            Err(Error::Backend { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+                // A write whose answer got lost and which was sent again finds its own.
+                if backend.read_if_there(&second, CONFIG_LEN_MAX)?.as_ref() != Some(&config_bytes) {
+                    let keys: Vec<ObjectKey> = own.into_iter().flat_map(both_copies).collect();
+                    backend.delete(&keys)?;
+                    return Err(taken(backend));
+                }
+            }
+            written => written?,
+        }
+        // From here on nobody else can make it one, and key records of inits that were interrupted or came too late open nothing.
+        remove_other_keys(backend, own)?;
         backend.write(&ObjectKey::Config(Replica::First), &[&config_bytes], WriteMode::CreateNew)?;
         Ok(config.repository)
     }
@@ -113,8 +130,23 @@ impl Repository {
     }
 }
 
-/// An init that was interrupted may have left key records. They go only where nothing can depend on them.
-fn clear_interrupted(backend: &dyn Backend) -> Result<()> {
+fn taken(backend: &dyn Backend) -> Error {
+    Error::InvalidArgument(format!("{} holds a repository already", backend.location()))
+}
+
+fn both_copies(id: KeyId) -> [ObjectKey; 2] {
+    [Replica::First, Replica::Second].map(|replica| ObjectKey::Key(id, replica))
+}
+
+fn remove_other_keys(backend: &dyn Backend, own: Option<KeyId>) -> Result<()> {
+    let keys: Vec<ObjectKey> = backend.names(ObjectKind::Key)?.collect::<Result<_>>()?;
+    let other = |key: &ObjectKey| !matches!(key, ObjectKey::Key(id, _) if Some(*id) == own);
+    let keys: Vec<ObjectKey> = keys.into_iter().filter(other).collect();
+    if keys.is_empty() { Ok(()) } else { backend.delete(&keys) }
+}
+
+/// Without a configuration there may be key records of an init that was interrupted, but nothing that depends on them.
+fn refuse_remains(backend: &dyn Backend) -> Result<()> {
     for kind in [ObjectKind::Pack, ObjectKind::Snapshot] {
         if let Some(key) = backend.names(kind)?.next() {
             let key = key?;
@@ -126,8 +158,7 @@ fn clear_interrupted(backend: &dyn Backend) -> Result<()> {
             ));
         }
     }
-    let keys: Vec<ObjectKey> = backend.names(ObjectKind::Key)?.collect::<Result<_>>()?;
-    backend.delete(&keys)
+    Ok(())
 }
 
 /// The first copy of the configuration that decodes.
@@ -159,7 +190,7 @@ fn refuse_stripped(backend: &dyn Backend) -> Result<()> {
     }
 }
 
-/// Tries the passphrase on every key record.
+/// Tries the passphrase on every key record, the cheapest first: whoever can write to the repository may have added some that take long.
 fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphrase: &[u8]) -> Result<KeyPayload> {
     let mut ids: Vec<KeyId> = Vec::new();
     for key in backend.names(ObjectKind::Key)? {
@@ -169,21 +200,33 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
             ids.push(id);
         }
     }
+    let found = ids.len();
     let mut damage = None;
-    let mut tried = false;
-    for id in ids {
-        let key_record = match read_key(backend, id) {
-            Ok(key_record) => key_record,
-            Err(error) if error.is_damage() => {
-                damage = damage.or(Some(error));
-                continue;
-            }
+    let mut key_records = Vec::new();
+    for id in ids.into_iter().take(KEY_RECORDS_MAX) {
+        match read_key(backend, id) {
+            Ok(key_record) => key_records.push((id, key_record)),
+            Err(error) if error.is_damage() => damage = damage.or(Some(error)),
             Err(error) => return Err(error),
-        };
-        tried = true;
-        let object = ObjectKey::Key(id, Replica::First);
-        if let Some(payload) = keyring::unwrap(&config.repository, &key_record, passphrase).map_err(|m| m.of(object))? {
-            return check_binding(payload, config, config_bytes);
+        }
+    }
+    key_records.sort_by_key(|(id, key_record)| (key_record.cost.work_kib(), *id));
+    let mut work_kib = 0;
+    let affordable = key_records.iter().take_while(|(_, key_record)| {
+        work_kib += key_record.cost.work_kib();
+        work_kib <= KDF_WORK_KIB_TOTAL
+    });
+    let affordable = affordable.count();
+    let tried = affordable > 0;
+    if affordable < key_records.len() || found > KEY_RECORDS_MAX {
+        let detail = format!("it has {found} key records, of which the passphrase was tried on {affordable}: the others would take too long");
+        damage = damage.or_else(|| Some(Error::corrupt("the repository", detail)));
+    }
+    for (id, key_record) in key_records.iter().take(affordable) {
+        match keyring::unwrap(&config.repository, key_record, passphrase) {
+            Ok(Some(payload)) => return check_binding(payload, config, config_bytes),
+            Ok(None) => {}
+            Err(malformed) => damage = damage.or_else(|| Some(malformed.of(ObjectKey::Key(*id, Replica::First)))),
         }
     }
     match damage {

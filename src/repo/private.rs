@@ -41,20 +41,27 @@ impl Deref for LocalCatalog {
 }
 
 impl LocalCatalog {
-    /// The shared catalog in `dir` if it can be written now, else a private one.
+    /// The shared catalog in `dir` if it can be written now; a private one if another process holds it; one in memory if there can be no file.
     pub(super) fn open(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
         let shared = Catalog::open(dir, repository, location).and_then(|catalog| catalog.probe().map(|()| catalog));
         match shared {
             Ok(catalog) => Ok(Self::new(catalog, None)),
             Err(Error::Busy { .. }) => Self::private(dir, repository, location),
-            Err(other) => Err(other),
+            Err(_) => Self::in_memory(repository, location),
         }
     }
 
-    /// An empty catalog that no other process uses.
+    fn in_memory(repository: RepositoryId, location: &str) -> Result<Self> {
+        Ok(Self::new(Catalog::in_memory(repository, location)?, None))
+    }
+
+    /// An empty catalog that no other process uses: in a file, or in memory if there can be none.
     pub(super) fn private(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
-        let private = PrivateDir::make(dir).map_err(|e| Error::backend("write", format!("a catalog in {}", dir.display()), e))?;
-        Ok(Self::new(Catalog::open(&private.path, repository, location)?, Some(private)))
+        let in_file = PrivateDir::make(dir).ok().and_then(|dir| Some((Catalog::open(&dir.path, repository, location).ok()?, dir)));
+        match in_file {
+            Some((catalog, dir)) => Ok(Self::new(catalog, Some(dir))),
+            None => Self::in_memory(repository, location),
+        }
     }
 
     fn new(catalog: Catalog, dir: Option<PrivateDir>) -> Self {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
 use super::catalog::{NewPack, PackState};
+use super::expired::SnapshotList;
 use super::locate::PackTable;
 use super::segments::missing_is_damage;
 use super::{Health, LocalCatalog, Repository, SnapshotMarks};
@@ -28,6 +29,8 @@ pub struct Refreshed {
     pub marks: HashMap<SnapshotId, SnapshotMarks>,
     /// What is listed but cannot be read.
     pub damage: Vec<Error>,
+    /// What lies in the place of snapshots and is none: prune had taken the writer for dead before. It is ignored, and goes with the next prune.
+    pub expired: Vec<SnapshotId>,
 }
 
 impl Repository {
@@ -41,10 +44,11 @@ impl Repository {
         // A prune may have moved things since the packs were listed: whoever misses one may list them once more.
         *local.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.inner.healed.look_again();
-        let listed = self.list_snapshots()?;
+        let SnapshotList { ids: listed, expired } = self.list_snapshots()?;
         let known: HashMap<SnapshotId, Vec<u8>> = local.snapshots()?.into_iter().collect();
         let gone: Vec<SnapshotId> = known.keys().filter(|id| !listed.contains(*id)).copied().collect();
-        let mut refreshed = Refreshed::default();
+        let mut refreshed = Refreshed { damage: self.false_expiries(expired.iter())?, ..Refreshed::default() };
+        refreshed.expired.extend(expired);
         let must_list_packs = local.was_rebuilt() || !gone.is_empty();
         let mut fresh = Vec::new();
         for id in &listed {
@@ -75,16 +79,6 @@ impl Repository {
         refreshed.marks = marks;
         refreshed.damage.extend(unreadable);
         Ok(refreshed)
-    }
-
-    pub(super) fn list_snapshots(&self) -> Result<HashSet<SnapshotId>> {
-        let mut ids = HashSet::new();
-        for key in self.backend().names(ObjectKind::Snapshot)? {
-            if let ObjectKey::Snapshot(id) = key? {
-                ids.insert(id);
-            }
-        }
-        Ok(ids)
     }
 
     /// A committed record; `None` if it has just been forgotten.

@@ -25,6 +25,7 @@ use crate::format::snapshot::SnapshotStats;
 use crate::id::{ChunkId, PackId, SnapshotId};
 
 pub(super) use closure::Closure;
+pub(crate) use commit::later;
 pub use commit::{Committed, SnapshotDraft};
 pub use suspects::Suspects;
 

@@ -106,6 +106,7 @@ pub fn store_snapshot(scene: &Scene, top: &Crafted, packs: &[PackRef]) -> (Snaps
         logical_bytes: root.len,
         packs: [packs, &[listing_pack]].concat(),
         stats: SnapshotStats::default(),
+        written_ns: 1,
         facts: Vec::new(),
     };
     let header = ObjectHeader { kind: Kind::Snapshot, cipher: Cipher::None, salt: [4; 32] }.encode();

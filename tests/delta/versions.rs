@@ -70,6 +70,7 @@ fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
         logical_bytes,
         packs: Vec::new(),
         stats: SnapshotStats::default(),
+        written_ns: 1,
         facts: Vec::new(),
     }
 }

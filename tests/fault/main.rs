@@ -34,6 +34,7 @@ mod pruning;
 mod repair;
 mod schedule;
 mod stale;
+mod suspended;
 mod sweep;
 mod together;
 mod world;

@@ -140,15 +140,13 @@ impl<'c> Life<'c> {
         // No two of one round say something of the protection of one snapshot: which was later would not be known.
         let mut spoken = BTreeSet::new();
         jobs.retain(|job| job.protects().is_none_or(|id| spoken.insert(id)));
-        let at_once = jobs.iter().any(|job| matches!(job, Job::Prune { grace: 0 }));
         let first = self.random.below(HOSTS);
         let baton = Arc::new(Baton::new(jobs.len(), Random(self.random.next())));
         let actors: Vec<Actor<'_>> = jobs
             .into_iter()
             .enumerate()
             .map(|(me, job)| {
-                // A grace time of none is for repositories in which nothing else dies meanwhile.
-                let dies = self.random.below(8) == 0 && !(at_once && matches!(job, Job::Backup { .. }));
+                let dies = self.random.below(8) == 0;
                 let dies_at = if dies { self.random.below(60) } else { usize::MAX };
                 let cache = self.world.path(&format!("host {}", (first + me) % HOSTS));
                 Actor { me, job, dies_at, cache, baton: &baton, clock: self.clock, memory: &self.memory, world: &self.world }

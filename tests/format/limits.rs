@@ -2,8 +2,11 @@
 
 use super::values::{self, children, chunk, delta, slice, whole};
 use icecore::codec::{Decoder, Encoder};
+use icecore::crypto::keyring;
 use icecore::format::config::{CONFIG_CHUNK_LEN_MAX, CONFIG_CHUNK_LEN_MIN, CONFIG_LEN_MAX, Config};
-use icecore::format::key::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_MEMORY_KIB_MIN, KDF_PASSES_MAX, KEY_RECORD_LEN_MAX, KdfCost, KeyRecord};
+use icecore::format::key::{
+    KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_MEMORY_KIB_MIN, KDF_PASSES_MAX, KDF_WORK_KIB_MAX, KEY_RECORD_LEN_MAX, KdfCost, KeyRecord,
+};
 use icecore::format::log::LogRecord;
 use icecore::format::mark::{ForgottenRecord, MarkRecord};
 use icecore::format::node::Node;
@@ -88,7 +91,16 @@ fn hostile_marks_allocate_nothing() {
 fn key_records_and_configurations_are_bounded() {
     let with = |cost, sealed_len: usize| KeyRecord { salt: [0; 32], cost, sealed: vec![0; sealed_len] }.encode();
     let cost = |memory_kib, passes, lanes| KdfCost { memory_kib, passes, lanes };
-    for good in [cost(KDF_MEMORY_KIB_MIN, 1, 1), cost(KDF_MEMORY_KIB_MAX, KDF_PASSES_MAX, KDF_LANES_MAX)] {
+    let passes = (KDF_WORK_KIB_MAX / u64::from(KDF_MEMORY_KIB_MAX)) as u32;
+    let memory_kib = (KDF_WORK_KIB_MAX / u64::from(KDF_PASSES_MAX)) as u32;
+    assert!(KdfCost::DEFAULT.work_kib() * 4 < KDF_WORK_KIB_MAX && KdfCost::DEFAULT.memory_kib * 4 <= KDF_MEMORY_KIB_MAX);
+    for good in [
+        cost(KDF_MEMORY_KIB_MIN, 1, 1),
+        cost(KDF_MEMORY_KIB_MAX, passes, KDF_LANES_MAX),
+        cost(memory_kib, KDF_PASSES_MAX, 1),
+        cost(8 * KDF_LANES_MAX, 1, KDF_LANES_MAX),
+        KdfCost::DEFAULT,
+    ] {
         assert!(KeyRecord::decode(&with(good, 100)).is_ok());
     }
     for bad in [
@@ -97,9 +109,18 @@ fn key_records_and_configurations_are_bounded() {
         cost(8, 0, 1),
         cost(8, KDF_PASSES_MAX + 1, 1),
         cost(8, 1, 0),
-        cost(8, 1, KDF_LANES_MAX + 1),
+        cost(8 * (KDF_LANES_MAX + 1), 1, KDF_LANES_MAX + 1),
+        cost(15, 1, 2),
+        cost(KDF_MEMORY_KIB_MAX, passes + 1, 4),
+        cost(memory_kib + 1, KDF_PASSES_MAX, 4),
+        cost(1 << 20, 64, 4),
+        cost(u32::MAX, u32::MAX, u32::MAX),
     ] {
-        assert!(KeyRecord::decode(&with(bad, 100)).is_err(), "{bad:?}");
+        refused_without_allocating("a dear key derivation", || KeyRecord::decode(&with(bad, 100)));
+        // Nor does a writer make one, or a reader that got such a record in another way.
+        refused_without_allocating("wrapping", || keyring::wrap(&values::repository(), &values::key_payload(), b"p", [0; 32], bad));
+        let record = KeyRecord { salt: [0; 32], cost: bad, sealed: vec![0; 100] };
+        refused_without_allocating("unwrapping", || keyring::unwrap(&values::repository(), &record, b"p"));
     }
     assert!(KeyRecord::decode(&with(KdfCost::DEFAULT, KEY_RECORD_LEN_MAX as usize - 96)).is_ok());
     assert!(KeyRecord::decode(&with(KdfCost::DEFAULT, KEY_RECORD_LEN_MAX as usize - 95)).is_err());

@@ -40,6 +40,7 @@ struct SnapshotRecord {
     logical_bytes: u64,
     packs: Vec<PackRef>,
     stats: [u64; 8],
+    written_ns: i64,
     facts: Vec<(String, String)>,
 }
 
@@ -172,6 +173,7 @@ struct ForgottenRecord {
 struct Tombstone {
     time_ns: i64,
     host: String,
+    expired: Option<Id>,
 }
 
 /// Reads a golden object, writes it again, and gives what was read.
@@ -207,7 +209,7 @@ fn snapshots() {
     let pack = |pack: &icecore::format::snapshot::PackRef| PackRef { id: pack.id.0, size: pack.size, trailer_offset: pack.trailer_offset };
     assert_eq!(read.packs, ours.packs.iter().map(pack).collect::<Vec<_>>());
     assert_eq!(read.stats, [1 << 32, 3, 196_608, 65_536, 65_535, 255, 256, u64::MAX]);
-    assert_eq!(read.facts, ours.facts);
+    assert_eq!((read.written_ns, read.facts), (ours.written_ns, ours.facts));
     let least = reread!(SnapshotRecord, record::encode(&values::least_snapshot()).unwrap());
     assert_eq!((least.time_ns, least.parent, least.source.kind), (-1, None, SourceKind::Files));
 }
@@ -231,7 +233,7 @@ fn marks_and_forgotten() {
     };
     assert_eq!(reread!(ForgottenRecord, record::encode(&ours).unwrap()), expected);
     let ours = values::tombstone();
-    let expected = Tombstone { time_ns: ours.time_ns, host: ours.host.clone() };
+    let expected = Tombstone { time_ns: ours.time_ns, host: ours.host.clone(), expired: ours.expired.map(|id| id.0) };
     assert_eq!(reread!(Tombstone, record::encode(&ours).unwrap()), expected);
 }
 

@@ -189,7 +189,8 @@ fn constants() -> BTreeMap<&'static str, u64> {
             WORK_READ_MAX NODE_CHILDREN_MAX NODE_FANOUT TREE_LEVELS_MAX RECORD_LEN_MAX;
         snapshot: CONTENT_TABLES_MAX;
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
-        key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX;
+        key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX
+            KDF_WORK_KIB_MAX KDF_WORK_KIB_TOTAL KEY_RECORDS_MAX;
         log: LOG_LEN_MAX LOG_SNAPSHOTS_MAX LOG_DETAIL_LEN_MAX LOG_ENTRIES_KEPT;
         mark: MARK_LEN_MAX FORGOTTEN_CHECKSUM_LEN;
         node: NODE_HEADER_LEN NODE_TAG;
@@ -251,9 +252,10 @@ fn contexts() {
         ("PADDING_CONTEXT", crypto::PADDING_CONTEXT),
         ("CHUNK_KEY_CONTEXT", crypto::CHUNK_KEY_CONTEXT),
         ("CHUNKING_SEED_CONTEXT", crypto::CHUNKING_SEED_CONTEXT),
+        ("SUSPICION_CONTEXT", crypto::SUSPICION_CONTEXT),
     ];
-    assert_eq!(stated[..4], expected);
-    let [(_, source_context)] = stated[4..] else { panic!("{stated:?}") };
+    assert_eq!(stated[..5], expected);
+    let [(_, source_context)] = stated[5..] else { panic!("{stated:?}") };
     assert!(source("ops/backup/mod.rs").contains(&format!("\"{source_context}\"")));
 }
 

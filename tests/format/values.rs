@@ -164,6 +164,7 @@ pub fn snapshot() -> SnapshotRecord {
             node_bytes: 256,
             pack_bytes: u64::MAX,
         },
+        written_ns: 1_793_880_000_373_456_789,
         facts: vec![("instant".into(), "proven".into()), ("sqlite".into(), "3.54.1".into())],
     }
 }
@@ -185,6 +186,7 @@ pub fn least_snapshot() -> SnapshotRecord {
         logical_bytes: 0,
         packs: Vec::new(),
         stats: SnapshotStats::default(),
+        written_ns: 0,
         facts: Vec::new(),
     }
 }
@@ -224,7 +226,7 @@ pub fn forgotten() -> ForgottenRecord {
 }
 
 pub fn tombstone() -> Tombstone {
-    Tombstone { time_ns: 1_793_880_000_123_456_791, host: "db-3.example".into() }
+    Tombstone { time_ns: 1_793_880_000_123_456_791, host: "db-3.example".into(), expired: Some(SnapshotId(counted(0x68))) }
 }
 
 pub fn journal_entry() -> LogRecord {

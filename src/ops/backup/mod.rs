@@ -23,7 +23,7 @@ use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, So
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession};
+use crate::repo::{ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later};
 use crate::source::postgres::streams::dumped_database;
 use crate::source::{Body, CaptureReport, CapturedStream, Source, Stamp};
 
@@ -78,9 +78,11 @@ pub struct BackupReport {
 /// # Errors
 /// Whatever the source says; [`Error::Backend`] when the repository cannot be written. There is no snapshot then.
 pub fn backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
+    let began = Instant::now();
     let mut doubts = Doubts::of(repo)?;
     for _ in 0..ATTEMPTS {
-        match try_backup(repo, source, options, &mut doubts, monitor) {
+        let options = BackupOptions { now_ns: later(options.now_ns, began), ..options.clone() };
+        match try_backup(repo, source, &options, &mut doubts, monitor) {
             // The catalog was wrong about the repository (rolled back, pruned by another host): look at all of it and start again.
             Err(Error::Stale { detail }) if !doubts.is_last => {
                 monitor.warn(&format!("{detail}; starting again"));
@@ -362,6 +364,7 @@ fn draft(
         logical_bytes: entries.iter().filter(has_bytes).map(|entry| entry.root.len).sum(),
         packs: Vec::new(),
         stats: SnapshotStats::default(),
+        written_ns: later(options.now_ns, started),
         facts: report.facts.clone(),
     }
 }

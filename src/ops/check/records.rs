@@ -64,8 +64,9 @@ fn check_pair(
 /// Reads every snapshot record from the repository itself.
 pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
     let mut snapshots = Vec::new();
-    for key in repo.backend().names(ObjectKind::Snapshot)? {
-        let ObjectKey::Snapshot(id) = key? else { continue };
+    let listed = repo.list_snapshots()?;
+    repo.false_expiries(listed.expired.iter())?.into_iter().try_for_each(|error| report.damage("tombstone", error))?;
+    for id in listed.ids {
         report.snapshots += 1;
         match repo.read_snapshot(&id) {
             Ok(Some(snapshot)) => snapshots.push((id, snapshot)),

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use tempfile::NamedTempFile;
 
 use super::ServerOptions;
 use super::input::{At, Dump};
@@ -49,8 +51,8 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
     match dump.path() {
         Some(path) => run(path).and_then(|()| dump.is_still_there()),
         None => {
-            let spool = SpoolFile::create(dump, &options.spool_dir, monitor)?;
-            run(&spool.path)
+            let spool = spooled(dump, &options.spool_dir, monitor)?;
+            run(spool.path())
         }
     }
 }
@@ -167,24 +169,11 @@ fn write_file(dump: &Dump, at: At<'_>, path: &Path, monitor: &dyn Monitor) -> Re
     copy(dump, at, monitor, &mut &file, |e| cannot("written", e))
 }
 
-/// The dump as a file, gone with this.
-struct SpoolFile {
-    path: PathBuf,
-}
-
-impl SpoolFile {
-    fn create(dump: &Dump, dir: &Path, monitor: &dyn Monitor) -> Result<Self> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|e| Error::destination(dir, format!("no randomness for a file's name: {e}")))?;
-        let spool = SpoolFile { path: dir.join(format!("icecore-{}.pgdump", crate::id::to_hex(&random))) };
-        write_file(dump, At::Offset(0), &spool.path, monitor)?;
-        Ok(spool)
-    }
-}
-
-impl Drop for SpoolFile {
-    fn drop(&mut self) {
-        // If that fails there is nobody to tell; its name says whose it is.
-        let _ = std::fs::remove_file(&self.path);
-    }
+/// The dump as a file that only this user may read, gone when dropped.
+fn spooled(dump: &Dump, dir: &Path, monitor: &dyn Monitor) -> Result<NamedTempFile> {
+    let cannot = |what: &str, e: std::io::Error| Error::destination(dir, format!("a dump cannot be {what} there: {e}; --tmp names another directory"));
+    let spool = tempfile::Builder::new().prefix("icecore-").suffix(".pgdump").rand_bytes(16).tempfile_in(dir);
+    let spool = spool.map_err(|e| cannot("put", e))?;
+    copy(dump, At::Offset(0), monitor, &mut spool.as_file(), |e| cannot("written", e))?;
+    Ok(spool)
 }

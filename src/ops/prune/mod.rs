@@ -14,12 +14,14 @@ mod roots;
 mod run;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use self::flatten::Chains;
 use self::live::{Marked, Needed, Trust};
 pub use self::plan::{PackUse, PruneOptions, PrunePlan};
 use self::roots::{Dead, Roots};
 use self::run::Run;
+use crate::backend::Unfinished;
 use crate::error::Result;
 use crate::progress::Monitor;
 use crate::repo::{Reader, Repository, StoredCopy};
@@ -37,10 +39,12 @@ pub struct PruneReport {
     pub written: u64,
     /// See `written`.
     pub written_bytes: u64,
-    /// Pending records of dead writers that were removed.
+    /// Records of dead writers that were removed: pending ones, and those that appeared in the place of snapshots later.
     pub expired: u64,
     /// Marked packs that wait for the grace time to pass.
     pub waiting: u64,
+    /// What killed processes had begun to write, which was removed.
+    pub unfinished: Unfinished,
 }
 
 /// What pruning would do now. Changes nothing.
@@ -48,7 +52,7 @@ pub struct PruneReport {
 /// # Errors
 /// [`crate::Error::Corrupt`] if something that a snapshot needs cannot be read: then nothing may be deleted. [`crate::Error::Cancelled`].
 pub fn plan(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -> Result<PrunePlan> {
-    let mut roots = Roots::list(repo, options, Dead::WouldBeMarked)?;
+    let mut roots = Roots::list(repo, options, Dead::WouldExpire)?;
     roots.warn(monitor);
     let marked = roots.marked(options);
     let reader = Reader::new(repo);
@@ -66,6 +70,12 @@ pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -
     let mut run = Run { repo, options, monitor, trust: Trust::default(), report: PruneReport::default(), seen: HashSet::new() };
     run.attempt(Run::mark)?;
     run.attempt(Run::sweep)?;
+    let grace = Duration::from_nanos(u64::try_from(options.grace_ns).unwrap_or(0));
+    match repo.backend().remove_unfinished(grace) {
+        Ok(removed) => run.report.unfinished = removed,
+        // Everything else is done, and this is garbage.
+        Err(error) => monitor.warn(&format!("what killed processes have left could not be removed: {error}")),
+    }
     Ok(run.report)
 }
 

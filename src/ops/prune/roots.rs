@@ -8,22 +8,25 @@ use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
 use crate::format::mark::MarkKind;
 use crate::format::snapshot::SnapshotRecord;
+use crate::format::tombstone::Tombstone;
 use crate::id::{PackId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{LOST, Reader, Repository};
+use crate::repo::{LOST, Reader, Repository, expiry_of, suspicion_of};
 
 /// Which pending records are not counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dead {
-    /// Those whose tombstones are of age.
-    AreMarked,
-    /// These, and those that a prune would mark and that would be of age at once.
-    WouldBeMarked,
+    /// Those that have expired.
+    HaveExpired,
+    /// These, and those that would expire in a prune.
+    WouldExpire,
 }
 
 /// A look at the repository.
 pub(super) struct Roots {
     listed: HashSet<SnapshotId>,
+    /// Records among the snapshots that are none.
+    hidden: Vec<SnapshotId>,
     records: Vec<SnapshotRecord>,
     /// Those of which something is lost, as a repair has stated: what is missing of them stops nothing.
     lossy: Vec<SnapshotRecord>,
@@ -40,8 +43,12 @@ pub(super) struct Roots {
 /// A pending record.
 struct Pending {
     id: SnapshotId,
-    /// When its snapshot was taken, as its writer's clock says; `None` if it cannot be read.
-    time_ns: Option<i64>,
+    /// When it was written, as its writer's clock says; `None` if it cannot be read.
+    written_ns: Option<i64>,
+    /// Its snapshot is there.
+    is_committed: bool,
+    /// It is stated that it is none any more.
+    has_expired: bool,
     /// What it needs is kept.
     counts: bool,
 }
@@ -49,20 +56,28 @@ struct Pending {
 /// A tombstone.
 pub(super) struct Stone {
     pub(super) id: PackId,
-    /// When it was written, as that prune's clock says; `None` if it cannot be read.
-    pub(super) time_ns: Option<i64>,
+    /// What it says; `None` if it cannot be read.
+    says: Option<Tombstone>,
+    /// It says of a record that this has expired, and so stays for ever.
+    is_expiry: bool,
 }
 
 impl Stone {
     /// Whether so many grace times have passed.
     pub(super) fn is_ripe(&self, times: i64, options: &PruneOptions) -> bool {
         let age = |time_ns: i64| options.now_ns.saturating_sub(time_ns);
-        options.grace_ns <= 0 || self.time_ns.is_some_and(|time| age(time) >= options.grace_ns.saturating_mul(times))
+        let time_ns = self.says.as_ref().map(|says| says.time_ns);
+        options.grace_ns <= 0 || time_ns.is_some_and(|time| age(time) >= options.grace_ns.saturating_mul(times))
     }
 
     /// Whether it would not be of age when it should: it cannot be read, or was written by a clock that is far ahead.
     pub(super) fn is_useless(&self, options: &PruneOptions) -> bool {
-        self.time_ns.is_none_or(|time| time.saturating_sub(options.now_ns) > options.grace_ns)
+        !self.is_expiry && self.says.as_ref().is_none_or(|says| says.time_ns.saturating_sub(options.now_ns) > options.grace_ns)
+    }
+
+    /// Whether it says that a record has expired, or may have said so: it cannot be read.
+    pub(super) fn may_be_expiry(&self) -> bool {
+        self.is_expiry || self.says.is_none()
     }
 }
 
@@ -85,6 +100,7 @@ impl Roots {
         let known = repo.on_catalog(|local| local.snapshot_ids())?;
         let refreshed = repo.refresh()?;
         let listed: HashSet<SnapshotId> = refreshed.snapshots.iter().map(|(id, _)| *id).collect();
+        let hidden = refreshed.expired;
         if !refreshed.damage.is_empty() {
             all_can_be_read(repo, &listed)?;
         }
@@ -99,19 +115,20 @@ impl Roots {
         let tombstones = tombstones(repo)?;
         let (mut pending, mut alive, mut unclear) = (Vec::new(), Vec::new(), None);
         for (id, record) in waiting {
-            let mut found = Pending { id, time_ns: record.as_ref().ok().map(|record| record.time_ns), counts: false };
-            let marked = tombstones.iter().any(|stone| stone.id == as_marked(&id) && stone.is_ripe(1, options));
-            let dead = marked || dead == Dead::WouldBeMarked && options.grace_ns <= 0 && found.seems_dead(options);
-            found.counts = !dead;
-            pending.push(found);
+            let written_ns = record.as_ref().ok().map(|record| record.written_ns);
+            let has_expired = tombstones.iter().any(|stone| stone.id == expiry_of(&id) && stone.is_expiry);
+            let mut found = Pending { id, written_ns, is_committed: listed.contains(&id), has_expired, counts: true };
+            let would_expire = || found.is_suspect(options) && (options.grace_ns <= 0 || is_suspected(&tombstones, &id, options));
+            found.counts = !(has_expired || dead == Dead::WouldExpire && would_expire());
             match record {
-                Ok(record) if !dead => alive.push(record),
-                Err(error) if !dead => unclear = Some(error),
+                Ok(record) if found.counts => alive.push(record),
+                Err(error) if found.counts => unclear = Some(error),
                 _ => {}
             }
+            pending.push(found);
         }
         let unreadable = repo.list_all_packs()?;
-        Ok(Roots { listed, records, lossy, pending, alive, tombstones, unclear, unreadable })
+        Ok(Roots { listed, hidden, records, lossy, pending, alive, tombstones, unclear, unreadable })
     }
 
     /// Says what is not freed because it cannot be read.
@@ -144,9 +161,14 @@ impl Roots {
         Ok(live.finish())
     }
 
-    /// Pending records whose writers must be dead: they commit within minutes. One that is not sees the mark, and makes another record.
-    pub(super) fn dead_writers(&self, options: &PruneOptions) -> impl Iterator<Item = PackId> {
-        self.pending.iter().filter(|pending| pending.seems_dead(options)).map(|pending| as_marked(&pending.id))
+    /// Pending records whose writers must be dead: they commit within minutes. One that is not sees the suspicion, and makes another record.
+    pub(super) fn suspects(&self, options: &PruneOptions) -> impl Iterator<Item = &SnapshotId> {
+        self.pending.iter().filter(|pending| pending.is_suspect(options)).map(|pending| &pending.id)
+    }
+
+    /// Pending records that have been suspected for the grace time.
+    pub(super) fn suspected(&self, options: &PruneOptions) -> impl Iterator<Item = &SnapshotId> {
+        self.suspects(options).filter(|id| is_suspected(&self.tombstones, id, options))
     }
 
     /// All tombstones.
@@ -154,9 +176,16 @@ impl Roots {
         &self.tombstones
     }
 
-    /// The pending records that are marked and of age.
-    pub(super) fn expired<'r>(&'r self, marked: &'r Marked) -> impl Iterator<Item = SnapshotId> + 'r {
-        self.pending.iter().map(|pending| pending.id).filter(|id| marked.ripe.contains(&as_marked(id)))
+    /// Whether this is the suspicion of a pending record that counts still.
+    pub(super) fn is_at_work(&self, stone: &Stone) -> bool {
+        self.pending.iter().any(|pending| pending.counts && suspicion_of(&pending.id) == stone.id)
+    }
+
+    /// The records that can go: pending ones that have expired or whose dead writers have committed them, and those in the place of snapshots that are none.
+    pub(super) fn useless_records(&self, options: &PruneOptions) -> Vec<ObjectKey> {
+        let is_useless = |pending: &&Pending| pending.has_expired || pending.is_committed && pending.seems_dead(options);
+        let pending = self.pending.iter().filter(is_useless).map(|pending| ObjectKey::Pending(pending.id));
+        pending.chain(self.hidden.iter().map(|id| ObjectKey::Snapshot(*id))).collect()
     }
 
     /// Lists the snapshots once more, as a listing that lies must not cost data; `false` if there is one that was not looked at.
@@ -164,7 +193,7 @@ impl Roots {
     /// # Errors
     /// [`Error::Corrupt`] if one is gone that nobody has forgotten.
     pub(super) fn confirm(&self, repo: &Repository) -> Result<bool> {
-        let again = snapshot_ids(repo)?;
+        let again = repo.list_snapshots()?.ids;
         must_be_forgotten(repo, self.listed.difference(&again).copied())?;
         // What a writer needs that was taken for dead was not looked at, if its snapshot is there all the same.
         let looked_at =
@@ -177,26 +206,33 @@ impl Pending {
     fn seems_dead(&self, options: &PruneOptions) -> bool {
         let age = |time: i64| i128::from(options.now_ns) - i128::from(time);
         // A clock that is far ahead says nothing either.
-        options.grace_ns <= 0 || self.time_ns.is_none_or(|time| age(time).abs() >= i128::from(options.grace_ns))
+        options.grace_ns <= 0 || self.written_ns.is_none_or(|time| age(time).abs() >= i128::from(options.grace_ns))
+    }
+
+    fn is_suspect(&self, options: &PruneOptions) -> bool {
+        !self.is_committed && !self.has_expired && self.seems_dead(options)
     }
 }
 
-/// The name of the tombstone of a pending record.
-fn as_marked(id: &SnapshotId) -> PackId {
-    PackId(*id.as_bytes())
+/// Whether a pending record has been suspected for the grace time.
+fn is_suspected(tombstones: &[Stone], id: &SnapshotId, options: &PruneOptions) -> bool {
+    tombstones.iter().any(|stone| stone.id == suspicion_of(id) && stone.is_ripe(1, options))
 }
 
 /// # Errors
-/// [`Error::Corrupt`] if one of the snapshots that are listed, beside these, cannot be read: nobody knows what it needs.
+/// [`Error::Corrupt`] if one of the snapshots that are listed, beside these, cannot be read: nobody knows what it needs; or if one is hidden by a tombstone
+/// that does not say that it has expired.
 fn all_can_be_read(repo: &Repository, known: &HashSet<SnapshotId>) -> Result<()> {
-    snapshot_ids(repo)?.iter().filter(|id| !known.contains(*id)).try_for_each(|id| repo.read_snapshot(id).map(drop))
+    let listed = repo.list_snapshots()?;
+    listed.ids.iter().filter(|id| !known.contains(*id)).try_for_each(|id| repo.read_snapshot(id).map(drop))?;
+    repo.false_expiries(listed.expired.iter())?.pop().map_or(Ok(()), Err)
 }
 
-/// A snapshot that was there and is not listed must have been forgotten: else a listing lies, or somebody has deleted its record, and what it needs may
-/// be needed still.
+/// A snapshot that was there and is not listed must have been forgotten, or have been none: else a listing lies, or somebody has deleted its record, and what
+/// it needs may be needed still.
 fn must_be_forgotten(repo: &Repository, ids: impl Iterator<Item = SnapshotId>) -> Result<()> {
     for id in ids {
-        if repo.read_forgotten(&id)?.is_none() {
+        if repo.read_forgotten(&id)?.is_none() && !repo.has_expired(&id)? {
             let detail = "it is gone, but was not forgotten; nothing is deleted while that is so";
             return Err(Error::corrupt(ObjectKey::Snapshot(id).to_string(), detail));
         }
@@ -212,16 +248,16 @@ fn list<T>(repo: &Repository, kind: ObjectKind, of: impl Fn(ObjectKey) -> Option
     Ok(found)
 }
 
-fn snapshot_ids(repo: &Repository) -> Result<HashSet<SnapshotId>> {
-    let ids = list(repo, ObjectKind::Snapshot, |key| if let ObjectKey::Snapshot(id) = key { Some(id) } else { None })?;
-    Ok(ids.into_iter().collect())
-}
-
 fn pending_ids(repo: &Repository) -> Result<Vec<SnapshotId>> {
     list(repo, ObjectKind::Pending, |key| if let ObjectKey::Pending(id) = key { Some(id) } else { None })
 }
 
 fn tombstones(repo: &Repository) -> Result<Vec<Stone>> {
     let ids = list(repo, ObjectKind::Tombstone, |key| if let ObjectKey::Tombstone(id) = key { Some(id) } else { None })?;
-    ids.into_iter().map(|id| Ok(Stone { id, time_ns: repo.read_tombstone(id)?.map(|tombstone| tombstone.time_ns) })).collect()
+    let read = |id: PackId| {
+        let says = repo.read_tombstone(id)?;
+        let is_expiry = says.as_ref().and_then(|says| says.expired).is_some_and(|of| expiry_of(&of) == id);
+        Ok(Stone { id, says, is_expiry })
+    };
+    ids.into_iter().map(read).collect()
 }

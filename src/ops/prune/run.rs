@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 use super::flatten::Chains;
 use super::live::{Marked, Needed, Trust};
 use super::plan::{PackUse, PruneOptions};
-use super::roots::{Dead, Roots};
+use super::roots::{Dead, Roots, Stone};
 use super::{PruneReport, plan_of};
 use crate::backend::{ObjectKey, WriteMode};
 use crate::error::{Error, Result};
 use crate::format::tombstone::Tombstone;
 use crate::id::PackId;
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repacker, Repository, StoredCopy};
+use crate::repo::{Reader, Repacker, Repository, StoredCopy, suspicion_of};
 
 /// How often deleting starts again because something that is needed lies in marked packs only, or a snapshot has come.
 const ATTEMPTS: usize = 8;
@@ -59,10 +59,13 @@ impl Run<'_> {
 
     /// Plans, writes anew what is needed of packs that are to go, and marks these.
     pub(super) fn mark(&mut self) -> Result<bool> {
-        let mut roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        let mut roots = Roots::list(self.repo, self.options, Dead::HaveExpired)?;
         roots.warn(self.monitor);
-        if self.mark_the_dead(&roots)? {
-            roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        if self.suspect(&roots)? {
+            roots = Roots::list(self.repo, self.options, Dead::HaveExpired)?;
+        }
+        if self.let_expire(&roots)? {
+            roots = Roots::list(self.repo, self.options, Dead::HaveExpired)?;
         }
         self.seen = self.packs()?;
         let marked = roots.marked(self.options);
@@ -138,46 +141,70 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Marks the pending records of dead writers, and marks again what is marked in a way that would never come of age; whether a record was marked.
-    pub(super) fn mark_the_dead(&self, roots: &Roots) -> Result<bool> {
-        let any = self.write_tombstones(roots.dead_writers(self.options), WriteMode::CreateNew)? > 0;
-        let useless = roots.tombstones().iter().filter(|stone| stone.is_useless(self.options));
-        self.write_tombstones(useless.map(|stone| stone.id), WriteMode::Replace)?;
+    /// Marks the pending records of writers that seem to be dead, and marks again what is marked in a way that would never come of age; whether a record was
+    /// marked.
+    fn suspect(&self, roots: &Roots) -> Result<bool> {
+        let any = self.write_tombstones(roots.suspects(self.options).map(suspicion_of), WriteMode::CreateNew)? > 0;
+        let packs = self.packs()?;
+        let is_useless = |stone: &&Stone| stone.is_useless(self.options) && (packs.contains(&stone.id) || roots.is_at_work(stone) || !stone.may_be_expiry());
+        self.write_tombstones(roots.tombstones().iter().filter(is_useless).map(|stone| stone.id), WriteMode::Replace)?;
+        Ok(any)
+    }
+
+    /// Lets pending records expire that have been suspected for the grace time and are no snapshots; whether one did. A writer that commits from now on finds
+    /// the suspicion. One that has found none has committed before it, and its snapshot is listed.
+    fn let_expire(&self, roots: &Roots) -> Result<bool> {
+        let mut suspected = roots.suspected(self.options).peekable();
+        if suspected.peek().is_none() {
+            return Ok(false);
+        }
+        let committed = self.repo.list_snapshots()?;
+        let mut any = false;
+        for id in suspected {
+            // A listing that lies must not cost a snapshot.
+            if !committed.ids.contains(id) && self.repo.backend().stat(&ObjectKey::Snapshot(*id))?.is_none() {
+                self.repo.write_expiry(id, self.options.now_ns, &self.options.host)?;
+                any = true;
+            }
+        }
         Ok(any)
     }
 
     fn write_tombstones(&self, ids: impl Iterator<Item = PackId>, mode: WriteMode) -> Result<u64> {
-        let tombstone = Tombstone { time_ns: self.options.now_ns, host: self.options.host.clone() };
+        let tombstone = Tombstone { time_ns: self.options.now_ns, host: self.options.host.clone(), expired: None };
         self.repo.write_tombstones(ids, &tombstone, mode)
     }
 
     /// Deletes what has been marked for the grace time and is still not needed; `false` if something that is needed had to be copied first.
     pub(super) fn sweep(&mut self) -> Result<bool> {
-        let roots = Roots::list(self.repo, self.options, Dead::AreMarked)?;
+        let roots = Roots::list(self.repo, self.options, Dead::HaveExpired)?;
         self.seen = self.packs()?;
         let marked = roots.marked(self.options);
         let known = self.repo.on_catalog(|local| local.packs())?;
         let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
         self.report.waiting = marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count() as u64;
-        let expired: Vec<_> = roots.expired(&marked).collect();
+        let useless = roots.useless_records(self.options);
         let gone: Vec<PackId> = self.removable(&roots, &marked, &present);
         let doomed: Vec<(PackId, u64)> = present.into_iter().filter(|(id, _)| marked.ripe.contains(id)).collect();
         if !doomed.is_empty() && !self.delete_unless_needed(roots, &marked, &doomed)? {
             return Ok(false);
         }
-        let keys: Vec<ObjectKey> = expired.into_iter().map(ObjectKey::Pending).collect();
-        self.repo.backend().delete(&keys)?;
-        self.report.expired += keys.len() as u64;
+        self.repo.backend().delete(&useless)?;
+        self.report.expired += useless.len() as u64;
         let stones: Vec<ObjectKey> = gone.into_iter().map(ObjectKey::Tombstone).collect();
         self.repo.backend().delete(&stones)?;
         Ok(true)
     }
 
-    /// Tombstones go one grace time after what they mark: a writer that began before it may still look for it.
+    /// Tombstones go one grace time after what they mark: a writer that began before it may still look for it. Those that say that a record has expired stay:
+    /// its writer may commit it at any time. What cannot be read and marks no pack may be such a one.
     fn removable(&self, roots: &Roots, marked: &Marked, present: &HashMap<PackId, u64>) -> Vec<PackId> {
-        let gone = |id: &PackId| !present.contains_key(id) || marked.ripe.contains(id);
-        let stones = roots.tombstones().iter().filter(|stone| gone(&stone.id) && stone.is_ripe(2, self.options));
-        stones.map(|stone| stone.id).collect()
+        let gone = |stone: &Stone| match present.contains_key(&stone.id) {
+            true => marked.ripe.contains(&stone.id),
+            false => !stone.may_be_expiry() && !roots.is_at_work(stone),
+        };
+        let goes = |stone: &&Stone| gone(stone) && stone.is_ripe(2, self.options);
+        roots.tombstones().iter().filter(goes).map(|stone| stone.id).collect()
     }
 
     /// Looks once more at what is needed, then deletes these packs; `false` if one of them had something that is needed, which is copied now, or if a

@@ -245,7 +245,7 @@ impl Run<'_> {
     /// Marks the packs that go; gives everything that is marked by others.
     fn mark_packs(&self, going: &BTreeSet<PackId>) -> Result<HashSet<PackId>> {
         let author = &self.options.author;
-        let tombstone = Tombstone { time_ns: author.now_ns, host: author.host.clone() };
+        let tombstone = Tombstone { time_ns: author.now_ns, host: author.host.clone(), expired: None };
         self.repo.write_tombstones(going.iter().copied(), &tombstone, WriteMode::CreateNew)?;
         let mut marked = HashSet::new();
         for key in self.repo.backend().names(ObjectKind::Tombstone)? {

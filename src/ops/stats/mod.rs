@@ -13,7 +13,7 @@ mod walk;
 
 use std::collections::{HashMap, HashSet};
 
-use crate::backend::{Backend, ObjectKey, ObjectKind};
+use crate::backend::{Backend, ObjectKey, ObjectKind, Unfinished};
 use crate::error::{Error, Result};
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::{PackId, SnapshotId};
@@ -85,6 +85,8 @@ pub struct Stats {
     pub other: Cost,
     /// What reading every snapshot takes, of those whose trees can be walked.
     pub chains: Chains,
+    /// What writes have put there that have not ended, by killed processes or running ones: in none of the sums.
+    pub unfinished: Unfinished,
     /// What cannot be read. Bytes of packs without a readable table count as metadata.
     pub damage: Vec<Error>,
 }
@@ -98,6 +100,7 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
     let refreshed = repo.refresh()?;
     let mut sums = Sums::new(&refreshed.snapshots, refreshed.damage);
     sums.small_objects(repo.backend())?;
+    sums.unfinished = repo.backend().unfinished()?;
     sums.packs(repo, monitor)?;
     monitor.phase("walking trees", None);
     sums.walk(repo, &refreshed.snapshots, monitor)?;
@@ -140,6 +143,7 @@ struct Sums {
     chunks: u64,
     depths: Depths,
     read: Profile,
+    unfinished: Unfinished,
     damage: Vec<Error>,
 }
 
@@ -162,6 +166,7 @@ impl Sums {
             chunks: 0,
             depths: Depths::default(),
             read: Profile::default(),
+            unfinished: Unfinished::default(),
             damage,
         }
     }
@@ -251,6 +256,7 @@ impl Sums {
             chunks: self.chunks,
             total: self.total,
             other: self.other,
+            unfinished: self.unfinished,
             damage: self.damage,
         }
     }

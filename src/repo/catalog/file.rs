@@ -196,7 +196,22 @@ impl Place {
     fn build(&self, path: &Path, replaced: bool) -> Result<(), Fault> {
         File::options().write(true).create_new(true).mode(0o600).open(path)?;
         let mut conn = Connection::open_with_flags(path, FLAGS)?;
-        // Nobody sees this file before it is whole, so it needs no journal; page_size must come before everything else.
+        self.fill(&mut conn, replaced)?;
+        conn.execute_batch("PRAGMA journal_mode = WAL;")?;
+        conn.close().map_err(|(_, error)| Fault::from(error))
+    }
+
+    /// A catalog that has no file. Only this connection sees it.
+    pub(super) fn in_memory(&self) -> Result<Opened, Fault> {
+        let mut conn = Connection::open_in_memory()?;
+        let sums = self.fill(&mut conn, false)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX as i32)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        Ok(Opened { conn, sums, generation: 0, replaced: false })
+    }
+
+    fn fill(&self, conn: &mut Connection, replaced: bool) -> Result<Sums, Fault> {
+        // Nobody sees it before it is whole, so it needs no journal; page_size must come before everything else.
         conn.execute_batch(&format!("PRAGMA page_size = {PAGE_BYTES}; PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;"))?;
         let mut key = [0; blake3::KEY_LEN];
         getrandom::fill(&mut key).map_err(|error| Fault::Other(error.to_string()))?;
@@ -210,8 +225,7 @@ impl Place {
             params![self.repository.as_bytes(), location, key, replaced, sum],
         )?;
         tx.commit()?;
-        conn.execute_batch("PRAGMA journal_mode = WAL;")?;
-        conn.close().map_err(|(_, error)| Fault::from(error))
+        Ok(Sums::new(key))
     }
 
     /// The sum over what makes this file the catalog of this repository, the tables' definitions included.

@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::PackRef;
 use crate::id::{ChunkId, PackId, RepositoryId, SnapshotId, SourceId};
 use fault::Fault;
-use file::{Place, VALUE_BYTES_MAX};
+use file::{Opened, Place, VALUE_BYTES_MAX};
 use sum::Sums;
 
 /// Chunks in one transaction of [`Catalog::add_packs`], so also in one new run, unless a single pack has more: 16 MiB of entries.
@@ -122,6 +122,7 @@ pub struct Catalog {
     place: Place,
     path: PathBuf,
     generation: u64,
+    in_memory: bool,
     sums: Sums,
     rebuilt: bool,
     damaged: AtomicBool,
@@ -135,16 +136,34 @@ impl Catalog {
     pub fn open(dir: &Path, repository: RepositoryId, location: &str) -> Result<Catalog> {
         let place = Place::new(dir, repository, location);
         let opened = place.open().map_err(|fault| fault.into_error(dir))?;
-        Ok(Catalog {
-            path: place.path(opened.generation),
+        Ok(Self::of(place.path(opened.generation), place, opened, false))
+    }
+
+    /// An empty one that is in no file and gone when dropped: for a machine that has no place for files. It takes about 100 bytes of memory a chunk.
+    pub fn in_memory(repository: RepositoryId, location: &str) -> Result<Catalog> {
+        let path = PathBuf::from("(in memory)");
+        let place = Place::new(&path, repository, location);
+        let opened = place.in_memory().map_err(|fault| fault.into_error(&path))?;
+        Ok(Self::of(path, place, opened, true))
+    }
+
+    fn of(path: PathBuf, place: Place, opened: Opened, in_memory: bool) -> Catalog {
+        Catalog {
+            path,
             place,
             generation: opened.generation,
+            in_memory,
             sums: opened.sums,
             rebuilt: opened.replaced,
             damaged: AtomicBool::new(false),
             writer: Mutex::new(opened.conn),
             readers: Mutex::new(Vec::new()),
-        })
+        }
+    }
+
+    /// Whether it is in no file.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// Whether this catalog was empty when it was opened because an earlier file could not be used.
@@ -315,6 +334,15 @@ impl Catalog {
     /// Runs queries at one instant of the catalog.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T> {
         self.refuse_if_damaged()?;
+        if self.in_memory {
+            let conn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = conn.unchecked_transaction().map_err(Fault::from).and_then(|tx| {
+                let value = work(&conn)?;
+                drop(tx);
+                Ok(value)
+            });
+            return result.map_err(|fault| self.failed(fault));
+        }
         let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let conn = kept.map_or_else(|| self.place.connect_reader(self.generation, &self.sums), Ok);
         let result = conn.and_then(|conn| {
@@ -336,7 +364,7 @@ impl Catalog {
 
     /// Every failure after opening comes through here: damage makes the next generation of the file at once.
     fn failed(&self, fault: Fault) -> Error {
-        if matches!(fault, Fault::Damaged(_)) && !self.damaged.swap(true, Ordering::AcqRel) {
+        if matches!(fault, Fault::Damaged(_)) && !self.damaged.swap(true, Ordering::AcqRel) && !self.in_memory {
             // If no new file can be made either, the disk is full or gone: the next open sees for itself.
             let _ = self.place.supersede(self.generation);
         }
@@ -346,7 +374,9 @@ impl Catalog {
 
 impl Drop for Catalog {
     fn drop(&mut self) {
-        self.place.close(self.generation, self.writer.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !self.in_memory {
+            self.place.close(self.generation, self.writer.get_mut().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The commit: mark, then look.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
-use super::super::Repository;
+use super::super::expired::{expiry_of, suspicion_of};
 use super::{WriteSession, list_tombstones};
 use crate::backend::{ObjectKey, WriteMode};
 use crate::error::{Error, Result};
@@ -53,7 +54,9 @@ impl WriteSession {
     /// Marks, looks and commits, again and again while a prune takes something away. `pending` is the mark that is there.
     fn mark_and_look(&mut self, record: &mut SnapshotRecord, pending: &mut Option<SnapshotId>) -> Result<SnapshotId> {
         let backend = self.repo.inner.backend.clone();
+        let (began, began_ns) = (Instant::now(), record.written_ns);
         for _ in 0..ATTEMPTS {
+            record.written_ns = later(began_ns, began);
             let used: Vec<ObjectKey> = lock(&self.used).iter().map(|id| ObjectKey::Pack(*id)).collect();
             backend.settle(&used)?;
             let (id, stored) = self.repo.seal_snapshot(record)?;
@@ -62,7 +65,7 @@ impl WriteSession {
             if let Some(old) = old {
                 backend.delete(&[ObjectKey::Pending(old)])?;
             }
-            if self.look(&id, record)? && self.publish(&id, &stored)? {
+            if self.look(&id, record)? && self.publish(&id, &stored, record)? {
                 return Ok(id);
             }
             let rescued = self.rescue(record)?;
@@ -80,7 +83,7 @@ impl WriteSession {
     fn look(&self, id: &SnapshotId, record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();
         let tombstoned = list_tombstones(&self.repo)?;
-        if tombstoned.contains(&as_marked(id)) {
+        if tombstoned.contains(&suspicion_of(id)) || tombstoned.contains(&expiry_of(id)) {
             return Ok(false);
         }
         let used: Vec<PackId> = lock(&self.used).iter().copied().collect();
@@ -90,6 +93,7 @@ impl WriteSession {
             }
         }
         match self.parent {
+            Some(parent) if tombstoned.contains(&expiry_of(&parent)) => Ok(false),
             Some(parent) => Ok(backend.stat(&ObjectKey::Snapshot(parent))?.is_some()),
             None => Ok(true),
         }
@@ -97,28 +101,36 @@ impl WriteSession {
 
     /// The one commit point; whether it stands. It does not if a prune took this writer for dead meanwhile, did not count its mark, and
     /// may have deleted what it needs: then, and after a failure, the record is taken back.
-    fn publish(&self, id: &SnapshotId, stored: &[u8]) -> Result<bool> {
+    fn publish(&self, id: &SnapshotId, stored: &[u8], record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();
         let key = ObjectKey::Snapshot(*id);
-        let stands = backend.write(&key, &[stored], WriteMode::CreateNew).and_then(|()| Ok(!expired(&self.repo, id)?));
+        let written = backend.write(&key, &[stored], WriteMode::CreateNew);
+        let stands = written.and_then(|()| Ok(!self.repo.is_taken_for_dead(id)?));
         match stands {
             Ok(true) => return Ok(true),
-            Ok(false) => backend.delete(&[key])?,
+            Ok(false) => self.take_back(id, record)?,
             // The first failure is the one to report. A record that stays for all that is whole: only its durability is not known.
-            Err(_) => drop(backend.delete(&[key])),
+            Err(_) => drop(self.take_back(id, record)),
         }
         stands
     }
+
+    /// Removes what was committed. Others may have seen it, so it is said first, for ever, that it is no snapshot: prune must know that nobody lost it.
+    fn take_back(&self, id: &SnapshotId, record: &SnapshotRecord) -> Result<()> {
+        let backend = self.repo.backend();
+        let key = ObjectKey::Snapshot(*id);
+        if matches!(backend.stat(&key), Ok(None)) {
+            return Ok(());
+        }
+        let said = self.repo.write_expiry(id, record.written_ns, &record.host);
+        backend.delete(&[key])?;
+        said
+    }
 }
 
-/// Whether a prune has marked this writer's pending record as that of a dead one, or has come as far as removing it.
-fn expired(repo: &Repository, id: &SnapshotId) -> Result<bool> {
-    Ok(list_tombstones(repo)?.contains(&as_marked(id)) || repo.backend().stat(&ObjectKey::Pending(*id))?.is_none())
-}
-
-/// The name of the tombstone of a pending record.
-fn as_marked(id: &SnapshotId) -> PackId {
-    PackId(*id.as_bytes())
+/// The clock's time now, which was `then_ns` at that instant; nanoseconds since 1970 UTC.
+pub(crate) fn later(then_ns: i64, then: Instant) -> i64 {
+    then_ns.saturating_add(i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX))
 }
 
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,6 +1,5 @@
 //! A directory for what has to be a file for a while.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -14,17 +13,14 @@ pub(crate) struct PrivateDir {
 }
 
 impl PrivateDir {
-    /// One in `dir`, with a name of its own: `icecore-<16 hexadecimal digits>.pgdir`.
+    /// One in `dir`, with a name of its own: `icecore-<16 letters and digits>.pgdir`.
     ///
     /// # Errors
     /// [`Error::Destination`] if it cannot be made.
     pub(crate) fn create(dir: &Path) -> Result<Self> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|e| Error::destination(dir, format!("no randomness for a directory's name: {e}")))?;
-        let path = dir.join(format!("icecore-{}.pgdir", crate::id::to_hex(&random)));
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|e| Error::destination(&path, format!("cannot be made: {e}; --tmp names another directory")))?;
-        Ok(PrivateDir { path })
+        let made = tempfile::Builder::new().prefix("icecore-").suffix(".pgdir").rand_bytes(16).tempdir_in(dir);
+        let made = made.map_err(|e| Error::destination(dir, format!("no directory can be made there: {e}; --tmp names another one")))?;
+        Ok(PrivateDir { path: made.keep() })
     }
 
     /// Where it is.

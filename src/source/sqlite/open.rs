@@ -1,18 +1,16 @@
 //! Opens a database the way its place allows: in place with locks, as a file that nobody changes, or as a private copy.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::StatVfsMountFlags;
+use tempfile::TempDir;
 
 use super::SqliteOptions;
 use super::engine::{Engine, EngineResult, OpenAs};
 use super::explain::{beside, explain, is_busy};
 use super::stamp::{FilesState, observe};
 use crate::error::{Error, Result};
-use crate::id::to_hex;
 
 /// How often a database on read-only media is copied again because it changed meanwhile.
 const COPY_TRIES: u32 = 3;
@@ -89,7 +87,7 @@ fn is_read_only_media(path: &Path) -> bool {
 /// original: closing a file drops the POSIX locks of the whole process on it.
 fn open_copy(path: &Path, temp_dir: &Path, busy_timeout: Duration) -> Result<Opened> {
     let dir = PrivateDir::create(temp_dir)?;
-    let copy = dir.0.join("copy.db");
+    let copy = dir.0.path().join("copy.db");
     for _ in 0..COPY_TRIES {
         let (before, ..) = observe(path)?;
         for suffix in ["-journal", "-wal", ""] {
@@ -122,21 +120,11 @@ pub(super) fn changed_on_read_only_media(path: &Path) -> Error {
 }
 
 /// A directory that only this user can look into; removed with all that is in it when dropped.
-pub(super) struct PrivateDir(PathBuf);
+pub(super) struct PrivateDir(TempDir);
 
 impl PrivateDir {
     fn create(parent: &Path) -> Result<Self> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|e| Error::destination(parent, e))?;
-        let path = parent.join(format!("icecore-{}", to_hex(&random)));
-        DirBuilder::new().mode(0o700).create(&path).map_err(|e| Error::destination(&path, e))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for PrivateDir {
-    fn drop(&mut self) {
-        // Nothing depends on it; what is left behind lies in the directory for temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let made = tempfile::Builder::new().prefix("icecore-").rand_bytes(16).tempdir_in(parent);
+        made.map(Self).map_err(|e| Error::destination(parent, e))
     }
 }

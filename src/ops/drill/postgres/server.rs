@@ -4,8 +4,7 @@
 //! A shell keeps it: as soon as the pipe to that shell is closed, which also happens when this process is killed, the server is stopped and its
 //! directory removed.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -162,10 +161,8 @@ fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
     let failed = |e: std::io::Error| Error::destination(above, format!("no directory for a server can be made there: {e}"));
     std::fs::create_dir_all(above).map_err(failed)?;
     let above = above.canonicalize().map_err(failed)?;
-    let mut random = [0; 4];
-    getrandom::fill(&mut random).map_err(|e| Error::destination(&above, format!("no randomness for a name: {e}")))?;
-    let dir = above.join(format!("icecore-drill-{}", crate::id::to_hex(&random)));
-    DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+    // The socket's path has to be short.
+    let dir = tempfile::Builder::new().prefix("icecore-drill-").rand_bytes(8).tempdir_in(&above).map_err(failed)?.keep();
     if let Some(account) = account
         && let Err(e) = chown(&dir, Some(account.uid), Some(account.gid))
     {

@@ -1,0 +1,22 @@
+//! Files that others may read at any time: complete under their name or not at all, and durable.
+
+use std::fs::Permissions;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use icecore::backend::disk::{Disk, RealDisk};
+
+/// Writes a file under a name that nobody can guess, then gives it its own. A link of that name is replaced, not followed. `mode` is subject to the umask.
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    if path.file_name().is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Readers of directories go by the end of a name, or pass over hidden files.
+    let mut file = tempfile::Builder::new().prefix(".icecore-").suffix(".tmp").permissions(Permissions::from_mode(mode)).tempfile_in(above)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|failed| failed.error)?;
+    RealDisk.sync_dir(above)
+}
