@@ -15,6 +15,7 @@ mod forget;
 mod history;
 mod journal;
 mod marks;
+mod nowhere;
 mod parity;
 mod prune;
 mod retention;

@@ -69,7 +69,7 @@ fn every_document() {
 
     let stats = place.json(["stats"]);
     let sums = "schema:i repository:s location:s encrypted:b snapshots:i logical_bytes:i new_chunks:i new_bytes:i packs:i pack_bytes:i \
-                chunks:i other:o per_snapshot:a unreadable:a ratio:n";
+                chunks:i other:o unfinished_files:i unfinished_bytes:i per_snapshot:a unreadable:a ratio:n";
     shape(&stats, &format!("{sums} {COST} {CHAINS}"));
     shape(&stats["other"], COST);
     let row = "snapshot:s time:s source:s logical_bytes:i new_chunks:i new_bytes:i ratio:n";

@@ -13,8 +13,10 @@ mod parity;
 mod passphrase;
 mod pipes;
 mod places;
+mod races;
 mod recipes;
 mod repair;
+mod rescue;
 #[path = "../support/run.rs"]
 mod run;
 mod select;

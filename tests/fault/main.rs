@@ -23,6 +23,7 @@ mod forget;
 mod full;
 mod healing;
 mod hook;
+mod inits;
 mod kills;
 mod matrix;
 mod memory;

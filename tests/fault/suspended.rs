@@ -96,7 +96,7 @@ impl Case {
                 });
                 here.open_on_hook(Arc::new(hooked), "cache").and_then(|repo| here.try_back_up(&repo, "db", state, 30))
             });
-            let _turn = Turn(&relay, PRUNE);
+            let turn = Turn(&relay, PRUNE);
             let baton = relay.clone();
             let hooked = Hooked::new(memory.clone(), move |_, _| {
                 baton.call(PRUNE);
@@ -106,7 +106,7 @@ impl Case {
                 // A commit that is being taken back names what is gone.
                 assert!(is_expected(&error) || error.is_damage(), "{error}");
             }
-            drop(_turn);
+            drop(turn);
             writer.join().unwrap()
         });
         let mut known = here.known.clone();

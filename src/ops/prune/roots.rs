@@ -121,6 +121,8 @@ impl Roots {
             let would_expire = || found.is_suspect(options) && (options.grace_ns <= 0 || is_suspected(&tombstones, &id, options));
             found.counts = !(has_expired || dead == Dead::WouldExpire && would_expire());
             match record {
+                // Its snapshot says what it needs.
+                _ if found.is_committed => {}
                 Ok(record) if found.counts => alive.push(record),
                 Err(error) if found.counts => unclear = Some(error),
                 _ => {}
