@@ -177,7 +177,7 @@ pub(crate) struct FilesArgs {
     pub(crate) record: RecordArgs,
 }
 
-/// Take a snapshot of what a command writes to its standard output; none if it fails
+/// Take a snapshot of what a command writes to its standard output; none if it fails. It runs once
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  icecore backup command --name users.ldif -- slapcat -b dc=example,dc=org")]
 pub(crate) struct CommandArgs {

@@ -42,7 +42,7 @@ impl<'o> Context<'o> {
     pub(crate) fn open(&self) -> Result<Repository, Failure> {
         let path = self.repository_path()?;
         let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
-        let ask = || passphrase::of_repository(&path.display().to_string());
+        let ask = || passphrase::of_repository(&path.display().to_string(), &self.cancelled);
         let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads() };
         Ok(Repository::open(Arc::new(backend), &options)?)
     }
@@ -50,6 +50,11 @@ impl<'o> Context<'o> {
     /// The directory of this machine's own files. Where the usual one cannot be used, this says so, once.
     pub(crate) fn local_dir(&self) -> &Path {
         self.local.get_or_init(|| LocalDir::find(self.output)).path()
+    }
+
+    /// Whether the user has asked to stop.
+    pub(crate) fn cancelled(&self) -> &AtomicBool {
+        &self.cancelled
     }
 
     /// How many threads work at once.

@@ -26,7 +26,7 @@ pub(crate) enum Exit {
     Busy = 11,
     /// The passphrase is wrong.
     WrongPassphrase = 12,
-    /// Stopped by SIGINT or SIGTERM.
+    /// Stopped by SIGINT, SIGTERM, SIGHUP or SIGQUIT.
     Interrupted = 130,
     /// The reader of `dump` closed the pipe before the end: what a shell reports of a program that SIGPIPE ended.
     ClosedPipe = 141,

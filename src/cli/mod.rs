@@ -18,6 +18,7 @@ mod look;
 mod manual;
 mod mark;
 mod names;
+mod outlet;
 mod output;
 mod passphrase;
 mod postgres;

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 use icecore::{Error, Result};
 use zeroize::Zeroizing;
@@ -12,17 +15,22 @@ use zeroize::Zeroizing;
 /// The longest passphrase, bytes: more than that is a file given by mistake.
 const LEN_MAX: usize = 64 << 10;
 
+/// How often it is asked whether to go on waiting for a command.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the output of a command may stay open after its end.
+const HELD_MAX: Duration = Duration::from_secs(5);
+
 /// The passphrase of a repository that exists.
-pub(crate) fn of_repository(location: &str) -> Result<Zeroizing<String>> {
-    match from_environment()? {
+pub(crate) fn of_repository(location: &str, cancelled: &AtomicBool) -> Result<Zeroizing<String>> {
+    match from_environment(cancelled)? {
         Some(passphrase) => Ok(passphrase),
         None => ask(&format!("Passphrase for {location}: ")),
     }
 }
 
 /// The passphrase of a repository that is about to be made; typed twice.
-pub(crate) fn of_new_repository(location: &str) -> Result<Zeroizing<String>> {
-    if let Some(passphrase) = from_environment()? {
+pub(crate) fn of_new_repository(location: &str, cancelled: &AtomicBool) -> Result<Zeroizing<String>> {
+    if let Some(passphrase) = from_environment(cancelled)? {
         return Ok(passphrase);
     }
     let first = ask(&format!("New passphrase for {location}: "))?;
@@ -37,7 +45,7 @@ fn unusable(detail: &str) -> Error {
     Error::backend("read", "the passphrase", io::Error::other(detail))
 }
 
-fn from_environment() -> Result<Option<Zeroizing<String>>> {
+fn from_environment(cancelled: &AtomicBool) -> Result<Option<Zeroizing<String>>> {
     if let Some(value) = std::env::var_os("ICECORE_PASSWORD") {
         let text = value.into_string().map(Zeroizing::new).map_err(|_| unusable("ICECORE_PASSWORD is not UTF-8"))?;
         return not_empty(text, "ICECORE_PASSWORD").map(Some);
@@ -46,7 +54,7 @@ fn from_environment() -> Result<Option<Zeroizing<String>>> {
         return from_file(Path::new(&path)).map(Some);
     }
     if let Some(command) = std::env::var_os("ICECORE_PASSWORD_COMMAND") {
-        return from_command(&command).map(Some);
+        return from_command(&command, cancelled).map(Some);
     }
     Ok(None)
 }
@@ -61,7 +69,7 @@ fn from_file(path: &Path) -> Result<Zeroizing<String>> {
     first_line(read_bounded(file).map_err(failed)?, "ICECORE_PASSWORD_FILE")
 }
 
-fn from_command(command: &OsStr) -> Result<Zeroizing<String>> {
+fn from_command(command: &OsStr, cancelled: &AtomicBool) -> Result<Zeroizing<String>> {
     // The command may ask on the terminal itself, so it gets the program's input and standard error.
     let mut child = Command::new("sh")
         .args([OsString::from("-c"), command.to_os_string()])
@@ -69,7 +77,25 @@ fn from_command(command: &OsStr) -> Result<Zeroizing<String>> {
         .spawn()
         .map_err(|e| Error::backend("run", "ICECORE_PASSWORD_COMMAND", e))?;
     let failed = |e| Error::backend("read", "what ICECORE_PASSWORD_COMMAND prints", e);
-    let output = child.stdout.take().map(read_bounded).unwrap_or_else(|| Ok(Zeroizing::default()));
+    let stdout = child.stdout.take();
+    // Reading cannot be interrupted, so another thread does it.
+    let (sender, output) = sync_channel(1);
+    let read = move || drop(sender.send(stdout.map(read_bounded).unwrap_or_else(|| Ok(Zeroizing::default()))));
+    std::thread::Builder::new().name("passphrase".to_owned()).spawn(read).map_err(failed)?;
+    let mut ended = None;
+    let output = loop {
+        match output.recv_timeout(LOOK) {
+            Ok(output) => break output,
+            Err(_) if cancelled.load(Ordering::Relaxed) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                return Err(Error::Cancelled);
+            }
+            Err(_) => {}
+        }
+        if child.try_wait().map_err(failed)?.is_some() && ended.get_or_insert_with(Instant::now).elapsed() > HELD_MAX {
+            return Err(unusable("ICECORE_PASSWORD_COMMAND has ended, but something that it started holds its output open"));
+        }
+    };
     let status = child.wait().map_err(failed)?;
     if !status.success() {
         return Err(unusable(&format!("ICECORE_PASSWORD_COMMAND failed ({status})")));

@@ -23,6 +23,7 @@ use super::args::{DumpArgs, RestoreArgs};
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::journal::{Story, journaled};
+use super::outlet::Outlet;
 use super::output::{self, count, printable};
 use super::views::{Located, Named};
 use super::{names, time};
@@ -218,11 +219,23 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
     // Not through the standard library's handle, which looks for line ends and copies.
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(stdout.map_err(|e| Failure::failed(format!("cannot use standard output: {e}")))?);
-    let dumped = restore::dump(&repo, &record, args.name.as_bytes(), &mut out, &progress);
+    let is_file = out.metadata().is_ok_and(|meta| meta.is_file());
+    let dumped = match is_file {
+        true => restore::dump(&repo, &record, args.name.as_bytes(), &mut out, &progress).map(drop),
+        false => dump_to_pipe(&repo, &record, args.name.as_bytes(), out, &progress),
+    };
     repo.warn_of_healed(&progress);
     match dumped {
-        Ok(_) => Ok(Exit::Done),
+        Ok(()) => Ok(Exit::Done),
+        Err(_) if progress.cancelled() => Err(Error::Cancelled.into()),
         Err(Error::Backend { operation: "write", source, .. }) if source.kind() == ErrorKind::BrokenPipe => Ok(Exit::ClosedPipe),
         Err(error) => Err(error.into()),
     }
+}
+
+fn dump_to_pipe(repo: &Repository, record: &SnapshotRecord, name: &[u8], pipe: File, monitor: &dyn Monitor) -> icecore::Result<()> {
+    let failed = |e: io::Error| Error::backend("write", "standard output", e);
+    let mut out = Outlet::start(pipe, monitor).map_err(failed)?;
+    restore::dump(repo, record, name, &mut out, monitor)?;
+    out.finish().map_err(failed)
 }

@@ -1,18 +1,32 @@
-//! SIGINT and SIGTERM ask the library to stop; the second one ends the program at once.
+//! SIGINT, SIGTERM, SIGHUP and SIGQUIT ask the library to stop; the second one ends the program at once.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// A flag that is set by the first signal.
 pub(crate) fn watch() -> std::io::Result<Arc<AtomicBool>> {
     let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    let ignored = ignored();
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        // What `nohup` has ignored (and a shell, of SIGQUIT, for what runs in the background) stays so.
+        if matches!(signal, SIGHUP | SIGQUIT) && ignored & (1 << (signal - 1)) != 0 {
+            continue;
+        }
         // In this order: the first signal finds the flag unset here, and sets it below.
         flag::register_conditional_default(signal, Arc::clone(&cancelled))?;
         flag::register(signal, Arc::clone(&cancelled))?;
     }
+    // With a handler a file that becomes larger than it may is a failed write, with cleaning up. Programs that are started do not inherit it.
+    flag::register(SIGXFSZ, Arc::default())?;
     Ok(cancelled)
+}
+
+/// The signals that this process was started to ignore, signal 1 being bit 0 (proc_pid_status(5)). Elsewhere than on Linux none is known.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

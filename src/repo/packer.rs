@@ -4,6 +4,7 @@
 //! and is put in its place; the thread that seals the last segment of a full pack finishes the pack. Two more threads write packs: while
 //! one waits for the disk to sync, the other one's pack goes along.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -56,6 +57,49 @@ pub(crate) struct Packer {
     open: Mutex<Option<Arc<OpenPack>>>,
     queue: Mutex<Option<SyncSender<FinishedPack>>>,
     writers: Mutex<Vec<JoinHandle<Result<Vec<PackRef>>>>>,
+    trouble: Arc<Trouble>,
+}
+
+/// The first failure of a writing thread. All of the session sees at once that there is one.
+struct Trouble {
+    poisoned: Arc<AtomicBool>,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Trouble {
+    fn put(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// What went wrong, for everybody who asks.
+    fn get(&self) -> Error {
+        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Error::Backend { operation, object, source }) => {
+                let again = |code: i32| std::io::Error::from_raw_os_error(code);
+                let source = source.raw_os_error().map_or_else(|| std::io::Error::new(source.kind(), source.to_string()), again);
+                Error::Backend { operation, object: object.clone(), source }
+            }
+            Some(Error::Catalog { path, detail }) => Error::Catalog { path: path.clone(), detail: detail.clone() },
+            Some(other) => Error::backend("write", "a pack", std::io::Error::other(other.to_string())),
+            None => Error::Poisoned,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) { Err(self.get()) } else { Ok(()) }
+    }
+}
+
+/// Poisons when its thread panics.
+struct Guard<'t>(&'t Trouble);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poisoned.store(true, Ordering::Release);
+        }
+    }
 }
 
 struct OpenPack {
@@ -91,16 +135,26 @@ struct FinishedPack {
 }
 
 impl Packer {
-    /// A packer with its writing thread. `written` is told the ids of every pack that has become durable and is in the catalog.
-    pub(crate) fn new(repo: &Repository, written: impl Fn(&[ChunkId]) + Send + Sync + 'static) -> Self {
+    /// A packer with its writing threads. `written` is told the ids of every pack that has become durable and is in the catalog; `poisoned` is set when a
+    /// pack cannot be written.
+    pub(crate) fn new(repo: &Repository, poisoned: Arc<AtomicBool>, written: impl Fn(&[ChunkId]) + Send + Sync + 'static) -> Self {
         let (queue, finished) = sync_channel(0);
         let (finished, written) = (Arc::new(Mutex::new(finished)), Arc::new(written));
+        let trouble = Arc::new(Trouble { poisoned, failure: Mutex::new(None) });
         let spawn = |_| {
-            let (repo, finished, written) = (repo.clone(), Arc::clone(&finished), Arc::clone(&written));
-            std::thread::spawn(move || write_packs(&repo, &finished, &*written))
+            let (repo, finished, written, trouble) = (repo.clone(), Arc::clone(&finished), Arc::clone(&written), Arc::clone(&trouble));
+            std::thread::spawn(move || write_packs(&repo, &finished, &trouble, &*written))
         };
         let writers = (0..WRITERS.min(repo.threads())).map(spawn).collect();
-        Packer { repo: repo.clone(), open: Mutex::new(None), queue: Mutex::new(Some(queue)), writers: Mutex::new(writers) }
+        Packer { repo: repo.clone(), open: Mutex::new(None), queue: Mutex::new(Some(queue)), writers: Mutex::new(writers), trouble }
+    }
+
+    /// Whether it still takes anything.
+    ///
+    /// # Errors
+    /// Why a pack could not be written; [`Error::Poisoned`] after a failure elsewhere.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.trouble.check()
     }
 
     /// Takes a filled segment; blocks while the writing threads are behind.
@@ -108,6 +162,7 @@ impl Packer {
         if segment.chunks.is_empty() {
             return Ok(());
         }
+        self.check()?;
         let (pack, number) = self.reserve(&segment)?;
         pack.sealer.seal(number, &mut segment.bytes).map_err(|m| m.of("a new pack"))?;
         segment.frames.iter_mut().for_each(|frame| frame.segment = number);
@@ -143,8 +198,8 @@ impl Packer {
         }
         // All of them end before any result counts.
         let results: Vec<Result<Vec<PackRef>>> = writers.into_iter().map(|writer| writer.join().unwrap_or(Err(Error::Poisoned))).collect();
-        let packs: Vec<Vec<PackRef>> = results.into_iter().collect::<Result<_>>()?;
-        Ok(packs.into_iter().flatten().collect())
+        let packs: Result<Vec<Vec<PackRef>>> = results.into_iter().collect();
+        Ok(packs.map_err(|_| self.trouble.get())?.into_iter().flatten().collect())
     }
 
     fn reserve(&self, segment: &SegmentBuilder) -> Result<(Arc<OpenPack>, u32)> {
@@ -177,7 +232,7 @@ impl Packer {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match queue.and_then(|queue| queue.send(finished).ok()) {
             Some(()) => Ok(()),
-            None => self.join_writers().and(Err(Error::Poisoned)),
+            None => self.join_writers().and_then(|_| Err(self.trouble.get())),
         }
     }
 }
@@ -243,16 +298,34 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>, parity_percent: u
     Ok(FinishedPack { parts, pack, ids, catalog_bytes })
 }
 
-fn write_packs(repo: &Repository, finished: &Mutex<Receiver<FinishedPack>>, written: &dyn Fn(&[ChunkId])) -> Result<Vec<PackRef>> {
+fn write_packs(
+    repo: &Repository,
+    finished: &Mutex<Receiver<FinishedPack>>,
+    trouble: &Trouble,
+    written: &dyn Fn(&[ChunkId]),
+) -> Result<Vec<PackRef>> {
+    let _guard = Guard(trouble);
     let next = || finished.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
     let mut packs = Vec::new();
-    while let Some(FinishedPack { parts, pack, ids, catalog_bytes }) = next() {
-        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-        repo.backend().write(&ObjectKey::Pack(pack.id), &parts, WriteMode::CreateNew)?;
-        let new = NewPack { pack, ids: &ids, trailer: &catalog_bytes, state: PackState::Listed };
-        repo.on_catalog(|local| local.add_packs(&[new]))?;
-        written(&ids);
-        packs.push(pack);
+    while let Some(finished) = next() {
+        // Another thread's failure is this one's end: its packs would be garbage.
+        if trouble.poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned);
+        }
+        packs.push(write_pack(repo, finished, written).map_err(|error| {
+            trouble.put(error);
+            Error::Poisoned
+        })?);
     }
     Ok(packs)
+}
+
+fn write_pack(repo: &Repository, finished: FinishedPack, written: &dyn Fn(&[ChunkId])) -> Result<PackRef> {
+    let FinishedPack { parts, pack, ids, catalog_bytes } = finished;
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    repo.backend().write(&ObjectKey::Pack(pack.id), &parts, WriteMode::CreateNew)?;
+    let new = NewPack { pack, ids: &ids, trailer: &catalog_bytes, state: PackState::Listed };
+    repo.on_catalog(|local| local.add_packs(&[new]))?;
+    written(&ids);
+    Ok(pack)
 }

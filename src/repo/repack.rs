@@ -1,5 +1,7 @@
 //! Writing packs of chunks that are stored already: as they are encoded, or whole.
 
+use std::sync::Arc;
+
 use super::Repository;
 use super::locate::StoredCopy;
 use super::packer::{Packer, SegmentBuilder};
@@ -26,7 +28,7 @@ pub(crate) struct Repacker {
 impl Repacker {
     pub(crate) fn new(repo: &Repository) -> Result<Self> {
         Ok(Repacker {
-            packer: Packer::new(repo, |_| {}),
+            packer: Packer::new(repo, Arc::default(), |_| {}),
             encoder: Encoder::new().map_err(|m| m.of("a new pack"))?,
             decoder: Decoder::new().map_err(|m| m.of("a new pack"))?,
             check: Vec::new(),

@@ -19,7 +19,7 @@ use super::packer::Packer;
 use super::reader::Reader;
 use super::writer::ChunkWriter;
 use crate::backend::{ObjectKey, ObjectKind};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::pack::{ChunkEntry, Encoding};
 use crate::format::snapshot::SnapshotStats;
 use crate::id::{ChunkId, PackId, SnapshotId};
@@ -53,7 +53,8 @@ pub struct WriteSession {
     /// Chunks whose stored copies cannot be relied upon, and which are stored anew, whole, so that older deltas can stand on them.
     healed: Mutex<HashSet<ChunkId>>,
     stats: Mutex<SnapshotStats>,
-    poisoned: AtomicBool,
+    /// Whether anything has failed; the packer's threads set it too.
+    poisoned: Arc<AtomicBool>,
 }
 
 impl WriteSession {
@@ -61,7 +62,8 @@ impl WriteSession {
     pub fn begin(repo: &Repository, options: &SessionOptions) -> Result<Self> {
         let claimed = Arc::new(Mutex::new(HashSet::new()));
         let forget = Arc::clone(&claimed);
-        let packer = Packer::new(repo, move |ids| {
+        let poisoned = Arc::new(AtomicBool::new(false));
+        let packer = Packer::new(repo, Arc::clone(&poisoned), move |ids| {
             let mut claimed = forget.lock().unwrap_or_else(PoisonError::into_inner);
             ids.iter().for_each(|id| {
                 claimed.remove(id);
@@ -78,7 +80,7 @@ impl WriteSession {
             suspects: None,
             healed: Mutex::default(),
             stats: Mutex::default(),
-            poisoned: AtomicBool::new(false),
+            poisoned,
         })
     }
 
@@ -104,14 +106,20 @@ impl WriteSession {
 
     /// Runs a step of the session; if it fails, nothing more is accepted. Every failure path of the session goes through here.
     pub(super) fn guarded<T>(&self, step: impl FnOnce() -> Result<T>) -> Result<T> {
-        if self.poisoned.load(Ordering::Acquire) {
-            return Err(Error::Poisoned);
-        }
+        self.check()?;
         step().inspect_err(|_| self.poison())
     }
 
+    /// Whether the session still accepts anything. Long loops that put nothing ask this too, so that a failure elsewhere ends them.
+    ///
+    /// # Errors
+    /// Why a pack could not be written; [`Error::Poisoned`] after a failure elsewhere.
+    pub fn check(&self) -> Result<()> {
+        self.packer.check()
+    }
+
     /// Nothing more is accepted.
-    pub(super) fn poison(&self) {
+    pub fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
     }
 

@@ -18,6 +18,7 @@ const SPOOL_MAX: u64 = 8 << 30;
 /// that is never written down.
 pub struct Spool<T> {
     file: Option<(File, Sealer)>,
+    file_max: u64,
     memory_max: usize,
     state: Mutex<State<T>>,
 }
@@ -51,7 +52,12 @@ impl<T> Spool<T> {
     /// One without a file: it is full when its memory is.
     pub fn in_memory(memory_max: usize) -> Self {
         let state = State { chunks: Vec::new(), memory_bytes: 0, file_bytes: 0, sealed: 0 };
-        Spool { file: None, memory_max, state: Mutex::new(state) }
+        Spool { file: None, file_max: SPOOL_MAX, memory_max, state: Mutex::new(state) }
+    }
+
+    /// The same, that puts at most so many bytes into its file.
+    pub fn with_file_max(self, file_max: u64) -> Self {
+        Spool { file_max, ..self }
     }
 
     /// Whether it takes more than fits in memory.
@@ -69,7 +75,7 @@ impl<T> Spool<T> {
                 return Ok(true);
             }
             let len = plain.len() + Cipher::Aes256Gcm.overhead();
-            if self.file.is_none() || state.file_bytes + len as u64 > SPOOL_MAX {
+            if self.file.is_none() || state.file_bytes + len as u64 > self.file_max {
                 return Ok(false);
             }
             let place = (state.file_bytes, len, state.sealed);
@@ -110,6 +116,14 @@ impl<T> Spool<T> {
     pub fn read(&self, held: Held) -> Result<Vec<u8>> {
         match held.0 {
             Place::Memory(plain) => Ok(plain),
+            Place::File { .. } => self.read_again(&held),
+        }
+    }
+
+    /// The same, where the bytes are needed again later.
+    pub fn read_again(&self, held: &Held) -> Result<Vec<u8>> {
+        match held.0 {
+            Place::Memory(ref plain) => Ok(plain.clone()),
             Place::File { offset, len, number } => {
                 let (file, sealer) = self.file.as_ref().ok_or(Error::Poisoned)?;
                 let mut plain = vec![0; len];

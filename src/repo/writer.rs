@@ -208,7 +208,9 @@ impl<'s> ChunkWriter<'s> {
             let store = |writer: &mut ChunkWriter<'_>| -> Result<Vec<usize>> {
                 let mut rest = Vec::new();
                 while let Some((number, chunk, first)) = next() {
-                    if !writer.store(chunk, first, kind)? {
+                    let stored = session.check().and_then(|()| writer.store(chunk, first, kind));
+                    // The others need not go on.
+                    if !stored.inspect_err(|_| session.poison())? {
                         rest.push(number);
                     }
                 }
@@ -219,7 +221,10 @@ impl<'s> ChunkWriter<'s> {
                 let handles: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || store(writer))).collect();
                 handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
             });
-            let mut rest = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
+            // What stopped the others says nothing.
+            let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+            let why = failed.into_iter().filter_map(Result::err).min_by_key(|error| matches!(error, Error::Poisoned));
+            let mut rest = why.map_or_else(|| done.into_iter().collect::<Result<Vec<_>>>(), Err)?.concat();
             rest.sort_unstable();
             Ok(rest)
         })

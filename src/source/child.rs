@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{BufRead, Read};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use super::program::{Program, failure, wait_for};
 use crate::error::{Error, Result};
+use crate::progress::Monitor;
 
 /// Bytes that are read at once.
 const BLOCK_LEN: usize = 64 << 10;
@@ -18,15 +19,18 @@ const BLOCK_LEN: usize = 64 << 10;
 const PIPE_LEN: usize = 1 << 20;
 /// Blocks that may wait for who stores them.
 const QUEUE: usize = 32;
+/// Of a program that has ended well, though its output has not.
+const HELD: &str = "has ended, but another process that it started holds its output open and writes nothing, so it cannot be known whether all of it has come";
+const HELD_ADVICE: &str = "let it wait for what it starts, or send the output of that elsewhere (`>/dev/null`)";
 /// Bytes that are kept of the first and of the last messages of a program.
 const MESSAGES_KEPT: usize = 4 << 10;
 
 /// A running program. Dropping it ends the program.
 pub(crate) struct Running<T> {
     name: String,
-    child: Child,
+    program: Program,
     watch: Option<JoinHandle<T>>,
-    messages: Option<JoinHandle<String>>,
+    messages: Messages,
 }
 
 /// What a program has left behind.
@@ -48,38 +52,40 @@ impl<T: Send + 'static> Running<T> {
         watch: impl FnOnce(&mut Tee) -> T + Send + 'static,
     ) -> Result<(Self, Box<dyn Read + Send>)> {
         let failed = |e: std::io::Error| Error::source(name, format!("cannot be run: {e}"));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let mut program = Program::start(command.stdout(Stdio::piped()).stderr(Stdio::piped())).map_err(failed)?;
+        let stdout = program.stdout();
         #[cfg(target_os = "linux")]
         if let Some(stdout) = &stdout {
             // A smaller pipe only makes the program wait more often.
             let _ = rustix::pipe::fcntl_setpipe_size(stdout, PIPE_LEN);
         }
-        let mut running = Running { name: name.to_owned(), child, watch: None, messages: None };
-        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        running.messages = Some(thread("messages").spawn(move || stderr.map(collect).unwrap_or_default()).map_err(failed)?);
+        let messages = Messages::collect(&mut program).map_err(failed)?;
         let input = stdout.map(|stdout| Box::new(stdout) as Box<dyn Read + Send>);
         let (watching, output) = watched(input, watch).map_err(failed)?;
-        running.watch = Some(watching);
-        Ok((running, output))
+        Ok((Running { name: name.to_owned(), program, watch: Some(watching), messages }, output))
     }
 
     /// Waits for the end.
     ///
     /// # Errors
-    /// [`Error::Source`], with the program's messages, if it has failed.
-    pub(crate) fn finish(self) -> Result<Finished<T>> {
-        self.finish_or(", so there is no snapshot")
+    /// [`Error::Source`], with the program's messages, if it has failed, or if its output has no end that can be trusted; [`Error::Cancelled`].
+    pub(crate) fn finish(self, monitor: &dyn Monitor) -> Result<Finished<T>> {
+        self.finish_or(", so there is no snapshot", monitor)
     }
 
     /// The same, with what follows from a failure.
-    pub(crate) fn finish_or(mut self, consequence: &str) -> Result<Finished<T>> {
-        let seen = self.watch.take().and_then(|watch| watch.join().ok());
-        let messages = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
-        let status = self.child.wait().map_err(|e| Error::source(&self.name, e))?;
+    pub(crate) fn finish_or(mut self, consequence: &str, monitor: &dyn Monitor) -> Result<Finished<T>> {
+        let watch = self.watch.take();
+        wait_for(monitor, || watch.as_ref().is_none_or(JoinHandle::is_finished).then_some(()))?;
+        let seen = watch.and_then(|watch| watch.join().ok());
+        let status = self.program.wait(&self.name, monitor)?;
+        let messages = self.messages.take();
         if let Some(how) = failure(status) {
             let said = if messages.is_empty() { String::new() } else { format!(": {}", messages.trim_end()) };
             return Err(Error::source(&self.name, format!("{how}{consequence}{said}")));
+        }
+        if self.program.is_held() {
+            return Err(Error::source(&self.name, format!("{HELD}{consequence}; {HELD_ADVICE}")));
         }
         match seen {
             Some(seen) => Ok(Finished { seen, messages }),
@@ -88,26 +94,28 @@ impl<T: Send + 'static> Running<T> {
     }
 }
 
-impl<T> Drop for Running<T> {
-    fn drop(&mut self) {
-        // A program that has ended already is no longer there to be killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// What a program writes to its standard error, collected while it runs.
+pub(crate) struct Messages(Option<JoinHandle<String>>);
 
-/// What an exit status says of a failure.
-pub(crate) fn failure(status: ExitStatus) -> Option<String> {
-    match (status.success(), status.code(), status.signal()) {
-        (true, ..) => None,
-        (_, Some(code), _) => Some(format!("failed with exit code {code}")),
-        (_, _, Some(signal)) => Some(format!("was killed by signal {signal}")),
-        _ => Some("failed".to_owned()),
+impl Messages {
+    /// Begins to collect. The pipe is to be there.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub(crate) fn collect(program: &mut Program) -> std::io::Result<Self> {
+        let stderr = program.stderr();
+        let thread = std::thread::Builder::new().name("messages".to_owned());
+        thread.spawn(move || stderr.map(collect).unwrap_or_default()).map(|thread| Messages(Some(thread)))
+    }
+
+    /// All of it, once the program has ended.
+    pub(crate) fn take(&mut self) -> String {
+        self.0.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
 /// All of a program's messages, the middle of long ones left out.
-pub(crate) fn collect(mut input: ChildStderr) -> String {
+pub(crate) fn collect(mut input: impl Read) -> String {
     let (mut first, mut last, mut left_out) = (Vec::new(), Vec::new(), 0_usize);
     let mut buffer = [0; 4096];
     while let Ok(got) = input.read(&mut buffer) {

@@ -14,6 +14,9 @@ use crate::progress::Monitor;
 
 /// A command. Its identity is the stream's name, so that its history goes on when the command changes; its arguments, which may hold secrets,
 /// are not recorded. Its exit status decides: unless that is 0 there is no snapshot. No output at all makes a flagged one.
+///
+/// The output ends when nobody holds the pipe open any more. A process that the command leaves running may go on writing; one that holds the pipe and writes
+/// nothing for some seconds after the command's end fails the capture, as nobody can know whether the output is whole. It runs once for a snapshot.
 #[derive(Debug)]
 pub struct CommandSource {
     name: String,
@@ -41,22 +44,27 @@ impl Source for CommandSource {
         SourceDescription { kind: SourceKind::Command, parts: vec![self.name.clone().into_bytes()], label: self.name.clone() }
     }
 
-    fn capture(&self, _known: &HashMap<Vec<u8>, Stamp>, _monitor: &dyn Monitor) -> Result<Box<dyn Capture>> {
+    fn runs_once(&self) -> bool {
+        true
+    }
+
+    fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let Some((program, arguments)) = self.command.split_first() else { return Err(Error::source(&self.name, "has no command")) };
         let mut command = Command::new(program);
         self.environment.give(&mut command);
         command.args(arguments).stdin(Stdio::null());
-        Ok(Box::new(CommandCapture { name: self.name.clone(), command: Some(command), running: None }))
+        Ok(Box::new(CommandCapture { name: self.name.clone(), command: Some(command), running: None, monitor }))
     }
 }
 
-struct CommandCapture {
+struct CommandCapture<'a> {
     name: String,
     command: Option<Command>,
     running: Option<Running<u64>>,
+    monitor: &'a dyn Monitor,
 }
 
-impl Capture for CommandCapture {
+impl Capture for CommandCapture<'_> {
     fn total_bytes(&self) -> Option<u64> {
         None
     }
@@ -81,7 +89,7 @@ impl Capture for CommandCapture {
     fn finish(self: Box<Self>) -> Result<CaptureReport> {
         let mut report = CaptureReport::default();
         let Some(running) = self.running else { return Ok(report) };
-        let finished = running.finish()?;
+        let finished = running.finish(self.monitor)?;
         if finished.seen == 0 {
             report.flags.push(Flag { code: "empty".to_owned(), detail: "the command has written nothing".to_owned() });
         }

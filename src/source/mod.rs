@@ -7,6 +7,7 @@ mod environment;
 pub mod files;
 mod name;
 pub mod postgres;
+pub(crate) mod program;
 pub mod sqlite;
 mod stamp;
 
@@ -28,6 +29,11 @@ pub trait Source: Send + Sync {
     /// Whether the content of every stream is to be recorded: then one without a record in the parent is not among the known ones, though its files
     /// look the same.
     fn wants_content(&self) -> bool {
+        false
+    }
+
+    /// Whether a capture has effects, so that there must not be a second one for the same snapshot.
+    fn runs_once(&self) -> bool {
         false
     }
 
@@ -71,6 +77,11 @@ pub trait Capture: Send {
     /// Whether what is held open now, after the last call of [`Capture::next_stream`], makes writers of a database wait; then what is read is
     /// set aside first and worked on after it was let go.
     fn blocks_writers(&self) -> bool;
+
+    /// Whether reading the body of the stream given out last may wait for long, as for a program that has nothing to say. It costs a thread.
+    fn may_wait(&self) -> bool {
+        true
+    }
 
     /// Lets go of everything and says what was found. All bodies must have been dropped or fully read.
     fn finish(self: Box<Self>) -> Result<CaptureReport>;

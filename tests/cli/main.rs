@@ -8,6 +8,7 @@ mod forget;
 mod json;
 mod log;
 mod manual;
+mod once;
 mod page;
 mod parity;
 mod passphrase;
@@ -23,4 +24,7 @@ mod select;
 mod signals;
 mod stats;
 mod status;
+mod stopping;
 mod support;
+#[path = "../support/wait.rs"]
+mod wait;

@@ -36,6 +36,7 @@ mod repair;
 mod schedule;
 mod stale;
 mod suspended;
+mod streams;
 mod sweep;
 mod together;
 mod world;

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use icecore::backend::{Backend, ObjectKey, ObjectKind};
 use icecore::ops::prune::{PruneOptions, PruneReport, prune};
@@ -13,6 +14,8 @@ use crate::hook::{Call, Fate, Hooked};
 
 /// A grace time that separates the clocks of the steps, nanoseconds.
 const GRACE: i64 = 1_000_000_000_000;
+/// Far longer than a step takes.
+const WAIT_MAX: Duration = Duration::from_secs(300);
 /// Before any backup of the tests.
 const EARLY: i64 = 10_000_000_000;
 
@@ -94,9 +97,9 @@ impl Gate {
         let mut state = self.state.lock().unwrap();
         (state.step, state.parked) = (step, false);
         self.changed.notify_all();
-        while !state.parked && !state.finished {
-            state = self.changed.wait(state).unwrap();
-        }
+        let (reached, timeout) = self.changed.wait_timeout_while(state, WAIT_MAX, |state| !state.parked && !state.finished).unwrap();
+        assert!(!timeout.timed_out(), "it never came to step {step}");
+        drop(reached);
     }
 }
 

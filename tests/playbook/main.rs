@@ -17,3 +17,5 @@ mod sqlite;
 #[path = "../support/repo.rs"]
 mod support;
 mod swap;
+#[path = "../support/wait.rs"]
+mod wait;

@@ -197,9 +197,7 @@ fn an_interrupted_restore_leaves_the_old_database() {
         command.args(["-c", &format!("{}{options}", stage.restore())]).process_group(0);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-        while stage.server.sql("postgres", sleeping) == "0" {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        crate::wait::until("the index is made", || stage.server.sql("postgres", sleeping) != "0");
         kill_process_group(Pid::from_child(&child), Signal::INT).unwrap();
         let run: crate::site::Run = child.wait_with_output().unwrap().into();
         run.failed(130, &["interrupted"]);

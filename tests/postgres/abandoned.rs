@@ -1,7 +1,6 @@
 //! What killed restores and drills leave on a server, the next one drops; nothing else.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -23,9 +22,7 @@ fn drill_beside(place: &Place, database: &Database, args: &[&str]) -> Command {
 
 /// Waits until a query has this answer.
 fn until(server: &Server, query: &str, answer: &str) {
-    while server.sql("postgres", query) != answer {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    crate::wait::until(query, || server.sql("postgres", query) == answer);
 }
 
 #[test]

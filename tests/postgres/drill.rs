@@ -325,7 +325,8 @@ fn endless(place: &Place, staging: &Staging) -> Command {
 
 /// Waits until it is asked, and gives the server's process.
 fn asked(staging: &Staging) -> i32 {
-    loop {
+    let mut server = None;
+    crate::wait::until("it is asked", || {
         let mut dirs = std::fs::read_dir(staging.path()).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
         if let Some(dir) = dirs.find(|path| path.join(".s.PGSQL.5432").exists()) {
             let mut psql = Command::new(server(16).bin.join("psql"));
@@ -333,11 +334,12 @@ fn asked(staging: &Staging) -> i32 {
             psql.args(["-XqAt", "-U", "postgres", "-d", "postgres", "-c", query, "-h"]).arg(&dir).env_remove("PGPORT");
             if psql.output().unwrap().stdout == b"1\n" {
                 let pid = std::fs::read_to_string(dir.join("data/postmaster.pid")).unwrap();
-                return pid.lines().next().unwrap().parse().unwrap();
+                server = Some(pid.lines().next().unwrap().parse().unwrap());
             }
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+        server.is_some()
+    });
+    server.unwrap()
 }
 
 fn is_running(pid: i32) -> bool {
@@ -370,14 +372,11 @@ fn a_killed_drill_leaves_no_server() {
     let server = asked(&staging);
     child.kill().unwrap();
     child.wait().unwrap();
-    while is_running(server) || !staging.is_empty() {
+    crate::wait::until("the server and its files are gone", || {
         // The directory itself stays where its user may not change the one above.
         let left: Vec<_> = std::fs::read_dir(staging.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        if !is_running(server) && left.iter().all(|dir| std::fs::read_dir(dir).is_ok_and(|mut inside| inside.next().is_none())) {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+        !is_running(server) && left.iter().all(|dir| std::fs::read_dir(dir).map_or(true, |mut inside| inside.next().is_none()))
+    });
 }
 
 #[test]

@@ -85,9 +85,7 @@ fn a_program_that_fails_or_ends_early_leaves_no_snapshot() {
 fn in_the_middle(place: &Place, database: &Database, meanwhile: impl FnOnce()) -> Run {
     let script = "$real \"$@\" | (head -c 100000; touch middle; while [ ! -e go ]; do sleep 0.02; done; cat)";
     let child: Child = with_script(place, database, script).spawn().unwrap();
-    while !place.path("middle").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    crate::wait::until("the dump is in the middle", || place.path("middle").exists());
     meanwhile();
     std::fs::write(place.path("go"), "").unwrap();
     child.wait_with_output().unwrap().into()

@@ -17,6 +17,9 @@ mod run;
 #[path = "../support/script.rs"]
 mod script;
 mod server;
+mod stopping;
 #[path = "../cli/support.rs"]
 #[allow(dead_code)]
 mod support;
+#[path = "../support/wait.rs"]
+mod wait;

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -78,10 +77,10 @@ fn in_the_middle(place: &Place, database: &Database, meanwhile: impl FnOnce(&Chi
         "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND application_name = 'pg_dump' AND wait_event_type = 'Lock'",
         database.name
     );
-    while database.server.sql("postgres", &waits) == "0" {
+    crate::wait::until("pg_dump waits", || {
         assert!(child.try_wait().unwrap().is_none(), "it did not wait");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        database.server.sql("postgres", &waits) != "0"
+    });
     meanwhile(&child);
     let run = child.wait_with_output().unwrap().into();
     drop(input);
@@ -114,9 +113,7 @@ fn kill(pid: Option<i32>, signal: Signal) {
 
 /// Those that were killed are gone a moment later.
 fn no_program_is_left(place: &Place) {
-    while !programs(place).is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    crate::wait::until("all programs have ended", || programs(place).is_empty());
     nothing_spooled(place);
 }
 

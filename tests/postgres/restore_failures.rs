@@ -57,9 +57,7 @@ fn run_script(place: &Place, database: &Database, script: &str, args: &[&str]) -
 pub fn in_the_middle(place: &Place, database: &Database, args: &[&str], meanwhile: impl FnOnce(&Child)) -> Run {
     let script = "(head -c 3000000; touch middle; while [ ! -e go ]; do sleep 0.02; done; cat) | $real \"$@\"";
     let child = with_script(place, database, script, args).spawn().unwrap();
-    while !place.path("middle").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    crate::wait::until("loading is in the middle", || place.path("middle").exists());
     meanwhile(&child);
     std::fs::write(place.path("go"), "").unwrap();
     let run = child.wait_with_output().unwrap().into();
@@ -169,9 +167,10 @@ fn sessions_that_come_back_at_once_do_not_keep_the_name() {
         let run = restore(&place, server, &["latest", "--dsn", &database.dsn(), "--disconnect"]);
         std::fs::write(place.path("stop"), "").unwrap();
         let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", database.name);
-        while pool.iter_mut().any(|one| one.try_wait().unwrap().is_none()) {
+        crate::wait::until("the pool has ended", || {
             server.sql("postgres", &end);
-        }
+            pool.iter_mut().all(|one| one.try_wait().unwrap().is_some())
+        });
         good(run);
         assert_eq!(database.sql("SELECT count(*) FROM t"), "30000");
     });

@@ -9,3 +9,5 @@ mod sqlite_place;
 mod sqlite_unchanged;
 mod sqlite_writers;
 mod support;
+#[path = "../support/wait.rs"]
+mod wait;

@@ -58,9 +58,8 @@ impl Writer {
         }
         let child = child(&[], WRITER, &variables).stdout(std::process::Stdio::null()).spawn().unwrap();
         let conn = open_leaving_wal(&b);
-        while conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap() < 100 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let written = || conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();
+        crate::wait::until("the writer writes", || written() >= 100);
         Self { child, stop }
     }
 }

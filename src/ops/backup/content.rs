@@ -1,9 +1,10 @@
 //! Streams without pages: cut by content, stored by several threads when they are long.
 
 use std::io::Read;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 
 use super::collect::{Collector, Failure, first_failure};
 use super::landmarks::Landmarks;
@@ -13,6 +14,7 @@ use crate::chunker::content_chunks;
 use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
+use crate::ops::pump::Pump;
 use crate::progress::Monitor;
 use crate::repo::{ChunkWriter, KeptFeatures, NewChunk, Reference, TreeCursor, TreeWriter, WriteSession};
 
@@ -20,8 +22,17 @@ use crate::repo::{ChunkWriter, KeptFeatures, NewChunk, Reference, TreeCursor, Tr
 const BATCH_LEN: usize = 1 << 20;
 /// Batches that may wait for a thread.
 const QUEUE: usize = 2;
+/// How long to wait before a full queue is looked at again: much less than storing a batch takes.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Streams of up to this many chunks are stored by the calling thread.
 const SHORT_CHUNKS: usize = 8;
+
+/// The bytes of a stream.
+pub(super) struct Input {
+    pub(super) bytes: Box<dyn Read + Send>,
+    /// Whether reading may wait for long.
+    pub(super) may_wait: bool,
+}
 
 struct Piece {
     /// Where it lies in the stream, bytes.
@@ -42,11 +53,11 @@ struct Batch {
 /// flushed by its owner.
 ///
 /// # Errors
-/// [`Failure::Input`] when `input` fails.
+/// [`Failure::Input`] when `input` fails. A request to stop and a failure of the session end it at once, whatever the input does.
 pub(super) fn store<'a>(
     session: &WriteSession,
     writer: &mut ChunkWriter<'_>,
-    input: Box<dyn Read + Send>,
+    input: Input,
     parent: Option<StreamRoot>,
     features: Option<KeptFeatures>,
     make_sink: impl FnOnce() -> Result<Sink<'a>>,
@@ -54,13 +65,26 @@ pub(super) fn store<'a>(
 ) -> Result<(StreamRoot, Option<Sink<'a>>), Failure> {
     let config = session.repository().config();
     let seed = session.repository().keys().chunking_seed();
+    let go_on = || go_on(session, monitor);
+    let input = match input.may_wait {
+        true => Box::new(Pump::start(input.bytes, &go_on).map_err(|e| Error::source("the source", e))?) as Box<dyn Read>,
+        false => input.bytes,
+    };
     let mut chunks = content_chunks(input, config.content_chunk_len, seed);
+    let mut next_piece = |prediction: &mut _, offset: &mut _| {
+        go_on()?;
+        next_piece(session, &mut chunks, offset, prediction).map_err(|failure| match (failure, go_on()) {
+            // Reading failed because it was to stop.
+            (Failure::Input(_), Err(why)) => Failure::Session(why),
+            (failure, _) => failure,
+        })
+    };
     let landmarks = features.map(|features| Landmarks::new(features, session.repository().sampler()));
     let mut prediction = Prediction::new(session.reader(), parent, landmarks);
     let mut head: Vec<Piece> = Vec::new();
     let mut offset = 0;
     for _ in 0..=SHORT_CHUNKS {
-        match next_piece(session, &mut chunks, &mut offset, &mut prediction)? {
+        match next_piece(&mut prediction, &mut offset)? {
             Some(piece) => head.push(piece),
             None => return Ok((store_short(session, writer, head, parent, monitor)?, None)),
         }
@@ -75,16 +99,16 @@ pub(super) fn store<'a>(
         let mut feed = || -> Result<(), Failure> {
             let mut batch = Batch { number: 0, pieces: std::mem::take(&mut head) };
             let mut bytes: usize = batch.pieces.iter().map(|piece| piece.bytes.len()).sum();
-            while let Some(piece) = next_piece(session, &mut chunks, &mut offset, &mut prediction)? {
+            while let Some(piece) = next_piece(&mut prediction, &mut offset)? {
                 if bytes + piece.bytes.len() > BATCH_LEN {
                     let next = Batch { number: batch.number + 1, pieces: Vec::new() };
-                    queue.send(std::mem::replace(&mut batch, next)).map_err(|_| Error::Poisoned)?;
+                    send(&queue, std::mem::replace(&mut batch, next), &go_on)?;
                     bytes = 0;
                 }
                 bytes += piece.bytes.len();
                 batch.pieces.push(piece);
             }
-            Ok(queue.send(batch).map_err(|_| Error::Poisoned)?)
+            Ok(send(&queue, batch, &go_on)?)
         };
         let fed = feed();
         drop(queue);
@@ -99,6 +123,24 @@ pub(super) fn store<'a>(
             Ok((collector.finish()?, Some(sink)))
         }
         Err(error) => Err(collector.give_up(error)),
+    }
+}
+
+/// Whether there is a reason to stop: the user's wish, or a failure anywhere in the session.
+fn go_on(session: &WriteSession, monitor: &dyn Monitor) -> Result<()> {
+    if monitor.cancelled() { Err(Error::Cancelled) } else { session.check() }
+}
+
+/// Hands a batch to whoever stores it. Who waits for room in the queue sees that nobody makes any.
+fn send(queue: &SyncSender<Batch>, mut batch: Batch, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
+    loop {
+        batch = match queue.try_send(batch) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(batch)) => batch,
+            Err(TrySendError::Disconnected(_)) => return Err(Error::Poisoned),
+        };
+        go_on()?;
+        std::thread::sleep(FULL_PAUSE);
     }
 }
 
@@ -144,20 +186,25 @@ fn store_batches(
     let store_all = || {
         let mut writer = session.writer()?;
         while let Some(batch) = next() {
-            if monitor.cancelled() {
-                return Err(Error::Cancelled);
-            }
+            go_on(session, monitor)?;
             store_pieces(session, &mut writer, &batch.pieces, sink, monitor)?;
             collector.put(batch.number, batch.pieces.iter().map(|piece| (piece.id, piece.bytes.len() as u32)).collect())?;
         }
         writer.flush()
     };
-    let result = store_all();
-    if result.is_err() {
-        // Whoever cuts the stream must not wait for ever for room in the queue; the session is poisoned and nothing is lost by this.
-        while next().is_some() {}
+    // Whoever cuts the stream sees this before he cuts the next piece, also after a panic.
+    let _guard = PoisonOnPanic(session);
+    store_all().inspect_err(|_| session.poison())
+}
+
+struct PoisonOnPanic<'s>(&'s WriteSession);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison();
+        }
     }
-    result
 }
 
 fn store_pieces(

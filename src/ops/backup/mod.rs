@@ -5,6 +5,7 @@ mod content;
 mod doubts;
 mod landmarks;
 mod moved;
+mod once;
 mod pages;
 mod predict;
 mod sink;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use self::collect::Failure;
 use self::doubts::Doubts;
 use self::moved::Content;
+use self::once::Once;
 use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
 use crate::chunker::page_chunk_len;
@@ -80,6 +82,7 @@ pub struct BackupReport {
 pub fn backup(repo: &Repository, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
     let began = Instant::now();
     let mut doubts = Doubts::of(repo)?;
+    let source = &Once::new(source, repo.cache_dir());
     for _ in 0..ATTEMPTS {
         let options = BackupOptions { now_ns: later(options.now_ns, began), ..options.clone() };
         match try_backup(repo, source, &options, &mut doubts, monitor) {
@@ -119,12 +122,13 @@ fn try_backup(
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());
     let make = Sinks { session: &session, monitor, source: source_ref.id };
-    let mut intake = Intake { make, writer: session.writer()?, spool: None, sinks: Vec::new(), roots: Vec::new() };
+    let mut intake = Intake { make, writer: session.writer()?, spool: None, sinks: Vec::new(), roots: Vec::new(), may_wait: true };
     let mut entries: Vec<StreamEntry> = Vec::new();
     let mut unchanged_streams = 0;
     while let Some(stream) = capture.next_stream()? {
         unchanged_streams += usize::from(matches!(stream.body, Body::Unchanged));
         intake.set_aside(capture.blocks_writers())?;
+        intake.may_wait = capture.may_wait();
         match intake.take(stream, &inherited) {
             Ok(entry) => entries.push(entry),
             Err(Failure::Input(error)) => capture.unreadable(error)?,
@@ -227,6 +231,8 @@ struct Intake<'a> {
     /// Of the longer streams so far, with their roots below.
     sinks: Vec<Sink<'a>>,
     roots: Vec<StreamRoot>,
+    /// Whether reading the next stream may wait for long.
+    may_wait: bool,
 }
 
 impl<'a> Intake<'a> {
@@ -254,7 +260,8 @@ impl<'a> Intake<'a> {
                 }
                 root
             }
-            Body::Bytes(input) => {
+            Body::Bytes(bytes) => {
+                let input = content::Input { bytes, may_wait: self.may_wait };
                 let old = inherited.old_streams(&stream.name);
                 let make = self.make;
                 let features = parent.and_then(|root| session.repository().kept_features(make.source, &stream.name, &root));
@@ -303,7 +310,7 @@ impl<'a> Intake<'a> {
         for entry in entries {
             bytes.extend_from_slice(&record::encode(entry).map_err(|m: Malformed| m.of("the new listing"))?);
         }
-        let input = Box::new(std::io::Cursor::new(bytes));
+        let input = content::Input { bytes: Box::new(std::io::Cursor::new(bytes)), may_wait: false };
         let silent = &crate::progress::Silent;
         let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, None, || Ok(Sink::plain()), silent)
             .map_err(Failure::into_error)?;

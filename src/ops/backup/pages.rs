@@ -103,6 +103,7 @@ impl Job<'_> {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled.into());
             }
+            self.session.check()?;
             let offset = unit * work.unit_len;
             let len = work.unit_len.min(pages.len_bytes() - offset);
             buffer.resize(len as usize, 0);

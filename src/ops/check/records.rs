@@ -67,10 +67,15 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
     let listed = repo.list_snapshots()?;
     repo.false_expiries(listed.expired.iter())?.into_iter().try_for_each(|error| report.damage("tombstone", error))?;
     for id in listed.ids {
+        let key = ObjectKey::Snapshot(id);
         report.snapshots += 1;
         match repo.read_snapshot(&id) {
             Ok(Some(snapshot)) => snapshots.push((id, snapshot)),
-            Ok(None) => report.snapshots -= 1,
+            // Forgotten since it was listed, or a call that lies.
+            Ok(None) => match repo.backend().stat(&key)? {
+                None => report.snapshots -= 1,
+                Some(_) => report.damage("snapshot", Error::corrupt(key.to_string(), "it is there, but reading it said that it is not"))?,
+            },
             Err(error @ (Error::Corrupt { .. } | Error::UnsupportedFormat { .. })) => {
                 report.damage("snapshot", error)?;
                 report.touched.push(Touched { snapshot: id, stream: None });

@@ -6,6 +6,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::ops::stoppable::stoppable;
+use crate::progress::Monitor;
+
 /// Findings that are reported; more say nothing new.
 const FINDINGS_MAX: usize = 10;
 
@@ -18,9 +21,9 @@ pub(in crate::ops) enum Verdict {
     Unknown(String),
 }
 
-/// Checks a database that nothing else has open, and leaves nothing beside it.
-pub(in crate::ops) fn quick_check(path: &Path) -> Verdict {
-    match findings(path) {
+/// Checks a database that nothing else has open, and leaves nothing beside it. What it says when the user has asked to stop means nothing.
+pub(in crate::ops) fn quick_check(path: &Path, monitor: &dyn Monitor) -> Verdict {
+    match findings(path, monitor) {
         Ok(lines) if lines.iter().map(String::as_str).eq(["ok"]) => Verdict::Sound,
         Ok(lines) => Verdict::Damaged(lines),
         Err(e) if is_unknown_name(&e) => Verdict::Unknown(e.to_string()),
@@ -36,15 +39,22 @@ fn is_unknown_name(error: &rusqlite::Error) -> bool {
     }
 }
 
-fn findings(path: &Path) -> rusqlite::Result<Vec<String>> {
+fn findings(path: &Path, monitor: &dyn Monitor) -> rusqlite::Result<Vec<String>> {
     let conn = open_immutable(path)?;
     drop_modules(&conn)?;
     // CHECK constraints may call functions of the application, and rows that break them are the user's: both say nothing about damage.
     conn.execute_batch(
         "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA ignore_check_constraints=ON; PRAGMA temp_store=MEMORY",
     )?;
-    let mut statement = conn.prepare(&format!("PRAGMA quick_check({FINDINGS_MAX})"))?;
-    statement.query_map([], |row| row.get(0))?.collect()
+    let handle = conn.get_interrupt_handle();
+    stoppable(
+        monitor,
+        || handle.interrupt(),
+        || {
+            let mut statement = conn.prepare(&format!("PRAGMA quick_check({FINDINGS_MAX})"))?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        },
+    )
 }
 
 /// Takes the virtual table modules away from a connection. Since SQLite 3.44 `quick_check` asks each virtual table to check itself, and a

@@ -94,10 +94,13 @@ impl Placement<'_> {
         }
         self.monitor.phase("checking", None);
         let (synced, verdict) = std::thread::scope(|scope| {
-            let check = scope.spawn(|| quick_check(&temp.path));
+            let check = scope.spawn(|| quick_check(&temp.path, self.monitor));
             (temp.sync(), check.join())
         });
         synced?;
+        if self.monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
         match verdict {
             Ok(Verdict::Sound) => Ok(()),
             Ok(Verdict::Unknown(reason)) => {

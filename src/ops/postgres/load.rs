@@ -4,9 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use tempfile::NamedTempFile;
 
@@ -18,9 +16,7 @@ use crate::progress::Monitor;
 use crate::source::child;
 use crate::source::postgres::Tools;
 use crate::source::postgres::spool::PrivateDir;
-
-/// How often a program that works by itself is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::source::program::{self, Program};
 
 /// Loads the dump into the new database: through a pipe, or with several jobs from a file: the one that it is, or one that only this user may read. One
 /// that is a directory becomes one again, in a private place.
@@ -59,8 +55,8 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
 
 /// A running pg_restore. Dropping it ends it.
 struct Loader {
-    child: Child,
-    messages: Option<JoinHandle<String>>,
+    program: Program,
+    messages: child::Messages,
 }
 
 fn failed(detail: impl std::fmt::Display) -> Error {
@@ -70,17 +66,14 @@ fn failed(detail: impl std::fmt::Display) -> Error {
 impl Loader {
     fn start(command: &mut Command) -> Result<Self> {
         let cannot = |e: std::io::Error| failed(format!("cannot be run: {e}"));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(cannot)?;
-        let stderr = child.stderr.take();
-        let mut loader = Loader { child, messages: None };
-        let collect = move || stderr.map(child::collect).unwrap_or_default();
-        loader.messages = Some(std::thread::Builder::new().name("messages".to_owned()).spawn(collect).map_err(cannot)?);
-        Ok(loader)
+        let mut program = Program::start(command.stdout(Stdio::null()).stderr(Stdio::piped())).map_err(cannot)?;
+        let messages = child::Messages::collect(&mut program).map_err(cannot)?;
+        Ok(Loader { program, messages })
     }
 
     /// Gives it the dump, if it reads that from a pipe, and waits for its end.
     fn run(mut self, dump: Option<&Dump>, monitor: &dyn Monitor) -> Result<()> {
-        let pipe = self.child.stdin.take();
+        let pipe = self.program.stdin();
         let (fed, ended) = std::thread::scope(|scope| {
             // A pipe that is full makes its writer wait, who could not be interrupted then.
             let feeder = scope.spawn(move || match (dump, pipe) {
@@ -101,18 +94,11 @@ impl Loader {
     }
 
     fn wait(&mut self, monitor: &dyn Monitor) -> Result<()> {
-        let status = loop {
-            if let Some(status) = self.child.try_wait().map_err(failed)? {
-                break status;
-            }
-            if monitor.cancelled() {
-                let _ = self.child.kill();
-            }
-            std::thread::sleep(LOOK);
-        };
-        let messages = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
+        // One that is told to stop closes its end of the pipe, so that whoever writes to it ends too.
+        let status = self.program.wait("pg_restore", monitor).inspect_err(|_| self.program.end())?;
+        let messages = self.messages.take();
         let said = messages.trim_end();
-        match child::failure(status) {
+        match program::failure(status) {
             None => {
                 said.lines().for_each(|line| monitor.warn(line));
                 Ok(())
@@ -120,14 +106,6 @@ impl Loader {
             Some(how) if said.is_empty() => Err(failed(how)),
             Some(how) => Err(failed(format!("{how}: {said}{}", advice(said)))),
         }
-    }
-}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        // One that has ended already is no longer there to be killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

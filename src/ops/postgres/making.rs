@@ -4,6 +4,8 @@ use super::admin::Admin;
 use super::preflight::is_of_database;
 use super::{Names, ServerOptions, abandoned, sql};
 use crate::error::{Error, Result};
+use crate::ops::stoppable::stoppable;
+use crate::progress::Monitor;
 use crate::source::postgres::archive::{Archive, Entry};
 use crate::source::postgres::connect::explain;
 use crate::source::postgres::{Connection, Conninfo};
@@ -67,9 +69,14 @@ impl<'a> Making<'a> {
     }
 
     /// Gathers statistics, without which queries are slow until autovacuum has been there: dumps have none.
-    pub(super) fn analyze(&self) -> Result<()> {
+    pub(super) fn analyze(&self, monitor: &dyn Monitor) -> Result<()> {
         let mut connection = self.connect()?;
-        let done = connection.client.batch_execute("SET statement_timeout = 0; SET client_min_messages = error; ANALYZE");
+        let analyze = "SET statement_timeout = 0; SET client_min_messages = error; ANALYZE";
+        let cancel = connection.canceller()?;
+        let done = stoppable(monitor, cancel, || connection.client.batch_execute(analyze));
+        if monitor.cancelled() {
+            return Err(Error::Cancelled);
+        }
         done.map_err(|e| Error::destination(self.conninfo.label(), format!("ANALYZE: {}", explain(&e))))
     }
 

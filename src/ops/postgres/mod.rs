@@ -232,7 +232,7 @@ fn fill(
     preflight::collation(admin, dump, making.names)?.iter().for_each(|warning| monitor.warn(warning));
     load::load(dump, making, tools, options, monitor)?;
     monitor.phase("analyzing", None);
-    making.analyze()?;
+    making.analyze(monitor)?;
     let mut differing = Vec::new();
     if options.verify {
         let compared = verify::verify(dump, head, &making.conninfo, tools, options, monitor)?;

@@ -7,6 +7,7 @@ use super::ServerOptions;
 use super::input::Dump;
 use super::preflight::{is_of_database, some};
 use crate::error::{Error, Result};
+use crate::ops::pump::Pump;
 use crate::progress::Monitor;
 use crate::source::child::{Running, Tee};
 use crate::source::postgres::archive::{self, Archive, Entry, RowSum};
@@ -64,18 +65,19 @@ fn dump_of(conninfo: &Conninfo, tools: &Tools, options: &ServerOptions, monitor:
     monitor.phase("comparing", None);
     let mut command = tools.command("pg_dump", &options.environment, conninfo);
     command.args(["-Fc", "-Z0", "--no-password"]);
-    let (running, mut output) = Running::start("pg_dump", command, |tee: &mut Tee| archive::read(tee, |_| ()))?;
+    let (running, output) = Running::start("pg_dump", command, |tee: &mut Tee| archive::read(tee, |_| ()))?;
+    let go_on = || if monitor.cancelled() { Err(Error::Cancelled) } else { Ok(()) };
+    let mut output = Pump::start(output, &go_on).map_err(|e| Error::source("pg_dump", e))?;
     let mut buffer = vec![0; BLOCK_LEN];
     loop {
-        if monitor.cancelled() {
-            return Err(Error::Cancelled);
-        }
-        match output.read(&mut buffer).map_err(|e| Error::source("pg_dump", e))? {
-            0 => break,
-            got => monitor.advance(got as u64),
+        go_on()?;
+        match output.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(got) => monitor.advance(got as u64),
+            Err(e) => return go_on().and(Err(Error::source("pg_dump", e))),
         }
     }
-    let finished = running.finish_or(", so the restored database could not be verified")?;
+    let finished = running.finish_or(", so the restored database could not be verified", monitor)?;
     finished.seen.map_err(|error| Error::source("pg_dump", format!("its archive cannot be read: {error}")))
 }
 

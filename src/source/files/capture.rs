@@ -17,6 +17,9 @@ use crate::source::sqlite::{CapturedFile, ContentBudget, ContentJob, MAGIC, Sqli
 use crate::source::stamp::{FileState, is_local, meta_of};
 use crate::source::{Body, Capture, CaptureReport, CapturedStream, Stamp};
 
+/// Files of this size and more are read by a thread of their own, so that the user can stop while their file system does not answer, bytes.
+const LONG: u64 = 16 << 20;
+
 /// The trees, read while streams are asked for.
 pub(super) struct FilesCapture<'a> {
     walk: Walk<'a>,
@@ -271,6 +274,10 @@ impl Capture for FilesCapture<'_> {
 
     fn blocks_writers(&self) -> bool {
         matches!(&self.held, Some(Held::Database(_, _, file)) if file.blocks_writers())
+    }
+
+    fn may_wait(&self) -> bool {
+        matches!(&self.held, Some(Held::Plain(reading)) if reading.before.size >= LONG)
     }
 
     fn finish(mut self: Box<Self>) -> Result<CaptureReport> {

@@ -52,6 +52,7 @@ enum Seen {
 
 pub(super) struct PostgresCapture<'a> {
     source: &'a PostgresSource,
+    monitor: &'a dyn Monitor,
     connection: Connection,
     /// The exported snapshot's name.
     snapshot: String,
@@ -69,7 +70,7 @@ pub(super) struct PostgresCapture<'a> {
 }
 
 impl<'a> PostgresCapture<'a> {
-    pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &dyn Monitor) -> Result<Self> {
+    pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &'a dyn Monitor) -> Result<Self> {
         let version = connection.version;
         let mut start = || {
             let client = &mut connection.client;
@@ -92,6 +93,7 @@ impl<'a> PostgresCapture<'a> {
         };
         let mut capture = PostgresCapture {
             source,
+            monitor,
             connection,
             snapshot,
             steps: steps.into(),
@@ -103,17 +105,17 @@ impl<'a> PostgresCapture<'a> {
             facts,
         };
         if is_parallel && !source.options.globals_only {
-            capture.dump_directory(monitor)?;
+            capture.dump_directory()?;
         }
         Ok(capture)
     }
 
-    /// Dumps into a directory. This comes before everything else, as it can be interrupted here.
-    fn dump_directory(&mut self, monitor: &dyn Monitor) -> Result<()> {
+    /// Dumps into a directory. This comes before everything else.
+    fn dump_directory(&mut self) -> Result<()> {
         let options = &self.source.options;
         let command = self.data_command(&[]);
         let place = (options.jobs, options.spool_dir.as_path());
-        let dumped = Directory::dump(command, place, &options.conninfo.database, options.on_table.clone(), monitor);
+        let dumped = Directory::dump(command, place, &options.conninfo.database, options.on_table.clone(), self.monitor);
         let (directory, messages) = dumped.map_err(|error| self.advise("pg_dump", error))?;
         if !messages.is_empty() {
             self.facts.push(("pg_dump_messages".to_owned(), messages));
@@ -191,7 +193,7 @@ impl<'a> PostgresCapture<'a> {
     /// Waits for the program whose output was read last, and judges it.
     fn end_program(&mut self) -> Result<()> {
         let Some((program, running)) = self.running.take() else { return Ok(()) };
-        let finished = running.finish().map_err(|error| self.advise(program, error))?;
+        let finished = running.finish(self.monitor).map_err(|error| self.advise(program, error))?;
         if !finished.messages.is_empty() {
             self.facts.push((format!("{program}_messages"), finished.messages));
         }
@@ -221,7 +223,7 @@ impl<'a> PostgresCapture<'a> {
     fn next_file(&mut self) -> Result<Option<CapturedStream>> {
         self.end_transaction()?;
         let Some(directory) = &mut self.directory else { return Ok(None) };
-        directory.end_file()?;
+        directory.end_file(self.monitor)?;
         let next = directory.next_stream()?;
         if next.is_none() {
             let tables = directory.tables();
@@ -286,7 +288,7 @@ impl Capture for PostgresCapture<'_> {
     fn unreadable(&mut self, error: Error) -> Result<()> {
         // What the program has to say about it is worth more.
         self.end_program()?;
-        self.directory.as_mut().map_or(Ok(()), Directory::end_file).and(Err(error))
+        self.directory.as_mut().map_or(Ok(()), |directory| directory.end_file(self.monitor)).and(Err(error))
     }
 
     fn blocks_writers(&self) -> bool {

@@ -49,6 +49,19 @@ impl Connection {
         Err(Error::source(&conninfo.database, format!("cannot connect: {}", said.join("; "))))
     }
 
+    /// Asks the server to stop the statement that runs. For a thread of its own; whether it comes through is not known.
+    pub(crate) fn canceller(&self) -> Result<impl Fn() + Send + Sync + use<>> {
+        let token = self.client.cancel_token();
+        let connector = match self.conninfo.sslmode {
+            SslMode::Disable => None,
+            _ => Some(tls::connector(&self.conninfo)?),
+        };
+        Ok(move || match &connector {
+            Some(connector) => drop(token.cancel_query(connector.clone())),
+            None => drop(token.cancel_query(NoTls)),
+        })
+    }
+
     /// Whether this is a server that was asked for, and which.
     fn look(mut client: Client, conninfo: Conninfo) -> Result<Result<Self, &'static str>, postgres::Error> {
         let row = client.query_one(

@@ -175,7 +175,7 @@ impl Source for PostgresSource {
         SourceDescription { kind: SourceKind::Postgres, parts: vec![server.into_bytes(), what], label }
     }
 
-    fn capture<'a>(&'a self, _known: &HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let connection = self.take_connection()?;
         Ok(Box::new(capture::PostgresCapture::begin(self, connection, monitor)?))
     }

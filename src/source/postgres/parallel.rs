@@ -7,17 +7,13 @@
 //! begins when dumping has ended; the transaction ends then too, so that it is shorter than with one job. Of 500 MB in six tables, on four busy
 //! cores, a first backup takes 11.8 s with one job and 11.5 s with four, as storing takes the time; an unchanged second one 10.2 s and 5.3 s.
 //!
-//! pg_dump runs in a process group of its own, with its workers: whatever ends the capture ends all of them, and then removes the directory.
+//! Whatever ends the capture ends pg_dump with its workers ([`crate::source::program`]), and then removes the directory.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::archive::directory::{self, TOC};
 use super::archive::{Archive, RowSum, Unreadable};
@@ -28,10 +24,9 @@ use super::{OnTable, capture};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::child::{self, Tee};
+use crate::source::program::{self, Program, wait_for};
 use crate::source::{Body, CapturedStream};
 
-/// How often pg_dump is looked at.
-const LOOK: Duration = Duration::from_millis(20);
 /// Most bytes of a table of contents or a list of large objects that are read into memory.
 const TOC_LEN_MAX: u64 = 1 << 30;
 
@@ -97,7 +92,7 @@ impl Directory {
         monitor.phase("dumping", None);
         // The files are read at once and then removed: they need not be durable.
         command.args(["-Fd", "-Z0", "--no-sync"]).arg(format!("--jobs={jobs}"));
-        let messages = Dumper::start(command.arg("--file").arg(dir.path()))?.wait(monitor)?;
+        let messages = run(command.arg("--file").arg(dir.path()), monitor)?;
         let archive = settle(dir.path()).map_err(broken)?;
         if archive.database != database {
             return Err(Error::source("pg_dump", format!("it has dumped {}, which was not asked for", archive.database)));
@@ -124,8 +119,9 @@ impl Directory {
     }
 
     /// Takes down what was seen of the file whose stream was read last.
-    pub(super) fn end_file(&mut self) -> Result<()> {
+    pub(super) fn end_file(&mut self, monitor: &dyn Monitor) -> Result<()> {
         let Some(reading) = self.reading.take() else { return Ok(()) };
+        wait_for(monitor, || reading.watching.is_finished().then_some(()))?;
         let looked = reading.watching.join().map_err(|_| broken(format!("{} could not be looked at", reading.name)))?;
         let found = looked.map_err(|error| broken(format!("{} cannot be read: {error}", reading.name)))?;
         if let Some(index) = reading.entry {
@@ -270,62 +266,16 @@ impl std::io::BufRead for Counted<'_> {
     }
 }
 
-/// A running pg_dump with its workers. Dropping it ends all of them.
-struct Dumper {
-    child: Child,
-    messages: Option<JoinHandle<String>>,
-    has_ended: bool,
-}
-
-impl Dumper {
-    fn start(command: &mut Command) -> Result<Self> {
-        let cannot = |e: std::io::Error| Error::source("pg_dump", format!("cannot be run: {e}"));
-        let mut child =
-            command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(cannot)?;
-        let stderr = child.stderr.take();
-        let mut dumper = Dumper { child, messages: None, has_ended: false };
-        let collect = move || stderr.map(child::collect).unwrap_or_default();
-        dumper.messages = Some(std::thread::Builder::new().name("messages".to_owned()).spawn(collect).map_err(cannot)?);
-        Ok(dumper)
-    }
-
-    fn wait(mut self, monitor: &dyn Monitor) -> Result<Messages> {
-        let status = loop {
-            if monitor.cancelled() {
-                return Err(Error::Cancelled);
-            }
-            match self.child.try_wait().map_err(|e| Error::source("pg_dump", e))? {
-                Some(status) => break status,
-                None => std::thread::sleep(LOOK),
-            }
-        };
-        self.end(Some(status));
-        let messages = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
-        let Some(how) = child::failure(status) else { return Ok(messages) };
-        let said = if messages.is_empty() { String::new() } else { format!(": {}", messages.trim_end()) };
-        let advice =
-            if said.contains("No space left") || said.contains("File too large") { "; --tmp names a directory with more room" } else { "" };
-        Err(Error::source("pg_dump", format!("{how}, so there is no snapshot{said}{advice}")))
-    }
-
-    /// Ends what is left of the group. Workers that have lost their leader go on with what they are at, and would hold its standard error open.
-    fn end(&mut self, status: Option<ExitStatus>) {
-        if self.has_ended {
-            return;
-        }
-        self.has_ended = true;
-        // After a good end there is nobody left, and the number may soon be another's.
-        if status.is_none_or(|status| !status.success())
-            && let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
-        {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Dumper {
-    fn drop(&mut self) {
-        self.end(None);
-    }
+/// Runs pg_dump with its workers to the end. Whatever ends this early ends all of them.
+fn run(command: &mut Command, monitor: &dyn Monitor) -> Result<Messages> {
+    let cannot = |e: std::io::Error| Error::source("pg_dump", format!("cannot be run: {e}"));
+    let mut program = Program::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped())).map_err(cannot)?;
+    let mut messages = child::Messages::collect(&mut program).map_err(cannot)?;
+    let status = program.wait("pg_dump", monitor)?;
+    let messages = messages.take();
+    let Some(how) = program::failure(status) else { return Ok(messages) };
+    let said = if messages.is_empty() { String::new() } else { format!(": {}", messages.trim_end()) };
+    let advice =
+        if said.contains("No space left") || said.contains("File too large") { "; --tmp names a directory with more room" } else { "" };
+    Err(Error::source("pg_dump", format!("{how}, so there is no snapshot{said}{advice}")))
 }

@@ -149,7 +149,7 @@ pub(super) fn capture_together(
     for _ in 0..RESTARTS {
         let (mut members, mut holds) = (Vec::new(), Vec::new());
         for candidate in candidates.iter().filter(|candidate| candidate.unchanged.is_none()) {
-            let opened = open(candidate.path, &candidate.state, options)?;
+            let opened = open(candidate.path, &candidate.state, options, monitor)?;
             let (path, file_id) = (candidate.path.to_path_buf(), candidate.state.file_id());
             members.push(Member { path, engine: opened.engine, file_id, state: None });
             holds.push((opened.hold, candidate.state.once_opened(&observe(candidate.path)?.0)));

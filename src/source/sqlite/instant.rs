@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::engine::Engine;
 use super::explain::{explain, is_busy};
-use super::open::open_locker;
+use super::open::{in_pieces, open_locker};
 use super::wal::{WalState, read_header, read_state};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
@@ -58,9 +58,10 @@ impl Member {
     }
 
     /// `Some` if the transaction is open, `None` if somebody else's lock is in the way.
-    fn begin(&self, wait: Duration) -> Result<Option<()>> {
-        match self.engine.busy_timeout(wait).and_then(|()| self.engine.begin()) {
+    fn begin(&self, wait: Duration, monitor: &dyn Monitor) -> Result<Option<()>> {
+        match in_pieces(&self.engine, wait, monitor, || self.engine.begin()) {
             Ok(()) => Ok(Some(())),
+            Err(e) if is_busy(&e) && monitor.cancelled() => Err(Error::Cancelled),
             Err(e) if is_busy(&e) => Ok(None),
             Err(e) => Err(explain(&self.path, &e)),
         }
@@ -91,7 +92,7 @@ pub(super) fn open_together(members: &mut [Member], busy_timeout: Duration, moni
     }
     if let Some(lockers) = lock_writers(members)? {
         for _ in 0..LOCKED_TRIES {
-            if matches!(attempt(members, 0, Duration::ZERO)?, Attempt::Together) {
+            if matches!(attempt(members, 0, Duration::ZERO, monitor)?, Attempt::Together) {
                 drop(lockers);
                 return Ok(Instant::Locked);
             }
@@ -114,7 +115,7 @@ fn settle(members: &mut [Member], busy_timeout: Duration, monitor: &dyn Monitor)
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        match attempt(members, first, busy_timeout)? {
+        match attempt(members, first, busy_timeout, monitor)? {
             Attempt::Together => return Ok(true),
             Attempt::Moved => moved += 1,
             Attempt::Busy { index, waited } => {
@@ -131,16 +132,16 @@ fn settle(members: &mut [Member], busy_timeout: Duration, monitor: &dyn Monitor)
 }
 
 /// Begins all transactions, that of `first` before the others of its kind.
-fn attempt(members: &mut [Member], first: usize, wait: Duration) -> Result<Attempt> {
+fn attempt(members: &mut [Member], first: usize, wait: Duration, monitor: &dyn Monitor) -> Result<Attempt> {
     members.iter().for_each(|member| member.engine.end());
-    let outcome = attempt_all(members, first, wait)?;
+    let outcome = attempt_all(members, first, wait, monitor)?;
     if !matches!(outcome, Attempt::Together) {
         members.iter().for_each(|member| member.engine.end());
     }
     Ok(outcome)
 }
 
-fn attempt_all(members: &mut [Member], first: usize, wait: Duration) -> Result<Attempt> {
+fn attempt_all(members: &mut [Member], first: usize, wait: Duration, monitor: &dyn Monitor) -> Result<Attempt> {
     let mut order: Vec<(usize, &mut Member)> = members.iter_mut().enumerate().collect();
     order.rotate_left(first);
     let mut wait_next = wait;
@@ -149,7 +150,7 @@ fn attempt_all(members: &mut [Member], first: usize, wait: Duration) -> Result<A
         if entry.1.is_wal()? { with_log.push(entry) } else { plain.push(entry) }
     }
     for (index, member) in plain {
-        if member.begin(wait_next)?.is_none() {
+        if member.begin(wait_next, monitor)?.is_none() {
             return Ok(Attempt::Busy { index, waited: wait_next == wait });
         }
         if member.is_wal()? {
@@ -163,7 +164,7 @@ fn attempt_all(members: &mut [Member], first: usize, wait: Duration) -> Result<A
         before.push(read_header(&member.engine).map_err(|e| explain(&member.path, &e))?);
     }
     for (index, member) in &with_log {
-        if member.begin(wait_next)?.is_none() {
+        if member.begin(wait_next, monitor)?.is_none() {
             return Ok(Attempt::Busy { index: *index, waited: wait_next == wait });
         }
     }
