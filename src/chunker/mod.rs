@@ -16,44 +16,151 @@ pub fn page_chunk_len(configured: u32, page_size: u32) -> u32 {
 /// Of how many of the longest chunks bytes are read ahead: what is left of them moves to the front before more are read.
 const AHEAD: usize = 2;
 
-/// Cuts a stream by its content with FastCDC (Xia et al., USENIX ATC 2016; the 2020 variant), normalisation level 1. Chunks are between a
-/// quarter and four times of the aimed-at length; `seed` makes the cuts of an encrypted repository its own, so that their lengths tell
-/// nothing about known contents.
-pub fn content_chunks<R: Read>(input: R, aimed_len: u32, seed: u64) -> impl Iterator<Item = std::io::Result<Vec<u8>>> {
-    let aimed = aimed_len as usize;
-    let longest = (aimed * 4).min(CHUNK_LEN_MAX as usize);
-    let (gear, shifted_gear) = get_gear_with_seed(seed);
-    let masks = select_masks(aimed, Normalization::Level1);
-    ContentChunks { input, aimed, longest, masks, gear, shifted_gear, buffer: vec![0; AHEAD * longest], start: 0, end: 0, has_ended: false }
+/// Bytes of which it can be known that they are zeros without reading them.
+pub trait Holes: Read {
+    /// How many zeros come next that need not be read; 0 where bytes come, or zeros that have to be read.
+    fn hole(&mut self) -> std::io::Result<u64>;
+
+    /// Passes over so many of them.
+    fn skip(&mut self, len: u64);
 }
 
-struct ContentChunks<R> {
-    input: R,
+/// Bytes of which all have to be read.
+pub struct NoHoles<R>(pub R);
+
+impl<R: Read> Read for NoHoles<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl<R: Read> Holes for NoHoles<R> {
+    fn hole(&mut self) -> std::io::Result<u64> {
+        Ok(0)
+    }
+
+    fn skip(&mut self, _len: u64) {}
+}
+
+impl<H: Holes + ?Sized> Holes for Box<H> {
+    fn hole(&mut self) -> std::io::Result<u64> {
+        (**self).hole()
+    }
+
+    fn skip(&mut self, len: u64) {
+        (**self).skip(len);
+    }
+}
+
+/// What a stream is cut into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// A chunk.
+    Bytes(Vec<u8>),
+    /// So many chunks that are zeros and were not read.
+    Zeros {
+        /// Bytes in each.
+        len: u32,
+        /// How many; at least two.
+        count: u64,
+    },
+}
+
+impl Cut {
+    /// The bytes of the chunk, or of one of them.
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Cut::Bytes(bytes) => bytes,
+            Cut::Zeros { len, .. } => vec![0; len as usize],
+        }
+    }
+}
+
+/// Cuts a stream by its content with FastCDC (Xia et al., USENIX ATC 2016; the 2020 variant), normalisation level 1. Chunks are between a
+/// quarter and four times of the aimed-at length; `seed` makes the cuts of an encrypted repository its own, so that their lengths tell
+/// nothing about known contents. Holes are cut as the zeros that they stand for.
+pub fn content_cuts<R: Holes>(input: R, aimed_len: u32, seed: u64) -> impl Iterator<Item = std::io::Result<Cut>> {
+    let cutter = Cutter::new(aimed_len, seed);
+    let buffer = vec![0; AHEAD * cutter.longest];
+    ContentChunks { input, cutter, zeros_len: None, buffer, start: 0, end: 0, zeros: 0, has_ended: false }
+}
+
+/// The chunks of a stream that is read whole; see [`content_cuts`].
+pub fn content_chunks<R: Read>(input: R, aimed_len: u32, seed: u64) -> impl Iterator<Item = std::io::Result<Vec<u8>>> {
+    content_cuts(NoHoles(input), aimed_len, seed).map(|cut| cut.map(Cut::into_bytes))
+}
+
+/// Bytes in the chunks of a long run of zeros.
+pub fn zeros_len(aimed_len: u32, seed: u64) -> u32 {
+    Cutter::new(aimed_len, seed).zeros_len() as u32
+}
+
+/// Finds cuts.
+struct Cutter {
     aimed: usize,
     longest: usize,
     /// Those of short and of long chunks.
     masks: (u64, u64),
     gear: Cow<'static, [u64]>,
     shifted_gear: Cow<'static, [u64]>,
-    /// What has been read and is not cut yet lies from `start` to `end`.
+}
+
+impl Cutter {
+    fn new(aimed_len: u32, seed: u64) -> Self {
+        let aimed = aimed_len as usize;
+        let longest = (aimed * 4).min(CHUNK_LEN_MAX as usize);
+        let (gear, shifted_gear) = get_gear_with_seed(seed);
+        Cutter { aimed, longest, masks: select_masks(aimed, Normalization::Level1), gear, shifted_gear }
+    }
+
+    /// The length of the chunk at the beginning of these bytes, of which there are enough for the longest one, or all that are left.
+    fn cut(&self, ready: &[u8]) -> usize {
+        let ((short, long), aimed) = (self.masks, self.aimed);
+        cut_gear(ready, aimed / 4, aimed, self.longest, short, long, short << 1, long << 1, &self.gear, &self.shifted_gear).1
+    }
+
+    fn zeros_len(&self) -> usize {
+        self.cut(&vec![0; self.longest])
+    }
+}
+
+struct ContentChunks<R> {
+    input: R,
+    cutter: Cutter,
+    /// The length of a chunk of zeros, once it was needed.
+    zeros_len: Option<usize>,
     buffer: Vec<u8>,
+    /// What has been read and is not cut yet lies from `start` to `end`.
     start: usize,
     end: usize,
+    /// How many bytes before `end` are zeros of a hole.
+    zeros: usize,
     has_ended: bool,
 }
 
-impl<R: Read> ContentChunks<R> {
+impl<R: Holes> ContentChunks<R> {
     /// Reads until the longest chunk is at hand, or the end.
     fn fill(&mut self) -> std::io::Result<()> {
-        if self.start + self.longest > self.buffer.len() {
+        let longest = self.cutter.longest;
+        if self.start + longest > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        while !self.has_ended && self.end - self.start < self.longest {
-            match self.input.read(self.buffer.get_mut(self.end..).unwrap_or_default()) {
+        while !self.has_ended && self.end - self.start < longest {
+            let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+            let hole = usize::try_from(self.input.hole()?).unwrap_or(usize::MAX).min(room.len());
+            if hole > 0 {
+                room.iter_mut().take(hole).for_each(|byte| *byte = 0);
+                self.input.skip(hole as u64);
+                self.end += hole;
+                self.zeros += hole;
+                continue;
+            }
+            match self.input.read(room) {
                 Ok(got) => {
                     self.has_ended = got == 0;
                     self.end += got;
+                    self.zeros = if got == 0 { self.zeros } else { 0 };
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -61,21 +168,40 @@ impl<R: Read> ContentChunks<R> {
         }
         Ok(())
     }
+
+    /// Passes over the chunks of zeros that come next. A chunk may be taken for zeros without looking only as long as the longest one would be.
+    fn pass_zeros(&mut self) -> std::io::Result<Option<Cut>> {
+        let ready = self.end - self.start;
+        if ready == 0 || self.zeros < ready {
+            return Ok(None);
+        }
+        let zeros = (ready as u64).saturating_add(self.input.hole()?);
+        let len = *self.zeros_len.get_or_insert_with(|| self.cutter.zeros_len());
+        let count = zeros.saturating_sub(self.cutter.longest as u64) / (len as u64).max(1) + 1;
+        let passed = count.saturating_mul(len as u64);
+        if count < 2 || passed <= ready as u64 {
+            return Ok(None);
+        }
+        self.input.skip(passed - ready as u64);
+        (self.start, self.end, self.zeros) = (0, 0, 0);
+        Ok(Some(Cut::Zeros { len: len as u32, count }))
+    }
 }
 
-impl<R: Read> Iterator for ContentChunks<R> {
-    type Item = std::io::Result<Vec<u8>>;
+impl<R: Holes> Iterator for ContentChunks<R> {
+    type Item = std::io::Result<Cut>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Err(e) = self.fill() {
-            return Some(Err(e));
+        match self.fill().and_then(|()| self.pass_zeros()) {
+            Err(e) => return Some(Err(e)),
+            Ok(Some(zeros)) => return Some(Ok(zeros)),
+            Ok(None) => {}
         }
-        let ready = self.buffer.get(self.start..self.end.min(self.start + self.longest)).unwrap_or_default();
-        let ((short, long), aimed) = (self.masks, self.aimed);
-        let (_, len) = cut_gear(ready, aimed / 4, aimed, self.longest, short, long, short << 1, long << 1, &self.gear, &self.shifted_gear);
+        let ready = self.buffer.get(self.start..self.end.min(self.start + self.cutter.longest)).unwrap_or_default();
+        let len = self.cutter.cut(ready);
         let chunk = ready.get(..len).filter(|chunk| !chunk.is_empty())?.to_vec();
         self.start += len;
-        Some(Ok(chunk))
+        Some(Ok(Cut::Bytes(chunk)))
     }
 }
 
@@ -109,6 +235,57 @@ mod tests {
             }
         }
         assert_eq!(content_chunks(&b""[..], 16_384, 1).count(), 0);
+    }
+
+    fn bytes_of(cut: Cut) -> Vec<Vec<u8>> {
+        match cut {
+            Cut::Bytes(bytes) => vec![bytes],
+            Cut::Zeros { len, count } => vec![vec![0; len as usize]; count as usize],
+        }
+    }
+
+    /// Says of some of its bytes that they are a hole, and panics when they are read.
+    struct WithHoles<'b> {
+        bytes: &'b [u8],
+        at: usize,
+        holes: Vec<std::ops::Range<usize>>,
+    }
+
+    impl Read for WithHoles<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let end = self.holes.iter().map(|hole| hole.start).find(|start| *start > self.at).unwrap_or(self.bytes.len());
+            assert!(!self.holes.iter().any(|hole| hole.contains(&self.at)));
+            let got = (&self.bytes[self.at..end]).read(buffer)?;
+            self.at += got;
+            Ok(got)
+        }
+    }
+
+    impl Holes for WithHoles<'_> {
+        fn hole(&mut self) -> std::io::Result<u64> {
+            Ok(self.holes.iter().find(|hole| hole.contains(&self.at)).map_or(0, |hole| hole.end - self.at) as u64)
+        }
+
+        fn skip(&mut self, len: u64) {
+            self.at += len as usize;
+        }
+    }
+
+    #[test]
+    fn holes_are_cut_as_the_zeros_that_they_stand_for() {
+        let mut bytes = vec![0; 3_000_000];
+        blake3::Hasher::new().update(b"holes").finalize_xof().fill(&mut bytes);
+        let holes = vec![0..300_000, 400_000..400_010, 500_000..565_536, 600_000..1_900_001, 2_000_000..2_131_072, 2_900_000..3_000_000];
+        holes.iter().for_each(|hole| bytes[hole.clone()].fill(0));
+        for seed in [0, 77] {
+            let plain: Vec<Cut> = content_cuts(NoHoles(&bytes[..]), 16_384, seed).map(Result::unwrap).collect();
+            let with_holes = WithHoles { bytes: &bytes, at: 0, holes: holes.clone() };
+            let cuts: Vec<Cut> = content_cuts(with_holes, 16_384, seed).map(Result::unwrap).collect();
+            let passed: u64 = cuts.iter().map(|cut| if let Cut::Zeros { count, .. } = cut { *count } else { 0 }).sum();
+            assert!(passed > 15, "{passed}");
+            let flat = |cuts: Vec<Cut>| cuts.into_iter().flat_map(bytes_of).collect::<Vec<_>>();
+            assert!(flat(cuts) == flat(plain), "{seed}");
+        }
     }
 
     #[test]

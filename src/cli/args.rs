@@ -166,11 +166,32 @@ pub(crate) enum Content {
 
 /// Take one snapshot of files and directories; SQLite databases among them are read as such
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  icecore backup files /var/lib/app --tag nightly")]
+#[command(after_help = "\
+With one directory, names in the snapshot are relative to it; with several paths each begins with the last part of its path, or with as many parts \
+as tell the paths apart, or with the NAME given. The first `=` divides NAME and PATH, if no `/` stands before it.\n\n\
+Patterns follow the rules of .gitignore, in each directory given: `*.log` anywhere, `/tmp` at its top, `cache/` only directories, `!keep.log` takes back \
+in; the last one that matches decides. What earlier restores kept (*.pre_restore.TIME) is left out, unless `--exclude '!*.pre_restore.*'` takes it back \
+in. Pipes, sockets and devices are left out.\n\n\
+Examples:\n  icecore backup files /var/lib/app --tag nightly\n  icecore backup files a=/srv/a/data b=/srv/b/data --exclude '*.log' --exclude-caches")]
 pub(crate) struct FilesArgs {
     /// Files and directories
-    #[arg(value_name = "PATH", required = true)]
-    pub(crate) paths: Vec<PathBuf>,
+    #[arg(value_name = "[NAME=]PATH", required = true)]
+    pub(crate) paths: Vec<OsString>,
+    /// Leave out what this pattern matches; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Leave out what the patterns in this file match, one a line; --exclude comes after them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) exclude_file: Vec<PathBuf>,
+    /// Leave out directories that have a CACHEDIR.TAG
+    #[arg(long)]
+    pub(crate) exclude_caches: bool,
+    /// Leave out what is on other file systems
+    #[arg(long)]
+    pub(crate) one_file_system: bool,
+    /// Store no access control lists, extended attributes and capabilities
+    #[arg(long)]
+    pub(crate) no_xattrs: bool,
     #[command(flatten)]
     pub(crate) content: ContentArgs,
     #[command(flatten)]
@@ -281,7 +302,7 @@ pub(crate) struct RestoreArgs {
     pub(crate) snap: Option<OsString>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// Restore these streams onto these files
+    /// Restore these streams onto these files, and directories into these directories
     #[arg(value_name = "NAME=DEST")]
     pub(crate) streams: Vec<OsString>,
     /// Restore all streams into this directory
@@ -296,6 +317,9 @@ pub(crate) struct RestoreArgs {
     /// Put a database in place although SQLite finds it damaged
     #[arg(long)]
     pub(crate) accept_damaged: bool,
+    /// Restore no access control lists, extended attributes and capabilities; modes give no more than the lists did
+    #[arg(long, conflicts_with = "from_dir")]
+    pub(crate) no_xattrs: bool,
     #[command(flatten)]
     pub(crate) server: super::server::ServerArgs,
 }

@@ -8,7 +8,7 @@ use icecore::ops::journal::{LABEL_FACT, Operation};
 use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::command::CommandSource;
-use icecore::source::files::{FilesOptions, FilesSource};
+use icecore::source::files::{FilesOptions, FilesSource, LeftOut, Selection};
 use icecore::source::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions, SqliteSource};
 use serde::Serialize;
 
@@ -33,11 +33,28 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
     // What icecore itself keeps is no part of what it is to keep.
     let exclude = vec![context.repository_path()?, context.local_dir().to_path_buf()];
+    let paths = args.paths.iter().map(|argument| names::tree(argument)).collect::<Result<Vec<_>, _>>()?;
+    let selection = selection(args)?;
+    let given = listed(paths.iter().map(|(_, path)| path));
     let make = || -> Result<Box<dyn Source>, Failure> {
         let sqlite = sqlite_options(context, args.content.when.into());
-        Ok(Box::new(FilesSource::new(args.paths.clone(), FilesOptions { sqlite, exclude })?))
+        Ok(Box::new(FilesSource::select(paths, FilesOptions { sqlite, exclude }, selection)?))
     };
-    run(context, &args.record, &listed(&args.paths), make)
+    run(context, &args.record, &given, make)
+}
+
+/// The patterns of files come first, so that those of the command line can take back in.
+fn selection(args: &FilesArgs) -> Result<Selection, Failure> {
+    let mut exclude = Vec::new();
+    for file in &args.exclude_file {
+        let text = std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+        exclude.extend(text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).map(str::to_owned));
+    }
+    if let Some(void) = args.exclude.iter().find(|pattern| pattern.trim().is_empty() || pattern.starts_with('#')) {
+        return Err(Failure::usage(format!("{void:?} is no pattern but a comment; write \\# if the name begins with a #")));
+    }
+    exclude.extend(args.exclude.iter().cloned());
+    Ok(Selection { exclude, one_file_system: args.one_file_system, exclude_caches: args.exclude_caches, xattrs: !args.no_xattrs })
 }
 
 /// `backup command`.
@@ -86,10 +103,45 @@ pub(crate) struct Done {
     stored_bytes: u64,
     flags: Vec<FlagView>,
     skipped: Vec<String>,
+    left_out: LeftOutView,
     /// Stored anew, as the stored copies were damaged or gone.
     healed_chunks: u64,
     #[serde(skip)]
     short_ids: (String, Option<String>),
+}
+
+/// What was left out on purpose: entries, a directory with all that is in it as one.
+#[derive(Serialize)]
+struct LeftOutView {
+    excluded: u64,
+    kept_by_restores: u64,
+    other_file_systems: u64,
+    caches: u64,
+    special_files: u64,
+}
+
+impl LeftOutView {
+    fn of(left_out: &LeftOut) -> Self {
+        LeftOutView {
+            excluded: left_out.excluded,
+            kept_by_restores: left_out.of_restores,
+            other_file_systems: left_out.other_file_systems,
+            caches: left_out.caches,
+            special_files: left_out.special,
+        }
+    }
+
+    fn text(&self) -> Option<String> {
+        let parts = [
+            (self.excluded, "excluded"),
+            (self.kept_by_restores, "kept by earlier restores (*.pre_restore.TIME)"),
+            (self.other_file_systems, "on other file systems"),
+            (self.caches, "in caches"),
+            (self.special_files, "pipes, sockets or devices"),
+        ];
+        let parts: Vec<String> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
 }
 
 /// The source is looked at with the repository open, so that one that is not there is in the journal too.
@@ -168,6 +220,7 @@ impl Done {
             stored_bytes: record.stats.pack_bytes,
             flags: flags(&record.flags),
             skipped: report.skipped.clone(),
+            left_out: LeftOutView::of(&report.left_out),
             healed_chunks: report.healed_chunks,
             short_ids: (report.id.short(), record.parent.map(|parent| parent.short())),
         }
@@ -208,6 +261,9 @@ impl Done {
         );
         if self.healed_chunks > 0 {
             text.push_str(&format!("{} stored anew: the stored copies were damaged or gone\n", count(self.healed_chunks, "chunk")));
+        }
+        if let Some(left_out) = self.left_out.text() {
+            text.push_str(&format!("left out: {left_out}\n"));
         }
         for flag in &self.flags {
             text.push_str(&format!("flagged {}: {}\n", printable(&flag.code), printable(&flag.detail)));

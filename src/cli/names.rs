@@ -29,6 +29,16 @@ pub(crate) fn database(argument: &OsStr) -> Result<(String, PathBuf), Failure> {
     }
 }
 
+/// A path to back up, with its name if one is given as for [`database`].
+pub(crate) fn tree(argument: &OsStr) -> Result<(Option<String>, PathBuf), Failure> {
+    let bytes = argument.as_bytes();
+    let is_named = bytes.iter().find(|c| matches!(c, b'=' | b'/')) == Some(&b'=');
+    match is_named {
+        true => database(argument).map(|(name, path)| (Some(name), path)),
+        false => Ok((None, PathBuf::from(argument))),
+    }
+}
+
 /// A stream to restore, and where to. A stream's name may hold a `=` itself: the first `=` counts whose left side is the name of a
 /// stream; the first of all if there is none such.
 pub(crate) fn target(argument: &OsString, is_stream: impl Fn(&[u8]) -> bool) -> Result<(Vec<u8>, PathBuf), Failure> {
@@ -63,6 +73,17 @@ mod tests {
         }
         assert!(database(OsStr::from_bytes(b"\xff.db")).is_err_and(|e| e.message.contains("NAME=FILE")));
         assert_eq!(database(OsStr::from_bytes(b"x=\xff.db")).map(|(name, _)| name), Ok("x".to_owned()));
+    }
+
+    #[test]
+    fn trees() {
+        let named = |text: &str| tree(OsStr::new(text)).map(|(name, path)| (name, path.to_string_lossy().into_owned())).ok();
+        assert_eq!(named("/a/data"), Some((None, "/a/data".to_owned())));
+        assert_eq!(named("x=/a/data"), Some((Some("x".to_owned()), "/a/data".to_owned())));
+        assert_eq!(named("./a=b"), Some((None, "./a=b".to_owned())));
+        assert_eq!(named("=b"), None);
+        let odd = OsStr::from_bytes(b"\xff");
+        assert_eq!(tree(odd), Ok((None, PathBuf::from(odd))));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use icecore::ops::export::{self, FromOptions};
 use icecore::ops::journal::Operation;
 use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{self, RestoreOptions, Restored};
+use icecore::ops::subtree;
 use icecore::progress::Monitor;
 use icecore::repo::{Reader, Repository};
 use serde::Serialize;
@@ -147,7 +148,7 @@ enum Refused {
 
 fn place(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs, monitor: &dyn Monitor) -> Result<Vec<Restored>, Refused> {
     let database = DatabaseOptions { accept_damaged: args.accept_damaged, ..DatabaseOptions::default() };
-    let options = RestoreOptions { database, live: args.live };
+    let options = RestoreOptions { database, live: args.live, no_xattrs: args.no_xattrs };
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor };
     let restored = match &args.to {
         Some(dir) => restore::restore_tree(repo, record, dir, &options, &placement),
@@ -162,7 +163,8 @@ fn place(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs, monitor
 fn targets(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs) -> Result<Vec<(Vec<u8>, PathBuf)>, Refused> {
     let listing = Reader::new(repo).listing(&record.listing).map_err(Refused::Library)?;
     let streams: HashSet<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
-    let target = |argument| names::target(argument, |name| streams.contains(name)).map_err(Refused::Arguments);
+    let is_known = |name: &[u8]| streams.contains(name) || subtree::is_directory(&listing, name);
+    let target = |argument| names::target(argument, is_known).map_err(Refused::Arguments);
     args.streams.iter().map(target).collect()
 }
 

@@ -283,6 +283,10 @@ pub(crate) struct StreamView {
     pub(crate) mtime: Option<String>,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
+    /// How much of the file took no space.
+    pub(crate) hole_bytes: Option<u64>,
+    /// The names of its extended attributes, access control lists among them.
+    pub(crate) xattrs: Option<Vec<String>>,
     #[serde(skip)]
     pub(crate) mtime_ns: Option<i64>,
 }
@@ -335,6 +339,8 @@ impl StreamView {
             Some((text, hex)) => (Some(text), hex),
             None => (None, None),
         };
+        let meta = entry.meta.as_ref();
+        let lossy = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         StreamView {
             named: Named::of(&entry.name),
             kind,
@@ -342,11 +348,13 @@ impl StreamView {
             target,
             target_hex,
             sqlite: if let EntryKind::Sqlite(facts) = &entry.kind { Some(SqliteView::of(facts)) } else { None },
-            mode: entry.meta.map(|meta| format!("{:04o}", meta.mode)),
-            mtime: entry.meta.map(|meta| time::utc(meta.mtime_ns)),
-            uid: entry.meta.map(|meta| meta.uid),
-            gid: entry.meta.map(|meta| meta.gid),
-            mtime_ns: entry.meta.map(|meta| meta.mtime_ns),
+            mode: meta.map(|meta| format!("{:04o}", meta.mode)),
+            mtime: meta.map(|meta| time::utc(meta.mtime_ns)),
+            uid: meta.map(|meta| meta.uid),
+            gid: meta.map(|meta| meta.gid),
+            hole_bytes: meta.map(|meta| meta.holes),
+            xattrs: meta.map(|meta| meta.attributes.iter().map(|attribute| lossy(&attribute.name)).collect()),
+            mtime_ns: meta.map(|meta| meta.mtime_ns),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Encodes and decodes every stored byte; holds all limits and magics. `store-format.md` says the same in words and tables, and
 //! `tests/format` compares the two.
 
+pub mod acl;
 pub mod config;
 pub mod key;
 pub mod log;

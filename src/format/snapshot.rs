@@ -174,7 +174,7 @@ pub enum EntryKind {
 }
 
 /// The file's attributes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileMeta {
     /// Permission bits (`st_mode & 0o7777`).
     pub mode: u32,
@@ -184,7 +184,58 @@ pub struct FileMeta {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// How many bytes of the file took no space; 0 if it had no holes.
+    pub holes: u64,
+    /// Extended attributes, access control lists among them, sorted by name: only those that [`Attribute::is_kept`] names.
+    pub attributes: Vec<Attribute>,
 }
+
+impl FileMeta {
+    /// The value of an extended attribute.
+    pub fn attribute(&self, name: &[u8]) -> Option<&[u8]> {
+        self.attributes.iter().find(|attribute| attribute.name == name).map(|attribute| attribute.value.as_slice())
+    }
+
+    /// The permission bits for a file that gets no access control list: they give nobody more than the list and the mode gave together.
+    pub fn mode_without_acl(&self) -> u32 {
+        self.attribute(ACL_ACCESS).map_or(self.mode, |acl| super::acl::narrowed(self.mode, acl))
+    }
+
+    /// The same without extended attributes and lists.
+    pub fn without_attributes(self) -> Self {
+        FileMeta { mode: self.mode_without_acl(), attributes: Vec::new(), ..self }
+    }
+}
+
+/// An extended attribute of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attribute {
+    /// Its name with its namespace: `user.comment`.
+    pub name: Vec<u8>,
+    /// Its value; of an access control list as Linux stores it.
+    pub value: Vec<u8>,
+}
+
+impl Attribute {
+    /// Whether attributes of this name are stored and restored. Those of other namespaces belong to one machine (`security.selinux`, `trusted.*`)
+    /// or to one file system.
+    pub fn is_kept(name: &[u8]) -> bool {
+        name.starts_with(b"user.") || [ACL_ACCESS, ACL_DEFAULT, CAPABILITY].contains(&name)
+    }
+}
+
+/// The extended attribute that holds the access control list of a file or directory.
+pub(crate) const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+/// The one that holds the list which new files in a directory get.
+pub(crate) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+/// The one that gives a program capabilities.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
+/// The most extended attributes of one file.
+pub const ATTRIBUTES_MAX: usize = 1000;
+/// The longest value of an extended attribute (Linux: XATTR_SIZE_MAX).
+pub const ATTRIBUTE_LEN_MAX: usize = 64 << 10;
+/// The most bytes of all names and values of one file's extended attributes.
+pub const ATTRIBUTES_LEN_MAX: usize = 1 << 20;
 
 /// What the header of a database said at the captured instant (<https://sqlite.org/fileformat2.html#the_database_header>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

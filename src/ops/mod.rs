@@ -20,3 +20,4 @@ pub mod select;
 pub mod stats;
 pub mod status;
 mod stoppable;
+pub mod subtree;

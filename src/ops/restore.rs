@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::lost::explained;
 use super::place::tree::Tree;
-use super::place::{DatabaseOptions, Placed, Placement};
+use super::place::{DatabaseOptions, Placed, Placement, holes};
+use super::subtree::{Subtree, subtree, trimmed, with_bytes};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkSpan, Reader, Repository, Spans, Spill};
+use crate::repo::{ChunkSpan, Reader, Repository, Spans, Spill, zeros};
 
 /// Bytes of chunks that are read together, each frame that they take once.
 const WINDOW_BYTES: u64 = 256 << 20;
@@ -26,6 +27,25 @@ pub struct RestoreOptions {
     pub database: DatabaseOptions,
     /// Write into databases that others may have open, through SQLite.
     pub live: bool,
+    /// Restore no extended attributes and access control lists; modes then give no more than those lists did.
+    pub no_xattrs: bool,
+}
+
+impl RestoreOptions {
+    /// The attributes that an entry is restored with.
+    fn dress(&self, entry: &StreamEntry) -> Option<FileMeta> {
+        let meta = entry.meta.clone()?;
+        Some(if self.no_xattrs { meta.without_attributes() } else { meta })
+    }
+
+    /// Says how many modes are narrowed because access control lists are not wanted.
+    fn say_narrowed<'e>(&self, entries: impl Iterator<Item = &'e StreamEntry>, monitor: &dyn Monitor) {
+        let is_narrowed = |meta: &FileMeta| meta.mode_without_acl() != meta.mode;
+        let count = if self.no_xattrs { entries.filter(|entry| entry.meta.as_ref().is_some_and(is_narrowed)).count() } else { 0 };
+        if count > 0 {
+            monitor.warn(&format!("{count} access control lists are not restored; the modes give no more than they did"));
+        }
+    }
 }
 
 /// What was restored.
@@ -39,7 +59,7 @@ pub struct Restored {
     pub placed: Placed,
 }
 
-/// Restores these streams onto these files.
+/// Restores these streams onto these files, and these directories with all that is below them into these directories.
 ///
 /// # Errors
 /// [`Error::NotFound`] before anything is written if a stream is not in the snapshot; then as [`Placement::place_database`] and its
@@ -54,36 +74,67 @@ pub fn restore_streams(
 ) -> Result<Vec<Restored>> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing)?;
-    let mut work: Vec<(&StreamEntry, &Path)> = Vec::new();
+    let (mut work, mut trees): (Vec<(&StreamEntry, &Path)>, Vec<_>) = (Vec::new(), Vec::new());
     for (name, dest) in targets {
-        let entry = find(&listing, name)?;
-        if !matches!(entry.kind, EntryKind::Sqlite(_) | EntryKind::File) {
-            return Err(Error::InvalidArgument(format!("{} is no file; restore it with --to DIR", String::from_utf8_lossy(name))));
+        match subtree(&listing, name) {
+            Some(_) if options.live => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
+            Some(tree) => trees.push((name.as_slice(), dest.as_path(), tree)),
+            None => work.push((with_bytes(&listing, name)?, dest)),
         }
-        work.push((entry, dest));
     }
-    refuse_twice(work.iter().map(|(_, dest)| *dest))?;
+    refuse_twice(targets.iter().map(|(_, dest)| dest.as_path()))?;
     if !options.live {
         // All of them before the first is touched, so that a set of databases stays one of one time.
         work.iter().try_for_each(|(_, dest)| placement.refuse_if_used(dest))?;
     }
-    placement.monitor.phase("restoring", Some(work.iter().map(|(entry, _)| entry.root.len).sum()));
+    let all = || work.iter().map(|(entry, _)| *entry).chain(trees.iter().flat_map(|(_, _, tree)| &tree.entries));
+    options.say_narrowed(all(), placement.monitor);
+    placement.monitor.phase("restoring", Some(all().map(|entry| entry.root.len).sum()));
     let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
     for (entry, dest) in work {
-        let fill = |file: &File| write_stream(&reader, &entry.root, file, placement.monitor);
-        let len = entry.root.len;
+        let fill = |file: &File| write_stream(&reader, entry, file, placement.monitor);
+        let (len, meta) = (entry.root.len, options.dress(entry));
         let placed = match (&entry.kind, options.live) {
             (EntryKind::Sqlite(_), true) => placement.place_live(dest, len, &fill, options.database),
-            (EntryKind::Sqlite(_), false) => placement.place_database(dest, len, entry.meta, &fill, options.database),
+            (EntryKind::Sqlite(_), false) => placement.place_database(dest, len, meta, &fill, options.database),
             (_, true) => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
-            (_, false) => placement.place_file(dest, len, entry.meta, &fill),
+            (_, false) => placement.place_file(dest, len, meta, &fill),
         };
         match placed.map_err(|error| explained(&reader, entry, error, placement.monitor)) {
             Ok(placed) => restored.push(Restored { name: entry.name.clone(), len, placed }),
             Err(error) => damaged.add(&entry.name, error)?,
         }
     }
+    for (name, dest, tree) in trees {
+        let (below, more) = restore_subtree(&reader, name, &tree, dest, options, placement)?;
+        restored.extend(below);
+        damaged.extend(more);
+    }
     damaged.or(restored)
+}
+
+/// Restores a directory of a snapshot as `dest`. One that is there keeps its own attributes, as the directory of a whole tree does.
+fn restore_subtree(
+    reader: &Reader,
+    name: &[u8],
+    subtree: &Subtree,
+    dest: &Path,
+    options: &RestoreOptions,
+    placement: &Placement<'_>,
+) -> Result<(Vec<Restored>, Damaged)> {
+    let is_new = !dest.exists();
+    let tree = Tree::open(placement, dest)?;
+    if is_new && let Some(meta) = &subtree.meta {
+        tree.dress_root(if options.no_xattrs { meta.clone().without_attributes() } else { meta.clone() });
+    }
+    let dress = |entry: &StreamEntry| options.dress(entry);
+    let (mut restored, damaged) = fill_tree(reader, &subtree.entries, &tree, options.database, &dress, placement.monitor)?;
+    tree.finish()?;
+    for stream in &mut restored {
+        // Their names in the snapshot.
+        stream.name = [trimmed(name), b"/", &stream.name].concat();
+    }
+    Ok((restored, damaged))
 }
 
 /// Restores all streams as files into a directory.
@@ -99,9 +150,10 @@ pub fn restore_tree(
 ) -> Result<Vec<Restored>> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing)?;
+    options.say_narrowed(listing.iter(), placement.monitor);
     placement.monitor.phase("restoring", Some(snapshot.logical_bytes));
     let tree = Tree::open(placement, dir)?;
-    let (restored, damaged) = fill_tree(&reader, &listing, &tree, options.database, &|entry| entry.meta, placement.monitor)?;
+    let (restored, damaged) = fill_tree(&reader, &listing, &tree, options.database, &|entry| options.dress(entry), placement.monitor)?;
     tree.finish()?;
     damaged.or(restored)
 }
@@ -120,13 +172,13 @@ pub(super) fn fill_tree(
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let fill = |file: &File| write_stream(reader, &entry.root, file, monitor);
+        let fill = |file: &File| write_stream(reader, entry, file, monitor);
         let (name, len, meta) = (entry.name.as_slice(), entry.root.len, dress(entry));
         let placed = match &entry.kind {
             EntryKind::Sqlite(_) => tree.database(name, len, meta, &fill, database),
             EntryKind::File => tree.file(name, len, meta, &fill),
             EntryKind::Directory => tree.directory(name, meta).map(|path| Placed { path, kept: Vec::new() }),
-            EntryKind::Symlink(target) => tree.symlink(name, target),
+            EntryKind::Symlink(target) => tree.symlink(name, target, meta),
             EntryKind::HardLink(other) if damaged.names.contains(other) => {
                 let detail = format!("it is a further name of {}, which is", String::from_utf8_lossy(other));
                 Err(Error::corrupt(format!("stream {}", String::from_utf8_lossy(name)), detail))
@@ -160,6 +212,12 @@ impl Damaged {
         Ok(())
     }
 
+    /// Takes over those of another part.
+    fn extend(&mut self, other: Damaged) {
+        self.names.extend(other.names);
+        self.errors.extend(other.errors);
+    }
+
     /// What was restored, if that is all.
     fn or(self, restored: Vec<Restored>) -> Result<Vec<Restored>> {
         let note = match restored.len() {
@@ -189,7 +247,7 @@ impl Damaged {
 pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut dyn Write, monitor: &dyn Monitor) -> Result<u64> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing)?;
-    let entry = find(&listing, name)?;
+    let entry = with_bytes(&listing, name)?;
     monitor.phase("reading", Some(entry.root.len));
     write_out(&reader, &entry.root, out, monitor).map_err(|error| explained(&reader, entry, error, monitor))?;
     Ok(entry.root.len)
@@ -209,14 +267,6 @@ fn write_out(reader: &Reader, root: &StreamRoot, out: &mut dyn Write, monitor: &
     out.flush().map_err(|e| Error::backend("write", "standard output", e))
 }
 
-fn find<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> {
-    listing.iter().find(|entry| entry.name == name).ok_or_else(|| {
-        let some: Vec<_> = listing.iter().take(8).map(|entry| String::from_utf8_lossy(&entry.name)).collect();
-        let more = if listing.len() > some.len() { ", ..." } else { "" };
-        Error::NotFound { what: format!("stream {} (the snapshot has: {}{more})", String::from_utf8_lossy(name), some.join(", ")) }
-    })
-}
-
 pub(super) fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
     let mut seen = HashSet::new();
     for path in paths {
@@ -233,8 +283,14 @@ pub(super) fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<
 }
 
 /// Writes a stream's bytes to their places in a file. While one window is read, the places of the next one's chunks are looked up.
-fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn Monitor) -> Result<()> {
+fn write_stream(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn Monitor) -> Result<()> {
+    let root = &entry.root;
+    let has_holes = entry.meta.as_ref().is_some_and(|meta| meta.holes > 0);
     let mut spans = Spans::new(reader, root)?;
+    if has_holes {
+        spans = spans.without(zeros(reader.repository()));
+    }
+    let mut written = 0;
     let mut window = next_window(&mut spans)?;
     while !window.is_empty() {
         if monitor.cancelled() {
@@ -243,20 +299,30 @@ fn write_stream(reader: &Reader, root: &StreamRoot, file: &File, monitor: &dyn M
         let next = next_window(&mut spans)?;
         std::thread::scope(|scope| {
             let ahead = scope.spawn(|| reader.prefetch(next.iter().map(|span| span.id)));
-            write_window(reader, &window, file, Spill::past(file, root.len), monitor)?;
+            write_window(reader, &window, file, has_holes, Spill::past(file, root.len), monitor)?;
             ahead.join().unwrap_or(Err(Error::Poisoned))
         })?;
+        written += window.iter().map(|span| u64::from(span.len)).sum::<u64>();
         window = next;
     }
+    monitor.advance(root.len.saturating_sub(written));
     Ok(())
 }
 
-fn write_window(reader: &Reader, window: &[ChunkSpan], file: &File, spill: Spill<'_>, monitor: &dyn Monitor) -> Result<()> {
+fn write_window(
+    reader: &Reader,
+    window: &[ChunkSpan],
+    file: &File,
+    has_holes: bool,
+    spill: Spill<'_>,
+    monitor: &dyn Monitor,
+) -> Result<()> {
     let ids: Vec<ChunkId> = window.iter().map(|span| span.id).collect();
     reader.each_chunk(&ids, Some(spill), &|number, bytes| {
         let Some(span) = window.get(number) else { return Ok(()) };
         check_len(span, bytes)?;
-        file.write_all_at(bytes, span.offset).map_err(|e| Error::backend("write", "the restored file", e))?;
+        let written = if has_holes { holes::write(file, bytes, span.offset) } else { file.write_all_at(bytes, span.offset) };
+        written.map_err(|e| Error::backend("write", "the restored file", e))?;
         monitor.advance(bytes.len() as u64);
         Ok(())
     })

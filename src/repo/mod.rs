@@ -60,8 +60,8 @@ pub(crate) use segments::missing_is_damage;
 pub(crate) use session::later;
 pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSession};
 pub use spool::{Held, Spool};
-pub(crate) use tree::read_node;
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
+pub(crate) use tree::{read_node, zeros};
 pub use waiting::Spill;
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 

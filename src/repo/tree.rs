@@ -1,10 +1,13 @@
 //! Trees of chunk ids: writing them beside the parent's, and walking them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Repository;
 use super::cache::Cache;
 use super::reader::Reader;
 use super::writer::ChunkWriter;
+use crate::chunker::zeros_len;
 use crate::error::{Error, Result};
 use crate::format::node::{Child, Node};
 use crate::format::snapshot::StreamRoot;
@@ -42,6 +45,41 @@ impl TreeWriter {
     pub fn push(&mut self, id: ChunkId, len: u32, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
         self.len += u64::from(len);
         self.push_at(0, Child { id, len: u64::from(len) }, writer, parent)
+    }
+
+    /// Appends the same chunk so many times. Nodes that hold nothing else are all the same one, and are made once.
+    pub fn push_run(&mut self, id: ChunkId, len: u32, count: u64, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        self.len = self.len.saturating_add(u64::from(len).saturating_mul(count));
+        self.push_many(0, Child { id, len: u64::from(len) }, count, writer, parent)
+    }
+
+    fn push_many(
+        &mut self,
+        level: usize,
+        child: Child,
+        mut count: u64,
+        writer: &mut ChunkWriter<'_>,
+        parent: &mut TreeCursor<'_>,
+    ) -> Result<()> {
+        while count > 0 {
+            let whole_nodes = count / NODE_FANOUT as u64;
+            match self.levels.get_mut(level) {
+                Some((open, made)) if open.is_empty() && whole_nodes > 1 => {
+                    let node = Node { level: level as u8 + 1, children: vec![child; NODE_FANOUT] };
+                    let predecessor = parent.node_id(node.level, *made)?;
+                    *made += whole_nodes;
+                    let id = writer.put_node(&node.encode(), predecessor)?;
+                    let node = Child { id, len: child.len.saturating_mul(NODE_FANOUT as u64) };
+                    self.push_many(level + 1, node, whole_nodes, writer, parent)?;
+                    count -= whole_nodes * NODE_FANOUT as u64;
+                }
+                _ => {
+                    self.push_at(level, child, writer, parent)?;
+                    count -= 1;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn push_at(&mut self, level: usize, child: Child, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
@@ -197,6 +235,10 @@ pub struct Spans<'r> {
     open: Vec<(Vec<Child>, u8)>,
     offset: u64,
     end: u64,
+    /// What ends up to here is passed over.
+    from: u64,
+    /// What is passed over wherever it is: the lengths of chunks and of what is below nodes, by id.
+    known: HashMap<ChunkId, u64>,
     failed: bool,
 }
 
@@ -211,7 +253,21 @@ impl<'r> Spans<'r> {
             (Some(id), 1..) if root.levels <= TREE_LEVELS_MAX => vec![(vec![Child { id, len: root.len }], root.levels + 1)],
             _ => return Err(Error::corrupt("the root of a stream", "its length does not fit its tree")),
         };
-        Ok(Spans { reader, open, offset: 0, end: root.len, failed: false })
+        Ok(Spans { reader, open, offset: 0, end: root.len, from: 0, known: HashMap::new(), failed: false })
+    }
+
+    /// Passes over chunks and nodes that are known by their ids, with the length of what they stand for.
+    pub(crate) fn without(self, known: HashMap<ChunkId, u64>) -> Self {
+        Spans { known, ..self }
+    }
+
+    /// Passes over all chunks that end at or before this place, without reading the nodes above them.
+    pub(crate) fn skip_to(&mut self, offset: u64) {
+        self.from = self.from.max(offset.min(self.end));
+    }
+
+    fn is_passed_over(&self, child: &Child) -> bool {
+        self.offset.saturating_add(child.len) <= self.from || self.known.get(&child.id) == Some(&child.len)
     }
 
     fn advance(&mut self) -> Result<Option<ChunkSpan>> {
@@ -221,6 +277,10 @@ impl<'r> Spans<'r> {
                 self.open.pop();
                 continue;
             };
+            if self.is_passed_over(&child) {
+                self.offset = self.offset.saturating_add(child.len);
+                continue;
+            }
             if level == 1 {
                 let span = ChunkSpan { offset: self.offset, id: child.id, len: chunk_len(&child)? };
                 self.offset += child.len;
@@ -240,6 +300,22 @@ impl<'r> Spans<'r> {
             false => Err(Error::corrupt("a stream's tree", "it ends too early")),
         }
     }
+}
+
+/// The ids of a long hole's chunk and of the nodes over nothing else, with the length of what they stand for: as the content of a node is known by its
+/// id, they need not be read.
+pub(crate) fn zeros(repo: &Repository) -> HashMap<ChunkId, u64> {
+    let keys = repo.keys();
+    let len = zeros_len(repo.config().content_chunk_len, keys.chunking_seed());
+    let mut child = Child { id: keys.chunk_id(&vec![0; len as usize]), len: u64::from(len) };
+    let mut known = HashMap::from([(child.id, child.len)]);
+    for level in 1..=TREE_LEVELS_MAX {
+        let Some(len) = child.len.checked_mul(NODE_FANOUT as u64) else { break };
+        let node = Node { level, children: vec![child; NODE_FANOUT] };
+        child = Child { id: keys.chunk_id(&node.encode()), len };
+        known.insert(child.id, len);
+    }
+    known
 }
 
 fn chunk_len(child: &Child) -> Result<u32> {

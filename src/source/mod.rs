@@ -1,6 +1,7 @@
 //! What can be captured: SQLite databases, directory trees, PostgreSQL databases, what a command writes. A source gives streams; it never sees a
 //! repository.
 
+pub(crate) mod attributes;
 pub(crate) mod child;
 pub mod command;
 mod environment;
@@ -9,7 +10,7 @@ mod name;
 pub mod postgres;
 pub(crate) mod program;
 pub mod sqlite;
-mod stamp;
+pub(crate) mod stamp;
 
 pub use environment::Environment;
 
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
+use crate::chunker::Holes;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, FileMeta, Flag, SourceKind, TableContent};
 use crate::progress::Monitor;
@@ -107,6 +109,13 @@ pub enum Body {
     Pages(Arc<dyn PageRead>),
     /// Anything else, from front to back. A read error means that the source cannot be read, not that it has ended.
     Bytes(Box<dyn Read + Send>),
+    /// As `Bytes`, of a file with holes.
+    Sparse {
+        /// The bytes and holes.
+        input: Box<dyn Holes + Send>,
+        /// How long all of it is.
+        len: u64,
+    },
     /// The same bytes as in the parent snapshot, without reading them.
     Unchanged,
 }
@@ -131,6 +140,8 @@ pub struct CaptureReport {
     pub flags: Vec<Flag>,
     /// What could not be read; the rest was captured, and the backup is incomplete.
     pub skipped: Vec<String>,
+    /// What was left out because the user, or icecore, wants it so.
+    pub left_out: files::LeftOut,
     /// Facts for the record: `instant` = `proven`, `locked` or `each` (every database has its own), `sqlite` = library version.
     pub facts: Vec<(String, String)>,
     /// Per stream what its files looked like before reading, for the next capture's `known`.

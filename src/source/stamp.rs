@@ -87,9 +87,24 @@ impl FileState {
     }
 }
 
-/// The attributes that are stored of a file.
-pub(super) fn meta_of(metadata: &Metadata) -> FileMeta {
-    FileMeta { mode: metadata.mode() & 0o7777, mtime_ns: FileState::of(metadata).mtime_ns, uid: metadata.uid(), gid: metadata.gid() }
+/// The attributes that are stored of a file, but for the extended ones.
+pub(crate) fn meta_of(metadata: &Metadata) -> FileMeta {
+    FileMeta {
+        mode: metadata.mode() & 0o7777,
+        mtime_ns: FileState::of(metadata).mtime_ns,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        holes: if metadata.is_file() { holes_of(metadata) } else { 0 },
+        attributes: Vec::new(),
+    }
+}
+
+/// How many bytes of a file take no space. Short files that a file system keeps elsewhere than in blocks have no holes.
+fn holes_of(metadata: &Metadata) -> u64 {
+    /// The smallest hole that most file systems have.
+    const HOLE_LEN_MIN: u64 = 4096;
+    let holes = metadata.len().saturating_sub(metadata.blocks().saturating_mul(512));
+    if holes < HOLE_LEN_MIN { 0 } else { holes }
 }
 
 /// Whether what was read then need not be read again yet.

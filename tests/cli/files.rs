@@ -55,10 +55,11 @@ fn what_cannot_be_read_makes_it_incomplete() {
     let place = Place::with_repository();
     std::fs::create_dir(place.path("data")).unwrap();
     std::fs::write(place.path("data/good"), "x").unwrap();
-    let listener = std::os::unix::net::UnixListener::bind(place.path("data/socket")).unwrap();
+    let conn = rusqlite::Connection::open(place.database("data/locked.db", 3)).unwrap();
+    conn.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let run = place.run(["--json", "backup", "files", "data"]);
-    drop(listener);
+    drop(conn);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
-    assert!(run.json()["skipped"][0].as_str().unwrap().contains("socket"), "{}", run.stdout);
+    assert!(run.json()["skipped"][0].as_str().unwrap().contains("locked.db"), "{}", run.stdout);
     assert!(place.json(["ls", "latest"])["streams"].as_array().unwrap().iter().any(|s| s["name"] == "good"));
 }

@@ -28,3 +28,6 @@ mod stopping;
 mod support;
 #[path = "../support/wait.rs"]
 mod wait;
+mod trees;
+#[path = "../support/xattrs.rs"]
+mod xattrs;

@@ -104,6 +104,14 @@ struct FileMeta {
     mtime_ns: i64,
     uid: u32,
     gid: u32,
+    holes: u64,
+    attributes: Vec<Attribute>,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct Attribute {
+    name: Vec<u8>,
+    value: Vec<u8>,
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
@@ -287,7 +295,9 @@ fn listings() {
     let file = reread!(StreamEntry, record::encode(&values::listing()[1]).unwrap());
     assert_eq!(file.name, b"notes/\xff.txt");
     assert_eq!(file.root, StreamRoot { len: 300, levels: 0, top: Some(values::counted(0x52)) });
-    assert_eq!(file.meta, Some(FileMeta { mode: 0o4755, mtime_ns: i64::MIN, uid: 0, gid: 100_000 }));
+    let attribute = |name: &[u8], value: &[u8]| Attribute { name: name.to_vec(), value: value.to_vec() };
+    let attributes = vec![attribute(b"system.posix_acl_access", b"\x02\0\0\0"), attribute(b"user.empty", b"")];
+    assert_eq!(file.meta, Some(FileMeta { mode: 0o4755, mtime_ns: i64::MIN, uid: 0, gid: 100_000, holes: 1 << 40, attributes }));
 }
 
 /// Whatever damaged records bincode takes, wincode takes as the same value.

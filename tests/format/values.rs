@@ -7,8 +7,8 @@ use icecore::format::mark::{ForgottenRecord, MarkKind, MarkRecord};
 use icecore::format::node::{Child, Node};
 use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
 use icecore::format::snapshot::{
-    EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry, StreamRoot,
-    TableContent,
+    Attribute, EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry,
+    StreamRoot, TableContent,
 };
 use icecore::format::tombstone::Tombstone;
 use icecore::format::{Cipher, Kind, ObjectHeader};
@@ -264,15 +264,18 @@ pub fn facts() -> SqliteFacts {
 /// One of every kind.
 pub fn listing() -> Vec<StreamEntry> {
     let empty = StreamRoot { len: 0, levels: 0, top: None };
-    let meta = Some(FileMeta { mode: 0o4755, mtime_ns: i64::MIN, uid: 0, gid: 100_000 });
+    let meta = Some(FileMeta { mode: 0o4755, mtime_ns: i64::MIN, uid: 0, gid: 100_000, ..FileMeta::default() });
+    let attribute = |name: &[u8], value: &[u8]| Attribute { name: name.to_vec(), value: value.to_vec() };
+    let attributes = vec![attribute(b"system.posix_acl_access", b"\x02\0\0\0"), attribute(b"user.empty", b"")];
+    let odd = meta.clone().map(|meta| FileMeta { holes: 1 << 40, attributes, ..meta });
     let only = StreamRoot { len: 300, levels: 0, top: Some(ChunkId(counted(0x52))) };
     let entry = |name: &[u8], kind, root, meta| StreamEntry { name: name.to_vec(), kind, root, meta, tables: Vec::new() };
     let table = |name: &[u8], rows, first| TableContent { name: name.to_vec(), rows, sum: counted(first) };
     let tables = vec![table(b"memory", 1 << 40, 0x61), table(b"sqlite_schema", 1, 0x62)];
     vec![
         StreamEntry { tables, ..entry(b"memory.db", EntryKind::Sqlite(facts()), root(0x51), None) },
-        entry(b"notes/\xff.txt", EntryKind::File, only, meta),
-        entry(b"notes", EntryKind::Directory, empty, meta),
+        entry(b"notes/\xff.txt", EntryKind::File, only, odd),
+        entry(b"notes", EntryKind::Directory, empty, meta.clone()),
         entry(b"link", EntryKind::Symlink(b"../elsewhere".to_vec()), empty, meta),
         entry(b"same", EntryKind::HardLink(b"notes/\xff.txt".to_vec()), empty, None),
     ]

@@ -283,7 +283,7 @@ fn attributes() {
     assert_eq!(fs::metadata(&dest).unwrap().mode() & 0o7777, 0o640);
 
     let now = fs::metadata(&dest).unwrap();
-    let meta = FileMeta { mode: 0o4664, mtime_ns: -1_500_000_000, uid: now.uid(), gid: now.gid() };
+    let meta = FileMeta { mode: 0o4664, mtime_ns: -1_500_000_000, uid: now.uid(), gid: now.gid(), ..FileMeta::default() };
     let (listener, new) = (Listener::default(), bytes(NEW));
     placement(&RealDisk, &listener).place_database(&dest, new.len() as u64, Some(meta), &filler(&new), DatabaseOptions::default()).unwrap();
     let placed = fs::metadata(&dest).unwrap();

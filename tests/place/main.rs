@@ -4,6 +4,10 @@
 #[path = "../support/crashdisk.rs"]
 mod crashdisk;
 
+#[path = "../support/xattrs.rs"]
+mod xattrs;
+
+mod attributes;
 mod busy;
 mod child;
 mod closed;

@@ -16,7 +16,7 @@ fn the_old_file_is_kept() {
     let listener = Listener::default();
     let placement = placement(&RealDisk, &listener);
     let owner = fs::metadata(&dir).unwrap();
-    let meta = FileMeta { mode: 0o754, mtime_ns: 1_000_000_007, uid: owner.uid(), gid: owner.gid() };
+    let meta = FileMeta { mode: 0o754, mtime_ns: 1_000_000_007, uid: owner.uid(), gid: owner.gid(), ..FileMeta::default() };
     assert!(placement.place_file(&dest, 5, Some(meta), &filler(b"first")).unwrap().kept.is_empty());
     let placed = fs::metadata(&dest).unwrap();
     assert_eq!((placed.mode() & 0o7777, placed.mtime(), placed.mtime_nsec()), (0o754, 1, 7));

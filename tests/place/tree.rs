@@ -17,7 +17,7 @@ fn a_tree_with_everything() {
     let listener = Listener::default();
     let placement = placement(&RealDisk, &listener);
     let owner = fs::metadata(&dir).unwrap();
-    let meta = |mode| Some(FileMeta { mode, mtime_ns: 5_000_000_000, uid: owner.uid(), gid: owner.gid() });
+    let meta = |mode| Some(FileMeta { mode, mtime_ns: 5_000_000_000, uid: owner.uid(), gid: owner.gid(), ..FileMeta::default() });
     for round in 0..2 {
         let tree = Tree::open(&placement, &root).unwrap();
         let new = bytes(NEW_WAL);
@@ -27,7 +27,7 @@ fn a_tree_with_everything() {
         tree.file(b"other/y", 0, None, &filler(b"")).unwrap();
         let database = tree.database(b"sub/a.db", new.len() as u64, meta(0o640), &filler(&new), DatabaseOptions::default()).unwrap();
         assert_eq!(database.kept.len(), round);
-        assert!(tree.symlink(b"sub/link", b"../../outside").unwrap().kept.is_empty(), "the same link is left");
+        assert!(tree.symlink(b"sub/link", b"../../outside", None).unwrap().kept.is_empty(), "the same link is left");
         let twin = tree.hard_link(b"twin", b"sub/deep/x").unwrap();
         assert_eq!(twin.kept.len(), round, "the first x is another file by now");
         tree.finish().unwrap();
@@ -57,9 +57,9 @@ fn hostile_names_are_refused() {
     let listener = Listener::default();
     let placement = placement(&RealDisk, &listener);
     let tree = Tree::open(&placement, &root).unwrap();
-    tree.symlink(b"evil", b"../outside").unwrap();
-    tree.symlink(b"leaf", b"../outside/precious").unwrap();
-    tree.symlink(b"twin", b"../outside/precious").unwrap();
+    tree.symlink(b"evil", b"../outside", None).unwrap();
+    tree.symlink(b"leaf", b"../outside/precious", None).unwrap();
+    tree.symlink(b"twin", b"../outside/precious", None).unwrap();
     symlink(&outside, root.join("before")).unwrap();
     let absolute = outside.join("precious").to_str().unwrap().to_string();
     let names_refused: &[&[u8]] = &[
@@ -85,7 +85,7 @@ fn hostile_names_are_refused() {
         assert!(tree.file(name, 1, None, &filler(b"x")).is_err(), "{shown:?}");
         assert!(tree.database(name, 0, None, &filler(b""), DatabaseOptions::default()).is_err(), "{shown:?}");
         assert!(tree.directory(name, None).is_err(), "{shown:?}");
-        assert!(tree.symlink(name, b"x").is_err(), "{shown:?}");
+        assert!(tree.symlink(name, b"x", None).is_err(), "{shown:?}");
         assert!(tree.hard_link(name, b"leaf").is_err(), "{shown:?}");
         assert!(tree.hard_link(b"fresh", name).is_err(), "{shown:?}");
     }
@@ -109,7 +109,7 @@ fn files_and_directories_do_not_replace_each_other() {
     let placement = placement(&RealDisk, &listener);
     let tree = Tree::open(&placement, &root).unwrap();
     assert!(tree.file(b"d", 0, None, &filler(b"")).is_err());
-    assert!(tree.symlink(b"d", b"x").is_err());
+    assert!(tree.symlink(b"d", b"x", None).is_err());
     assert!(tree.directory(b"f", None).is_err());
     assert!(tree.file(b"f/x", 0, None, &filler(b"")).is_err());
     tree.finish().unwrap();

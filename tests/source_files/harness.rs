@@ -16,7 +16,7 @@ use icecore::ops::place::Placement;
 use icecore::ops::restore::{RestoreOptions, restore_tree};
 use icecore::progress::{Monitor, Silent};
 use icecore::repo::{Reader, Repository};
-use icecore::source::files::{FilesOptions, FilesSource};
+use icecore::source::files::{FilesOptions, FilesSource, Selection};
 use icecore::source::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
 
 use crate::support::sqlite_options;
@@ -31,6 +31,14 @@ pub fn source_at(paths: &[&Path], exclude: &[&Path], clock: fn() -> SystemTime) 
     (sqlite.clock, sqlite.busy_timeout) = (clock, Duration::from_millis(50));
     let exclude = exclude.iter().map(PathBuf::from).collect();
     FilesSource::new(paths.iter().map(PathBuf::from).collect(), FilesOptions { sqlite, exclude }).unwrap()
+}
+
+/// With names for the paths, and not of everything.
+pub fn selected<P: AsRef<Path>>(paths: &[(Option<&str>, P)], selection: Selection) -> icecore::Result<FilesSource> {
+    let mut sqlite = sqlite_options();
+    sqlite.clock = || SystemTime::UNIX_EPOCH;
+    let paths = paths.iter().map(|(name, path)| (name.map(str::to_owned), path.as_ref().to_path_buf())).collect();
+    FilesSource::select(paths, FilesOptions { sqlite, exclude: Vec::new() }, selection)
 }
 
 pub fn run(repo: &Repository, source: &dyn Source, time: i64) -> BackupReport {
@@ -80,7 +88,8 @@ pub fn look(root: &Path) -> BTreeMap<Vec<u8>, String> {
         let name = found.path().strip_prefix(root).unwrap().as_os_str().to_os_string().into_vec();
         let common = format!("mode {:o} mtime {}.{:09}", metadata.mode(), metadata.mtime(), metadata.mtime_nsec());
         let text = if kind.is_symlink() {
-            format!("link to {:?}", std::fs::read_link(found.path()).unwrap())
+            let mtime = (metadata.mtime(), metadata.mtime_nsec());
+            format!("link to {:?} mtime {mtime:?}", std::fs::read_link(found.path()).unwrap())
         } else if kind.is_dir() {
             format!("directory {common}")
         } else if kind.is_fifo() {

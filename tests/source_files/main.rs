@@ -1,11 +1,16 @@
 //! Directory trees through the whole library: backup, restore, and what must not go wrong on the way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod attributes;
 mod changes;
 mod databases;
 mod harness;
 mod names;
+mod selection;
+mod sparse;
 #[path = "../support/repo.rs"]
 mod support;
 mod trees;
 mod unreadable;
+#[path = "../support/xattrs.rs"]
+mod xattrs;

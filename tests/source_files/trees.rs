@@ -48,6 +48,7 @@ fn odd_tree(root: &Path) {
     touch(&root.join("a/x"), -1, 999_999_999);
     touch(&root.join("a/b/c"), 4_000_000_000, 1);
     touch(&root.join("empty"), 0, 0);
+    touch(&root.join("links/dangling"), 7, 7);
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(super) struct Collector<'s> {
 
 struct State<'s> {
     next: u64,
-    waiting: BTreeMap<u64, Vec<(ChunkId, u32)>>,
+    waiting: BTreeMap<u64, Vec<(ChunkId, u32, u64)>>,
     tree: TreeWriter,
     parent: TreeCursor<'s>,
     writer: ChunkWriter<'s>,
@@ -28,15 +28,15 @@ impl<'s> Collector<'s> {
         Ok(Collector { state: Mutex::new(state) })
     }
 
-    /// Takes the chunks of unit number `unit`; units count from 0 without gaps.
-    pub(super) fn put(&self, unit: u64, chunks: Vec<(ChunkId, u32)>) -> Result<()> {
+    /// Takes the chunks of unit number `unit`, each with its length and how often it comes; units count from 0 without gaps.
+    pub(super) fn put(&self, unit: u64, chunks: Vec<(ChunkId, u32, u64)>) -> Result<()> {
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
         state.waiting.insert(unit, chunks);
         while let Some(chunks) = state.waiting.remove(&state.next) {
             state.next += 1;
-            for (id, len) in chunks {
-                state.tree.push(id, len, &mut state.writer, &mut state.parent)?;
+            for (id, len, count) in chunks {
+                state.tree.push_run(id, len, count, &mut state.writer, &mut state.parent)?;
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::collect::{Collector, Failure, first_failure};
 use super::landmarks::Landmarks;
 use super::predict::Prediction;
 use super::sink::Sink;
-use crate::chunker::content_chunks;
+use crate::chunker::{Cut, Holes, NoHoles, content_cuts};
 use crate::error::{Error, Result};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
@@ -24,14 +24,17 @@ const BATCH_LEN: usize = 1 << 20;
 const QUEUE: usize = 2;
 /// How long to wait before a full queue is looked at again: much less than storing a batch takes.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
+/// Of how many chunks of a hole features are kept. What is kept are hints.
+const KEPT_ZEROS_MAX: u64 = 256;
 /// Streams of up to this many chunks are stored by the calling thread.
 const SHORT_CHUNKS: usize = 8;
 
 /// The bytes of a stream.
-pub(super) struct Input {
-    pub(super) bytes: Box<dyn Read + Send>,
-    /// Whether reading may wait for long.
-    pub(super) may_wait: bool,
+pub(super) enum Input {
+    /// Reading may wait for long.
+    Slow(Box<dyn Read + Send>),
+    /// Reading does not wait.
+    Ready(Box<dyn Holes + Send>),
 }
 
 struct Piece {
@@ -40,6 +43,15 @@ struct Piece {
     id: ChunkId,
     bytes: Vec<u8>,
     reference: Reference,
+    /// How often it comes, one after the other; more than once only what was not read.
+    count: u64,
+}
+
+impl Piece {
+    /// Bytes of the stream.
+    fn len(&self) -> u64 {
+        (self.bytes.len() as u64).saturating_mul(self.count)
+    }
 }
 
 /// Neighbours that are stored together.
@@ -66,11 +78,14 @@ pub(super) fn store<'a>(
     let config = session.repository().config();
     let seed = session.repository().keys().chunking_seed();
     let go_on = || go_on(session, monitor);
-    let input = match input.may_wait {
-        true => Box::new(Pump::start(input.bytes, &go_on).map_err(|e| Error::source("the source", e))?) as Box<dyn Read>,
-        false => input.bytes,
+    let input = match input {
+        Input::Slow(bytes) => {
+            let pump = Pump::start(bytes, &go_on).map_err(|e| Error::source("the source", e))?;
+            Box::new(NoHoles(pump)) as Box<dyn Holes>
+        }
+        Input::Ready(bytes) => bytes,
     };
-    let mut chunks = content_chunks(input, config.content_chunk_len, seed);
+    let mut chunks = content_cuts(input, config.content_chunk_len, seed);
     let mut next_piece = |prediction: &mut _, offset: &mut _| {
         go_on()?;
         next_piece(session, &mut chunks, offset, prediction).map_err(|failure| match (failure, go_on()) {
@@ -146,17 +161,22 @@ fn send(queue: &SyncSender<Batch>, mut batch: Batch, go_on: &dyn Fn() -> Result<
 
 fn next_piece(
     session: &WriteSession,
-    chunks: &mut impl Iterator<Item = std::io::Result<Vec<u8>>>,
+    chunks: &mut impl Iterator<Item = std::io::Result<Cut>>,
     next_offset: &mut u64,
     prediction: &mut Prediction<'_>,
 ) -> Result<Option<Piece>, Failure> {
-    let Some(bytes) = chunks.next() else { return Ok(None) };
-    let bytes = bytes.map_err(|e| Failure::Input(Error::source("the source", e)))?;
+    let Some(cut) = chunks.next() else { return Ok(None) };
+    let (bytes, count) = match cut.map_err(|e| Failure::Input(Error::source("the source", e)))? {
+        Cut::Bytes(bytes) => (bytes, 1),
+        Cut::Zeros { len, count } => (vec![0; len as usize], count),
+    };
     let id = session.repository().keys().chunk_id(&bytes);
     let reference = prediction.next(&id, &bytes)?;
     let offset = *next_offset;
-    *next_offset += bytes.len() as u64;
-    Ok(Some(Piece { offset, id, bytes, reference }))
+    let piece = Piece { offset, id, bytes, reference, count };
+    prediction.pass(piece.len() - piece.bytes.len() as u64);
+    *next_offset = offset.saturating_add(piece.len());
+    Ok(Some(piece))
 }
 
 fn store_short(
@@ -170,7 +190,7 @@ fn store_short(
     let mut cursor = TreeCursor::new(session.reader(), parent);
     store_pieces(session, writer, &pieces, &Sink::plain(), monitor)?;
     for piece in pieces {
-        tree.push(piece.id, piece.bytes.len() as u32, writer, &mut cursor)?;
+        tree.push_run(piece.id, piece.bytes.len() as u32, piece.count, writer, &mut cursor)?;
     }
     tree.finish(writer, &mut cursor)
 }
@@ -188,7 +208,8 @@ fn store_batches(
         while let Some(batch) = next() {
             go_on(session, monitor)?;
             store_pieces(session, &mut writer, &batch.pieces, sink, monitor)?;
-            collector.put(batch.number, batch.pieces.iter().map(|piece| (piece.id, piece.bytes.len() as u32)).collect())?;
+            let chunks = batch.pieces.iter().map(|piece| (piece.id, piece.bytes.len() as u32, piece.count));
+            collector.put(batch.number, chunks.collect())?;
         }
         writer.flush()
     };
@@ -216,9 +237,13 @@ fn store_pieces(
 ) -> Result<()> {
     let mut chunks = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        session.count_read(piece.bytes.len() as u64);
-        monitor.advance(piece.bytes.len() as u64);
-        sink.keep(piece.offset, &piece.bytes, false);
+        if piece.count == 1 {
+            session.count_read(piece.bytes.len() as u64);
+        }
+        monitor.advance(piece.len());
+        for repeat in 0..piece.count.min(KEPT_ZEROS_MAX) {
+            sink.keep(piece.offset + repeat * piece.bytes.len() as u64, &piece.bytes, false);
+        }
         chunks.push((piece.offset, NewChunk { id: piece.id, plain: &piece.bytes, references: vec![piece.reference.clone()] }));
     }
     sink.store(std::slice::from_mut(writer), chunks)

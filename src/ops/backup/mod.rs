@@ -14,18 +14,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use self::collect::Failure;
+use self::content::Input;
 use self::doubts::Doubts;
 use self::moved::Content;
 use self::once::Once;
 use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
-use crate::chunker::page_chunk_len;
+use crate::chunker::{NoHoles, page_chunk_len};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
 use crate::repo::{ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later};
+use crate::source::files::LeftOut;
 use crate::source::postgres::streams::dumped_database;
 use crate::source::{Body, CaptureReport, CapturedStream, Source, Stamp};
 
@@ -38,6 +40,8 @@ const SHRUNK_FROM: u64 = 64 << 10;
 const SPOOL_MEMORY: usize = 16 << 20;
 /// How often a backup starts, at most: what is stored may turn out not to be what it was taken for.
 const ATTEMPTS: usize = 4;
+/// Files with holes are looked through for content that has moved up to this length, bytes: what is kept for that grows with the length.
+const SPARSE_COMPARED_MAX: u64 = 1 << 30;
 /// How many of the parent's streams a new one is compared with.
 const OLD_STREAMS_MAX: usize = 4;
 
@@ -67,6 +71,8 @@ pub struct BackupReport {
     pub record: SnapshotRecord,
     /// What could not be read; the snapshot has the rest.
     pub skipped: Vec<String>,
+    /// What was left out because the user, or icecore, wants it so.
+    pub left_out: LeftOut,
     /// How long the source was held open, microseconds: reading and hashing, and storing where that makes nobody wait.
     pub capture_us: u64,
     /// Streams taken over without reading, by the rules of [`crate::source::sqlite`] and [`crate::source::files`].
@@ -168,8 +174,8 @@ fn try_backup(
             "{healed_chunks} chunks were stored anew, as their stored copies are damaged or gone; `icecore repair` mends the rest"
         ));
     }
-    let (id, record, skipped) = (committed.id, committed.record, report.skipped);
-    Ok(Some(BackupReport { id, record, skipped, capture_us, unchanged_streams, healed_chunks }))
+    let (id, record, skipped, left_out) = (committed.id, committed.record, report.skipped, report.left_out);
+    Ok(Some(BackupReport { id, record, skipped, left_out, capture_us, unchanged_streams, healed_chunks }))
 }
 
 /// What the parent snapshot gives a new one.
@@ -261,17 +267,30 @@ impl<'a> Intake<'a> {
                 root
             }
             Body::Bytes(bytes) => {
-                let input = content::Input { bytes, may_wait: self.may_wait };
-                let old = inherited.old_streams(&stream.name);
-                let make = self.make;
-                let features = parent.and_then(|root| session.repository().kept_features(make.source, &stream.name, &root));
-                let make_sink = || make.make(&stream.name, None, Content::Rows, &old, None);
-                let (root, sink) = content::store(session, &mut self.writer, input, parent, features, make_sink, monitor)?;
-                sink.into_iter().for_each(|sink| self.keep(sink, root));
-                root
+                let input = if self.may_wait { Input::Slow(bytes) } else { Input::Ready(Box::new(NoHoles(bytes))) };
+                self.take_content(&stream.name, input, true, inherited)?
             }
+            Body::Sparse { input, len } => self.take_content(&stream.name, Input::Ready(input), len <= SPARSE_COMPARED_MAX, inherited)?,
         };
         Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta: stream.meta, tables: Vec::new() })
+    }
+
+    /// Stores a stream that is cut by its content; what has moved in it is looked for only if that is wanted.
+    fn take_content(
+        &mut self,
+        name: &[u8],
+        input: Input,
+        compared: bool,
+        inherited: &Inherited,
+    ) -> Result<StreamRoot, Failure> {
+        let make = self.make;
+        let parent = inherited.entries.get(name).map(|entry| entry.root);
+        let old = inherited.old_streams(name);
+        let features = parent.filter(|_| compared).and_then(|root| make.session.repository().kept_features(make.source, name, &root));
+        let make_sink = || if compared { make.make(name, None, Content::Rows, &old, None) } else { Ok(Sink::plain()) };
+        let (root, sink) = content::store(make.session, &mut self.writer, input, parent, features, make_sink, make.monitor)?;
+        sink.into_iter().for_each(|sink| self.keep(sink, root));
+        Ok(root)
     }
 
     fn keep(&mut self, sink: Sink<'a>, root: StreamRoot) {
@@ -310,7 +329,7 @@ impl<'a> Intake<'a> {
         for entry in entries {
             bytes.extend_from_slice(&record::encode(entry).map_err(|m: Malformed| m.of("the new listing"))?);
         }
-        let input = content::Input { bytes: Box::new(std::io::Cursor::new(bytes)), may_wait: false };
+        let input = Input::Ready(Box::new(NoHoles(std::io::Cursor::new(bytes))));
         let silent = &crate::progress::Silent;
         let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, None, || Ok(Sink::plain()), silent)
             .map_err(Failure::into_error)?;

@@ -121,7 +121,7 @@ impl Job<'_> {
                 if !inherited && !self.set_aside(writer, place, id, plain, predecessor)? {
                     changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] }));
                 }
-                chunks.push((id, plain.len() as u32));
+                chunks.push((id, plain.len() as u32, 1));
                 place += plain.len() as u64;
             }
             self.sink.store(std::slice::from_mut(writer), changed)?;

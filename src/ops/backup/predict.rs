@@ -14,6 +14,8 @@ use crate::repo::{BaseSlice, ChunkSpan, Reader, Reference, Spans};
 
 /// Chunks of the parent that are kept on either side of the expected place, where equal ones are looked for.
 const REACH_CHUNKS: usize = 1024;
+/// Where so many bytes are passed over, those of the parent are, too, without looking at them.
+const FAR_LEN: u64 = 64 << 20;
 /// The share of a chunk, one in so many bytes, by which its window is longer on each side; and bytes beside that: rows that are updated move within
 /// their page of 8 KiB at least. Half of the chunk in place of an eighth stores the same, and reading takes a third more.
 const SLACK_SHARE: u32 = 8;
@@ -66,6 +68,18 @@ impl<'r> Prediction<'r> {
         let guessed = self.expected + len;
         self.expected = end.or_else(|| self.cut_near(guessed, len / GUESS_SHARE)).unwrap_or(guessed);
         Ok(reference)
+    }
+
+    /// Passes over bytes of the new stream that are the same chunk again and again. The parent is taken to have as many.
+    pub(super) fn pass(&mut self, bytes: u64) {
+        self.expected = self.expected.saturating_add(bytes);
+        if bytes >= FAR_LEN
+            && let Some(spans) = &mut self.rest
+        {
+            self.near.clear();
+            self.places.clear();
+            spans.skip_to(self.expected.saturating_sub(FAR_LEN / 2));
+        }
     }
 
     /// Keeps the parent's chunks on both sides of the expected place at hand.

@@ -194,7 +194,7 @@ impl FileInfo {
             bytes: hash.len,
             sha256: to_hex(&hash.sha256),
             blake3: to_hex(&hash.blake3),
-            mtime: entry.meta.map(|meta: FileMeta| utc(meta.mtime_ns)),
+            mtime: entry.meta.as_ref().map(|meta: &FileMeta| utc(meta.mtime_ns)),
             sqlite: facts.map(SqliteInfo::from),
             tables: entry.tables.iter().map(TableInfo::of).collect(),
         }

@@ -98,7 +98,10 @@ fn write_streams(
     placement.monitor.phase("exporting", Some(record.logical_bytes));
     // The files are for whoever exports, whoever owned the originals.
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let dress = |entry: &StreamEntry| entry.meta.map(|meta| FileMeta { mode: meta.mode & 0o777, uid: owner.0, gid: owner.1, ..meta });
+    let dress = |entry: &StreamEntry| {
+        let meta = entry.meta.clone()?.without_attributes();
+        Some(FileMeta { mode: meta.mode & 0o777, uid: owner.0, gid: owner.1, ..meta })
+    };
     let database = DatabaseOptions { accept_damaged: options.accept_damaged, ..DatabaseOptions::default() };
     let tree = Tree::open(placement, &staging.path)?;
     let (_, damaged) = fill_tree(reader, listing, &tree, database, &dress, placement.monitor)?;

@@ -12,14 +12,16 @@
 
 use std::path::Path;
 
+use super::attributes::holes_of;
 use super::check::{Verdict, quick_check};
 use super::holder::{self, Grip};
 use super::keep::Kept;
 use super::target::{SIDES, Target, failed, lookup};
-use super::temp::{Temp, access_of};
+use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
+use crate::source::stamp::meta_of;
 
 /// What becomes of the old name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,7 @@ impl Placement<'_> {
         if let Some(old) = &old {
             holder::refuse_if_used(&target.path, old, holder::open_file(&target.path).as_ref())?;
         }
-        let temp = self.write_temp(&target, len_bytes, 0, fill)?;
+        let temp = self.write_temp(&target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
         self.dress(&temp, &target, meta, false)?;
         self.settle(&temp, options)?;
         self.install_database(&target, temp)
@@ -80,7 +82,8 @@ impl Placement<'_> {
             self.apply_meta(&temp.file, &target.path, &meta, special_bits);
         } else if let Some(old) = target.metadata()? {
             let now = temp.file.metadata().map_err(|e| failed(&temp.path, "read its attributes", e))?;
-            self.apply_meta(&temp.file, &target.path, &FileMeta { mtime_ns: access_of(&now).mtime_ns, ..access_of(&old) }, false);
+            let old = self.attributes_of(&target.path, &old);
+            self.apply_meta(&temp.file, &target.path, &FileMeta { mtime_ns: meta_of(&now).mtime_ns, ..old }, false);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Placement;
 use super::target::{SIDES, Target, failed, lookup};
-use super::temp::{Temp, access_of};
+use super::temp::Temp;
 use crate::error::{Error, Result};
 
 /// Kept names tried for one timestamp, `.1`, `.2` and so on added, before the directory is taken for broken.
@@ -145,7 +145,7 @@ impl Placement<'_> {
         let meta = source.metadata().map_err(reading)?;
         let temp = Temp::create(self.disk, target)?;
         source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file)).map_err(reading)?;
-        self.apply_meta(&temp.file, from, &access_of(&meta), true);
+        self.apply_meta(&temp.file, from, &self.attributes_of(from, &meta), true);
         temp.sync()?;
         Ok(temp)
     }

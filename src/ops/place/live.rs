@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::check::open_immutable;
 use super::holder::{in_use_live, is_busy};
 use super::target::{Target, failed, lookup};
-use super::temp::{Temp, access_of};
+use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 
@@ -47,7 +47,7 @@ impl Placement<'_> {
             target.metadata()?.ok_or_else(|| Error::destination(dest, "there is no database to write into; restore without --live"))?;
         // Opened before and closed after all connections, as closing it drops their locks.
         let file = File::open(&target.path).map_err(|e| failed(&target.path, "open it", e))?;
-        let temp = self.write_temp(&target, len_bytes, space_besides(&target, &old, len_bytes)?, fill)?;
+        let temp = self.write_temp(&target, len_bytes, 0, space_besides(&target, &old, len_bytes)?, fill)?;
         self.settle(&temp, options)?;
 
         let mut live = open_live(&target)?;
@@ -109,7 +109,7 @@ impl Placement<'_> {
             let copied = source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file));
             copied.map_err(|e| failed(&target.path, "keep a copy of it", e))?;
         }
-        self.apply_meta(&temp.file, &target.path, &access_of(old), true);
+        self.apply_meta(&temp.file, &target.path, &self.attributes_of(&target.path, old), true);
         temp.sync()?;
         self.keep_copy(target, temp)
     }

@@ -17,9 +17,11 @@
 //! calling process itself must not have the destination open, because closing any handle on a file gives up the locks that SQLite
 //! holds on it in the same process (<https://sqlite.org/howtocorrupt.html>, section 2.2).
 
+mod attributes;
 pub(super) mod check;
 mod database;
 pub mod holder;
+pub(super) mod holes;
 mod keep;
 mod live;
 mod plain;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::attributes::holes_of;
 use super::keep::Kept;
 use super::target::{Target, failed};
 use super::{Fill, Placed, Placement};
@@ -23,7 +24,7 @@ impl Placement<'_> {
 
     /// All of it but the last sync of the directory.
     pub(super) fn place_file_at(&self, target: &Target, len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Kept> {
-        let mut temp = self.write_temp(target, len_bytes, 0, fill)?;
+        let mut temp = self.write_temp(target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
         self.dress(&temp, target, meta, true)?;
         temp.sync()?;
         let kept = self.keep_if_there(target)?;

@@ -1,17 +1,13 @@
 //! The new bytes before they take their name.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
 
 use super::target::{Target, failed};
 use super::{Fill, Placement};
 use crate::backend::disk::Disk;
 use crate::error::{Error, Result};
-use crate::format::snapshot::FileMeta;
 use crate::id::to_hex;
 
 /// Bytes that stay free besides what is written: room for directory entries and the file system's own bookkeeping.
@@ -85,12 +81,12 @@ impl Drop for Temp<'_> {
 }
 
 impl<'a> Placement<'a> {
-    /// Writes `len_bytes` new bytes beside the target; not durable yet. Space for them, and for `extra_bytes` that the caller will need
-    /// in the same file system, is looked for first.
-    pub(super) fn write_temp(&self, target: &Target, len_bytes: u64, extra_bytes: u64, fill: &Fill<'_>) -> Result<Temp<'a>> {
-        check_free_space(target, len_bytes.saturating_add(extra_bytes))?;
+    /// Writes `len_bytes` new bytes beside the target, of which `holes` take no space; not durable yet. Space for them, and for `extra_bytes` that
+    /// the caller will need in the same file system, is looked for first.
+    pub(super) fn write_temp(&self, target: &Target, len_bytes: u64, holes: u64, extra_bytes: u64, fill: &Fill<'_>) -> Result<Temp<'a>> {
+        check_free_space(target, len_bytes.saturating_sub(holes).saturating_add(extra_bytes))?;
         let temp = Temp::create(self.disk, target)?;
-        reserve(&temp.file, target, len_bytes)?;
+        reserve(&temp.file, target, len_bytes, holes)?;
         fill(&temp.file)?;
         if self.monitor.cancelled() {
             return Err(Error::Cancelled);
@@ -101,42 +97,6 @@ impl<'a> Placement<'a> {
         }
         Ok(temp)
     }
-
-    /// Applies what can be applied. What cannot be is a warning: the bytes matter more. Set-user-id and similar bits are set only where
-    /// `special_bits` allows them and the owner is as recorded.
-    pub(super) fn apply_meta(&self, file: &File, path: &Path, meta: &FileMeta, special_bits: bool) {
-        let owned = match file.metadata() {
-            Ok(now) if now.uid() == meta.uid && now.gid() == meta.gid => true,
-            _ if rustix::process::geteuid().is_root() => self.attempt(path, "owner", change_owner(file, meta)),
-            _ => {
-                self.monitor.warn(&format!(
-                    "{}: its owner stays the present user; only root can set it to {}:{}",
-                    path.display(),
-                    meta.uid,
-                    meta.gid
-                ));
-                false
-            }
-        };
-        let bits = if owned && special_bits { 0o7777 } else { 0o777 };
-        self.attempt(path, "mode", rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode as rustix::fs::RawMode & bits)));
-        self.attempt(path, "modification time", rustix::fs::futimens(file, &times(meta.mtime_ns)));
-    }
-
-    fn attempt(&self, path: &Path, what: &str, outcome: rustix::io::Result<()>) -> bool {
-        if let Err(e) = &outcome {
-            self.monitor.warn(&format!("{}: its {what} could not be set: {e}", path.display()));
-        }
-        outcome.is_ok()
-    }
-}
-
-fn change_owner(file: &File, meta: &FileMeta) -> rustix::io::Result<()> {
-    // All bits set means "leave as it is" to the system call, and is no valid owner.
-    if meta.uid == u32::MAX || meta.gid == u32::MAX {
-        return Err(rustix::io::Errno::INVAL);
-    }
-    rustix::fs::fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
 }
 
 /// A name beside the target that is nobody else's: 64 random bits.
@@ -144,18 +104,6 @@ pub(super) fn hidden_name(target: &Target) -> Result<PathBuf> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|e| failed(&target.path, "get a random name", io::Error::other(e.to_string())))?;
     Ok(target.hidden(&format!(".icecore-restore-{}", to_hex(&random))))
-}
-
-/// For `futimens`: this modification time; the access time stays.
-pub(super) fn times(mtime_ns: i64) -> Timestamps {
-    let mtime = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _ };
-    Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ }, last_modification: mtime }
-}
-
-/// The attributes of what is there now, for new bytes that come without any.
-pub(super) fn access_of(meta: &Metadata) -> FileMeta {
-    let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
-    FileMeta { mode: meta.mode() & 0o7777, mtime_ns, uid: meta.uid(), gid: meta.gid() }
 }
 
 /// Refuses early what would fill the file system.
@@ -175,15 +123,22 @@ fn check_free_space(target: &Target, needed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Takes the space from the file system before the first byte is written, where it can do that.
-fn reserve(file: &File, target: &Target, len_bytes: u64) -> Result<()> {
+/// Takes the space from the file system before the first byte is written, where it can do that. A file with holes gets it as it is written.
+fn reserve(file: &File, target: &Target, len_bytes: u64, holes: u64) -> Result<()> {
     if len_bytes == 0 {
         return Ok(());
     }
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len_bytes) {
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
-        Err(e) => return Err(failed(&target.path, &format!("reserve {len_bytes} bytes for it"), e.into())),
+    if holes == 0 {
+        take_space(file, target, len_bytes)?;
     }
     file.set_len(len_bytes).map_err(|e| failed(&target.path, &format!("make a file of {len_bytes} bytes for it"), e))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn take_space(file: &File, target: &Target, len_bytes: u64) -> Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len_bytes) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(()),
+        Err(e) => Err(failed(&target.path, &format!("reserve {len_bytes} bytes for it"), e.into())),
+    }
 }

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::keep::links_unsupported;
 use super::target::{Target, failed, lookup};
-use super::temp::{access_of, hidden_name};
+use super::temp::hidden_name;
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
@@ -60,6 +60,11 @@ impl<'a> Tree<'a> {
     /// The directory, with symbolic links resolved.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Gives the directory itself these attributes, when all is done.
+    pub fn dress_root(&self, meta: FileMeta) {
+        self.work().directories.push((self.root.clone(), meta));
     }
 
     /// Writes a plain file of `len_bytes` bytes; see [`Placement::place_file`]. A symbolic link in its place is kept as a link, not
@@ -110,18 +115,23 @@ impl<'a> Tree<'a> {
         Ok(target.path)
     }
 
-    /// Makes a symbolic link. What it points to is not looked at.
+    /// Makes a symbolic link, with its own times and owner. What it points to is not looked at.
     ///
     /// # Errors
     /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, or a link that the system refuses.
-    pub fn symlink(&self, name: &[u8], link: &[u8]) -> Result<Placed> {
+    pub fn symlink(&self, name: &[u8], link: &[u8], meta: Option<FileMeta>) -> Result<Placed> {
         let target = self.target(name)?;
         self.refuse_directory(&target)?;
         let link = Path::new(OsStr::from_bytes(link));
+        let dress = |path: &Path| meta.iter().for_each(|meta| self.placement.dress_link(path, &target.path, meta));
         if std::fs::read_link(&target.path).is_ok_and(|there| there.as_os_str() == link.as_os_str()) {
+            dress(&target.path);
             return Ok(Placed { path: target.path, kept: Vec::new() });
         }
-        self.make_and_rename(target, |hidden| std::os::unix::fs::symlink(link, hidden))
+        let make = |hidden: &Path| std::os::unix::fs::symlink(link, hidden).map(|()| dress(hidden));
+        let hidden = hidden_name(&target)?;
+        make(&hidden).map_err(|e| failed(&target.path, "make this link", e))?;
+        self.finish_rename(target, &hidden)
     }
 
     /// Gives a file of this tree, restored before, a further name; where the file system has no hard links, a copy.
@@ -216,12 +226,6 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn make_and_rename(&self, target: Target, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<Placed> {
-        let hidden = hidden_name(&target)?;
-        make(&hidden).map_err(|e| failed(&target.path, "make this link", e))?;
-        self.finish_rename(target, &hidden)
-    }
-
     /// Renames a link, made under a hidden name, to the target, and keeps what was there.
     fn finish_rename(&self, target: Target, hidden: &Path) -> Result<Placed> {
         let disk = self.placement.disk;
@@ -238,7 +242,7 @@ impl<'a> Tree<'a> {
             let copied = File::open(from).and_then(|mut from| io::copy(&mut from, &mut &*to));
             copied.map(drop).map_err(|e| failed(from, "copy it", e))
         };
-        let kept = self.placement.place_file_at(&target, source.len(), Some(access_of(source)), &copy)?;
+        let kept = self.placement.place_file_at(&target, source.len(), Some(self.placement.attributes_of(from, source)), &copy)?;
         Ok(self.done(target, kept.paths()))
     }
 

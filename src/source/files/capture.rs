@@ -3,19 +3,21 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::body::{self, AtEnd, FileBody};
+use super::exclude::Selection;
+use super::holes::{self, Extents};
 use super::links::{Covered, Links, SharedDatabases};
 use super::walk::{Entry, Walk, refusal};
 use crate::error::{Error, Result};
-use crate::format::snapshot::EntryKind;
+use crate::format::snapshot::{EntryKind, FileMeta};
 use crate::progress::Monitor;
 use crate::source::sqlite::{CapturedFile, ContentBudget, ContentJob, MAGIC, SqliteOptions};
-use crate::source::stamp::{FileState, is_local, meta_of};
-use crate::source::{Body, Capture, CaptureReport, CapturedStream, Stamp};
+use crate::source::stamp::{FileState, is_local};
+use crate::source::{Body, Capture, CaptureReport, CapturedStream, Stamp, attributes};
 
 /// Files of this size and more are read by a thread of their own, so that the user can stop while their file system does not answer, bytes.
 const LONG: u64 = 16 << 20;
@@ -37,6 +39,11 @@ pub(super) struct FilesCapture<'a> {
     now: SystemTime,
     /// By device, whether its stamps can be trusted.
     local: HashMap<u64, bool>,
+    /// By device, whether it says rightly where holes are.
+    trusted: HashMap<u64, bool>,
+    selection: &'a Selection,
+    /// How many modes were narrowed because access control lists are not wanted.
+    narrowed: u64,
     pub(super) report: CaptureReport,
 }
 
@@ -71,6 +78,7 @@ pub(super) struct Reading {
 impl<'a> FilesCapture<'a> {
     pub(super) fn new(
         walk: Walk<'a>,
+        selection: &'a Selection,
         options: &'a SqliteOptions,
         known: &'a HashMap<Vec<u8>, Stamp>,
         monitor: &'a dyn Monitor,
@@ -88,6 +96,9 @@ impl<'a> FilesCapture<'a> {
             monitor,
             now: (options.clock)(),
             local: HashMap::new(),
+            trusted: HashMap::new(),
+            selection,
+            narrowed: 0,
             report: CaptureReport::default(),
         }
     }
@@ -112,20 +123,17 @@ impl<'a> FilesCapture<'a> {
             return self.found_file(entry);
         }
         if kind.is_dir() {
-            return Ok(Some(stream(&entry, EntryKind::Directory, Body::None)));
+            return Ok(Some(self.stream(&entry, EntryKind::Directory, Body::None)));
         }
         if kind.is_symlink() {
             return Ok(match std::fs::read_link(&entry.path) {
-                Ok(target) => Some(stream(&entry, EntryKind::Symlink(target.into_os_string().into_vec()), Body::None)),
+                Ok(target) => Some(self.stream(&entry, EntryKind::Symlink(target.into_os_string().into_vec()), Body::None)),
                 Err(e) => self.skip(&entry.path, &refusal(&e)),
             });
         }
-        let what = match kind {
-            kind if kind.is_fifo() => "a FIFO",
-            kind if kind.is_socket() => "a socket",
-            _ => "a device",
-        };
-        Ok(self.skip(&entry.path, &format!("skipped: {what}")))
+        // A pipe, a socket or a device, which has no content of its own.
+        self.walk.left_out.special += 1;
+        Ok(None)
     }
 
     fn found_file(&mut self, entry: Entry) -> Result<Option<CapturedStream>> {
@@ -153,13 +161,14 @@ impl<'a> FilesCapture<'a> {
         }
         self.report.stamps.insert(entry.name.clone(), stamp.clone());
         self.remember_link(entry, state);
-        Some(stream(entry, EntryKind::File, Body::Unchanged))
+        Some(self.stream(entry, EntryKind::File, Body::Unchanged))
     }
 
     /// A file as it is, unless it is to be probed and turns out to be a database.
     pub(super) fn plain(&mut self, mut entry: Entry, probe: bool, note: Option<String>) -> Result<Option<CapturedStream>> {
         if let Some(first) = self.links.get(&FileState::of(&entry.metadata).id()) {
-            let link = stream(&entry, EntryKind::HardLink(first.clone()), Body::None);
+            let first = first.clone();
+            let link = self.stream(&entry, EntryKind::HardLink(first), Body::None);
             self.report.skipped.extend(note);
             return Ok(Some(link));
         }
@@ -184,8 +193,17 @@ impl<'a> FilesCapture<'a> {
         self.report.skipped.extend(note);
         let before = FileState::of(&entry.metadata);
         self.remember_link(&entry, before);
-        let (body, at_end) = FileBody::new(file, before.size);
-        let stream = stream(&entry, EntryKind::File, Body::Bytes(Box::new(body)));
+        let extents = match self.trusts_holes(&entry.path, before.dev) {
+            true => Extents::of(&file, before.size),
+            false => Extents::unasked(),
+        };
+        let has_holes = extents.has_holes();
+        let (body, at_end) = FileBody::new(file, before.size, extents);
+        let body = match has_holes {
+            true => Body::Sparse { input: Box::new(body), len: before.size },
+            false => Body::Bytes(Box::new(body)),
+        };
+        let stream = self.stream(&entry, EntryKind::File, body);
         self.held = Some(Held::Plain(Reading { entry, before, at_end, may_stamp: probe }));
         Ok(Some(stream))
     }
@@ -212,6 +230,10 @@ impl<'a> FilesCapture<'a> {
         }
     }
 
+    fn trusts_holes(&mut self, path: &Path, dev: u64) -> bool {
+        *self.trusted.entry(dev).or_insert_with(|| holes::is_trusted(path))
+    }
+
     fn is_local(&mut self, path: &Path, dev: u64) -> bool {
         *self.local.entry(dev).or_insert_with(|| is_local(path))
     }
@@ -223,6 +245,25 @@ impl<'a> FilesCapture<'a> {
             Some(Held::Database(entry, content, file)) => self.database_read(entry, content, *file),
             None => {}
         }
+    }
+
+    fn stream(&mut self, entry: &Entry, kind: EntryKind, body: Body) -> CapturedStream {
+        let meta = attributes::seen(&entry.path, &entry.metadata).unwrap_or_else(|e| {
+            // Its content is there all the same.
+            let text = format!("its extended attributes are not stored, and its mode is stored for the owner alone: {e}");
+            self.report.skipped.push(line(&entry.path, &text));
+            attributes::narrow(&entry.metadata)
+        });
+        CapturedStream { name: entry.name.clone(), kind, meta: Some(self.selected(meta)), body }
+    }
+
+    /// What of a file's attributes is to be stored.
+    pub(super) fn selected(&mut self, meta: FileMeta) -> FileMeta {
+        if self.selection.xattrs {
+            return meta;
+        }
+        self.narrowed += u64::from(meta.mode_without_acl() != meta.mode);
+        meta.without_attributes()
     }
 
     /// Notes something that is not in the snapshot.
@@ -284,6 +325,12 @@ impl Capture for FilesCapture<'_> {
         self.let_go();
         self.report.facts.push(("sqlite".to_owned(), rusqlite::version().to_owned()));
         self.report.facts.push(("instant".to_owned(), "each".to_owned()));
+        self.report.facts.extend(self.selection.facts());
+        self.report.left_out = self.walk.left_out;
+        if self.narrowed > 0 {
+            let text = format!("{} access control lists are not stored; the modes give no more than they did", self.narrowed);
+            self.monitor.warn(&text);
+        }
         Ok(self.report)
     }
 }
@@ -295,10 +342,6 @@ fn begins_like_a_database(file: &File) -> std::io::Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-fn stream(entry: &Entry, kind: EntryKind, body: Body) -> CapturedStream {
-    CapturedStream { name: entry.name.clone(), kind, meta: Some(meta_of(&entry.metadata)), body }
 }
 
 /// A line about a path. Its control characters are escaped: a name must not be able to begin another line, or to speak to a terminal.

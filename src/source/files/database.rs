@@ -34,7 +34,8 @@ impl FilesCapture<'_> {
             }
         };
         let body = file.pages().map_or(Body::Unchanged, Body::Pages);
-        let stream = CapturedStream { name: entry.name.clone(), kind: EntryKind::Sqlite(file.facts()), meta: Some(file.meta()), body };
+        let meta = Some(self.selected(file.meta().clone()));
+        let stream = CapturedStream { name: entry.name.clone(), kind: EntryKind::Sqlite(file.facts()), meta, body };
         let content = ContentJob::start(std::iter::once(&file), &mut self.budget);
         self.held = Some(Held::Database(entry, content, Box::new(file)));
         Ok(Some(stream))

@@ -3,15 +3,18 @@
 //! # Names
 //!
 //! With one directory given, names are relative to it, and the directory itself has no entry. With one file given, its name is the file's. With
-//! several paths, each name begins with the last part of the path (links resolved), and a directory that was given has an entry; two paths with
-//! the same last part have to be backed up separately. A path inside another one that was given is refused. Names are bytes, whatever
-//! encoding they are in.
+//! several paths, each name begins with the last part of the path (links resolved), and a directory that was given has an entry. Paths with the same
+//! last part get as many more of their last parts as tell them apart: `/srv/a/data` and `/srv/b/data` become `a/data` and `b/data`. So names follow
+//! from the set of paths; where paths are added to a source that goes on under one name, a name given with each path (`NAME=PATH`) never changes. A
+//! path inside another one that was given is refused. Names are bytes, whatever encoding they are in.
 //!
 //! # What is stored
 //!
-//! Files, directories and symbolic links (which are never followed) with mode, modification time, owner and group; of several names (hard
-//! links) of one file the first is stored and the others refer to it. Below a directory, mount points are entered. Not stored: access control
-//! lists, extended attributes, holes. FIFOs, sockets and devices are skipped.
+//! Files, directories and symbolic links (which are never followed) with mode, modification time, owner and group, with access control lists, `user.*`
+//! attributes and capabilities; of several names (hard links) of one file the first is stored and the others refer to it. Below a directory, mount
+//! points are entered. Holes of files are not read (see `holes.rs`). Not stored: attributes of other namespaces, as they belong to one machine or file
+//! system (`security.selinux`, `trusted.*`), and the lists of NFSv4. What is left out is counted in [`CaptureReport::left_out`]: FIFOs, sockets and
+//! devices, what earlier restores have kept, and what [`Selection`] says.
 //!
 //! A file that begins like a SQLite database is read as [`super::sqlite`] says, each database at an instant of its own: databases that have to
 //! be of one instant are backed up together with [`super::sqlite::SqliteSource`]. Its `-wal`, `-shm` and `-journal` are left out, as the stream
@@ -35,17 +38,24 @@
 mod body;
 mod capture;
 mod database;
+mod exclude;
+mod holes;
 mod links;
+mod roots;
 mod walk;
+
+pub use self::exclude::{LeftOut, Selection};
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use self::capture::FilesCapture;
+use self::exclude::Patterns;
+use self::roots::name_roots;
 use self::walk::{Root, Walk};
 use super::sqlite::{ContentWhen, SqliteOptions};
-use super::{Capture, Source, SourceDescription, Stamp};
+use super::{Capture, Source, SourceDescription, Stamp, name};
 use crate::error::{Error, Result};
 use crate::format::snapshot::SourceKind;
 use crate::progress::Monitor;
@@ -70,53 +80,75 @@ pub struct FilesSource {
     roots: Vec<Root>,
     given: Vec<PathBuf>,
     options: FilesOptions,
+    selection: Selection,
+    patterns: Patterns,
 }
 
 impl FilesSource {
-    /// Names the trees. Links in the paths themselves are resolved now.
+    /// Names the trees, of which all is to be stored. Links in the paths themselves are resolved now.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for no path, paths that contain each other or have the same last part, and a path in an excluded
-    /// directory; [`Error::Source`] for a path that is not there or is neither a directory nor a regular file.
+    /// As [`FilesSource::select`].
     pub fn new(paths: Vec<PathBuf>, options: FilesOptions) -> Result<Self> {
-        let mut roots = paths.iter().map(|path| Root::resolve(path)).collect::<Result<Vec<_>>>()?;
-        roots.sort_by(|a, b| a.path.cmp(&b.path));
-        match roots.as_mut_slice() {
-            [] => return Err(Error::InvalidArgument("name at least one file or directory".to_owned())),
-            [only] if only.is_dir => {}
-            several => name_by_last_part(several)?,
+        Self::select(paths.into_iter().map(|path| (None, path)).collect(), options, Selection::default())
+    }
+
+    /// Names the trees, each with the name that its entries are to begin with, or none; and what of them is to be stored.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no path, paths that contain each other, names that do, something that is no name or no pattern, and a path in
+    /// an excluded directory; [`Error::Source`] for a path that is not there or is neither a directory nor a regular file.
+    pub fn select(paths: Vec<(Option<String>, PathBuf)>, options: FilesOptions, selection: Selection) -> Result<Self> {
+        let patterns = Patterns::new(&selection.exclude)?;
+        let mut named = Vec::with_capacity(paths.len());
+        for (name, path) in &paths {
+            name.as_ref().map_or(Ok(()), |name| name::check(name, "NAME=PATH"))?;
+            named.push((Root::resolve(path)?, name.as_ref().map(|name| name.as_bytes().to_vec())));
         }
+        named.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
+        let (mut roots, names): (Vec<Root>, Vec<Option<Vec<u8>>>) = named.into_iter().unzip();
+        if roots.is_empty() {
+            return Err(Error::InvalidArgument("name at least one file or directory".to_owned()));
+        }
+        refuse_nested(&roots)?;
+        name_roots(&mut roots, &names)?;
         for (root, exclude) in roots.iter().flat_map(|root| options.exclude.iter().map(move |exclude| (root, exclude))) {
             if exclude.canonicalize().is_ok_and(|exclude| root.path.starts_with(exclude)) {
                 let text = format!("{} is in {}, which belongs to icecore itself", root.path.display(), exclude.display());
                 return Err(Error::InvalidArgument(text));
             }
         }
-        Ok(Self { roots, given: paths, options })
+        Ok(Self { roots, given: paths.into_iter().map(|(_, path)| path).collect(), options, selection, patterns })
     }
 }
 
-/// Gives each root its last part as the beginning of all names in it.
-fn name_by_last_part(roots: &mut [Root]) -> Result<()> {
-    let refuse = |a: &Path, b: &Path, why: &str| {
-        let text = format!("{} and {} {why}", a.display(), b.display());
-        Err(Error::InvalidArgument(text))
-    };
-    let mut taken: HashMap<Vec<u8>, PathBuf> = HashMap::new();
-    // Sorted by their parts, a path comes right after one that contains it, or after another one inside that.
-    let mut outer: Option<PathBuf> = None;
+impl FilesSource {
+    /// Patterns that begin with the path of a tree are most likely meant as paths, and match nothing.
+    fn warn_of_absolute(&self, monitor: &dyn Monitor) {
+        for (pattern, root) in self.selection.exclude.iter().flat_map(|pattern| self.roots.iter().map(move |root| (pattern, root))) {
+            let below = Path::new(pattern.trim_start_matches('!')).strip_prefix(&root.path).ok().filter(|_| root.path.parent().is_some());
+            if let Some(below) = below {
+                let root = root.path.display();
+                monitor.warn(&format!("the pattern {pattern} is taken relative to {root}: write /{} if that is meant", below.display()));
+            }
+        }
+    }
+}
+
+/// Refuses paths that contain each other. They are sorted by their parts: a path comes right after one that contains it, or after another one inside
+/// that.
+fn refuse_nested(roots: &[Root]) -> Result<()> {
+    let mut outer: Option<&Root> = None;
     for root in roots {
-        if let Some(outer) = outer.as_ref().filter(|outer| root.path.starts_with(outer)) {
-            return refuse(outer, &root.path, "are the same or contain each other; name only the first");
-        }
-        let Some(name) = root.path.file_name() else {
+        if roots.len() > 1 && root.path.parent().is_none() {
             return Err(Error::InvalidArgument("/ contains all other paths; name it alone".to_owned()));
-        };
-        root.prefix = name.as_bytes().to_vec();
-        if let Some(other) = taken.insert(root.prefix.clone(), root.path.clone()) {
-            return refuse(&other, &root.path, "have the same last part, which names what is in them; back them up separately");
         }
-        outer = Some(root.path.clone());
+        if let Some(outer) = outer.filter(|outer| root.path.starts_with(&outer.path)) {
+            let (outer, root) = (outer.path.display(), root.path.display());
+            let text = format!("{outer} and {root} are the same or contain each other; name only the first");
+            return Err(Error::InvalidArgument(text));
+        }
+        outer = Some(root);
     }
     Ok(())
 }
@@ -138,7 +170,8 @@ impl Source for FilesSource {
     /// [`Error::Source`] when a path that was named cannot be read at all (gone, not mounted, no permission): a snapshot without it
     /// would look as if everything had been deleted.
     fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
-        let walk = Walk::begin(&self.roots, &self.options.exclude)?;
-        Ok(Box::new(FilesCapture::new(walk, &self.options.sqlite, known, monitor)))
+        let walk = Walk::begin(&self.roots, &self.options.exclude, &self.selection, &self.patterns)?;
+        self.warn_of_absolute(monitor);
+        Ok(Box::new(FilesCapture::new(walk, &self.selection, &self.options.sqlite, known, monitor)))
     }
 }

@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use walkdir::{IntoIter, WalkDir};
+use walkdir::{DirEntry, IntoIter, WalkDir};
 
+use super::exclude::{LeftOut, Patterns, Reason, Selection, TAG_NAME, is_cache};
 use crate::error::{Error, Result};
 
 /// A path that was given.
@@ -63,57 +64,133 @@ pub(super) struct Entry {
 /// Goes through all trees; of a directory being listed only the names are in memory.
 pub(super) struct Walk<'a> {
     roots: std::slice::Iter<'a, Root>,
-    current: Option<(&'a Root, IntoIter)>,
+    current: Option<Tree<'a>>,
     /// Device and inode of what is left out.
     excluded: HashSet<(u64, u64)>,
+    selection: &'a Selection,
+    patterns: &'a Patterns,
+    /// What was left out up to now, for a reason.
+    pub(super) left_out: LeftOut,
 }
 
+/// A tree being walked.
+struct Tree<'a> {
+    root: &'a Root,
+    dev: Option<u64>,
+    walk: IntoIter,
+    /// The tag of the cache directory that was found last.
+    tag: Option<Entry>,
+}
+
+/// What becomes of something in a tree.
+enum Choice {
+    Take(Entry),
+    LeaveOut,
+    /// A directory without what is in it.
+    TakeAlone(Entry),
+}
+
+/// A path that cannot be looked at, and why.
+type Unseen = (PathBuf, String);
+
 impl<'a> Walk<'a> {
-    pub(super) fn begin(roots: &'a [Root], exclude: &[PathBuf]) -> Result<Self> {
+    pub(super) fn begin(roots: &'a [Root], exclude: &[PathBuf], selection: &'a Selection, patterns: &'a Patterns) -> Result<Self> {
         roots.iter().try_for_each(Root::check)?;
         // What is not there cannot be met.
         let id_of = |path: &PathBuf| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        Ok(Self { roots: roots.iter(), current: None, excluded: exclude.iter().filter_map(id_of).collect() })
+        let excluded = exclude.iter().filter_map(id_of).collect();
+        Ok(Self { roots: roots.iter(), current: None, excluded, selection, patterns, left_out: LeftOut::default() })
     }
 
-    fn open(&mut self) -> Option<(&'a Root, IntoIter)> {
+    fn open(&mut self) -> Option<Tree<'a>> {
         let root = self.roots.next()?;
         let below = usize::from(root.prefix.is_empty());
-        Some((root, WalkDir::new(&root.path).min_depth(below).follow_links(false).sort_by_file_name().into_iter()))
+        let walk = WalkDir::new(&root.path).min_depth(below).follow_links(false).sort_by_file_name().into_iter();
+        let dev = std::fs::symlink_metadata(&root.path).ok().map(|metadata| metadata.dev());
+        Some(Tree { root, dev, walk, tag: None })
+    }
+
+    /// Decides about something that was found.
+    fn choose(&mut self, tree: &mut Tree<'_>, found: &DirEntry) -> std::result::Result<Choice, Unseen> {
+        let is_dir = found.file_type().is_dir();
+        // Before it is looked at: what is left out may well have vanished.
+        if let Some(reason) = self.left_out_by_name(tree, found) {
+            match reason {
+                Reason::Excluded => self.left_out.excluded += 1,
+                Reason::OfRestores => self.left_out.of_restores += 1,
+            }
+            return Ok(Choice::LeaveOut);
+        }
+        let metadata = found.metadata().map_err(|error| unseen(tree.root, error))?;
+        if self.excluded.contains(&(metadata.dev(), metadata.ino())) {
+            return Ok(Choice::LeaveOut);
+        }
+        let is_elsewhere = self.selection.one_file_system && tree.dev.is_some_and(|dev| dev != metadata.dev());
+        let entry = Entry { path: found.path().to_path_buf(), name: name_in(tree.root, found.path()), depth: found.depth(), metadata };
+        if is_elsewhere {
+            self.left_out.other_file_systems += 1;
+            return Ok(if is_dir { Choice::TakeAlone(entry) } else { Choice::LeaveOut });
+        }
+        if self.selection.exclude_caches && is_dir && found.depth() > 0 && is_cache(found.path()) {
+            self.left_out.caches += 1;
+            tree.tag = tag_in(&entry);
+            return Ok(Choice::TakeAlone(entry));
+        }
+        Ok(Choice::Take(entry))
+    }
+
+    fn left_out_by_name(&self, tree: &Tree<'_>, found: &DirEntry) -> Option<Reason> {
+        let relative = found.path().strip_prefix(&tree.root.path).ok().filter(|_| found.depth() > 0)?;
+        let is_file = found.file_type().is_file();
+        let by_itself = self.patterns.left_out(relative, found.file_type().is_dir());
+        by_itself.or_else(|| is_file.then(|| self.patterns.side_of_left_out(relative, found.path())).flatten())
     }
 }
 
 impl Iterator for Walk<'_> {
-    /// An entry, or the path that cannot be looked at and why.
-    type Item = std::result::Result<Entry, (PathBuf, String)>;
+    type Item = std::result::Result<Entry, Unseen>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (root, mut walk) = match self.current.take() {
+            let mut tree = match self.current.take() {
                 Some(current) => current,
                 None => self.open()?,
             };
-            let Some(found) = walk.next() else { continue };
-            let looked = found.and_then(|found| {
-                let metadata = found.metadata();
-                let left_out = metadata.as_ref().is_ok_and(|metadata| self.excluded.contains(&(metadata.dev(), metadata.ino())));
-                // Of a directory that has vanished the walk would only say once more that it cannot be listed.
-                if found.file_type().is_dir() && (left_out || metadata.is_err()) {
-                    walk.skip_current_dir();
+            if let Some(tag) = tree.tag.take() {
+                self.current = Some(tree);
+                return Some(Ok(tag));
+            }
+            let Some(found) = tree.walk.next() else { continue };
+            let chosen = match found {
+                Ok(found) => {
+                    let chosen = self.choose(&mut tree, &found);
+                    // Of a directory that has vanished the walk would only say once more that it cannot be listed.
+                    if found.file_type().is_dir() && !matches!(chosen, Ok(Choice::Take(_))) {
+                        tree.walk.skip_current_dir();
+                    }
+                    chosen
                 }
-                Ok((!left_out).then_some((found, metadata?)))
-            });
-            self.current = Some((root, walk));
-            match looked {
-                Ok(None) => {}
-                Ok(Some((found, metadata))) => {
-                    let name = name_in(root, found.path());
-                    return Some(Ok(Entry { name, depth: found.depth(), path: found.into_path(), metadata }));
-                }
-                Err(error) => return Some(Err((error.path().unwrap_or(&root.path).to_path_buf(), why(error)))),
+                Err(error) => Err(unseen(tree.root, error)),
+            };
+            self.current = Some(tree);
+            match chosen {
+                Ok(Choice::LeaveOut) => {}
+                Ok(Choice::Take(entry) | Choice::TakeAlone(entry)) => return Some(Ok(entry)),
+                Err(unseen) => return Some(Err(unseen)),
             }
         }
     }
+}
+
+/// The tag of a cache directory, as an entry of its own.
+fn tag_in(dir: &Entry) -> Option<Entry> {
+    let path = dir.path.join(TAG_NAME);
+    let metadata = std::fs::symlink_metadata(&path).ok()?;
+    Some(Entry { name: [dir.name.as_slice(), b"/", TAG_NAME.as_bytes()].concat(), depth: dir.depth + 1, path, metadata })
+}
+
+fn unseen(root: &Root, error: walkdir::Error) -> Unseen {
+    (error.path().unwrap_or(&root.path).to_path_buf(), why(error))
 }
 
 fn name_in(root: &Root, path: &Path) -> Vec<u8> {

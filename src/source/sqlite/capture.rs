@@ -48,8 +48,8 @@ impl CapturedFile {
     }
 
     /// Attributes of the main file.
-    pub fn meta(&self) -> FileMeta {
-        self.meta
+    pub fn meta(&self) -> &FileMeta {
+        &self.meta
     }
 
     /// The image, readable until [`CapturedFile::finish`]; `None` if the database is unchanged since the known stamp. The image of a
@@ -203,7 +203,7 @@ fn finish_opening(
     opened: &mut impl Iterator<Item = (Member, (Hold, FilesState))>,
     now: SystemTime,
 ) -> Result<CapturedFile> {
-    let (path, meta) = (candidate.path.to_path_buf(), candidate.meta);
+    let (path, meta) = (candidate.path.to_path_buf(), candidate.meta.clone());
     if let Some((facts, stamp)) = candidate.unchanged {
         return Ok(CapturedFile { path, facts, meta, stamp: Some(stamp.clone()), open: None });
     }

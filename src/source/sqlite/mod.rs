@@ -178,7 +178,7 @@ impl Capture for SqliteCapture {
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
         let Some((name, file)) = self.waiting.pop_front().and_then(|index| self.files.get(index)) else { return Ok(None) };
         let body = file.pages().map_or(Body::Unchanged, Body::Pages);
-        Ok(Some(CapturedStream { name: name.clone(), kind: EntryKind::Sqlite(file.facts()), meta: Some(file.meta()), body }))
+        Ok(Some(CapturedStream { name: name.clone(), kind: EntryKind::Sqlite(file.facts()), meta: Some(file.meta().clone()), body }))
     }
 
     fn unreadable(&mut self, error: Error) -> Result<()> {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::explain::beside;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{FileMeta, SqliteFacts};
-use crate::source::Stamp;
-use crate::source::stamp::{FileState, STAMP_BYTES_MAX, is_fresh, is_local, meta_of, to_ns};
+use crate::source::stamp::{FileState, STAMP_BYTES_MAX, is_fresh, is_local, to_ns};
+use crate::source::{Stamp, attributes};
 
 /// Version of the encoding below; a stamp of another one is no stamp.
 const STAMP_VERSION: u8 = 1;
@@ -105,7 +105,8 @@ pub(super) fn observe(path: &Path) -> Result<(FilesState, FileMeta, u64)> {
         return Err(Error::source(path, "not a regular file, so not a database"));
     }
     let state = FilesState { main: FileState::of(&metadata), wal: state_beside(path, "-wal")?, journal: state_beside(path, "-journal")? };
-    Ok((state, meta_of(&metadata), metadata.nlink()))
+    let meta = attributes::seen(path, &metadata).unwrap_or_else(|_| attributes::narrow(&metadata));
+    Ok((state, meta, metadata.nlink()))
 }
 
 fn state_beside(path: &Path, suffix: &str) -> Result<Option<FileState>> {

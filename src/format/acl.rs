@@ -1,0 +1,108 @@
+//! Access control lists as Linux stores them: <https://man7.org/linux/man-pages/man5/acl.5.html>, and `linux/posix_acl_xattr.h` for the bytes.
+//!
+//! With such a list the group bits of a file's mode are the list's mask: the most that any entry but the owner's and that for others gives. So the
+//! mode alone says less than the list, and often gives the owning group more.
+
+use super::Malformed;
+use super::wire::Input;
+
+/// The version at the start of a list (POSIX_ACL_XATTR_VERSION).
+const VERSION: u32 = 2;
+
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// Read, write and execute.
+const ALL: u32 = 0o7;
+
+/// What a mode can say of a list.
+struct Classes {
+    /// What the owning group has.
+    group: u32,
+    /// What others have.
+    other: u32,
+    /// The least that a user has who is named.
+    users: u32,
+    /// The least that a group has that is named.
+    groups: u32,
+}
+
+/// The mode of a file that had this mode and this list and is to have the mode alone: nobody gets more than both gave together. The owning group and
+/// others get what the list gave them, but no more than anyone named in it had, because without the list whoever was named is one of them. A list that
+/// cannot be read leaves only the owner's bits.
+pub fn narrowed(mode: u32, acl: &[u8]) -> u32 {
+    let (group, other) = match classes(acl) {
+        Ok(classes) => (classes.group & classes.users, classes.other & classes.users & classes.groups),
+        Err(_) => (0, 0),
+    };
+    mode & (!0o077 | group << 3 | other)
+}
+
+fn classes(acl: &[u8]) -> Result<Classes, Malformed> {
+    let mut input = Input::new(acl);
+    if input.u32()? != VERSION {
+        return Err(Malformed::newer("a version of access control lists"));
+    }
+    let (mut group, mut other, mut mask) = (None, None, ALL);
+    let (mut users, mut groups) = (ALL, ALL);
+    while !input.rest().is_empty() {
+        let (tag, bits, _id) = (input.u16()?, u32::from(input.u16()?), input.u32()?);
+        match tag {
+            USER_OBJ => {}
+            USER => users &= bits,
+            GROUP_OBJ => group = Some(bits),
+            GROUP => groups &= bits,
+            MASK => mask = bits,
+            OTHER => other = Some(bits),
+            _ => return Err(Malformed::new("an entry of an unknown sort")),
+        }
+    }
+    match (group, other) {
+        (Some(group), Some(other)) => {
+            Ok(Classes { group: group & mask & ALL, other: other & ALL, users: users & mask, groups: groups & mask })
+        }
+        _ => Err(Malformed::new("the owning group or others have no entry")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acl(entries: &[(u16, u16)]) -> Vec<u8> {
+        let mut bytes = VERSION.to_le_bytes().to_vec();
+        for (tag, bits) in entries {
+            bytes.extend([tag.to_le_bytes(), bits.to_le_bytes()].concat());
+            bytes.extend(7u32.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn nobody_gets_more_than_the_list_gave() {
+        let cases: [(&[(u16, u16)], u32, u32); 8] = [
+            // The mask shows as the group's bits, though the group has nothing.
+            (&[(USER_OBJ, 6), (USER, 6), (GROUP_OBJ, 0), (MASK, 6), (OTHER, 0)], 0o660, 0o600),
+            (&[(USER_OBJ, 6), (USER, 6), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 0)], 0o660, 0o640),
+            (&[(USER_OBJ, 6), (USER, 6), (GROUP_OBJ, 6), (MASK, 4), (OTHER, 4)], 0o644, 0o644),
+            // Somebody is shut out by name, who without the list would be one of the group or of the others.
+            (&[(USER_OBJ, 6), (USER, 0), (GROUP_OBJ, 4), (MASK, 4), (OTHER, 4)], 0o644, 0o600),
+            (&[(USER_OBJ, 6), (GROUP, 0), (GROUP_OBJ, 4), (MASK, 4), (OTHER, 4)], 0o644, 0o640),
+            (&[(USER_OBJ, 7), (GROUP_OBJ, 5), (OTHER, 5)], 0o755, 0o755),
+            (&[(USER_OBJ, 6), (USER, 7), (GROUP_OBJ, 4), (MASK, 7), (OTHER, 0)], 0o2670, 0o2640),
+            (&[(USER_OBJ, 6)], 0o666, 0o600),
+        ];
+        for (entries, mode, expected) in cases {
+            assert_eq!(narrowed(mode, &acl(entries)), expected, "{entries:?}");
+        }
+        let whole = acl(&[(USER_OBJ, 6), (GROUP_OBJ, 4), (OTHER, 4)]);
+        for len in 0..whole.len() {
+            assert_eq!(narrowed(0o644, whole.get(..len).unwrap_or_default()), 0o600, "cut at {len}");
+        }
+        assert_eq!(narrowed(0o644, &acl(&[(0x40, 7), (GROUP_OBJ, 4), (OTHER, 4)])), 0o600);
+    }
+}

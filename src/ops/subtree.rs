@@ -1,0 +1,130 @@
+//! A part of a snapshot: one directory with all that is below it, or one stream by any of its names.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::format::snapshot::{EntryKind, FileMeta, StreamEntry};
+
+/// A directory of a snapshot as a listing of its own.
+#[derive(Debug)]
+pub(super) struct Subtree {
+    /// Its attributes, if they were recorded.
+    pub meta: Option<FileMeta>,
+    /// What is below it, named from there. Files whose first names are elsewhere have their bytes here.
+    pub entries: Vec<StreamEntry>,
+}
+
+/// A name as it stands in a listing: slashes at its end say that a directory is meant.
+pub(super) fn trimmed(name: &[u8]) -> &[u8] {
+    let len = name.iter().rposition(|&c| c != b'/').map_or(0, |last| last + 1);
+    name.get(..len).unwrap_or_default()
+}
+
+/// Whether a name is that of a directory: of an entry, or only of what is below it.
+pub fn is_directory(listing: &[StreamEntry], name: &[u8]) -> bool {
+    let name = trimmed(name);
+    !name.is_empty()
+        && listing.iter().any(|entry| entry.name == name && entry.kind == EntryKind::Directory || below(&entry.name, name).is_some())
+}
+
+/// The directory of this name; `None` if there is none.
+pub(super) fn subtree(listing: &[StreamEntry], name: &[u8]) -> Option<Subtree> {
+    let name = trimmed(name);
+    if !is_directory(listing, name) {
+        return None;
+    }
+    let meta = listing.iter().find(|entry| entry.name == name).and_then(|entry| entry.meta.clone());
+    let mut entries: Vec<StreamEntry> = Vec::new();
+    // By the name elsewhere, the first name here.
+    let mut moved: HashMap<&[u8], Vec<u8>> = HashMap::new();
+    for entry in listing {
+        let Some(short) = below(&entry.name, name).map(<[u8]>::to_vec) else { continue };
+        let entry = match &entry.kind {
+            EntryKind::HardLink(other) => match (below(other, name), moved.get(other.as_slice())) {
+                (Some(here), _) => StreamEntry { kind: EntryKind::HardLink(here.to_vec()), ..entry.clone() },
+                (None, Some(first)) => StreamEntry { kind: EntryKind::HardLink(first.clone()), ..entry.clone() },
+                (None, None) => {
+                    moved.insert(other, short.clone());
+                    listing.iter().find(|first| first.name == *other).unwrap_or(entry).clone()
+                }
+            },
+            _ => entry.clone(),
+        };
+        entries.push(StreamEntry { name: short, ..entry });
+    }
+    Some(Subtree { meta, entries })
+}
+
+/// The entry that has the bytes of this name. Of a file with several names that is the first.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is none of this name, [`Error::InvalidArgument`] if it has no bytes: a directory, a link.
+pub(super) fn with_bytes<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> {
+    let shown = String::from_utf8_lossy(name);
+    let find = |name: &[u8]| listing.iter().find(|entry| entry.name == name);
+    let found = find(name).and_then(|entry| match &entry.kind {
+        EntryKind::HardLink(first) => find(first),
+        _ => Some(entry),
+    });
+    match found.map(|entry| (&entry.kind, entry)) {
+        Some((EntryKind::Sqlite(_) | EntryKind::File, entry)) => Ok(entry),
+        Some((EntryKind::Symlink(target), _)) => {
+            let target = String::from_utf8_lossy(target);
+            Err(Error::InvalidArgument(format!("{shown} is a symbolic link to {target}, which has no bytes of its own")))
+        }
+        _ if is_directory(listing, name) => {
+            Err(Error::InvalidArgument(format!("{shown} is a directory; `restore SNAP {shown}=DIR` gives back all that is in it")))
+        }
+        _ => {
+            let some: Vec<_> = listing.iter().take(8).map(|entry| String::from_utf8_lossy(&entry.name)).collect();
+            let more = if listing.len() > some.len() { ", ..." } else { "" };
+            Err(Error::NotFound { what: format!("stream {shown} (the snapshot has: {}{more})", some.join(", ")) })
+        }
+    }
+}
+
+/// What follows a directory in a name below it.
+fn below<'n>(name: &'n [u8], dir: &[u8]) -> Option<&'n [u8]> {
+    name.strip_prefix(dir)?.strip_prefix(b"/").filter(|rest| !rest.is_empty())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::format::snapshot::StreamRoot;
+
+    fn entry(name: &str, kind: EntryKind) -> StreamEntry {
+        let root = StreamRoot { len: 0, levels: 0, top: None };
+        StreamEntry { name: name.into(), kind, root, meta: None, tables: Vec::new() }
+    }
+
+    #[test]
+    fn links_out_of_a_directory_get_their_bytes() {
+        let link = |to: &str| EntryKind::HardLink(to.into());
+        let listing = [
+            entry("a/first", EntryKind::File),
+            entry("ab", EntryKind::File),
+            entry("b", EntryKind::Directory),
+            entry("b/1", link("a/first")),
+            entry("b/2", link("a/first")),
+            entry("b/own", EntryKind::File),
+            entry("b/sub/3", link("b/own")),
+        ];
+        let names = |name: &str| -> Option<Vec<(String, EntryKind)>> {
+            let entries = subtree(&listing, name.as_bytes())?.entries.into_iter();
+            Some(entries.map(|entry| (String::from_utf8(entry.name).unwrap(), entry.kind)).collect())
+        };
+        let own = |name: &str, kind| (name.to_owned(), kind);
+        let expected = vec![own("1", EntryKind::File), own("2", link("1")), own("own", EntryKind::File), own("sub/3", link("own"))];
+        assert_eq!(names("b"), Some(expected.clone()));
+        assert_eq!(names("b//"), Some(expected));
+        assert_eq!(names("a"), Some(vec![own("first", EntryKind::File)]), "without an entry of its own");
+        for none in ["ab", "", "/", "c", "b/1", "b/su"] {
+            assert_eq!(names(none), None, "{none}");
+        }
+        assert_eq!(with_bytes(&listing, b"b/2").unwrap().name, b"a/first");
+        assert!(matches!(with_bytes(&listing, b"b/sub"), Err(Error::InvalidArgument(text)) if text.contains("directory")));
+        assert!(matches!(with_bytes(&listing, b"b/x"), Err(Error::NotFound { .. })));
+    }
+}
