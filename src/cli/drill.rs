@@ -40,7 +40,7 @@ const REPORT_MODE: u32 = 0o666;
                   A snapshot that passes is marked as verified.\n\
                   A PostgreSQL snapshot is restored to a server that is made for it from installed programs (initdb, postgres), with the roles of globals.sql, \
                   and gone at the end; or, with --dsn, as a database of another name on a server that is there, dropped at the end. Rows are counted and compared \
-                  by dumping it once more, indexes and tables are looked through by amcheck.\n\
+                  by dumping it once more, indexes and tables are looked through by amcheck. As root the server runs as user nobody: what the dump has run has no rights.\n\
                   Without SNAP: makes a small store of its own (memories with full-text recall, a model registry with its history), backs it up, changes it, \
                   backs it up again, restores both states and asks them what their users would ask. The repository is not used.\n\n\
                   Exits with 4 if a check fails.\n\n\
@@ -309,6 +309,9 @@ impl Done {
                 let line =
                     format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
                 text.push_str(&(printable(&line).replace('\n', "\\n") + "\n"));
+            }
+            if let Some(user) = &report.server_user {
+                text.push_str(&printable(&format!("  on a server of its own, run by user {user}\n")));
             }
             text.push_str(&format!(
                 "  recovery took {}: restore {}, checks {}\n",

@@ -59,25 +59,28 @@ pub(crate) fn server_dir() -> PathBuf {
     variable("TMPDIR").map_or_else(|| if disk.is_dir() { disk.to_path_buf() } else { "/tmp".into() }, PathBuf::from)
 }
 
-/// Whom a PostgreSQL server has to be run as, if this process may not run one: root may not. The packages of PostgreSQL make this account.
+/// Whom a PostgreSQL server has to be run as, if this process may not run one: root may not. A dump can have programs run by its server, so it is somebody
+/// without rights, if there is one; else the account that the packages of PostgreSQL make, to which other servers' data may belong.
 pub(crate) fn server_account() -> Result<Option<Account>, Failure> {
-    const NAME: &str = "postgres";
+    const NAMES: [&str; 2] = ["nobody", "postgres"];
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = accounts.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let is_it = fields.next()? == NAME;
-        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-        (is_it && uid != 0).then(|| Account { name: NAME.to_owned(), uid, gid })
-    });
+    let account = |wanted: &str| {
+        accounts.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let is_it = fields.next()? == wanted;
+            let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+            (is_it && uid != 0).then(|| Account { name: wanted.to_owned(), uid, gid })
+        })
+    };
     let none = || {
         Failure::failed(
-            "PostgreSQL does not run as root, and there is no user postgres to run it: drill as another user, or name a server with --dsn",
+            "PostgreSQL does not run as root, and there is no user nobody or postgres to run it: drill as another user, or name a server with --dsn",
         )
     };
-    found.map(Some).ok_or_else(none)
+    NAMES.into_iter().find_map(account).map(Some).ok_or_else(none)
 }
 
 /// This machine's name.

@@ -9,6 +9,7 @@ use icecore::repo::Repository;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::secrets::hidden;
 use super::{environment, time};
 
 /// What a command has to tell, filled in as it goes.
@@ -53,8 +54,8 @@ pub(crate) fn journaled(
         duration: started.elapsed(),
         source: story.source,
         snapshots: story.snapshots,
-        detail,
-        facts: story.facts,
+        detail: hidden(&detail),
+        facts: story.facts.into_iter().map(|(name, value)| (name, hidden(&value))).collect(),
     };
     if let Err(error) = record(repo, &event, &author()) {
         context.output.warn(&format!("the journal could not be written: {error}"));

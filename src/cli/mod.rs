@@ -28,6 +28,7 @@ mod prune;
 mod repair;
 mod restore;
 mod scrub;
+mod secrets;
 mod server;
 mod signals;
 mod stats;
@@ -103,6 +104,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if !asked_for && std::env::args_os().any(|arg| arg == OsStr::new("--json")) {
         let text = error.render().to_string();
         output::failure_as_json(&Failure::usage(text.trim_end().strip_prefix("error: ").unwrap_or(text.trim_end())));
+    } else if !asked_for && secrets::hidden(&error.render().to_string()) != error.render().to_string() {
+        // Without colours, as one of the arguments is changed.
+        output::to_stderr(secrets::hidden(&error.render().to_string()).trim_end());
     } else if let Err(failed) = error.print()
         && failed.kind() != std::io::ErrorKind::BrokenPipe
     {

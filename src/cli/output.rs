@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::args::Global;
 use super::exit::Failure;
+use super::secrets::hidden;
 
 /// The version of all JSON documents. It grows when a field changes its meaning or goes; readers ignore fields that they do not know.
 pub(crate) const SCHEMA: u32 = 1;
@@ -54,7 +55,7 @@ impl Output {
         match () {
             () if failure.message.is_empty() => {}
             () if self.json => failure_as_json(failure),
-            () => to_stderr(&format!("error: {}", printable(&failure.message))),
+            () => to_stderr(&format!("error: {}", printable(&hidden(&failure.message)))),
         }
     }
 
@@ -74,6 +75,7 @@ impl Output {
 
     /// A line for standard error that says what the user should know.
     pub(crate) fn warning_line(&self, message: &str) -> String {
+        let message = &hidden(message);
         match self.json {
             true => serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string(),
             false => format!("warning: {}", printable(message)),
@@ -83,12 +85,12 @@ impl Output {
 
 /// One line of JSON on standard error.
 pub(crate) fn failure_as_json(failure: &Failure) {
-    let error = serde_json::json!({ "code": failure.code, "message": failure.message, "exit_code": failure.exit as u8 });
+    let error = serde_json::json!({ "code": failure.code, "message": hidden(&failure.message), "exit_code": failure.exit as u8 });
     to_stderr(&serde_json::json!({ "schema": SCHEMA, "error": error }).to_string());
 }
 
 /// Where standard error is closed there is nobody to tell.
-fn to_stderr(line: &str) {
+pub(crate) fn to_stderr(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 

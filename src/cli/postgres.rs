@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use icecore::ops::journal::Operation;
 use icecore::repo::Repository;
-use icecore::source::postgres::{Conninfo, LOCK_WAIT, PostgresOptions, PostgresSource};
+use icecore::source::postgres::{Conninfo, Databases, LOCK_WAIT, PostgresOptions, PostgresSource};
 use serde::Serialize;
 
 use super::args::RecordArgs;
@@ -21,7 +21,8 @@ use super::{environment, time};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Connection settings mean what they mean to psql: a URI, `key=value` settings or a database's name, the variables PGHOST and so on, a \
-                  service file, ~/.pgpass. A password in --dsn can be seen in the list of processes; the other ways keep it out of there.\n\n\
+                  service file, ~/.pgpass. A password in --dsn can be seen in the list of processes; the other ways keep it out of there. In a URI \
+                  it has to be percent-encoded (@ is %40).\n\n\
                   Streams: DATABASE.pgdump (for pg_restore), schema.sql, globals.sql, and tables.tsv with the rows and a checksum of each table. With --jobs \
                   the dump is a directory, DATABASE.pgdir/ (for pg_restore -Fd), with a stream for each table.\n\n\
                   Examples:\n  icecore backup postgres --dsn postgresql://backup@db.example.org/brainstem\n  \
@@ -42,7 +43,7 @@ pub(crate) struct PostgresArgs {
     /// Only globals.sql: roles and tablespaces
     #[arg(long, conflicts_with = "all_databases")]
     pub(crate) globals_only: bool,
-    /// One snapshot of each database of the server, all with one tag
+    /// One snapshot of each database of the server but template0 and template1, all with one tag
     #[arg(long, conflicts_with = "source")]
     pub(crate) all_databases: bool,
     /// How long to wait for a locked table, seconds; others who want it wait as long
@@ -70,12 +71,19 @@ struct AllDone {
     tag: String,
     snapshots: Vec<Done>,
     failed: Vec<FailedView>,
+    passed_over: Vec<PassedOver>,
 }
 
 #[derive(Serialize)]
 struct FailedView {
     database: String,
     error: String,
+}
+
+#[derive(Serialize)]
+struct PassedOver {
+    database: String,
+    reason: String,
 }
 
 /// `backup postgres`.
@@ -128,8 +136,8 @@ fn one(
 }
 
 /// The databases of the server. In the journal only if it does not say.
-fn databases(context: &Context<'_>, repo: &Repository, options: &PostgresOptions) -> Result<Vec<String>, Failure> {
-    let mut databases = Vec::new();
+fn databases(context: &Context<'_>, repo: &Repository, options: &PostgresOptions) -> Result<Databases, Failure> {
+    let mut databases = Databases::default();
     journaled(context, repo, Operation::Backup, |story| {
         story.detail = format!("all databases, from {}", options.conninfo.label());
         databases = PostgresSource::connect(options.clone())?.databases()?;
@@ -141,11 +149,15 @@ fn databases(context: &Context<'_>, repo: &Repository, options: &PostgresOptions
 
 /// One database after the other, each with an entry in the journal; one that fails does not stop those after it.
 fn all(context: &Context<'_>, repo: &Repository, options: &PostgresOptions, record: &RecordArgs) -> Result<AllDone, Failure> {
-    let databases = databases(context, repo, options)?;
+    let Databases { names, passed_over } = databases(context, repo, options)?;
+    let passed_over: Vec<PassedOver> = passed_over.into_iter().map(|(database, reason)| PassedOver { database, reason }).collect();
+    for PassedOver { database, reason } in &passed_over {
+        context.output.warn(&format!("database {database} is passed over: {reason}"));
+    }
     let tag = format!("all-databases-{}", time::utc(time::now_ns()));
     let record = RecordArgs { tags: record.tags.iter().cloned().chain([tag.clone()]).collect(), source: None, time: record.time.clone() };
-    let mut done = AllDone { tag, snapshots: Vec::new(), failed: Vec::new() };
-    for database in databases {
+    let mut done = AllDone { tag, snapshots: Vec::new(), failed: Vec::new(), passed_over };
+    for database in names {
         let options = PostgresOptions { conninfo: options.conninfo.with_database(&database), ..options.clone() };
         let mut taken = None;
         let ended =

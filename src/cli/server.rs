@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use icecore::ops::journal::Operation;
 use icecore::ops::postgres::{
-    Dump, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
+    Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
+    slots_text,
 };
 use icecore::progress::Monitor;
 use icecore::source::Environment;
@@ -27,6 +28,9 @@ snapshot; only then it takes the name. Any failure before that leaves the old on
 sessions that are connected) is looked for first. --dsn names the same database, or `postgres` to connect to; settings mean what they mean to psql.
 A database of the name given with --as is replaced only if --dsn names it too.
 
+If something cannot be restored, it is named and nothing is changed. With --keep-going --as NAME all the rest becomes a database of that name, what is
+missing is listed, and the exit code is 3.
+
 Roles and tablespaces belong to the server, not to a database. On a new server, first:
   icecore dump SNAP globals.sql | psql -d postgres
 
@@ -42,6 +46,7 @@ Examples:
   icecore restore --from-dir /srv/artefacts/brain memory.db=/var/lib/app/memory.db
   icecore restore latest --dsn postgresql://admin@db.example.org/brainstem --jobs 4
   icecore restore latest --dsn postgresql://admin@db.example.org/postgres --as brainstem_yesterday
+  icecore restore latest --dsn postgresql://admin@db.example.org/postgres --as brainstem_rest --keep-going
   icecore restore latest --dsn postgresql://admin@db.example.org/brainstem --table public.users
   icecore restore --from-file brainstem.pgdump --dsn postgresql://admin@db.example.org/postgres";
 
@@ -61,7 +66,7 @@ pub(crate) struct ServerArgs {
     /// The new database's name; with --table the new table's
     #[arg(long = "as", value_name = "NAME", requires = "dsn")]
     pub(crate) name: Option<String>,
-    /// Only this table
+    /// Only this table; names as they are, or each in double quotes as in SQL
     #[arg(long, value_name = "SCHEMA.NAME", requires = "dsn")]
     pub(crate) table: Option<String>,
     /// Tables and indexes that are loaded at once; with more than one, or if it was backed up so, a snapshot's dump is written to a private place first
@@ -85,6 +90,9 @@ pub(crate) struct ServerArgs {
     /// Do not dump the new database to compare it
     #[arg(long, requires = "dsn")]
     pub(crate) no_verify: bool,
+    /// Where something cannot be restored, go on with all the rest, list it, and exit with 3; into a database of another name only
+    #[arg(long, requires_all = ["dsn", "name"], conflicts_with = "table")]
+    pub(crate) keep_going: bool,
     /// The directory of pg_restore and pg_dump [default: the first on PATH or in Debian's directories that is as new as the server]
     #[arg(long, value_name = "DIR", requires = "dsn")]
     pub(crate) pg_bin: Option<PathBuf>,
@@ -103,6 +111,8 @@ struct Done {
     dump_bytes: u64,
     verified: bool,
     differing: Vec<String>,
+    failed: Vec<FailedObject>,
+    slots: Vec<String>,
     duration_ms: f64,
     #[serde(skip)]
     from: String,
@@ -188,16 +198,24 @@ fn load(
         no_privileges: server.no_privileges,
         no_tablespaces: server.no_tablespaces,
         verify: !server.no_verify,
+        keep_going: server.keep_going,
     };
     let restored = restore_database(dump, &options, &progress)?;
+    let exit = if restored.failed.is_empty() { Exit::Done } else { Exit::Incomplete };
+    if !restored.slots.is_empty() {
+        progress.warn(&slots_text(&restored.name, &restored.slots));
+    }
+    for failed in &restored.failed {
+        progress.warn(&format!("not restored: {}: {}", failed.object, failed.reason));
+    }
     drop(progress);
     context.output.report(&Done::of(restored, from, ms()), Done::text)?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 impl Done {
     fn of(restored: RestoredDatabase, from: Origin, duration_ms: f64) -> Self {
-        let RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing } = restored;
+        let RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing, failed, slots } = restored;
         Done {
             snapshot: from.snapshot,
             database: name,
@@ -209,6 +227,8 @@ impl Done {
             dump_bytes,
             verified,
             differing,
+            failed,
+            slots,
             duration_ms,
             from: from.name,
         }
@@ -228,7 +248,11 @@ impl Done {
         }
         let (tables, rows) = (count(self.tables, "table"), count(self.rows, "row"));
         let objects = if self.large_objects > 0 { format!(", {}", count(self.large_objects, "large object")) } else { String::new() };
-        let verified = if self.verified { "verified" } else { "not verified" };
+        let verified = match (self.verified, self.failed.len() as u64) {
+            (true, 0) => "verified".to_owned(),
+            (false, 0) => "not verified".to_owned(),
+            (_, failed) => format!("but for {}", count(failed, "thing")),
+        };
         let (server, from, took) = (printable(&self.server), printable(&self.from), output::duration(self.duration_ms));
         text.push_str(&format!("restored {server} from {from}: {tables}, {rows}{objects}, {verified}, in {took}\n"));
         text

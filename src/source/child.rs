@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{BufRead, Read};
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::program::{Program, failure, wait_for};
+use super::program::{Pipe, Program, failure, wait_for};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
@@ -30,7 +30,7 @@ pub(crate) struct Running<T> {
     name: String,
     program: Program,
     watch: Option<JoinHandle<T>>,
-    messages: Messages,
+    messages: Messages<String>,
 }
 
 /// What a program has left behind.
@@ -59,7 +59,7 @@ impl<T: Send + 'static> Running<T> {
             // A smaller pipe only makes the program wait more often.
             let _ = rustix::pipe::fcntl_setpipe_size(stdout, PIPE_LEN);
         }
-        let messages = Messages::collect(&mut program).map_err(failed)?;
+        let messages = Messages::collect(&mut program, collect).map_err(failed)?;
         let input = stdout.map(|stdout| Box::new(stdout) as Box<dyn Read + Send>);
         let (watching, output) = watched(input, watch).map_err(failed)?;
         Ok((Running { name: name.to_owned(), program, watch: Some(watching), messages }, output))
@@ -95,21 +95,21 @@ impl<T: Send + 'static> Running<T> {
 }
 
 /// What a program writes to its standard error, collected while it runs.
-pub(crate) struct Messages(Option<JoinHandle<String>>);
+pub(crate) struct Messages<T>(Option<JoinHandle<T>>);
 
-impl Messages {
-    /// Begins to collect. The pipe is to be there.
+impl<T: Default + Send + 'static> Messages<T> {
+    /// Begins to collect, by `read`, which reads to the end. The program must have been started with a pipe for its standard error.
     ///
     /// # Errors
     /// Those of starting a thread.
-    pub(crate) fn collect(program: &mut Program) -> std::io::Result<Self> {
+    pub(crate) fn collect(program: &mut Program, read: impl FnOnce(Pipe<ChildStderr>) -> T + Send + 'static) -> std::io::Result<Self> {
         let stderr = program.stderr();
         let thread = std::thread::Builder::new().name("messages".to_owned());
-        thread.spawn(move || stderr.map(collect).unwrap_or_default()).map(|thread| Messages(Some(thread)))
+        thread.spawn(move || stderr.map(read).unwrap_or_default()).map(|thread| Messages(Some(thread)))
     }
 
     /// All of it, once the program has ended.
-    pub(crate) fn take(&mut self) -> String {
+    pub(crate) fn take(&mut self) -> T {
         self.0.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }

@@ -131,7 +131,7 @@ fn globals_alone_and_all_databases() {
     let tagged = place.json(["snapshots", "--tag", &tag])["snapshots"].as_array().unwrap().len();
     assert_eq!(tagged, 3, "two, and the database postgres");
     let fields: Vec<String> = run.json().as_object().unwrap().keys().cloned().collect();
-    assert_eq!(fields, ["failed", "schema", "snapshots", "tag"], "as docs/json.md says");
+    assert_eq!(fields, ["failed", "passed_over", "schema", "snapshots", "tag"], "as docs/json.md says");
     let log = place.json(["log"])["entries"].as_array().unwrap().clone();
     assert!(log.iter().all(|entry| entry["operation"] == "backup" && entry["outcome"] == "done"), "{log:?}");
     assert_eq!(log.len(), 4, "one for each snapshot");

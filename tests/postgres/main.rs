@@ -8,8 +8,11 @@ mod conninfo;
 mod drill;
 mod failures;
 mod harness;
+mod keep_going;
+mod lacking;
 mod parallel;
 mod parallel_failures;
+mod passwords;
 mod restore;
 mod restore_failures;
 #[path = "../support/run.rs"]
@@ -17,9 +20,12 @@ mod run;
 #[path = "../support/script.rs"]
 mod script;
 mod server;
+mod settings;
 mod stopping;
 #[path = "../cli/support.rs"]
 #[allow(dead_code)]
 mod support;
+mod table_names;
+mod trust;
 #[path = "../support/wait.rs"]
 mod wait;

@@ -280,6 +280,7 @@ fn restores_of_one_second_have_names_of_their_own() {
         no_privileges: false,
         no_tablespaces: false,
         verify: true,
+        keep_going: false,
     };
     // One that was killed, whatever it had made.
     let killed = format!("{name}_restoring_20261123t031500z");

@@ -102,6 +102,21 @@ impl Server {
         server
     }
 
+    /// A standby of it.
+    pub fn standby(&self) -> Server {
+        let (bin, dir) = (self.bin.clone(), TempDir::with_prefix(format!("icecore-pg{}-", self.version)).unwrap().keep());
+        if rustix::process::getuid().is_root() {
+            must(Command::new("chown").arg("postgres:postgres").arg(&dir).output().unwrap(), "chown");
+        }
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut copy = unprivileged(&bin.join("pg_basebackup"));
+        copy.arg("-D").arg(dir.join("data")).args(["-R", "-c", "fast", "--no-sync", "-U", "postgres", "-h"]).arg(&self.dir);
+        must(copy.args(["-p", &self.port.to_string()]).current_dir(&dir).output().unwrap(), "pg_basebackup");
+        let server = Server { version: self.version, _watch: watch(&bin, &dir), bin, dir, port: free_port(), listen: "" };
+        server.control("start");
+        server
+    }
+
     /// Starts or stops it.
     pub fn control(&self, how: &str) {
         let options = format!(

@@ -75,6 +75,8 @@ pub struct Report {
     pub staging: String,
     /// Of a PostgreSQL database the server, with its version, if there was one that it could be restored to.
     pub server: Option<String>,
+    /// The user who ran the throw-away server, if there was one.
+    pub server_user: Option<String>,
     /// Its size.
     pub bytes: u64,
     /// How long the restore took, until all was durable.
@@ -99,6 +101,7 @@ impl Report {
             passed: true,
             staging,
             server: None,
+            server_user: None,
             bytes: record.logical_bytes,
             restore_ms: 0.0,
             verify_ms: 0.0,

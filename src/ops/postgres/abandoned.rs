@@ -9,9 +9,9 @@ use super::admin::Admin;
 use super::sql;
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
+use crate::source::postgres::connect::explain;
+use crate::source::postgres::{Connection, WORK_COMMENT as COMMENT};
 
-/// What the comment of a database of `pg_database` begins with, as SQL; the lock's number is its end.
-const COMMENT: &str = "format('icecore works on %s (%s) while it holds advisory lock ', datname, oid)";
 /// Databases with such a comment that nobody holds the lock of, and this role may drop. Locks of all databases are in `pg_locks`, whose columns have the halves
 /// of the number ("Advisory locks can be acquired on keys consisting of a single bigint value", PostgreSQL's documentation of `pg_locks`).
 const ABANDONED: &str = "SELECT datname::text FROM pg_database WHERE pg_has_role(datdba, 'MEMBER') \
@@ -63,5 +63,26 @@ pub(super) fn drop(admin: &mut Admin, database: &str, how: &str) -> Result<()> {
     if admin.is("SELECT datistemplate FROM pg_database WHERE datname = $1::text", &[database])? {
         admin.run(database, "cannot be dropped", &format!("ALTER DATABASE {name} IS_TEMPLATE false"))?;
     }
+    drop_subscriptions(admin, database)?;
     admin.run(database, "cannot be dropped", &format!("DROP DATABASE IF EXISTS {name}{how}"))
+}
+
+/// A database with subscriptions cannot be dropped. Their slots at the other end belong to the database that was dumped, so they are let go of first.
+fn drop_subscriptions(admin: &mut Admin, database: &str) -> Result<()> {
+    let query = "SELECT subname::text FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = $1::text)";
+    let names = admin.list(query, &[database])?;
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut connection = Connection::open(&admin.connection.conninfo.with_database(database))?;
+    // Event triggers of the database do not fire in this role. Only who may not set it has to do without.
+    let _ = connection.client.batch_execute("SET session_replication_role = replica");
+    for name in names.iter().map(|name| sql::quote(name)) {
+        for end in ["ALTER SUBSCRIPTION NAME DISABLE", "ALTER SUBSCRIPTION NAME SET (slot_name = NONE)", "DROP SUBSCRIPTION NAME"] {
+            let failed =
+                |e: postgres::Error| Error::destination(database, format!("its subscription {name} cannot be dropped: {}", explain(&e)));
+            connection.client.batch_execute(&end.replace("NAME", &name)).map_err(failed)?;
+        }
+    }
+    Ok(())
 }

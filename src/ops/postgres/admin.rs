@@ -9,9 +9,8 @@ use crate::source::postgres::{Connection, Conninfo};
 
 /// Databases that nearly every cluster has, to work from.
 const HOMES: [&str; 2] = ["postgres", "template1"];
-/// Nothing may end a session that waits while a dump is loaded, and databases are made in it whatever the role's own settings are.
-const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-                        SET default_transaction_read_only = off; SET client_min_messages = warning";
+/// Notices are of no use to anybody here.
+const SETTINGS: &str = "SET client_min_messages = warning";
 
 pub(super) struct Admin {
     pub(super) connection: Connection,

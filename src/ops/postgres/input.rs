@@ -34,6 +34,8 @@ pub struct Dump {
     /// Whether the sums of rows are those of a session that has the settings which icecore gives all of its own.
     pub(super) sums_hold: bool,
     facts: Vec<(String, String)>,
+    /// Why nothing proves that it is what was backed up, if so.
+    pub(in crate::ops) unproven: Option<&'static str>,
 }
 
 enum Place {
@@ -78,7 +80,8 @@ impl Dump {
             None => directory(&listing, reader)?,
         };
         let evidence = read_tables(repo, record, evidence)?;
-        Ok(Dump { name, len, evidence, sums_hold: true, facts: record.facts.clone(), place })
+        let unproven = (!repo.config().encrypted).then_some("this repository is not encrypted");
+        Ok(Dump { name, len, evidence, sums_hold: true, facts: record.facts.clone(), place, unproven })
     }
 
     /// A file that `pg_dump -Fc -Z0` wrote, or that was exported. If a `checksums.txt` beside it has its name, it is what that says. It is read to its end, so
@@ -100,7 +103,8 @@ impl Dump {
         let name = path.display().to_string();
         let path = std::fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
         let place = Place::File { file, path, looks: looks(&meta) };
-        let mut dump = Dump { place, name, len, evidence: Tables::default(), sums_hold: false, facts: Vec::new() };
+        let unproven = Some("this dump is a plain file");
+        let mut dump = Dump { place, name, len, evidence: Tables::default(), sums_hold: false, facts: Vec::new(), unproven };
         monitor.phase("reading the dump", Some(len));
         let archive = dump.parse(monitor, |input| archive::read(input, |_| ()))?;
         dump.evidence = Tables::of(&archive);
@@ -110,6 +114,11 @@ impl Dump {
     /// A fact of the snapshot.
     pub(super) fn fact(&self, name: &str) -> Option<&str> {
         self.facts.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All facts of the snapshot.
+    pub(super) fn facts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.facts.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// What makes its roles, for messages.

@@ -9,35 +9,49 @@ use std::process::{Command, Stdio};
 use tempfile::NamedTempFile;
 
 use super::ServerOptions;
+use super::failures::{FailedObject, Said};
 use super::input::{At, Dump};
 use super::making::Making;
+use super::preflight::some;
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::child;
 use crate::source::postgres::Tools;
+use crate::source::postgres::archive::Archive;
 use crate::source::postgres::spool::PrivateDir;
 use crate::source::program::{self, Program};
 
-/// Loads the dump into the new database: through a pipe, or with several jobs from a file: the one that it is, or one that only this user may read. One
-/// that is a directory becomes one again, in a private place.
-pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<()> {
+/// Loads the dump, of which `head` is the table of contents, into the new database: through a pipe, or with several jobs from a file: the one that it is, or
+/// one that only this user may read. One that is a directory becomes one again, in a private place. Gives what could not be loaded, if that is no failure.
+pub(super) fn load(
+    (dump, head): (&Dump, &Archive),
+    making: &Making<'_>,
+    tools: &Tools,
+    options: &ServerOptions,
+    monitor: &dyn Monitor,
+) -> Result<Vec<FailedObject>> {
     monitor.phase("loading", Some(dump.len));
-    let mut command = tools.command("pg_restore", &options.environment, &making.conninfo);
-    // Materialized views are computed as in a session of the database itself, whose settings may name a time zone.
-    command.env_remove("PGTZ");
+    let how = How { head, keep_going: options.keep_going, monitor };
+    let conninfo = making.connect()?.conninfo;
+    let mut command = tools.loader("pg_restore", &options.environment, &conninfo);
     // What is given here is taken for a connection string if it looks like one, so it is one.
     let database = making.conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
-    command.args(["--exit-on-error", "--no-password"]).arg(format!("--dbname=dbname='{database}'"));
-    let left_out =
-        [("--no-owner", options.no_owner), ("--no-privileges", options.no_privileges), ("--no-tablespaces", options.no_tablespaces)];
+    // Only then it says which object an error is about.
+    command.args(["--no-password", "--verbose"]).arg(format!("--dbname=dbname='{database}'"));
+    let left_out = [
+        ("--exit-on-error", !options.keep_going),
+        ("--no-owner", options.no_owner),
+        ("--no-privileges", options.no_privileges),
+        ("--no-tablespaces", options.no_tablespaces),
+    ];
     command.args(left_out.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option));
     if !dump.needs_room(options.jobs) {
-        return Loader::start(command.stdin(Stdio::piped()))?.run(Some(dump), monitor);
+        return Loader::start(command.stdin(Stdio::piped()))?.run(Some(dump), &how);
     }
     command.arg(format!("--jobs={}", options.jobs)).stdin(Stdio::null());
     let mut run = |path: &Path| {
         monitor.phase("loading", None);
-        Loader::start(command.arg(path))?.run(None, monitor)
+        Loader::start(command.arg(path))?.run(None, &how)
     };
     if let Some(files) = dump.files() {
         let spool = PrivateDir::create(&options.spool_dir)?;
@@ -45,7 +59,10 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
         return run(spool.path());
     }
     match dump.path() {
-        Some(path) => run(path).and_then(|()| dump.is_still_there()),
+        Some(path) => {
+            let failed = run(path)?;
+            dump.is_still_there().map(|()| failed)
+        }
         None => {
             let spool = spooled(dump, &options.spool_dir, monitor)?;
             run(spool.path())
@@ -53,10 +70,17 @@ pub(super) fn load(dump: &Dump, making: &Making<'_>, tools: &Tools, options: &Se
     }
 }
 
+/// How its end is judged.
+struct How<'a> {
+    head: &'a Archive,
+    keep_going: bool,
+    monitor: &'a dyn Monitor,
+}
+
 /// A running pg_restore. Dropping it ends it.
 struct Loader {
     program: Program,
-    messages: child::Messages,
+    messages: child::Messages<Said>,
 }
 
 fn failed(detail: impl std::fmt::Display) -> Error {
@@ -67,13 +91,13 @@ impl Loader {
     fn start(command: &mut Command) -> Result<Self> {
         let cannot = |e: std::io::Error| failed(format!("cannot be run: {e}"));
         let mut program = Program::start(command.stdout(Stdio::null()).stderr(Stdio::piped())).map_err(cannot)?;
-        let messages = child::Messages::collect(&mut program).map_err(cannot)?;
+        let messages = child::Messages::collect(&mut program, Said::read).map_err(cannot)?;
         Ok(Loader { program, messages })
     }
 
     /// Gives it the dump, if it reads that from a pipe, and waits for its end.
-    fn run(mut self, dump: Option<&Dump>, monitor: &dyn Monitor) -> Result<()> {
-        let pipe = self.program.stdin();
+    fn run(mut self, dump: Option<&Dump>, how: &How<'_>) -> Result<Vec<FailedObject>> {
+        let (pipe, monitor) = (self.program.stdin(), how.monitor);
         let (fed, ended) = std::thread::scope(|scope| {
             // A pipe that is full makes its writer wait, who could not be interrupted then.
             let feeder = scope.spawn(move || match (dump, pipe) {
@@ -82,29 +106,35 @@ impl Loader {
                 }
                 _ => Ok(()),
             });
-            let ended = self.wait(monitor);
+            let ended = self.wait(how);
             (feeder.join().unwrap_or(Err(Error::Poisoned)), ended)
         });
         match (fed, ended) {
             _ if monitor.cancelled() => Err(Error::Cancelled),
             // What it says of a pipe that it has closed is worth more; of a dump that could not be read to its end, that is why.
             (Ok(()) | Err(Error::Source { .. }), Err(error)) => Err(error),
-            (fed, _) => fed,
+            (fed, ended) => fed.and(ended),
         }
     }
 
-    fn wait(&mut self, monitor: &dyn Monitor) -> Result<()> {
+    fn wait(&mut self, how: &How<'_>) -> Result<Vec<FailedObject>> {
         // One that is told to stop closes its end of the pipe, so that whoever writes to it ends too.
-        let status = self.program.wait("pg_restore", monitor).inspect_err(|_| self.program.end())?;
-        let messages = self.messages.take();
-        let said = messages.trim_end();
-        match program::failure(status) {
-            None => {
-                said.lines().for_each(|line| monitor.warn(line));
-                Ok(())
-            }
-            Some(how) if said.is_empty() => Err(failed(how)),
-            Some(how) => Err(failed(format!("{how}: {said}{}", advice(said)))),
+        let status = self.program.wait("pg_restore", how.monitor).inspect_err(|_| self.program.end())?;
+        let said = self.messages.take();
+        let objects = said.failed(how.head);
+        let Some(ended) = program::failure(status) else {
+            said.other.lines().for_each(|line| how.monitor.warn(line));
+            return Ok(objects);
+        };
+        if how.keep_going && said.went_on {
+            said.other.lines().for_each(|line| how.monitor.warn(line));
+            return Ok(objects);
+        }
+        let told: Vec<String> = objects.iter().map(|object| format!("{} cannot be restored: {}", object.object, object.reason)).collect();
+        let told = if told.is_empty() { said.other.trim_end().to_owned() } else { some(&told) };
+        match told.is_empty() {
+            true => Err(failed(ended)),
+            false => Err(failed(format!("{ended}: {told}{}", advice(&told)))),
         }
     }
 }
@@ -121,6 +151,14 @@ fn advice(said: &str) -> &'static str {
             "\nrestore as a superuser, or leave out what this role may not make with --no-owner --no-privileges"
         }
         () if said.contains("No space left") => "\nthe server's disk is full",
+        () if said.contains("unsupported startup parameter") => {
+            "\na pooler refuses what pg_restore has to set: name the server itself in --dsn"
+        }
+        () if said.contains("does not exist") => {
+            "\nwhile a dump is loaded search_path is empty, so what a function of the database names without its schema is not found: give that function a \
+             search_path of its own in the dumped database (ALTER FUNCTION ... SET search_path); of this snapshot `--keep-going --as NAME` restores all the rest"
+        }
+        () if said.contains("cannot be restored: ") => "\n`--keep-going --as NAME` restores all the rest into a database of another name",
         () => "",
     }
 }

@@ -2,7 +2,7 @@
 
 use super::admin::Admin;
 use super::preflight::is_of_database;
-use super::{Names, ServerOptions, abandoned, sql};
+use super::{FailedObject, Names, ServerOptions, abandoned, sql};
 use crate::error::{Error, Result};
 use crate::ops::stoppable::stoppable;
 use crate::progress::Monitor;
@@ -43,7 +43,7 @@ impl<'a> Making<'a> {
         let database = head.entries.iter().find(|entry| entry.kind == "DATABASE");
         if let Some(owner) = database.map(|entry| &entry.owner).filter(|owner| !options.no_owner && !owner.is_empty()) {
             let text = format!("ALTER DATABASE {} OWNER TO {}", sql::quote(temporary), sql::quote(owner));
-            admin.run(temporary, "its owner cannot be set", &text)?;
+            self.now(admin, options, "its owner cannot be set", &text)?;
         }
         let about = head.entries.iter().filter(|entry| entry.kind != "DATABASE" && is_of_database(&entry.kind, &entry.name));
         for entry in about.filter(|entry| entry.kind != "ACL" || !options.no_privileges) {
@@ -52,13 +52,17 @@ impl<'a> Making<'a> {
             let (settings, later): (Vec<_>, Vec<_>) = statements.into_iter().partition(|text| is_setting(text));
             self.later.extend(later);
             for text in settings {
-                // Loading must not be stopped by a database that is meant for reading.
-                if text.contains("default_transaction_read_only") {
-                    let options = self.conninfo.options.take().unwrap_or_default();
-                    self.conninfo.options = Some(format!("{options} -c default_transaction_read_only=off"));
-                }
-                admin.run(temporary, "its settings cannot be set", &text)?;
+                self.now(admin, options, "its settings cannot be set", &text)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Runs a statement about the new database before it is loaded. If all is to be restored that can be, one that fails is tried again at the end, and told.
+    fn now(&mut self, admin: &mut Admin, options: &ServerOptions, what: &str, text: &str) -> Result<()> {
+        match admin.run(&self.names.temporary, what, text) {
+            Err(_) if options.keep_going => self.later.push(text.to_owned()),
+            outcome => outcome?,
         }
         Ok(())
     }
@@ -71,25 +75,39 @@ impl<'a> Making<'a> {
     /// Gathers statistics, without which queries are slow until autovacuum has been there: dumps have none.
     pub(super) fn analyze(&self, monitor: &dyn Monitor) -> Result<()> {
         let mut connection = self.connect()?;
-        let analyze = "SET statement_timeout = 0; SET client_min_messages = error; ANALYZE";
         let cancel = connection.canceller()?;
-        let done = stoppable(monitor, cancel, || connection.client.batch_execute(analyze));
+        let done = stoppable(monitor, cancel, || connection.client.batch_execute("SET client_min_messages = error; ANALYZE"));
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
         done.map_err(|e| Error::destination(self.conninfo.label(), format!("ANALYZE: {}", explain(&e))))
     }
 
-    /// Gives it what a database has that is whole.
-    pub(super) fn finish(&mut self, admin: &mut Admin) -> Result<()> {
+    /// Drops what every new database has and the dumped one had not, which no dump says.
+    pub(super) fn drop_absent(&self, absent: Option<&str>, monitor: &dyn Monitor) -> Result<()> {
+        const DROPS: [(&str, &str); 2] = [("schema public", "DROP SCHEMA public"), ("extension plpgsql", "DROP EXTENSION plpgsql")];
+        for (what, drop) in DROPS.into_iter().filter(|(what, _)| absent.is_some_and(|absent| absent.split(", ").any(|one| one == *what))) {
+            if let Err(error) = self.connect()?.client.batch_execute(drop) {
+                monitor.warn(&format!("the dumped database had no {what}, and the new one has: it cannot be dropped: {}", explain(&error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives it what a database has that is whole. Gives what could not be done, if that is to be no failure.
+    pub(super) fn finish(&mut self, admin: &mut Admin, keep_going: bool) -> Result<Vec<FailedObject>> {
         if !self.is_scratch {
             abandoned::unmark(admin, &self.names.temporary)?;
         }
         let is_kept = |text: &String| !self.is_scratch || !text.starts_with("COMMENT ON DATABASE ");
+        let mut failed = Vec::new();
         for text in std::mem::take(&mut self.later).into_iter().filter(is_kept) {
-            admin.run(&self.names.temporary, "its rights and comments cannot be set", &text)?;
+            match admin.run(&self.names.temporary, "its rights and comments cannot be set", &text) {
+                Err(error) if keep_going => failed.push(FailedObject { object: "DATABASE".to_owned(), reason: error.to_string() }),
+                outcome => outcome?,
+            }
         }
-        Ok(())
+        Ok(failed)
     }
 
     /// Drops it, and adds to what went wrong that this could not be done, if so.

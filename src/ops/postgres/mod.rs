@@ -10,6 +10,7 @@
 
 mod abandoned;
 mod admin;
+mod failures;
 mod flat;
 mod globals;
 mod input;
@@ -24,9 +25,11 @@ mod verify;
 
 use std::path::PathBuf;
 
+pub use failures::FailedObject;
 pub(in crate::ops) use globals::{Globals, MadeRoles};
 pub use input::Dump;
 pub(in crate::ops) use input::read_tables;
+pub use preflight::slots_text;
 pub(in crate::ops) use scratch::{Ready, Scratch, server_tools};
 pub use table::{RestoredTable, TableOptions, restore_table};
 
@@ -38,6 +41,7 @@ use crate::progress::Monitor;
 use crate::source::Environment;
 use crate::source::postgres::Conninfo;
 use crate::source::postgres::archive::Archive;
+use crate::source::postgres::lacking::ABSENT_FACT;
 
 /// Most bytes of a name (`NAMEDATALEN` less its end).
 const NAME_BYTES_MAX: usize = 63;
@@ -74,6 +78,8 @@ pub struct ServerOptions {
     pub no_tablespaces: bool,
     /// Whether what was restored is compared with the dump.
     pub verify: bool,
+    /// Restore all that can be, into a database that takes no other's place.
+    pub keep_going: bool,
 }
 
 /// A database that was restored.
@@ -97,6 +103,10 @@ pub struct RestoredDatabase {
     pub verified: bool,
     /// Definitions (kind and name) that the server writes in other words now; views and checks do so once.
     pub differing: Vec<String>,
+    /// What could not be restored, of [`ServerOptions::keep_going`].
+    pub failed: Vec<FailedObject>,
+    /// Logical replication slots of the old database, which stay with it and keep the server's log until they are dropped.
+    pub slots: Vec<String>,
 }
 
 /// More restores of one database in one second are refused.
@@ -127,11 +137,19 @@ impl Names {
         if TEMPLATES.contains(&target) {
             return Err(Error::InvalidArgument(format!("{target} is never replaced: restore it beside with --as NAME")));
         }
+        let may_replace = options.name.is_none() || given == target;
+        if options.keep_going && may_replace {
+            return Err(Error::InvalidArgument(
+                "what is restored with --keep-going may lack something, and never takes the place of another database: choose a name with --as, \
+                 and let --dsn name another database"
+                    .into(),
+            ));
+        }
         Ok(Names {
             target: target.to_owned(),
             temporary: suffixed(target, "_restoring_", &options.timestamp),
             kept: suffixed(target, "_pre_restore_", &options.timestamp),
-            may_replace: options.name.is_none() || given == target,
+            may_replace,
         })
     }
 
@@ -196,11 +214,11 @@ fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monito
     }
     abandoned::drop_abandoned(&mut admin, monitor);
     let tools = preflight::tools(options, &head, admin.connection.version)?;
-    let warnings = Preflight::new(&mut admin, options, dump, &head, &names).check()?;
-    warnings.iter().for_each(|warning| monitor.warn(warning));
+    let looked = Preflight::new(&mut admin, options, dump, &head, &names).check()?;
+    looked.warnings.iter().for_each(|warning| monitor.warn(warning));
     let mut making = Making::create(&mut admin, &head, &names, options, scratch)?;
-    let differing = match fill(dump, &head, &mut making, &mut admin, &tools, options, monitor) {
-        Ok(differing) => differing,
+    let filled = match fill((dump, &head), &mut making, &mut admin, &tools, options, monitor) {
+        Ok(filled) => filled,
         Err(error) => return Err(making.drop_after(&mut admin, error)),
     };
     let swapped = if scratch.is_some() { Ok(None) } else { swap::swap(&mut admin, &names, options.disconnect) };
@@ -216,34 +234,67 @@ fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monito
     };
     let (tables, rows) = count("TABLE DATA");
     let (_, large_objects) = count("BLOBS");
-    let name = names.target;
-    Ok(RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes: dump.len, verified: options.verify, differing })
+    let Filled { verified, differing, failed } = filled;
+    let (name, slots, dump_bytes) = (names.target, looked.slots, dump.len);
+    Ok(RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing, failed, slots })
+}
+
+/// A database that is loaded.
+#[derive(Default)]
+struct Filled {
+    verified: bool,
+    differing: Vec<String>,
+    failed: Vec<FailedObject>,
 }
 
 fn fill(
-    dump: &Dump,
-    head: &Archive,
+    (dump, head): (&Dump, &Archive),
     making: &mut Making<'_>,
     admin: &mut Admin,
     tools: &crate::source::postgres::Tools,
     options: &ServerOptions,
     monitor: &dyn Monitor,
-) -> Result<Vec<String>> {
+) -> Result<Filled> {
     preflight::collation(admin, dump, making.names)?.iter().for_each(|warning| monitor.warn(warning));
-    load::load(dump, making, tools, options, monitor)?;
+    making.drop_absent(dump.fact(ABSENT_FACT), monitor)?;
+    let failed = load::load((dump, head), making, tools, options, monitor)?;
+    let mut filled = Filled { verified: options.verify, differing: Vec::new(), failed };
     monitor.phase("analyzing", None);
-    making.analyze(monitor)?;
-    let mut differing = Vec::new();
+    match making.analyze(monitor) {
+        Err(error) if options.keep_going => filled.lacks("statistics", error)?,
+        outcome => outcome?,
+    }
     if options.verify {
-        let compared = verify::verify(dump, head, &making.conninfo, tools, options, monitor)?;
-        compared.warnings.iter().for_each(|warning| monitor.warn(warning));
-        differing = compared.differing;
+        match verify::verify(dump, head, &making.conninfo, tools, options, monitor) {
+            Ok(compared) => {
+                compared.warnings.iter().for_each(|warning| monitor.warn(warning));
+                filled.differing = compared.differing;
+                let wrong = compared.wrong.into_iter().map(|reason| FailedObject { object: "rows".to_owned(), reason });
+                filled.failed.extend(wrong);
+            }
+            Err(error) if options.keep_going => {
+                filled.verified = false;
+                filled.lacks("the comparison with the dump", error)?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     admin.refresh()?;
-    making.finish(admin)?;
+    filled.failed.extend(making.finish(admin, options.keep_going)?);
     match monitor.cancelled() {
         true => Err(Error::Cancelled),
-        false => Ok(differing),
+        false => Ok(filled),
+    }
+}
+
+impl Filled {
+    /// Takes down what could not be done. An interruption stays one.
+    fn lacks(&mut self, object: &str, error: Error) -> Result<()> {
+        if matches!(error, Error::Cancelled) {
+            return Err(error);
+        }
+        self.failed.push(FailedObject { object: object.to_owned(), reason: error.to_string() });
+        Ok(())
     }
 }
 

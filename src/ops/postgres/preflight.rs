@@ -7,7 +7,8 @@ use super::input::Dump;
 use super::{Names, ServerOptions, sql};
 use crate::error::{Error, Result};
 use crate::source::postgres::archive::{Archive, Entry};
-use crate::source::postgres::{EXCLUDE_TABLE_DATA_FACT, EXCLUDE_TABLE_FACT, Tools};
+use crate::source::postgres::connect::explain;
+use crate::source::postgres::{Connection, EXCLUDE_TABLE_DATA_FACT, EXCLUDE_TABLE_FACT, Tools, lacking};
 
 /// Kinds of entries whose statements name roles.
 const NAMING_ROLES: [&str; 6] = ["ACL", "DEFAULT ACL", "POLICY", "USER MAPPING", "DATABASE PROPERTIES", "DATABASE"];
@@ -61,19 +62,28 @@ pub(super) struct Preflight<'a> {
     pub(super) head: &'a Archive,
     pub(super) names: &'a Names,
     problems: Vec<String>,
-    warnings: Vec<String>,
+    looked: Looked,
+}
+
+/// What was seen that stops nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Looked {
+    /// What the user should know.
+    pub(super) warnings: Vec<String>,
+    /// Logical replication slots of the old database.
+    pub(super) slots: Vec<String>,
 }
 
 impl<'a> Preflight<'a> {
     pub(super) fn new(admin: &'a mut Admin, options: &'a ServerOptions, dump: &'a Dump, head: &'a Archive, names: &'a Names) -> Self {
-        Preflight { admin, options, dump, head, names, problems: Vec::new(), warnings: Vec::new() }
+        Preflight { admin, options, dump, head, names, problems: Vec::new(), looked: Looked::default() }
     }
 
     /// What the user should know that stops nothing.
     ///
     /// # Errors
     /// [`Error::Destination`] with everything that stands in the way; [`Error::Busy`] if that is only that the database is in use.
-    pub(super) fn check(mut self) -> Result<Vec<String>> {
+    pub(super) fn check(mut self) -> Result<Looked> {
         self.server()?;
         self.roles()?;
         self.extensions()?;
@@ -81,6 +91,8 @@ impl<'a> Preflight<'a> {
         self.names()?;
         self.space()?;
         self.left_out();
+        let trust = trust(self.dump, &mut self.admin.connection)?;
+        self.looked.warnings.extend(trust);
         let label = self.admin.label(&self.names.target);
         if !self.problems.is_empty() {
             let busy = self.connections()?;
@@ -90,7 +102,7 @@ impl<'a> Preflight<'a> {
         }
         match self.connections()? {
             Some(busy) => Err(Error::Busy { path: label.into(), detail: format!("nothing was changed: {busy}") }),
-            None => Ok(self.warnings),
+            None => Ok(self.looked),
         }
     }
 
@@ -113,16 +125,24 @@ impl<'a> Preflight<'a> {
         )?;
         for left in leftovers {
             let drop = format!("DROP DATABASE {} WITH (FORCE)", sql::quote(&left));
-            self.warnings.push(format!("database {left} is of a restore or drill that still runs or was killed; if it was killed: {drop}"));
+            self.looked
+                .warnings
+                .push(format!("database {left} is of a restore or drill that still runs or was killed; if it was killed: {drop}"));
         }
         Ok(())
+    }
+
+    /// What the server does not have stands in the way, unless all is to be restored that can be.
+    fn lacks(&mut self, what: String) {
+        let list = if self.options.keep_going { &mut self.looked.warnings } else { &mut self.problems };
+        list.push(what);
     }
 
     fn roles(&mut self) -> Result<()> {
         let wanted = roles(self.head, self.options);
         let missing = self.missing(&wanted, "SELECT rolname::text FROM pg_roles")?;
         if !missing.is_empty() {
-            self.problems.push(format!(
+            self.lacks(format!(
                 "roles that the dump names are missing: {}: create them with {}, or leave owners and \
                  rights out with --no-owner --no-privileges",
                 some(&missing),
@@ -136,14 +156,14 @@ impl<'a> Preflight<'a> {
         let wanted: BTreeSet<String> =
             self.head.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.clone()).collect();
         for name in self.missing(&wanted, "SELECT name::text FROM pg_available_extensions")? {
-            self.problems.push(format!("extension {name} is not installed on the server's machine: install the package that has it"));
+            self.lacks(format!("extension {name} is not installed on the server's machine: install the package that has it"));
         }
         let recorded: Vec<(String, String)> =
             self.dump.fact("extensions").unwrap_or_default().split(", ").filter_map(split_version).collect();
         for (name, version) in recorded.into_iter().filter(|(name, _)| wanted.contains(name)) {
             let found = self.admin.list("SELECT default_version FROM pg_available_extensions WHERE name = $1::text", &[&name])?;
             if let Some(other) = found.into_iter().next().filter(|found| *found != version) {
-                self.warnings.push(format!("extension {name} was {version} in the dumped database and will be {other}"));
+                self.looked.warnings.push(format!("extension {name} was {version} in the dumped database and will be {other}"));
             }
         }
         Ok(())
@@ -158,7 +178,7 @@ impl<'a> Preflight<'a> {
         wanted.extend(database.map(|text| sql::names_after(text, &[&["TABLESPACE", "="]])).unwrap_or_default());
         let missing = self.missing(&wanted, "SELECT spcname::text FROM pg_tablespace")?;
         if !missing.is_empty() {
-            self.problems.push(format!("tablespaces are missing: {}: create them, or use --no-tablespaces", some(&missing)));
+            self.lacks(format!("tablespaces are missing: {}: create them, or use --no-tablespaces", some(&missing)));
         }
         Ok(())
     }
@@ -186,6 +206,26 @@ impl<'a> Preflight<'a> {
                 some(&prepared)
             ));
         }
+        self.replication()
+    }
+
+    /// What stays with the old database when it gets another name, and goes on there.
+    fn replication(&mut self) -> Result<()> {
+        let target = self.names.target.as_str();
+        let slots = "SELECT slot_name::text FROM pg_replication_slots WHERE database = $1::text ORDER BY 1";
+        self.looked.slots = self.admin.list(slots, &[target])?;
+        if !self.looked.slots.is_empty() {
+            self.looked.warnings.push(slots_text(target, &self.looked.slots));
+        }
+        let subscriptions =
+            "SELECT subname::text FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = $1::text)";
+        let subscriptions = self.admin.list(subscriptions, &[target])?;
+        if !subscriptions.is_empty() {
+            self.looked.warnings.push(format!(
+                "subscriptions of {target} stay with the old database, and go on there; those of the dump are restored without being enabled: {}",
+                some(&subscriptions)
+            ));
+        }
         Ok(())
     }
 
@@ -210,7 +250,12 @@ impl<'a> Preflight<'a> {
     fn left_out(&mut self) {
         for (fact, what) in [(EXCLUDE_TABLE_FACT, "tables"), (EXCLUDE_TABLE_DATA_FACT, "the rows of tables")] {
             let patterns = self.dump.fact(fact).map(|patterns| format!("the backup has left out {what}, by these patterns: {patterns}"));
-            self.warnings.extend(patterns);
+            self.looked.warnings.extend(patterns);
+        }
+        self.looked.warnings.extend(self.dump.facts().filter_map(|(name, value)| lacking::told(name, value)));
+        let is_subscribed = self.head.entries.iter().any(|entry| entry.kind == "SUBSCRIPTION");
+        if is_subscribed {
+            self.looked.warnings.push("subscriptions are restored without being enabled (ALTER SUBSCRIPTION ... ENABLE)".to_owned());
         }
     }
 
@@ -232,6 +277,28 @@ impl<'a> Preflight<'a> {
         let there: BTreeSet<String> = self.admin.list(query, &[])?.into_iter().collect();
         Ok(wanted.difference(&there).cloned().collect())
     }
+}
+
+/// What is said of a dump of which nothing proves that it is what was backed up: its statements run as this role.
+pub(super) fn trust(dump: &Dump, connection: &mut Connection) -> Result<Option<String>> {
+    let Some(why) = dump.unproven else { return Ok(None) };
+    let query = "SELECT current_user::text, rolsuper OR pg_has_role('pg_execute_server_program', 'MEMBER') FROM pg_roles WHERE rolname = current_user";
+    let failed = |e: postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
+    let row = connection.client.query_one(query, &[]);
+    let (role, may_run): (String, bool) = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?))).map_err(failed)?;
+    let programs = if may_run { " and can run programs on the server's machine" } else { "" };
+    Ok(Some(format!(
+        "{why}, so whoever could write to it can have changed what is restored; its statements have the rights of role {role}{programs}"
+    )))
+}
+
+/// What is said of slots before a restore and after it.
+pub fn slots_text(database: &str, slots: &[String]) -> String {
+    format!(
+        "logical replication slots of {database} stay with the old database and keep the server's log (WAL) until they are dropped; who reads them has to \
+         begin anew: {}",
+        some(slots)
+    )
 }
 
 /// Whether the new database sorts by another version of its locale than the dumped one did. Indexes are built anew; but what was checked or divided by

@@ -61,7 +61,7 @@ impl Ready {
         let mut admin = Admin::open(&options.conninfo, &name)?;
         let tools = preflight::tools(options, &head, admin.connection.version)?;
         let target = (!is_own || name != head.database).then(|| name.clone());
-        let options = ServerOptions { name: target, verify: false, disconnect: is_own, ..options.clone() };
+        let options = ServerOptions { name: target, verify: false, keep_going: false, disconnect: is_own, ..options.clone() };
         let claim = if is_own { None } else { Some(admin.claim()?) };
         Ok(Ready { admin, head, tools, name, options, claim })
     }
@@ -79,9 +79,7 @@ impl Ready {
     pub(in crate::ops) fn restore(self, dump: &Dump, monitor: &dyn Monitor) -> Result<Scratch> {
         let Ready { admin, head, tools, name, options, claim } = self;
         let restored = restore_as(dump, &options, claim, monitor)?;
-        let mut conninfo = admin.connection.conninfo.with_database(&name);
-        // What is done in it must not depend on its own setting.
-        conninfo.options = Some(format!("{} -c default_transaction_read_only=off", conninfo.options.unwrap_or_default()));
+        let conninfo = admin.connection.conninfo.with_database(&name);
         Ok(Scratch { admin, head, tools, name, conninfo, restored })
     }
 }

@@ -6,7 +6,7 @@ use postgres::Client;
 
 use super::input::{At, Dump};
 use super::sql::{self, Kind};
-use super::{NAME_BYTES_MAX, standard_strings, suffixed};
+use super::{NAME_BYTES_MAX, preflight, standard_strings, suffixed};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::postgres::archive::{self, Archive, Entry, RowSum, directory};
@@ -14,11 +14,9 @@ use crate::source::postgres::connect::explain;
 use crate::source::postgres::tables::Evidence;
 use crate::source::postgres::{Connection, Conninfo};
 
-/// Settings under which pg_dump writes rows, so that they are read as they were meant, and read back the same.
-const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET DateStyle = ISO; \
-                        SET IntervalStyle = postgres; SET extra_float_digits = 3; SET TimeZone = 'UTC'; SET bytea_output = hex; \
-                        SET xmloption = content; SET check_function_bodies = false; SET row_security = off; SET client_min_messages = warning; \
-                        SET default_transaction_read_only = off; SELECT pg_catalog.set_config('search_path', '', false)";
+/// Settings under which pg_dump writes rows, besides those that every session has, so that they are read as they were meant, and read back the same.
+const SETTINGS: &str = "SET extra_float_digits = 3; SET check_function_bodies = false; SET row_security = off; SET client_min_messages = warning; \
+                        SELECT pg_catalog.set_config('search_path', '', false)";
 /// The words of a statement that makes a table.
 const CREATE: &str = "CREATE";
 const TABLE: &str = "TABLE";
@@ -28,7 +26,7 @@ const TABLE: &str = "TABLE";
 pub struct TableOptions {
     /// The database that it goes into, which need not be the dumped one.
     pub conninfo: Conninfo,
-    /// `schema.name`, or `name` for one that is in no other schema; as pg_dump writes it, without quotes.
+    /// `schema.name`, or `name` for one that is in no other schema: as they are, or each in double quotes as in SQL.
     pub table: String,
     /// The new table's name, in the same schema; `None`: `NAME_restored_<timestamp>`.
     pub name: Option<String>,
@@ -59,11 +57,12 @@ pub struct RestoredTable {
 /// [`Error::NotFound`] if the dump has no such table; [`Error::InvalidArgument`] if it has no rows of its own; [`Error::Destination`] if the database does not take it;
 /// in each case nothing was changed.
 pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor) -> Result<RestoredTable> {
-    let named = |name: &str| options.table == name || options.table.rsplit_once('.').is_some_and(|(_, last)| last == name);
+    let readings = readings(&options.table);
+    let named = |name: &str| readings.iter().any(|(_, table)| table == name);
     let wanted =
         |kind: &str, name: &str| matches!(kind, "ENCODING" | "STDSTRINGS") || (matches!(kind, "TABLE" | "TABLE DATA") && named(name));
     let head = dump.head(&wanted)?;
-    let data = find(&head, &options.table)?;
+    let data = find(&head, &options.table, &readings)?;
     let (definition, copy) = statements(&head, data)?;
     let table = options.name.clone().unwrap_or_else(|| suffixed(&data.name, "_restored_", &options.timestamp));
     if table.is_empty() || table.len() > NAME_BYTES_MAX {
@@ -73,6 +72,7 @@ pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor)
     let new = format!("{}.{}", sql::quote(&schema), sql::quote(&table));
     let evidence = evidence(dump, &head, data)?;
     let mut connection = Connection::open(&options.conninfo)?;
+    preflight::trust(dump, &mut connection)?.iter().for_each(|warning| monitor.warn(warning));
     let label = connection.conninfo.label();
     let work = Work { dump, head: &head, data, evidence, monitor, label: &label };
     let create = renamed(definition, &new).ok_or_else(|| strange(data))?;
@@ -88,23 +88,49 @@ fn strange(entry: &Entry) -> Error {
     Error::InvalidArgument(format!("the statements of {} in the dump are not those of pg_dump, or too long", entry.full_name()))
 }
 
-/// The entry with the data of the table.
-fn find<'h>(head: &'h Archive, table: &str) -> Result<&'h Entry> {
-    let named = |kind: &str| -> Vec<&'h Entry> {
-        let of_kind = head.entries.iter().filter(|entry| entry.kind == kind);
-        of_kind.filter(|entry| entry.full_name() == table || entry.name == table).collect()
+/// A schema, if one is named, and a table.
+type Reading = (Option<String>, String);
+
+/// What a text may mean: one or two names as in SQL; or names as they are, in which a dot may be a part of either.
+fn readings(text: &str) -> Vec<Reading> {
+    let mut readings = Vec::new();
+    let tokens = sql::tokens(text);
+    match tokens.as_slice() {
+        [table] if table.kind == Kind::Quoted => readings.extend(table.name().map(|table| (None, table))),
+        [schema, dot, table] if dot.text == "." && [schema, table].iter().any(|part| part.kind == Kind::Quoted) => {
+            readings.extend(table.name().map(|table| (schema.name(), table)));
+        }
+        _ => {}
+    }
+    readings.push((None, text.to_owned()));
+    let dots = text.match_indices('.').filter_map(|(at, _)| Some((text.get(..at)?, text.get(at + 1..)?)));
+    readings.extend(dots.map(|(schema, table)| (Some(schema.to_owned()), table.to_owned())));
+    readings
+}
+
+/// The entry with the data of the table. A reading that names the schema comes before one that does not.
+fn find<'h>(head: &'h Archive, table: &str, readings: &[Reading]) -> Result<&'h Entry> {
+    let fits = |entry: &Entry, with_schema: bool| {
+        readings
+            .iter()
+            .any(|(schema, name)| schema.is_some() == with_schema && *name == entry.name && (schema.is_none() || *schema == entry.schema))
     };
-    let found = named("TABLE DATA");
-    let exact: Vec<&Entry> = found.iter().copied().filter(|entry| entry.full_name() == table).collect();
-    match (exact.as_slice(), found.as_slice()) {
-        ([one], _) | ([], [one]) => Ok(one),
-        ([], []) if !named("TABLE").is_empty() => {
+    let named = |kind: &str| -> Vec<&'h Entry> {
+        let of_kind = || head.entries.iter().filter(|entry| entry.kind == kind);
+        let exact: Vec<&Entry> = of_kind().filter(|entry| fits(entry, true)).collect();
+        if exact.is_empty() { of_kind().filter(|entry| fits(entry, false)).collect() } else { exact }
+    };
+    match named("TABLE DATA").as_slice() {
+        [one] => Ok(one),
+        [] if !named("TABLE").is_empty() => {
             let text = format!("{table} has no rows of its own: it is partitioned, or was dumped without data; name one of its partitions");
             Err(Error::InvalidArgument(text))
         }
-        ([], []) => Err(Error::NotFound { what: format!("table {table} in the dump") }),
-        _ => {
-            let names: Vec<String> = found.iter().map(|entry| entry.full_name()).collect();
+        [] => Err(Error::NotFound { what: format!("table {table} in the dump") }),
+        several => {
+            let quoted =
+                |entry: &&Entry| format!("{}.{}", sql::quote(entry.schema.as_deref().unwrap_or_default()), sql::quote(&entry.name));
+            let names: Vec<String> = several.iter().map(quoted).collect();
             Err(Error::InvalidArgument(format!("{table} is not the only one of this name: say which of {}", names.join(", "))))
         }
     }
@@ -117,9 +143,12 @@ fn statements<'h>(head: &'h Archive, data: &'h Entry) -> Result<(&'h str, &'h st
     Ok((definition.ok_or_else(|| strange(data))?, data.copy_statement.as_deref().ok_or_else(|| strange(data))?))
 }
 
+/// Two tables may have the same name for people (`a.b` in `c`, `b.c` in `a`); evidence is in the order of the table of contents.
 fn evidence<'d>(dump: &'d Dump, head: &Archive, data: &Entry) -> Result<&'d Evidence> {
     let name = data.full_name();
-    let found = dump.evidence.blocks.iter().find(|block| block.kind == data.kind && block.name == name);
+    let alike = head.entries.iter().filter(|entry| entry.has_data && entry.kind == data.kind && entry.full_name() == name);
+    let before = alike.take_while(|entry| entry.dump_id != data.dump_id).count();
+    let found = dump.evidence.blocks.iter().filter(|block| block.kind == data.kind && block.name == name).nth(before);
     let found = found.filter(|block| data.file.is_some() || block.offset >= head.data_offset);
     found.ok_or_else(|| Error::corrupt(&dump.name, format!("it is not known where the data of {name} is")))
 }
@@ -131,9 +160,9 @@ fn encoding(head: &Archive) -> String {
 }
 
 /// A statement that makes a table, for another name; and those that end what it inherits, as its rows would show up in its parents. Columns that it
-/// has from them stay.
+/// has from them stay. What follows it in the dump is left out: it names the table that is there (storage of columns, FORCE ROW LEVEL SECURITY).
 fn renamed(statement: &str, name: &str) -> Option<String> {
-    let mut tokens = sql::tokens(statement.trim_end().trim_end_matches(';')).into_iter().peekable();
+    let mut tokens = sql::tokens(statement).into_iter().take_while(|token| token.text != ";").peekable();
     if tokens.peek()?.text != CREATE {
         return None;
     }
@@ -144,9 +173,13 @@ fn renamed(statement: &str, name: &str) -> Option<String> {
             break;
         }
     }
-    // `schema.name`, up to the columns.
-    while tokens.next_if(|token| token.text != "(").is_some() {}
-    out.push_str(&format!(" {name} "));
+    // `schema.name`; after it come the columns, or `OF` and a type.
+    while tokens.next_if(|token| token.kind == Kind::Space).is_some() {}
+    tokens.next()?.name()?;
+    if tokens.next_if(|token| token.text == ".").is_some() {
+        tokens.next()?.name()?;
+    }
+    out.push_str(&format!(" {name}"));
     let (mut depth, mut is_inheriting, mut parents) = (0_usize, false, vec![String::new()]);
     for token in tokens {
         out.push_str(token.text);
@@ -240,14 +273,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_table_is_named_as_in_sql_or_as_it_is() {
+        let read = |text: &str| -> Vec<String> {
+            readings(text).into_iter().map(|(schema, table)| format!("{}|{table}", schema.unwrap_or_default())).collect()
+        };
+        assert_eq!(read("t"), ["|t"]);
+        assert_eq!(read("s.t"), ["|s.t", "s|t"]);
+        assert_eq!(read("a.b.c"), ["|a.b.c", "a|b.c", "a.b|c"]);
+        assert_eq!(read("\"a.b\".\"c\"\"d\"")[0], "a.b|c\"d");
+        assert_eq!(read("\"T\"")[0], "|T");
+        assert_eq!(read("s.\"T\"")[0], "s|T");
+    }
+
+    #[test]
     fn a_table_gets_another_name_and_no_rows_for_its_parents() {
         let table = |name: &str| {
             format!("CREATE UNLOGGED TABLE {name} (\n    x text DEFAULT ')'::text,\n    CONSTRAINT \"TABLE\" CHECK ((x > 'INHERITS'))\n)\n")
         };
         let rest = "INHERITS (public.p, \"q,\")\nWITH (fillfactor='70')";
-        let made = renamed(&format!("{}{rest};\n\n", table("public.\"a (b\"")), "\"s\".\"n\"").unwrap();
+        let more = "ALTER TABLE ONLY public.\"a (b\" ALTER COLUMN x SET STORAGE EXTERNAL;\n";
+        let made = renamed(&format!("{}{rest};\n{more}\n", table("public.\"a (b\"")), "\"s\".\"n\"").unwrap();
         let apart = "; ALTER TABLE \"s\".\"n\" NO INHERIT public.p; ALTER TABLE \"s\".\"n\" NO INHERIT \"q,\"";
         assert_eq!(made, format!("{}{rest}{apart}", table("\"s\".\"n\"")));
+        let of = "CREATE TABLE public.t OF public.\"a type\" (\n    x WITH OPTIONS DEFAULT 1\n);\n";
+        assert_eq!(renamed(of, "n").unwrap(), "CREATE TABLE n OF public.\"a type\" (\n    x WITH OPTIONS DEFAULT 1\n)");
+        assert_eq!(renamed("CREATE TABLE public.t OF public.ty;\n", "n").unwrap(), "CREATE TABLE n OF public.ty");
         assert_eq!(renamed("DROP TABLE x", "y"), None);
         assert_eq!(copy_columns("COPY public.\"t(\" (a, \"b)\") FROM stdin;"), "(a, \"b)\")");
         assert_eq!(copy_columns("COPY public.t  FROM stdin;"), "");

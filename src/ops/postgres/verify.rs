@@ -12,7 +12,7 @@ use crate::progress::Monitor;
 use crate::source::child::{Running, Tee};
 use crate::source::postgres::archive::{self, Archive, Entry, RowSum};
 use crate::source::postgres::tables::{Evidence, Tables};
-use crate::source::postgres::{Conninfo, Tools};
+use crate::source::postgres::{Connection, Conninfo, Tools};
 
 /// Bytes of the new dump that are passed over at once.
 const BLOCK_LEN: usize = 64 << 10;
@@ -24,6 +24,8 @@ pub(super) struct Compared {
     pub(super) warnings: Vec<String>,
     /// Definitions that the server writes differently now.
     pub(super) differing: Vec<String>,
+    /// Tables that do not have the rows of the dump, if that is no failure.
+    pub(super) wrong: Vec<String>,
 }
 
 /// Dumps the new database and compares rows and their sums, table by table; then, if that makes sense, the tables of contents.
@@ -42,11 +44,14 @@ pub(super) fn verify(
     let mut compared = Compared::default();
     let (wrong, only_sums) = differences(&dump.evidence, &Tables::of(&restored));
     let all = || wrong.iter().chain(&only_sums).cloned().collect::<Vec<_>>();
-    if !wrong.is_empty() || (dump.sums_hold && !only_sums.is_empty()) {
+    let is_wrong = !wrong.is_empty() || (dump.sums_hold && !only_sums.is_empty());
+    if is_wrong && options.keep_going {
+        compared.wrong = all();
+    } else if is_wrong {
         let detail = format!("what was restored is not what was dumped: {}", some(&all()));
         return Err(Error::destination(conninfo.label(), detail));
     }
-    if !only_sums.is_empty() {
+    if !only_sums.is_empty() && !is_wrong {
         let text =
             "these tables have as many rows as the dump, but they read differently, as they do if the dump was made in another time zone";
         compared.warnings.push(format!("{text}: {}", some(&only_sums)));
@@ -63,7 +68,9 @@ fn major(version: &str) -> &str {
 
 fn dump_of(conninfo: &Conninfo, tools: &Tools, options: &ServerOptions, monitor: &dyn Monitor) -> Result<Archive> {
     monitor.phase("comparing", None);
-    let mut command = tools.command("pg_dump", &options.environment, conninfo);
+    // Which settings pg_dump has to be given, a session in the database says.
+    let conninfo = Connection::open(conninfo)?.conninfo;
+    let mut command = tools.command("pg_dump", &options.environment, &conninfo);
     command.args(["-Fc", "-Z0", "--no-password"]);
     let (running, output) = Running::start("pg_dump", command, |tee: &mut Tee| archive::read(tee, |_| ()))?;
     let go_on = || if monitor.cancelled() { Err(Error::Cancelled) } else { Ok(()) };

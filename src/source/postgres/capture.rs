@@ -9,18 +9,15 @@ use super::connect::explain;
 use super::parallel::Directory;
 use super::streams::{ARCHIVE_SUFFIX, stream_name};
 use super::tables::{self, Tables};
-use super::{Connection, PostgresSource, facts};
+use super::{Connection, PostgresSource, facts, lacking};
 use crate::error::{Error, Result};
 use crate::format::snapshot::EntryKind;
 use crate::progress::Monitor;
 use crate::source::child::{Running, Tee};
 use crate::source::{Body, Capture, CaptureReport, CapturedStream};
 
-/// The transaction that everything is read in. Nothing may end it while pg_dump takes its time.
-const BEGIN: &str = "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = 0; \
-                     BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-/// From this version on a whole transaction can time out.
-const WITH_TRANSACTION_TIMEOUT: u32 = 17_00_00;
+/// The transaction that everything is read in.
+const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE";
 /// How a dump in SQL ends.
 const END_OF_DUMP: &[u8] = b"-- PostgreSQL database dump complete";
 const END_OF_CLUSTER_DUMP: &[u8] = b"-- PostgreSQL database cluster dump complete";
@@ -72,16 +69,20 @@ pub(super) struct PostgresCapture<'a> {
 impl<'a> PostgresCapture<'a> {
     pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &'a dyn Monitor) -> Result<Self> {
         let version = connection.version;
+        let kept = connection.kept_settings.iter().map(|setting| {
+            format!("{setting} holds for this role, which may not change it: the dump may lack rows of damaged tables without an error")
+        });
+        kept.chain(source.unpinned.clone()).for_each(|warning| monitor.warn(&warning));
         let mut start = || {
             let client = &mut connection.client;
-            if version >= WITH_TRANSACTION_TIMEOUT {
-                client.batch_execute("SET transaction_timeout = 0")?;
-            }
             client.batch_execute(BEGIN)?;
             let snapshot: String = client.query_one("SELECT pg_export_snapshot()", &[])?.try_get(0)?;
             Ok::<_, postgres::Error>((snapshot, facts::read(client, version)?))
         };
         let (snapshot, mut facts) = start().map_err(|e| Error::source(&source.options.conninfo.database, explain(&e)))?;
+        if !source.options.globals_only {
+            facts.iter().filter_map(|(name, value)| lacking::told(name, value)).for_each(|text| monitor.warn(&text));
+        }
         facts.push(("pg_dump".to_owned(), source.tools.version.clone()));
         facts.extend(connection.system_identifier.iter().map(|id| ("system_identifier".to_owned(), id.clone())));
         facts.extend(source.options.excluded());

@@ -5,7 +5,7 @@ use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 
 use super::conninfo::{Conninfo, SslMode, Target};
-use super::tls;
+use super::{settings, tls};
 use crate::error::{Error, Result};
 
 /// A connection, with what was found out about its other end.
@@ -18,6 +18,8 @@ pub struct Connection {
     pub version: u32,
     /// The cluster's identifier, if this role may know it.
     pub system_identifier: Option<String>,
+    /// Settings by which a dump may lack rows, and that this role cannot change, with their values.
+    pub kept_settings: Vec<String>,
 }
 
 impl Connection {
@@ -62,15 +64,13 @@ impl Connection {
         })
     }
 
-    /// Whether this is a server that was asked for, and which.
-    fn look(mut client: Client, conninfo: Conninfo) -> Result<Result<Self, &'static str>, postgres::Error> {
-        let row = client.query_one(
-            "SELECT current_setting('server_version_num')::int4, pg_is_in_recovery(), \
-             current_setting('default_transaction_read_only')::bool",
-            &[],
-        )?;
+    /// Whether this is a server that was asked for, and which. From here on the session has the settings of [`settings`].
+    fn look(mut client: Client, mut conninfo: Conninfo) -> Result<Result<Self, &'static str>, postgres::Error> {
+        let found = settings::set_up(&mut client)?;
+        conninfo.session = found.session;
+        let row = client.query_one("SELECT current_setting('server_version_num')::int4, pg_is_in_recovery()", &[])?;
         let version = row.try_get::<_, i32>(0)?.max(0) as u32;
-        let (standby, read_only): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+        let (standby, read_only): (bool, bool) = (row.try_get(1)?, found.is_read_only);
         let wanted = match conninfo.attributes.as_deref() {
             Some("read-write") => !standby && !read_only,
             Some("read-only") => standby || read_only,
@@ -88,7 +88,15 @@ impl Connection {
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => None,
             Err(error) => return Err(error),
         };
-        Ok(Ok(Connection { client, conninfo, version, system_identifier }))
+        Ok(Ok(Connection { client, conninfo, version, system_identifier, kept_settings: found.kept }))
+    }
+
+    /// Makes it a session as an application has one, for what the user asks in it.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub(crate) fn as_an_application(&mut self) -> Result<(), postgres::Error> {
+        self.client.batch_execute(&settings::as_an_application())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use postgres::Client;
 
+use super::lacking;
+
 /// Most bytes of one fact: a database may have very many collations.
 const FACT_BYTES_MAX: usize = 16 << 10;
 /// Versions from which on `pg_database` has more columns.
@@ -53,11 +55,12 @@ pub(super) fn read(client: &mut Client, version: u32) -> Result<Vec<(String, Str
         let items = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
         put(&mut facts, name, items.join(", "));
     }
+    facts.extend(lacking::read(client)?);
     Ok(facts)
 }
 
 /// Empty ones are left out.
-fn put(facts: &mut Vec<(String, String)>, name: &str, value: String) {
+pub(super) fn put(facts: &mut Vec<(String, String)>, name: &str, value: String) {
     if !value.is_empty() {
         let end = (0..=FACT_BYTES_MAX.min(value.len())).rev().find(|end| value.is_char_boundary(*end)).unwrap_or(0);
         facts.push((name.to_owned(), value.get(..end).unwrap_or_default().to_owned()));

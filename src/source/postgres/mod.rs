@@ -10,7 +10,9 @@ mod capture;
 pub(crate) mod connect;
 pub mod conninfo;
 mod facts;
+pub mod lacking;
 mod parallel;
+mod settings;
 pub(crate) mod spool;
 pub mod streams;
 pub mod tables;
@@ -28,6 +30,7 @@ pub use conninfo::Conninfo;
 pub use tools::Tools;
 
 use self::connect::explain;
+use self::settings::{Pin, Purpose};
 use super::{Capture, Environment, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::format::snapshot::SourceKind;
@@ -36,6 +39,8 @@ use crate::progress::Monitor;
 /// Hears of the table that is being read.
 pub type OnTable = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// What PgBouncer says of options that it does not pass on.
+const REFUSED_BY_POOLERS: &str = "unsupported startup parameter";
 /// Default of [`PostgresOptions::lock_wait`].
 pub const LOCK_WAIT: Duration = Duration::from_secs(60);
 
@@ -80,6 +85,18 @@ impl PostgresOptions {
     }
 }
 
+/// What the comment of a database begins with that icecore itself is making or only looks at, as SQL over `pg_database`; the number of an advisory lock follows.
+pub(crate) const WORK_COMMENT: &str = "format('icecore works on %s (%s) while it holds advisory lock ', datname, oid)";
+
+/// The databases of a server, sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Databases {
+    /// Those that can be dumped; templates too.
+    pub names: Vec<String>,
+    /// Those that cannot, or make no sense to dump, and why.
+    pub passed_over: Vec<(String, String)>,
+}
+
 /// One database of a server, or its globals. Streams: `schema.sql`, `globals.sql`, `DATABASE.pgdump` or with several jobs
 /// `DATABASE.pgdir/toc.dat` and a file for each table beside it, and [`tables::STREAM`].
 pub struct PostgresSource {
@@ -88,6 +105,8 @@ pub struct PostgresSource {
     system_identifier: Option<String>,
     /// The connection that was made to look; the first capture takes it.
     connection: Mutex<Option<Connection>>,
+    /// What the programs' sessions are not as they should be in.
+    unpinned: Option<String>,
 }
 
 impl PostgresSource {
@@ -101,7 +120,7 @@ impl PostgresSource {
         options.conninfo = connection.conninfo.clone();
         let tools = Tools::find(options.bin.as_deref(), &options.environment, connection.version)?;
         let system_identifier = connection.system_identifier.clone();
-        let source = PostgresSource { options, tools, system_identifier, connection: Mutex::new(Some(connection)) };
+        let mut source = PostgresSource { options, tools, system_identifier, connection: Mutex::new(Some(connection)), unpinned: None };
         source.compare()?;
         Ok(source)
     }
@@ -111,18 +130,29 @@ impl PostgresSource {
         &self.tools
     }
 
-    /// Databases of the server that can be dumped, sorted by name.
+    /// The databases of the server, but for the two that every server makes new ones of.
     ///
     /// # Errors
     /// [`Error::Source`] if the server does not say.
-    pub fn databases(&self) -> Result<Vec<String>> {
+    pub fn databases(&self) -> Result<Databases> {
         let mut connection = self.take_connection()?;
-        let query = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname";
-        let rows = connection.client.query(query, &[]);
-        let names = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
-        let names = names.map_err(|e| Error::source(&self.options.conninfo.database, explain(&e)))?;
+        let query = format!(
+            "SELECT datname::text, CASE WHEN datconnlimit = -2 THEN 'it is invalid, as dropping it was interrupted: it can only be dropped' \
+             WHEN NOT datallowconn THEN 'it takes no connections (ALTER DATABASE ... ALLOW_CONNECTIONS true)' \
+             WHEN starts_with(shobj_description(oid, 'pg_database'), {WORK_COMMENT}) THEN 'it is half-made, or of a drill' END \
+             FROM pg_database WHERE datname NOT IN ('template0', 'template1') ORDER BY datname"
+        );
+        let failed = |e: postgres::Error| Error::source(&self.options.conninfo.database, explain(&e));
+        let mut databases = Databases::default();
+        for row in connection.client.query(&query, &[]).map_err(failed)? {
+            let (name, why): (String, Option<String>) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+            match why {
+                Some(why) => databases.passed_over.push((name, why)),
+                None => databases.names.push(name),
+            }
+        }
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-        Ok(names)
+        Ok(databases)
     }
 
     fn take_connection(&self) -> Result<Connection> {
@@ -134,30 +164,57 @@ impl PostgresSource {
         }
     }
 
-    /// Asks psql, which reads its environment as pg_dump does, where it is. Where there is no psql, the exported snapshot still tells other
-    /// databases from ours: they do not have it.
-    fn compare(&self) -> Result<()> {
+    /// Asks psql, which reads its environment as pg_dump does, where it is, and whether it has the settings that it was given. Where there is no psql, the
+    /// exported snapshot still tells other databases from ours: they do not have it.
+    fn compare(&mut self) -> Result<()> {
         if !self.tools.bin.join("psql").exists() {
             return Ok(());
         }
+        let given: Vec<Pin> = self.options.conninfo.session.pins(Purpose::Dump).cloned().collect();
+        let mut said = self.ask_psql(&given)?;
+        if !given.is_empty() && said.as_ref().is_err_and(|said| said.contains(REFUSED_BY_POOLERS)) {
+            self.unpin(&given);
+            said = self.ask_psql(&[])?;
+        }
         let conninfo = &self.options.conninfo;
-        let query = match self.system_identifier {
-            Some(_) => "SELECT system_identifier::text || ' ' || current_database() FROM pg_control_system()",
-            None => "SELECT ' ' || current_database()",
+        let said = said.map_err(|said| Error::source(&conninfo.database, format!("PostgreSQL's programs cannot connect: {said}")))?;
+        let mut lines = said.lines();
+        let place = format!("{} {}", self.system_identifier.as_deref().unwrap_or_default(), conninfo.database);
+        if lines.next().unwrap_or_default() != place {
+            return Err(Error::source(&conninfo.database, "PostgreSQL's programs reach another database than icecore itself does"));
+        }
+        // A pooler may have passed over what it was given.
+        if self.unpinned.is_none() && !lines.eq(given.iter().map(|pin| pin.value)) {
+            self.unpin(&given);
+        }
+        Ok(())
+    }
+
+    /// Where psql gets to, and what settings it has there; or what it says if it fails.
+    fn ask_psql(&self, pins: &[Pin]) -> Result<Result<String, String>> {
+        let place = match self.system_identifier {
+            Some(_) => {
+                "SELECT system_identifier::pg_catalog.text || ' ' || pg_catalog.current_database() FROM pg_catalog.pg_control_system()"
+            }
+            None => "SELECT ' ' || pg_catalog.current_database()",
         };
-        let mut psql = self.tools.command("psql", &self.options.environment, conninfo);
-        psql.args(["-XqAtw", "-v", "ON_ERROR_STOP=1", "-c", query]).env("PGCLIENTENCODING", "UTF8").stdin(Stdio::null());
+        let mut psql = self.tools.command("psql", &self.options.environment, &self.options.conninfo);
+        psql.args(["-XqAtw", "-v", "ON_ERROR_STOP=1", "-c", place]).env("PGCLIENTENCODING", "UTF8").stdin(Stdio::null());
+        for pin in pins {
+            psql.arg("-c").arg(format!("SELECT pg_catalog.current_setting('{}')", pin.name));
+        }
         let output = psql.output().map_err(|e| Error::source("psql", format!("cannot be run: {e}")))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::source(&conninfo.database, format!("PostgreSQL's programs cannot connect: {}", said.trim_end())));
-        }
-        let reached = String::from_utf8_lossy(&output.stdout);
-        let expected = format!("{} {}", self.system_identifier.as_deref().unwrap_or_default(), conninfo.database);
-        match reached.strip_suffix('\n').unwrap_or(&reached) == expected {
-            true => Ok(()),
-            false => Err(Error::source(&conninfo.database, "PostgreSQL's programs reach another database than icecore itself does")),
-        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr).trim_end().to_owned()) })
+    }
+
+    fn unpin(&mut self, given: &[Pin]) {
+        self.options.conninfo.session.unpin();
+        let names: Vec<&str> = given.iter().map(|pin| pin.name).collect();
+        self.unpinned = Some(format!(
+            "a pooler does not let PostgreSQL's programs set what is not as usual here ({}), so a restore may say that rows differ: name the server itself in --dsn",
+            names.join(", ")
+        ));
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::conninfo::Conninfo;
+use super::settings::Purpose;
 use crate::error::{Error, Result};
 use crate::source::Environment;
 
@@ -94,17 +95,29 @@ impl Tools {
         Some(Tools { bin: dir.to_path_buf(), version, major })
     }
 
-    /// A program that will connect as `conninfo` says. What it inherits has nothing of libpq's or icecore's own variables.
+    /// A program that reads a database, and will connect as `conninfo` says, which should be that of an open connection to the same database. What it inherits
+    /// has nothing of libpq's or icecore's own variables.
     pub fn command(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
+        let mut command = self.connecting(program, environment, conninfo, Purpose::Dump);
+        // Rows have times in the session's time zone, and rows are compared.
+        command.env("PGTZ", "UTC");
+        command
+    }
+
+    /// The same for one that loads a database. Materialized views are computed as in a session of the database itself, whose settings may name a time zone.
+    pub(crate) fn loader(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
+        self.connecting(program, environment, conninfo, Purpose::Load)
+    }
+
+    fn connecting(&self, program: &str, environment: &Environment, conninfo: &Conninfo, purpose: Purpose) -> Command {
         let mut command = Command::new(self.bin.join(program));
         environment.give(&mut command);
         for name in environment.variables.keys().filter(|name| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
-        command.envs(conninfo.variables()).stdin(Stdio::null());
+        command.envs(conninfo.variables(purpose)).stdin(Stdio::null());
         // Messages are kept in records and looked at by people who speak other languages.
-        // Rows have times in the session's time zone, and rows are compared.
-        command.env("PGTZ", "UTC").env("LC_MESSAGES", "C").env_remove("LC_ALL").env_remove("LANGUAGE");
+        command.env("LC_MESSAGES", "C").env_remove("LC_ALL").env_remove("LANGUAGE");
         command
     }
 }

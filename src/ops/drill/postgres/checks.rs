@@ -22,9 +22,8 @@ const WITH_UNIQUE: u32 = 17_00_00;
 /// asks for it: a drill that was killed must not go on for as long as its checks take.
 const WITH_CLIENT_CHECK: u32 = 14_00_00;
 const CLIENT_CHECK: &str = "SET client_connection_check_interval = '5s'";
-/// Nothing may end or stop a check: a check is no statement of the application, and what event triggers do is none of its business.
-const SETTINGS: &str =
-    "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET client_min_messages = error";
+/// Only what is wrong is of interest.
+const SETTINGS: &str = "SET client_min_messages = error";
 
 /// A table or an index to look through.
 struct Relation {
@@ -129,7 +128,9 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
     let schema = "SELECT quote_ident(n.nspname) FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
                   WHERE e.extname = 'amcheck'";
     let schema: String = client.query_one(schema, &[]).and_then(|row| row.try_get(0)).map_err(failed)?;
-    let list = "SELECT c.oid, n.nspname || '.' || c.relname, c.relkind = 'i' FROM pg_catalog.pg_class c \
+    // In a database without an encoding names need not be UTF-8, and cannot be sent as text then.
+    let list = "SELECT c.oid, pg_catalog.convert_to(n.nspname || '.' || c.relname, CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' \
+                THEN 'SQL_ASCII' ELSE 'UTF8' END), c.relkind = 'i' FROM pg_catalog.pg_class c \
                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_am a ON a.oid = c.relam \
                 LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
                 WHERE c.relpersistence <> 't' AND ((c.relkind = 'i' AND a.amname = 'btree' AND i.indisvalid AND i.indisready) \
@@ -137,7 +138,8 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
     let version = connection.version;
     let rows = connection.client.query(list, &[]).map_err(failed)?;
     let relations = rows.iter().map(|row| {
-        let (oid, name, is_index): (u32, String, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (oid, name, is_index): (u32, Vec<u8>, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let name = String::from_utf8_lossy(&name).into_owned();
         let query = match is_index {
             true => {
                 let unique = if version >= WITH_UNIQUE { ", checkunique => true" } else { "" };
@@ -158,6 +160,9 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
 impl Job<'_> {
     fn run(&self, conninfo: &Conninfo, stop: &AtomicBool) -> Done {
         let connection = Connection::open(conninfo).map_err(|e| e.to_string()).and_then(|mut connection| {
+            if matches!(self, Job::Sql(_)) {
+                connection.as_an_application().map_err(|e| explain(&e))?;
+            }
             connection.client.batch_execute(SETTINGS).map_err(|e| explain(&e))?;
             if connection.version >= WITH_CLIENT_CHECK {
                 // A server on a system that cannot tell refuses it.

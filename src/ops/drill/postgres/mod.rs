@@ -91,7 +91,7 @@ pub(super) fn drill(
     placement: &Placement<'_>,
 ) -> Result<Report> {
     let monitor = placement.monitor;
-    let drill = Drill { dump: Dump::of_snapshot(repo, record)?, listing, options, monitor };
+    let mut drill = Drill { dump: Dump::of_snapshot(repo, record)?, listing, options, monitor };
     let how = |conninfo: &Conninfo, bin: Option<PathBuf>, spool_dir: PathBuf, (no_owner, no_privileges): (bool, bool)| ServerOptions {
         conninfo: conninfo.clone(),
         environment: staging.environment.clone(),
@@ -106,6 +106,7 @@ pub(super) fn drill(
         // They are directories of the machine that was dumped, and prove nothing.
         no_tablespaces: true,
         verify: true,
+        keep_going: false,
     };
     let began = Instant::now();
     match &staging.place {
@@ -115,11 +116,16 @@ pub(super) fn drill(
             drill.in_database(report, began, false, &how)
         }
         ServerPlace::ThrowAway { above, account } => {
+            // On its server nobody else's rights are at stake, only those of who runs it.
+            if let Some(why) = drill.dump.unproven.take() {
+                monitor.warn(&trust(why, account.as_ref()));
+            }
             let globals = read_globals(repo, record, listing)?;
             let tools = server_tools(&drill.dump, staging.bin.as_deref(), &staging.environment)?;
             let roles = globals.clone().unwrap_or_default();
             let server = ThrowAway::start(&tools.bin, roles.superuser(), above, account.as_ref(), &staging.environment, monitor)?;
             let mut report = Report::of(id, record, server.dir.to_string_lossy().into_owned());
+            report.server_user = account.as_ref().map(|account| account.name.clone()).or_else(|| staging.environment.os_user.clone());
             report.push(roles_check(globals.is_some(), roles.make(&server.conninfo)?, monitor));
             let how = how(&server.conninfo, Some(tools.bin), server.dir.clone(), (false, false));
             let report = drill.in_database(report, began, true, &how);
@@ -127,6 +133,16 @@ pub(super) fn drill(
             report
         }
     }
+}
+
+/// What is said of a dump of which nothing proves that it is what was backed up, before a server is made for it.
+fn trust(why: &str, account: Option<&Account>) -> String {
+    let who = match account {
+        Some(account) if account.name == "nobody" => "user nobody, who has no rights".to_owned(),
+        Some(account) => format!("user {}, to whom other servers' data may belong", account.name),
+        None => "this user, with all of this user's rights: drill as one who has few".to_owned(),
+    };
+    format!("{why}, so whoever could write to it can have changed the dump, and have programs run by this drill's server; it runs as {who}")
 }
 
 impl Drill<'_> {

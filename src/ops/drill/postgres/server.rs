@@ -111,7 +111,8 @@ impl ThrowAway {
             // With the user the standard library also drops the supplementary groups.
             command.uid(account.uid).gid(account.gid);
         }
-        command.spawn().map_err(|e| Error::destination(dir, format!("no server can be started there: {e}{}", advice(account))))
+        spawn_without_new_rights(&mut command)
+            .map_err(|e| Error::destination(dir, format!("no server can be started there: {e}{}", advice(account))))
     }
 
     fn wait(&mut self, account: Option<&Account>, monitor: &dyn Monitor) -> Result<()> {
@@ -146,6 +147,26 @@ impl ThrowAway {
             monitor.warn(&format!("{}, where the throw-away server was, could not be removed", dir.display()));
         }
     }
+}
+
+/// A dump can have programs run (`COPY ... TO PROGRAM`). None of them gets more rights than the server has, by sudo or the like. What a thread gives up, its
+/// children do not have either.
+#[cfg(target_os = "linux")]
+fn spawn_without_new_rights(command: &mut Command) -> std::io::Result<Child> {
+    let spawned = std::thread::scope(|scope| {
+        let spawning = scope.spawn(|| {
+            rustix::thread::set_no_new_privs(true)?;
+            command.spawn()
+        });
+        spawning.join()
+    });
+    spawned.unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts it has ended")))
+}
+
+/// Elsewhere there is no such thing.
+#[cfg(not(target_os = "linux"))]
+fn spawn_without_new_rights(command: &mut Command) -> std::io::Result<Child> {
+    command.spawn()
 }
 
 impl Drop for ThrowAway {

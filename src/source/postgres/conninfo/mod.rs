@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::settings::{Purpose, Session};
 use crate::error::{Error, Result};
 use crate::source::Environment;
 
@@ -44,7 +45,7 @@ impl SslMode {
             "require" => SslMode::Require,
             "verify-ca" => SslMode::VerifyCa,
             "verify-full" => SslMode::VerifyFull,
-            _ => return invalid(format!("sslmode {text:?} is none of disable, allow, prefer, require, verify-ca, verify-full")),
+            _ => return invalid("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full"),
         })
     }
 
@@ -117,6 +118,8 @@ pub struct Conninfo {
     pub options: Option<String>,
     /// Only a server that takes writes is wanted (`read-write`, `primary`), only one that takes none, or any.
     pub attributes: Option<String>,
+    /// What an open connection has found out about sessions of this role in this database.
+    pub(super) session: Session,
 }
 
 /// Settings, by libpq's names, with the variable that stands in for each.
@@ -223,7 +226,17 @@ impl Conninfo {
         };
         let attributes = get("target_session_attrs").filter(|text| text != "any");
         let tls = tls_files(values, environment, sslmode)?;
-        Ok(Conninfo { targets, user, database, sslmode, tls, connect_timeout, options: get("options"), attributes })
+        Ok(Conninfo {
+            targets,
+            user,
+            database,
+            sslmode,
+            tls,
+            connect_timeout,
+            options: get("options"),
+            attributes,
+            session: Session::default(),
+        })
     }
 
     /// A server whose Unix socket is in this directory, and that asks for no password.
@@ -237,12 +250,14 @@ impl Conninfo {
             connect_timeout: None,
             options: None,
             attributes: None,
+            session: Session::default(),
         }
     }
 
     /// The same for another database of the server.
     pub fn with_database(&self, database: &str) -> Self {
-        Conninfo { database: database.to_owned(), ..self.clone() }
+        // There other settings may hold.
+        Conninfo { database: database.to_owned(), session: Session::default(), ..self.clone() }
     }
 
     /// The same, but only this place of it.
@@ -250,9 +265,9 @@ impl Conninfo {
         Conninfo { targets: vec![target.clone()], ..self.clone() }
     }
 
-    /// The variables that make PostgreSQL's programs connect to the first place of this; the password is among them, so they are only for a
-    /// child's environment.
-    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
+    /// The variables that make PostgreSQL's programs connect to the first place of this, with the settings that its connection has found to be needed; the
+    /// password is among them, so they are only for a child's environment.
+    pub(super) fn variables(&self, purpose: Purpose) -> Vec<(&'static str, OsString)> {
         let mut set: Vec<(&'static str, OsString)> = vec![
             ("PGUSER", self.user.clone().into()),
             ("PGDATABASE", self.database.clone().into()),
@@ -268,7 +283,9 @@ impl Conninfo {
             set.extend(target.password.as_ref().map(|password| ("PGPASSWORD", password.as_str().into())));
         }
         set.extend(self.connect_timeout.map(|timeout| ("PGCONNECT_TIMEOUT", timeout.as_secs().to_string().into())));
-        set.extend(self.options.as_ref().map(|options| ("PGOPTIONS", options.into())));
+        set.extend(self.session.options(self.options.as_deref(), purpose).map(|options| ("PGOPTIONS", options.into())));
+        // Without it the role's or the database's setting would decide in which encoding a dump is.
+        set.extend(self.session.encoding.as_ref().map(|encoding| ("PGCLIENTENCODING", encoding.into())));
         let files = [("PGSSLROOTCERT", &self.tls.root), ("PGSSLCERT", &self.tls.cert), ("PGSSLKEY", &self.tls.key)];
         set.extend(files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.clone().into_os_string()))));
         set
@@ -317,7 +334,12 @@ fn targets(values: &Values) -> Result<Vec<Target>> {
             None | Some("") => 5432,
             Some(text) => match text.parse::<u16>() {
                 Ok(port) if port > 0 => port,
-                _ => return invalid(format!("port {text:?} is none")),
+                // It is not shown: without a host it may be a password.
+                _ => {
+                    return invalid(
+                        "a port is no number from 1 to 65535; is a password in the URI not percent-encoded, or the host missing?",
+                    );
+                }
             },
         };
         let hostaddr = addresses.get(index).filter(|address| !address.is_empty()).cloned();

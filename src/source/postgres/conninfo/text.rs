@@ -3,12 +3,22 @@
 use super::{Values, invalid, is_known};
 use crate::error::Result;
 
-/// What a connection string says. It may be empty, or the name of a database.
+/// What is said where a part of a password may have been taken for something else, which is not shown then.
+const ENCODE: &str = "in a user's name or a password of a URI, `@`, `/`, `:`, `%`, `?` and `#` have to be percent-encoded (`@` as %40, `/` as %2F), or give the \
+                      password in another way: PGPASSWORD, ~/.pgpass";
+
+/// What a connection string says. It may be empty, or the name of a database. No message shows anything that may be a part of a password: one that is not
+/// percent-encoded ends early for libpq, and its rest is a host, a port, a database or a setting.
 pub(super) fn parse(dsn: &str) -> Result<Values> {
     let uri = ["postgresql://", "postgres://"].iter().find_map(|scheme| dsn.strip_prefix(scheme));
+    let start = dsn.split('=').next().unwrap_or_default();
     match uri {
         Some(rest) => parse_uri(rest),
+        None if start.contains("://") => invalid("a connection URI begins with postgresql:// or postgres://"),
         None if dsn.contains('=') => parse_settings(dsn),
+        None if dsn.split_once('@').is_some_and(|(before, _)| before.contains(':')) => invalid(
+            "the connection string looks like a URI without its postgresql:// (a database of such a name is given as dbname='NAME')",
+        ),
         None if dsn.is_empty() => Ok(Values::new()),
         None => Ok(Values::from([("dbname".to_owned(), dsn.to_owned())])),
     }
@@ -19,6 +29,12 @@ fn put(values: &mut Values, key: &str, value: String) -> Result<()> {
         // What JDBC calls it.
         ("ssl", "true") => drop(values.insert("sslmode".to_owned(), "require".to_owned())),
         _ if is_known(key) => drop(values.insert(key.to_owned(), value)),
+        // After a password it may be the rest of one that has a space or `&` in it.
+        _ if values.contains_key("password") => {
+            return invalid(format!(
+                "the connection string has a setting that is not known after the password; quotes around it may be missing; {ENCODE}"
+            ));
+        }
         _ => return invalid(format!("the connection string has a setting that is not known: {key:?}")),
     }
     Ok(())
@@ -67,6 +83,7 @@ fn take_value(text: &str, ends: impl Fn(char) -> bool, is_quoted: bool) -> Resul
 /// `[user[:password]@][host[:port],...][/dbname][?key=value&...]`; a setting after `?` wins over the part before it.
 fn parse_uri(rest: &str) -> Result<Values> {
     let mut values = Values::new();
+    refuse_torn(rest)?;
     // libpq looks for the user up to the first `/`, whatever else comes before that.
     let (user_info, rest) = match rest.split_once('@') {
         Some((info, after)) if !info.contains('/') => (Some(info), after),
@@ -99,6 +116,26 @@ fn parse_uri(rest: &str) -> Result<Values> {
     Ok(values)
 }
 
+/// Refuses what libpq would take apart within a password: no host, port or database has a bare `@`, and what comes before one with a `/` is no port.
+fn refuse_torn(rest: &str) -> Result<()> {
+    let torn = || invalid(format!("the connection URI has an `@` where there can be none; {ENCODE}"));
+    match rest.split_once('@') {
+        // The user's part is taken up to the first `@`, as there is no `/` before it.
+        Some((info, after)) if !info.contains('/') => {
+            let place = after.split_once('?').map_or(after, |(place, _)| place);
+            let has_password = info.contains(':');
+            if place.contains('@') || (has_password && after.contains('@')) { torn() } else { Ok(()) }
+        }
+        Some((before, _)) if !before.contains('?') => torn(),
+        Some((before, _)) if before.split('/').next().is_some_and(|place| place.contains(':') && !place.starts_with('[')) => {
+            // Of `host:port/database?key=a@b` nothing is torn; of `user:pass/wo?rd@host` it is.
+            let port = before.split('/').next().and_then(|place| place.rsplit_once(':')).map_or("", |(_, port)| port);
+            if port.chars().all(|c| c.is_ascii_digit()) && before.contains('=') { Ok(()) } else { torn() }
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A host, in brackets if it is an IPv6 address, and its port.
 fn split_port(place: &str) -> Result<(&str, &str)> {
     let Some(bracketed) = place.strip_prefix('[') else { return Ok(place.split_once(':').unwrap_or((place, ""))) };
@@ -122,7 +159,10 @@ fn decode(text: &str) -> Result<String> {
         let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
         match (digit(rest.next()), digit(rest.next())) {
             (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
-            _ => return invalid("the connection URI has a % that is not followed by two hexadecimal digits (of a byte that is not 0)"),
+            _ => {
+                let text = "the connection URI has a % that is not followed by two hexadecimal digits (of a byte that is not 0)";
+                return invalid(format!("{text}; {ENCODE}"));
+            }
         }
     }
     String::from_utf8(bytes).or_else(|_| invalid("the connection URI is not UTF-8"))
