@@ -15,11 +15,17 @@ pub enum Error {
         /// Where it was looked for.
         location: String,
     },
-    /// A named thing (snapshot, stream, object) does not exist.
+    /// What is needed (a snapshot, a pack, a key) is not in the repository.
     #[error("{what} not found")]
     NotFound {
         /// What was looked for, with its kind: `snapshot 1a2b`.
         what: String,
+    },
+    /// What the user named is not there; nothing is damaged.
+    #[error("{detail}")]
+    NoSuch {
+        /// What was named, and what there is.
+        detail: String,
     },
     /// Stored bytes are not what was written.
     #[error("{object} is damaged: {detail}")]
@@ -69,6 +75,24 @@ pub enum Error {
         /// Why, and what to do.
         detail: String,
     },
+    /// A database that a snapshot has whole was damaged when it was captured. Nothing was changed.
+    #[error(
+        "{}: the database in the snapshot is damaged, as it was at its capture (SQLite's quick_check: {detail}); what is there was left as it is; \
+         --accept-damaged restores it all the same",
+        path.display()
+    )]
+    Unsound {
+        /// Where it was to go.
+        path: PathBuf,
+        /// What SQLite says.
+        detail: String,
+    },
+    /// A fault of icecore itself: something that cannot be is so, or a thread panicked. What was done up to here is as safe as if the process had been killed.
+    #[error("this is a fault of icecore itself, please report it: {detail}")]
+    Bug {
+        /// What cannot be, and where.
+        detail: String,
+    },
     /// Someone else holds what is needed; trying again later may help.
     #[error("{}: {detail}", path.display())]
     Busy {
@@ -102,6 +126,14 @@ pub enum Error {
     Poisoned,
 }
 
+/// What a thread gave back; one that panicked gives [`Error::Bug`]. `doing` says what it did, as in "storing chunks".
+///
+/// # Errors
+/// What the thread failed with.
+pub fn joined<T>(doing: &str, outcome: std::thread::Result<Result<T>>) -> Result<T> {
+    outcome.unwrap_or_else(|panic| Err(Error::panicked(doing, panic)))
+}
+
 impl Error {
     /// A [`Error::Corrupt`] in one line.
     pub fn corrupt(object: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -116,6 +148,28 @@ impl Error {
     /// A [`Error::Destination`] in one line.
     pub fn destination(path: impl AsRef<Path>, detail: impl std::fmt::Display) -> Self {
         Error::Destination { path: path.as_ref().to_path_buf(), detail: detail.to_string() }
+    }
+
+    /// An [`Error::Unsound`] in one line.
+    pub fn unsound(path: impl AsRef<Path>, detail: impl Into<String>) -> Self {
+        Error::Unsound { path: path.as_ref().to_path_buf(), detail: detail.into() }
+    }
+
+    /// An [`Error::Bug`] in one line.
+    pub fn bug(detail: impl Into<String>) -> Self {
+        Error::Bug { detail: detail.into() }
+    }
+
+    /// The same as an error of reading or writing.
+    pub fn bug_io(detail: impl Into<String>) -> std::io::Error {
+        std::io::Error::other(Error::bug(detail))
+    }
+
+    /// The [`Error::Bug`] of a thread that panicked, with what it said.
+    pub fn panicked(doing: &str, panic: Box<dyn std::any::Any + Send>) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it did not say why".to_owned());
+        Error::bug(format!("a thread that was {doing} panicked: {text}"))
     }
 
     /// A [`Error::Backend`] in one line.

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read};
 
 use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
 
+use crate::error::Error;
 use crate::format::CHUNK_LEN_MAX;
 
 /// Bytes in a chunk of a page file with this page size: the repository's length, or one page where that is longer.
@@ -147,7 +148,9 @@ impl<R: Holes> ContentChunks<R> {
             (self.start, self.end) = (0, self.end - self.start);
         }
         while !self.has_ended && self.end - self.start < longest {
-            let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+            // No room would look like the end of the stream.
+            let room = self.buffer.get_mut(self.end..).filter(|room| !room.is_empty());
+            let room = room.ok_or_else(|| Error::bug_io("there is no room for the longest chunk"))?;
             let hole = usize::try_from(self.input.hole()?).unwrap_or(usize::MAX).min(room.len());
             if hole > 0 {
                 room.iter_mut().take(hole).for_each(|byte| *byte = 0);
@@ -197,7 +200,9 @@ impl<R: Holes> Iterator for ContentChunks<R> {
             Ok(Some(zeros)) => return Some(Ok(zeros)),
             Ok(None) => {}
         }
-        let ready = self.buffer.get(self.start..self.end.min(self.start + self.cutter.longest)).unwrap_or_default();
+        let Some(ready) = self.buffer.get(self.start..self.end.min(self.start + self.cutter.longest)) else {
+            return Some(Err(Error::bug_io("a chunk starts or ends outside the buffer")));
+        };
         let len = self.cutter.cut(ready);
         let chunk = ready.get(..len).filter(|chunk| !chunk.is_empty())?.to_vec();
         self.start += len;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use icecore::format::parity::PARITY_PERCENT_MAX;
@@ -138,6 +139,8 @@ pub(crate) struct SqliteArgs {
     #[command(flatten)]
     pub(crate) content: ContentArgs,
     #[command(flatten)]
+    pub(crate) busy: BusyArgs,
+    #[command(flatten)]
     pub(crate) record: RecordArgs,
 }
 
@@ -148,6 +151,19 @@ pub(crate) struct ContentArgs {
     /// those in rollback-journal mode, whose writers wait for it
     #[arg(long = "content", value_name = "WHEN", value_enum, default_value_t = Content::Auto)]
     pub(crate) when: Content,
+}
+
+/// How long locks on databases are waited for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BusyArgs {
+    /// How long to wait for a lock that somebody else holds on a database: 0, or a number with s, m, h or d
+    #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = span)]
+    pub(crate) busy_timeout: Duration,
+}
+
+/// A time span.
+fn span(text: &str) -> Result<Duration, String> {
+    super::prune::seconds(text).map(|seconds| Duration::from_secs(seconds.unsigned_abs())).map_err(|failure| failure.message)
 }
 
 /// When to sum up the tables of databases.
@@ -194,6 +210,8 @@ pub(crate) struct FilesArgs {
     pub(crate) no_xattrs: bool,
     #[command(flatten)]
     pub(crate) content: ContentArgs,
+    #[command(flatten)]
+    pub(crate) busy: BusyArgs,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
 }
@@ -314,6 +332,9 @@ pub(crate) struct RestoreArgs {
     /// Write into databases that others may have open, through SQLite
     #[arg(long, conflicts_with = "to")]
     pub(crate) live: bool,
+    /// With --live: how long to wait for a lock that somebody else holds on a database [default: 5s]
+    #[arg(long, value_name = "SPAN", requires = "live", value_parser = span)]
+    pub(crate) busy_timeout: Option<Duration>,
     /// Put a database in place although SQLite finds it damaged
     #[arg(long)]
     pub(crate) accept_damaged: bool,

@@ -9,10 +9,10 @@ use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::command::CommandSource;
 use icecore::source::files::{FilesOptions, FilesSource, LeftOut, Selection};
-use icecore::source::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions, SqliteSource};
+use icecore::source::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
 use serde::Serialize;
 
-use super::args::{CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};
+use super::args::{BusyArgs, CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::journal::{Story, journaled};
@@ -26,7 +26,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
     let content = args.content.when.into();
-    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content))?)))
+    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?)))
 }
 
 /// `backup files`.
@@ -37,7 +37,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     let selection = selection(args)?;
     let given = listed(paths.iter().map(|(_, path)| path));
     let make = || -> Result<Box<dyn Source>, Failure> {
-        let sqlite = sqlite_options(context, args.content.when.into());
+        let sqlite = sqlite_options(context, args.content.when.into(), &args.busy);
         Ok(Box::new(FilesSource::select(paths, FilesOptions { sqlite, exclude }, selection)?))
     };
     run(context, &args.record, &given, make)
@@ -79,9 +79,10 @@ impl From<Content> for ContentWhen {
     }
 }
 
-fn sqlite_options(context: &Context<'_>, content: ContentWhen) -> SqliteOptions {
+fn sqlite_options(context: &Context<'_>, content: ContentWhen, busy: &BusyArgs) -> SqliteOptions {
     // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
-    SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: Some(context.local_dir().to_path_buf()), clock: SystemTime::now, content }
+    let temp_dir = Some(context.local_dir().to_path_buf());
+    SqliteOptions { busy_timeout: busy.busy_timeout, temp_dir, clock: SystemTime::now, content }
 }
 
 /// What a backup did, as it is reported.

@@ -66,14 +66,9 @@ pub(crate) fn server_account() -> Result<Option<Account>, Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let account = |wanted: &str| {
-        accounts.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let is_it = fields.next()? == wanted;
-            let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-            (is_it && uid != 0).then(|| Account { name: wanted.to_owned(), uid, gid })
-        })
+        let found = uzers::get_user_by_name(wanted).filter(|user| user.uid() != 0);
+        found.map(|user| Account { name: wanted.to_owned(), uid: user.uid(), gid: user.primary_group_id() })
     };
     let none = || {
         Failure::failed(
@@ -88,10 +83,17 @@ pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The user's name, or the number where no variable has it.
+/// The user's name as the system has it, from wherever it keeps its accounts; else as a variable has it, else the number.
 pub(crate) fn user() -> String {
-    let named = variable("USER").or_else(|| variable("LOGNAME"));
-    named.map_or_else(|| rustix::process::getuid().as_raw().to_string(), |name| name.to_string_lossy().into_owned())
+    let uid = rustix::process::getuid().as_raw();
+    name_of(uid).unwrap_or_else(|| {
+        let named = variable("USER").or_else(|| variable("LOGNAME"));
+        named.map_or_else(|| uid.to_string(), |name| name.to_string_lossy().into_owned())
+    })
+}
+
+fn name_of(uid: u32) -> Option<String> {
+    uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned())
 }
 
 /// All of it, for programs that the library runs.
@@ -101,14 +103,7 @@ pub(crate) fn everything() -> icecore::source::Environment {
 
 /// The name of the account that this process runs as, which variables need not tell.
 fn account() -> String {
-    let uid = rustix::process::geteuid().as_raw().to_string();
-    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let named = accounts.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    });
-    named.unwrap_or_else(user)
+    name_of(rustix::process::geteuid().as_raw()).unwrap_or_else(user)
 }
 
 #[cfg(test)]

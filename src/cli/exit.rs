@@ -65,13 +65,15 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (exit, code) = match &error {
             Error::NoRepository { .. } => (Exit::NoRepository, "no-repository"),
-            Error::NotFound { .. } => (Exit::Failed, "not-found"),
+            Error::NotFound { .. } | Error::NoSuch { .. } => (Exit::Failed, "not-found"),
             Error::Corrupt { .. } => (Exit::Damaged, "damaged"),
             Error::WrongPassphrase { .. } => (Exit::WrongPassphrase, "wrong-passphrase"),
             Error::UnsupportedFormat { .. } => (Exit::Failed, "unsupported-format"),
             Error::Backend { .. } => (Exit::Failed, "backend"),
             Error::Source { .. } => (Exit::Failed, "source"),
             Error::Destination { .. } => (Exit::Failed, "destination"),
+            Error::Unsound { .. } => (Exit::Damaged, "damaged"),
+            Error::Bug { .. } => (Exit::Failed, "bug"),
             Error::Busy { .. } => (Exit::Busy, "busy"),
             Error::InvalidArgument(_) => (Exit::Usage, "usage"),
             Error::Catalog { .. } => (Exit::Failed, "catalog"),

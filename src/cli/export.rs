@@ -6,7 +6,7 @@ use std::time::Instant;
 use icecore::backend::disk::RealDisk;
 use icecore::ops::export::{self, ExportOptions, Exported};
 use icecore::ops::journal::Operation;
-use icecore::ops::place::Placement;
+use icecore::ops::place::{Findings, Placement};
 use icecore::progress::Monitor;
 use icecore::repo::Repository;
 use serde::Serialize;
@@ -47,6 +47,10 @@ struct Done {
     bytes: u64,
     status: &'static str,
     kept: Option<Located>,
+    /// What SQLite said of databases, each with its name.
+    damage: Vec<String>,
+    warnings: Vec<String>,
+    not_checked: Vec<String>,
     duration_ms: f64,
     key_derivation_ms: f64,
     #[serde(skip)]
@@ -73,7 +77,7 @@ fn write(context: &Context<'_>, repo: &Repository, args: &ExportArgs, story: &mu
     let now_ns = time::now_ns();
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(now_ns), monitor: &progress };
     let options = ExportOptions { now_ns, accept_damaged: args.accept_damaged };
-    let Exported { path, manifest, kept } = export::export(repo, (&id, &record), &args.dir, &options, &placement)?;
+    let Exported { path, manifest, kept, findings } = export::export(repo, (&id, &record), &args.dir, &options, &placement)?;
     repo.warn_of_healed(&progress);
     drop(progress);
     let done = Done {
@@ -83,12 +87,23 @@ fn write(context: &Context<'_>, repo: &Repository, args: &ExportArgs, story: &mu
         bytes: manifest.bytes,
         status: manifest.status,
         kept: kept.as_deref().map(Located::of),
+        damage: told(&findings, |of| &of.damage),
+        warnings: told(&findings, |of| &of.warnings),
+        not_checked: told(&findings, |of| &of.not_checked),
         duration_ms: output::ms(started.elapsed().as_micros() as u64),
         key_derivation_ms: output::ms(repo.key_derivation().as_micros() as u64),
         short_id: id.short(),
     };
     context.output.report(&done, Done::text)?;
     Ok(Exit::Done)
+}
+
+fn told(findings: &[(Vec<u8>, Findings)], which: impl Fn(&Findings) -> &Vec<String>) -> Vec<String> {
+    let lines = |(name, of): &(Vec<u8>, Findings)| {
+        let name = String::from_utf8_lossy(name).into_owned();
+        which(of).iter().map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
+    };
+    findings.iter().flat_map(lines).collect()
 }
 
 impl Done {

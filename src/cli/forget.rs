@@ -252,7 +252,11 @@ fn drop_snapshots(
     let now_ns = time::now_ns();
     let plan = match args.snaps.is_empty() {
         true => {
-            let calendar = Calendar { now_ns, zone: args.time_zone.clone().unwrap_or_else(TimeZone::system) };
+            let zone = args.time_zone.clone().map_or_else(time::zone, Ok).or_else(|error| match rules.use_calendar() {
+                true => Err(error),
+                false => Ok(TimeZone::UTC),
+            })?;
+            let calendar = Calendar { now_ns, zone };
             plan_by_rules(&refreshed, &filter(&args.filter), rules, args.group_by, &calendar)?
         }
         false => named(&refreshed, args)?,

@@ -17,10 +17,10 @@ use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{self, RestoreOptions, Restored};
 use icecore::ops::subtree;
 use icecore::progress::Monitor;
-use icecore::repo::{Reader, Repository};
+use icecore::repo::{Reader, Refreshed, Repository};
 use serde::Serialize;
 
-use super::args::{DumpArgs, RestoreArgs};
+use super::args::{DumpArgs, FilterArgs, RestoreArgs};
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::journal::{Story, journaled};
@@ -51,6 +51,10 @@ struct RestoredView {
     located: Located,
     bytes: u64,
     kept: Vec<Located>,
+    /// What SQLite said of a database.
+    damage: Vec<String>,
+    warnings: Vec<String>,
+    not_checked: Vec<String>,
 }
 
 /// `restore`.
@@ -77,14 +81,16 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
 fn put_back(context: &Context<'_>, repo: &Repository, snap: &str, args: &RestoreArgs, story: &mut Story) -> Result<Exit, Failure> {
     let started = Instant::now();
     let progress = context.progress();
-    let (id, record) = find_in(&context.refresh(repo, &progress)?, snap, &args.filter)?.clone();
+    let refreshed = context.refresh(repo, &progress)?;
+    let (id, record) = find_in(&refreshed, snap, &args.filter)?.clone();
     story.snapshots.push(id);
     story.source = Some(record.source.id);
     story.detail = destinations(args);
     for flag in &record.flags {
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }
-    let restored = place(repo, &record, args, &progress).map_err(|error| refused(error, &record, args.accept_damaged))?;
+    let restored =
+        place(repo, &record, args, &progress).map_err(|error| or_a_good_one(refused(error, snap, &args.filter), &refreshed, &record))?;
     repo.warn_of_healed(&progress);
     drop(progress);
     let done = Done {
@@ -114,7 +120,7 @@ fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exi
         progress.warn(&why);
     }
     let targets = arguments.into_iter().map(|argument| names::target(argument, |name| given.has(name))).collect::<Result<Vec<_>, _>>()?;
-    let database = DatabaseOptions { accept_damaged: args.accept_damaged, ..DatabaseOptions::default() };
+    let database = database_options(args);
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
     let restored = export::restore_given(&given, &targets, &FromOptions { database, live: args.live }, &placement)?;
     drop(progress);
@@ -132,6 +138,11 @@ fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exi
     Ok(Exit::Done)
 }
 
+fn database_options(args: &RestoreArgs) -> DatabaseOptions {
+    let default = DatabaseOptions::default();
+    DatabaseOptions { accept_damaged: args.accept_damaged, busy_timeout: args.busy_timeout.unwrap_or(default.busy_timeout), ..default }
+}
+
 /// Where it goes, for the journal.
 fn destinations(args: &RestoreArgs) -> String {
     match &args.to {
@@ -147,8 +158,7 @@ enum Refused {
 }
 
 fn place(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs, monitor: &dyn Monitor) -> Result<Vec<Restored>, Refused> {
-    let database = DatabaseOptions { accept_damaged: args.accept_damaged, ..DatabaseOptions::default() };
-    let options = RestoreOptions { database, live: args.live, no_xattrs: args.no_xattrs };
+    let options = RestoreOptions { database: database_options(args), live: args.live, no_xattrs: args.no_xattrs };
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor };
     let restored = match &args.to {
         Some(dir) => restore::restore_tree(repo, record, dir, &options, &placement),
@@ -168,16 +178,28 @@ fn targets(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs) -> Re
     args.streams.iter().map(target).collect()
 }
 
-fn refused(refused: Refused, record: &SnapshotRecord, accept_damaged: bool) -> Failure {
-    let damaged = record.flags.iter().any(|flag| flag.code == "damaged") && !accept_damaged;
+fn refused(refused: Refused, snap: &str, filter: &FilterArgs) -> Failure {
     match refused {
         Refused::Arguments(failure) => failure,
-        Refused::Library(error @ Error::Destination { .. }) if damaged => {
-            let hint = "this snapshot is flagged damaged: --accept-damaged restores it as it is";
-            Failure { exit: Exit::Damaged, code: "damaged", message: format!("{error}; {hint}") }
-        }
-        Refused::Library(error) => error.into(),
+        Refused::Library(error) => of_which_source(error, snap, filter),
     }
+}
+
+/// Of what is damaged: where it was well.
+fn or_a_good_one(failure: Failure, refreshed: &Refreshed, record: &SnapshotRecord) -> Failure {
+    let is_good = |other: &SnapshotRecord| other.source.id == record.source.id && other.flags.is_empty() && other.time_ns < record.time_ns;
+    match refreshed.snapshots.iter().rev().find(|(_, other)| failure.exit == Exit::Damaged && is_good(other)) {
+        Some((id, _)) => Failure { message: format!("{}; the last good snapshot before it is {}", failure.message, id.short()), ..failure },
+        None => failure,
+    }
+}
+
+/// Of a stream that is not there: perhaps another source was meant.
+fn of_which_source(error: Error, snap: &str, filter: &FilterArgs) -> Failure {
+    let is_of_all = matches!(error, Error::NoSuch { .. }) && snap.starts_with("latest") && filter.source.is_none();
+    let failure = Failure::from(error);
+    let hint = if is_of_all { "; `latest` is the newest of all sources: choose one with --source" } else { "" };
+    Failure { message: failure.message + hint, ..failure }
 }
 
 impl RestoredView {
@@ -187,6 +209,9 @@ impl RestoredView {
             located: Located::of(&restored.placed.path),
             bytes: restored.len,
             kept: restored.placed.kept.iter().map(|path| Located::of(path)).collect(),
+            damage: restored.placed.findings.damage.clone(),
+            warnings: restored.placed.findings.warnings.clone(),
+            not_checked: restored.placed.findings.not_checked.clone(),
         }
     }
 }
@@ -231,7 +256,7 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
         Ok(()) => Ok(Exit::Done),
         Err(_) if progress.cancelled() => Err(Error::Cancelled.into()),
         Err(Error::Backend { operation: "write", source, .. }) if source.kind() == ErrorKind::BrokenPipe => Ok(Exit::ClosedPipe),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(of_which_source(error, &args.snap.snap, &args.snap.filter)),
     }
 }
 

@@ -12,18 +12,43 @@ pub(crate) fn now_ns() -> i64 {
 
 /// Nanoseconds since 1970 UTC of RFC 3339, or of a date with or without a time in the local time zone.
 pub(crate) fn parse(text: &str) -> Result<i64> {
-    parse_in(text, &TimeZone::system())
+    parse_in(text, zone)
 }
 
-fn parse_in(text: &str, zone: &TimeZone) -> Result<i64> {
-    let local = |civil: DateTime| civil.to_zoned(zone.clone()).map(|zoned| zoned.timestamp());
-    let parsed = text.parse::<Timestamp>().or_else(|_| text.parse::<DateTime>().and_then(local));
+fn parse_in(text: &str, zone: impl FnOnce() -> Result<TimeZone>) -> Result<i64> {
     let wrong = || Error::InvalidArgument(format!("{text}: not a time; give 2026-11-23T03:15:00Z, `2026-11-23 03:15` or 2026-11-23"));
-    i64::try_from(parsed.map_err(|_| wrong())?.as_nanosecond()).map_err(|_| wrong())
+    let time = match text.parse::<Timestamp>() {
+        Ok(time) => time,
+        Err(_) => {
+            let civil = text.parse::<DateTime>().map_err(|_| wrong())?;
+            civil.to_zoned(zone()?).map_err(|_| wrong())?.timestamp()
+        }
+    };
+    i64::try_from(time.as_nanosecond()).map_err(|_| wrong())
+}
+
+/// The local time zone.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if the system names one that it does not know: another one, taken silently, would move the ends of days.
+pub(crate) fn zone() -> Result<TimeZone> {
+    let unknown = |named: &str| {
+        let detail =
+            format!("{named} is no time zone that this system knows (is tzdata installed?); set TZ to one, as Europe/Berlin or UTC");
+        Error::InvalidArgument(detail)
+    };
+    match (TimeZone::try_system(), std::env::var_os("TZ").filter(|name| !name.is_empty())) {
+        (Ok(zone), _) if !zone.is_unknown() => Ok(zone),
+        (_, Some(name)) => Err(unknown(&format!("TZ={}", name.to_string_lossy()))),
+        // No zone is set at all: UTC, as for every other program.
+        (_, None) if std::fs::symlink_metadata("/etc/localtime").is_err() => Ok(TimeZone::UTC),
+        _ => Err(unknown("/etc/localtime")),
+    }
 }
 
 /// For people: local, with the offset.
 pub(crate) fn local(time_ns: i64) -> String {
+    // Of a zone that is not known it is UTC, and says so: +00:00.
     shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
 }
 
@@ -49,7 +74,7 @@ mod tests {
     #[test]
     fn the_forms_of_a_time() {
         let berlin = TimeZone::fixed(jiff::tz::offset(1));
-        let parse = |text: &str| parse_in(text, &berlin).map(utc).unwrap_or_else(|e| e.to_string());
+        let parse = |text: &str| parse_in(text, || Ok(berlin.clone())).map(utc).unwrap_or_else(|e| e.to_string());
         assert_eq!(parse("2026-11-23T03:15:00Z"), "2026-11-23T03:15:00Z");
         assert_eq!(parse("2026-11-23T03:15:00.5-02:00"), "2026-11-23T05:15:00.5Z");
         assert_eq!(parse("2026-11-23 03:15"), "2026-11-23T02:15:00Z");

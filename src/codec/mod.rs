@@ -1,4 +1,7 @@
 //! Encoding chunks: zstd, and deltas as zstd with a prefix. Pure; contexts are reused, one encoder or decoder for each thread.
+//!
+//! Lookups in the encoders' own tables that cannot fail fall back to nothing: a fresh chunk is decoded and compared before its pack is
+//! committed, so an encoder that errs is found there. Decoders check every length.
 
 mod context;
 pub mod parity;

@@ -8,6 +8,7 @@ pub mod forget;
 pub mod journal;
 pub mod lost;
 pub mod mark;
+mod near;
 pub mod place;
 pub mod postgres;
 pub mod prune;

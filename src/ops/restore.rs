@@ -11,7 +11,7 @@ use super::lost::explained;
 use super::place::tree::Tree;
 use super::place::{DatabaseOptions, Placed, Placement, holes};
 use super::subtree::{Subtree, subtree, trimmed, with_bytes};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
@@ -177,7 +177,7 @@ pub(super) fn fill_tree(
         let placed = match &entry.kind {
             EntryKind::Sqlite(_) => tree.database(name, len, meta, &fill, database),
             EntryKind::File => tree.file(name, len, meta, &fill),
-            EntryKind::Directory => tree.directory(name, meta).map(|path| Placed { path, kept: Vec::new() }),
+            EntryKind::Directory => tree.directory(name, meta).map(|path| Placed { path, ..Placed::default() }),
             EntryKind::Symlink(target) => tree.symlink(name, target, meta),
             EntryKind::HardLink(other) if damaged.names.contains(other) => {
                 let detail = format!("it is a further name of {}, which is", String::from_utf8_lossy(other));
@@ -204,7 +204,7 @@ impl Damaged {
     /// # Errors
     /// The error itself, if it is no damage.
     fn add(&mut self, name: &[u8], error: Error) -> Result<()> {
-        if !error.is_damage() {
+        if !error.is_damage() && !matches!(error, Error::Unsound { .. }) {
             return Err(error);
         }
         self.names.insert(name.to_vec());
@@ -300,7 +300,7 @@ fn write_stream(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn
         std::thread::scope(|scope| {
             let ahead = scope.spawn(|| reader.prefetch(next.iter().map(|span| span.id)));
             write_window(reader, &window, file, has_holes, Spill::past(file, root.len), monitor)?;
-            ahead.join().unwrap_or(Err(Error::Poisoned))
+            joined("looking up chunks", ahead.join())
         })?;
         written += window.iter().map(|span| u64::from(span.len)).sum::<u64>();
         window = next;

@@ -170,6 +170,12 @@ impl Rules {
     pub fn is_empty(&self) -> bool {
         self.count.iter().all(|keep| keep.is_none()) && self.within.iter().all(Option::is_none) && self.tags.is_empty()
     }
+
+    /// Whether it matters where days begin.
+    pub fn use_calendar(&self) -> bool {
+        let counted = Period::ALL.iter().zip(&self.count).any(|(period, keep)| *period != Period::Each && !keep.is_none());
+        counted || self.within.iter().any(Option::is_some)
+    }
 }
 
 /// What makes a group, within which rules count.
@@ -356,7 +362,10 @@ fn key_of(candidate: &Candidate, by: GroupBy) -> GroupKey {
 /// The reasons of each of these snapshots of one group.
 fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar) -> Vec<Vec<Reason>> {
     let mut kept: Vec<Vec<Reason>> = vec![Vec::new(); members.len()];
-    let mut keep = |place: usize, reason: Reason| kept.get_mut(place).into_iter().for_each(|reasons| reasons.push(reason.clone()));
+    let mut keep = |place: usize, reason: Reason| {
+        debug_assert!(place < members.len(), "a snapshot outside its group");
+        kept.get_mut(place).into_iter().for_each(|reasons| reasons.push(reason.clone()));
+    };
     // Those that count, newest first.
     let mut counting: Vec<(usize, Zoned)> = members
         .iter()

@@ -1,5 +1,8 @@
 //! Naming snapshots: an id or unique prefix, `latest`, `latest~N`, `@TIME`.
 
+use std::collections::BTreeSet;
+
+use super::near::near;
 use crate::error::{Error, Result};
 use crate::format::snapshot::SnapshotRecord;
 use crate::id::SnapshotId;
@@ -22,6 +25,18 @@ impl SnapshotFilter {
             self.source.as_ref().is_none_or(|s| snapshot.source.label == *s || snapshot.source.id.to_string().starts_with(s.as_str()));
         let tag = self.tag.as_ref().is_none_or(|tag| snapshot.tags.contains(tag));
         source && tag && self.host.as_ref().is_none_or(|host| snapshot.host == *host)
+    }
+
+    /// For messages about what is not there: what was asked for, and if no snapshot is of that source, which sources there are.
+    fn described(&self, snapshots: &[(SnapshotId, SnapshotRecord)]) -> String {
+        let part = |what: &str, value: &Option<String>| value.as_ref().map_or_else(String::new, |value| format!(" {what} {value}"));
+        let wanted = [part("of source", &self.source), part("with tag", &self.tag), part("of host", &self.host)].concat();
+        let of_source = SnapshotFilter { source: self.source.clone(), ..Self::default() };
+        let Some(source) = self.source.as_ref().filter(|_| !snapshots.iter().any(|(_, snapshot)| of_source.matches(snapshot))) else {
+            return wanted;
+        };
+        let labels: BTreeSet<&str> = snapshots.iter().map(|(_, snapshot)| snapshot.source.label.as_str()).collect();
+        format!("{wanted}; {}", near(source.as_bytes(), labels.into_iter().map(str::as_bytes), "the sources are"))
     }
 }
 
@@ -68,16 +83,19 @@ impl SnapshotSpec {
         filter: &SnapshotFilter,
     ) -> Result<&'s (SnapshotId, SnapshotRecord)> {
         let mut passing = snapshots.iter().filter(|(_, snapshot)| filter.matches(snapshot));
-        let missing = |what: String| Error::NotFound { what };
+        let missing = |detail: String| Error::NoSuch { detail };
         match self {
             SnapshotSpec::Latest(back) => {
                 let count = passing.clone().count();
-                passing.rev().nth(*back).ok_or_else(|| missing(format!("snapshot latest~{back} (there are {count})")))
+                passing
+                    .rev()
+                    .nth(*back)
+                    .ok_or_else(|| missing(format!("snapshot latest~{back} (there are {count}) not found{}", filter.described(snapshots))))
             }
             SnapshotSpec::At(time_ns) => passing
                 .filter(|(_, snapshot)| snapshot.time_ns <= *time_ns)
                 .max_by_key(|(_, snapshot)| snapshot.time_ns)
-                .ok_or_else(|| missing("a snapshot at or before that time".into())),
+                .ok_or_else(|| missing(format!("a snapshot at or before that time not found{}", filter.described(snapshots)))),
             SnapshotSpec::Prefix(prefix) => {
                 let mut hits = passing.by_ref().filter(|(id, _)| id.to_string().starts_with(prefix.as_str()));
                 match (hits.next(), hits.next()) {
@@ -85,7 +103,7 @@ impl SnapshotSpec {
                     (Some(_), Some(_)) => {
                         Err(Error::InvalidArgument(format!("several snapshots start with {prefix}; give more of the id")))
                     }
-                    _ => Err(missing(format!("snapshot {prefix}"))),
+                    _ => Err(missing(format!("snapshot {prefix} not found{}", filter.described(snapshots)))),
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::near::near;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, FileMeta, StreamEntry};
 
@@ -58,7 +59,7 @@ pub(super) fn subtree(listing: &[StreamEntry], name: &[u8]) -> Option<Subtree> {
 /// The entry that has the bytes of this name. Of a file with several names that is the first.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is none of this name, [`Error::InvalidArgument`] if it has no bytes: a directory, a link.
+/// [`Error::NoSuch`] if there is none of this name, [`Error::InvalidArgument`] if it has no bytes: a directory, a link.
 pub(super) fn with_bytes<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> {
     let shown = String::from_utf8_lossy(name);
     let find = |name: &[u8]| listing.iter().find(|entry| entry.name == name);
@@ -76,9 +77,8 @@ pub(super) fn with_bytes<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<
             Err(Error::InvalidArgument(format!("{shown} is a directory; `restore SNAP {shown}=DIR` gives back all that is in it")))
         }
         _ => {
-            let some: Vec<_> = listing.iter().take(8).map(|entry| String::from_utf8_lossy(&entry.name)).collect();
-            let more = if listing.len() > some.len() { ", ..." } else { "" };
-            Err(Error::NotFound { what: format!("stream {shown} (the snapshot has: {}{more})", some.join(", ")) })
+            let near = near(name, listing.iter().map(|entry| entry.name.as_slice()), "it has");
+            Err(Error::NoSuch { detail: format!("the snapshot has no stream `{shown}`; {near}") })
         }
     }
 }
@@ -125,6 +125,6 @@ mod tests {
         }
         assert_eq!(with_bytes(&listing, b"b/2").unwrap().name, b"a/first");
         assert!(matches!(with_bytes(&listing, b"b/sub"), Err(Error::InvalidArgument(text)) if text.contains("directory")));
-        assert!(matches!(with_bytes(&listing, b"b/x"), Err(Error::NotFound { .. })));
+        assert!(matches!(with_bytes(&listing, b"b/x"), Err(Error::NoSuch { .. })));
     }
 }

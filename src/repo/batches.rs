@@ -4,7 +4,7 @@
 use super::Repository;
 use super::catalog::ChunkAt;
 use super::locate::{CopyPlace, StoredCopy};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::pack::IdPrefix;
 use crate::id::ChunkId;
 
@@ -36,7 +36,7 @@ impl Repository {
                     let (Some(copy), Some(prefix)) = (StoredCopy::at(&table, at.index), prefixes.get(*which)) else { continue };
                     if copy.entry.id.prefix() == *prefix {
                         let one = KnownCopy { place: copy.place(), id: copy.entry.id, level: copy.frame().level };
-                        known.get_mut(*which).into_iter().for_each(|of_one| of_one.push(one));
+                        known.get_mut(*which).ok_or_else(|| Error::bug("an answer of the catalog has no question"))?.push(one);
                     }
                 }
             }

@@ -217,7 +217,7 @@ impl Repository {
 
     /// All copies of chunks whose id starts with `prefix`, the lowest level first.
     pub(crate) fn candidates(&self, prefix: IdPrefix) -> Result<Vec<StoredCopy>> {
-        Ok(self.candidates_of_many(&[prefix])?.pop().unwrap_or_default())
+        self.candidates_of_many(&[prefix])?.pop().ok_or_else(|| Error::bug("the catalog was asked and gave no answer"))
     }
 
     /// The same for many prefixes at once, in their order.

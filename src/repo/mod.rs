@@ -50,6 +50,7 @@ pub(crate) use locate::{FramePlace, PackTable};
 pub(crate) use marks::LOST;
 pub use marks::SnapshotMarks;
 pub use open::{InitOptions, OpenOptions};
+pub use packer::{BACKUP_LEN_MAX, too_much_text};
 pub use private::LocalCatalog;
 pub use reader::{ChunkBytes, Reader};
 pub use rebuild::Rebuilt;

@@ -4,7 +4,7 @@
 //! and is put in its place; the thread that seals the last segment of a full pack finishes the pack. Two more threads write packs: while
 //! one waits for the disk to sync, the other one's pack goes along.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,17 +15,34 @@ use super::{Repository, random_salt};
 use crate::backend::{ObjectKey, WriteMode};
 use crate::codec::parity;
 use crate::crypto::Sealer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::format::pack::{ChunkEntry, FOOTER_LEN, Footer, Frame, TRAILER_SEGMENT, Trailer, padme};
 use crate::format::parity::{Geometry, PROTECTED_LEN_MAX};
 use crate::format::snapshot::PackRef;
-use crate::format::{Cipher, Kind, ObjectHeader, PACK_TARGET};
+use crate::format::{Cipher, Kind, ObjectHeader, PACK_TARGET, RECORD_LEN_MAX};
 use crate::id::{ChunkId, PackId};
 
 /// Threads that write packs. No finished pack waits besides: one is open, and each of these holds one.
 const WRITERS: usize = 2;
 /// Chunks after which a pack is closed whatever its size, so that its table stays small.
 const PACK_CHUNKS_TARGET: usize = 64 << 10;
+
+/// Bytes of a snapshot's record for each pack that it names, at most.
+const PACK_REF_LEN_MAX: usize = 42;
+/// Bytes of a snapshot's record for everything else: flags, tags, names. A quarter of a MiB is far more than they take.
+const RECORD_REST_LEN: usize = 256 << 10;
+/// Packs that a snapshot's record can name.
+const PACKS_MAX: usize = (RECORD_LEN_MAX - RECORD_REST_LEN) / PACK_REF_LEN_MAX;
+/// Bytes that one backup can add to a repository, about.
+pub const BACKUP_LEN_MAX: u64 = PACKS_MAX as u64 * PACK_TARGET as u64;
+
+/// What to do about a source that is too large for one snapshot.
+pub fn too_much_text() -> String {
+    format!(
+        "one backup adds at most {} GiB to a repository, after compression and without what is stored already; divide the source into several",
+        BACKUP_LEN_MAX >> 30
+    )
+}
 
 /// A segment while a thread fills it. Frames are numbered from its own first one.
 #[derive(Default)]
@@ -56,6 +73,9 @@ pub(crate) struct Packer {
     repo: Repository,
     open: Mutex<Option<Arc<OpenPack>>>,
     queue: Mutex<Option<SyncSender<FinishedPack>>>,
+    /// Packs that were handed to the writing threads, and how many a snapshot's record can name.
+    sent: AtomicUsize,
+    packs_max: usize,
     writers: Mutex<Vec<JoinHandle<Result<Vec<PackRef>>>>>,
     trouble: Arc<Trouble>,
 }
@@ -123,6 +143,7 @@ impl Filling {
     /// Everything, once the pack is full and nothing is missing; only the first who asks gets it.
     fn take_complete(&mut self) -> Option<Vec<SegmentBuilder>> {
         let complete = self.full && self.missing == 0 && !self.sealed.is_empty();
+        debug_assert!(!complete || self.sealed.iter().all(Option::is_some), "nothing is missing, but a segment is");
         complete.then(|| std::mem::take(&mut self.sealed).into_iter().flatten().collect())
     }
 }
@@ -146,7 +167,15 @@ impl Packer {
             std::thread::spawn(move || write_packs(&repo, &finished, &trouble, &*written))
         };
         let writers = (0..WRITERS.min(repo.threads())).map(spawn).collect();
-        Packer { repo: repo.clone(), open: Mutex::new(None), queue: Mutex::new(Some(queue)), writers: Mutex::new(writers), trouble }
+        Packer {
+            repo: repo.clone(),
+            open: Mutex::new(None),
+            queue: Mutex::new(Some(queue)),
+            sent: AtomicUsize::new(0),
+            packs_max: PACKS_MAX,
+            writers: Mutex::new(writers),
+            trouble,
+        }
     }
 
     /// Whether it still takes anything.
@@ -155,6 +184,12 @@ impl Packer {
     /// Why a pack could not be written; [`Error::Poisoned`] after a failure elsewhere.
     pub(crate) fn check(&self) -> Result<()> {
         self.trouble.check()
+    }
+
+    /// Lets a test come to the limit.
+    #[cfg(test)]
+    pub(crate) fn limit(&mut self, packs_max: usize) {
+        self.packs_max = packs_max;
     }
 
     /// Takes a filled segment; blocks while the writing threads are behind.
@@ -169,7 +204,8 @@ impl Packer {
         let complete = {
             let mut filling = pack.filling.lock().unwrap_or_else(PoisonError::into_inner);
             filling.missing -= 1;
-            filling.sealed.get_mut(number as usize).into_iter().for_each(|slot| *slot = Some(std::mem::take(&mut segment)));
+            let slot = filling.sealed.get_mut(number as usize);
+            *slot.ok_or_else(|| Error::bug("a segment of a pack has no place in it"))? = Some(std::mem::take(&mut segment));
             filling.take_complete()
         };
         complete.map_or(Ok(()), |segments| self.send(&pack, segments))
@@ -197,9 +233,13 @@ impl Packer {
             return Err(Error::Poisoned);
         }
         // All of them end before any result counts.
-        let results: Vec<Result<Vec<PackRef>>> = writers.into_iter().map(|writer| writer.join().unwrap_or(Err(Error::Poisoned))).collect();
+        let results: Vec<Result<Vec<PackRef>>> = writers.into_iter().map(|writer| joined("writing packs", writer.join())).collect();
         let packs: Result<Vec<Vec<PackRef>>> = results.into_iter().collect();
-        Ok(packs.map_err(|_| self.trouble.get())?.into_iter().flatten().collect())
+        packs.map(|packs| packs.into_iter().flatten().collect()).map_err(|error| match error {
+            // A panic says more than the session's state does.
+            Error::Bug { .. } => error,
+            _ => self.trouble.get(),
+        })
     }
 
     fn reserve(&self, segment: &SegmentBuilder) -> Result<(Arc<OpenPack>, u32)> {
@@ -228,6 +268,10 @@ impl Packer {
     }
 
     fn send(&self, pack: &OpenPack, segments: Vec<SegmentBuilder>) -> Result<()> {
+        if self.sent.fetch_add(1, Ordering::Relaxed) >= self.packs_max {
+            // Said here and not at the commit, which may be days later.
+            return Err(Error::source("the source", too_much_text()));
+        }
         let finished = finish_pack(pack, segments, self.repo.config().parity_percent)?;
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match queue.and_then(|queue| queue.send(finished).ok()) {

@@ -358,7 +358,7 @@ fn encoded_in(copy: &StoredCopy, pack: &[u8]) -> Result<Vec<u8>> {
     let frame = copy.frame();
     let place = copy.table.segment_range(frame.segment)?;
     let (start, end) = (usize::try_from(place.start).unwrap_or(usize::MAX), usize::try_from(place.end).unwrap_or(usize::MAX));
-    let mut segment = pack.get(start..end).unwrap_or_default().to_vec();
+    let mut segment = pack.get(start..end).ok_or_else(|| damaged(copy, "its segment reaches past the pack"))?.to_vec();
     copy.table.sealer.open(frame.segment, &mut segment).map_err(|m| damaged(copy, &m.to_string()))?;
     let start = frame.offset as usize;
     let encoded = segment.get(start..start + frame.encoded_len as usize);

@@ -207,7 +207,8 @@ impl Repository {
     /// The table in the bytes of a whole pack.
     pub(crate) fn table_in(&self, pack: &PackRef, bytes: &[u8]) -> Result<(Vec<u8>, Vec<crate::id::ChunkId>)> {
         let start = usize::try_from(pack.trailer_offset).unwrap_or(usize::MAX);
-        self.open_table(pack, bytes.get(start..).unwrap_or_default())
+        let table = bytes.get(start..);
+        self.open_table(pack, table.ok_or_else(|| Error::corrupt(ObjectKey::Pack(pack.id).to_string(), "its table begins past its end"))?)
     }
 
     /// Finds the trailer of a pack of which only name and size are known.
@@ -308,4 +309,5 @@ fn sort_by_history(snapshots: &mut Vec<(SnapshotId, SnapshotRecord)>) {
     }
     let mut slots: Vec<Option<(SnapshotId, SnapshotRecord)>> = std::mem::take(snapshots).into_iter().map(Some).collect();
     snapshots.extend(order.into_iter().filter_map(|at| slots.get_mut(at).and_then(Option::take)));
+    debug_assert!(slots.iter().all(Option::is_none), "a snapshot is missing in the order");
 }

@@ -127,6 +127,11 @@ impl WriteSession {
         &self.packer
     }
 
+    #[cfg(test)]
+    pub(super) fn packer_mut(&mut self) -> &mut Packer {
+        &mut self.packer
+    }
+
     /// Whether this chunk is new to the session; a chunk is claimed once.
     pub(super) fn claim(&self, id: &ChunkId) -> bool {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)

@@ -125,7 +125,7 @@ impl<T> Spool<T> {
         match held.0 {
             Place::Memory(ref plain) => Ok(plain.clone()),
             Place::File { offset, len, number } => {
-                let (file, sealer) = self.file.as_ref().ok_or(Error::Poisoned)?;
+                let (file, sealer) = self.file.as_ref().ok_or_else(|| Error::bug("a chunk lies in a spool without a file"))?;
                 let mut plain = vec![0; len];
                 file.read_exact_at(&mut plain, offset).map_err(|e| Error::backend("read", "the spool", e))?;
                 sealer.open(number, &mut plain).map_err(|m: Malformed| m.of("the spool"))?;

@@ -86,7 +86,8 @@ impl TreeWriter {
         if self.levels.len() <= level {
             self.levels.push((Vec::with_capacity(NODE_FANOUT), 0));
         }
-        let Some((open, _)) = self.levels.get_mut(level) else { return Ok(()) };
+        debug_assert!(level < self.levels.len(), "levels are opened one by one");
+        let (open, _) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
         open.push(child);
         match open.len() >= NODE_FANOUT {
             true => self.close_node(level, writer, parent),
@@ -95,7 +96,7 @@ impl TreeWriter {
     }
 
     fn close_node(&mut self, level: usize, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
-        let Some((open, made)) = self.levels.get_mut(level) else { return Ok(()) };
+        let (open, made) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
         let node = Node { level: level as u8 + 1, children: std::mem::take(open) };
         let index = *made;
         *made += 1;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::locate::{FramePlace, StoredCopy};
 use super::reader::{ChunkBytes, Reader};
 use super::waiting::{Prefix, Spill, Waiting};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX, WORK_WRITE_MAX};
 use crate::id::{ChunkId, PackId};
 
@@ -109,7 +109,7 @@ impl Reader {
         let mut failed = Vec::new();
         for (number, copy) in wanted {
             match plan.add(copy)? {
-                Some(node) => plan.nodes.get_mut(node).into_iter().for_each(|node| node.wanted.push((*number, copy.clone()))),
+                Some(node) => plan.nodes.get_mut(node).ok_or_else(no_node)?.wanted.push((*number, copy.clone())),
                 None => failed.push(*number),
             }
         }
@@ -194,7 +194,7 @@ impl<'a> Plan<'a> {
         });
         self.by_place.insert(copy.frame_place(), number);
         for (from, part) in parts {
-            self.nodes.get_mut(from).into_iter().for_each(|base| base.parts.push(Part { of: number, ..part }));
+            self.nodes.get_mut(from).ok_or_else(no_node)?.parts.push(Part { of: number, ..part });
         }
         Ok(Some(number))
     }
@@ -277,7 +277,8 @@ impl<'a> Plan<'a> {
 
     /// Decodes one frame, all of whose bases have been decoded, and hands out what is wanted of it. Adds what is ready then.
     fn decode(&self, number: usize, ready: &mut Vec<usize>, failed: &Mutex<Vec<usize>>, visit: &Visit<'_>) -> Result<()> {
-        let Some(node) = self.nodes.get(number) else { return Ok(()) };
+        let node = self.nodes.get(number).ok_or_else(no_node)?;
+        debug_assert_eq!(node.missing.load(Ordering::Acquire), 0, "all bases come first");
         let prefix = self.waiting.take(&node.prefix, node.copy.frame().prefix_len())?;
         let plain = match &node.kept {
             Some(plain) => Arc::clone(plain),
@@ -295,7 +296,8 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         for part in &node.parts {
-            let Some(of) = self.nodes.get(part.of) else { continue };
+            let of = self.nodes.get(part.of).ok_or_else(no_node)?;
+            // A frame that did not decode is empty: see `decode_frame`.
             let from = plain.get(part.start..part.start + part.len).unwrap_or_default();
             self.waiting.put(&of.prefix, of.copy.frame().prefix_len(), part.place, from)?;
             if of.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -332,6 +334,10 @@ impl<'a> Plan<'a> {
     }
 }
 
+fn no_node() -> Error {
+    Error::bug("a frame that is to be read is not in the plan")
+}
+
 impl Node {
     /// Where it is stored: pack, segment, place.
     fn stored_at(&self) -> (PackId, u32, u32) {
@@ -355,7 +361,7 @@ fn in_threads<T: Sync>(threads: usize, all: &[T], each: impl Fn(&T) -> Result<()
     }
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+        handles.into_iter().map(|handle| joined("reading chunks", handle.join())).collect()
     });
     results.into_iter().collect()
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::packer::SegmentBuilder;
 use super::session::WriteSession;
 use crate::codec::{Decoder, Encoder};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::format::pack::{ChunkEntry, Encoding, Frame};
 use crate::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET};
 use crate::id::ChunkId;
@@ -219,7 +219,7 @@ impl<'s> ChunkWriter<'s> {
             let store = &store;
             let results: Vec<Result<Vec<usize>>> = std::thread::scope(|scope| {
                 let handles: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || store(writer))).collect();
-                handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+                handles.into_iter().map(|handle| joined("storing chunks", handle.join())).collect()
             });
             // What stopped the others says nothing.
             let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);

@@ -77,7 +77,8 @@ impl<T: Send + 'static> Running<T> {
     pub(crate) fn finish_or(mut self, consequence: &str, monitor: &dyn Monitor) -> Result<Finished<T>> {
         let watch = self.watch.take();
         wait_for(monitor, || watch.as_ref().is_none_or(JoinHandle::is_finished).then_some(()))?;
-        let seen = watch.and_then(|watch| watch.join().ok());
+        let panicked = |panic| Error::panicked("reading what a program wrote", panic);
+        let seen = watch.map(JoinHandle::join).transpose().map_err(panicked)?;
         let status = self.program.wait(&self.name, monitor)?;
         let messages = self.messages.take();
         if let Some(how) = failure(status) {
@@ -228,7 +229,8 @@ impl BufRead for Tee {
                 return Err(std::io::ErrorKind::BrokenPipe.into());
             }
         }
-        Ok(self.block.get(self.at..).unwrap_or_default())
+        // Nothing would look like the end of the stream.
+        self.block.get(self.at..).ok_or_else(|| Error::bug_io("more was taken of a block than it has"))
     }
 
     fn consume(&mut self, amount: usize) {
@@ -258,7 +260,8 @@ impl Read for Output {
             let Ok(block) = self.receiver.recv() else { return Ok(0) };
             (self.block, self.at) = (block, 0);
         }
-        let got = self.block.get(self.at..).unwrap_or_default().read(buffer)?;
+        let mut rest = self.block.get(self.at..).ok_or_else(|| Error::bug_io("more was taken of a block than it has"))?;
+        let got = rest.read(buffer)?;
         self.at += got;
         Ok(got)
     }

@@ -11,6 +11,7 @@ mod ages;
 mod check;
 mod cost;
 mod damage;
+mod faults;
 mod forget;
 mod history;
 mod journal;

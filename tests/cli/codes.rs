@@ -13,7 +13,7 @@ fn done_and_failed() {
     place.run(["backup", "sqlite", "nothing.db"]).failed(1, &["nothing.db"]);
     place.run(["init", "--no-encryption"]).failed(1, &["holds a repository already"]);
     place.run(["show", "abcdef"]).failed(1, &["snapshot abcdef not found"]);
-    place.run(["dump", "latest", "b.db"]).failed(1, &["stream b.db", "the snapshot has: a.db"]);
+    place.run(["dump", "latest", "b.db"]).failed(1, &["no stream `b.db`", "did you mean `a.db`?"]);
     std::fs::write(place.path("home/mine"), "x").unwrap();
     place.run(["-R", "home", "init", "--no-encryption"]).failed(1, &["home"]);
 }

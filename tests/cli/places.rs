@@ -79,7 +79,7 @@ fn arguments_that_are_not_utf8() {
     assert!(done["restored"][0]["path_hex"].as_str().unwrap().ends_with("fd2e6462"), "{done}");
     assert_eq!(rows(&place.path(OsStr::from_bytes(b"\xfd.db"))), 100);
     place.run(args(&["show"], odd)).failed(2, &[]);
-    place.run(args(&["dump", "latest"], odd)).failed(1, &["not found"]);
+    place.run(args(&["dump", "latest"], odd)).failed(1, &["no stream"]);
     place.run(args(&["frobnicate"], odd)).failed(2, &[]);
     place.run(args(&["snapshots", "-R"], odd)).failed(10, &["no repository"]);
 }

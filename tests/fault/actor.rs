@@ -130,7 +130,7 @@ impl Actor<'_> {
         let path = self.world.path(&format!("restored by {}", self.me));
         let _ = std::fs::remove_file(&path);
         let placement = Placement { disk: &RealDisk, timestamp: format!("{}", self.clock), monitor: &Silent };
-        let options = RestoreOptions { database: DatabaseOptions { check: true, accept_damaged: false }, live: false, no_xattrs: false };
+        let options = RestoreOptions { database: DatabaseOptions::default(), live: false, no_xattrs: false };
         restore_streams(repo, &record(repo, id)?, &[(b"db".to_vec(), path.clone())], &options, &placement)?;
         Ok(Done::Read(Some((*id, std::fs::read(path).unwrap()))))
     }

@@ -243,7 +243,7 @@ fn a_killed_restore_leaves_the_repository_as_it_is() {
         let record = &refreshed.snapshots.iter().find(|(found, _)| *found == id).unwrap().1;
         disk.power_off_at(step);
         let placement = Placement { disk: &*disk as &dyn Disk, timestamp: "20261123T031500Z".into(), monitor: &Silent };
-        let options = RestoreOptions { database: DatabaseOptions { check: true, accept_damaged: false }, live: false, no_xattrs: false };
+        let options = RestoreOptions { database: DatabaseOptions::default(), live: false, no_xattrs: false };
         let targets: [(Vec<u8>, PathBuf); 1] = [(b"db".to_vec(), world.path("disk").join("db"))];
         let restored = restore_streams(&repo, record, &targets, &options, &placement).map(drop);
         (world, disk, restored)

@@ -11,7 +11,7 @@ use super::landmarks::Landmarks;
 use super::predict::Prediction;
 use super::sink::Sink;
 use crate::chunker::{Cut, Holes, NoHoles, content_cuts};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::ops::pump::Pump;
@@ -127,7 +127,7 @@ pub(super) fn store<'a>(
         };
         let fed = feed();
         drop(queue);
-        let join = |handle: ScopedJoinHandle<'_, Result<()>>| handle.join().unwrap_or(Err(Error::Poisoned)).map_err(Failure::from);
+        let join = |handle: ScopedJoinHandle<'_, Result<()>>| joined("storing chunks", handle.join()).map_err(Failure::from);
         let mut results: Vec<_> = handles.into_iter().map(join).collect();
         results.push(fed);
         results

@@ -26,7 +26,9 @@ use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, So
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later};
+use crate::repo::{
+    BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later, too_much_text,
+};
 use crate::source::files::LeftOut;
 use crate::source::postgres::streams::dumped_database;
 use crate::source::{Body, CaptureReport, CapturedStream, Source, Stamp};
@@ -127,6 +129,9 @@ fn try_backup(
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());
+    if capture.total_bytes().is_some_and(|bytes| bytes > BACKUP_LEN_MAX) {
+        monitor.warn(&format!("the source may be too large for one snapshot: {}", too_much_text()));
+    }
     let make = Sinks { session: &session, monitor, source: source_ref.id };
     let mut intake = Intake { make, writer: session.writer()?, spool: None, sinks: Vec::new(), roots: Vec::new(), may_wait: true };
     let mut entries: Vec<StreamEntry> = Vec::new();
@@ -248,7 +253,7 @@ impl<'a> Intake<'a> {
         let root = match stream.body {
             Body::None => StreamRoot { len: 0, levels: 0, top: None },
             Body::Unchanged => {
-                let root = parent.ok_or_else(|| Error::NotFound { what: "the parent's copy of an unchanged stream".into() })?;
+                let root = parent.ok_or_else(|| Error::bug("a stream is said to be unchanged, and the parent has none of its name"))?;
                 monitor.advance(root.len);
                 root
             }

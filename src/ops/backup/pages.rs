@@ -74,7 +74,10 @@ impl Job<'_> {
         let threads = (self.session.repository().threads() as u64).min(work.units);
         let results = std::thread::scope(|scope| {
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.run(pages, &work))).collect();
-            handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Failure::Session(Error::Poisoned)))).collect()
+            handles
+                .into_iter()
+                .map(|handle| handle.join().unwrap_or_else(|panic| Err(Error::panicked("storing pages", panic).into())))
+                .collect()
         });
         match first_failure(results) {
             Ok(()) => Ok(work.collector.finish()?),
@@ -177,7 +180,10 @@ fn store_window(writers: &mut [ChunkWriter<'_>], sinks: &[Sink<'_>], window: &[(
         if monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let sink = of_one_sink.first().and_then(|(chunk, _)| sinks.get(chunk.sink)).ok_or(Error::Poisoned)?;
+        let sink = of_one_sink
+            .first()
+            .and_then(|(chunk, _)| sinks.get(chunk.sink))
+            .ok_or_else(|| Error::bug("a chunk that was set aside is of no stream"))?;
         let chunks = of_one_sink
             .iter()
             .map(|(chunk, plain)| (chunk.place, NewChunk { id: chunk.id, plain, references: vec![Reference::to(chunk.predecessor)] }));

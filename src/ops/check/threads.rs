@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::progress::Monitor;
 
 /// Does something with each of these; ends early with the first failure, or when the user asks to stop.
@@ -26,7 +26,7 @@ pub(crate) fn each_in_threads<T: Sync>(
     }
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Error::Poisoned))).collect()
+        handles.into_iter().map(|handle| joined("checking", handle.join())).collect()
     });
     results.into_iter().collect()
 }

@@ -101,7 +101,8 @@ fn drill_in(
     let mut report = Report::of(id, record, dir.to_string_lossy().into_owned());
     let began = Instant::now();
     // What is wrong with a database, the full check below says better.
-    let unchecked = RestoreOptions { database: DatabaseOptions { check: false, accept_damaged: true }, live: false, no_xattrs: true };
+    let database = DatabaseOptions { check: false, accept_damaged: true, ..DatabaseOptions::default() };
+    let unchecked = RestoreOptions { database, live: false, no_xattrs: true };
     let restored = restore_tree(repo, record, dir, &unchecked, placement);
     report.restore_ms = millis(began.elapsed());
     match restored {

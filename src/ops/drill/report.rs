@@ -32,6 +32,12 @@ pub struct CheckReport {
     pub outcome: Outcome,
     /// What was found, for people.
     pub detail: String,
+    /// Of `integrity`: what breaks rules of the schema, though every byte is readable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Of `integrity`: what SQLite cannot judge without the database's application.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_checked: Vec<String>,
 }
 
 /// A stream of the snapshot, with what was recorded of it.
@@ -141,6 +147,6 @@ impl CheckReport {
             Ok(detail) => (Outcome::Passed, detail),
             Err(detail) => (Outcome::Failed, detail),
         };
-        CheckReport { stream: stream.map(str::to_owned), check, outcome, detail }
+        CheckReport { stream: stream.map(str::to_owned), check, outcome, detail, warnings: Vec::new(), not_checked: Vec::new() }
     }
 }

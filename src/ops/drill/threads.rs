@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// and again until none runs any more.
 ///
 /// # Errors
-/// [`Error::Cancelled`]; [`Error::Poisoned`] if a job has panicked.
+/// [`Error::Cancelled`]; [`Error::Bug`] if a job has panicked.
 pub(super) fn in_threads<J: Sync, R: Send>(
     threads: usize,
     jobs: &[J],
@@ -44,7 +44,7 @@ pub(super) fn in_threads<J: Sync, R: Send>(
             std::thread::sleep(POLL);
         }
         // Looked at here, so that a panic is an error and not one of this thread too.
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| Error::Poisoned))
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|panic| Error::panicked("checking", panic)))
     })?;
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Cancelled);

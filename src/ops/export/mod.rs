@@ -22,7 +22,7 @@ pub use sums::{CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, FileHash};
 
 use self::swap::{Place, Staging};
 use super::place::tree::Tree;
-use super::place::{DatabaseOptions, Placement};
+use super::place::{DatabaseOptions, Findings, Placement};
 use super::restore::fill_tree;
 use crate::backend::disk::Disk;
 use crate::error::{Error, Result};
@@ -49,6 +49,8 @@ pub struct Exported {
     pub manifest: Manifest,
     /// Where what was in its place is kept, if that was no unchanged export.
     pub kept: Option<PathBuf>,
+    /// What SQLite said of the databases, those of which it said nothing left out.
+    pub findings: Vec<(Vec<u8>, Findings)>,
 }
 
 /// Makes `dir` an export of the snapshot. It may be absent, empty, or an export; an export that was changed since, or that something else
@@ -75,7 +77,7 @@ pub fn export(
     }
     let place = Place::open(disk, dir)?;
     let staging = place.stage(monitor)?;
-    write_streams(&reader, &listing, record, &staging, options, placement)?;
+    let findings = write_streams(&reader, &listing, record, &staging, options, placement)?;
     let mut manifest = describe(Manifest::of(id, record, options.now_ns), &listing, &staging, monitor)?;
     servers::describe(&mut manifest.0, held);
     write_descriptions(disk, &staging, &manifest.0, &manifest.1)?;
@@ -84,7 +86,7 @@ pub fn export(
     }
     let kept = place.publish(disk, staging, &placement.timestamp, monitor)?;
     let path = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    Ok(Exported { path, manifest: manifest.0, kept })
+    Ok(Exported { path, manifest: manifest.0, kept, findings })
 }
 
 fn write_streams(
@@ -94,7 +96,7 @@ fn write_streams(
     staging: &Staging,
     options: &ExportOptions,
     placement: &Placement<'_>,
-) -> Result<()> {
+) -> Result<Vec<(Vec<u8>, Findings)>> {
     placement.monitor.phase("exporting", Some(record.logical_bytes));
     // The files are for whoever exports, whoever owned the originals.
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -104,9 +106,17 @@ fn write_streams(
     };
     let database = DatabaseOptions { accept_damaged: options.accept_damaged, ..DatabaseOptions::default() };
     let tree = Tree::open(placement, &staging.path)?;
-    let (_, damaged) = fill_tree(reader, listing, &tree, database, &dress, placement.monitor)?;
-    damaged.refuse("")?;
-    tree.finish()
+    let (written, damaged) = fill_tree(reader, listing, &tree, database, &dress, placement.monitor)?;
+    damaged.refuse("").map_err(|error| match error {
+        // In the export, not in the directory that would have become it.
+        Error::Unsound { path, detail } => {
+            Error::Unsound { path: path.strip_prefix(tree.root()).map(Path::to_path_buf).unwrap_or(path), detail }
+        }
+        other => other,
+    })?;
+    tree.finish()?;
+    let findings = written.into_iter().map(|file| (file.name, file.placed.findings));
+    Ok(findings.filter(|(_, findings)| *findings != Findings::default()).collect())
 }
 
 /// Reads every file again, and gives the manifest and the text of `checksums.txt`.

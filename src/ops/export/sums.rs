@@ -105,7 +105,7 @@ fn read_through(
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(ReadError::Read(e)),
         };
-        let piece = buffer.get(..count).unwrap_or_default();
+        let piece = buffer.get(..count).ok_or_else(|| ReadError::Other(Error::bug("more was read than there was room for")))?;
         each(len, piece).map_err(ReadError::Other)?;
         digest.update(piece);
         len += count as u64;

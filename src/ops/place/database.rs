@@ -11,9 +11,12 @@
 //!    replayed onto the new database.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::{Connection, InterruptHandle};
 
 use super::attributes::holes_of;
-use super::check::{Verdict, quick_check};
+use super::check::{Depth, Findings, check};
 use super::holder::{self, Grip};
 use super::keep::Kept;
 use super::target::{SIDES, Target, failed, lookup};
@@ -21,6 +24,7 @@ use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
+use crate::ops::stoppable::stoppable;
 use crate::source::stamp::meta_of;
 
 /// What becomes of the old name.
@@ -41,6 +45,7 @@ impl Placement<'_> {
     /// [`Error::Busy`] when what is there is in use as far as that can be seen; [`Error::Destination`] when nothing can be put there.
     pub fn refuse_if_used(&self, dest: &Path) -> Result<()> {
         let target = Target::resolve(dest)?;
+        target.refuse_mount_point()?;
         match target.metadata()? {
             Some(old) => holder::refuse_if_used(&target.path, &old, holder::open_file(&target.path).as_ref()),
             None => Ok(()),
@@ -66,14 +71,15 @@ impl Placement<'_> {
         options: DatabaseOptions,
     ) -> Result<Placed> {
         let target = Target::resolve(dest)?;
+        target.refuse_mount_point()?;
         let old = target.metadata()?;
         if let Some(old) = &old {
             holder::refuse_if_used(&target.path, old, holder::open_file(&target.path).as_ref())?;
         }
         let temp = self.write_temp(&target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
         self.dress(&temp, &target, meta, false)?;
-        self.settle(&temp, options)?;
-        self.install_database(&target, temp)
+        let findings = self.settle(&temp, &target, options)?;
+        Ok(Placed { findings, ..self.install_database(&target, temp)? })
     }
 
     /// Gives the new file its attributes: its own, else those of the file that it replaces.
@@ -89,38 +95,41 @@ impl Placement<'_> {
     }
 
     /// Makes the new database durable and checks it, both at once: one waits for the disk, the other for the processor.
-    pub(super) fn settle(&self, temp: &Temp<'_>, options: DatabaseOptions) -> Result<()> {
+    pub(super) fn settle(&self, temp: &Temp<'_>, target: &Target, options: DatabaseOptions) -> Result<Findings> {
         // An empty file is an empty database.
         let empty = temp.file.metadata().map_err(|e| failed(&temp.path, "read its size", e))?.len() == 0;
         if empty || !options.check {
-            return temp.sync();
+            temp.sync()?;
+            return Ok(Findings::default());
         }
         self.monitor.phase("checking", None);
-        let (synced, verdict) = std::thread::scope(|scope| {
-            let check = scope.spawn(|| quick_check(&temp.path, self.monitor));
+        // Of the connection that checks.
+        let handle = Mutex::new(None);
+        let stop = || handle.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
+        let opened = |conn: &Connection| *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(conn.get_interrupt_handle());
+        let (synced, checked) = std::thread::scope(|scope| {
+            let check = scope.spawn(|| stoppable(self.monitor, stop, || check(&temp.path, Depth::Quick, &opened)));
             (temp.sync(), check.join())
         });
         synced?;
         if self.monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        match verdict {
-            Ok(Verdict::Sound) => Ok(()),
-            Ok(Verdict::Unknown(reason)) => {
-                self.monitor
-                    .warn(&format!("the restored database could not be checked by SQLite, though every byte is as recorded: {reason}"));
-                Ok(())
+        let findings = checked.map_err(|panic| Error::panicked("checking a database", panic))?;
+        let tell = |what: &str, lines: &[String]| {
+            if !lines.is_empty() {
+                self.monitor.warn(&format!("{}: {what}: {}", target.path.display(), lines.join("; ")));
             }
-            Ok(Verdict::Damaged(findings)) if options.accept_damaged => {
-                self.monitor.warn(&format!("the restored database is damaged, as it was when it was captured: {}", findings.join("; ")));
-                Ok(())
-            }
-            Ok(Verdict::Damaged(findings)) => Err(Error::destination(
-                &temp.path,
-                format!("the database in the snapshot does not pass quick_check, nothing was changed: {}", findings.join("; ")),
-            )),
-            Err(_) => Err(Error::destination(&temp.path, "checking it failed, nothing was changed")),
+        };
+        let damage = findings.damage.join("; ");
+        match (findings.damage.is_empty(), options.accept_damaged) {
+            (true, _) => {}
+            (false, true) => tell("the restored database is damaged, as it was when it was captured", &findings.damage),
+            (false, false) => return Err(Error::unsound(&target.path, damage)),
         }
+        tell("every byte is as recorded, but the content breaks rules of its own schema", &findings.warnings);
+        tell("every byte is as recorded, but SQLite cannot check this without the database's application", &findings.not_checked);
+        Ok(findings)
     }
 
     fn install_database(&self, target: &Target, temp: Temp<'_>) -> Result<Placed> {
@@ -156,7 +165,7 @@ impl Placement<'_> {
             return Err(self.put_back(target, &kept, cause));
         }
         self.settle_name(target, &kept)?;
-        Ok(Placed { path: target.path.clone(), kept: kept.paths() })
+        Ok(Placed { path: target.path.clone(), kept: kept.paths(), ..Placed::default() })
     }
 
     fn sync_side(&self, target: &Target, side: &str) -> Result<()> {

@@ -116,7 +116,9 @@ pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
 
 /// The refusal of a live restore.
 pub(super) fn in_use_live(path: &Path) -> Error {
-    let detail = "another connection holds a transaction on it and does not end it; nothing was changed, try again".to_string();
+    let detail =
+        "another connection holds a transaction on it and does not end it; nothing was changed, try again, or with a longer --busy-timeout"
+            .to_string();
     Error::Busy { path: path.to_path_buf(), detail }
 }
 

@@ -23,9 +23,6 @@ use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 
-/// How long the destination's lock is waited for: transactions of an application should be over by then.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
-
 /// Bytes copied between two looks at whether the user wants to stop.
 const STEP_BYTES: u64 = 4 << 20;
 
@@ -48,12 +45,12 @@ impl Placement<'_> {
         // Opened before and closed after all connections, as closing it drops their locks.
         let file = File::open(&target.path).map_err(|e| failed(&target.path, "open it", e))?;
         let temp = self.write_temp(&target, len_bytes, 0, space_besides(&target, &old, len_bytes)?, fill)?;
-        self.settle(&temp, options)?;
+        let findings = self.settle(&temp, &target, options)?;
 
-        let mut live = open_live(&target)?;
+        let mut live = open_live(&target, options.busy_timeout)?;
         let new = open_new(&temp, &live).map_err(|e| sqlite_failed(&target, "read the new database", &e))?;
         check_page_sizes(&target, &live, &new)?;
-        let kept = self.transfer(&target, &old, &file, &new, &mut live)?;
+        let kept = self.transfer(&target, &old, &file, (&new, &mut live), options.busy_timeout)?;
         drop(new);
         self.disk.sync_dir(&target.dir).map_err(|e| {
             Error::destination(
@@ -61,10 +58,17 @@ impl Placement<'_> {
                 format!("the new content is in place, but a power cut now may undo that: {e}; the old lies at {}", kept.display()),
             )
         })?;
-        Ok(Placed { path: target.path.clone(), kept: vec![kept] })
+        Ok(Placed { path: target.path.clone(), kept: vec![kept], findings })
     }
 
-    fn transfer(&self, target: &Target, old: &Metadata, file: &File, new: &Connection, live: &mut Connection) -> Result<PathBuf> {
+    fn transfer(
+        &self,
+        target: &Target,
+        old: &Metadata,
+        file: &File,
+        (new, live): (&Connection, &mut Connection),
+        busy_timeout: Duration,
+    ) -> Result<PathBuf> {
         let backup = Backup::new(new, live).map_err(|e| sqlite_failed(target, "write into it", &e))?;
         // Locks the destination, copies nothing.
         match backup.step(0) {
@@ -72,7 +76,7 @@ impl Placement<'_> {
             Ok(_) => {}
             Err(e) => return Err(sqlite_failed(target, "lock it", &e)),
         }
-        let kept = self.keep_content(target, old, file)?;
+        let kept = self.keep_content(target, old, file, busy_timeout)?;
         self.copy_pages(target, new, &backup).inspect_err(|_| {
             // Dropping the backup rolls back, so the copy is of what still is there.
             let _ = self.disk.remove_file(&kept);
@@ -99,10 +103,10 @@ impl Placement<'_> {
     }
 
     /// A durable copy of the committed content, under a kept name. The caller holds the write lock.
-    fn keep_content(&self, target: &Target, old: &Metadata, file: &File) -> Result<PathBuf> {
+    fn keep_content(&self, target: &Target, old: &Metadata, file: &File, busy_timeout: Duration) -> Result<PathBuf> {
         let temp = Temp::create(self.disk, target)?;
         if uses_wal(target, file)? {
-            copy_content(&target.path, &temp.path).map_err(|e| sqlite_failed(target, "keep a copy of it", &e))?;
+            copy_content(&target.path, &temp.path, busy_timeout).map_err(|e| sqlite_failed(target, "keep a copy of it", &e))?;
         } else {
             // The lock keeps every other connection out, and the journal was rolled back when it was taken: the file is the content.
             let mut source = file;
@@ -123,10 +127,12 @@ fn space_besides(target: &Target, old: &Metadata, len_bytes: u64) -> Result<u64>
     Ok(old.len().saturating_add(wal).saturating_add(journal).saturating_add(journal / 20))
 }
 
-fn open_live(target: &Target) -> Result<Connection> {
+fn open_live(target: &Target, busy_timeout: Duration) -> Result<Connection> {
     let open = || -> rusqlite::Result<Connection> {
         let conn = Connection::open_with_flags(&target.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        conn.busy_timeout(LOCK_WAIT)?;
+        conn.busy_timeout(busy_timeout)?;
+        // Some of what is asked below reads the schema; a part that only the application understands is passed over.
+        conn.execute_batch("PRAGMA writable_schema=ON")?;
         // The first access: says whether it is a database, rolls back a hot journal.
         pragma(&conn, "schema_version")?;
         Ok(conn)
@@ -138,6 +144,7 @@ fn open_live(target: &Target) -> Result<Connection> {
 /// in the very step that is to lock only.
 fn open_new(temp: &Temp<'_>, live: &Connection) -> rusqlite::Result<Connection> {
     let new = open_immutable(&temp.path)?;
+    new.execute_batch("PRAGMA writable_schema=ON")?;
     if pragma(&new, "page_count")? > 0 {
         return Ok(new);
     }
@@ -177,10 +184,10 @@ fn uses_wal(target: &Target, file: &File) -> Result<bool> {
 }
 
 /// The committed content of a WAL database as a file of its own. The copy itself needs no journal: it has no name yet.
-fn copy_content(from: &Path, to: &Path) -> rusqlite::Result<()> {
+fn copy_content(from: &Path, to: &Path, busy_timeout: Duration) -> rusqlite::Result<()> {
     let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    source.busy_timeout(LOCK_WAIT)?;
+    source.busy_timeout(busy_timeout)?;
     let mut copy = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     copy.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF")?;
     let backup = Backup::new(&source, &mut copy)?;

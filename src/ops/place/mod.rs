@@ -31,10 +31,13 @@ pub mod tree;
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
+pub use self::check::Findings;
 use crate::backend::disk::Disk;
 use crate::error::Result;
 use crate::progress::Monitor;
+use crate::source::sqlite::BUSY_TIMEOUT;
 
 /// Writes the new bytes into the file, which is there, empty or of the announced length, and opened for reading and writing. It may use
 /// several threads (`write_at`); it verifies what it writes. The file is made durable afterwards, not by this function.
@@ -56,13 +59,15 @@ pub struct DatabaseOptions {
     /// Run `PRAGMA quick_check` on it.
     pub check: bool,
     /// Put it in place although the check finds damage (a snapshot that was flagged as damaged, asked for all the same); the findings
-    /// become warnings.
+    /// become warnings. Rows that break a constraint, and what only the application can judge, are no damage.
     pub accept_damaged: bool,
+    /// How long a live restore waits for transactions of others.
+    pub busy_timeout: Duration,
 }
 
 impl Default for DatabaseOptions {
     fn default() -> Self {
-        DatabaseOptions { check: true, accept_damaged: false }
+        DatabaseOptions { check: true, accept_damaged: false, busy_timeout: BUSY_TIMEOUT }
     }
 }
 
@@ -73,4 +78,6 @@ pub struct Placed {
     pub path: PathBuf,
     /// What was there before, where it lies now; empty if nothing was there.
     pub kept: Vec<PathBuf>,
+    /// What SQLite said of a database that was put in place.
+    pub findings: Findings,
 }

@@ -19,11 +19,12 @@ impl Placement<'_> {
         let target = Target::resolve(dest)?;
         let placed = self.place_file_at(&target, len_bytes, meta, fill)?;
         self.settle_name(&target, &placed)?;
-        Ok(Placed { path: target.path, kept: placed.paths() })
+        Ok(Placed { path: target.path, kept: placed.paths(), ..Placed::default() })
     }
 
     /// All of it but the last sync of the directory.
     pub(super) fn place_file_at(&self, target: &Target, len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Kept> {
+        target.refuse_mount_point()?;
         let mut temp = self.write_temp(target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
         self.dress(&temp, target, meta, true)?;
         temp.sync()?;

@@ -63,6 +63,14 @@ impl Target {
         Ok(Target::new(dir, &name))
     }
 
+    /// Refuses a file that cannot be replaced, only written into.
+    pub fn refuse_mount_point(&self) -> Result<()> {
+        match self.metadata()? {
+            Some(_) => refuse_mount_point(&self.path),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what no file can be put in the place of.
     fn without_directory(self) -> Result<Self> {
         match self.metadata()? {
@@ -124,5 +132,28 @@ pub(super) fn lookup(path: &Path) -> Result<Option<Metadata>> {
 
 /// A failed step that changed nothing.
 pub(super) fn failed(path: &Path, action: &str, error: io::Error) -> Error {
-    Error::destination(path, format!("cannot {action}: {error}; what was there is unchanged"))
+    // What a mount point says to being linked or renamed over.
+    let hint = match error.kind() {
+        io::ErrorKind::CrossesDevices | io::ErrorKind::ResourceBusy => MOUNTED,
+        _ => "",
+    };
+    Error::destination(path, format!("cannot {action}: {error}; what was there is unchanged{hint}"))
+}
+
+/// What to do about a file that is a mount point, for messages.
+const MOUNTED: &str = "; if it is mounted there by itself, as single files are in containers, no other file can take its name: --live writes into an open \
+                       SQLite database, anything else restore beside it and copy it over";
+
+/// Refuses a file that is a mount point of its own, before anything is written: neither a rename nor a link can replace it.
+fn refuse_mount_point(path: &Path) -> Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+        // Kernels before 5.8 do not say; there the rename fails later, with the same words.
+        let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+        if found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
+            return Err(Error::destination(path, format!("is a mount point of its own; nothing was changed{MOUNTED}")));
+        }
+    }
+    Ok(())
 }

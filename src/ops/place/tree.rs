@@ -126,7 +126,7 @@ impl<'a> Tree<'a> {
         let dress = |path: &Path| meta.iter().for_each(|meta| self.placement.dress_link(path, &target.path, meta));
         if std::fs::read_link(&target.path).is_ok_and(|there| there.as_os_str() == link.as_os_str()) {
             dress(&target.path);
-            return Ok(Placed { path: target.path, kept: Vec::new() });
+            return Ok(Placed { path: target.path, ..Placed::default() });
         }
         let make = |hidden: &Path| std::os::unix::fs::symlink(link, hidden).map(|()| dress(hidden));
         let hidden = hidden_name(&target)?;
@@ -148,7 +148,7 @@ impl<'a> Tree<'a> {
             ));
         };
         if target.metadata()?.is_some_and(|there| (there.dev(), there.ino()) == (source.dev(), source.ino())) {
-            return Ok(Placed { path: target.path, kept: Vec::new() });
+            return Ok(Placed { path: target.path, ..Placed::default() });
         }
         let hidden = hidden_name(&target)?;
         match self.placement.disk.hard_link(&existing.path, &hidden) {
@@ -248,7 +248,7 @@ impl<'a> Tree<'a> {
 
     fn done(&self, target: Target, kept: Vec<PathBuf>) -> Placed {
         self.work().unsynced.insert(target.dir);
-        Placed { path: target.path, kept }
+        Placed { path: target.path, kept, ..Placed::default() }
     }
 }
 

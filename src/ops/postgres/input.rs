@@ -326,7 +326,8 @@ impl BufRead for Input<'_> {
                 io::Error::other(text)
             })?;
         }
-        Ok(self.piece.bytes().get(self.at..).unwrap_or_default())
+        // Nothing would look like the end of the stream.
+        self.piece.bytes().get(self.at..).ok_or_else(|| Error::bug_io("more was taken of a piece than it has"))
     }
 
     fn consume(&mut self, amount: usize) {

@@ -13,7 +13,7 @@ use super::failures::{FailedObject, Said};
 use super::input::{At, Dump};
 use super::making::Making;
 use super::preflight::some;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::progress::Monitor;
 use crate::source::child;
 use crate::source::postgres::Tools;
@@ -107,7 +107,7 @@ impl Loader {
                 _ => Ok(()),
             });
             let ended = self.wait(how);
-            (feeder.join().unwrap_or(Err(Error::Poisoned)), ended)
+            (joined("giving pg_restore its dump", feeder.join()), ended)
         });
         match (fed, ended) {
             _ if monitor.cancelled() => Err(Error::Cancelled),

@@ -126,7 +126,7 @@ fn find<'h>(head: &'h Archive, table: &str, readings: &[Reading]) -> Result<&'h 
             let text = format!("{table} has no rows of its own: it is partitioned, or was dumped without data; name one of its partitions");
             Err(Error::InvalidArgument(text))
         }
-        [] => Err(Error::NotFound { what: format!("table {table} in the dump") }),
+        [] => Err(Error::NoSuch { detail: format!("the dump has no table {table}") }),
         several => {
             let quoted =
                 |entry: &&Entry| format!("{}.{}", sql::quote(entry.schema.as_deref().unwrap_or_default()), sql::quote(&entry.name));

@@ -33,6 +33,8 @@ impl Rows {
             self.bits.resize(word + 1, 0);
         }
         self.bits.get_mut(word).into_iter().for_each(|bits| *bits |= 1 << (row % 64));
+        // What is not taken down here would be deleted.
+        debug_assert!(self.contains(row));
     }
 }
 

@@ -248,7 +248,7 @@ impl Catalog {
     /// All copies of chunks whose id starts like this ([`prefix()`]), in all packs that are there, whatever their state; in no
     /// particular order. Two different chunks can share a prefix.
     pub fn find(&self, prefix: u64) -> Result<Vec<ChunkAt>> {
-        Ok(self.find_many(&[prefix])?.pop().unwrap_or_default())
+        self.find_many(&[prefix])?.pop().ok_or_else(|| Error::bug("the catalog was asked and gave no answer"))
     }
 
     /// The same for many prefixes at one instant; the answers are in the order of the questions. Costs much less than as many calls of

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::super::locate::{CopyPlace, StoredCopy};
 use super::super::session::{Closure, WriteSession};
 use super::lineage::{self, Part};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::pack::{Encoding, Frame, Slice, prefix_fits};
 use crate::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
 use crate::id::ChunkId;
@@ -187,7 +187,8 @@ impl Base {
             match session.reader().copy(copy) {
                 Ok(plain) => {
                     let start = slice.offset as usize;
-                    prefix.extend_from_slice(plain.get(start..start + slice.len as usize).unwrap_or_default());
+                    let Some(part) = plain.get(start..start + slice.len as usize) else { return Ok(None) };
+                    prefix.extend_from_slice(part);
                 }
                 Err(error) if error.is_damage() => return Ok(None),
                 Err(error) => return Err(error),
@@ -213,7 +214,7 @@ pub(super) fn read_all(session: &WriteSession, bases: &[Option<Base>], threads: 
                 parts.push(Vec::new());
                 parts.len() - 1
             });
-            parts.get_mut(number).into_iter().for_each(|parts| parts.push((of, place, *slice)));
+            parts.get_mut(number).ok_or_else(|| Error::bug("a base has no number"))?.push((of, place, *slice));
             place += slice.len as usize;
         }
     }

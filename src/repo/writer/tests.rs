@@ -57,3 +57,30 @@ fn a_delta_that_does_not_decode_to_its_chunk_is_never_stored() {
         assert_eq!(put_with_a_fault(&[text(0..500), changed]), (true, 1));
     }
 }
+
+#[test]
+fn more_packs_than_a_record_can_name_are_refused_when_the_first_of_them_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Arc::new(LocalBackend::create(&dir.path().join("repo"), Arc::new(RealDisk)).unwrap());
+    Repository::init(&*backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 })
+        .unwrap();
+    let passphrase = || Ok(zeroize::Zeroizing::new(String::new()));
+    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1 };
+    let repo = Repository::open(backend, &options).unwrap();
+    let mut session = WriteSession::begin(&repo, &SessionOptions::default()).unwrap();
+    session.packer_mut().limit(2);
+    let mut writer = session.writer().unwrap();
+    let mut stored = 0_u64;
+    let error = loop {
+        // Random enough that it is not compressed.
+        let plain: Vec<u8> = (0..4096_u64).flat_map(|n| *blake3::hash(&(stored * 4096 + n).to_le_bytes()).as_bytes()).collect();
+        let id = repo.keys().chunk_id(&plain);
+        match writer.put(&[NewChunk { id, plain: &plain, references: Vec::new() }]) {
+            Ok(()) => stored += plain.len() as u64 / 4096,
+            Err(error) => break error,
+        }
+        assert!(stored < 1 << 20, "nothing stops it");
+    };
+    assert!(error.to_string().contains("one backup adds at most 1"), "{error}");
+    assert!(session.guarded(|| Ok(())).is_err(), "it takes nothing more");
+}

@@ -239,12 +239,13 @@ impl<'a> FilesCapture<'a> {
     }
 
     /// Lets go of what the last stream needed.
-    fn let_go(&mut self) {
+    fn let_go(&mut self) -> Result<()> {
         match self.held.take() {
             Some(Held::Plain(reading)) => self.plain_read(reading),
-            Some(Held::Database(entry, content, file)) => self.database_read(entry, content, *file),
+            Some(Held::Database(entry, content, file)) => self.database_read(entry, content, *file)?,
             None => {}
         }
+        Ok(())
     }
 
     fn stream(&mut self, entry: &Entry, kind: EntryKind, body: Body) -> CapturedStream {
@@ -279,7 +280,7 @@ impl Capture for FilesCapture<'_> {
     }
 
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
-        self.let_go();
+        self.let_go()?;
         while let Some(task) = self.next_task() {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
@@ -322,7 +323,7 @@ impl Capture for FilesCapture<'_> {
     }
 
     fn finish(mut self: Box<Self>) -> Result<CaptureReport> {
-        self.let_go();
+        self.let_go()?;
         self.report.facts.push(("sqlite".to_owned(), rusqlite::version().to_owned()));
         self.report.facts.push(("instant".to_owned(), "each".to_owned()));
         self.report.facts.extend(self.selection.facts());

@@ -59,8 +59,8 @@ impl FilesCapture<'_> {
     }
 
     /// Lets go of a database whose pages have been read.
-    pub(super) fn database_read(&mut self, entry: Entry, content: ContentJob, file: CapturedFile) {
-        for outcome in content.finish().into_values() {
+    pub(super) fn database_read(&mut self, entry: Entry, content: ContentJob, file: CapturedFile) -> Result<()> {
+        for outcome in content.finish()?.into_values() {
             report_content(&mut self.report, &entry.name, &file, outcome);
         }
         match file.finish() {
@@ -73,6 +73,7 @@ impl FilesCapture<'_> {
                 self.report.flags.push(Flag { code: "changed-while-read".to_owned(), detail: line(&entry.path, &detail(error)) });
             }
         }
+        Ok(())
     }
 
     /// Decides, when all trees have been walked, through which name databases with several names are read.

@@ -37,7 +37,7 @@ struct OpenImage {
     hold: Hold,
     blocks_writers: bool,
     flags: Vec<Flag>,
-    /// The root pages that the schema names: [`Engine::roots`](super::engine::Engine::roots).
+    /// The root pages that the schema names: [`Image::roots`].
     roots: Option<Result<Vec<Root>, String>>,
 }
 
@@ -209,8 +209,8 @@ fn finish_opening(
     }
     let Some((member, (hold, once_opened))) = opened.next() else { return Err(Error::source(path, "was not opened")) };
     let in_wal_mode = member.engine.in_wal_mode().map_err(|e| explain(&path, &e))?;
-    let roots = member.engine.roots();
     let (image, header) = Image::new(path.clone(), member.engine, member.state)?;
+    let roots = image.roots(&header);
     let blocks_writers = matches!(hold, Hold::Locks) && !in_wal_mode;
     let flags = damage(&path, &header, roots.as_ref());
     let stamp = candidate.state.stamp(once_opened, &path, now, header.facts).filter(|_| flags.is_empty());

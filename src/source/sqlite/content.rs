@@ -15,6 +15,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode};
 
+use super::judge::{StandIns, message};
 use crate::format::snapshot::{CONTENT_TABLES_MAX, TableContent};
 
 /// The longest row that is read, bytes: it is in memory as a whole, perhaps twice.
@@ -38,6 +39,10 @@ pub enum NoContent {
 impl From<rusqlite::Error> for NoContent {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
+            // Of a schema that does not load, opening has said whether that is damage.
+            Some(ErrorCode::DatabaseCorrupt) if message(&error).starts_with("malformed database schema") => {
+                NoContent::Unreadable(error.to_string())
+            }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => NoContent::Damaged(error.to_string()),
             _ => NoContent::Unreadable(error.to_string()),
         }
@@ -111,7 +116,8 @@ fn select(conn: &Connection, table: &str) -> rusqlite::Result<String> {
 }
 
 fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool) -> Result<TableContent, NoContent> {
-    let mut statement = conn.prepare(sql)?;
+    // A table without rowids may be ordered by a collation that only its application has; to read all of it takes none.
+    let mut statement = StandIns::default().run(conn, || conn.prepare(sql))?;
     let columns = statement.column_count();
     let mut rows = statement.query([])?;
     let (mut count, mut sum, mut form) = (0, Sum::default(), Vec::new());

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, FileControl, OpenFlags, ffi};
 
+use super::judge::{Meaning, meaning};
 use super::structure::{Root, TreeKind};
 
 /// Bytes in a region of the wal-index (<https://sqlite.org/walformat.html>, section 2.2).
@@ -116,8 +117,8 @@ impl Engine {
     }
 
     /// Reads the whole schema: the root pages that it names, or what SQLite says if it is damaged. `None`: it cannot be read for a
-    /// reason that says nothing about damage.
-    pub(super) fn roots(&self) -> Option<Result<Vec<Root>, String>> {
+    /// reason that says nothing about damage. `written_by` is the version of SQLite that wrote last.
+    pub(super) fn roots(&self, written_by: u32) -> Option<Result<Vec<Root>, String>> {
         let conn = self.conn();
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false).ok()?;
         let read = || -> rusqlite::Result<Vec<Root>> {
@@ -128,14 +129,18 @@ impl Engine {
             })?;
             rows.collect()
         };
-        match read() {
+        let read = read().or_else(|error| match meaning(&error, written_by) {
+            // Without the entries that only its application understands, the rest of the schema loads (sqlite3.c, SQLITE_NoSchemaError); their
+            // root pages can be read all the same.
+            Meaning::NotJudged => {
+                conn.execute_batch("PRAGMA writable_schema=ON")?;
+                read()
+            }
+            _ => Err(error),
+        });
+        match read {
             Ok(roots) => Some(Ok(roots)),
-            Err(error) => match error.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => Some(Err(error.to_string())),
-                // A value of a type that no schema has.
-                None => Some(Err(error.to_string())),
-                _ => None,
-            },
+            Err(error) => (meaning(&error, written_by) == Meaning::Damage).then(|| Err(error.to_string())),
         }
     }
 

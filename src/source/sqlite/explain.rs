@@ -22,7 +22,7 @@ pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
 /// An error with its cause and a way out.
 pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
     if is_busy(error) {
-        let detail = "locked by another process (a long write, or locking_mode=exclusive); try again, or with a longer busy timeout";
+        let detail = "locked by another process (a long write, or locking_mode=exclusive); try again, or with a longer --busy-timeout";
         return Error::Busy { path: path.to_path_buf(), detail: detail.to_owned() };
     }
     let Some(code) = error.sqlite_error_code() else { return Error::source(path, error) };

@@ -12,6 +12,8 @@ pub(super) struct SqliteHeader {
     pub(super) facts: SqliteFacts,
     /// Pages that the header counts, where that count is valid.
     pub(super) counted_pages: Option<u32>,
+    /// The version of SQLite that wrote last, as in 3054001.
+    pub(super) written_by: u32,
 }
 
 impl Default for SqliteHeader {
@@ -28,7 +30,7 @@ impl Default for SqliteHeader {
             schema_cookie: 0,
             freelist_pages: 0,
         };
-        Self { facts, counted_pages: None }
+        Self { facts, counted_pages: None, written_by: 0 }
     }
 }
 
@@ -58,7 +60,7 @@ pub(super) fn parse(page: &[u8], len: u64) -> Result<SqliteHeader, &'static str>
     };
     // Software before 3.7.0 did not keep the count up to date; then the counters differ.
     let counted_pages = (word(24) == word(92)).then_some(word(28)).filter(|&pages| pages > 0);
-    Ok(SqliteHeader { facts, counted_pages })
+    Ok(SqliteHeader { facts, counted_pages, written_by: word(96) })
 }
 
 #[cfg(test)]

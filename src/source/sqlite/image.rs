@@ -90,6 +90,11 @@ impl Image {
         Ok(header)
     }
 
+    /// The root pages that the schema names; see [`super::engine::Engine::roots`].
+    pub(super) fn roots(&self, header: &SqliteHeader) -> Option<Result<Vec<Root>, String>> {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.roots(header.written_by)
+    }
+
     /// What the tables hold, read through SQLite in the same transaction; `stop` is asked before each row.
     pub(super) fn content(&self, stop: &dyn Fn() -> bool) -> Outcome {
         match self.engine.read().unwrap_or_else(PoisonError::into_inner).as_ref() {

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use super::capture::CapturedFile;
 use super::content::NoContent;
 use super::image::Image;
+use crate::error::{Error, Result};
 use crate::format::snapshot::TableContent;
 use crate::source::CaptureReport;
 
@@ -89,8 +90,12 @@ impl ContentJob {
     }
 
     /// Waits for the outcomes, by the number of the database.
-    pub(in crate::source) fn finish(mut self) -> HashMap<usize, Outcome> {
-        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    ///
+    /// # Errors
+    /// [`Error::Bug`] if the thread panicked.
+    pub(in crate::source) fn finish(mut self) -> Result<HashMap<usize, Outcome>> {
+        let Some(thread) = self.thread.take() else { return Ok(HashMap::new()) };
+        thread.join().map_err(|panic| Error::panicked("summing up tables", panic))
     }
 }
 

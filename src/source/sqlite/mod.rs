@@ -39,6 +39,7 @@ mod header;
 mod image;
 mod instant;
 mod job;
+pub(crate) mod judge;
 mod open;
 mod stamp;
 pub mod structure;
@@ -200,7 +201,7 @@ impl Capture for SqliteCapture {
                 report.flags.push(Flag { code: "no-instant".to_owned(), detail: detail.to_owned() });
             }
         }
-        for (number, outcome) in self.content.finish() {
+        for (number, outcome) in self.content.finish()? {
             if let Some((name, file)) = self.files.get(number) {
                 report_content(&mut report, name, file, outcome);
             }
