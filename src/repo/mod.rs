@@ -64,6 +64,7 @@ pub use spool::{Held, Spool};
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
 pub(crate) use tree::{read_node, zeros};
 pub use waiting::Spill;
+pub(crate) use window::WAITING_MAX;
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
 
 use std::path::{Path, PathBuf};

@@ -17,7 +17,7 @@ use crate::format::{PREFIX_LEN_MAX, WORK_READ_MAX, WORK_WRITE_MAX};
 use crate::id::{ChunkId, PackId};
 
 /// Bytes of prefixes that may wait at once.
-const WAITING_MAX: usize = 56 << 20;
+pub(crate) const WAITING_MAX: usize = 56 << 20;
 /// The same for one chunk, which cannot be read in halves: what a writer keeps to always fits. Past it the chunk is read depth first, base by base.
 const WAITING_ONE_MAX: usize = WORK_WRITE_MAX as usize * PREFIX_LEN_MAX;
 /// Encoded bytes of deltas that are fetched before the work begins.
@@ -82,7 +82,7 @@ impl Reader {
                 None => singly.push(number),
             }
         }
-        singly.extend(self.read_copies(&wanted, self.repository().threads(), spill, visit)?);
+        singly.extend(self.read_copies(&wanted, self.repository().threads(), WAITING_MAX, spill, visit)?);
         // Whatever is wrong with these, reading them one by one finds another way, or says what it is.
         for number in singly {
             if let Some(id) = ids.get(number) {
@@ -92,15 +92,23 @@ impl Reader {
         Ok(())
     }
 
-    /// The same for chosen copies, by so many threads; gives the numbers of those that did not come out right.
-    pub(crate) fn each_copy(&self, wanted: &[(usize, StoredCopy)], threads: usize, visit: &Visit<'_>) -> Result<Vec<usize>> {
-        self.read_copies(wanted, threads, None, visit)
+    /// The same for chosen copies, by so many threads, with so many bytes of prefixes that wait; gives the numbers of those that did not come out
+    /// right.
+    pub(crate) fn each_copy(
+        &self,
+        wanted: &[(usize, StoredCopy)],
+        threads: usize,
+        waiting_max: usize,
+        visit: &Visit<'_>,
+    ) -> Result<Vec<usize>> {
+        self.read_copies(wanted, threads, waiting_max, None, visit)
     }
 
     fn read_copies(
         &self,
         wanted: &[(usize, StoredCopy)],
         threads: usize,
+        bound: usize,
         spill: Option<Spill<'_>>,
         visit: &Visit<'_>,
     ) -> Result<Vec<usize>> {
@@ -114,7 +122,7 @@ impl Reader {
             }
         }
         let waiting_max = plan.waiting_max();
-        if let (true, Some(spill)) = (waiting_max > WAITING_MAX, spill)
+        if let (true, Some(spill)) = (waiting_max > bound, spill)
             && spill.reserve(plan.prefix_bytes())?
         {
             plan.waiting = Waiting::new(Some(spill));
@@ -122,11 +130,11 @@ impl Reader {
             spill.give_back()?;
             return Ok(failed);
         }
-        if wanted.len() > 1 && waiting_max > WAITING_MAX {
+        if wanted.len() > 1 && waiting_max > bound {
             drop(plan);
             let (first, second) = wanted.split_at(wanted.len() / 2);
-            let mut failed = self.read_copies(first, threads, spill, visit)?;
-            failed.extend(self.read_copies(second, threads, spill, visit)?);
+            let mut failed = self.read_copies(first, threads, bound, spill, visit)?;
+            failed.extend(self.read_copies(second, threads, bound, spill, visit)?);
             return Ok(failed);
         }
         if waiting_max > WAITING_ONE_MAX {

@@ -1,5 +1,6 @@
 //! Storing chunks: known ones are noted, new ones encoded, verified and handed to the packer.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use super::packer::SegmentBuilder;
@@ -14,12 +15,14 @@ mod base;
 mod lineage;
 #[cfg(test)]
 mod tests;
+mod thrift;
 
 use base::Base;
 pub use base::{BaseSlice, Reference};
 
-/// A delta this many times smaller than the chunk is taken without trying to store the chunk whole.
-const CLEAR_GAIN: usize = 8;
+/// A delta this many times smaller than the chunk is taken without looking elsewhere or trying to store the chunk whole. With 8 a chunk of which some
+/// pages hold what was in others was taken as it is.
+const CLEAR_GAIN: usize = 32;
 /// The same for rows, of a stream without pages: they are often ten times smaller by themselves. A
 /// chunk that is not is looked for elsewhere when all others are stored, while nothing else is done.
 const CLEAR_GAIN_ROWS: usize = 32;
@@ -76,6 +79,9 @@ struct Delta {
     is_small: bool,
 }
 
+/// Is told what stands in the place of a chunk, by the chunk's number, where that is read in full.
+pub type Seen<'v> = dyn Fn(usize, &[u8]) + Sync + 'v;
+
 /// Whether a chunk is one of a stream without pages, which stands on a window.
 fn in_rows(new: &NewChunk<'_>) -> bool {
     new.references.first().is_some_and(|first| first.predecessor.is_some() && !first.slices.is_empty())
@@ -92,11 +98,16 @@ enum Kind {
     Node,
 }
 
-/// A chunk that is not stored yet, by its number, with the base and the prefix that its first reference gives.
+/// Bytes of prefixes that are read together, and are in memory at once.
+const PREFIXES_LEN: usize = 16 << 20;
+
+/// A chunk that is not stored yet, by its number, with the base that its first reference gives.
+type Claimed<'c> = (usize, &'c NewChunk<'c>, Option<Base>);
+/// The same with the prefix that the base gives.
 type Prepared<'c> = (usize, &'c NewChunk<'c>, Option<(Base, Vec<u8>)>);
 
-/// Claims the chunks that are not stored yet, chooses their bases, and reads these.
-fn prepare<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind, threads: usize) -> Result<Vec<Prepared<'c>>> {
+/// Claims the chunks that are not stored yet, and chooses their bases.
+fn claim<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind) -> Result<Vec<Claimed<'c>>> {
     let mut fresh = Vec::new();
     for (number, chunk) in chunks.iter().enumerate() {
         let mut inherited = false;
@@ -110,17 +121,30 @@ fn prepare<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind, t
     }
     let named = fresh.iter().filter_map(|(_, chunk)| chunk.references.first()).flat_map(Reference::chunks);
     session.reader().prefetch(named)?;
-    let mut bases = Vec::with_capacity(fresh.len());
-    for (_, chunk) in &fresh {
+    let mut claimed = Vec::with_capacity(fresh.len());
+    for (number, chunk) in fresh {
         let first = chunk.references.first().map(|reference| Base::choose(session, reference, kind == Kind::Node));
-        bases.push(first.transpose()?.flatten());
+        claimed.push((number, chunk, first.transpose()?.flatten()));
+    }
+    Ok(claimed)
+}
+
+/// Takes as many of these chunks as may have their prefixes in memory at once, at least one, and reads the prefixes.
+fn prepare<'c>(session: &WriteSession, claimed: &mut VecDeque<Claimed<'c>>, threads: usize) -> Result<Vec<Prepared<'c>>> {
+    let (mut chunks, mut bases, mut bytes) = (Vec::new(), Vec::new(), 0);
+    while let Some((number, chunk, base)) = claimed.pop_front() {
+        let len = base.as_ref().map_or(0, Base::prefix_len);
+        if bytes > 0 && bytes + len > PREFIXES_LEN {
+            claimed.push_front((number, chunk, base));
+            break;
+        }
+        bytes += len;
+        chunks.push((number, chunk));
+        bases.push(base);
     }
     let prefixes = base::read_all(session, &bases, threads)?;
-    Ok(fresh
-        .into_iter()
-        .zip(bases.into_iter().zip(prefixes))
-        .map(|((number, chunk), (base, prefix))| (number, chunk, base.zip(prefix)))
-        .collect())
+    let with_prefix = bases.into_iter().zip(prefixes).map(|(base, prefix)| base.zip(prefix));
+    Ok(chunks.into_iter().zip(with_prefix).map(|((number, chunk), first)| (number, chunk, first)).collect())
 }
 
 impl<'s> ChunkWriter<'s> {
@@ -146,7 +170,7 @@ impl<'s> ChunkWriter<'s> {
     /// After any failure the whole session is poisoned.
     pub fn put(&mut self, chunks: &[NewChunk<'_>]) -> Result<()> {
         let session = self.session;
-        session.guarded(|| self.store_all(chunks, Kind::Chunk)).map(drop)
+        session.guarded(|| self.store_all(chunks, Kind::Chunk, &|_, _| ())).map(drop)
     }
 
     /// Whether a chunk is stored already (then it is built upon) and need not be put.
@@ -159,7 +183,7 @@ impl<'s> ChunkWriter<'s> {
         let session = self.session;
         let id = session.repository().keys().chunk_id(plain);
         let node = NewChunk { id, plain, references: vec![Reference::to(predecessor)] };
-        session.guarded(|| self.store_all(&[node], Kind::Node))?;
+        session.guarded(|| self.store_all(&[node], Kind::Node, &|_, _| ()))?;
         Ok(id)
     }
 
@@ -174,11 +198,12 @@ impl<'s> ChunkWriter<'s> {
     }
 
     /// Stores chunks, but for those that are not close if only close ones are wanted; gives the numbers of these.
-    fn store_all(&mut self, chunks: &[NewChunk<'_>], kind: Kind) -> Result<Vec<usize>> {
+    fn store_all(&mut self, chunks: &[NewChunk<'_>], kind: Kind, seen: &Seen<'_>) -> Result<Vec<usize>> {
         let mut rest = Vec::new();
-        for (number, chunk, first) in prepare(self.session, chunks, kind, 1)? {
-            if !self.store(chunk, first, kind)? {
-                rest.push(number);
+        let mut claimed = VecDeque::from(claim(self.session, chunks, kind)?);
+        while !claimed.is_empty() {
+            for prepared in prepare(self.session, &mut claimed, 1)? {
+                rest.extend(self.store_prepared(prepared, kind, seen)?);
             }
         }
         Ok(rest)
@@ -186,48 +211,62 @@ impl<'s> ChunkWriter<'s> {
 
     /// As [`ChunkWriter::put`], with the work shared among several writers of one session, each in a thread of its own.
     pub fn put_shared(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>]) -> Result<()> {
-        Self::store_shared(writers, chunks, Kind::Chunk).map(drop)
+        Self::store_shared(writers, chunks, Kind::Chunk, &|_, _| ()).map(drop)
     }
 
     /// Stores those of the chunks that are stored already or whose delta is small, with the work shared among writers; the others stay, by their numbers
     /// in ascending order.
-    pub fn put_close(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>]) -> Result<Vec<usize>> {
-        Self::store_shared(writers, chunks, Kind::CloseChunk)
+    pub fn put_close(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>], seen: &Seen<'_>) -> Result<Vec<usize>> {
+        Self::store_shared(writers, chunks, Kind::CloseChunk, seen)
     }
 
-    fn store_shared(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>], kind: Kind) -> Result<Vec<usize>> {
+    fn store_shared(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>], kind: Kind, seen: &Seen<'_>) -> Result<Vec<usize>> {
         if let [writer] = writers {
             let session = writer.session;
-            return session.guarded(|| writer.store_all(chunks, kind));
+            return session.guarded(|| writer.store_all(chunks, kind, seen));
         }
         let Some(session) = writers.first().map(|writer| writer.session) else { return Ok((0..chunks.len()).collect()) };
         session.guarded(|| {
-            let threads = writers.len();
-            let prepared = Mutex::new(prepare(session, chunks, kind, threads)?.into_iter());
-            let next = || prepared.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let store = |writer: &mut ChunkWriter<'_>| -> Result<Vec<usize>> {
-                let mut rest = Vec::new();
-                while let Some((number, chunk, first)) = next() {
-                    let stored = session.check().and_then(|()| writer.store(chunk, first, kind));
-                    // The others need not go on.
-                    if !stored.inspect_err(|_| session.poison())? {
-                        rest.push(number);
-                    }
-                }
-                Ok(rest)
-            };
-            let store = &store;
-            let results: Vec<Result<Vec<usize>>> = std::thread::scope(|scope| {
-                let handles: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || store(writer))).collect();
-                handles.into_iter().map(|handle| joined("storing chunks", handle.join())).collect()
-            });
-            // What stopped the others says nothing.
-            let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-            let why = failed.into_iter().filter_map(Result::err).min_by_key(|error| matches!(error, Error::Poisoned));
-            let mut rest = why.map_or_else(|| done.into_iter().collect::<Result<Vec<_>>>(), Err)?.concat();
+            let mut claimed = VecDeque::from(claim(session, chunks, kind)?);
+            let mut rest = Vec::new();
+            while !claimed.is_empty() {
+                let prepared = prepare(session, &mut claimed, writers.len())?;
+                rest.extend(Self::store_by_all(writers, prepared, kind, seen)?);
+            }
             rest.sort_unstable();
             Ok(rest)
         })
+    }
+
+    fn store_by_all(writers: &mut [ChunkWriter<'_>], prepared: Vec<Prepared<'_>>, kind: Kind, seen: &Seen<'_>) -> Result<Vec<usize>> {
+        let prepared = Mutex::new(prepared.into_iter());
+        let next = || prepared.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let store = |writer: &mut ChunkWriter<'_>| -> Result<Vec<usize>> {
+            let mut rest = Vec::new();
+            while let Some(prepared) = next() {
+                let stored = writer.session.check().and_then(|()| writer.store_prepared(prepared, kind, seen));
+                // The others need not go on.
+                rest.extend(stored.inspect_err(|_| writer.session.poison())?);
+            }
+            Ok(rest)
+        };
+        let store = &store;
+        let results: Vec<Result<Vec<usize>>> = std::thread::scope(|scope| {
+            let handles: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || store(writer))).collect();
+            handles.into_iter().map(|handle| joined("storing chunks", handle.join())).collect()
+        });
+        // What stopped the others says nothing.
+        let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        let why = failed.into_iter().filter_map(Result::err).min_by_key(|error| matches!(error, Error::Poisoned));
+        Ok(why.map_or_else(|| done.into_iter().collect::<Result<Vec<_>>>(), Err)?.concat())
+    }
+
+    /// As [`ChunkWriter::store`]; gives the number of a chunk that is not stored.
+    fn store_prepared(&mut self, (number, chunk, first): Prepared<'_>, kind: Kind, seen: &Seen<'_>) -> Result<Option<usize>> {
+        if let Some((_, prefix)) = first.as_ref().filter(|(base, _)| base.is_one_chunk()) {
+            seen(number, prefix);
+        }
+        Ok((!self.store(chunk, first, kind)?).then_some(number))
     }
 
     /// Stores a chunk, `first` being what its first reference gives, unless it is not close and only close ones are wanted; whether it is stored.
@@ -281,9 +320,12 @@ impl<'s> ChunkWriter<'s> {
             let Some(base) = base else { continue };
             let Some(prefix) = base.read(self.session)? else { continue };
             let (encoding, is_small) = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
-            // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.
-            let times = if in_rows(new) { NEW_LINEAGE_GAIN } else { 1 };
-            if best.is_none() || self.alternative.len() * times < self.encoded.len() {
+            let is_better = best.as_ref().is_none_or(|best: &Delta| match in_rows(new) {
+                // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.
+                true => self.alternative.len() * NEW_LINEAGE_GAIN < self.encoded.len(),
+                false => self.alternative.len() + thrift::price_of(&base) < self.encoded.len() + thrift::price_of(&best.base),
+            });
+            if is_better {
                 std::mem::swap(&mut self.encoded, &mut self.alternative);
                 best = Some(Delta { base, prefix, encoding, is_small });
             }
@@ -324,7 +366,7 @@ impl<'s> ChunkWriter<'s> {
 
     /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.
     fn is_worth_it(&mut self, new: &NewChunk<'_>) -> Result<bool, Malformed> {
-        self.encoder.encode(new.plain, &[], &mut self.alternative)?;
+        self.encoder.encode_rows(new.plain, &[], &mut self.alternative)?;
         let saved = self.alternative.len().saturating_sub(self.encoded.len());
         Ok(saved * if in_rows(new) { WORTH_IT_ROWS } else { WORTH_IT } >= self.alternative.len())
     }

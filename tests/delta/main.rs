@@ -23,6 +23,7 @@ mod cost;
 mod count;
 mod craft;
 mod decode;
+mod growth;
 mod hostile;
 mod model;
 mod moved;

@@ -123,6 +123,11 @@ impl Matcher {
         }
     }
 
+    /// Takes more anchors of an old piece than its features have.
+    pub fn pass_more(&mut self, piece: u32, anchors: &[u32]) {
+        anchors.iter().for_each(|anchor| self.look_up(*anchor, piece));
+    }
+
     fn look_up(&mut self, anchor: u32, piece: u32) {
         let Some((first, same)) = self.find(anchor) else { return };
         let Some(counts) = self.counts.get_mut(first..first + same) else { return };
@@ -209,7 +214,7 @@ pub struct Candidate {
     /// The number of the old piece, counted from the start of the old stream.
     pub piece: u32,
     /// How much of it was found: the sum over its features that the chunk has, of [`VOTES_UNIQUE`] divided by the number of old pieces
-    /// that have this feature too. At least 1, at most 4 times [`VOTES_UNIQUE`].
+    /// that have this feature too. At least 1, at most 4 times [`VOTES_UNIQUE`] but for [`Matcher::pass_more`].
     pub votes: u32,
 }
 

@@ -7,6 +7,7 @@ mod landmarks;
 mod moved;
 mod once;
 mod pages;
+mod pool;
 mod predict;
 mod sink;
 

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::pool::Pool;
 use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches, VOTES_UNIQUE};
 use crate::codec::similarity::slices::{self, Limits, OldChunk, Slice};
 use crate::codec::similarity::{FEATURES, FEATURES_LEN, PIECE_LEN, Sampler};
@@ -58,6 +59,8 @@ pub(super) struct Moved<'a> {
     monitor: &'a dyn Monitor,
     sampler: Sampler,
     content: Content,
+    /// What has changed up to now.
+    pool: Mutex<Pool>,
     state: Mutex<State>,
 }
 
@@ -86,13 +89,25 @@ impl<'a> Moved<'a> {
         }
         let aside = Spool::new(session.repository().cache_dir(), SPOOL_MEMORY)?;
         let state = State { old, batch: Batch::new(), aside, aside_bytes: 0 };
-        Ok(Some(Moved { session, monitor, sampler: session.repository().sampler(), content, state: Mutex::new(state) }))
+        Ok(Some(Moved {
+            session,
+            monitor,
+            sampler: session.repository().sampler(),
+            content,
+            pool: Mutex::default(),
+            state: Mutex::new(state),
+        }))
     }
 
     /// Stores chunks, now where that takes little, else later.
     pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
         let new: Vec<NewChunk<'_>> = chunks.iter().map(|(_, chunk)| chunk.clone()).collect();
-        for number in ChunkWriter::put_close(writers, &new)? {
+        let seen = |number: usize, before: &[u8]| {
+            if let Some((offset, chunk)) = chunks.get(number).filter(|_| self.content == Content::Pages) {
+                self.pool.lock().unwrap_or_else(PoisonError::into_inner).add(&self.sampler, *offset, before, chunk.plain);
+            }
+        };
+        for number in ChunkWriter::put_close(writers, &new, &seen)? {
             if let Some((offset, chunk)) = chunks.get(number)
                 && !self.set_aside(*offset, chunk)?
             {
@@ -129,7 +144,9 @@ impl<'a> Moved<'a> {
         let batch = std::mem::take(&mut state.batch);
         let features_bytes: u64 = state.old.iter().map(|old| old.features.pieces() * FEATURES_LEN as u64).sum();
         // For a little that is new the features are not read: that would cost more than it may save.
-        let matches = (features_bytes <= std::mem::take(&mut state.aside_bytes)).then(|| find(batch, &mut state.old));
+        let read_features = features_bytes <= std::mem::take(&mut state.aside_bytes);
+        let pool = std::mem::take(&mut *self.pool.lock().unwrap_or_else(PoisonError::into_inner));
+        let matches = (read_features || !pool.is_empty()).then(|| find(batch, &mut state.old, &pool, read_features));
         let mut aside = state.aside.take_all();
         aside.sort_unstable_by_key(|(chunk, _)| chunk.offset);
         let repo = self.session.repository();
@@ -196,10 +213,13 @@ impl Sought {
     }
 }
 
-/// Passes the features of the old streams, one after the other, by the batch.
-fn find(batch: Batch, old: &mut [OldStream]) -> Matches {
+/// Passes the features of the old streams, one after the other, by the batch, and what is in the pool.
+fn find(batch: Batch, old: &mut [OldStream], pool: &Pool, read_features: bool) -> Matches {
     let mut matcher = Matcher::new(batch);
-    old.iter_mut().for_each(|old| old.features.read(|block| matcher.pass(block.iter().copied())));
+    if read_features {
+        old.iter_mut().for_each(|old| old.features.read(|block| matcher.pass(block.iter().copied())));
+    }
+    pool.pass(&mut matcher);
     matcher.finish()
 }
 

@@ -170,7 +170,7 @@ impl Capture for Recorder<'_> {
                 other
             }
         };
-        self.streams.push(Recorded { name: stream.name.clone(), kind: stream.kind.clone(), meta: stream.meta, tape });
+        self.streams.push(Recorded { name: stream.name.clone(), kind: stream.kind.clone(), meta: stream.meta.clone(), tape });
         Ok(Some(stream))
     }
 
@@ -227,7 +227,7 @@ impl Capture for Replay {
         let body = tape
             .as_ref()
             .map_or(Body::None, |tape| Body::Bytes(Box::new(Played { tape: Arc::clone(tape), next: 0, piece: Vec::new(), at: 0 })));
-        Ok(Some(CapturedStream { name: name.clone(), kind: kind.clone(), meta: *meta, body }))
+        Ok(Some(CapturedStream { name: name.clone(), kind: kind.clone(), meta: meta.clone(), body }))
     }
 
     fn unreadable(&mut self, error: Error) -> Result<()> {

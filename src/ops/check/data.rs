@@ -17,7 +17,7 @@ use crate::format::{HEADER_LEN, Kind, ObjectHeader};
 use crate::id::PackId;
 use crate::progress::Monitor;
 use crate::repo::catalog::PackReading;
-use crate::repo::{PackTable, Reader, Repository, StoredCopy, read_pack_from};
+use crate::repo::{PackTable, Reader, Repository, StoredCopy, WAITING_MAX, read_pack_from};
 
 /// Bytes read at once when a pack is hashed, by each thread.
 const READ_BYTES: u64 = 2 << 20;
@@ -188,7 +188,7 @@ fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<
 
 fn read_window(reader: &Reader, copies: &[(usize, StoredCopy)], found: &mut Found<'_>, bad: &mut HashSet<PackId>) -> Result<()> {
     reader.prefetch_bases(copies.iter().map(|(_, copy)| copy))?;
-    let mut failed = reader.each_copy(copies, reader.repository().threads(), &|_, _| Ok(()))?;
+    let mut failed = reader.each_copy(copies, reader.repository().threads(), WAITING_MAX, &|_, _| Ok(()))?;
     failed.sort_unstable();
     failed.dedup();
     let mut damage: HashMap<PackId, Vec<Error>> = HashMap::new();

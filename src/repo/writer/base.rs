@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::super::locate::{CopyPlace, StoredCopy};
 use super::super::session::{Closure, WriteSession};
 use super::lineage::{self, Part};
+use super::thrift;
 use crate::error::{Error, Result};
 use crate::format::pack::{Encoding, Frame, Slice, prefix_fits};
 use crate::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
@@ -17,6 +18,9 @@ use crate::id::ChunkId;
 const CHUNK_SKIP: Skip = Skip { first: 32, factor: 4 };
 /// The same for tree nodes, which every operation reads: a hop from one of 16 versions back costs all the ids that have changed since.
 const NODE_SKIP: Skip = Skip { first: 16, factor: 4 };
+
+/// Bytes of prefixes that wait while bases are read: a backup has much else in memory.
+const WAITING_LEN: usize = 24 << 20;
 
 /// A part of a chunk that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +91,18 @@ impl Base {
                 base.add(session, slice, copy, &closure)?;
             }
             (None, slices, _) => {
-                // The best stand last, nearest to the chunk: they come first where not all can be had.
-                slices.iter().rev().try_for_each(|slice| base.add_known(session, slice))?;
-                base.slices.reverse();
+                for (copy, closure, slice) in thrift::parts(session, slices)? {
+                    base.add(session, slice, copy, &closure)?;
+                }
             }
         }
+        if base.fits() {
+            return Ok(Some(base));
+        }
+        let Some((copy, closure)) = lower(session, reference.predecessor.filter(|_| reference.slices.is_empty()))? else { return Ok(None) };
+        let mut base = Base { closure: Closure::default(), slices: Vec::new(), ..base };
+        let slice = Slice { base: copy.entry.id.prefix(), offset: 0, len: copy.entry.plain_len };
+        base.add(session, slice, copy, &closure)?;
         Ok(base.fits().then_some(base))
     }
 
@@ -111,8 +122,12 @@ impl Base {
 
     /// The base that slices from elsewhere in a stream without pages give.
     pub(super) fn of_rows(session: &WriteSession, reference: &Reference) -> Result<Option<Base>> {
-        let base = Base::choose(session, reference, false)?.filter(|base| base.level() <= lineage::LEVEL_MAX);
-        Ok(base.map(|base| Base { version: lineage::first_version(base.level()), ..base }))
+        let mut base = Base { version: 0, closure: Closure::default(), slices: Vec::new() };
+        // The best stand last, nearest to the chunk: they come first where not all can be had.
+        reference.slices.iter().rev().try_for_each(|slice| base.add_known(session, slice))?;
+        base.slices.reverse();
+        base.version = lineage::first_version(base.level());
+        Ok((base.level() <= lineage::LEVEL_MAX && base.fits()).then_some(base))
     }
 
     /// Whether a writer keeps to the bounds with it.
@@ -154,7 +169,8 @@ impl Base {
         self.slices.iter().map(|(copy, _)| copy.frame().level).max().map_or(0, |level| level + 1)
     }
 
-    fn work(&self) -> u32 {
+    /// How many frames are decoded to read a delta of it.
+    pub(super) fn work(&self) -> u32 {
         self.closure.len() as u32 + 1
     }
 
@@ -218,7 +234,7 @@ pub(super) fn read_all(session: &WriteSession, bases: &[Option<Base>], threads: 
             place += slice.len as usize;
         }
     }
-    let failed = session.reader().each_copy(&wanted, threads, &|number, bytes| {
+    let failed = session.reader().each_copy(&wanted, threads, WAITING_LEN, &|number, bytes| {
         for (of, place, slice) in parts.get(number).into_iter().flatten() {
             let (start, len) = (slice.offset as usize, slice.len as usize);
             let Some(prefix) = prefixes.get(*of) else { continue };
@@ -261,6 +277,27 @@ fn older(session: &WriteSession, predecessor: &StoredCopy, target: u32) -> Resul
         copy = next;
     }
     Ok(slices)
+}
+
+/// An older version of a chunk whose chain is as long as it may be: one that leaves room for half as many versions again as the lineage can have.
+/// So a chunk is not stored whole, and the changes since then are stored once more only now and then.
+fn lower(session: &WriteSession, predecessor: Option<ChunkId>) -> Result<Option<(StoredCopy, Closure)>> {
+    let Some(id) = predecessor else { return Ok(None) };
+    let Some(newest) = session.trusted(session.reader().places().copies(&id)?)? else { return Ok(None) };
+    let mut chain = vec![newest];
+    while let Some((copy, _)) = chain.last() {
+        let [slice] = copy.frame().slices.as_slice() else { break };
+        let bases = session.reader().places().bases(slice.base, copy.frame().level)?;
+        let Some((next, closure)) = session.trusted(bases)?.filter(|(next, _)| slice.offset == 0 && slice.len == next.entry.plain_len)
+        else {
+            break;
+        };
+        chain.push((next, closure));
+    }
+    let Some((first, read)) = chain.last() else { return Ok(None) };
+    let work_max = (WORK_WRITE_MAX as usize + read.len()) / 2;
+    let level_max = LEVEL_WRITE_MAX / 2 + first.frame().level / 2;
+    Ok(chain.into_iter().find(|(copy, closure)| closure.len() <= work_max && copy.frame().level <= level_max))
 }
 
 /// Which older version a version of a lineage stands on.

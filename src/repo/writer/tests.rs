@@ -3,21 +3,26 @@
 
 use std::sync::Arc;
 
-use super::{NewChunk, Reference};
+use super::{Kind, NewChunk, PREFIXES_LEN, Reference, claim, prepare};
 use crate::backend::{Backend, LocalBackend, ObjectKind, disk::RealDisk};
 use crate::codec::IS_FAULTY;
 use crate::format::key::KdfCost;
 use crate::repo::{InitOptions, OpenOptions, Repository, SessionOptions, WriteSession};
 
-/// Puts chunks, the last one with a faulty encoder; what that gives, and how many packs there are then.
-fn put_with_a_fault(plains: &[Vec<u8>]) -> (bool, usize) {
-    let dir = tempfile::tempdir().unwrap();
-    let backend = Arc::new(LocalBackend::create(&dir.path().join("repo"), Arc::new(RealDisk)).unwrap());
+fn repository(dir: &std::path::Path) -> (Arc<LocalBackend>, Repository) {
+    let backend = Arc::new(LocalBackend::create(&dir.join("repo"), Arc::new(RealDisk)).unwrap());
     Repository::init(&*backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 })
         .unwrap();
     let passphrase = || Ok(zeroize::Zeroizing::new(String::new()));
-    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1 };
+    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 1 };
     let repo = Repository::open(backend.clone(), &options).unwrap();
+    (backend, repo)
+}
+
+/// Puts chunks, the last one with a faulty encoder; what that gives, and how many packs there are then.
+fn put_with_a_fault(plains: &[Vec<u8>]) -> (bool, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, repo) = repository(dir.path());
     let mut predecessor = None;
     let mut refused = false;
     for (number, plain) in plains.iter().enumerate() {
@@ -61,12 +66,7 @@ fn a_delta_that_does_not_decode_to_its_chunk_is_never_stored() {
 #[test]
 fn more_packs_than_a_record_can_name_are_refused_when_the_first_of_them_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let backend = Arc::new(LocalBackend::create(&dir.path().join("repo"), Arc::new(RealDisk)).unwrap());
-    Repository::init(&*backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 })
-        .unwrap();
-    let passphrase = || Ok(zeroize::Zeroizing::new(String::new()));
-    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1 };
-    let repo = Repository::open(backend, &options).unwrap();
+    let (_, repo) = repository(dir.path());
     let mut session = WriteSession::begin(&repo, &SessionOptions::default()).unwrap();
     session.packer_mut().limit(2);
     let mut writer = session.writer().unwrap();
@@ -83,4 +83,41 @@ fn more_packs_than_a_record_can_name_are_refused_when_the_first_of_them_is_writt
     };
     assert!(error.to_string().contains("one backup adds at most 1"), "{error}");
     assert!(session.guarded(|| Ok(())).is_err(), "it takes nothing more");
+}
+
+/// However many chunks are stored together, the prefixes in memory are bounded; every chunk is still stored.
+#[test]
+fn prefixes_in_memory_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, repo) = repository(dir.path());
+    let chunk = |number: u32, last: u8| [number.to_le_bytes().repeat(16 << 10), vec![last]].concat();
+    let put = |last: u8, before: Option<u8>, look: &dyn Fn(&WriteSession, &[NewChunk<'_>])| {
+        let plains: Vec<Vec<u8>> = (0..600).map(|number| chunk(number, last)).collect();
+        let reference = |number: u32| Reference::to(before.map(|before| repo.keys().chunk_id(&chunk(number, before))));
+        let new = |(number, plain)| NewChunk { id: repo.keys().chunk_id(plain), plain, references: vec![reference(number)] };
+        let chunks: Vec<NewChunk<'_>> = (0..).zip(plains.iter().map(Vec::as_slice)).map(new).collect();
+        look(&WriteSession::begin(&repo, &SessionOptions::default()).unwrap(), &chunks);
+    };
+    put(1, None, &|session, chunks| {
+        let mut writer = session.writer().unwrap();
+        writer.put(chunks).unwrap();
+        writer.flush().unwrap();
+        drop(writer);
+        session.packer().finish().unwrap();
+    });
+    repo.list_all_packs().unwrap();
+    put(2, Some(1), &|session, chunks| {
+        let mut claimed = claim(session, chunks, Kind::Chunk).unwrap().into();
+        let mut sums = Vec::new();
+        loop {
+            let prepared = prepare(session, &mut claimed, 1).unwrap();
+            if prepared.is_empty() {
+                break;
+            }
+            let prefixes = prepared.iter().map(|(_, _, first)| first.as_ref().unwrap().1.len());
+            sums.push((prepared.len(), prefixes.sum::<usize>()));
+        }
+        assert!(sums.len() > 2 && sums.iter().all(|(_, bytes)| *bytes <= PREFIXES_LEN), "{sums:?}");
+        assert_eq!(sums.iter().map(|(count, _)| count).sum::<usize>(), chunks.len());
+    });
 }

@@ -270,7 +270,7 @@ impl std::io::BufRead for Counted<'_> {
 fn run(command: &mut Command, monitor: &dyn Monitor) -> Result<Messages> {
     let cannot = |e: std::io::Error| Error::source("pg_dump", format!("cannot be run: {e}"));
     let mut program = Program::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped())).map_err(cannot)?;
-    let mut messages = child::Messages::collect(&mut program).map_err(cannot)?;
+    let mut messages = child::Messages::collect(&mut program, child::collect).map_err(cannot)?;
     let status = program.wait("pg_dump", monitor)?;
     let messages = messages.take();
     let Some(how) = program::failure(status) else { return Ok(messages) };
