@@ -1,8 +1,8 @@
 //! What all commands share: the repository, the monitor, how snapshots are named.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use icecore::backend::disk::RealDisk;
 use icecore::backend::local::LocalBackend;

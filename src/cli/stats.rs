@@ -135,7 +135,10 @@ impl Stats {
         let mut text = lines.map(|(name, value)| format!("{name:<11} {}\n", printable(&value))).concat();
         if self.unfinished_files > 0 {
             let (files, size) = (count(self.unfinished_files, "file"), output::bytes(self.unfinished_bytes));
-            text.push_str(&format!("{:<11} {files}, {size} of writes that have not ended; prune removes those of killed processes\n", "unfinished"));
+            text.push_str(&format!(
+                "{:<11} {files}, {size} of writes that have not ended; prune removes those of killed processes\n",
+                "unfinished"
+            ));
         }
         if !self.per_snapshot.is_empty() {
             text.push_str(&format!("\n{}", self.table()));

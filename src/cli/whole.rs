@@ -14,7 +14,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Readers of directories go by the end of a name, or pass over hidden files.
-    let mut file = tempfile::Builder::new().prefix(".icecore-").suffix(".tmp").permissions(Permissions::from_mode(mode)).tempfile_in(above)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".icecore-").suffix(".tmp").permissions(Permissions::from_mode(mode)).tempfile_in(above)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|failed| failed.error)?;

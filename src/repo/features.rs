@@ -88,7 +88,8 @@ impl FeatureKeeper {
     /// Takes the features of the pieces from this number on. Threads may put different pieces at the same time.
     pub fn put(&self, first_piece: u64, features: &[Features]) {
         let bytes: Vec<u8> = features.iter().flat_map(|features| features.to_bytes()).collect();
-        let written = self.file.as_ref().map(|file| file.as_file().write_all_at(&bytes, HEADER_LEN as u64 + first_piece * FEATURES_LEN as u64));
+        let written =
+            self.file.as_ref().map(|file| file.as_file().write_all_at(&bytes, HEADER_LEN as u64 + first_piece * FEATURES_LEN as u64));
         if written.is_some_and(|written| written.is_err()) {
             self.failed.store(true, Ordering::Relaxed);
         }

@@ -219,7 +219,8 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
     let affordable = affordable.count();
     let tried = affordable > 0;
     if affordable < key_records.len() || found > KEY_RECORDS_MAX {
-        let detail = format!("it has {found} key records, of which the passphrase was tried on {affordable}: the others would take too long");
+        let detail =
+            format!("it has {found} key records, of which the passphrase was tried on {affordable}: the others would take too long");
         damage = damage.or_else(|| Some(Error::corrupt("the repository", detail)));
     }
     for (id, key_record) in key_records.iter().take(affordable) {

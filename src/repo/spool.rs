@@ -42,7 +42,9 @@ impl<T> Spool<T> {
     /// A spool that keeps up to `memory_max` bytes in memory. Its file lies in `dir` and has no name there, so that nothing is left of it whatever happens.
     /// Where no file can be, it is full when its memory is: then chunks are stored at once, and who writes to the database waits for that.
     pub fn new(dir: &Path, memory_max: usize) -> Result<Self> {
-        let Ok(file) = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)) else { return Ok(Spool::in_memory(memory_max)) };
+        let Ok(file) = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)) else {
+            return Ok(Spool::in_memory(memory_max));
+        };
         let keys = Keys::encrypted(RepositoryId(random_salt()?), &random_salt()?);
         let header = ObjectHeader { kind: Kind::Pack, cipher: Cipher::Aes256Gcm, salt: random_salt()? };
         let sealer = keys.sealer(&header).map_err(|m| m.of("the spool"))?;

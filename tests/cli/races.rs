@@ -23,9 +23,14 @@ fn inits_of_one_place() {
         let ended: Vec<Run> = started.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
         let winners: Vec<usize> = (0..ended.len()).filter(|number| ended[*number].code == Some(0)).collect();
         let [winner] = winners[..] else { panic!("{winners:?} made the repository") };
-        ended.iter().enumerate().filter(|(number, _)| *number != winner).for_each(|(_, run)| run.failed(1, &["holds a repository already"]));
+        ended
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| *number != winner)
+            .for_each(|(_, run)| run.failed(1, &["holds a repository already"]));
         for number in 0..ended.len() {
-            let opened: Run = place.command().arg("snapshots").env("ICECORE_PASSWORD", format!("passphrase {number}")).output().unwrap().into();
+            let opened: Run =
+                place.command().arg("snapshots").env("ICECORE_PASSWORD", format!("passphrase {number}")).output().unwrap().into();
             let is_open = number == winner || round == 3 && winner == 0;
             assert_eq!(opened.code, Some(if is_open { 0 } else { 12 }), "{}", opened.stderr);
         }

@@ -8,17 +8,19 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::{Place, Run, rows};
 
+type Surround = Box<dyn Fn(&mut Command) -> &mut Command>;
+
 /// Surroundings in which no directory of catalogs can be used, also by root.
-fn without_cache(place: &Place) -> Vec<(&'static str, Box<dyn Fn(&mut Command)>)> {
+fn without_cache(place: &Place) -> Vec<(&'static str, Surround)> {
     std::fs::write(place.path("file"), "no directory").unwrap();
     let file = place.path("file");
     let below_file = file.join("home");
     vec![
-        ("no variable", Box::new(|command| drop(command.env_remove("ICECORE_CACHE_DIR").env_remove("HOME")))),
-        ("the home is a file", Box::new(move |command| drop(command.env_remove("ICECORE_CACHE_DIR").env("HOME", &file)))),
-        ("the home is below a file", Box::new(move |command| drop(command.env_remove("ICECORE_CACHE_DIR").env("HOME", &below_file)))),
-        ("the cache cannot be made", Box::new(|command| drop(command.env("ICECORE_CACHE_DIR", "/proc/icecore/cache")))),
-        ("XDG_CACHE_HOME leads nowhere", Box::new(|command| drop(command.env_remove("ICECORE_CACHE_DIR").env("XDG_CACHE_HOME", "/dev/null/x")))),
+        ("no variable", Box::new(|command| command.env_remove("ICECORE_CACHE_DIR").env_remove("HOME"))),
+        ("the home is a file", Box::new(move |command| command.env_remove("ICECORE_CACHE_DIR").env("HOME", &file))),
+        ("the home is below a file", Box::new(move |command| command.env_remove("ICECORE_CACHE_DIR").env("HOME", &below_file))),
+        ("the cache cannot be made", Box::new(|command| command.env("ICECORE_CACHE_DIR", "/proc/icecore/cache"))),
+        ("XDG_CACHE_HOME leads nowhere", Box::new(|command| command.env_remove("ICECORE_CACHE_DIR").env("XDG_CACHE_HOME", "/dev/null/x"))),
     ]
 }
 
@@ -62,7 +64,8 @@ fn a_report_does_not_go_through_a_link() {
     for number in 0..3 {
         std::fs::write(&victim, "not to be touched").unwrap();
         // A shell that becomes the program keeps its number, so that a name made of it could be guessed.
-        let script = format!("ln -s ../victim reports/.drill.json.$$ && exec \"$0\" drill latest --report reports/drill.json --rto {}h", number + 1);
+        let script =
+            format!("ln -s ../victim reports/.drill.json.$$ && exec \"$0\" drill latest --report reports/drill.json --rto {}h", number + 1);
         std::fs::create_dir_all(place.path("reports")).unwrap();
         let run: Run = place.program("/bin/sh").args(["-c", &script, env!("CARGO_BIN_EXE_icecore")]).output().unwrap().into();
         assert_eq!(run.code, Some(0), "{}", run.stderr);

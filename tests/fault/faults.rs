@@ -197,22 +197,27 @@ fn in_check() {
     every_call_fails_once("check", &check_all);
 }
 
-/// A snapshot's own record is written, but the answer gets lost and it cannot be taken back: it is there, so it must be whole.
+/// A snapshot's own record is written, but the answer gets lost and it cannot be removed again. If it can be said that it is none, it is not listed; if not, it
+/// is there, so it must be whole.
 #[test]
 fn a_commit_that_is_not_known_to_have_failed() {
-    let (world, objects) = template();
-    let memory = Memory::new(objects);
-    let hooked = Hooked::new(memory.clone(), |_, call| match call {
-        Call::Write(icecore::backend::ObjectKey::Snapshot(_)) => Fate::FailAfter(ErrorKind::TimedOut),
-        Call::Delete(_) => Fate::Fail(ErrorKind::TimedOut),
-        _ => Fate::Proceed,
-    });
-    let repo = crate::support::open_backend(Arc::new(hooked), world.path("cache"), 1).unwrap();
-    assert_clear(&world.try_back_up(&repo, "db", &states()[3], 10).unwrap_err());
-    for cache in ["cache", "new cache"] {
-        let repo = world.open_on(memory.clone(), cache).unwrap();
-        assert_eq!(verify(&repo, &world.known, &[&states()[3]]).len(), 4);
-        check_clean(&repo);
+    for (can_be_told, listed) in [(false, 4), (true, 3)] {
+        let (world, objects) = template();
+        let memory = Memory::new(objects);
+        let hooked = Hooked::new(memory.clone(), move |_, call| match call {
+            Call::Write(icecore::backend::ObjectKey::Snapshot(_)) => Fate::FailAfter(ErrorKind::TimedOut),
+            Call::Write(icecore::backend::ObjectKey::Tombstone(_)) if !can_be_told => Fate::Fail(ErrorKind::TimedOut),
+            Call::Delete(_) => Fate::Fail(ErrorKind::TimedOut),
+            _ => Fate::Proceed,
+        });
+        let repo = crate::support::open_backend(Arc::new(hooked), world.path("cache"), 1).unwrap();
+        assert_clear(&world.try_back_up(&repo, "db", &states()[3], 10).unwrap_err());
+        for cache in ["cache", "new cache"] {
+            let repo = world.open_on(memory.clone(), cache).unwrap();
+            assert_eq!(verify(&repo, &world.known, &[&states()[3]]).len(), listed);
+            assert_eq!(repo.refresh().unwrap().expired.len(), 4 - listed);
+            check_clean(&repo);
+        }
     }
 }
 

@@ -187,7 +187,9 @@ fn write_file(dump: &Dump, at: At<'_>, path: &Path, monitor: &dyn Monitor) -> Re
 
 /// The dump as a file that only this user may read, gone when dropped.
 fn spooled(dump: &Dump, dir: &Path, monitor: &dyn Monitor) -> Result<NamedTempFile> {
-    let cannot = |what: &str, e: std::io::Error| Error::destination(dir, format!("a dump cannot be {what} there: {e}; --tmp names another directory"));
+    let cannot = |what: &str, e: std::io::Error| {
+        Error::destination(dir, format!("a dump cannot be {what} there: {e}; --tmp names another directory"))
+    };
     let spool = tempfile::Builder::new().prefix("icecore-").suffix(".pgdump").rand_bytes(16).tempfile_in(dir);
     let spool = spool.map_err(|e| cannot("put", e))?;
     copy(dump, At::Offset(0), monitor, &mut spool.as_file(), |e| cannot("written", e))?;

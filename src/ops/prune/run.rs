@@ -146,7 +146,9 @@ impl Run<'_> {
     fn suspect(&self, roots: &Roots) -> Result<bool> {
         let any = self.write_tombstones(roots.suspects(self.options).map(suspicion_of), WriteMode::CreateNew)? > 0;
         let packs = self.packs()?;
-        let is_useless = |stone: &&Stone| stone.is_useless(self.options) && (packs.contains(&stone.id) || roots.is_at_work(stone) || !stone.may_be_expiry());
+        let is_useless = |stone: &&Stone| {
+            stone.is_useless(self.options) && (packs.contains(&stone.id) || roots.is_at_work(stone) || !stone.may_be_expiry())
+        };
         self.write_tombstones(roots.tombstones().iter().filter(is_useless).map(|stone| stone.id), WriteMode::Replace)?;
         Ok(any)
     }

@@ -232,6 +232,7 @@ mod tests {
             logical_bytes,
             packs,
             stats,
+            written_ns: 0,
             facts,
         };
         session.commit(draft).unwrap();

@@ -19,7 +19,7 @@ const APPLICATION_ONLY: [&str; 7] = [
     "no such module: ",
     "wrong number of arguments to function ",
     "misuse of aggregate",
-    "unsafe use of ",
+    " - unsafe",
     " prohibited in ",
 ];
 
