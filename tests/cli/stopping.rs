@@ -19,7 +19,7 @@ fn ended(mut child: Child) -> Run {
     while child.try_wait().unwrap().is_none() {
         if began.elapsed() > LIMIT {
             child.kill().unwrap();
-            panic!("it did not end: {:?}", Run::from(child.wait_with_output().unwrap()));
+            panic!("it did not end: {:?}", child.wait_with_output());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

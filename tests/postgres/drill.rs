@@ -325,7 +325,7 @@ fn endless(place: &Place, staging: &Staging) -> Command {
 
 /// Waits until it is asked, and gives the server's process.
 fn asked(staging: &Staging) -> i32 {
-    let mut server = None;
+    let mut found = None;
     crate::wait::until("it is asked", || {
         let mut dirs = std::fs::read_dir(staging.path()).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
         if let Some(dir) = dirs.find(|path| path.join(".s.PGSQL.5432").exists()) {
@@ -334,12 +334,12 @@ fn asked(staging: &Staging) -> i32 {
             psql.args(["-XqAt", "-U", "postgres", "-d", "postgres", "-c", query, "-h"]).arg(&dir).env_remove("PGPORT");
             if psql.output().unwrap().stdout == b"1\n" {
                 let pid = std::fs::read_to_string(dir.join("data/postmaster.pid")).unwrap();
-                server = Some(pid.lines().next().unwrap().parse().unwrap());
+                found = Some(pid.lines().next().unwrap().parse().unwrap());
             }
         }
-        server.is_some()
+        found.is_some()
     });
-    server.unwrap()
+    found.unwrap()
 }
 
 fn is_running(pid: i32) -> bool {
