@@ -81,6 +81,7 @@ fn record(number: u32) -> SnapshotRecord {
         parent: None,
         tags: vec!["nightly".into()],
         flags: Vec::new(),
+        accepted: Vec::new(),
         listing: StreamRoot { len: 0, levels: 0, top: None },
         entries: 0,
         logical_bytes: 0,

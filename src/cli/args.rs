@@ -236,9 +236,12 @@ pub(crate) struct RecordArgs {
     /// A word to record; may be given several times
     #[arg(long = "tag", value_name = "T")]
     pub(crate) tags: Vec<String>,
-    /// Names the source, so that its history goes on where host or paths change
+    /// Names the source, so that its history goes on where host or paths change; a name of another kind of source is another source
     #[arg(long, value_name = "NAME")]
     pub(crate) source: Option<String>,
+    /// The machine to record in place of this one: for containers, whose host names change
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) host: Option<String>,
     /// The time to record in place of now, for imports of history
     #[arg(long, value_name = "TIME")]
     pub(crate) time: Option<String>,

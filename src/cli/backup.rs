@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use icecore::format::snapshot::SourceKind;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup, source_of};
-use icecore::ops::journal::{LABEL_FACT, Operation};
+use icecore::ops::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation};
 use icecore::repo::Repository;
 use icecore::source::Source;
 use icecore::source::command::CommandSource;
@@ -26,7 +27,8 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
     let content = args.content.when.into();
-    run(context, &args.record, &given, || Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?)))
+    let make = || -> Result<Box<dyn Source>, Failure> { Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?)) };
+    run(context, SourceKind::Sqlite, &args.record, &given, make)
 }
 
 /// `backup files`.
@@ -40,7 +42,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
         let sqlite = sqlite_options(context, args.content.when.into(), &args.busy);
         Ok(Box::new(FilesSource::select(paths, FilesOptions { sqlite, exclude }, selection)?))
     };
-    run(context, &args.record, &given, make)
+    run(context, SourceKind::Files, &args.record, &given, make)
 }
 
 /// The patterns of files come first, so that those of the command line can take back in.
@@ -62,7 +64,7 @@ pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit,
     let make = || -> Result<Box<dyn Source>, Failure> {
         Ok(Box::new(CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?))
     };
-    run(context, &args.record, &args.name, make)
+    run(context, SourceKind::Command, &args.record, &args.name, make)
 }
 
 fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
@@ -103,6 +105,8 @@ pub(crate) struct Done {
     new_bytes: u64,
     stored_bytes: u64,
     flags: Vec<FlagView>,
+    /// What would be a flag, but was so in the last good snapshot, where a user accepted it.
+    accepted: Vec<FlagView>,
     skipped: Vec<String>,
     left_out: LeftOutView,
     /// Stored anew, as the stored copies were damaged or gone.
@@ -148,6 +152,7 @@ impl LeftOutView {
 /// The source is looked at with the repository open, so that one that is not there is in the journal too.
 fn run(
     context: &Context<'_>,
+    kind: SourceKind,
     args: &RecordArgs,
     given: &str,
     make: impl FnOnce() -> Result<Box<dyn Source>, Failure>,
@@ -155,20 +160,22 @@ fn run(
     let options = options(args)?;
     let repo = context.open()?;
     journaled(context, &repo, Operation::Backup, |story| {
-        name_source(story, args, given);
+        name_source(story, kind, args, given);
         let source = make()?;
         let progress = context.progress();
         let done = take(&repo, &progress, &*source, &options, story)?;
         drop(progress);
-        context.output.report(&done, Done::text)?;
+        context.output.report_or_warn(&done, Done::text, Done::problems)?;
         Ok(done.exit())
     })
 }
 
 /// What the journal calls the source, before it is known whether there is one.
-pub(crate) fn name_source(story: &mut Story, args: &RecordArgs, given: &str) {
+pub(crate) fn name_source(story: &mut Story, kind: SourceKind, args: &RecordArgs, given: &str) {
     story.detail = args.source.as_deref().unwrap_or(given).to_owned();
-    story.facts.push((LABEL_FACT.to_owned(), story.detail.clone()));
+    let facts = [(LABEL_FACT, story.detail.as_str()), (KIND_FACT, kind.word()), (HOST_FACT, args.host.as_deref().unwrap_or_default())];
+    let known = facts.into_iter().filter(|(_, value)| !value.is_empty());
+    story.facts.extend(known.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
 
 /// What is recorded with a snapshot that is taken now.
@@ -177,7 +184,7 @@ pub(crate) fn options(args: &RecordArgs) -> Result<BackupOptions, Failure> {
     Ok(BackupOptions {
         time_ns: args.time.as_deref().map_or(Ok(now_ns), time::parse)?,
         now_ns,
-        host: environment::host(),
+        host: args.host.clone().unwrap_or_else(environment::host),
         user: environment::user(),
         tags: args.tags.clone(),
         source: args.source.clone(),
@@ -220,6 +227,7 @@ impl Done {
             new_bytes: record.stats.new_plain_bytes,
             stored_bytes: record.stats.pack_bytes,
             flags: flags(&record.flags),
+            accepted: flags(&record.accepted),
             skipped: report.skipped.clone(),
             left_out: LeftOutView::of(&report.left_out),
             healed_chunks: report.healed_chunks,
@@ -231,9 +239,26 @@ impl Done {
     fn summary(&self) -> String {
         let sizes = [self.logical_bytes, self.stored_bytes].map(output::bytes);
         let mut text = format!(": {} in {}, stored {}", sizes[0], count(self.streams, "stream"), sizes[1]);
-        self.flags.iter().for_each(|flag| text.push_str(&format!("; flagged {}: {}", flag.code, flag.detail)));
-        self.skipped.iter().for_each(|skipped| text.push_str(&format!("; skipped {skipped}")));
+        self.wrong().for_each(|wrong| text.push_str(&format!("; {wrong}")));
         text
+    }
+
+    /// What is not as it should be. What is flagged is not said again as skipped.
+    fn wrong(&self) -> impl Iterator<Item = String> {
+        let flagged = self.flags.iter().map(|flag| format!("flagged {}: {}", flag.code, flag.detail));
+        let skipped = self.skipped.iter().filter(|line| self.flags.iter().all(|flag| flag.detail != **line));
+        flagged.chain(skipped.map(|line| format!("skipped {}", line.replacen(": skipped: ", ": ", 1))))
+    }
+
+    /// What to do about flags.
+    fn advice(&self) -> Option<String> {
+        (!self.flags.is_empty()).then(|| format!("if that is right: icecore mark {} accept", self.short_ids.0))
+    }
+
+    /// What is not well, each with the snapshot that it is about.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let of = format!("snapshot {} of {}", self.short_ids.0, self.source);
+        self.wrong().chain(self.advice()).map(|wrong| format!("{of}: {wrong}")).collect()
     }
 
     /// How the program ends if this is all that was done.
@@ -266,12 +291,10 @@ impl Done {
         if let Some(left_out) = self.left_out.text() {
             text.push_str(&format!("left out: {left_out}\n"));
         }
-        for flag in &self.flags {
-            text.push_str(&format!("flagged {}: {}\n", printable(&flag.code), printable(&flag.detail)));
+        for flag in &self.accepted {
+            text.push_str(&format!("accepted before: {}: {}\n", printable(&flag.code), printable(&flag.detail)));
         }
-        for skipped in &self.skipped {
-            text.push_str(&format!("skipped {}\n", printable(skipped)));
-        }
+        self.wrong().chain(self.advice()).for_each(|line| text.push_str(&format!("{}\n", printable(&line))));
         text
     }
 }

@@ -26,8 +26,9 @@ Rules count in each group, from the newest snapshot on; a snapshot stays if any 
 each of the last N days that have one, and so on; while there are fewer than N, also the oldest one. N is a number or `unlimited`. A DURATION is
 made of years, months, days and hours, as 1y5m7d2h, and reaches back from the newest snapshot of the group.
 
-Always kept: protected snapshots; the newest good one of each source; flagged ones newer than that. Other flagged ones count for no rule but
---keep-tag. Snapshots given by name go whatever the rules; the newest good one of a source only with --force, a protected one never.
+Always kept: protected snapshots; the newest good one of each source; those with the newest good state of a stream that is flagged in newer ones;
+the newest one of each source. Rules count good snapshots as if there were no others; a flagged one stays if they would keep it were it good.
+Snapshots given by name go whatever the rules; those with the newest good state of a source or a stream only with --force, a protected one never.
 Space is freed by a prune, which --prune does at once, with the passphrase asked for once.
 
 Examples:
@@ -50,7 +51,7 @@ pub(crate) struct ForgetArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// What makes a group: source, host and tags, with commas between; nothing for one group
-    #[arg(long, value_name = "WHAT", default_value = "source,host", value_parser = group_by)]
+    #[arg(long, value_name = "WHAT", default_value = "source", value_parser = group_by)]
     group_by: GroupBy,
     /// Whose hours, days and weeks count, as Europe/Berlin [default: this machine's]
     #[arg(long, value_name = "ZONE", value_parser = time_zone)]
@@ -58,7 +59,7 @@ pub(crate) struct ForgetArgs {
     /// Only show what would be done, and why
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// Also the newest good snapshot of a source, if it is given by name
+    /// Also the newest good snapshot of a source or a stream, if it is given by name
     #[arg(long, conflicts_with = "rules")]
     force: bool,
     /// Then free space, as `icecore prune` does

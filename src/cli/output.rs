@@ -50,6 +50,19 @@ impl Output {
         if self.quiet && !self.json { Ok(()) } else { self.result(document, text) }
     }
 
+    /// The same, but with `-q` what is not well is said on standard error: whoever asks for silence wants to hear of that alone.
+    pub(crate) fn report_or_warn<T: Serialize>(
+        &self,
+        document: &T,
+        text: impl FnOnce(&T) -> String,
+        problems: impl FnOnce(&T) -> Vec<String>,
+    ) -> Result<(), Failure> {
+        if self.quiet && !self.json {
+            problems(document).iter().for_each(|problem| self.warn(problem));
+        }
+        self.report(document, text)
+    }
+
     /// Why the program ends.
     pub(crate) fn failure(&self, failure: &Failure) {
         match () {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use icecore::format::snapshot::SourceKind;
 use icecore::ops::journal::Operation;
 use icecore::repo::Repository;
 use icecore::source::postgres::{Conninfo, Databases, LOCK_WAIT, PostgresOptions, PostgresSource};
@@ -111,12 +112,12 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
     };
     if args.all_databases {
         let done = all(context, &repo, &options, &args.record)?;
-        context.output.report(&done, AllDone::text)?;
+        context.output.report_or_warn(&done, AllDone::text, AllDone::problems)?;
         return Ok(done.exit());
     }
     journaled(context, &repo, Operation::Backup, |story| {
         let done = one(context, &repo, options, &args.record, story)?;
-        context.output.report(&done, Done::text)?;
+        context.output.report_or_warn(&done, Done::text, Done::problems)?;
         Ok(done.exit())
     })
 }
@@ -129,7 +130,7 @@ fn one(
     story: &mut Story,
 ) -> Result<Done, Failure> {
     let label = options.conninfo.label();
-    name_source(story, record, &if options.globals_only { format!("globals of {label}") } else { label });
+    name_source(story, SourceKind::Postgres, record, &if options.globals_only { format!("globals of {label}") } else { label });
     let progress = context.progress();
     let source = PostgresSource::connect(PostgresOptions { on_table: progress.on_item(), ..options })?;
     take(repo, &progress, &source, &record_options(record)?, story)
@@ -155,7 +156,8 @@ fn all(context: &Context<'_>, repo: &Repository, options: &PostgresOptions, reco
         context.output.warn(&format!("database {database} is passed over: {reason}"));
     }
     let tag = format!("all-databases-{}", time::utc(time::now_ns()));
-    let record = RecordArgs { tags: record.tags.iter().cloned().chain([tag.clone()]).collect(), source: None, time: record.time.clone() };
+    let tags = record.tags.iter().cloned().chain([tag.clone()]).collect();
+    let record = RecordArgs { tags, source: None, host: record.host.clone(), time: record.time.clone() };
     let mut done = AllDone { tag, snapshots: Vec::new(), failed: Vec::new(), passed_over };
     for database in names {
         let options = PostgresOptions { conninfo: options.conninfo.with_database(&database), ..options.clone() };
@@ -178,6 +180,12 @@ impl AllDone {
             (false, true) if self.snapshots.iter().all(|done| done.exit() == Exit::Done) => Exit::Done,
             (false, _) => Exit::Incomplete,
         }
+    }
+
+    /// What is not well.
+    fn problems(&self) -> Vec<String> {
+        let failed = self.failed.iter().map(|failed| format!("no snapshot of {}: {}", failed.database, failed.error));
+        self.snapshots.iter().flat_map(Done::problems).chain(failed).collect()
     }
 
     fn text(&self) -> String {

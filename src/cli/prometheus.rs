@@ -56,7 +56,12 @@ fn text(done: &Done) -> String {
             let (label, host) = (escaped(&one.source.label), escaped(&one.host));
             Some((format!("{repository},source_id=\"{}\",source=\"{label}\",host=\"{host}\"", one.source.id), value(one)?))
         });
-        gauge(&mut text, name, says, samples);
+        // Of a source without any snapshot there is only this to say.
+        let never_taken = done.never_taken.iter().filter(|_| name == "icecore_source_ok").map(|one| {
+            let (label, host) = (escaped(&one.label), escaped(&one.host));
+            (format!("{repository},source_id=\"\",source=\"{label}\",host=\"{host}\""), 0.0)
+        });
+        gauge(&mut text, name, says, samples.chain(never_taken));
     }
     let check = done.last_check.as_ref();
     let of_repository = [

@@ -139,7 +139,11 @@ fn make_catalog(context: &Context<'_>, repo: &Repository, story: &mut Story) -> 
     let exit = if unreadable.is_empty() { Exit::Done } else { Exit::Damaged };
     let view = CatalogView { packs: rebuilt.packs, salvaged_tables: rebuilt.salvaged, unreadable };
     story.detail.push_str(&format!(": {}, {} unreadable", count(view.packs, "pack"), view.unreadable.len()));
-    context.output.report(&view, CatalogView::text)?;
+    // What cannot be read is said even with -q.
+    match exit {
+        Exit::Done => context.output.report(&view, CatalogView::text)?,
+        _ => context.output.result(&view, CatalogView::text)?,
+    }
     Ok(exit)
 }
 

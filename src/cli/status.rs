@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use icecore::format::log::LogRecord;
 use icecore::ops::journal::{Operation, Outcome};
-use icecore::ops::status::{self, Flagged, LastGood, SourceStatus, Status, Verified};
+use icecore::ops::status::{self, Flagged, LastGood, NeverTaken, SourceStatus, Status, Verified};
 use icecore::progress::Monitor;
 use serde::Serialize;
 
@@ -14,16 +14,21 @@ use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::prune::seconds;
 use super::table::{Align, Table};
-use super::views::SourceView;
+use super::views::{SourceView, kind_word};
 use super::{prometheus, time};
 
+/// States of sources, and of the repository as the worst of them.
+const OK: &str = "ok";
+const TOO_OLD: &str = "too-old";
+const NO_GOOD: &str = "no-good-snapshot";
 /// Nanoseconds in a second.
 const SECOND_NS: i64 = 1_000_000_000;
 
 /// Show how the backups stand: of each source the last good snapshot and its age, and when it was last verified
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A snapshot is good if it is not flagged, and not dated more than ten minutes ahead of this machine's clock. A source that has only others has no good one. \
+    after_help = "A snapshot is good if it is not flagged, and not dated more than ten minutes ahead of this machine's clock. A source that has only others has no good one, \
+                  nor has one whose every backup failed. A source with a name of its own stands once for each host. \
                   Of a source that is backed up no more, `forget --force` what is left, or leave it out with --source, --tag or --host.\n\n\
                   Exit codes: 0 every source is well; 4 something cannot be read, or the last check found damage; 5 a source has no good snapshot, or none within \
                   --max-age, or there are no snapshots.\n\n\
@@ -43,13 +48,15 @@ pub(crate) struct StatusArgs {
 /// How the repository stands.
 #[derive(Serialize)]
 pub(crate) struct Done {
-    /// `ok`, `overdue` or `damaged`.
+    /// The worst state: `ok`, `too-old`, `no-good-snapshot` or `damaged`.
     pub(crate) status: &'static str,
     pub(crate) repository: String,
     location: String,
     time: String,
     max_age_s: Option<i64>,
     pub(crate) sources: Vec<Source>,
+    /// Those of which there is no snapshot, as every backup failed.
+    pub(crate) never_taken: Vec<NeverTakenView>,
     pub(crate) last_check: Option<Check>,
     /// What is listed but cannot be read.
     pub(crate) unreadable: Vec<String>,
@@ -71,6 +78,19 @@ pub(crate) struct Source {
     pub(crate) flagged_after: Vec<FlaggedView>,
     pub(crate) last_verified: Option<VerifiedView>,
     pub(crate) last_failure: Option<FailureView>,
+}
+
+/// A source without any snapshot.
+#[derive(Serialize)]
+pub(crate) struct NeverTakenView {
+    pub(crate) label: String,
+    pub(crate) host: String,
+    kind: Option<&'static str>,
+    /// `no-good-snapshot`.
+    status: &'static str,
+    /// Backups that failed within a month.
+    failures: u64,
+    pub(crate) last_failure: FailureView,
 }
 
 #[derive(Serialize)]
@@ -177,21 +197,24 @@ impl Done {
         let sources: Vec<Source> = found.sources.iter().map(|one| Source::of(one, clock)).collect();
         let last_check = found.last_check.as_ref().map(|entry| Check::of(entry, clock));
         let is_damaged = !unreadable.is_empty() || last_check.as_ref().is_some_and(|check| !check.is_whole);
-        let is_overdue = sources.is_empty() || sources.iter().any(|one| one.status != "ok");
-        let status = match (is_damaged, is_overdue) {
-            (true, _) => "damaged",
-            (false, true) => "overdue",
-            (false, false) => "ok",
+        let never_taken: Vec<NeverTakenView> = found.never_taken.iter().map(|one| NeverTakenView::of(one, clock)).collect();
+        let is_any = |state: &str| sources.iter().any(|one| one.status == state);
+        let status = match () {
+            () if is_damaged => "damaged",
+            () if sources.is_empty() || !never_taken.is_empty() || is_any(NO_GOOD) => NO_GOOD,
+            () if is_any(TOO_OLD) => TOO_OLD,
+            () => OK,
         };
         let time = time::utc(clock.now_ns);
-        Done { status, repository, location, time, max_age_s: clock.max_age_s, sources, last_check, unreadable, now_ns: clock.now_ns }
+        let (max_age_s, now_ns) = (clock.max_age_s, clock.now_ns);
+        Done { status, repository, location, time, max_age_s, sources, never_taken, last_check, unreadable, now_ns }
     }
 
     fn exit(&self) -> Exit {
         match self.status {
             "damaged" => Exit::Damaged,
-            "overdue" => Exit::Overdue,
-            _ => Exit::Done,
+            OK => Exit::Done,
+            _ => Exit::Overdue,
         }
     }
 
@@ -200,12 +223,12 @@ impl Done {
             ["SOURCE", "HOST", "STATUS", "LAST GOOD", "ID", "AGE", "FLAGGED SINCE", "VERIFIED"].map(|heading| (heading, Align::Left)),
         );
         self.sources.iter().for_each(|one| table.row(one.row()));
-        let mut text = if self.sources.is_empty() { "no snapshots\n".to_owned() } else { table.text() };
+        self.never_taken.iter().for_each(|one| table.row(one.row()));
+        let is_empty = self.sources.is_empty() && self.never_taken.is_empty();
+        let mut text = if is_empty { "no snapshots\n".to_owned() } else { table.text() };
+        self.never_taken.iter().for_each(|one| text.push_str(&one.last_failure.text()));
         for one in &self.sources {
-            if let Some(failure) = &one.last_failure {
-                let said = printable(&failure.detail).replace('\n', "\\n");
-                text.push_str(&format!("last backup {}, {} ago: {said}\n", printable(&failure.outcome), age(failure.at.age_s)));
-            }
+            text.push_str(&one.last_failure.as_ref().map(FailureView::text).unwrap_or_default());
             if one.ahead > 0 {
                 let dated = count(one.ahead, "snapshot");
                 text.push_str(&format!("{dated} of {} dated after now, and not believed\n", printable(&one.source.label)));
@@ -223,9 +246,9 @@ impl Source {
     fn of(found: &SourceStatus, clock: &Clock) -> Self {
         let last_good = found.last_good.as_ref().map(|good| Good::of(good, clock));
         let status = match (&last_good, clock.max_age_s) {
-            (None, _) => "no-good-snapshot",
-            (Some(good), Some(max)) if good.at.age_s > max => "too-old",
-            _ => "ok",
+            (None, _) => NO_GOOD,
+            (Some(good), Some(max)) if good.at.age_s > max => TOO_OLD,
+            _ => OK,
         };
         Source {
             source: SourceView::of(&found.source),
@@ -281,7 +304,33 @@ impl VerifiedView {
     }
 }
 
+impl NeverTakenView {
+    fn of(found: &NeverTaken, clock: &Clock) -> Self {
+        NeverTakenView {
+            label: found.label.clone(),
+            host: found.host.clone(),
+            kind: found.kind.map(kind_word),
+            status: NO_GOOD,
+            failures: found.failures,
+            last_failure: FailureView::of(&found.last_failure, clock),
+        }
+    }
+
+    fn row(&self) -> [String; 8] {
+        let none = || "-".to_owned();
+        [self.label.clone(), self.host.clone(), self.status.to_owned(), none(), none(), none(), none(), "never".to_owned()]
+    }
+}
+
 impl FailureView {
+    /// On one line; the journal has the rest.
+    fn text(&self) -> String {
+        let mut lines = self.detail.lines().filter(|line| !line.trim().is_empty());
+        let first = printable(lines.next().unwrap_or_default());
+        let more = if lines.next().is_some() { " ... (see `icecore log`)" } else { "" };
+        format!("last backup {}, {} ago: {first}{more}\n", printable(&self.outcome), age(self.at.age_s))
+    }
+
     fn of(entry: &LogRecord, clock: &Clock) -> Self {
         let (host, outcome, detail) = (entry.host.clone(), entry.outcome.clone(), entry.detail.clone());
         FailureView { at: clock.moment(entry.time_ns), host, outcome, detail }

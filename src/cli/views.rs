@@ -59,24 +59,40 @@ pub(crate) struct SourceView {
 
 impl SourceView {
     pub(crate) fn of(source: &SourceRef) -> Self {
-        let kind = match source.kind {
-            SourceKind::Sqlite => "sqlite",
-            SourceKind::Files => "files",
-            SourceKind::Postgres => "postgres",
-            SourceKind::Command => "command",
-        };
-        SourceView { id: source.id.to_string(), kind, label: source.label.clone() }
+        SourceView { id: source.id.to_string(), kind: kind_word(source.kind), label: source.label.clone() }
+    }
+}
+
+/// A kind of source as documents name it.
+pub(crate) fn kind_word(kind: SourceKind) -> &'static str {
+    match kind {
+        SourceKind::Sqlite => "sqlite",
+        SourceKind::Files => "files",
+        SourceKind::Postgres => "postgres",
+        SourceKind::Command => "command",
     }
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct FlagView {
     pub(crate) code: String,
+    /// The stream or directory that it is about; none: the whole snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stream_hex: Option<String>,
     pub(crate) detail: String,
 }
 
 pub(crate) fn flags(flags: &[Flag]) -> Vec<FlagView> {
-    flags.iter().map(|flag| FlagView { code: flag.code.clone(), detail: flag.detail.clone() }).collect()
+    flags.iter().map(FlagView::of).collect()
+}
+
+impl FlagView {
+    fn of(flag: &Flag) -> Self {
+        let (stream, stream_hex) = flag.stream.as_deref().map(text_and_hex).unzip();
+        FlagView { code: flag.code.clone(), stream, stream_hex: stream_hex.flatten(), detail: flag.detail.clone() }
+    }
 }
 
 /// What a check found.
@@ -138,7 +154,7 @@ impl SnapshotView {
             parent: record.parent.map(|parent| parent.to_string()),
             tags: record.tags.clone(),
             flags: flags(&record.flags),
-            accepted: marks.map_or_else(Vec::new, |marks| flags(&marks.accepted)),
+            accepted: record.accepted.iter().chain(marks.into_iter().flat_map(|marks| &marks.accepted)).map(FlagView::of).collect(),
             protected: marks.is_some_and(|marks| marks.protection().is_some()),
             checked,
             streams: record.entries,
@@ -155,7 +171,9 @@ impl SnapshotView {
     /// Whether it is protected, and the codes of its flags, for people.
     pub(crate) fn flag_codes(&self) -> String {
         let is_protected = self.protected.then_some("protected");
-        is_protected.into_iter().chain(self.flags.iter().map(|flag| flag.code.as_str())).collect::<Vec<_>>().join(",")
+        let mut codes: Vec<&str> = is_protected.into_iter().chain(self.flags.iter().map(|flag| flag.code.as_str())).collect();
+        codes.dedup();
+        codes.join(",")
     }
 }
 

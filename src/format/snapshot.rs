@@ -25,6 +25,8 @@ pub struct SnapshotRecord {
     pub tags: Vec<String>,
     /// Reasons why this snapshot does not count as good; empty for a good one.
     pub flags: Vec<Flag>,
+    /// What would be among the flags if it had not been so in the last good snapshot, where a user accepted it.
+    pub accepted: Vec<Flag>,
     /// The streams: a stream itself, of [`StreamEntry`] records.
     pub listing: StreamRoot,
     /// How many entries the listing has.
@@ -66,6 +68,9 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// All kinds.
+    pub const ALL: [SourceKind; 4] = [SourceKind::Sqlite, SourceKind::Files, SourceKind::Postgres, SourceKind::Command];
+
     /// The word that goes into source ids; it never changes.
     pub fn word(self) -> &'static str {
         match self {
@@ -77,13 +82,27 @@ impl SourceKind {
     }
 }
 
-/// Why a snapshot does not count as good.
+/// Why a snapshot, or a stream of it, does not count as good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flag {
-    /// A stable word: `damaged`, `no-instant`, `future-time`, `empty`, `shrunk`.
+    /// A stable word; README has the table.
     pub code: String,
+    /// The stream that it is about, with all whose names begin with this one and `/`. None: the whole snapshot.
+    pub stream: Option<Vec<u8>>,
     /// What was seen, for people.
     pub detail: String,
+}
+
+impl Flag {
+    /// About the whole snapshot.
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
+        Flag { code: code.to_owned(), stream: None, detail: detail.into() }
+    }
+
+    /// The same about one stream, or one directory; an empty name stands for everything.
+    pub fn about(self, stream: &[u8]) -> Self {
+        Flag { stream: (!stream.is_empty()).then(|| stream.to_vec()), ..self }
+    }
 }
 
 /// The root of a stream's tree.

@@ -1,12 +1,13 @@
 //! Forgetting snapshots: plan, show, execute. The space is freed by a prune.
 //!
 //! "Mark, then look": for every snapshot that is to go `forgotten/<id>` is written, durably; then all snapshots and marks are read
-//! afresh, and one that has been protected meanwhile, or has become the newest good one of its source, is spared; then the records
+//! afresh, and one that has been protected meanwhile, or has become the newest good one of its source or of a stream, is spared; then the records
 //! `snapshots/<id>` are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
 //! again finishes. A `forgotten/<id>` of a listed snapshot says nothing.
 
 use std::collections::HashSet;
 
+use super::gaps::Gaps;
 use super::retention::{Calendar, Candidate, Decision, Group, GroupBy, GroupKey, Reason, Rules, always_kept, decide};
 use super::select::SnapshotFilter;
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ pub enum Intent {
     /// Rules: every one does.
     #[default]
     Rules,
-    /// Snapshots by their names: those that are flagged may go.
+    /// Snapshots by their names: a flagged one may go, even the newest, unless it has the newest good state of a stream.
     Named,
     /// The same, by force: only protection keeps one.
     Forced,
@@ -43,7 +44,7 @@ impl Intent {
     fn respects(self, reason: &Reason) -> bool {
         match self {
             Intent::Rules => true,
-            Intent::Named => *reason != Reason::FlaggedNewer,
+            Intent::Named => *reason != Reason::Newest,
             Intent::Forced => *reason == Reason::Protected,
         }
     }
@@ -80,7 +81,7 @@ fn candidates(refreshed: &Refreshed, chosen: &dyn Fn(&SnapshotId) -> bool) -> Ve
             source: record.source.id,
             host: record.host.clone(),
             tags: record.tags.clone(),
-            flagged: !record.flags.is_empty(),
+            gaps: Gaps::of_snapshot(record),
             is_protected: marks.is_some_and(|marks| marks.protection().is_some()),
             is_unclear: marks.is_some_and(|marks| marks.unreadable > 0),
             chosen: chosen(id),
@@ -109,7 +110,7 @@ pub fn plan_by_rules(
 }
 
 /// Plans to forget these snapshots, as one group. One that is kept all the same has its reasons: it is protected, or, without `force`, the
-/// newest good one of its source, or has a mark that cannot be read. Ids that are not listed are left out.
+/// newest good one of its source or of a stream, or has a mark that cannot be read. Ids that are not listed are left out.
 pub fn plan_named(refreshed: &Refreshed, named: &[SnapshotId], force: bool) -> ForgetPlan {
     let named: HashSet<&SnapshotId> = named.iter().collect();
     let candidates = candidates(refreshed, &|id| named.contains(id));

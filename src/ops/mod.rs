@@ -5,6 +5,7 @@ pub mod check;
 pub mod drill;
 pub mod export;
 pub mod forget;
+pub mod gaps;
 pub mod journal;
 pub mod lost;
 pub mod mark;

@@ -74,24 +74,25 @@ pub fn restore_streams(
 ) -> Result<Vec<Restored>> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing)?;
-    let (mut work, mut trees): (Vec<(&StreamEntry, &Path)>, Vec<_>) = (Vec::new(), Vec::new());
+    // Of a file with several names the entry is that of the first.
+    let (mut work, mut trees): (Vec<(&[u8], &StreamEntry, &Path)>, Vec<_>) = (Vec::new(), Vec::new());
     for (name, dest) in targets {
         match subtree(&listing, name) {
             Some(_) if options.live => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
             Some(tree) => trees.push((name.as_slice(), dest.as_path(), tree)),
-            None => work.push((with_bytes(&listing, name)?, dest)),
+            None => work.push((name, with_bytes(&listing, name)?, dest)),
         }
     }
     refuse_twice(targets.iter().map(|(_, dest)| dest.as_path()))?;
     if !options.live {
         // All of them before the first is touched, so that a set of databases stays one of one time.
-        work.iter().try_for_each(|(_, dest)| placement.refuse_if_used(dest))?;
+        work.iter().try_for_each(|(_, _, dest)| placement.refuse_if_used(dest))?;
     }
-    let all = || work.iter().map(|(entry, _)| *entry).chain(trees.iter().flat_map(|(_, _, tree)| &tree.entries));
+    let all = || work.iter().map(|(_, entry, _)| *entry).chain(trees.iter().flat_map(|(_, _, tree)| &tree.entries));
     options.say_narrowed(all(), placement.monitor);
     placement.monitor.phase("restoring", Some(all().map(|entry| entry.root.len).sum()));
     let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
-    for (entry, dest) in work {
+    for (name, entry, dest) in work {
         let fill = |file: &File| write_stream(&reader, entry, file, placement.monitor);
         let (len, meta) = (entry.root.len, options.dress(entry));
         let placed = match (&entry.kind, options.live) {
@@ -101,8 +102,8 @@ pub fn restore_streams(
             (_, false) => placement.place_file(dest, len, meta, &fill),
         };
         match placed.map_err(|error| explained(&reader, entry, error, placement.monitor)) {
-            Ok(placed) => restored.push(Restored { name: entry.name.clone(), len, placed }),
-            Err(error) => damaged.add(&entry.name, error)?,
+            Ok(placed) => restored.push(Restored { name: name.to_vec(), len, placed }),
+            Err(error) => damaged.add(name, error)?,
         }
     }
     for (name, dest, tree) in trees {

@@ -6,8 +6,10 @@
 //! snapshot, less the duration; `within-hourly` and so on the newest of each such period in that time; a tag rule what has all its tags.
 //! A snapshot stays if anything keeps it. Beyond restic:
 //!
-//! - Flagged snapshots are passed over: none counts for a rule but that of tags.
-//! - The newest good snapshot of each source stays, whatever the rules. So do flagged ones that came after it, and protected ones.
+//! - The rules count good snapshots as if there were no others. A flagged one stays if the rules would keep it were it good. One that is flagged as a
+//!   whole does so only until a good one has come after it.
+//! - The newest good snapshot of each source stays, whatever the rules. So do those with the newest good state of a stream, where newer ones are flagged
+//!   for that stream ([`super::gaps`]), the newest one of all, and protected ones.
 //! - One with a mark that cannot be read stays, and is not taken for good: the mark may protect or flag it.
 //! - Periods are those of the local time zone. The hour that is there twice when summer time ends counts as two.
 
@@ -17,6 +19,7 @@ use std::fmt;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
+use super::gaps::{Gaps, holders};
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
 
@@ -189,9 +192,10 @@ pub struct GroupBy {
     pub tags: bool,
 }
 
+/// A source is one history on whatever hosts it is captured; of a source without a name of its own the host is a part of what it is.
 impl Default for GroupBy {
     fn default() -> Self {
-        GroupBy { source: true, host: true, tags: false }
+        GroupBy { source: true, host: false, tags: false }
     }
 }
 
@@ -219,8 +223,8 @@ pub struct Candidate {
     pub host: String,
     /// Its tags.
     pub tags: Vec<String>,
-    /// Whether it is flagged.
-    pub flagged: bool,
+    /// What of it is flagged.
+    pub gaps: Gaps,
     /// Whether it is protected.
     pub is_protected: bool,
     /// Whether one of its marks cannot be read.
@@ -231,7 +235,12 @@ pub struct Candidate {
 
 impl Candidate {
     fn is_good(&self) -> bool {
-        !self.flagged && !self.is_unclear
+        self.gaps.is_empty() && !self.is_unclear
+    }
+
+    /// What of it can be relied upon to be good.
+    fn sure_gaps(&self) -> Gaps {
+        if self.is_unclear { Gaps::All } else { self.gaps.clone() }
     }
 }
 
@@ -252,9 +261,14 @@ pub enum Reason {
     Unclear,
     /// It is the newest good one of its source.
     NewestGood,
-    /// It is flagged, and there is no good one of its source that is newer.
-    FlaggedNewer,
+    /// It is flagged, and has the newest good state of these streams; without names, of all that are not flagged.
+    NewestState(Vec<Vec<u8>>),
+    /// It is flagged, and the newest one of its source.
+    Newest,
 }
+
+/// Streams that a reason names; of more it says how many.
+const STREAMS_NAMED: usize = 3;
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -267,7 +281,16 @@ impl fmt::Display for Reason {
             Reason::Protected => f.write_str("protected"),
             Reason::Unclear => f.write_str("a mark on it cannot be read"),
             Reason::NewestGood => f.write_str("newest good one of its source"),
-            Reason::FlaggedNewer => f.write_str("flagged, newer than the last good one"),
+            Reason::NewestState(streams) if streams.is_empty() => f.write_str("flagged, newest good state of what is not flagged"),
+            Reason::NewestState(streams) => {
+                let names: Vec<_> = streams.iter().take(STREAMS_NAMED).map(|stream| String::from_utf8_lossy(stream)).collect();
+                write!(f, "newest good state of {}", names.join(", "))?;
+                match streams.len().saturating_sub(STREAMS_NAMED) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
+            }
+            Reason::Newest => f.write_str("flagged, newest one of its source"),
         }
     }
 }
@@ -310,6 +333,7 @@ impl Calendar {
 /// snapshot.
 pub fn decide(candidates: &[Candidate], rules: &Rules, by: GroupBy, calendar: &Calendar) -> Vec<Group> {
     let always = always_kept(candidates);
+    let flagged = flagged_that_count(candidates);
     let mut groups: Vec<(GroupKey, Vec<usize>)> = Vec::new();
     let mut place_of: HashMap<GroupKey, usize> = HashMap::new();
     for (place, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.chosen) {
@@ -322,7 +346,16 @@ pub fn decide(candidates: &[Candidate], rules: &Rules, by: GroupBy, calendar: &C
     }
     let decided = groups.into_iter().map(|(key, members)| {
         let members: Vec<&Candidate> = members.iter().filter_map(|place| candidates.get(*place)).collect();
-        let mut reasons = kept_by_rules(&members, rules, calendar);
+        let mut reasons = kept_by_rules(&members, rules, calendar, &|member| member.is_good());
+        let with_flagged = kept_by_rules(&members, rules, calendar, &|member| member.is_good() || flagged.contains(&member.id));
+        for ((reasons, more), member) in reasons.iter_mut().zip(with_flagged).zip(&members) {
+            if !member.is_good() {
+                reasons.extend(more);
+            }
+            // Nothing is counted for a rule of tags, so flags do not matter to it.
+            let has_all = |tags: &&Vec<String>| tags.iter().all(|tag| member.tags.contains(tag));
+            reasons.extend(rules.tags.iter().filter(has_all).cloned().map(Reason::Tags));
+        }
         let decisions = members.iter().enumerate().map(|(place, candidate)| {
             let mut reasons = reasons.get_mut(place).map(std::mem::take).unwrap_or_default();
             reasons.extend(always.get(&candidate.id).cloned().unwrap_or_default());
@@ -336,19 +369,43 @@ pub fn decide(candidates: &[Candidate], rules: &Rules, by: GroupBy, calendar: &C
 /// What is kept whatever the rules say, and why.
 pub(super) fn always_kept(candidates: &[Candidate]) -> HashMap<SnapshotId, Vec<Reason>> {
     let mut kept: HashMap<SnapshotId, Vec<Reason>> = HashMap::new();
-    let mut have_good: HashSet<SourceId> = HashSet::new();
-    for candidate in candidates.iter().rev() {
-        let mut reasons = Vec::new();
-        if candidate.is_good() {
-            reasons.extend(have_good.insert(candidate.source).then_some(Reason::NewestGood));
-        } else if candidate.flagged && !have_good.contains(&candidate.source) {
-            reasons.push(Reason::FlaggedNewer);
+    let mut by_source: HashMap<SourceId, Vec<&Candidate>> = HashMap::new();
+    candidates.iter().rev().for_each(|candidate| by_source.entry(candidate.source).or_default().push(candidate));
+    for newest_first in by_source.values() {
+        let mut keep = |id: SnapshotId, reason: Reason| kept.entry(id).or_default().push(reason);
+        newest_first.iter().find(|candidate| candidate.is_good()).into_iter().for_each(|good| keep(good.id, Reason::NewestGood));
+        for holder in holders(newest_first.iter().map(|candidate| (*candidate, candidate.sure_gaps()))) {
+            let streams = match &holder.wanted {
+                Gaps::All => Vec::new(),
+                Gaps::Streams(wanted) => wanted.iter().filter(|stream| !holder.left.covers(stream)).cloned().collect(),
+            };
+            if !holder.snapshot.is_good() {
+                keep(holder.snapshot.id, Reason::NewestState(streams));
+            }
         }
+        newest_first.first().filter(|newest| !newest.gaps.is_empty()).into_iter().for_each(|newest| keep(newest.id, Reason::Newest));
+    }
+    for candidate in candidates {
+        let reasons = kept.entry(candidate.id).or_default();
         reasons.extend(candidate.is_unclear.then_some(Reason::Unclear));
         reasons.extend(candidate.is_protected.then_some(Reason::Protected));
-        kept.insert(candidate.id, reasons);
     }
     kept
+}
+
+/// The flagged snapshots that count for the rules, beside good ones: all that are good in some streams, and those that are not and came after the last
+/// good one of their source.
+fn flagged_that_count(candidates: &[Candidate]) -> HashSet<SnapshotId> {
+    let mut have_good: HashSet<SourceId> = HashSet::new();
+    let mut counting = HashSet::new();
+    for candidate in candidates.iter().rev() {
+        if candidate.is_good() {
+            have_good.insert(candidate.source);
+        } else if !candidate.is_unclear && (candidate.gaps != Gaps::All || !have_good.contains(&candidate.source)) {
+            counting.insert(candidate.id);
+        }
+    }
+    counting
 }
 
 fn key_of(candidate: &Candidate, by: GroupBy) -> GroupKey {
@@ -359,8 +416,8 @@ fn key_of(candidate: &Candidate, by: GroupBy) -> GroupKey {
     }
 }
 
-/// The reasons of each of these snapshots of one group.
-fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar) -> Vec<Vec<Reason>> {
+/// The reasons of each of these snapshots of one group, if these count for rules.
+fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar, counts: &dyn Fn(&Candidate) -> bool) -> Vec<Vec<Reason>> {
     let mut kept: Vec<Vec<Reason>> = vec![Vec::new(); members.len()];
     let mut keep = |place: usize, reason: Reason| {
         debug_assert!(place < members.len(), "a snapshot outside its group");
@@ -370,7 +427,7 @@ fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar) -> 
     let mut counting: Vec<(usize, Zoned)> = members
         .iter()
         .enumerate()
-        .filter(|(_, member)| member.is_good())
+        .filter(|(_, member)| counts(member))
         .map(|(place, member)| (place, calendar.at(member.time_ns)))
         .collect();
     counting.sort_by_key(|(place, moment)| std::cmp::Reverse((moment.timestamp(), *place)));
@@ -398,10 +455,6 @@ fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar) -> 
                 keep(*place, Reason::Within(period, duration));
             }
         }
-    }
-    for (place, member) in members.iter().enumerate() {
-        let has_all = |tags: &&Vec<String>| tags.iter().all(|tag| member.tags.contains(tag));
-        rules.tags.iter().filter(has_all).for_each(|tags| keep(place, Reason::Tags(tags.clone())));
     }
     kept
 }

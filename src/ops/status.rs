@@ -1,13 +1,17 @@
 //! How the sources of a repository stand: the last good snapshot of each, what came after it, and when anybody last looked whether it can be restored.
+//!
+//! A source with a name of its own that is captured on several hosts stands once for each: one of them may have stopped long ago. A source of which there
+//! is no snapshot at all shows in the journal alone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::journal::{LABEL_FACT, Operation, Outcome, visit, word};
+use super::backup::named_source;
+use super::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation, Outcome, visit, word};
 use super::select::SnapshotFilter;
 use crate::error::{Error, Result};
 use crate::format::log::LogRecord;
 use crate::format::mark::MarkKind;
-use crate::format::snapshot::{SnapshotRecord, SourceRef};
+use crate::format::snapshot::{SnapshotRecord, SourceKind, SourceRef};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
 use crate::repo::{Refreshed, Repository};
@@ -16,11 +20,18 @@ use crate::repo::{Refreshed, Repository};
 /// source look fresh for years.
 pub const AHEAD_MAX_NS: i64 = 600 * 1_000_000_000;
 
+/// How far back the journal is read for sources without any snapshot, nanoseconds.
+const LOOK_BACK_NS: i64 = 31 * DAY_NS;
+const DAY_NS: i64 = 86_400 * 1_000_000_000;
+
 /// How a repository stands.
 #[derive(Debug, Default)]
 pub struct Status {
-    /// One for each source, those with the newest snapshots last.
+    /// One for each source, and for each host of one with a name of its own; those with the newest snapshots last.
     pub sources: Vec<SourceStatus>,
+    /// Sources of which there is no snapshot and every backup of the last month failed: those that failed on several days, or within the last one. So a
+    /// misspelled path is soon no source any more.
+    pub never_taken: Vec<NeverTaken>,
     /// The last check that the journal tells of and that came to its end.
     pub last_check: Option<LogRecord>,
     /// What cannot be read of the journal.
@@ -46,6 +57,21 @@ pub struct SourceStatus {
     pub last_verified: Option<Verified>,
     /// The last backup that made no snapshot, if it came after the last good one.
     pub last_failure: Option<LogRecord>,
+}
+
+/// A source of which there is no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeverTaken {
+    /// What its backups called it.
+    pub label: String,
+    /// The machine.
+    pub host: String,
+    /// Its kind, if its backups said it.
+    pub kind: Option<SourceKind>,
+    /// The last backup that failed.
+    pub last_failure: LogRecord,
+    /// How many failed.
+    pub failures: u64,
 }
 
 /// The last good snapshot.
@@ -93,8 +119,9 @@ pub fn status(repo: &Repository, refreshed: &Refreshed, filter: &SnapshotFilter,
         look.take(entry);
         !look.has_all()
     })?;
+    let never_taken = look.never_taken(now_ns);
     let Look { sources, last_check, .. } = look;
-    Ok(Status { sources: sources.into_iter().map(|one| one.status).collect(), last_check, unreadable })
+    Ok(Status { sources: sources.into_iter().map(|one| one.status).collect(), never_taken, last_check, unreadable })
 }
 
 /// What the journal, read from the newest entry back, still has to tell of a source.
@@ -106,18 +133,49 @@ struct Open {
 
 struct Look<'r> {
     refreshed: &'r Refreshed,
+    filter: &'r SnapshotFilter,
     latest_ns: i64,
+    /// Entries before this are read only for what is still missing.
+    since_ns: i64,
+    is_past: bool,
     sources: Vec<Open>,
-    by_snapshot: HashMap<SnapshotId, (SourceId, bool)>,
+    by_snapshot: HashMap<SnapshotId, (&'r SnapshotRecord, bool)>,
+    /// All sources that have snapshots, whatever the filter says: by identity, and by label and host.
+    known: HashSet<SourceId>,
+    known_labels: HashSet<(String, String)>,
+    /// Backups of other sources by label, host and kind, unless one of them came to a snapshot.
+    failed: BTreeMap<[String; 3], Failed>,
     last_check: Option<LogRecord>,
 }
 
+/// Backups of a source without any snapshot.
+#[derive(Default)]
+struct Failed {
+    last: Option<LogRecord>,
+    count: u64,
+    days: HashSet<i64>,
+    has_ended: bool,
+}
+
 impl<'r> Look<'r> {
-    fn at(refreshed: &'r Refreshed, filter: &SnapshotFilter, now_ns: i64) -> Self {
-        let latest_ns = now_ns.saturating_add(AHEAD_MAX_NS);
-        let mut look = Look { refreshed, latest_ns, sources: Vec::new(), by_snapshot: HashMap::new(), last_check: None };
+    fn at(refreshed: &'r Refreshed, filter: &'r SnapshotFilter, now_ns: i64) -> Self {
+        let mut look = Look {
+            refreshed,
+            filter,
+            latest_ns: now_ns.saturating_add(AHEAD_MAX_NS),
+            since_ns: now_ns.saturating_sub(LOOK_BACK_NS),
+            is_past: false,
+            sources: Vec::new(),
+            by_snapshot: HashMap::new(),
+            known: HashSet::new(),
+            known_labels: HashSet::new(),
+            failed: BTreeMap::new(),
+            last_check: None,
+        };
         for (id, record) in &refreshed.snapshots {
-            look.by_snapshot.insert(*id, (record.source.id, look.is_whole(id, record)));
+            look.by_snapshot.insert(*id, (record, look.is_whole(id, record)));
+            look.known.insert(record.source.id);
+            look.known_labels.insert((word(&record.source.label), record.host.clone()));
             if filter.matches(record) {
                 look.add(*id, record);
             }
@@ -131,7 +189,9 @@ impl<'r> Look<'r> {
 
     /// Takes the next snapshot of the list.
     fn add(&mut self, id: SnapshotId, record: &SnapshotRecord) {
-        let place = self.sources.iter().position(|one| one.status.source.id == record.source.id);
+        let is_named = named_source(record.source.kind, &record.source.label) == record.source.id;
+        let is_same = |one: &Open| one.status.source.id == record.source.id && (!is_named || one.status.host == record.host);
+        let place = self.sources.iter().position(is_same);
         let mut one = place.map_or_else(|| Open::new(record), |place| self.sources.remove(place));
         let status = &mut one.status;
         status.source.clone_from(&record.source);
@@ -155,6 +215,7 @@ impl<'r> Look<'r> {
 
     /// Takes the next entry of the journal, older than those before.
     fn take(&mut self, entry: LogRecord) {
+        self.is_past |= entry.time_ns < self.since_ns;
         if entry.time_ns > self.latest_ns {
             return;
         }
@@ -165,25 +226,84 @@ impl<'r> Look<'r> {
         let ended = [Outcome::Done, Outcome::Incomplete, Outcome::Damaged].iter().any(|outcome| entry.outcome == outcome.word());
         if is(Operation::Check) && ended && self.last_check.is_none() {
             self.last_check = Some(entry);
-        } else if is(Operation::Backup) && entry.snapshots.is_empty() {
-            let of = self.sources.iter_mut().find(|one| one.status.is_of(&entry));
-            if let Some(one) = of.filter(|one| one.wants_failure) {
-                one.wants_failure = false;
-                one.status.last_failure = Some(entry);
-            }
+        } else if is(Operation::Backup) {
+            self.backup(entry);
         } else if entry.outcome == Outcome::Done.word() {
             [Operation::Drill, Operation::Restore].into_iter().filter(|by| is(*by)).for_each(|by| self.proof(&entry, by));
         }
     }
 
+    /// A backup: the last failure of a source that has snapshots, or one of a source that has none.
+    fn backup(&mut self, entry: LogRecord) {
+        let about = About::of(&entry);
+        let id = entry.source.or_else(|| about.named().filter(|id| self.known.contains(id)));
+        let is_known = match id {
+            Some(id) => self.known.contains(&id),
+            None => self.known_labels.contains(&(about.label.clone(), about.host.clone())),
+        };
+        if !is_known {
+            self.failed_source(entry, about);
+        } else if entry.snapshots.is_empty() {
+            let by_label = |one: &Open| word(&one.status.source.label) == about.label && one.status.host == about.host;
+            let place = match id {
+                Some(id) => self.place_of(id, &about.host),
+                None => self.sources.iter().position(by_label),
+            };
+            let of = place.and_then(|place| self.sources.get_mut(place));
+            if let Some(one) = of.filter(|one| one.wants_failure) {
+                one.wants_failure = false;
+                one.status.last_failure = Some(entry);
+            }
+        }
+    }
+
+    /// A backup of a source that has no snapshot in the list.
+    fn failed_source(&mut self, entry: LogRecord, about: About) {
+        if self.is_past || about.label.is_empty() {
+            return;
+        }
+        let failed = self.failed.entry([about.label, about.host, about.kind]).or_default();
+        // Snapshots that it had once were forgotten by somebody.
+        failed.has_ended |= !entry.snapshots.is_empty();
+        if !failed.has_ended {
+            failed.count += 1;
+            failed.days.insert(entry.time_ns / DAY_NS);
+            failed.last.get_or_insert(entry);
+        }
+    }
+
+    /// The sources without any snapshot that are to be told of.
+    fn never_taken(&mut self, now_ns: i64) -> Vec<NeverTaken> {
+        let filter = self.filter;
+        let mut all: Vec<NeverTaken> = Vec::new();
+        for ([label, host, kind], failed) in std::mem::take(&mut self.failed) {
+            let Some(last_failure) = failed.last else { continue };
+            let is_recent = failed.days.len() > 1 || last_failure.time_ns >= now_ns.saturating_sub(DAY_NS);
+            let by_id = |wanted: &String| last_failure.source.is_some_and(|id| id.to_string().starts_with(wanted.as_str()));
+            let of_source = filter.source.as_ref().is_none_or(|wanted| *wanted == label || by_id(wanted));
+            let passes = of_source && filter.tag.is_none() && filter.host.as_ref().is_none_or(|wanted| *wanted == host);
+            if is_recent && passes {
+                let kind = SourceKind::ALL.into_iter().find(|other| other.word() == kind);
+                all.push(NeverTaken { label, host, kind, last_failure, failures: failed.count });
+            }
+        }
+        all
+    }
+
+    /// The place of a source on a host, or if it was never captured there, of where it was last.
+    fn place_of(&self, id: SourceId, host: &str) -> Option<usize> {
+        let on_host = self.sources.iter().position(|one| one.status.source.id == id && one.status.host == host);
+        on_host.or_else(|| self.sources.iter().rposition(|one| one.status.source.id == id))
+    }
+
     /// A restore or a drill that went well. Of a flagged snapshot it says nothing for the source; of one that was forgotten since, the entry names the source.
     fn proof(&mut self, entry: &LogRecord, by: Operation) {
         let Some(snapshot) = entry.snapshots.last() else { return };
-        let (source, is_whole) = match self.by_snapshot.get(snapshot) {
-            Some((source, is_whole)) => (Some(*source), *is_whole),
-            None => (entry.source, true),
+        let (place, is_whole) = match self.by_snapshot.get(snapshot) {
+            Some((record, is_whole)) => (self.place_of(record.source.id, &record.host), *is_whole),
+            None => (entry.source.and_then(|id| self.place_of(id, "")), true),
         };
-        let of = self.sources.iter_mut().find(|one| source == Some(one.status.source.id));
+        let of = place.and_then(|place| self.sources.get_mut(place));
         if let Some(one) = of.filter(|one| one.wants_proof && is_whole) {
             one.wants_proof = false;
             one.status.prove(Some(Verified { snapshot: *snapshot, time_ns: entry.time_ns, by }));
@@ -191,7 +311,7 @@ impl<'r> Look<'r> {
     }
 
     fn has_all(&self) -> bool {
-        self.last_check.is_some() && self.sources.iter().all(|one| !one.wants_proof && !one.wants_failure)
+        self.is_past && self.last_check.is_some() && self.sources.iter().all(|one| !one.wants_proof && !one.wants_failure)
     }
 }
 
@@ -212,18 +332,34 @@ impl Open {
 }
 
 impl SourceStatus {
-    /// Whether an entry is about this source. One of a backup that did not find its files has no identity, but the label.
-    fn is_of(&self, entry: &LogRecord) -> bool {
-        let label = || entry.facts.iter().find(|(name, _)| name == LABEL_FACT).map(|(_, label)| label.as_str());
-        match entry.source {
-            Some(source) => source == self.source.id,
-            None => entry.host == self.host && label() == Some(word(&self.source.label).as_str()),
-        }
-    }
-
     /// The newest proof counts.
     fn prove(&mut self, proof: Option<Verified>) {
         let newer = proof.filter(|proof| self.last_verified.is_none_or(|known| known.time_ns < proof.time_ns));
         self.last_verified = newer.or(self.last_verified);
+    }
+}
+
+/// What a backup's entry says of its source, beside the identity: one that did not find its files has none.
+struct About {
+    label: String,
+    /// The machine that its snapshots name.
+    host: String,
+    kind: String,
+}
+
+impl About {
+    fn of(entry: &LogRecord) -> Self {
+        let fact = |wanted: &str| entry.facts.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        About {
+            label: fact(LABEL_FACT).unwrap_or_default(),
+            host: fact(HOST_FACT).unwrap_or_else(|| entry.host.clone()),
+            kind: fact(KIND_FACT).unwrap_or_default(),
+        }
+    }
+
+    /// The identity of the source if its label is a name of the user's choice.
+    fn named(&self) -> Option<SourceId> {
+        let kind = SourceKind::ALL.into_iter().find(|kind| kind.word() == self.kind)?;
+        Some(named_source(kind, &self.label))
     }
 }

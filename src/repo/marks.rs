@@ -48,7 +48,7 @@ impl SnapshotMarks {
         self.marks.iter().map(|(_, mark)| mark.time_ns).max()
     }
 
-    /// Makes the record's flags and tags those that count: flags of the record and of marks that no accept has cleared, one of each code;
+    /// Makes the record's flags and tags those that count: flags of the record and of marks that no accept has cleared, those of marks one of each code;
     /// damage that a check found last; tags of the record, with those that marks add and without those that they take away.
     fn apply(&mut self, record: &mut SnapshotRecord) {
         let accept = self.marks.iter().rposition(|(_, mark)| mark.kind == MarkKind::Accept);
@@ -79,10 +79,10 @@ fn add_flags(flags: &mut Vec<Flag>, marks: &[(MarkId, MarkRecord)]) {
     set.for_each(|mark| put_flag(flags, &mark.code, &mark.detail));
 }
 
-/// The newest flag of a code takes the place of an older one.
+/// The newest flag of a code takes the place of an older one. Marks say nothing of single streams.
 fn put_flag(flags: &mut Vec<Flag>, code: &str, detail: &str) {
-    flags.retain(|flag| flag.code != code);
-    flags.push(Flag { code: code.to_string(), detail: detail.to_string() });
+    flags.retain(|flag| flag.code != code || flag.stream.is_some());
+    flags.push(Flag::new(code, detail));
 }
 
 impl Repository {

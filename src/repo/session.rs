@@ -2,7 +2,7 @@
 //!
 //! "Mark, then look": packs durable, then `pending/<id>` durable (the mark), then a look at what prune has marked and at whether everything
 //! that was built upon is there, then `snapshots/<id>`. No lock and no clock decides. What inherited subtrees need is safe while
-//! the parent is listed; every other pack that was built upon is looked for by name.
+//! the snapshots that they come from are listed; every other pack that was built upon is looked for by name.
 
 mod closure;
 mod commit;
@@ -41,10 +41,11 @@ pub struct WriteSession {
     repo: Repository,
     reader: Reader,
     packer: Packer,
-    parent: Option<SnapshotId>,
+    /// The snapshots whose trees are inherited: the parent, and others that have streams which the parent lacks.
+    inherits: Vec<SnapshotId>,
     /// Chunks of this session that are not in the catalog yet.
     claimed: Arc<Mutex<HashSet<ChunkId>>>,
-    /// Packs of others that this session builds upon, apart from what it inherits from the parent.
+    /// Packs of others that this session builds upon, apart from what it inherits.
     used: Mutex<HashSet<PackId>>,
     /// Packs that a prune has marked when the session began; what is in them counts as absent.
     tombstoned: HashSet<PackId>,
@@ -73,7 +74,7 @@ impl WriteSession {
             repo: repo.clone(),
             reader: Reader::new(repo),
             packer,
-            parent: options.parent,
+            inherits: options.parent.into_iter().collect(),
             claimed,
             used: Mutex::default(),
             tombstoned: list_tombstones(repo)?,
@@ -87,6 +88,11 @@ impl WriteSession {
     /// The repository.
     pub fn repository(&self) -> &Repository {
         &self.repo
+    }
+
+    /// Trees of this snapshot may be inherited, too.
+    pub fn inherit_from(&mut self, snapshot: SnapshotId) {
+        self.inherits.push(snapshot);
     }
 
     /// Reads what is stored already.

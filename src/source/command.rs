@@ -91,7 +91,7 @@ impl Capture for CommandCapture<'_> {
         let Some(running) = self.running else { return Ok(report) };
         let finished = running.finish(self.monitor)?;
         if finished.seen == 0 {
-            report.flags.push(Flag { code: "empty".to_owned(), detail: "the command has written nothing".to_owned() });
+            report.flags.push(Flag::new("empty", "the command has written nothing").about(self.name.as_bytes()));
         }
         if !finished.messages.is_empty() {
             report.facts.push(("messages".to_owned(), finished.messages));

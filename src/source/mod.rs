@@ -136,18 +136,30 @@ pub trait PageRead: Send + Sync {
 /// What a capture found out by its end.
 #[derive(Debug, Clone, Default)]
 pub struct CaptureReport {
-    /// Reasons why this capture should not count as good.
+    /// Reasons why this capture, or a stream of it, should not count as good.
     pub flags: Vec<Flag>,
-    /// What could not be read; the rest was captured, and the backup is incomplete.
+    /// What could not be read; the rest was captured, and the backup is incomplete. Each line is the detail of a flag, too, unless nothing is lost
+    /// that a user may want back.
     pub skipped: Vec<String>,
     /// What was left out because the user, or icecore, wants it so.
     pub left_out: files::LeftOut,
+    /// The files and directories that were named, of a source that is made of trees.
+    pub roots: Vec<NamedRoot>,
     /// Facts for the record: `instant` = `proven`, `locked` or `each` (every database has its own), `sqlite` = library version.
     pub facts: Vec<(String, String)>,
     /// Per stream what its files looked like before reading, for the next capture's `known`.
     pub stamps: HashMap<Vec<u8>, Stamp>,
     /// Per stream what the tables of a database held, where that was summed up.
     pub contents: HashMap<Vec<u8>, Vec<TableContent>>,
+}
+
+/// A file or directory that was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedRoot {
+    /// Its path.
+    pub path: std::path::PathBuf,
+    /// What the names of its streams begin with; empty for a directory that was named alone.
+    pub prefix: Vec<u8>,
 }
 
 /// What the files of one stream looked like. Only ever compared for equality; stays on the host that took it.

@@ -62,7 +62,7 @@ fn the_rest_restores_and_the_catalog_forgets_too() {
         );
         assert_eq!(repo.list_marks().unwrap().len(), 2, "the marks go with their snapshots");
         let next = back_up(&repo, &path, 50);
-        assert_eq!(next.record.parent, Some(history[8].0));
+        assert_eq!(next.record.parent, Some(history[9].0));
     }
 }
 

@@ -63,20 +63,29 @@ fn the_newest_of_a_sort_wins() {
     assert!(matches!(try_mark(&repo, &SnapshotId([7; 32]), Protect, ""), Err(icecore::Error::NotFound { .. })));
 }
 
+/// What is flagged is what the next one is most like. What is damaged in the repository may lack what the next one would inherit.
 #[test]
-fn a_flagged_snapshot_is_a_parent_again_when_it_is_accepted() {
+fn the_newest_snapshot_is_the_parent_whatever_its_flags_unless_it_is_damaged() {
     let bed = Bed::new(false);
     let path = bed.path("db.sqlite");
     let db = make_database(&path, 500);
     let repo = bed.open();
-    let first = back_up(&repo, &path, 1).id;
+    back_up(&repo, &path, 1);
     step(&db, 1);
     let second = back_up(&repo, &path, 2).id;
     try_mark(&repo, &second, Flag, "by-user").unwrap();
-    assert_eq!(back_up(&repo, &path, 3).record.parent, Some(first));
-    try_mark(&repo, &repo.refresh().unwrap().snapshots[2].0, Flag, "by-user").unwrap();
-    try_mark(&repo, &second, Accept, "").unwrap();
+    let third = back_up(&repo, &path, 3);
+    assert_eq!(third.record.parent, Some(second));
+    try_mark(&repo, &third.id, Damaged, "").unwrap();
     assert_eq!(back_up(&repo, &path, 4).record.parent, Some(second));
+    let fourth = repo.refresh().unwrap().snapshots.pop().unwrap().0;
+    try_mark(&repo, &fourth, Damaged, "").unwrap();
+    try_mark(&repo, &fourth, Accept, "").unwrap();
+    assert_eq!(back_up(&repo, &path, 5).record.parent, Some(second), "that it is accepted brings nothing back");
+    try_mark(&repo, &fourth, Verified, "").unwrap();
+    let fifth = repo.refresh().unwrap().snapshots.pop().unwrap().0;
+    try_mark(&repo, &fifth, Damaged, "").unwrap();
+    assert_eq!(back_up(&repo, &path, 6).record.parent, Some(fourth));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Retention as a pure function, by tables: which of these times stay, and why.
 
+use icecore::format::snapshot::Flag;
 use icecore::id::{SnapshotId, SourceId};
+use icecore::ops::gaps::Gaps;
 use icecore::ops::retention::{Calendar, Candidate, Duration, Group, GroupBy, Keep, Period, Rules, decide};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -28,7 +30,7 @@ fn good(times: &[&str]) -> Vec<Candidate> {
         source: SourceId([1; 32]),
         host: "a".into(),
         tags: Vec::new(),
-        flagged: false,
+        gaps: Gaps::none(),
         is_protected: false,
         is_unclear: false,
         chosen: true,
@@ -175,23 +177,85 @@ fn equal_times_are_decided_by_the_order_of_the_list() {
     assert_eq!(reasons, ["last", "newest good one of its source"]);
 }
 
+const NEWEST: &str = "flagged, newest one of its source";
+const REST: &str = "flagged, newest good state of what is not flagged";
+
+/// What stays of flagged ones is what the rules would keep were they good; of those flagged as a whole nothing that is older than a good one.
 #[test]
-fn flagged_ones_count_for_no_rule() {
+fn flagged_ones_count_for_no_rule_and_are_bounded_by_the_same_ones() {
     let times = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z", "2026-01-04T00:00:00Z", "2026-01-05T00:00:00Z"];
     let mut list = good(&times);
-    list.iter_mut().for_each(|candidate| candidate.flagged = true);
-    let newer = "flagged, newer than the last good one";
-    assert_eq!(why(&list, &count(Period::Each, 1), "UTC"), [newer; 5], "without a good one");
-    list[0].flagged = false;
-    list[2].flagged = false;
-    assert_eq!(why(&list, &count(Period::Each, 1), "UTC"), ["", "", "last; newest good one of its source", newer, newer]);
-    assert_eq!(why(&list, &count(Period::Each, 5), "UTC"), ["last", "", "last; newest good one of its source", newer, newer]);
+    list.iter_mut().for_each(|candidate| candidate.gaps = Gaps::All);
+    let last_newest = format!("last; {NEWEST}");
+    assert_eq!(why(&list, &count(Period::Each, 1), "UTC"), ["", "", "", "", &last_newest], "without a good one");
+    assert_eq!(why(&list, &count(Period::Each, 2), "UTC"), ["", "", "", "last", &last_newest]);
+    assert_eq!(why(&list, &count(Period::Month, 1), "UTC"), ["", "", "", "", &format!("monthly; {NEWEST}")]);
+    list[0].gaps = Gaps::none();
+    list[2].gaps = Gaps::none();
+    let good_one = "last; newest good one of its source";
+    assert_eq!(why(&list, &count(Period::Each, 1), "UTC"), ["", "", good_one, "", &last_newest]);
+    assert_eq!(why(&list, &count(Period::Each, 2), "UTC"), ["last", "", good_one, "last", &last_newest]);
+    assert_eq!(why(&list, &count(Period::Each, 5), "UTC"), ["last", "", good_one, "last", &last_newest]);
     assert_eq!(why(&list, &within(Period::Each, "9d"), "UTC")[1], "");
     list[1].is_protected = true;
     list[3].is_unclear = true;
-    list[3].flagged = false;
+    list[3].gaps = Gaps::none();
     let kept = why(&list, &count(Period::Each, 1), "UTC");
-    assert_eq!(kept, ["", "protected", "last; newest good one of its source", "a mark on it cannot be read", newer]);
+    assert_eq!(kept, ["", "protected", good_one, "a mark on it cannot be read", &last_newest]);
+}
+
+/// The streams of a snapshot that are flagged.
+fn gaps(streams: &[&str]) -> Gaps {
+    Gaps::of(&streams.iter().map(|stream| Flag::new("incomplete", "").about(stream.as_bytes())).collect::<Vec<_>>())
+}
+
+/// Snapshots of one day each with these gaps, oldest first.
+fn history(of: &[Gaps]) -> Vec<Candidate> {
+    let mut list = good(&vec!["2026-01-01T00:00:00Z"; of.len()]);
+    for (day, (candidate, gaps)) in (0..).zip(list.iter_mut().zip(of)) {
+        candidate.time_ns += day * 24 * 3600 * 1_000_000_000;
+        candidate.gaps = gaps.clone();
+    }
+    list
+}
+
+/// Whatever the rules, the newest good state of each stream stays.
+#[test]
+fn the_newest_good_state_of_every_stream_stays() {
+    let last = count(Period::Each, 1);
+    let list = history(&[gaps(&[]), gaps(&[]), gaps(&["a", "b"]), gaps(&["a"]), gaps(&["a"]), gaps(&["a", "b", "c/d"])]);
+    let expected = ["", "last; newest good one of its source", "", "", "newest good state of b, c/d", &format!("last; {REST}; {NEWEST}")];
+    assert_eq!(why(&list, &last, "UTC"), expected);
+    // Two streams fail in turn: neither of their newest good states is in the newest good snapshot.
+    let list = history(&[gaps(&[]), gaps(&["b"]), gaps(&["a"]), gaps(&["b"])]);
+    let expected = ["last; newest good one of its source", "", "newest good state of b", &format!("last; {REST}; {NEWEST}")];
+    assert_eq!(why(&list, &last, "UTC"), expected);
+    // What is flagged as a whole has the good state of nothing.
+    let list = history(&[gaps(&[]), gaps(&["a"]), Gaps::All, Gaps::All]);
+    let expected = ["last; newest good one of its source", REST, "", &format!("last; {NEWEST}")];
+    assert_eq!(why(&list, &last, "UTC"), expected);
+    // A directory stands for what is in it, and what is in it for a part of it.
+    let list = history(&[gaps(&[]), gaps(&["d/x"]), gaps(&["d"])]);
+    let expected = ["last; newest good one of its source", "newest good state of d", &format!("last; {REST}; {NEWEST}")];
+    assert_eq!(why(&list, &last, "UTC"), expected);
+    // A mark that cannot be read may be a flag.
+    let mut list = history(&[gaps(&[]), gaps(&["a"]), gaps(&["a", "b"])]);
+    list[1].is_unclear = true;
+    let expected = ["last; newest good one of its source", "a mark on it cannot be read", &format!("last; {REST}; {NEWEST}")];
+    assert_eq!(why(&list, &last, "UTC"), expected);
+    // A good one is all that is needed.
+    assert_eq!(why(&history(&[gaps(&[]), gaps(&["a"]), gaps(&[])]), &last, "UTC"), ["", "", "last; newest good one of its source"]);
+}
+
+/// A source that is flagged for ever keeps its history, within the rules; and what is flagged for one night does not take the place of a good one.
+#[test]
+fn flagged_streams_leave_the_history_of_the_others() {
+    let for_ever = history(&vec![gaps(&["a"]); 40]);
+    let kept = why(&for_ever, &count(Period::Day, 7), "UTC").iter().filter(|why| !why.is_empty()).count();
+    assert_eq!(kept, 7);
+    let nights = history(&[gaps(&[]), gaps(&["a"]), gaps(&[]), gaps(&["a"]), gaps(&[])]);
+    let kept: Vec<bool> = why(&nights, &count(Period::Each, 3), "UTC").iter().map(|why| !why.is_empty()).collect();
+    assert_eq!(kept, [true, false, true, true, true], "three good ones, and the one that is among the newest three");
 }
 
 #[test]
@@ -201,7 +265,7 @@ fn tags_and_groups() {
     let tags = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     list[0].tags = tags(&["y", "x"]);
     list[1].tags = tags(&["x"]);
-    list[0].flagged = true;
+    list[0].gaps = Gaps::All;
     let rules = Rules { tags: vec![tags(&["x", "y"]), tags(&["z"])], ..Rules::default() };
     assert_eq!(why(&list, &rules, "UTC"), ["tag x,y", "", "", "newest good one of its source"]);
     let last = count(Period::Each, 1);

@@ -37,7 +37,7 @@ fn every_document() {
     shape(&init, "schema:i repository:s location:s encrypted:b");
     place.database("a.db", 100);
     let backup = "schema:i snapshot:s parent:s? source:s time:s duration_ms:n capture_ms:n key_derivation_ms:n streams:i \
-                  unchanged_streams:i logical_bytes:i read_bytes:i new_chunks:i new_bytes:i stored_bytes:i flags:a skipped:a";
+                  unchanged_streams:i logical_bytes:i read_bytes:i new_chunks:i new_bytes:i stored_bytes:i flags:a accepted:a skipped:a";
     let first = place.json(["backup", "sqlite", "a.db", "--tag", "x", "--tag", "y"]);
     shape(&first, backup);
     assert_eq!(first["parent"], Value::Null);

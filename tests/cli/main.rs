@@ -5,6 +5,7 @@ mod check;
 mod codes;
 mod files;
 mod forget;
+mod good;
 mod healthy;
 mod json;
 mod log;
@@ -31,5 +32,6 @@ mod support;
 #[path = "../support/wait.rs"]
 mod wait;
 mod trees;
+#[allow(dead_code)]
 #[path = "../support/xattrs.rs"]
 mod xattrs;

@@ -26,7 +26,7 @@ fn exit_codes() {
     let age = document["sources"][0]["last_good"]["age_s"].as_i64().unwrap();
     assert!((90_000..90_600).contains(&age), "{age}");
     let (code, document) = status(&place, &["--max-age", "24h"]);
-    assert_eq!((code, &document["status"], &document["sources"][0]["status"]), (Some(5), &"overdue".into(), &"too-old".into()));
+    assert_eq!((code, &document["status"], &document["sources"][0]["status"]), (Some(5), &"too-old".into(), &"too-old".into()));
     assert_eq!(status(&place, &[]).0, Some(0), "without --max-age no age is too high");
 
     // A flagged one does not make it younger; one source that is well does not hide another.
@@ -44,6 +44,7 @@ fn exit_codes() {
     place.ok(["mark", "latest", "flag", "odd"]);
     let (code, document) = status(&place, &["--source", "b.db"]);
     assert_eq!((code, &document["sources"][0]["status"]), (Some(5), &"no-good-snapshot".into()));
+    assert_eq!(document["status"], "no-good-snapshot", "the worst state by its name");
     // One from the future is not believed.
     place.ok(["mark", "latest", "accept"]);
     place.run(["backup", "sqlite", "b.db", "--time", "2200-01-01"]);
@@ -56,7 +57,7 @@ fn exit_codes() {
 #[test]
 fn what_people_read() {
     let place = Place::with_repository();
-    assert_eq!(place.run(["status"]).stdout, "no snapshots\nno check in the journal\noverdue\n");
+    assert_eq!(place.run(["status"]).stdout, "no snapshots\nno check in the journal\nno-good-snapshot\n");
     place.ok(["backup", "sqlite", "a.db"]);
     place.ok(["check"]);
     let text = place.ok(["status"]).stdout;
@@ -71,7 +72,7 @@ fn what_people_read() {
     assert!(text.contains("ago (restore)") && text.contains("last backup failed, ") && text.contains("no such file"), "{text}");
     assert_eq!(place.ok(["-q", "status"]).stdout, "");
     let run = place.run(["-q", "status", "--max-age", "0"]);
-    assert!(run.code == Some(0) || run.stdout.ends_with("overdue\n"), "what is not well is said: {}", run.stdout);
+    assert!(run.code == Some(0) || run.stdout.ends_with("too-old\n"), "what is not well is said: {}", run.stdout);
 }
 
 #[test]

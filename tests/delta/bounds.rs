@@ -11,7 +11,7 @@ use crate::scene::{Scene, check_clean, deltas_within_bounds, read, tables};
 /// Bytes of a part that moves as a whole: so many that it is worth a long chain.
 const PART: usize = 16 << 10;
 /// The most work of what moves: later versions of it need room.
-const WORK_MOVED_MAX: u32 = WORK_WRITE_MAX - 24;
+const WORK_MOVED_MAX: u32 = WORK_WRITE_MAX - 16;
 
 /// A snapshot of chunks that are made of parts of earlier ones, with the bytes of each part changed a little.
 fn generation(repo: &Repository, rng: &mut Rng, before: &[Vec<u8>], parts: usize) -> (Committed, Vec<Vec<u8>>) {

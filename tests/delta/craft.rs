@@ -101,6 +101,7 @@ pub fn store_snapshot(scene: &Scene, top: &Crafted, packs: &[PackRef]) -> (Snaps
         parent: None,
         tags: Vec::new(),
         flags: Vec::new(),
+        accepted: Vec::new(),
         listing: StreamRoot { len: entry.len() as u64, levels: 0, top: Some(listing.id) },
         entries: 1,
         logical_bytes: root.len,

@@ -34,7 +34,8 @@ struct SnapshotRecord {
     source: SourceRef,
     parent: Option<Id>,
     tags: Vec<String>,
-    flags: Vec<(String, String)>,
+    flags: Vec<Flag>,
+    accepted: Vec<Flag>,
     listing: StreamRoot,
     entries: u64,
     logical_bytes: u64,
@@ -42,6 +43,13 @@ struct SnapshotRecord {
     stats: [u64; 8],
     written_ns: i64,
     facts: Vec<(String, String)>,
+}
+
+#[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
+struct Flag {
+    code: String,
+    stream: Option<Vec<u8>>,
+    detail: String,
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
@@ -212,7 +220,10 @@ fn snapshots() {
     assert_eq!(read.source, SourceRef { id: ours.source.id.0, kind: SourceKind::Sqlite, label: ours.source.label });
     assert_eq!(read.parent, ours.parent.map(|id| id.0));
     assert_eq!(read.tags, ours.tags);
-    assert_eq!(read.flags, [(ours.flags[0].code.clone(), ours.flags[0].detail.clone())]);
+    let flag =
+        |flag: &icecore::format::snapshot::Flag| Flag { code: flag.code.clone(), stream: flag.stream.clone(), detail: flag.detail.clone() };
+    assert_eq!(read.flags, ours.flags.iter().map(flag).collect::<Vec<_>>());
+    assert_eq!(read.accepted, ours.accepted.iter().map(flag).collect::<Vec<_>>());
     assert_eq!(read.listing, StreamRoot { len: 1 << 33, levels: 2, top: Some(values::counted(0x43)) });
     let pack = |pack: &icecore::format::snapshot::PackRef| PackRef { id: pack.id.0, size: pack.size, trailer_offset: pack.trailer_offset };
     assert_eq!(read.packs, ours.packs.iter().map(pack).collect::<Vec<_>>());

@@ -148,7 +148,7 @@ fn lacks_amcheck(version: u32) -> bool {
 
 /// A document has the fields that its table of docs/json.md has, which may have optional ones more.
 #[track_caller]
-fn as_the_page_says(title: &str, document: &Value) {
+pub fn as_the_page_says(title: &str, document: &Value) {
     let page = include_str!("../../docs/json.md");
     let table = page.split(&format!("### {title}\n")).nth(1).unwrap().split("###").next().unwrap();
     let rows: Vec<&str> = table.lines().filter(|row| row.starts_with("| `")).collect();

@@ -1,6 +1,7 @@
 //! Dumps of which something cannot be restored: it is named, and all the rest is restored if asked for.
 
 use crate::capture::backup;
+use crate::drill::as_the_page_says;
 use crate::restore::{family, good, plain, restore};
 use crate::server::{Database, on_every_version, server};
 use crate::support::{Place, Run};
@@ -45,6 +46,7 @@ fn the_object_is_named_and_the_rest_is_restored_if_asked_for() {
             let done = run.json();
             assert_eq!(objects(&done), ["TABLE DATA public.people", "INDEX public.places_plain", "rows"], "{done}");
             assert!(done["failed"][0]["reason"].as_str().unwrap().contains("inner_one(text) does not exist"), "{done}");
+            as_the_page_says("FailedObject", &done["failed"][0]);
             assert_eq!(done["failed"][2]["reason"], "public.people has 0 rows in place of 2");
             assert!(run.stderr.contains("not restored: INDEX public.places_plain: "), "{}", run.stderr);
             let rows = "SELECT (SELECT count(*) FROM well), (SELECT count(*) FROM places), (SELECT count(*) FROM people)";

@@ -1,6 +1,7 @@
 //! What a dump does not have is said when it is made and when it is restored.
 
 use crate::capture::backup;
+use crate::drill::as_the_page_says;
 use crate::restore::{good, plain, restore};
 use crate::server::{Server, on_every_version, server};
 use crate::support::{Place, Run};
@@ -83,6 +84,7 @@ fn all_databases_are_templates_too_and_what_is_passed_over_is_told() {
     warned(&run, &["database broken is passed over: it is invalid", "database closed is passed over", "database half_made is passed over"]);
     let passed: Vec<String> =
         run.json()["passed_over"].as_array().unwrap().iter().map(|one| one["database"].as_str().unwrap().to_owned()).collect();
+    as_the_page_says("PassedOver", &run.json()["passed_over"][0]);
     assert_eq!(passed, ["broken", "closed", "half_made"]);
     let sources: Vec<String> =
         run.json()["snapshots"].as_array().unwrap().iter().map(|one| one["source"].as_str().unwrap().to_owned()).collect();

@@ -4,6 +4,7 @@
 mod attributes;
 mod changes;
 mod databases;
+mod good;
 mod harness;
 mod names;
 mod selection;

@@ -39,6 +39,7 @@ fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
         parent: None,
         tags: Vec::new(),
         flags: Vec::new(),
+        accepted: Vec::new(),
         listing,
         entries: 1,
         logical_bytes,

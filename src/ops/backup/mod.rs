@@ -3,6 +3,8 @@
 mod collect;
 mod content;
 mod doubts;
+mod history;
+mod judge;
 mod landmarks;
 mod moved;
 mod once;
@@ -11,12 +13,13 @@ mod pool;
 mod predict;
 mod sink;
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use self::collect::Failure;
 use self::content::Input;
 use self::doubts::Doubts;
+use self::history::{History, Inherited, ROOTS_FACT};
+use self::judge::judge;
 use self::moved::Content;
 use self::once::Once;
 use self::pages::SetAside;
@@ -26,27 +29,25 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
+use crate::ops::gaps::Gaps;
 use crate::progress::Monitor;
 use crate::repo::{
     BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later, too_much_text,
 };
 use crate::source::files::LeftOut;
-use crate::source::postgres::streams::dumped_database;
-use crate::source::{Body, CaptureReport, CapturedStream, Source, Stamp};
+use crate::source::{Body, CaptureReport, CapturedStream, Source, SourceDescription};
 
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
 const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
 
-/// Streams of programs that had at least this many bytes are flagged if they lose more than half of them.
-const SHRUNK_FROM: u64 = 64 << 10;
+/// How many lines of a program's messages are shown.
+const MESSAGES_MAX: usize = 20;
 /// Bytes of chunks that are set aside in memory while writers wait.
 const SPOOL_MEMORY: usize = 16 << 20;
 /// How often a backup starts, at most: what is stored may turn out not to be what it was taken for.
 const ATTEMPTS: usize = 4;
 /// Files with holes are looked through for content that has moved up to this length, bytes: what is kept for that grows with the length.
 const SPARSE_COMPARED_MAX: u64 = 1 << 30;
-/// How many of the parent's streams a new one is compared with.
-const OLD_STREAMS_MAX: usize = 4;
 
 /// What the library may not find out by itself.
 #[derive(Debug, Clone, Default)]
@@ -122,10 +123,11 @@ fn try_backup(
     let refreshed = repo.refresh()?;
     refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
     let source_ref = source_of(source, options);
-    let parent = refreshed.snapshots.iter().rev().find(|(_, s)| s.source.id == source_ref.id && s.flags.is_empty());
-    let mut session = WriteSession::begin(repo, &SessionOptions { parent: parent.map(|(id, _)| *id) })?;
-    let is_careful = doubts.tell(&mut session, parent.map(|(_, record)| record))?;
-    let mut inherited = Inherited::of(&session, parent, source_ref.id, monitor)?;
+    let history = History::of(&refreshed, source_ref.id, options.now_ns.saturating_add(FUTURE_MAX_NS));
+    let parent = history.parent.map(|(id, _)| *id);
+    let mut session = WriteSession::begin(repo, &SessionOptions { parent })?;
+    let is_careful = doubts.tell(&mut session, history.parent.map(|(_, record)| record))?;
+    let mut inherited = Inherited::of(&mut session, &history, source_ref.id, monitor)?;
     inherited.have_read_again(is_careful, source.wants_content());
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
@@ -148,6 +150,7 @@ fn try_backup(
         }
     }
     let mut report = capture.finish()?;
+    tell_messages(&report, monitor);
     for entry in &mut entries {
         entry.tables.extend(report.contents.remove(&entry.name).unwrap_or_default());
         if let Some(old) = inherited.entries.get(&entry.name).filter(|old| entry.tables.is_empty() && old.root == entry.root) {
@@ -163,75 +166,25 @@ fn try_backup(
         return Ok(None);
     }
     let healed_chunks = session.healed_chunks();
-    let source_id = source_ref.id;
-    let mut draft = draft(&entries, listing, source_ref, parent.map(|(id, _)| *id), &report, options, started);
-    if matches!(draft.source.kind, SourceKind::Postgres | SourceKind::Command) {
-        draft.flags.extend(shrunk(&entries, &inherited));
-    }
+    let (source_id, verdict) = (source_ref.id, judge(source_ref.kind, &entries, &report, &inherited));
+    report.skipped.retain(|line| verdict.accepted.iter().all(|flag| flag.detail != *line));
+    let draft = verdict.on(draft(&entries, listing, source_ref, parent, &report, options, started));
     monitor.phase("committing", None);
     let committed = session.commit(draft)?;
-    if committed.record.flags.is_empty() {
-        keepers.into_iter().for_each(|(keeper, root)| keeper.finish(&root));
+    let gaps = Gaps::of(&committed.record.flags);
+    keepers.into_iter().filter(|(name, ..)| !gaps.covers(name)).for_each(|(_, keeper, root)| keeper.finish(&root));
+    if gaps.is_empty() {
         repo.drop_features(source_id, entries.into_iter().map(|entry| entry.name));
     }
-    remember_stamps(repo, &committed.record, committed.id, report.stamps, monitor);
+    let (skipped, left_out) = (std::mem::take(&mut report.skipped), report.left_out);
+    remember_stamps(repo, source_id, committed.id, report, monitor);
     if healed_chunks > 0 {
         monitor.warn(&format!(
             "{healed_chunks} chunks were stored anew, as their stored copies are damaged or gone; `icecore repair` mends the rest"
         ));
     }
-    let (id, record, skipped, left_out) = (committed.id, committed.record, report.skipped, report.left_out);
+    let (id, record) = (committed.id, committed.record);
     Ok(Some(BackupReport { id, record, skipped, left_out, capture_us, unchanged_streams, healed_chunks }))
-}
-
-/// What the parent snapshot gives a new one.
-struct Inherited {
-    entries: HashMap<Vec<u8>, StreamEntry>,
-    listing: Option<StreamRoot>,
-    known: HashMap<Vec<u8>, Stamp>,
-}
-
-impl Inherited {
-    fn of(session: &WriteSession, parent: Option<&(SnapshotId, SnapshotRecord)>, source: SourceId, monitor: &dyn Monitor) -> Result<Self> {
-        let nothing = Inherited { entries: HashMap::new(), listing: None, known: HashMap::new() };
-        let Some((id, record)) = parent else { return Ok(nothing) };
-        let entries = match session.reader().listing(&record.listing) {
-            Ok(entries) => entries,
-            // A damaged parent must not stop a backup; nothing is inherited from it.
-            Err(error) if error.is_damage() => {
-                monitor.warn(&format!("the parent snapshot {} cannot be used: {error}", id.short()));
-                return Ok(nothing);
-            }
-            Err(error) => return Err(error),
-        };
-        let known = match session.repository().on_catalog(|local| local.stamps(source))? {
-            Some((of, stamps)) if of == *id => stamps.into_iter().map(|(name, stamp)| (name, Stamp(stamp))).collect(),
-            _ => HashMap::new(),
-        };
-        let entries = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
-        Ok(Inherited { entries, listing: Some(record.listing), known })
-    }
-
-    /// Drops what is known of streams that are to be read although their files look the same: all of them, as what is not read cannot be stored
-    /// anew, or those whose content is wanted and was not recorded.
-    fn have_read_again(&mut self, all: bool, without_content: bool) {
-        let entries = &self.entries;
-        let lacks_content =
-            |name: &Vec<u8>| entries.get(name).is_none_or(|entry| matches!(entry.kind, EntryKind::Sqlite(_)) && entry.tables.is_empty());
-        self.known.retain(|name, _| !(all || without_content && lacks_content(name)));
-    }
-}
-
-impl Inherited {
-    /// Where moved content of a stream is looked for: in the parent's stream of the same name, or if there is none in the longest ones.
-    fn old_streams(&self, name: &[u8]) -> Vec<(Vec<u8>, StreamRoot)> {
-        if let Some(entry) = self.entries.get(name) {
-            return vec![(entry.name.clone(), entry.root)];
-        }
-        let mut longest: Vec<&StreamEntry> = self.entries.values().collect();
-        longest.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.root.len));
-        longest.iter().take(OLD_STREAMS_MAX).map(|entry| (entry.name.clone(), entry.root)).collect()
-    }
 }
 
 /// Stores streams as they come.
@@ -240,9 +193,9 @@ struct Intake<'a> {
     writer: ChunkWriter<'a>,
     /// Takes the new chunks of page files while holding the capture open makes writers wait.
     spool: Option<Spool<SetAside>>,
-    /// Of the longer streams so far, with their roots below.
+    /// Of the longer streams so far, with their names and roots below.
     sinks: Vec<Sink<'a>>,
-    roots: Vec<StreamRoot>,
+    roots: Vec<(Vec<u8>, StreamRoot)>,
     /// Whether reading the next stream may wait for long.
     may_wait: bool,
 }
@@ -250,23 +203,25 @@ struct Intake<'a> {
 impl<'a> Intake<'a> {
     fn take(&mut self, stream: CapturedStream, inherited: &Inherited) -> Result<StreamEntry, Failure> {
         let Sinks { session, monitor, .. } = self.make;
-        let parent = inherited.entries.get(&stream.name).map(|entry| entry.root);
+        let len = if let Body::Pages(pages) = &stream.body { Some(pages.len_bytes()) } else { None };
+        let base = inherited.base(&stream.name, len);
         let root = match stream.body {
             Body::None => StreamRoot { len: 0, levels: 0, top: None },
             Body::Unchanged => {
+                let parent = inherited.entries.get(&stream.name).map(|entry| entry.root);
                 let root = parent.ok_or_else(|| Error::bug("a stream is said to be unchanged, and the parent has none of its name"))?;
                 monitor.advance(root.len);
                 root
             }
             Body::Pages(pages) => {
                 let chunk_len = page_chunk_len(session.repository().config().page_chunk_len, pages.page_size());
-                let old = inherited.old_streams(&stream.name);
-                let sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, parent.as_ref())?;
+                let old = inherited.old_streams(&stream.name, base);
+                let sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, base.as_ref())?;
                 let own = Spool::in_memory(SPOOL_MEMORY);
                 let spool = self.spool.as_ref().unwrap_or(&own);
-                let root =
-                    pages::Job { session, chunk_len, parent, monitor, sink: &sink, spool, sink_number: self.sinks.len() }.store(&*pages)?;
-                self.keep(sink, root);
+                let root = pages::Job { session, chunk_len, parent: base, monitor, sink: &sink, spool, sink_number: self.sinks.len() }
+                    .store(&*pages)?;
+                self.keep(&stream.name, sink, root);
                 if self.spool.is_none() {
                     self.store_aside(&own)?;
                 }
@@ -274,9 +229,11 @@ impl<'a> Intake<'a> {
             }
             Body::Bytes(bytes) => {
                 let input = if self.may_wait { Input::Slow(bytes) } else { Input::Ready(Box::new(NoHoles(bytes))) };
-                self.take_content(&stream.name, input, true, inherited)?
+                self.take_content(&stream.name, input, base, true, inherited)?
             }
-            Body::Sparse { input, len } => self.take_content(&stream.name, Input::Ready(input), len <= SPARSE_COMPARED_MAX, inherited)?,
+            Body::Sparse { input, len } => {
+                self.take_content(&stream.name, Input::Ready(input), base, len <= SPARSE_COMPARED_MAX, inherited)?
+            }
         };
         Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta: stream.meta, tables: Vec::new() })
     }
@@ -286,28 +243,28 @@ impl<'a> Intake<'a> {
         &mut self,
         name: &[u8],
         input: Input,
+        base: Option<StreamRoot>,
         compared: bool,
         inherited: &Inherited,
     ) -> Result<StreamRoot, Failure> {
         let make = self.make;
-        let parent = inherited.entries.get(name).map(|entry| entry.root);
-        let old = inherited.old_streams(name);
-        let features = parent.filter(|_| compared).and_then(|root| make.session.repository().kept_features(make.source, name, &root));
+        let old = inherited.old_streams(name, base);
+        let features = base.filter(|_| compared).and_then(|root| make.session.repository().kept_features(make.source, name, &root));
         let make_sink = || if compared { make.make(name, None, Content::Rows, &old, None) } else { Ok(Sink::plain()) };
-        let (root, sink) = content::store(make.session, &mut self.writer, input, parent, features, make_sink, make.monitor)?;
-        sink.into_iter().for_each(|sink| self.keep(sink, root));
+        let (root, sink) = content::store(make.session, &mut self.writer, input, base, features, make_sink, make.monitor)?;
+        sink.into_iter().for_each(|sink| self.keep(name, sink, root));
         Ok(root)
     }
 
-    fn keep(&mut self, sink: Sink<'a>, root: StreamRoot) {
+    fn keep(&mut self, name: &[u8], sink: Sink<'a>, root: StreamRoot) {
         self.sinks.push(sink);
-        self.roots.push(root);
+        self.roots.push((name.to_vec(), root));
     }
 
-    /// What keeps features, with the roots of their streams, for after the commit.
-    fn into_keepers(self) -> Vec<(FeatureKeeper, StreamRoot)> {
+    /// What keeps features, with the names and roots of their streams, for after the commit.
+    fn into_keepers(self) -> Vec<(Vec<u8>, FeatureKeeper, StreamRoot)> {
         let kept = self.sinks.into_iter().zip(self.roots);
-        kept.filter_map(|(sink, root)| Some((sink.into_keeper()?, root))).collect()
+        kept.filter_map(|(sink, (name, root))| Some((name, sink.into_keeper()?, root))).collect()
     }
 
     /// Whether the chunks of page files are to be set aside from now on; if not, what was set aside before is stored now.
@@ -344,27 +301,30 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// The identity of a source: a name of the user's choice, or kind, host and what the source says of itself.
+/// The identity of a source: its kind, then a name of the user's choice, or host and what the source says of itself.
 pub fn source_of(source: &dyn Source, options: &BackupOptions) -> SourceRef {
-    let description = source.identity();
-    let mut hasher = blake3::Hasher::new_derive_key("icecore 2026-11 format 1 source identity");
-    let mut part = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    match &options.source {
-        Some(name) => part(name.as_bytes()),
-        None => {
-            part(description.kind.word().as_bytes());
-            // A server's databases are the same from whatever machine they are dumped.
-            if description.kind != SourceKind::Postgres {
-                part(options.host.as_bytes());
-            }
-            description.parts.iter().for_each(|bytes| part(bytes));
-        }
+    let SourceDescription { kind, parts, label } = source.identity();
+    if let Some(name) = &options.source {
+        return SourceRef { id: named_source(kind, name), kind, label: name.clone() };
     }
-    let label = options.source.clone().unwrap_or(description.label);
-    SourceRef { id: SourceId(*hasher.finalize().as_bytes()), kind: description.kind, label }
+    // A server's databases are the same from whatever machine they are dumped.
+    let host = (kind != SourceKind::Postgres).then_some(options.host.as_bytes());
+    let parts = host.into_iter().chain(parts.iter().map(Vec::as_slice));
+    SourceRef { id: source_id(std::iter::once(kind.word().as_bytes()).chain(parts)), kind, label }
+}
+
+/// The identity of a source of this kind with a name of the user's choice. Sources of different kinds have nothing in common but the name.
+pub fn named_source(kind: SourceKind, name: &str) -> SourceId {
+    source_id([kind.word().as_bytes(), b"named", name.as_bytes()].into_iter())
+}
+
+fn source_id<'p>(parts: impl Iterator<Item = &'p [u8]>) -> SourceId {
+    let mut hasher = blake3::Hasher::new_derive_key("icecore 2026-11 format 1 source identity");
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    SourceId(*hasher.finalize().as_bytes())
 }
 
 fn draft(
@@ -376,10 +336,11 @@ fn draft(
     options: &BackupOptions,
     started: Instant,
 ) -> SnapshotRecord {
-    let mut flags = report.flags.clone();
+    let mut flags = Vec::new();
     if options.time_ns > options.now_ns.saturating_add(FUTURE_MAX_NS) {
-        flags.push(Flag { code: "future-time".into(), detail: "its time is more than a day ahead of the clock".into() });
+        flags.push(Flag::new("future-time", "its time is more than a day ahead of the clock"));
     }
+    let roots = (report.roots.len() > 1).then(|| (ROOTS_FACT.to_owned(), report.roots.len().to_string()));
     let has_bytes = |entry: &&StreamEntry| !matches!(entry.kind, EntryKind::Directory | EntryKind::Symlink(_) | EntryKind::HardLink(_));
     SnapshotRecord {
         time_ns: options.time_ns,
@@ -391,44 +352,40 @@ fn draft(
         parent,
         tags: options.tags.clone(),
         flags,
+        accepted: Vec::new(),
         listing,
         entries: entries.len() as u64,
         logical_bytes: entries.iter().filter(has_bytes).map(|entry| entry.root.len).sum(),
         packs: Vec::new(),
         stats: SnapshotStats::default(),
         written_ns: later(options.now_ns, started),
-        facts: report.facts.clone(),
+        facts: report.facts.iter().cloned().chain(roots).collect(),
     }
 }
 
-/// The output of a program that is much smaller than the last good one may be cut short, whatever the program says.
-fn shrunk(entries: &[StreamEntry], inherited: &Inherited) -> Vec<Flag> {
-    let now = sizes(entries.iter());
-    let lost = sizes(inherited.entries.values()).into_iter().filter(|(_, before)| *before >= SHRUNK_FROM).filter_map(|(name, before)| {
-        let len = now.get(name).copied().unwrap_or(0);
-        let name = String::from_utf8_lossy(name);
-        (len < before / 2)
-            .then(|| format!("{name} has {len} bytes, after {before} in the parent; if that is right: icecore mark SNAP accept"))
-    });
-    lost.map(|detail| Flag { code: "shrunk".into(), detail }).collect()
+/// Says what programs that ended well have written to their standard error.
+fn tell_messages(report: &CaptureReport, monitor: &dyn Monitor) {
+    let programs = report.facts.iter().filter_map(|(name, text)| Some((name.strip_suffix("messages")?.trim_end_matches('_'), text)));
+    for (program, text) in programs {
+        let program = if program.is_empty() { "the command" } else { program };
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        for line in lines.iter().take(MESSAGES_MAX) {
+            let line = line.strip_prefix(program).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(line);
+            monitor.warn(&format!("{program}: {line}"));
+        }
+        if lines.len() > MESSAGES_MAX {
+            monitor.warn(&format!("{program}: and {} lines more, which the snapshot has", lines.len() - MESSAGES_MAX));
+        }
+    }
 }
 
-/// Bytes by stream. The files of a dump count as one, and as the same whether it is an archive or a directory: one table may well be emptied.
-fn sizes<'e>(entries: impl Iterator<Item = &'e StreamEntry>) -> BTreeMap<&'e [u8], u64> {
-    let mut sizes = BTreeMap::new();
-    for entry in entries {
-        *sizes.entry(dumped_database(&entry.name).unwrap_or(&entry.name)).or_default() += entry.root.len;
-    }
-    sizes
-}
-
-/// Stamps only save work: that they cannot be kept is no failure of the backup. Those of a flagged snapshot are of no use, as it will be no parent.
-fn remember_stamps(repo: &Repository, record: &SnapshotRecord, id: SnapshotId, stamps: HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) {
-    if !record.flags.is_empty() {
-        return;
-    }
-    let stamps: Vec<(Vec<u8>, Vec<u8>)> = stamps.into_iter().map(|(name, stamp)| (name, stamp.0)).collect();
-    if let Err(error) = repo.catalog().put_stamps(record.source.id, id, &stamps) {
+/// Stamps only save work: that they cannot be kept is no failure of the backup. What the source has flagged is read again the next time, so that the flag
+/// is not lost because nothing has changed.
+fn remember_stamps(repo: &Repository, source: SourceId, id: SnapshotId, report: CaptureReport, monitor: &dyn Monitor) {
+    let gaps = Gaps::of(&report.flags);
+    let good = report.stamps.into_iter().filter(|(name, _)| !gaps.covers(name));
+    let stamps: Vec<(Vec<u8>, Vec<u8>)> = good.map(|(name, stamp)| (name, stamp.0)).collect();
+    if let Err(error) = repo.catalog().put_stamps(source, id, &stamps) {
         monitor.warn(&format!("the next backup will read everything: {error}"));
     }
 }

@@ -227,6 +227,7 @@ mod tests {
             parent,
             tags,
             flags,
+            accepted: Vec::new(),
             listing,
             entries,
             logical_bytes,

@@ -70,8 +70,8 @@ impl WriteSession {
             }
             let rescued = self.rescue(record)?;
             record.stats.pack_bytes += rescued.iter().map(|pack| pack.size).sum::<u64>();
-            // From here on every pack that the snapshot needs is known by name; the parent no longer answers for any.
-            self.parent = None;
+            // From here on every pack that the snapshot needs is known by name; no other snapshot answers for any.
+            self.inherits.clear();
             let used: HashSet<PackId> = lock(&self.used).clone();
             record.packs.retain(|pack| used.contains(&pack.id));
             record.packs.extend(rescued);
@@ -92,11 +92,12 @@ impl WriteSession {
                 return Ok(false);
             }
         }
-        match self.parent {
-            Some(parent) if tombstoned.contains(&expiry_of(&parent)) => Ok(false),
-            Some(parent) => Ok(backend.stat(&ObjectKey::Snapshot(parent))?.is_some()),
-            None => Ok(true),
+        for id in &self.inherits {
+            if tombstoned.contains(&expiry_of(id)) || backend.stat(&ObjectKey::Snapshot(*id))?.is_none() {
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 
     /// The one commit point; whether it stands. It does not if a prune took this writer for dead meanwhile, did not count its mark, and

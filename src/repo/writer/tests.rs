@@ -94,8 +94,10 @@ fn prefixes_in_memory_are_bounded() {
     let put = |last: u8, before: Option<u8>, look: &dyn Fn(&WriteSession, &[NewChunk<'_>])| {
         let plains: Vec<Vec<u8>> = (0..600).map(|number| chunk(number, last)).collect();
         let reference = |number: u32| Reference::to(before.map(|before| repo.keys().chunk_id(&chunk(number, before))));
-        let new = |(number, plain)| NewChunk { id: repo.keys().chunk_id(plain), plain, references: vec![reference(number)] };
-        let chunks: Vec<NewChunk<'_>> = (0..).zip(plains.iter().map(Vec::as_slice)).map(new).collect();
+        let mut chunks = Vec::new();
+        for (number, plain) in (0..).zip(&plains) {
+            chunks.push(NewChunk { id: repo.keys().chunk_id(plain), plain, references: vec![reference(number)] });
+        }
         look(&WriteSession::begin(&repo, &SessionOptions::default()).unwrap(), &chunks);
     };
     put(1, None, &|session, chunks| {

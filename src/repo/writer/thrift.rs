@@ -14,17 +14,17 @@ use crate::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
 use crate::id::ChunkId;
 
 /// The most work of a moved chunk. The rest of [`WORK_WRITE_MAX`] is for its later versions.
-const WORK_MOVED_MAX: usize = WORK_WRITE_MAX as usize - 24;
-/// What reading one more frame is worth, bytes: about what a patch of a page takes.
+const WORK_MOVED_MAX: usize = WORK_WRITE_MAX as usize - 16;
+/// What reading one more frame is worth, bytes. Less makes the first VACUUM smaller and the next one larger, whose chunks stand on those of the first.
 const FRAME_PRICE: usize = 50;
-/// What a page costs whose base is an older version of it, bytes.
+/// What a page costs whose base is an older version of it, bytes. By the length of the patches, which is less, the second VACUUM was larger by half.
 const STALE_PRICE: usize = 250;
 /// What a page saves that is found, bytes.
 const FOUND_WORTH: usize = 1500;
 
-/// What reading a delta of this is worth, bytes.
+/// What the work of a delta counts beside its bytes where there is a choice between two. Less than [`FRAME_PRICE`]: both fit.
 pub(super) fn price_of(base: &Base) -> usize {
-    base.work() as usize * FRAME_PRICE
+    base.work() as usize * FRAME_PRICE / 12
 }
 
 /// A part of a prefix.
@@ -72,7 +72,7 @@ fn version(session: &WriteSession, id: ChunkId, slices: &[BaseSlice], closure: &
     Ok(best.map(|(_, version)| version))
 }
 
-/// The version that a patch was made of, where that is read in full; adds the pieces that the patch changes.
+/// The version that a patch was made of; adds the pieces that the patch changes. `None` for what is no patch.
 fn older(session: &WriteSession, copy: &StoredCopy, changed: &mut Pieces) -> Result<Option<(StoredCopy, Closure)>> {
     let frame = copy.frame();
     let ([slice], Encoding::Patch, 0) = (frame.slices.as_slice(), frame.encoding, copy.entry.offset) else { return Ok(None) };

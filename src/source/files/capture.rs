@@ -11,13 +11,13 @@ use super::body::{self, AtEnd, FileBody};
 use super::exclude::Selection;
 use super::holes::{self, Extents};
 use super::links::{Covered, Links, SharedDatabases};
-use super::walk::{Entry, Walk, refusal};
+use super::walk::{Entry, VANISHED, Walk, refusal};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, FileMeta};
+use crate::format::snapshot::{EntryKind, FileMeta, Flag};
 use crate::progress::Monitor;
 use crate::source::sqlite::{CapturedFile, ContentBudget, ContentJob, MAGIC, SqliteOptions};
 use crate::source::stamp::{FileState, is_local};
-use crate::source::{Body, Capture, CaptureReport, CapturedStream, Stamp, attributes};
+use crate::source::{Body, Capture, CaptureReport, CapturedStream, NamedRoot, Stamp, attributes};
 
 /// Files of this size and more are read by a thread of their own, so that the user can stop while their file system does not answer, bytes.
 const LONG: u64 = 16 << 20;
@@ -169,7 +169,7 @@ impl<'a> FilesCapture<'a> {
         if let Some(first) = self.links.get(&FileState::of(&entry.metadata).id()) {
             let first = first.clone();
             let link = self.stream(&entry, EntryKind::HardLink(first), Body::None);
-            self.report.skipped.extend(note);
+            self.stored_as_it_is(&entry, note);
             return Ok(Some(link));
         }
         let opened = body::open(&entry.path).and_then(|file| {
@@ -190,7 +190,7 @@ impl<'a> FilesCapture<'a> {
             drop(file);
             return self.found_database(entry);
         }
-        self.report.skipped.extend(note);
+        self.stored_as_it_is(&entry, note);
         let before = FileState::of(&entry.metadata);
         self.remember_link(&entry, before);
         let extents = match self.trusts_holes(&entry.path, before.dev) {
@@ -223,7 +223,7 @@ impl<'a> FilesCapture<'a> {
             self.monitor.warn(&line(&reading.entry.path, text));
         } else if (after.size, after.mtime_ns) != (before.size, before.mtime_ns) {
             let text = "changed while it was read; what is stored may be a mixture of old and new";
-            self.report.skipped.push(line(&reading.entry.path, text));
+            self.incomplete("changed-while-read", &reading.entry.name, line(&reading.entry.path, text));
         } else if reading.may_stamp && self.is_local(&reading.entry.path, before.dev) {
             let stamp = before.plain_stamp(self.now);
             self.report.stamps.extend(stamp.map(|stamp| (reading.entry.name, stamp)));
@@ -269,8 +269,24 @@ impl<'a> FilesCapture<'a> {
 
     /// Notes something that is not in the snapshot.
     pub(super) fn skip(&mut self, path: &Path, why: &str) -> Option<CapturedStream> {
-        self.report.skipped.push(line(path, why));
+        match why {
+            VANISHED => self.report.skipped.push(line(path, why)),
+            _ => self.incomplete("incomplete", &self.walk.name_of(path), line(path, why)),
+        }
         None
+    }
+
+    /// Notes that a database is stored as a file, if there is anything to say about that.
+    fn stored_as_it_is(&mut self, entry: &Entry, note: Option<String>) {
+        if let Some(note) = note {
+            self.incomplete("not-a-database", &entry.name, note);
+        }
+    }
+
+    /// Notes that a stream does not have what it should have.
+    pub(super) fn incomplete(&mut self, code: &str, stream: &[u8], line: String) {
+        self.report.flags.push(Flag::new(code, line.clone()).about(stream));
+        self.report.skipped.push(line);
     }
 }
 
@@ -324,6 +340,8 @@ impl Capture for FilesCapture<'_> {
 
     fn finish(mut self: Box<Self>) -> Result<CaptureReport> {
         self.let_go()?;
+        let named = |root: &super::walk::Root| NamedRoot { path: root.path.clone(), prefix: root.prefix.clone() };
+        self.report.roots = self.walk.roots().iter().map(named).collect();
         self.report.facts.push(("sqlite".to_owned(), rusqlite::version().to_owned()));
         self.report.facts.push(("instant".to_owned(), "each".to_owned()));
         self.report.facts.extend(self.selection.facts());

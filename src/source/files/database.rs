@@ -65,12 +65,12 @@ impl FilesCapture<'_> {
         }
         match file.finish() {
             Ok((flags, stamp)) => {
-                self.report.flags.extend(flags);
+                self.report.flags.extend(flags.into_iter().map(|flag| flag.about(&entry.name)));
                 self.report.stamps.extend(stamp.map(|stamp| (entry.name, stamp)));
             }
             // Its stream is in the snapshot already, which therefore must not count as good.
             Err(error) => {
-                self.report.flags.push(Flag { code: "changed-while-read".to_owned(), detail: line(&entry.path, &detail(error)) });
+                self.report.flags.push(Flag::new("changed-while-read", line(&entry.path, &detail(error))).about(&entry.name));
             }
         }
         Ok(())
@@ -88,7 +88,7 @@ impl FilesCapture<'_> {
             if let [_, others @ ..] = full.as_slice() {
                 for other in others {
                     let why = format!("a further name of {} with a log of its own, which is not stored", through.display());
-                    self.report.skipped.push(line(&other.path, &why));
+                    self.incomplete("incomplete", &other.name, line(&other.path, &why));
                 }
             }
             self.todo.extend(names.into_iter().map(|entry| Task::Database(entry, through.clone())));

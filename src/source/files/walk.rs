@@ -63,6 +63,7 @@ pub(super) struct Entry {
 
 /// Goes through all trees; of a directory being listed only the names are in memory.
 pub(super) struct Walk<'a> {
+    all: &'a [Root],
     roots: std::slice::Iter<'a, Root>,
     current: Option<Tree<'a>>,
     /// Device and inode of what is left out.
@@ -99,7 +100,17 @@ impl<'a> Walk<'a> {
         // What is not there cannot be met.
         let id_of = |path: &PathBuf| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
         let excluded = exclude.iter().filter_map(id_of).collect();
-        Ok(Self { roots: roots.iter(), current: None, excluded, selection, patterns, left_out: LeftOut::default() })
+        Ok(Self { all: roots, roots: roots.iter(), current: None, excluded, selection, patterns, left_out: LeftOut::default() })
+    }
+
+    /// What was named.
+    pub(super) fn roots(&self) -> &'a [Root] {
+        self.all
+    }
+
+    /// The name that a path has in the snapshot.
+    pub(super) fn name_of(&self, path: &Path) -> Vec<u8> {
+        self.all.iter().find(|root| path.starts_with(&root.path)).map(|root| name_in(root, path)).unwrap_or_default()
     }
 
     fn open(&mut self) -> Option<Tree<'a>> {
@@ -207,10 +218,13 @@ fn why(error: walkdir::Error) -> String {
     error.into_io_error().map_or(text, |e| refusal(&e))
 }
 
+/// Why something was skipped that is not there any more. Somebody has deleted it, a moment later than other things.
+pub(super) const VANISHED: &str = "skipped: it vanished while the backup ran";
+
 /// Why something was skipped, from what the system says.
 pub(super) fn refusal(error: &std::io::Error) -> String {
     match error.kind() {
-        ErrorKind::NotFound => "skipped: it vanished while the backup ran".to_owned(),
+        ErrorKind::NotFound => VANISHED.to_owned(),
         _ => format!("skipped: {error}"),
     }
 }

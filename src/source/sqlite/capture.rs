@@ -238,5 +238,5 @@ fn structure_damage(path: &Path, report: &StructureReport) -> Option<Flag> {
 }
 
 fn damaged(path: &Path, text: &str) -> Flag {
-    Flag { code: "damaged".to_owned(), detail: format!("{}: {text}", path.display()) }
+    Flag::new("damaged", format!("{}: {text}", path.display()))
 }

@@ -103,7 +103,7 @@ impl ContentJob {
 pub(in crate::source) fn report_content(report: &mut CaptureReport, name: &[u8], file: &CapturedFile, outcome: Outcome) {
     match outcome {
         Ok(tables) => drop(report.contents.insert(name.to_vec(), tables)),
-        Err(NoContent::Damaged(detail)) => report.flags.push(file.content_damage(&detail)),
+        Err(NoContent::Damaged(detail)) => report.flags.push(file.content_damage(&detail).about(name)),
         Err(NoContent::Unreadable(detail)) => {
             report.facts.push(("content".to_owned(), format!("not recorded of {}: {detail}", String::from_utf8_lossy(name))));
         }

@@ -198,7 +198,7 @@ impl Capture for SqliteCapture {
             Instant::Locked => report.facts.push(("instant".to_owned(), "locked".to_owned())),
             Instant::None => {
                 let detail = "each database is consistent, but they were written to without pause and may be of different instants";
-                report.flags.push(Flag { code: "no-instant".to_owned(), detail: detail.to_owned() });
+                report.flags.push(Flag::new("no-instant", detail));
             }
         }
         for (number, outcome) in self.content.finish()? {
@@ -210,7 +210,7 @@ impl Capture for SqliteCapture {
         let finished: Vec<_> = self.files.into_iter().map(|(name, file)| (name, file.finish())).collect();
         for (name, outcome) in finished {
             let (flags, stamp) = outcome?;
-            report.flags.extend(flags);
+            report.flags.extend(flags.into_iter().map(|flag| flag.about(&name)));
             report.stamps.extend(stamp.map(|stamp| (name, stamp)));
         }
         Ok(report)
