@@ -93,6 +93,14 @@ pub enum Error {
         /// What cannot be, and where.
         detail: String,
     },
+    /// A step failed after something had been changed: the text says what stands now, and where what was there lies.
+    #[error("{}: {detail}", path.display())]
+    HalfDone {
+        /// The file or directory.
+        path: PathBuf,
+        /// What stands, what failed, and where the old one lies.
+        detail: String,
+    },
     /// Someone else holds what is needed; trying again later may help.
     #[error("{}: {detail}", path.display())]
     Busy {
@@ -170,6 +178,11 @@ impl Error {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it did not say why".to_owned());
         Error::bug(format!("a thread that was {doing} panicked: {text}"))
+    }
+
+    /// A [`Error::HalfDone`] in one line.
+    pub fn half_done(path: impl AsRef<Path>, detail: impl std::fmt::Display) -> Self {
+        Error::HalfDone { path: path.as_ref().to_path_buf(), detail: detail.to_string() }
     }
 
     /// A [`Error::Backend`] in one line.

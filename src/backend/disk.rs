@@ -11,6 +11,17 @@ pub trait Disk: Send + Sync + Debug {
     /// name is not yet. Written and synced through one handle: a later one may not be told of an earlier write error. It is locked meanwhile.
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()>;
 
+    /// Creates a file that must not exist yet, with these permission bits, opened for reading and writing. Neither its contents nor its name are
+    /// durable: a sync of the file or of the file system comes later.
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File>;
+
+    /// Whether [`Disk::sync_filesystem`] can be relied on for the file system of this directory.
+    fn can_sync_filesystem(&self, dir: &File) -> bool;
+
+    /// Makes all that was written to the file system of an open directory durable: contents, attributes and names. An error of writing since the
+    /// directory was opened is reported.
+    fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()>;
+
     /// Makes the contents and attributes of an open file durable; `path` is its name, for messages and for tests.
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
 
@@ -53,6 +64,31 @@ impl Disk for RealDisk {
         file.sync_all()
     }
 
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        File::options().read(true).write(true).create_new(true).mode(mode).open(path)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn can_sync_filesystem(&self, dir: &File) -> bool {
+        reports_write_errors() && syncs_all_of_it(dir)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn sync_filesystem(&self, dir: &File, _path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(dir)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn can_sync_filesystem(&self, _dir: &File) -> bool {
+        false
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn sync_filesystem(&self, _dir: &File, _path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
         file.sync_all()
     }
@@ -87,4 +123,22 @@ impl Disk for RealDisk {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
+}
+
+/// Whether syncfs(2) tells of errors of writing: since Linux 5.8 (syncfs(2), "Notes").
+#[cfg(target_os = "linux")]
+fn reports_write_errors() -> bool {
+    let system = rustix::system::uname();
+    let mut numbers =
+        system.release().to_bytes().split(|byte| !byte.is_ascii_digit()).map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    let mut number = || numbers.next().flatten().unwrap_or(0u32);
+    (number(), number()) >= (5, 8)
+}
+
+/// Whether this is a file system of which syncfs(2) makes everything durable. Network and FUSE file systems, and overlays, may not pass it on.
+#[cfg(target_os = "linux")]
+fn syncs_all_of_it(dir: &File) -> bool {
+    // Magic numbers of statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
+    const KNOWN: [u32; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
+    rustix::fs::fstatfs(dir).is_ok_and(|fs| KNOWN.contains(&(fs.f_type as u32)))
 }

@@ -145,11 +145,11 @@ fn look(context: &Context<'_>, repo: &Repository, asked: &Asked, story: &mut Sto
     story.snapshots.extend(report.touched.iter().map(|touched| touched.snapshot));
     story.snapshots.dedup();
     // What was found is said even with -q.
+    let exit = if report.is_damaged() { Exit::Damaged } else { Exit::Done };
     match report.findings.is_empty() {
-        true => context.output.report(&done, Done::text)?,
-        false => context.output.result(&done, Done::text)?,
+        true => context.output.report_as(exit, &done, Done::text),
+        false => context.output.insist_as(exit, &done, Done::text),
     }
-    if report.is_damaged() { Ok(Exit::Damaged) } else { Ok(Exit::Done) }
 }
 
 pub(crate) fn draw() -> Result<u32, Failure> {

@@ -157,7 +157,8 @@ fn tell(context: &Context<'_>, args: &DrillArgs, done: Done) -> Result<Exit, Fai
     if let Some(path) = &args.report {
         write_report(path, &done)?;
     }
-    context.output.report(&done, Done::text)?;
+    let exit = if done.passed { Exit::Done } else { done.failure().exit };
+    context.output.report_as(exit, &done, Done::text)?;
     if done.passed { Ok(Exit::Done) } else { Err(done.failure()) }
 }
 

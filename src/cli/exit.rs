@@ -10,11 +10,12 @@ use icecore::Error;
 pub(crate) enum Exit {
     /// Everything was done.
     Done = 0,
-    /// It failed; there is no snapshot, nothing was replaced.
+    /// It failed; there is no snapshot, nothing was changed.
     Failed = 1,
     /// The arguments are wrong (the number that clap gives too).
     Usage = 2,
-    /// A snapshot was made, but it is flagged or lacks what could not be read.
+    /// Something was done, but not all: a snapshot is flagged or lacks what could not be read, a restore left something out, or the report
+    /// of what was done could not be written.
     Incomplete = 3,
     /// Stored data is damaged.
     Damaged = 4,
@@ -63,24 +64,34 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let (exit, code) = match &error {
-            Error::NoRepository { .. } => (Exit::NoRepository, "no-repository"),
-            Error::NotFound { .. } | Error::NoSuch { .. } => (Exit::Failed, "not-found"),
-            Error::Corrupt { .. } => (Exit::Damaged, "damaged"),
-            Error::WrongPassphrase { .. } => (Exit::WrongPassphrase, "wrong-passphrase"),
-            Error::UnsupportedFormat { .. } => (Exit::Failed, "unsupported-format"),
-            Error::Backend { .. } => (Exit::Failed, "backend"),
-            Error::Source { .. } => (Exit::Failed, "source"),
-            Error::Destination { .. } => (Exit::Failed, "destination"),
-            Error::Unsound { .. } => (Exit::Damaged, "damaged"),
-            Error::Bug { .. } => (Exit::Failed, "bug"),
-            Error::Busy { .. } => (Exit::Busy, "busy"),
-            Error::InvalidArgument(_) => (Exit::Usage, "usage"),
-            Error::Catalog { .. } => (Exit::Failed, "catalog"),
-            Error::Stale { .. } => (Exit::Failed, "stale"),
-            Error::Cancelled => (Exit::Interrupted, "interrupted"),
-            _ => (Exit::Failed, "failed"),
-        };
+        let (exit, code) = classified(&error);
         Failure { exit, code, message: error.to_string() }
+    }
+}
+
+/// The stable word for an error.
+pub(crate) fn code_of(error: &Error) -> &'static str {
+    classified(error).1
+}
+
+fn classified(error: &Error) -> (Exit, &'static str) {
+    match error {
+        Error::NoRepository { .. } => (Exit::NoRepository, "no-repository"),
+        Error::NotFound { .. } | Error::NoSuch { .. } => (Exit::Failed, "not-found"),
+        Error::Corrupt { .. } => (Exit::Damaged, "damaged"),
+        Error::WrongPassphrase { .. } => (Exit::WrongPassphrase, "wrong-passphrase"),
+        Error::UnsupportedFormat { .. } => (Exit::Failed, "unsupported-format"),
+        Error::Backend { .. } => (Exit::Failed, "backend"),
+        Error::Source { .. } => (Exit::Failed, "source"),
+        Error::Destination { .. } => (Exit::Failed, "destination"),
+        Error::Unsound { .. } => (Exit::Damaged, "damaged"),
+        Error::Bug { .. } => (Exit::Failed, "bug"),
+        Error::HalfDone { .. } => (Exit::Incomplete, "half-done"),
+        Error::Busy { .. } => (Exit::Busy, "busy"),
+        Error::InvalidArgument(_) => (Exit::Usage, "usage"),
+        Error::Catalog { .. } => (Exit::Failed, "catalog"),
+        Error::Stale { .. } => (Exit::Failed, "stale"),
+        Error::Cancelled => (Exit::Interrupted, "interrupted"),
+        _ => (Exit::Failed, "failed"),
     }
 }

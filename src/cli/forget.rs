@@ -236,7 +236,14 @@ pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Fail
         true => context.output.result(&shown, Forget::text)?,
         false => context.output.report(&shown, Forget::text)?,
     }
-    pruned.map(|_| forgotten)
+    match pruned {
+        // Something was changed: the forget.
+        Err(mut failure) if failure.exit == Exit::Failed && shown.forgotten > 0 => {
+            failure.exit = Exit::Incomplete;
+            Err(failure)
+        }
+        pruned => pruned.map(|_| forgotten),
+    }
 }
 
 /// What was decided, and done unless it was not to be, and the exit code that this asks for.

@@ -31,8 +31,10 @@ pub(crate) struct ProtectArgs {
 
 /// State something about a snapshot: that it is good, or not; tags
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A flagged snapshot does not count as good for `forget` and `status`. What is accepted is not flagged again as long as it stays as it is.\n\n\
-                        Examples:\n  icecore mark latest accept\n  icecore mark 1a2b3c flag 'taken during the migration'\n  icecore mark latest~3 tag release-7")]
+#[command(
+    after_help = "A flagged snapshot does not count as good for `forget` and `status`. What is accepted is not flagged again as long as it stays as it is.\n\n\
+                        Examples:\n  icecore mark latest accept\n  icecore mark 1a2b3c flag 'taken during the migration'\n  icecore mark latest~3 tag release-7"
+)]
 pub(crate) struct MarkArgs {
     #[command(flatten)]
     snap: SnapArgs,

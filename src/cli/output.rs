@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use serde::Serialize;
 
 use super::args::Global;
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::secrets::hidden;
 
 /// The version of all JSON documents. It grows when a field changes its meaning or goes; readers ignore fields that they do not know.
@@ -34,20 +34,46 @@ impl Output {
 
     /// What was asked for: the document with `--json`, else the text.
     pub(crate) fn result<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
-        let mut bytes = match self.json {
-            true => serde_json::to_vec_pretty(&Document { schema: SCHEMA, body: document })
-                .map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?,
-            false => text(document).into_bytes(),
-        };
-        if self.json {
-            bytes.push(b'\n');
-        }
-        self.raw(&bytes)
+        self.raw(&self.rendered(document, text)?)
     }
 
     /// The report of what was done: as [`Output::result`], but as text not with `-q`.
+    ///
+    /// Where it cannot be written, the deed is done all the same: the report goes to standard error, and the failure is [`Exit::Incomplete`].
     pub(crate) fn report<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
-        if self.quiet && !self.json { Ok(()) } else { self.result(document, text) }
+        self.report_as(Exit::Done, document, text).map(drop)
+    }
+
+    /// The same for what ends with this exit code, which stays if it says more than that something is incomplete.
+    pub(crate) fn report_as<T: Serialize>(&self, exit: Exit, document: &T, text: impl FnOnce(&T) -> String) -> Result<Exit, Failure> {
+        if self.quiet && !self.json { Ok(exit) } else { self.insist_as(exit, document, text) }
+    }
+
+    /// The same for what is said even with `-q`.
+    pub(crate) fn insist_as<T: Serialize>(&self, exit: Exit, document: &T, text: impl FnOnce(&T) -> String) -> Result<Exit, Failure> {
+        let bytes = self.rendered(document, text)?;
+        let Err(e) = write_stdout(&bytes) else { return Ok(exit) };
+        let line = match self.json {
+            true => serde_json::to_string(&Document { schema: SCHEMA, body: document }).unwrap_or_default(),
+            false => String::from_utf8_lossy(&bytes).trim_end().to_owned(),
+        };
+        to_stderr(&line);
+        let message = format!("what was asked for is done, but its report cannot be written to standard output: {e}; it stands above");
+        let mut failure = Failure { exit: Exit::Incomplete, code: "report", message };
+        if exit != Exit::Done {
+            failure.exit = exit;
+        }
+        Err(failure)
+    }
+
+    fn rendered<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<Vec<u8>, Failure> {
+        if !self.json {
+            return Ok(text(document).into_bytes());
+        }
+        let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, body: document })
+            .map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?;
+        bytes.push(b'\n');
+        Ok(bytes)
     }
 
     /// The same, but with `-q` what is not well is said on standard error: whoever asks for silence wants to hear of that alone.
@@ -74,11 +100,7 @@ impl Output {
 
     /// Bytes that were asked for as they are, on standard output.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::failed(format!("cannot write to standard output: {e}"))),
-            _ => Ok(()),
-        }
+        write_stdout(bytes).map_err(|e| Failure::failed(format!("cannot write to standard output: {e}")))
     }
 
     /// Says on standard error what the user should know, where no progress is shown.
@@ -93,6 +115,15 @@ impl Output {
             true => serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string(),
             false => format!("warning: {}", printable(message)),
         }
+    }
+}
+
+/// A reader that has gone away is no failure.
+fn write_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e),
+        _ => Ok(()),
     }
 }
 

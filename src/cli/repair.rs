@@ -170,10 +170,9 @@ fn mend(context: &Context<'_>, repo: &Repository, dry_run: bool, options: &Repai
     story.snapshots.dedup();
     // What is lost is said even with -q.
     match report.is_damaged() {
-        true => context.output.result(&done, Done::text)?,
-        false => context.output.report(&done, Done::text)?,
+        true => context.output.insist_as(Exit::Damaged, &done, Done::text),
+        false => context.output.report_as(Exit::Done, &done, Done::text),
     }
-    Ok(if report.is_damaged() { Exit::Damaged } else { Exit::Done })
 }
 
 fn names(keys: &[ObjectKey]) -> Vec<String> {

@@ -11,10 +11,11 @@ use std::time::Instant;
 use icecore::Error;
 use icecore::backend::disk::RealDisk;
 use icecore::format::snapshot::SnapshotRecord;
+use icecore::id::SnapshotId;
 use icecore::ops::export::{self, FromOptions};
 use icecore::ops::journal::Operation;
 use icecore::ops::place::{DatabaseOptions, Placement};
-use icecore::ops::restore::{self, RestoreOptions, Restored};
+use icecore::ops::restore::{self, Failed, Outcome, RestoreOptions, Restored};
 use icecore::ops::subtree;
 use icecore::progress::Monitor;
 use icecore::repo::{Reader, Refreshed, Repository};
@@ -22,12 +23,18 @@ use serde::Serialize;
 
 use super::args::{DumpArgs, FilterArgs, RestoreArgs};
 use super::context::{Context, find_in};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, code_of};
 use super::journal::{Story, journaled};
 use super::outlet::Outlet;
 use super::output::{self, count, printable};
+use super::progress::Progress;
 use super::views::{Located, Named};
 use super::{names, time};
+
+/// Above this the paths are no news to anyone.
+const SHOWN_MAX: usize = 20;
+/// Failures that are told one by one; of more the reasons repeat.
+const FAILED_SHOWN_MAX: usize = 50;
 
 #[derive(Serialize)]
 struct Done {
@@ -38,9 +45,27 @@ struct Done {
     key_derivation_ms: f64,
     /// Whether there was something to verify against; always so but with --from-dir.
     verified: bool,
+    /// `done`, `incomplete`, `damaged` or `interrupted`.
+    status: &'static str,
     restored: Vec<RestoredView>,
+    failed: Vec<FailedView>,
+    /// Streams that were not tried any more.
+    untried: u64,
     #[serde(skip)]
     from: String,
+    /// Streams in all, of which `restored` may have those only that are shown.
+    #[serde(skip)]
+    streams: u64,
+}
+
+#[derive(Serialize)]
+struct FailedView {
+    #[serde(flatten)]
+    named: Named,
+    #[serde(flatten)]
+    located: Located,
+    code: &'static str,
+    message: String,
 }
 
 #[derive(Serialize)]
@@ -89,21 +114,87 @@ fn put_back(context: &Context<'_>, repo: &Repository, snap: &str, args: &Restore
     for flag in &record.flags {
         progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
     }
-    let restored =
-        place(repo, &record, args, &progress).map_err(|error| or_a_good_one(refused(error, snap, &args.filter), &refreshed, &record))?;
+    let mut shown = Shown::new(context.output.json);
+    let outcome = place(repo, &record, args, &progress, &mut shown).map_err(|error| refused(error, snap, &args.filter))?;
     repo.warn_of_healed(&progress);
-    drop(progress);
+    let good = if outcome.is_damaged() { last_good(&refreshed, &id, &record) } else { None };
     let done = Done {
         snapshot: Some(id.to_string()),
-        bytes: restored.iter().map(|stream| stream.len).sum(),
         duration_ms: output::ms(started.elapsed().as_micros() as u64),
         key_derivation_ms: output::ms(repo.key_derivation().as_micros() as u64),
-        verified: true,
-        restored: restored.iter().map(RestoredView::of).collect(),
         from: format!("snapshot {}", id.short()),
+        ..Done::default()
     };
-    context.output.report(&done, Done::text)?;
-    Ok(Exit::Done)
+    end(context, done, outcome, shown, good, progress)
+}
+
+/// Says what was done and what was not. Where nothing was changed, that is a failure as of any other command.
+fn end(
+    context: &Context<'_>,
+    mut done: Done,
+    outcome: Outcome,
+    shown: Shown,
+    good: Option<String>,
+    progress: Progress,
+) -> Result<Exit, Failure> {
+    let hint = good.map_or_else(String::new, |id| format!("; the last good snapshot of this source is {id}"));
+    if !outcome.is_changed() && !outcome.is_whole() {
+        drop(progress);
+        let mut failure = Failure::from(outcome.whole().err().unwrap_or(Error::Poisoned));
+        failure.message.push_str(&hint);
+        return Err(failure);
+    }
+    for failed in outcome.failed.iter().take(FAILED_SHOWN_MAX) {
+        progress.warn(&format!("{} was not restored: {}", String::from_utf8_lossy(&failed.name), failed.error));
+    }
+    if outcome.failed.len() > FAILED_SHOWN_MAX {
+        progress.warn(&format!("{} more were not restored; --json lists all", outcome.failed.len() - FAILED_SHOWN_MAX));
+    }
+    if let Some(error) = &outcome.stopped {
+        progress.warn(&format!("the restore stopped: {error}; {} not tried", count(outcome.untried, "stream")));
+    }
+    if !hint.is_empty() {
+        progress.warn(hint.trim_start_matches("; "));
+    }
+    drop(progress);
+    let (exit, status) = match () {
+        () if matches!(outcome.stopped, Some(Error::Cancelled)) => (Exit::Interrupted, "interrupted"),
+        () if outcome.is_damaged() => (Exit::Damaged, "damaged"),
+        () if !outcome.is_whole() => (Exit::Incomplete, "incomplete"),
+        () => (Exit::Done, "done"),
+    };
+    done.status = status;
+    done.bytes = outcome.bytes;
+    done.streams = outcome.restored;
+    done.untried = outcome.untried;
+    done.restored = shown.restored;
+    done.failed = outcome.failed.iter().map(FailedView::of).collect();
+    context.output.report_as(exit, &done, Done::text)
+}
+
+/// The newest snapshot of the same source that counts as good, but this one.
+fn last_good(refreshed: &Refreshed, id: &SnapshotId, record: &SnapshotRecord) -> Option<String> {
+    let of_source =
+        |(other, found): &&(SnapshotId, SnapshotRecord)| other != id && found.source.id == record.source.id && found.flags.is_empty();
+    refreshed.snapshots.iter().rev().find(of_source).map(|(id, _)| id.short())
+}
+
+/// What the report shows of what was restored: as JSON all of it, as text the first ones and those that took the place of something.
+struct Shown {
+    all: bool,
+    restored: Vec<RestoredView>,
+}
+
+impl Shown {
+    fn new(all: bool) -> Self {
+        Shown { all, restored: Vec::new() }
+    }
+
+    fn add(&mut self, restored: &Restored) {
+        if self.all || self.restored.len() < SHOWN_MAX || !restored.placed.kept.is_empty() {
+            self.restored.push(RestoredView::of(restored));
+        }
+    }
 }
 
 /// `restore --from-dir`. What would be SNAP is the first of the files here.
@@ -122,20 +213,18 @@ fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exi
     let targets = arguments.into_iter().map(|argument| names::target(argument, |name| given.has(name))).collect::<Result<Vec<_>, _>>()?;
     let database = database_options(args);
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
-    let restored = export::restore_given(&given, &targets, &FromOptions { database, live: args.live }, &placement)?;
-    drop(progress);
+    let mut shown = Shown::new(context.output.json);
+    let options = FromOptions { database, live: args.live };
+    let outcome = export::restore_given(&given, &targets, &options, &placement, &mut |restored| shown.add(&restored))?;
     let named = given.snapshot().map_or_else(String::new, |id| format!(" (snapshot {})", id.chars().take(12).collect::<String>()));
     let done = Done {
         snapshot: given.snapshot().map(str::to_owned),
-        bytes: restored.iter().map(|stream| stream.len).sum(),
         duration_ms: output::ms(started.elapsed().as_micros() as u64),
-        key_derivation_ms: 0.0,
         verified: given.is_verified(),
-        restored: restored.iter().map(RestoredView::of).collect(),
         from: format!("{}{named}", dir.display()),
+        ..Done::default()
     };
-    context.output.report(&done, Done::text)?;
-    Ok(Exit::Done)
+    end(context, done, outcome, shown, None, progress)
 }
 
 fn database_options(args: &RestoreArgs) -> DatabaseOptions {
@@ -151,23 +240,30 @@ fn destinations(args: &RestoreArgs) -> String {
     }
 }
 
-/// A restore that did not happen; of a database that was damaged when it was captured, that is why.
+/// A restore that did not begin.
 enum Refused {
     Arguments(Failure),
     Library(Error),
 }
 
-fn place(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs, monitor: &dyn Monitor) -> Result<Vec<Restored>, Refused> {
+fn place(
+    repo: &Repository,
+    record: &SnapshotRecord,
+    args: &RestoreArgs,
+    monitor: &dyn Monitor,
+    shown: &mut Shown,
+) -> Result<Outcome, Refused> {
     let options = RestoreOptions { database: database_options(args), live: args.live, no_xattrs: args.no_xattrs };
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor };
-    let restored = match &args.to {
-        Some(dir) => restore::restore_tree(repo, record, dir, &options, &placement),
+    let mut tell = |restored: Restored| shown.add(&restored);
+    let outcome = match &args.to {
+        Some(dir) => restore::restore_tree(repo, record, dir, &options, &placement, &mut tell),
         None => {
             let targets = targets(repo, record, args)?;
-            restore::restore_streams(repo, record, &targets, &options, &placement)
+            restore::restore_streams(repo, record, &targets, &options, &placement, &mut tell)
         }
     };
-    restored.map_err(Refused::Library)
+    outcome.map_err(Refused::Library)
 }
 
 fn targets(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs) -> Result<Vec<(Vec<u8>, PathBuf)>, Refused> {
@@ -185,12 +281,14 @@ fn refused(refused: Refused, snap: &str, filter: &FilterArgs) -> Failure {
     }
 }
 
-/// Of what is damaged: where it was well.
-fn or_a_good_one(failure: Failure, refreshed: &Refreshed, record: &SnapshotRecord) -> Failure {
-    let is_good = |other: &SnapshotRecord| other.source.id == record.source.id && other.flags.is_empty() && other.time_ns < record.time_ns;
-    match refreshed.snapshots.iter().rev().find(|(_, other)| failure.exit == Exit::Damaged && is_good(other)) {
-        Some((id, _)) => Failure { message: format!("{}; the last good snapshot before it is {}", failure.message, id.short()), ..failure },
-        None => failure,
+impl FailedView {
+    fn of(failed: &Failed) -> Self {
+        FailedView {
+            named: Named::of(&failed.name),
+            located: Located::of(&failed.path),
+            code: code_of(&failed.error),
+            message: failed.error.to_string(),
+        }
     }
 }
 
@@ -216,10 +314,26 @@ impl RestoredView {
     }
 }
 
+impl Default for Done {
+    fn default() -> Self {
+        Done {
+            snapshot: None,
+            bytes: 0,
+            duration_ms: 0.0,
+            key_derivation_ms: 0.0,
+            verified: true,
+            status: "done",
+            restored: Vec::new(),
+            failed: Vec::new(),
+            untried: 0,
+            from: String::new(),
+            streams: 0,
+        }
+    }
+}
+
 impl Done {
     fn text(&self) -> String {
-        /// Above this the paths are no news to anyone.
-        const SHOWN_MAX: usize = 20;
         let mut text = String::new();
         for (index, stream) in self.restored.iter().enumerate() {
             if index < SHOWN_MAX || !stream.kept.is_empty() {
@@ -229,10 +343,15 @@ impl Done {
                 text.push_str(&format!("  what was there is kept as {}\n", printable(&kept.path)));
             }
         }
-        let (streams, bytes) = (count(self.restored.len() as u64, "stream"), output::bytes(self.bytes));
+        let (streams, bytes) = (count(self.streams, "stream"), output::bytes(self.bytes));
         let (took, derivation) = (output::duration(self.duration_ms), output::key_derivation(self.key_derivation_ms));
         let (from, verified) = (printable(&self.from), if self.verified { "verified" } else { "not verified" });
-        text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}\n"));
+        let lacking = match (self.failed.len() as u64, self.untried) {
+            (0, 0) => String::new(),
+            (failed, 0) => format!("; {failed} not restored"),
+            (failed, untried) => format!("; {failed} not restored, {untried} not tried"),
+        };
+        text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}{lacking}\n"));
         text
     }
 }

@@ -155,11 +155,27 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
     }
     for some in gone.chunks(AT_ONCE) {
         continue_unless_cancelled(monitor)?;
-        repo.delete_snapshots(some)?;
+        repo.delete_snapshots(some).map_err(|error| half_done(repo, &gone, error))?;
     }
     report.forgotten = gone;
-    repo.clear_forgotten(&report.forgotten)?;
+    repo.clear_forgotten(&report.forgotten).map_err(|error| half_done(repo, &report.forgotten, error))?;
     Ok(report)
+}
+
+/// What stopped a forget, with what it had done by then.
+fn half_done(repo: &Repository, gone: &[SnapshotId], cause: Error) -> Error {
+    let listed: HashSet<SnapshotId> = match repo.refresh() {
+        Ok(refreshed) => refreshed.snapshots.into_iter().map(|(id, _)| id).collect(),
+        // Nobody can say what is left; something may be gone.
+        Err(_) => HashSet::new(),
+    };
+    match gone.iter().filter(|id| !listed.contains(id)).count() {
+        0 => cause,
+        done => {
+            let detail = format!("{done} of {} snapshots are forgotten, and then: {cause}; the same again goes on", gone.len());
+            Error::half_done(repo.backend().location(), detail)
+        }
+    }
 }
 
 fn continue_unless_cancelled(monitor: &dyn Monitor) -> Result<()> {

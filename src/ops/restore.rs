@@ -1,5 +1,11 @@
 //! Restore: streams of a snapshot become files again. Every chunk is verified before a byte of it is written, and nothing that was there
 //! is lost (see [`super::place`]).
+//!
+//! All destinations are looked at first. What cannot be restored is listed with its reason, and everything else is restored: see [`Outcome`].
+
+mod batch;
+mod fill;
+mod outcome;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -7,9 +13,12 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+pub(super) use fill::{Entries, Filling, Refused};
+pub use outcome::{Failed, Outcome, Restored, Tell};
+
 use super::lost::explained;
 use super::place::tree::Tree;
-use super::place::{DatabaseOptions, Placed, Placement, holes};
+use super::place::{DatabaseOptions, Fill, Placement, holes};
 use super::subtree::{Subtree, subtree, trimmed, with_bytes};
 use crate::error::{Error, Result, joined};
 use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry, StreamRoot};
@@ -17,6 +26,8 @@ use crate::id::ChunkId;
 use crate::progress::Monitor;
 use crate::repo::{ChunkSpan, Reader, Repository, Spans, Spill, zeros};
 
+/// From so many entries on the file system is synced at once instead of each file: it also writes what others have not yet synced.
+const MANY: u64 = 256;
 /// Bytes of chunks that are read together, each frame that they take once.
 const WINDOW_BYTES: u64 = 256 << 20;
 
@@ -39,209 +50,218 @@ impl RestoreOptions {
     }
 
     /// Says how many modes are narrowed because access control lists are not wanted.
-    fn say_narrowed<'e>(&self, entries: impl Iterator<Item = &'e StreamEntry>, monitor: &dyn Monitor) {
-        let is_narrowed = |meta: &FileMeta| meta.mode_without_acl() != meta.mode;
-        let count = if self.no_xattrs { entries.filter(|entry| entry.meta.as_ref().is_some_and(is_narrowed)).count() } else { 0 };
+    fn say_narrowed(&self, fillings: &[&Filling<'_>], files: &[&StreamEntry], monitor: &dyn Monitor) -> Result<()> {
+        if !self.no_xattrs {
+            return Ok(());
+        }
+        let mut count = 0_u64;
+        let mut look = |entry: &StreamEntry| count += u64::from(entry.meta.as_ref().is_some_and(|meta| meta.mode_without_acl() != meta.mode));
+        files.iter().for_each(|entry| look(entry));
+        fillings.iter().try_for_each(|filling| filling.visit(&mut look))?;
         if count > 0 {
             monitor.warn(&format!("{count} access control lists are not restored; the modes give no more than they did"));
         }
+        Ok(())
     }
 }
 
-/// What was restored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restored {
-    /// The stream.
-    pub name: Vec<u8>,
-    /// Its bytes.
-    pub len: u64,
-    /// Where it is, and what was kept of what was there.
-    pub placed: Placed,
-}
-
-/// Restores these streams onto these files, and these directories with all that is below them into these directories.
+/// Restores these streams onto these files, and these directories with all that is below them into these directories, as many as can be.
 ///
 /// # Errors
-/// [`Error::NotFound`] before anything is written if a stream is not in the snapshot; then as [`Placement::place_database`] and its
-/// siblings. Streams restored before the failing one stay restored. [`Error::Corrupt`] with the bytes that are lost, after all streams that are whole
-/// have been restored.
+/// Before anything is written: [`Error::NoSuch`] if a stream is not in the snapshot, [`Error::InvalidArgument`] for destinations that make no sense
+/// together. What concerns one stream is in the outcome.
 pub fn restore_streams(
     repo: &Repository,
     snapshot: &SnapshotRecord,
     targets: &[(Vec<u8>, PathBuf)],
     options: &RestoreOptions,
     placement: &Placement<'_>,
-) -> Result<Vec<Restored>> {
+    tell: &mut Tell<'_>,
+) -> Result<Outcome> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing)?;
     // Of a file with several names the entry is that of the first.
-    let (mut work, mut trees): (Vec<(&[u8], &StreamEntry, &Path)>, Vec<_>) = (Vec::new(), Vec::new());
+    let (mut files, mut trees): (Vec<(&[u8], &StreamEntry, &Path)>, Vec<(&[u8], Subtree, &Path)>) = (Vec::new(), Vec::new());
     for (name, dest) in targets {
+        let live_only = || Error::InvalidArgument("--live is for SQLite databases only".into());
         match subtree(&listing, name) {
-            Some(_) if options.live => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
-            Some(tree) => trees.push((name.as_slice(), dest.as_path(), tree)),
-            None => work.push((name, with_bytes(&listing, name)?, dest)),
+            Some(_) if options.live => return Err(live_only()),
+            Some(tree) => trees.push((name, tree, dest)),
+            None => match with_bytes(&listing, name)? {
+                entry if options.live && !matches!(entry.kind, EntryKind::Sqlite(_)) => return Err(live_only()),
+                entry => files.push((name, entry, dest)),
+            },
         }
     }
     refuse_twice(targets.iter().map(|(_, dest)| dest.as_path()))?;
-    if !options.live {
-        // All of them before the first is touched, so that a set of databases stays one of one time.
-        work.iter().try_for_each(|(_, _, dest)| placement.refuse_if_used(dest))?;
-    }
-    let all = || work.iter().map(|(_, entry, _)| *entry).chain(trees.iter().flat_map(|(_, _, tree)| &tree.entries));
-    options.say_narrowed(all(), placement.monitor);
-    placement.monitor.phase("restoring", Some(all().map(|entry| entry.root.len).sum()));
-    let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
-    for (name, entry, dest) in work {
-        let fill = |file: &File| write_stream(&reader, entry, file, placement.monitor);
-        let (len, meta) = (entry.root.len, options.dress(entry));
-        let placed = match (&entry.kind, options.live) {
-            (EntryKind::Sqlite(_), true) => placement.place_live(dest, len, &fill, options.database),
-            (EntryKind::Sqlite(_), false) => placement.place_database(dest, len, meta, &fill, options.database),
-            (_, true) => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
-            (_, false) => placement.place_file(dest, len, meta, &fill),
+    let dress = |entry: &StreamEntry| options.dress(entry);
+    let mut fillings = Vec::new();
+    for (name, tree, dest) in &trees {
+        let filling = Filling {
+            reader: &reader,
+            entries: Entries::Listed(&tree.entries),
+            total: tree.entries.len() as u64,
+            database: options.database,
+            dress: &dress,
+            monitor: placement.monitor,
         };
-        match placed.map_err(|error| explained(&reader, entry, error, placement.monitor)) {
-            Ok(placed) => restored.push(Restored { name: name.to_vec(), len, placed }),
-            Err(error) => damaged.add(name, error)?,
+        // The directories of a tree, too, are looked at before the first file is touched.
+        let refused = filling.look_ahead(dest)?;
+        fillings.push((*name, tree, *dest, filling, refused));
+    }
+    let all: Vec<&Filling<'_>> = fillings.iter().map(|(_, _, _, filling, _)| filling).collect();
+    options.say_narrowed(&all, &files.iter().map(|(_, entry, _)| *entry).collect::<Vec<_>>(), placement.monitor)?;
+    let jobs = files.into_iter().map(|(name, entry, dest)| {
+        let reader = &reader;
+        let fill = move |file: &File| {
+            let written = write_stream(reader, entry, file, placement.monitor);
+            written.map_err(|error| explained(reader, entry, error, placement.monitor))
+        };
+        let is_database = matches!(entry.kind, EntryKind::Sqlite(_));
+        Job { name, dest, len: entry.root.len, meta: dress(entry), is_database, fill: Box::new(fill) }
+    });
+    let mut outcome = run_jobs(&jobs.collect::<Vec<_>>(), options, placement, tell)?;
+    for (name, tree, dest, filling, refused) in fillings {
+        let below = |short: Vec<u8>| [trimmed(name), b"/", &short].concat();
+        // Their names in the snapshot.
+        let mut tell = |restored: Restored| tell(Restored { name: below(restored.name), ..restored });
+        let bytes = tree.entries.iter().map(|entry| entry.root.len).sum();
+        let own = tree.meta.clone().map(|meta| if options.no_xattrs { meta.without_attributes() } else { meta });
+        let part = match outcome.stopped.is_some() {
+            true => Ok(Outcome { untried: filling.total, ..Outcome::default() }),
+            false => fill_directory(&filling, dest, bytes, refused, own, placement, &mut tell),
+        };
+        match part {
+            Ok(mut part) => {
+                part.failed.iter_mut().for_each(|failed| failed.name = below(std::mem::take(&mut failed.name)));
+                outcome.add(part);
+            }
+            Err(error) => outcome.failed.push(Failed { name: name.to_vec(), path: dest.to_path_buf(), error }),
         }
     }
-    for (name, dest, tree) in trees {
-        let (below, more) = restore_subtree(&reader, name, &tree, dest, options, placement)?;
-        restored.extend(below);
-        damaged.extend(more);
-    }
-    damaged.or(restored)
+    Ok(outcome)
 }
 
-/// Restores a directory of a snapshot as `dest`. One that is there keeps its own attributes, as the directory of a whole tree does.
-fn restore_subtree(
-    reader: &Reader,
-    name: &[u8],
-    subtree: &Subtree,
-    dest: &Path,
-    options: &RestoreOptions,
-    placement: &Placement<'_>,
-) -> Result<(Vec<Restored>, Damaged)> {
-    let is_new = !dest.exists();
-    let tree = Tree::open(placement, dest)?;
-    if is_new && let Some(meta) = &subtree.meta {
-        tree.dress_root(if options.no_xattrs { meta.clone().without_attributes() } else { meta.clone() });
-    }
-    let dress = |entry: &StreamEntry| options.dress(entry);
-    let (mut restored, damaged) = fill_tree(reader, &subtree.entries, &tree, options.database, &dress, placement.monitor)?;
-    tree.finish()?;
-    for stream in &mut restored {
-        // Their names in the snapshot.
-        stream.name = [trimmed(name), b"/", &stream.name].concat();
-    }
-    Ok((restored, damaged))
+/// A file or a database that goes to a place of its own.
+pub(super) struct Job<'j> {
+    pub name: &'j [u8],
+    pub dest: &'j Path,
+    pub len: u64,
+    pub meta: Option<FileMeta>,
+    pub is_database: bool,
+    pub fill: Box<Fill<'j>>,
 }
 
-/// Restores all streams as files into a directory.
+/// Does all of them that can be done. All destinations are looked at before the first is touched.
 ///
 /// # Errors
-/// As [`restore_streams`].
+/// [`Error::InvalidArgument`] if two have the same destination.
+pub(super) fn run_jobs(jobs: &[Job<'_>], options: &RestoreOptions, placement: &Placement<'_>, tell: &mut Tell<'_>) -> Result<Outcome> {
+    refuse_twice(jobs.iter().map(|job| job.dest))?;
+    let mut outcome = Outcome::default();
+    let mut ready = Vec::new();
+    for job in jobs {
+        match if options.live { Ok(()) } else { placement.refuse_if_used(job.dest) } {
+            Ok(()) => ready.push(job),
+            Err(error) => outcome.failed.push(Failed { name: job.name.to_vec(), path: job.dest.to_path_buf(), error }),
+        }
+    }
+    placement.monitor.phase("restoring", Some(ready.iter().map(|job| job.len).sum()));
+    for job in &ready {
+        let placed = match (job.is_database, options.live) {
+            _ if placement.monitor.cancelled() => Err(Error::Cancelled),
+            (true, true) => placement.place_live(job.dest, job.len, &job.fill, options.database),
+            (true, false) => placement.place_database(job.dest, job.len, job.meta.clone(), &job.fill, options.database),
+            (false, true) => Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
+            (false, false) => placement.place_file(job.dest, job.len, job.meta.clone(), &job.fill),
+        };
+        match placed {
+            Ok(placed) => {
+                outcome.restored += 1;
+                outcome.bytes += job.len;
+                tell(Restored { name: job.name.to_vec(), len: job.len, placed });
+            }
+            Err(error) if fill::concerns_one(&error) => {
+                outcome.failed.push(Failed { name: job.name.to_vec(), path: job.dest.to_path_buf(), error });
+            }
+            Err(error) => {
+                outcome.stopped = Some(error);
+                break;
+            }
+        }
+    }
+    outcome.untried = (jobs.len() as u64).saturating_sub(outcome.restored + outcome.failed.len() as u64);
+    Ok(outcome)
+}
+
+/// Restores all streams as files into a directory, as many as can be.
+///
+/// # Errors
+/// Before anything is written, when the listing cannot be read, the directory cannot be used or there is no space. What concerns one stream is in
+/// the outcome.
 pub fn restore_tree(
     repo: &Repository,
     snapshot: &SnapshotRecord,
     dir: &Path,
     options: &RestoreOptions,
     placement: &Placement<'_>,
-) -> Result<Vec<Restored>> {
+    tell: &mut Tell<'_>,
+) -> Result<Outcome> {
     let reader = Reader::new(repo);
-    let listing = reader.listing(&snapshot.listing)?;
-    options.say_narrowed(listing.iter(), placement.monitor);
-    placement.monitor.phase("restoring", Some(snapshot.logical_bytes));
-    let tree = Tree::open(placement, dir)?;
-    let (restored, damaged) = fill_tree(&reader, &listing, &tree, options.database, &|entry| options.dress(entry), placement.monitor)?;
-    tree.finish()?;
-    damaged.or(restored)
+    let filling = Filling {
+        reader: &reader,
+        entries: Entries::Stored(&snapshot.listing),
+        total: snapshot.entries,
+        database: options.database,
+        dress: &|entry| options.dress(entry),
+        monitor: placement.monitor,
+    };
+    options.say_narrowed(&[&filling], &[], placement.monitor)?;
+    let refused = filling.look_ahead(dir)?;
+    fill_directory(&filling, dir, snapshot.logical_bytes, refused, None, placement, tell)
 }
 
-/// Puts all entries of a listing into a directory, each with the attributes that `dress` gives it. Those that are damaged are left out.
-pub(super) fn fill_tree(
-    reader: &Reader,
-    listing: &[StreamEntry],
-    tree: &Tree<'_>,
-    database: DatabaseOptions,
-    dress: &dyn Fn(&StreamEntry) -> Option<FileMeta>,
-    monitor: &dyn Monitor,
-) -> Result<(Vec<Restored>, Damaged)> {
-    let (mut restored, mut damaged) = (Vec::new(), Damaged::default());
-    for entry in listing {
-        if monitor.cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let fill = |file: &File| write_stream(reader, entry, file, monitor);
-        let (name, len, meta) = (entry.name.as_slice(), entry.root.len, dress(entry));
-        let placed = match &entry.kind {
-            EntryKind::Sqlite(_) => tree.database(name, len, meta, &fill, database),
-            EntryKind::File => tree.file(name, len, meta, &fill),
-            EntryKind::Directory => tree.directory(name, meta).map(|path| Placed { path, ..Placed::default() }),
-            EntryKind::Symlink(target) => tree.symlink(name, target, meta),
-            EntryKind::HardLink(other) if damaged.names.contains(other) => {
-                let detail = format!("it is a further name of {}, which is", String::from_utf8_lossy(other));
-                Err(Error::corrupt(format!("stream {}", String::from_utf8_lossy(name)), detail))
-            }
-            EntryKind::HardLink(other) => tree.hard_link(name, other),
-        };
-        match placed.map_err(|error| explained(reader, entry, error, monitor)) {
-            Ok(placed) => restored.push(Restored { name: entry.name.clone(), len, placed }),
-            Err(error) => damaged.add(name, error)?,
-        }
+/// Fills a directory, which gets the attributes `own` if it is made for that.
+///
+/// # Errors
+/// As [`restore_tree`].
+fn fill_directory(
+    filling: &Filling<'_>,
+    dir: &Path,
+    logical_bytes: u64,
+    refused: Refused,
+    own: Option<FileMeta>,
+    placement: &Placement<'_>,
+    tell: &mut Tell<'_>,
+) -> Result<Outcome> {
+    refuse_if_full(filling, dir, logical_bytes, placement)?;
+    placement.monitor.phase("restoring", Some(logical_bytes));
+    let is_new = !dir.exists();
+    let tree = match filling.total >= MANY {
+        true => Tree::open_for_many(placement, dir)?,
+        false => Tree::open(placement, dir)?,
+    };
+    own.filter(|_| is_new).into_iter().for_each(|own| tree.dress_root(own));
+    let mut outcome = filling.fill(&tree, refused, tell);
+    if !outcome.is_changed() {
+        tree.undo();
+    } else if let Err(error) = tree.finish() {
+        outcome.stopped.get_or_insert(error);
     }
-    Ok((restored, damaged))
+    Ok(outcome)
 }
 
-/// Streams that cannot be given back; the others are.
-#[derive(Default)]
-pub(super) struct Damaged {
-    names: HashSet<Vec<u8>>,
-    errors: Vec<Error>,
-}
-
-impl Damaged {
-    /// # Errors
-    /// The error itself, if it is no damage.
-    fn add(&mut self, name: &[u8], error: Error) -> Result<()> {
-        if !error.is_damage() && !matches!(error, Error::Unsound { .. }) {
-            return Err(error);
-        }
-        self.names.insert(name.to_vec());
-        self.errors.push(error);
-        Ok(())
+/// Refuses what does not fit. Holes take no space; they are only asked for where the whole length would not fit.
+fn refuse_if_full(filling: &Filling<'_>, dir: &Path, logical_bytes: u64, placement: &Placement<'_>) -> Result<()> {
+    if placement.refuse_if_full(dir, logical_bytes).is_ok() {
+        return Ok(());
     }
-
-    /// Takes over those of another part.
-    fn extend(&mut self, other: Damaged) {
-        self.names.extend(other.names);
-        self.errors.extend(other.errors);
-    }
-
-    /// What was restored, if that is all.
-    fn or(self, restored: Vec<Restored>) -> Result<Vec<Restored>> {
-        let note = match restored.len() {
-            0 => String::new(),
-            others => format!("; all else that was asked for is restored ({others})"),
-        };
-        self.refuse(&note).map(|()| restored)
-    }
-
-    /// All that is damaged, in one error that ends with this note.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if anything is.
-    pub(super) fn refuse(mut self, note: &str) -> Result<()> {
-        match (self.errors.pop(), self.errors.as_slice()) {
-            (None, _) => Ok(()),
-            (Some(only), []) if note.is_empty() => Err(only),
-            (Some(last), before) => {
-                let all: Vec<String> = before.iter().chain([&last]).map(ToString::to_string).collect();
-                Err(Error::corrupt("the snapshot", format!("{}{note}", all.join("; "))))
-            }
-        }
-    }
+    let mut needed = 0_u64;
+    filling.visit(&mut |entry| {
+        let holes = entry.meta.as_ref().map_or(0, |meta| meta.holes);
+        needed = needed.saturating_add(entry.root.len.saturating_sub(holes));
+    })?;
+    placement.refuse_if_full(dir, needed)
 }
 
 /// Writes one stream to `out`, in order. What was written before a failure is verified.
@@ -323,7 +343,7 @@ fn write_window(
         let Some(span) = window.get(number) else { return Ok(()) };
         check_len(span, bytes)?;
         let written = if has_holes { holes::write(file, bytes, span.offset) } else { file.write_all_at(bytes, span.offset) };
-        written.map_err(|e| Error::backend("write", "the restored file", e))?;
+        written.map_err(|e| not_written(&e))?;
         monitor.advance(bytes.len() as u64);
         Ok(())
     })
@@ -340,6 +360,10 @@ fn next_window(spans: &mut Spans<'_>) -> Result<Vec<ChunkSpan>> {
         window.push(span);
     }
     Ok(window)
+}
+
+pub(super) fn not_written(cause: &std::io::Error) -> Error {
+    Error::destination("the new file", format!("cannot be written: {cause}; what was there is unchanged"))
 }
 
 /// A chunk must have the length that its tree says.

@@ -27,5 +27,9 @@ fn a_corrupt_page_flags_the_snapshot_and_the_next_good_one_is_still_a_small_delt
     let mended = back_up(&repo, &path, 3);
     assert!(mended.record.flags.is_empty());
     assert_eq!(mended.record.parent, Some(bad.id));
-    assert!(mended.record.stats.new_chunks <= 1 && mended.record.stats.zstd_bytes == 0, "{:?}", mended.record.stats);
+    let stats = mended.record.stats;
+    assert!(
+        stats.new_chunks <= 2 && stats.zstd_bytes + stats.raw_bytes < 2000,
+        "the chunk with the page, as a delta, and the listing: {stats:?}"
+    );
 }

@@ -284,6 +284,15 @@ impl Disk for Plain {
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
         RealDisk.create(path, parts, mode)
     }
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+        RealDisk.create_new(path, mode)
+    }
+    fn can_sync_filesystem(&self, dir: &File) -> bool {
+        RealDisk.can_sync_filesystem(dir)
+    }
+    fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()> {
+        RealDisk.sync_filesystem(dir, path)
+    }
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
         RealDisk.sync_file(file, path)
     }

@@ -14,6 +14,7 @@ mod mislead;
 mod once;
 mod page;
 mod parity;
+mod partial;
 mod passphrase;
 mod pipes;
 mod places;

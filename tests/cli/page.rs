@@ -141,6 +141,11 @@ fn make_documents(place: &Place, page: &mut Page) {
     }
     page_of(page, "restore", &["restore", "latest~1", "--to", "out"]);
     page_of(page, "restore", &["restore", "latest", "a.db=a.db"]);
+    // A file whose place a directory has is not restored, nor its further name.
+    let odd = place.path("out").join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"odd\xff"));
+    std::fs::remove_file(&odd).unwrap();
+    std::fs::create_dir(&odd).unwrap();
+    page_of(page, "restore", &["restore", "latest~1", "--to", "out"]);
     page_of(page, "check", &["check"]);
     page_of(page, "check", &["check", "--read-data-subset", "50%"]);
     page_of(page, "check", &["check", "--read-data"]);
@@ -161,6 +166,7 @@ fn make_documents(place: &Place, page: &mut Page) {
     page_of(page, "snapshots", &["snapshots"]);
     page_of(page, "stats", &["stats"]);
     page_of(page, "forget", &["forget", "--keep-last", "1", "--dry-run", "--group-by", "tags"]);
+    page_of(page, "forget", &["forget", "--keep-last", "9", "--dry-run", "--group-by", "host"]);
     page_of(page, "forget", &["forget", "--keep-last", "1", "--source", "a.db"]);
     place.database("c.db", 500);
     place.ok(["backup", "sqlite", "c.db"]);

@@ -131,7 +131,7 @@ impl Actor<'_> {
         let _ = std::fs::remove_file(&path);
         let placement = Placement { disk: &RealDisk, timestamp: format!("{}", self.clock), monitor: &Silent };
         let options = RestoreOptions { database: DatabaseOptions::default(), live: false, no_xattrs: false };
-        restore_streams(repo, &record(repo, id)?, &[(b"db".to_vec(), path.clone())], &options, &placement)?;
+        restore_streams(repo, &record(repo, id)?, &[(b"db".to_vec(), path.clone())], &options, &placement, &mut |_| {})?.whole()?;
         Ok(Done::Read(Some((*id, std::fs::read(path).unwrap()))))
     }
 }

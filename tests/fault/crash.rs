@@ -9,7 +9,7 @@ use icecore::Error;
 use icecore::backend::disk::{Disk, RealDisk};
 use icecore::backend::{Backend, LocalBackend, ObjectKey};
 use icecore::ops::place::{DatabaseOptions, Placement};
-use icecore::ops::restore::{RestoreOptions, restore_streams};
+use icecore::ops::restore::{Outcome, RestoreOptions, restore_streams};
 use icecore::progress::Silent;
 
 use crate::hook::{Call, Fate, Hooked};
@@ -245,7 +245,7 @@ fn a_killed_restore_leaves_the_repository_as_it_is() {
         let placement = Placement { disk: &*disk as &dyn Disk, timestamp: "20261123T031500Z".into(), monitor: &Silent };
         let options = RestoreOptions { database: DatabaseOptions::default(), live: false, no_xattrs: false };
         let targets: [(Vec<u8>, PathBuf); 1] = [(b"db".to_vec(), world.path("disk").join("db"))];
-        let restored = restore_streams(&repo, record, &targets, &options, &placement).map(drop);
+        let restored = restore_streams(&repo, record, &targets, &options, &placement, &mut |_| {}).and_then(Outcome::whole);
         (world, disk, restored)
     };
     let (world, disk, restored) = run(u64::MAX);

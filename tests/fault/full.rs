@@ -39,6 +39,19 @@ impl Disk for Limited {
         if fits == bytes.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) }
     }
 
+    /// What is written through the file is not counted: packs and records come in one piece.
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+        RealDisk.create_new(path, mode)
+    }
+
+    fn can_sync_filesystem(&self, dir: &File) -> bool {
+        RealDisk.can_sync_filesystem(dir)
+    }
+
+    fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()> {
+        RealDisk.sync_filesystem(dir, path)
+    }
+
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
         RealDisk.sync_file(file, path)
     }

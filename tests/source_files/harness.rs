@@ -53,7 +53,7 @@ pub fn try_run(repo: &Repository, source: &dyn Source, time: i64, monitor: &dyn 
 
 pub fn restore(repo: &Repository, report: &BackupReport, to: &Path) {
     let placement = Placement { disk: &RealDisk, timestamp: "20261123T031500Z".into(), monitor: &Silent };
-    restore_tree(repo, &report.record, to, &RestoreOptions::default(), &placement).unwrap();
+    restore_tree(repo, &report.record, to, &RestoreOptions::default(), &placement, &mut |_| {}).unwrap().whole().unwrap();
 }
 
 pub fn listing(repo: &Repository, report: &BackupReport) -> Vec<StreamEntry> {

@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod attributes;
+#[path = "../support/crashdisk.rs"]
+mod crashdisk;
+
 mod changes;
 mod databases;
 mod good;
 mod harness;
+mod many;
 mod names;
 mod selection;
 mod sparse;

@@ -225,6 +225,33 @@ impl Disk for CrashDisk {
         Ok(())
     }
 
+    /// One step: neither contents nor name are durable.
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
+        let place = self.locate(path)?;
+        let full = self.root.join(&place.0).join(&place.1);
+        let mut state = self.lock();
+        state.step(|| format!("create-new {}", show(&place)))?;
+        let file = File::options().read(true).write(true).create_new(true).mode(mode).open(&full)?;
+        let id = state.keep(&full, false)?;
+        state.pending.push(vec![Effect { directory: place.0.clone(), name: place.1.clone(), node: Some(Node::File(id)) }]);
+        Ok(file)
+    }
+
+    fn can_sync_filesystem(&self, _dir: &File) -> bool {
+        true
+    }
+
+    /// Everything that this disk made is durable.
+    fn sync_filesystem(&self, _dir: &File, path: &Path) -> io::Result<()> {
+        let directory = self.locate_directory(path)?;
+        let mut state = self.lock();
+        state.step(|| format!("syncfs {}", directory.display()))?;
+        let State { pending, durable, synced, .. } = &mut *state;
+        pending.drain(..).flatten().for_each(|effect| effect.apply(durable));
+        synced.fill(true);
+        Ok(())
+    }
+
     fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
         let place = self.locate(path)?;
         let mut state = self.lock();

@@ -12,7 +12,7 @@ use super::manifest::{Found, MANIFEST_LEN_MAX, MANIFEST_NAME};
 use super::sums::{self, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, ReadError, read_hashed};
 use crate::error::{Error, Result};
 use crate::ops::place::{DatabaseOptions, Placement};
-use crate::ops::restore::{Restored, refuse_twice};
+use crate::ops::restore::{Job, Outcome, RestoreOptions, Tell, not_written, run_jobs};
 use crate::progress::Monitor;
 use crate::source::sqlite::is_sqlite;
 
@@ -122,39 +122,39 @@ fn verify(dir: &Path, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result<
     }
 }
 
-/// Restores files of a directory onto these destinations, each verified again as it is copied, and what was there kept as by
+/// Restores files of a directory onto these destinations, as many as can be, each verified again as it is copied, and what was there kept as by
 /// [`super::super::restore::restore_streams`].
 ///
 /// # Errors
-/// [`Error::Source`] for a file that is not there or has changes in a log beside it; [`Error::Corrupt`] for one that `checksums.txt` does
-/// not name, or that has changed since it was verified; then as [`Placement::place_database`] and its siblings.
+/// Before anything is written: [`Error::Source`] for a file that is not there or has changes in a log beside it; [`Error::Corrupt`] for one that
+/// `checksums.txt` does not name. What concerns one file is in the outcome, also that it has changed since it was verified.
 pub fn restore_given(
     given: &Given,
     targets: &[(Vec<u8>, PathBuf)],
     options: &FromOptions,
     placement: &Placement<'_>,
-) -> Result<Vec<Restored>> {
-    refuse_twice(targets.iter().map(|(_, dest)| dest.as_path()))?;
-    let mut work = Vec::new();
+    tell: &mut Tell<'_>,
+) -> Result<Outcome> {
+    let mut inputs = Vec::new();
     for (name, dest) in targets {
-        work.push((Input::open(given, name)?, name, dest));
-        if !options.live {
-            placement.refuse_if_used(dest)?;
+        let input = Input::open(given, name)?;
+        if options.live && !input.is_database {
+            return Err(Error::InvalidArgument("--live is for SQLite databases only".into()));
         }
+        inputs.push((input, name, dest));
     }
-    placement.monitor.phase("restoring", Some(work.iter().map(|(input, ..)| input.len).sum()));
-    let mut restored = Vec::new();
-    for (input, name, dest) in work {
-        let fill = |to: &File| input.copy(to, placement.monitor);
-        let placed = match (input.is_database, options.live) {
-            (true, true) => placement.place_live(dest, input.len, &fill, options.database)?,
-            (true, false) => placement.place_database(dest, input.len, None, &fill, options.database)?,
-            (false, true) => return Err(Error::InvalidArgument("--live is for SQLite databases only".into())),
-            (false, false) => placement.place_file(dest, input.len, None, &fill)?,
-        };
-        restored.push(Restored { name: name.clone(), len: input.len, placed });
-    }
-    Ok(restored)
+    let jobs: Vec<Job<'_>> = inputs
+        .iter()
+        .map(|(input, name, dest)| Job {
+            name,
+            dest,
+            len: input.len,
+            meta: None,
+            is_database: input.is_database,
+            fill: Box::new(|to: &File| input.copy(to, placement.monitor)),
+        })
+        .collect();
+    run_jobs(&jobs, &RestoreOptions { database: options.database, live: options.live, no_xattrs: false }, placement, tell)
 }
 
 /// A file to restore.
@@ -196,7 +196,7 @@ impl Input {
         let write = |offset: u64, bytes: &[u8]| {
             // More than was announced would be written past the reserved space.
             match offset.saturating_add(bytes.len() as u64) <= self.len {
-                true => to.write_all_at(bytes, offset).map_err(|e| Error::backend("write", "the restored file", e)),
+                true => to.write_all_at(bytes, offset).map_err(|e| not_written(&e)),
                 false => Err(self.changed()),
             }
         };

@@ -23,7 +23,7 @@ pub use sums::{CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, FileHash};
 use self::swap::{Place, Staging};
 use super::place::tree::Tree;
 use super::place::{DatabaseOptions, Findings, Placement};
-use super::restore::fill_tree;
+use super::restore::{Entries, Filling, Refused, Restored};
 use crate::backend::disk::Disk;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry};
@@ -106,8 +106,18 @@ fn write_streams(
     };
     let database = DatabaseOptions { accept_damaged: options.accept_damaged, ..DatabaseOptions::default() };
     let tree = Tree::open(placement, &staging.path)?;
-    let (written, damaged) = fill_tree(reader, listing, &tree, database, &dress, placement.monitor)?;
-    damaged.refuse("").map_err(|error| match error {
+    let (entries, total, monitor) = (Entries::Listed(listing), listing.len() as u64, placement.monitor);
+    let filling = Filling { reader, entries, total, database, dress: &dress, monitor };
+    let mut findings = Vec::new();
+    let mut tell = |restored: Restored| {
+        if restored.placed.findings != Findings::default() {
+            findings.push((restored.name, restored.placed.findings));
+        }
+    };
+    let mut outcome = filling.fill(&tree, Refused::new(), &mut tell);
+    // Of an export nothing is kept if it lacks something.
+    outcome.restored = 0;
+    outcome.whole().map_err(|error| match error {
         // In the export, not in the directory that would have become it.
         Error::Unsound { path, detail } => {
             Error::Unsound { path: path.strip_prefix(tree.root()).map(Path::to_path_buf).unwrap_or(path), detail }
@@ -115,8 +125,7 @@ fn write_streams(
         other => other,
     })?;
     tree.finish()?;
-    let findings = written.into_iter().map(|file| (file.name, file.placed.findings));
-    Ok(findings.filter(|(_, findings)| *findings != Findings::default()).collect())
+    Ok(findings)
 }
 
 /// Reads every file again, and gives the manifest and the text of `checksums.txt`.

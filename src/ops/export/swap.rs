@@ -196,7 +196,7 @@ impl Place {
         self.swap(disk, &staging, old).map_err(|e| failed(&self.path, "rename the new directory to it", e))?;
         let other = staging.path.clone();
         staging.placed = true;
-        let undone = |e| Error::destination(&self.path, format!("the new one is in place, but a power cut now may undo that: {e}"));
+        let undone = |e| Error::half_done(&self.path, format!("the new one is in place, but a power cut now may undo that: {e}"));
         disk.sync_dir(&self.above).map_err(undone)?;
         match old {
             Old::Absent => Ok(None),

@@ -10,6 +10,7 @@
 //! 4. *There is none*: side files that lie there all the same get kept names and are removed before the rename, so that they are never
 //!    replayed onto the new database.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -84,12 +85,17 @@ impl Placement<'_> {
 
     /// Gives the new file its attributes: its own, else those of the file that it replaces.
     pub(super) fn dress(&self, temp: &Temp<'_>, target: &Target, meta: Option<FileMeta>, special_bits: bool) -> Result<()> {
+        self.dress_file(&temp.file, target, meta, special_bits)
+    }
+
+    /// The same for a new file that has another hidden name.
+    pub(super) fn dress_file(&self, file: &File, target: &Target, meta: Option<FileMeta>, special_bits: bool) -> Result<()> {
         if let Some(meta) = meta {
-            self.apply_meta(&temp.file, &target.path, &meta, special_bits);
+            self.apply_meta(file, &target.path, &meta, special_bits);
         } else if let Some(old) = target.metadata()? {
-            let now = temp.file.metadata().map_err(|e| failed(&temp.path, "read its attributes", e))?;
+            let now = file.metadata().map_err(|e| failed(&target.path, "read the attributes of the new one", e))?;
             let old = self.attributes_of(&target.path, &old);
-            self.apply_meta(&temp.file, &target.path, &FileMeta { mtime_ns: meta_of(&now).mtime_ns, ..old }, false);
+            self.apply_meta(file, &target.path, &FileMeta { mtime_ns: meta_of(&now).mtime_ns, ..old }, false);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //!
 //! The exclusive lock is kept until the new database has the name, so that nobody starts to write into the old one in between.
 
+use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
@@ -50,11 +51,14 @@ pub(super) fn open_file(path: &Path) -> Option<File> {
 /// A first look, before the new bytes are written: refuses what is in use as far as that can be seen without touching it.
 pub(super) fn refuse_if_used(path: &Path, meta: &Metadata, file: Option<&File>) -> Result<()> {
     refuse_if_open(path, meta)?;
-    if let Some(file) = file {
-        lock_whole(path, file)?;
-        // Only a look: SQLite takes its own locks later.
-        let _ = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingUnlock);
-    }
+    file.map_or(Ok(()), |file| refuse_if_locked(path, file))
+}
+
+/// The part of this look that asks for locks.
+pub(super) fn refuse_if_locked(path: &Path, file: &File) -> Result<()> {
+    lock_whole(path, file)?;
+    // Only a look: SQLite takes its own locks later.
+    let _ = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingUnlock);
     Ok(())
 }
 
@@ -154,6 +158,23 @@ fn open_elsewhere(meta: &Metadata) -> Vec<String> {
         }
     }
     holders
+}
+
+/// Every file that other processes have open, by device and inode, as far as they may be looked into: one look for many files.
+#[cfg(target_os = "linux")]
+pub(super) fn open_anywhere() -> HashSet<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = processes.filter(|process| process.file_name().to_str().is_some_and(|name| name != own && name.parse::<u32>().is_ok()));
+    let files = others.filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok()).flatten().flatten();
+    files.filter_map(|file| std::fs::metadata(file.path()).ok()).map(|open| (open.dev(), open.ino())).collect()
+}
+
+/// Every file that other processes have open: unknown here.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn open_anywhere() -> HashSet<(u64, u64)> {
+    HashSet::new()
 }
 
 /// Other processes that have this file open: unknown here.

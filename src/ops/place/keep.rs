@@ -1,4 +1,7 @@
 //! Second names for what was there: `NAME.pre_restore.TIMESTAMP`.
+//!
+//! Where that is too long for the file system, with the longest suffix that SQLite adds, the beginning of NAME stands for it, with `~` and 8 hex
+//! digits of the BLAKE3 of the whole NAME: `BEGINNING~1a2b3c4d.pre_restore.TIMESTAMP`.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -54,15 +57,24 @@ impl Placement<'_> {
     /// a kept database opens with its own WAL. `open` is the file itself where locks on it must survive a copy: opening and closing it
     /// again would drop them.
     pub(super) fn keep(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
-        self.under_free_stem(target, |stem| self.keep_as(target, stem, suffixes, open))
+        let kept = self.keep_unsynced(target, suffixes, open)?;
+        if let Err(e) = self.disk.sync_dir(&target.dir) {
+            self.forget(&kept);
+            return Err(failed(&target.path, "make the kept name durable", e));
+        }
+        Ok(kept)
+    }
+
+    /// The same, but the second names are not durable yet.
+    pub(super) fn keep_unsynced(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
+        self.under_free_name(target, |kept| self.keep_as(target, kept, suffixes, open))
     }
 
     /// Gives a finished copy of what is at the target a kept name, durably.
     pub(super) fn keep_copy(&self, target: &Target, mut copy: Temp<'_>) -> Result<PathBuf> {
-        let kept = self.under_free_stem(target, |stem| {
-            let path = target.with_suffix(stem);
-            name_copy(&mut copy, &target.path, &path)?;
-            Ok(path)
+        let kept = self.under_free_name(target, |kept| {
+            name_copy(&mut copy, &target.path, &kept.path)?;
+            Ok(kept.path.clone())
         })?;
         self.disk.sync_dir(&target.dir).map_err(|e| {
             let _ = self.disk.remove_file(&kept);
@@ -72,13 +84,13 @@ impl Placement<'_> {
     }
 
     /// Tries kept names until one is free.
-    fn under_free_stem<T>(&self, target: &Target, mut attempt: impl FnMut(&str) -> Result<T, KeepError>) -> Result<T> {
+    fn under_free_name<T>(&self, target: &Target, mut attempt: impl FnMut(&Target) -> Result<T, KeepError>) -> Result<T> {
         for counter in 0..COUNTER_MAX {
-            let stem = self.kept_name(counter);
-            if !is_free(target, &stem)? {
+            let kept = target.kept(&self.kept_suffix(counter));
+            if !is_free(&kept)? {
                 continue;
             }
-            match attempt(&stem) {
+            match attempt(&kept) {
                 Ok(kept) => return Ok(kept),
                 Err(KeepError::Taken) => {}
                 Err(KeepError::Other(error)) => return Err(error),
@@ -87,17 +99,17 @@ impl Placement<'_> {
         Err(Error::destination(&target.path, "no free name for what is there now; remove old .pre_restore files"))
     }
 
-    fn kept_name(&self, counter: u32) -> String {
+    fn kept_suffix(&self, counter: u32) -> String {
         match counter {
             0 => format!(".pre_restore.{}", self.timestamp),
             n => format!(".pre_restore.{}.{n}", self.timestamp),
         }
     }
 
-    fn keep_as(&self, target: &Target, stem: &str, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept, KeepError> {
+    fn keep_as(&self, target: &Target, to: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept, KeepError> {
         let mut kept = Kept::default();
         for &suffix in suffixes {
-            let (from, path) = (target.with_suffix(suffix), target.with_suffix(format!("{stem}{suffix}")));
+            let (from, path) = (target.with_suffix(suffix), to.with_suffix(suffix));
             let named = look(&from).and_then(|identity| {
                 self.second_name(target, &from, &path, open.filter(|_| suffix.is_empty()))?;
                 Ok(identity)
@@ -109,10 +121,6 @@ impl Placement<'_> {
                     return Err(error);
                 }
             }
-        }
-        if let Err(e) = self.disk.sync_dir(&target.dir) {
-            self.forget(&kept);
-            return Err(KeepError::Other(failed(&target.path, "make the kept name durable", e)));
         }
         Ok(kept)
     }
@@ -128,6 +136,18 @@ impl Placement<'_> {
     }
 
     fn copy(&self, target: &Target, from: &Path, to: &Path, open: Option<&File>) -> Result<(), KeepError> {
+        let kind = std::fs::symlink_metadata(from).map_err(|e| KeepError::Other(failed(from, "look at it", e)))?.file_type();
+        if kind.is_symlink() {
+            // The link itself is kept, not what it points to.
+            let made = std::fs::read_link(from).and_then(|link| std::os::unix::fs::symlink(link, to));
+            return made.map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => KeepError::Taken,
+                _ => KeepError::Other(failed(from, "keep a copy of this link", e)),
+            });
+        }
+        if !kind.is_file() {
+            return Err(KeepError::Other(Error::destination(from, "is no regular file, and cannot be kept here; move it away first")));
+        }
         let mut temp = self.copy_to_temp(target, from, open).map_err(KeepError::Other)?;
         name_copy(&mut temp, from, to)
     }
@@ -151,7 +171,7 @@ impl Placement<'_> {
     }
 
     /// Takes second names away again while the first ones are still there.
-    fn forget(&self, kept: &Kept) {
+    pub(super) fn forget(&self, kept: &Kept) {
         for file in &kept.files {
             // A second name too many is harmless.
             let _ = self.disk.remove_file(&file.path);
@@ -177,14 +197,14 @@ impl Placement<'_> {
             self.forget(kept);
             return cause;
         }
-        Error::destination(&target.path, format!("{cause}; and then it could not be put back: what was there lies at {}", kept.list()))
+        Error::half_done(&target.path, format!("{cause}; and then it could not be put back: what was there lies at {}", kept.list()))
     }
 
     /// The last step: from here on the new name survives a power cut.
     pub(super) fn settle_name(&self, target: &Target, kept: &Kept) -> Result<()> {
         self.disk.sync_dir(&target.dir).map_err(|e| {
             let was = if kept.is_empty() { String::new() } else { format!("; what was there lies at {}", kept.list()) };
-            Error::destination(&target.path, format!("the new one is in place, but a power cut now may undo that: {e}{was}"))
+            Error::half_done(&target.path, format!("the new one is in place, but a power cut now may undo that: {e}{was}"))
         })
     }
 }
@@ -203,9 +223,9 @@ fn name_copy(copy: &mut Temp<'_>, of: &Path, to: &Path) -> Result<(), KeepError>
 }
 
 /// Whether neither this kept name nor one that SQLite would take for its side file is there.
-fn is_free(target: &Target, stem: &str) -> Result<bool> {
+fn is_free(kept: &Target) -> Result<bool> {
     for suffix in [""].iter().chain(&SIDES) {
-        if lookup(&target.with_suffix(format!("{stem}{suffix}")))?.is_some() {
+        if lookup(&kept.with_suffix(suffix))?.is_some() {
             return Ok(false);
         }
     }

@@ -53,7 +53,7 @@ impl Placement<'_> {
         let kept = self.transfer(&target, &old, &file, (&new, &mut live), options.busy_timeout)?;
         drop(new);
         self.disk.sync_dir(&target.dir).map_err(|e| {
-            Error::destination(
+            Error::half_done(
                 &target.path,
                 format!("the new content is in place, but a power cut now may undo that: {e}; the old lies at {}", kept.display()),
             )

@@ -17,7 +17,9 @@
 //! calling process itself must not have the destination open, because closing any handle on a file gives up the locks that SQLite
 //! holds on it in the same process (<https://sqlite.org/howtocorrupt.html>, section 2.2).
 
+pub(super) mod ahead;
 mod attributes;
+pub(super) mod batch;
 pub(super) mod check;
 mod database;
 pub mod holder;

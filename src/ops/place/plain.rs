@@ -43,4 +43,12 @@ impl Placement<'_> {
             None => Ok(Kept::default()),
         }
     }
+
+    /// The same, but the kept name is not durable yet.
+    pub(super) fn keep_if_there_unsynced(&self, target: &Target) -> Result<Kept> {
+        match target.metadata()? {
+            Some(_) => self.keep_unsynced(target, &[""], None),
+            None => Ok(Kept::default()),
+        }
+    }
 }

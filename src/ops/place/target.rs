@@ -14,8 +14,14 @@ pub(super) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// The side files that hold data; `-shm` is an index of the WAL that is rebuilt from it.
 pub(super) const DATA_SIDES: [&str; 2] = ["-wal", "-journal"];
 
+/// Bytes of the longest of [`SIDES`].
+const SIDE_BYTES_MAX: usize = 8;
+
 /// Most bytes of a name in a directory (Linux: NAME_MAX, limits.h; macOS counts characters, which are no more).
 const NAME_BYTES_MAX: usize = 255;
+
+/// What every file system takes: eCryptfs takes the fewest of those in use. The file system is asked only about longer names.
+const NAME_BYTES_ANYWHERE: usize = 143;
 
 /// Symbolic links that are followed before a destination is given up as a loop (Linux: 40, path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -95,9 +101,30 @@ impl Target {
     /// A hidden name beside the path; of a name that would become too long only the beginning is in it.
     pub fn hidden(&self, suffix: &str) -> PathBuf {
         let mut name = OsString::from(".");
-        name.push(beginning(&self.name, NAME_BYTES_MAX.saturating_sub(1 + suffix.len())));
+        name.push(beginning(&self.name, self.room(1 + suffix.len())));
         name.push(suffix);
         self.dir.join(name)
+    }
+
+    /// The place beside it where what is there is kept: `suffix` is added to its name, or to the beginning of a name that would become too long.
+    pub fn kept(&self, suffix: &str) -> Self {
+        let room = self.room(suffix.len() + SIDE_BYTES_MAX);
+        let mut name = self.name.clone();
+        if name.len() > room {
+            let mark = format!("~{}", blake3::hash(self.name.as_bytes()).to_hex().get(..8).unwrap_or_default());
+            name = beginning(&self.name, room.saturating_sub(mark.len())).to_os_string();
+            name.push(mark);
+        }
+        name.push(suffix);
+        Target::new(self.dir.clone(), &name)
+    }
+
+    /// How many bytes of its name, or more, fit where so many are added.
+    fn room(&self, added_bytes: usize) -> usize {
+        match self.name.len() + added_bytes <= NAME_BYTES_ANYWHERE {
+            true => self.name.len(),
+            false => name_bytes_max(&self.dir).saturating_sub(added_bytes),
+        }
     }
 
     /// Which of the side files that hold data are there and not empty.
@@ -121,11 +148,17 @@ fn beginning(name: &OsStr, bytes_max: usize) -> &OsStr {
     }
 }
 
-/// The metadata of a path, itself; `None` if nothing is there.
+/// The most bytes that a name in this directory can have.
+pub(super) fn name_bytes_max(dir: &Path) -> usize {
+    let said = rustix::fs::statvfs(dir).map_or(0, |stat| usize::try_from(stat.f_namemax).unwrap_or(NAME_BYTES_MAX));
+    if said == 0 { NAME_BYTES_MAX } else { said.min(NAME_BYTES_MAX) }
+}
+
+/// The metadata of a path, itself; `None` if nothing is there. A name that is too long for the file system is nobody's.
 pub(super) fn lookup(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) => Ok(Some(meta)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => Ok(None),
         Err(e) => Err(failed(path, "look at it", e)),
     }
 }

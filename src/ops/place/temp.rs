@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::target::{Target, failed};
 use super::{Fill, Placement};
@@ -25,25 +26,9 @@ impl<'a> Temp<'a> {
     /// An empty one that only its owner can read.
     pub fn create(disk: &'a dyn Disk, target: &Target) -> Result<Self> {
         let path = hidden_name(target)?;
-        match disk.create(&path, &[], 0o600) {
-            Ok(()) => Temp::open(disk, path),
-            Err(e) => {
-                if e.kind() != io::ErrorKind::AlreadyExists {
-                    // It may be there although making it durable failed.
-                    let _ = disk.remove_file(&path);
-                }
-                Err(failed(&target.path, "make a temporary file beside it", e))
-            }
-        }
-    }
-
-    fn open(disk: &'a dyn Disk, path: PathBuf) -> Result<Self> {
-        match File::options().read(true).write(true).open(&path) {
+        match disk.create_new(&path, 0o600) {
             Ok(file) => Ok(Temp { disk, path, file, placed: false }),
-            Err(e) => {
-                let _ = disk.remove_file(&path);
-                Err(failed(&path, "open the temporary file", e))
-            }
+            Err(e) => Err(failed(&target.path, "make a temporary file beside it", e)),
         }
     }
 
@@ -61,13 +46,17 @@ impl<'a> Temp<'a> {
 
     /// Gives it a name that nothing has: the error is of kind `AlreadyExists` where something does.
     pub fn rename_new(&mut self, to: &Path) -> io::Result<()> {
-        match self.disk.rename_new(&self.path, to) {
-            // The system or the file system has no such call: the callers have looked a moment ago.
-            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => self.disk.rename(&self.path, to)?,
-            outcome => outcome?,
-        }
+        rename_new(self.disk, &self.path, to)?;
         self.placed = true;
         Ok(())
+    }
+}
+
+/// Gives a file a name that nothing has. The system or the file system may have no such call: the callers have looked a moment ago.
+pub(super) fn rename_new(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    match disk.rename_new(from, to) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => disk.rename(from, to),
+        outcome => outcome,
     }
 }
 
@@ -81,6 +70,16 @@ impl Drop for Temp<'_> {
 }
 
 impl<'a> Placement<'a> {
+    /// Refuses what does not fit into a directory, which need not be there yet.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] when the file system that it is or will be on has not so much free space.
+    pub fn refuse_if_full(&self, dir: &Path, needed_bytes: u64) -> Result<()> {
+        let there =
+            dir.ancestors().map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).find(|above| above.exists());
+        there.map_or(Ok(()), |there| check_free_space_in(there, dir, needed_bytes))
+    }
+
     /// Writes `len_bytes` new bytes beside the target, of which `holes` take no space; not durable yet. Space for them, and for `extra_bytes` that
     /// the caller will need in the same file system, is looked for first.
     pub(super) fn write_temp(&self, target: &Target, len_bytes: u64, holes: u64, extra_bytes: u64, fill: &Fill<'_>) -> Result<Temp<'a>> {
@@ -101,14 +100,37 @@ impl<'a> Placement<'a> {
 
 /// A name beside the target that is nobody else's: 64 random bits.
 pub(super) fn hidden_name(target: &Target) -> Result<PathBuf> {
+    Ok(target.hidden(&format!(".icecore-restore-{}", to_hex(&random_number(&target.path)?.to_be_bytes()))))
+}
+
+fn random_number(path: &Path) -> Result<u64> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|e| failed(&target.path, "get a random name", io::Error::other(e.to_string())))?;
-    Ok(target.hidden(&format!(".icecore-restore-{}", to_hex(&random))))
+    getrandom::fill(&mut random).map_err(|e| failed(path, "get a random name", io::Error::other(e.to_string())))?;
+    Ok(u64::from_be_bytes(random))
+}
+
+/// Hidden names for many files: random once, then counted on.
+pub(super) struct HiddenNames(AtomicU64);
+
+impl HiddenNames {
+    pub fn new(root: &Path) -> Result<Self> {
+        random_number(root).map(|first| HiddenNames(AtomicU64::new(first)))
+    }
+
+    /// A name beside the target that is nobody else's.
+    pub fn beside(&self, target: &Target) -> PathBuf {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        target.hidden(&format!(".icecore-restore-{}", to_hex(&number.to_be_bytes())))
+    }
 }
 
 /// Refuses early what would fill the file system.
 fn check_free_space(target: &Target, needed: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(&target.dir).map_err(|e| failed(&target.path, "ask for free space", e.into()))?;
+    check_free_space_in(&target.dir, &target.path, needed)
+}
+
+fn check_free_space_in(dir: &Path, path: &Path, needed: u64) -> Result<()> {
+    let stat = rustix::fs::statvfs(dir).map_err(|e| failed(path, "ask for free space", e.into()))?;
     // Some virtual file systems count nothing; there the write itself will tell.
     if stat.f_blocks == 0 {
         return Ok(());
@@ -118,7 +140,7 @@ fn check_free_space(target: &Target, needed: u64) -> Result<()> {
         let detail = format!(
             "not enough free space: {needed} bytes are needed (and {SPACE_MARGIN_BYTES} to spare), {free} are free; nothing was changed"
         );
-        return Err(Error::destination(&target.path, detail));
+        return Err(Error::destination(path, detail));
     }
     Ok(())
 }

@@ -18,25 +18,55 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::keep::links_unsupported;
 use super::target::{Target, failed, lookup};
-use super::temp::hidden_name;
+use super::temp::{HiddenNames, hidden_name};
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
 
 /// A directory being filled. Its methods may be called from several threads for different names.
 pub struct Tree<'a> {
-    placement: &'a Placement<'a>,
-    root: PathBuf,
+    pub(super) placement: &'a Placement<'a>,
+    pub(super) root: PathBuf,
+    /// If the whole file system is synced at once: its directory, open since before the first byte is written.
+    pub(super) whole: Option<Whole>,
+    pub(super) hidden: HiddenNames,
+    /// Directories made for the root, the deepest first.
+    made: Vec<PathBuf>,
     work: Mutex<Work>,
 }
 
-/// What is left for the end.
+/// The file system of the root.
+pub(super) struct Whole {
+    pub dir: File,
+    device: u64,
+}
+
+/// What is left for the end, and where the last name was.
 #[derive(Default)]
 struct Work {
-    /// Directories with new names in them.
+    /// Directories with new names in them, which the sync of the whole file system does not cover.
     unsynced: BTreeSet<PathBuf>,
     /// Directories with the attributes that they get when nothing more is written into them.
     directories: Vec<(PathBuf, FileMeta)>,
+    /// Directories that were made because names lie below them, the deepest last.
+    made: Vec<PathBuf>,
+    /// The directories on the way to the last name, from the root down. They have been looked at; nothing here replaces a directory.
+    way: Vec<Entered>,
+}
+
+/// A directory that was found to be one, or made.
+#[derive(Debug, Clone)]
+struct Entered {
+    path: PathBuf,
+    place: Inside,
+}
+
+/// What is known of everything in a directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inside {
+    /// Nothing was in it before.
+    pub is_new: bool,
+    device: u64,
 }
 
 impl<'a> Tree<'a> {
@@ -45,16 +75,43 @@ impl<'a> Tree<'a> {
     /// # Errors
     /// [`Error::Destination`] when it is not a directory or cannot be made.
     pub fn open(placement: &'a Placement<'a>, root: &Path) -> Result<Self> {
-        let mut unsynced = BTreeSet::new();
+        Self::open_with(placement, root, false)
+    }
+
+    /// The same for many files: where the system can do that, the whole file system is synced at once instead of each file.
+    ///
+    /// # Errors
+    /// As [`Tree::open`].
+    pub fn open_for_many(placement: &'a Placement<'a>, root: &Path) -> Result<Self> {
+        Self::open_with(placement, root, true)
+    }
+
+    fn open_with(placement: &'a Placement<'a>, root: &Path, many: bool) -> Result<Self> {
+        let (mut unsynced, mut made) = (BTreeSet::new(), Vec::new());
         let mut missing = root;
         while !missing.as_os_str().is_empty() && !missing.exists() {
+            made.push(missing.to_path_buf());
             missing = missing.parent().unwrap_or(Path::new(""));
             let above = if missing.as_os_str().is_empty() { Path::new(".") } else { missing };
             unsynced.insert(above.to_path_buf());
         }
         placement.disk.create_dir_all(root).map_err(|e| failed(root, "make this directory", e))?;
         let root = root.canonicalize().map_err(|e| failed(root, "use this directory", e))?;
-        Ok(Tree { placement, root, work: Mutex::new(Work { unsynced, directories: Vec::new() }) })
+        let dir = open_directory(&root).map_err(|e| failed(&root, "use this directory", e))?;
+        let device = dir.metadata().map_err(|e| failed(&root, "use this directory", e))?.dev();
+        let whole = (many && placement.disk.can_sync_filesystem(&dir)).then_some(Whole { dir, device });
+        let hidden = HiddenNames::new(&root)?;
+        let way = vec![Entered { path: root.clone(), place: Inside { is_new: !made.is_empty(), device } }];
+        Ok(Tree { placement, root, whole, hidden, made, work: Mutex::new(Work { unsynced, way, ..Work::default() }) })
+    }
+
+    /// Takes away the directories that were made for it and for names in it, if nothing came into them.
+    pub fn undo(self) {
+        let parents = self.work.into_inner().unwrap_or_else(PoisonError::into_inner).made;
+        for dir in parents.iter().rev().chain(&self.made) {
+            // Something is in it, or it is in nobody's way.
+            let _ = std::fs::remove_dir(dir);
+        }
     }
 
     /// The directory, with symbolic links resolved.
@@ -107,10 +164,12 @@ impl<'a> Tree<'a> {
     /// # Errors
     /// [`Error::Destination`] for a name that leads out of the tree, or something else in the way.
     pub fn directory(&self, name: &[u8], meta: Option<FileMeta>) -> Result<PathBuf> {
-        let target = self.target(name)?;
-        self.enter(&target.path)?;
+        let (target, inside) = self.place(name)?;
+        let entered = self.enter(&target.path, inside)?;
+        let mut work = self.work();
+        work.way.push(entered);
         if let Some(meta) = meta {
-            self.work().directories.push((target.path.clone(), meta));
+            work.directories.push((target.path.clone(), meta));
         }
         Ok(target.path)
     }
@@ -166,12 +225,23 @@ impl<'a> Tree<'a> {
         let mut work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
         work.directories.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
         for (path, meta) in &work.directories {
-            let opened = open_directory(path).map_err(|e| failed(path, "set its attributes", e))?;
+            let opened = match open_directory(path) {
+                Ok(opened) => opened,
+                Err(e) => {
+                    self.placement.monitor.warn(&format!("{}: its attributes could not be set: {e}", path.display()));
+                    continue;
+                }
+            };
             self.placement.apply_meta(&opened, path, meta, true);
             work.unsynced.insert(path.clone());
         }
+        if let Some(whole) = &self.whole {
+            let lost = |e| Error::half_done(&self.root, format!("all is in place, but a power cut now may undo some of it: {e}"));
+            self.placement.disk.sync_filesystem(&whole.dir, &self.root).map_err(lost)?;
+            work.unsynced.retain(|path| !std::fs::symlink_metadata(path).is_ok_and(|there| there.dev() == whole.device));
+        }
         for path in work.unsynced.iter().rev() {
-            let lost = |e| Error::destination(path, format!("all is in place, but a power cut now may undo some of it: {e}"));
+            let lost = |e| Error::half_done(path, format!("all is in place, but a power cut now may undo some of it: {e}"));
             self.placement.disk.sync_dir(path).map_err(lost)?;
         }
         Ok(())
@@ -183,41 +253,72 @@ impl<'a> Tree<'a> {
 
     /// The place of a name, with its parents made.
     fn target(&self, name: &[u8]) -> Result<Target> {
-        let refuse =
-            |why: &str| Error::destination(&self.root, format!("{:?} is refused as a name in it: {why}", String::from_utf8_lossy(name)));
-        let parts: Vec<&[u8]> = name.split(|&byte| byte == b'/').collect();
-        if name.contains(&0) {
-            return Err(refuse("it has a zero byte"));
-        }
-        if parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
-            return Err(refuse("it is absolute, or has an empty, . or .. part"));
-        }
-        let Some((last, parents)) = parts.split_last() else { return Err(refuse("it is empty")) };
+        self.place(name).map(|(target, _)| target)
+    }
+
+    /// The same, with what is known of everything beside it.
+    pub(super) fn place(&self, name: &[u8]) -> Result<(Target, Inside)> {
+        let (parents, last) = parts(name).map_err(|why| refuse_name(&self.root, name, why))?;
         let mut dir = self.root.clone();
+        let mut depth = 0;
+        let mut inside = self.way_to(0, &dir).map_or(Inside { is_new: false, device: 0 }, |entered| entered.place);
         for part in parents {
             dir.push(OsStr::from_bytes(part));
-            self.enter(&dir)?;
+            depth += 1;
+            if let Some(entered) = self.way_to(depth, &dir) {
+                inside = entered.place;
+                continue;
+            }
+            let entered = self.enter(&dir, inside)?;
+            inside = entered.place;
+            let mut work = self.work();
+            if inside.is_new {
+                work.made.push(dir.clone());
+            }
+            work.way.push(entered);
         }
-        Ok(Target::new(dir, OsStr::from_bytes(last)))
+        self.work().way.truncate(depth + 1);
+        Ok((Target::new(dir, OsStr::from_bytes(last)), inside))
+    }
+
+    /// A directory on the way to the last name, if it is this one; else the way ends above it.
+    fn way_to(&self, depth: usize, dir: &Path) -> Option<Entered> {
+        let mut work = self.work();
+        let entered = work.way.get(depth).filter(|entered| entered.path == dir).cloned();
+        if entered.is_none() {
+            work.way.truncate(depth);
+        }
+        entered
     }
 
     /// Makes sure that a directory, not a link to one, is there.
-    fn enter(&self, dir: &Path) -> Result<()> {
-        match lookup(dir)?.map(|there| there.file_type()) {
-            Some(kind) if kind.is_dir() => Ok(()),
-            Some(kind) => {
-                Err(Error::destination(dir, format!("should be a directory and is {}; nothing is written through it", word(kind))))
-            }
+    fn enter(&self, dir: &Path, above: Inside) -> Result<Entered> {
+        let entered = |is_new, device| Entered { path: dir.to_path_buf(), place: Inside { is_new, device } };
+        match lookup(dir)? {
+            Some(there) if there.is_dir() => Ok(entered(false, there.dev())),
+            Some(there) => Err(not_a_directory(dir, there.file_type())),
             None => {
                 // One at a time: its parents have been looked at. Another thread may have made it meanwhile; that is no error.
                 self.placement.disk.create_dir_all(dir).map_err(|e| failed(dir, "make this directory", e))?;
-                self.work().unsynced.extend(dir.parent().map(Path::to_path_buf));
-                Ok(())
+                self.note(dir.parent().map(Path::to_path_buf), above);
+                Ok(entered(true, above.device))
             }
         }
     }
 
-    fn refuse_directory(&self, target: &Target) -> Result<()> {
+    /// Remembers that a directory has a new name in it.
+    pub(super) fn note(&self, dir: Option<PathBuf>, inside: Inside) {
+        if !self.is_covered(inside) {
+            self.work().unsynced.extend(dir);
+        }
+    }
+
+    /// Whether the sync of the whole file system reaches what is in there.
+    pub(super) fn is_covered(&self, inside: Inside) -> bool {
+        self.whole.as_ref().is_some_and(|whole| whole.device == inside.device)
+    }
+
+    pub(super) fn refuse_directory(&self, target: &Target) -> Result<()> {
         match target.metadata()? {
             Some(there) if there.is_dir() => {
                 Err(Error::destination(&target.path, "is a directory, and a file should go there; move it away first"))
@@ -250,6 +351,29 @@ impl<'a> Tree<'a> {
         self.work().unsynced.insert(target.dir);
         Placed { path: target.path, kept, ..Placed::default() }
     }
+}
+
+/// The parents and the last part of a name from a repository, or why it is refused.
+pub(super) fn parts(name: &[u8]) -> Result<(Vec<&[u8]>, &[u8]), &'static str> {
+    let mut parts: Vec<&[u8]> = name.split(|&byte| byte == b'/').collect();
+    if name.contains(&0) {
+        return Err("it has a zero byte");
+    }
+    if parts.iter().any(|part| matches!(*part, b"" | b"." | b"..")) {
+        return Err("it is absolute, or has an empty, . or .. part");
+    }
+    let last = parts.pop().ok_or("it is empty")?;
+    Ok((parts, last))
+}
+
+/// The refusal of a name that would lead out of the tree.
+pub(super) fn refuse_name(root: &Path, name: &[u8], why: &str) -> Error {
+    Error::destination(root, format!("{:?} is refused as a name in it: {why}", String::from_utf8_lossy(name)))
+}
+
+/// The refusal of something in the way of a directory.
+pub(super) fn not_a_directory(dir: &Path, kind: FileType) -> Error {
+    Error::destination(dir, format!("should be a directory and is {}; nothing is written through it", word(kind)))
 }
 
 /// Opens a directory, not through a link that may have taken its place.

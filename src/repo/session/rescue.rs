@@ -7,7 +7,6 @@ use super::super::tree;
 use super::{Closure, WriteSession, list_tombstones};
 use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::record;
 use crate::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
 use crate::id::{ChunkId, PackId};
 
@@ -64,23 +63,5 @@ impl WriteSession {
 
     fn read_listing(&self, snapshot: &SnapshotRecord) -> Result<Vec<StreamEntry>> {
         self.reader.listing(&snapshot.listing)
-    }
-}
-
-impl super::Reader {
-    /// The entries of a snapshot.
-    pub fn listing(&self, root: &crate::format::snapshot::StreamRoot) -> Result<Vec<StreamEntry>> {
-        let mut bytes = Vec::new();
-        for span in tree::Spans::new(self, root)? {
-            bytes.extend_from_slice(&self.chunk(&span?.id)?);
-        }
-        let mut entries = Vec::new();
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let (entry, after): (StreamEntry, _) = record::decode_first(rest).map_err(|m| m.of("a snapshot's listing"))?;
-            entries.push(entry);
-            rest = after;
-        }
-        Ok(entries)
     }
 }

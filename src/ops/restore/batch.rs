@@ -1,0 +1,199 @@
+//! Many small files read together, so that each frame that they share is decoded once.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
+
+use super::{check_len, write_stream};
+use crate::error::{Error, Result};
+use crate::format::snapshot::{FileMeta, StreamEntry};
+use crate::id::ChunkId;
+use crate::ops::lost::explained;
+use crate::ops::place::batch::Member;
+use crate::ops::place::tree::Tree;
+use crate::progress::Monitor;
+use crate::repo::{ChunkSpan, Reader, Spans};
+
+/// The longest file that is read together with others.
+pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Files of a batch. Killed, a restore leaves at most the hidden files of three batches.
+const FILES_MAX: usize = 4096;
+/// Bytes of the files of a batch.
+const BYTES_MAX: u64 = 64 << 20;
+/// Files of more than one chunk in a batch: each may be open until its last chunk has come.
+const OPEN_MAX: usize = 128;
+
+/// A file of a batch.
+pub(super) struct Item {
+    pub entry: StreamEntry,
+    pub member: Member,
+    meta: Option<FileMeta>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Open from its first chunk to its last.
+    file: Option<File>,
+    /// How many chunks are still to come.
+    missing: usize,
+    /// How it ended.
+    ended: Option<Result<()>>,
+}
+
+/// Files that are to be written together.
+#[derive(Default)]
+pub(super) struct Batch {
+    items: Vec<Item>,
+    /// The chunks of all of them, each with the number of its file.
+    chunks: Vec<(usize, ChunkSpan)>,
+    bytes: u64,
+    open: usize,
+}
+
+impl Batch {
+    /// Takes a file; a tree node of it that is damaged ends it.
+    ///
+    /// # Errors
+    /// When reading itself fails.
+    pub fn add(&mut self, reader: &Reader, entry: StreamEntry, member: Member, meta: Option<FileMeta>) -> Result<()> {
+        let spans: Result<Vec<ChunkSpan>> = Spans::new(reader, &entry.root).and_then(Iterator::collect);
+        let number = self.items.len();
+        let mut state = State::default();
+        match spans {
+            Ok(spans) => {
+                state.missing = spans.len();
+                self.open += usize::from(spans.len() > 1);
+                self.chunks.extend(spans.into_iter().map(|span| (number, span)));
+            }
+            Err(error) if error.is_damage() => state.ended = Some(Err(error)),
+            Err(error) => return Err(error),
+        }
+        self.bytes += entry.root.len;
+        self.items.push(Item { entry, member, meta, state: Mutex::new(state) });
+        Ok(())
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether no more should be added.
+    pub fn is_full(&self) -> bool {
+        self.items.len() >= FILES_MAX || self.bytes >= BYTES_MAX || self.open >= OPEN_MAX
+    }
+
+    /// Writes all files under their hidden names, and gives each with how that went. What they share is read once.
+    ///
+    /// # Errors
+    /// When reading itself fails, or the user wants to stop: then nothing of the batch is left.
+    pub fn write(self, reader: &Reader, tree: &Tree<'_>, monitor: &dyn Monitor) -> Result<Vec<(Item, Result<()>)>> {
+        let written = self.write_together(reader, tree, monitor).and_then(|()| self.write_rest(reader, tree, monitor));
+        if let Err(error) = written {
+            self.items.iter().for_each(|item| tree.discard(&item.member));
+            return Err(error);
+        }
+        Ok(self.items.into_iter().map(Item::end).collect())
+    }
+
+    fn write_together(&self, reader: &Reader, tree: &Tree<'_>, monitor: &dyn Monitor) -> Result<()> {
+        for item in self.items.iter().filter(|item| item.entry.root.len == 0) {
+            let mut state = item.state();
+            if state.ended.is_none() {
+                state.ended = Some(tree.begin(&item.member).and_then(|file| tree.complete(&item.member, &file, item.meta.clone())));
+            }
+        }
+        let ids: Vec<ChunkId> = self.chunks.iter().map(|(_, span)| span.id).collect();
+        let read = reader.each_chunk(&ids, None, &|number, bytes| {
+            if monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if let Some((number, span)) = self.chunks.get(number)
+                && let Some(item) = self.items.get(*number)
+            {
+                item.take(tree, span, bytes);
+                monitor.advance(bytes.len() as u64);
+            }
+            Ok(())
+        });
+        match read {
+            // Which of them cannot be read, reading them one by one tells.
+            Err(error) if error.is_damage() => Ok(()),
+            read => read,
+        }
+    }
+
+    /// Those that did not come to an end, one by one.
+    fn write_rest(&self, reader: &Reader, tree: &Tree<'_>, monitor: &dyn Monitor) -> Result<()> {
+        for item in &self.items {
+            let mut state = item.state();
+            let is_damaged = |ended: &Option<Result<()>>| ended.as_ref().is_none_or(|ended| ended.as_ref().is_err_and(Error::is_damage));
+            if !is_damaged(&state.ended) {
+                continue;
+            }
+            state.file = None;
+            tree.discard(&item.member);
+            let written = tree.begin(&item.member).and_then(|file| {
+                write_stream(reader, &item.entry, &file, monitor)?;
+                tree.complete(&item.member, &file, item.meta.clone())
+            });
+            match written.map_err(|error| explained(reader, &item.entry, error, monitor)) {
+                Err(error @ Error::Destination { .. }) => state.ended = Some(Err(error)),
+                Err(error) if !error.is_damage() => return Err(error),
+                written => state.ended = Some(written),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Item {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes one chunk to its place; after the last one the file is complete.
+    fn take(&self, tree: &Tree<'_>, span: &ChunkSpan, bytes: &[u8]) {
+        let mut state = self.state();
+        if state.ended.is_some() {
+            return;
+        }
+        match self.write_chunk(&mut state, tree, span, bytes) {
+            Ok(false) => {}
+            Ok(true) => {
+                state.file = None;
+                state.ended = Some(Ok(()));
+            }
+            Err(error) => {
+                state.file = None;
+                state.ended = Some(Err(error));
+            }
+        }
+    }
+
+    fn write_chunk(&self, state: &mut State, tree: &Tree<'_>, span: &ChunkSpan, bytes: &[u8]) -> Result<bool> {
+        check_len(span, bytes)?;
+        if state.file.is_none() {
+            state.file = Some(tree.begin(&self.member)?);
+        }
+        let Some(file) = &state.file else { return Ok(false) };
+        file.write_all_at(bytes, span.offset).map_err(|e| not_written(&self.member, &e))?;
+        state.missing = state.missing.saturating_sub(1);
+        if state.missing == 0 {
+            tree.complete(&self.member, file, self.meta.clone())?;
+        }
+        Ok(state.missing == 0)
+    }
+
+    fn end(self) -> (Self, Result<()>) {
+        let ended = self.state().ended.take();
+        let unread = || Err(Error::corrupt(format!("stream {}", String::from_utf8_lossy(&self.entry.name)), "not all of its chunks came"));
+        let ended = ended.unwrap_or_else(unread);
+        (self, ended)
+    }
+}
+
+fn not_written(member: &Member, cause: &std::io::Error) -> Error {
+    Error::destination(member.path(), format!("cannot write the new one beside it: {cause}; what was there is unchanged"))
+}

@@ -1,0 +1,120 @@
+//! What a restore did, and what it could not do.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::ops::place::Placed;
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The stream.
+    pub name: Vec<u8>,
+    /// Its bytes.
+    pub len: u64,
+    /// Where it is, and what was kept of what was there.
+    pub placed: Placed,
+}
+
+/// Hears of every stream as soon as it is in place.
+pub type Tell<'t> = dyn FnMut(Restored) + Send + 't;
+
+/// A stream that was asked for and not restored.
+#[derive(Debug)]
+pub struct Failed {
+    /// The stream.
+    pub name: Vec<u8>,
+    /// Where it should have gone.
+    pub path: PathBuf,
+    /// Why. With [`Error::HalfDone`] something stands there that was not there before; else what was there is as it was.
+    pub error: Error,
+}
+
+/// What a restore did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many streams were restored.
+    pub restored: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those that could not be.
+    pub failed: Vec<Failed>,
+    /// How many were not tried any more.
+    pub untried: u64,
+    /// Why not: the user's wish, or something that would have stopped the others, too.
+    pub stopped: Option<Error>,
+}
+
+impl Outcome {
+    /// Whether anything is not as it was before.
+    pub fn is_changed(&self) -> bool {
+        let half_done = |error: &Error| matches!(error, Error::HalfDone { .. });
+        self.restored > 0 || self.failed.iter().any(|failed| half_done(&failed.error)) || self.stopped.as_ref().is_some_and(half_done)
+    }
+
+    /// Takes over what a further part did.
+    pub(super) fn add(&mut self, part: Outcome) {
+        self.restored += part.restored;
+        self.bytes += part.bytes;
+        self.failed.extend(part.failed);
+        self.untried += part.untried;
+        if self.stopped.is_none() {
+            self.stopped = part.stopped;
+        }
+    }
+
+    /// Whether all that was asked for is done.
+    pub fn is_whole(&self) -> bool {
+        self.failed.is_empty() && self.stopped.is_none()
+    }
+
+    /// Whether something is damaged in the repository, or was when it was captured.
+    pub fn is_damaged(&self) -> bool {
+        self.failed.iter().map(|failed| &failed.error).chain(&self.stopped).any(is_damage)
+    }
+
+    /// Everything that went wrong as one error.
+    ///
+    /// # Errors
+    /// What stopped it; else the only failure; else all of them in one, of the gravest kind: damage, then what is neither damage nor in use.
+    pub fn whole(self) -> Result<()> {
+        if let Some(error) = self.stopped {
+            return Err(error);
+        }
+        let damaged = self.failed.iter().any(|failed| is_damage(&failed.error));
+        let gravest = |failed: &Failed| match &failed.error {
+            error if is_damage(error) => 0,
+            Error::HalfDone { .. } => 1,
+            Error::Busy { .. } => 3,
+            _ => 2,
+        };
+        let texts: Vec<String> = self.failed.iter().take(NAMED_MAX).map(|failed| failed.error.to_string()).collect();
+        let more = match self.failed.len().saturating_sub(texts.len()) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let note = match self.restored {
+            0 => String::new(),
+            others => format!("; all else that was asked for is restored ({others})"),
+        };
+        let several = self.failed.len() > 1 || !note.is_empty();
+        let Some(worst) = self.failed.into_iter().min_by_key(gravest) else { return Ok(()) };
+        let text = format!("{}{more}{note}", texts.join("; "));
+        Err(match worst.error {
+            error if !several => error,
+            _ if damaged => Error::corrupt("the snapshot", text),
+            Error::HalfDone { path, .. } => Error::half_done(path, text),
+            Error::Busy { path, .. } => Error::Busy { path, detail: text },
+            Error::Destination { path, .. } => Error::destination(path, text),
+            other => other,
+        })
+    }
+}
+
+/// In the repository, or of a database when it was captured.
+fn is_damage(error: &Error) -> bool {
+    error.is_damage() || matches!(error, Error::Unsound { .. })
+}
+
+/// Failures whose reasons stand in one error.
+const NAMED_MAX: usize = 20;

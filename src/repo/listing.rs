@@ -1,0 +1,85 @@
+//! The entries of a snapshot, one after the other: of a listing only the chunk at hand is in memory.
+
+use super::reader::Reader;
+use super::tree::Spans;
+use crate::error::{Error, Result};
+use crate::format::record;
+use crate::format::snapshot::{StreamEntry, StreamRoot};
+
+/// Bytes that are at hand before an entry is decoded, so that nearly every one is decoded at the first try.
+const AHEAD_BYTES: usize = 16 << 10;
+
+/// Goes through a listing.
+pub struct Entries<'r> {
+    reader: &'r Reader,
+    spans: Spans<'r>,
+    /// What was read and not yet decoded, from `start`.
+    bytes: Vec<u8>,
+    start: usize,
+    ended: bool,
+    failed: bool,
+}
+
+impl Reader {
+    /// The entries of a snapshot, in order.
+    ///
+    /// # Errors
+    /// When the root contradicts itself. Each entry may be an error, too: the last one that comes.
+    pub fn entries(&self, root: &StreamRoot) -> Result<Entries<'_>> {
+        let spans = Spans::new(self, root)?;
+        Ok(Entries { reader: self, spans, bytes: Vec::new(), start: 0, ended: false, failed: false })
+    }
+
+    /// All entries of a snapshot.
+    pub fn listing(&self, root: &StreamRoot) -> Result<Vec<StreamEntry>> {
+        self.entries(root)?.collect()
+    }
+}
+
+impl Entries<'_> {
+    fn advance(&mut self) -> Result<Option<StreamEntry>> {
+        loop {
+            let rest = self.bytes.get(self.start..).unwrap_or_default();
+            if rest.is_empty() && self.ended {
+                return Ok(None);
+            }
+            if !self.ended && rest.len() < AHEAD_BYTES {
+                self.read_on()?;
+                continue;
+            }
+            match record::decode_first::<StreamEntry>(rest) {
+                Ok((entry, after)) => {
+                    self.start = self.bytes.len() - after.len();
+                    return Ok(Some(entry));
+                }
+                // It may go on in the next chunk.
+                Err(_) if !self.ended => self.read_on()?,
+                Err(malformed) => return Err(malformed.of("a snapshot's listing")),
+            }
+        }
+    }
+
+    /// Takes the next chunk.
+    fn read_on(&mut self) -> Result<()> {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        match self.spans.next() {
+            Some(span) => self.bytes.extend_from_slice(&self.reader.chunk(&span?.id)?),
+            None => self.ended = true,
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<StreamEntry, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.advance();
+        self.failed = next.is_err();
+        next.transpose()
+    }
+}
