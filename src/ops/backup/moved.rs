@@ -28,8 +28,6 @@ const ROWS_WINDOW_LEN: usize = 4 << 20;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
 const AMPLIFICATION: u64 = 8;
-/// The same for a few pages, bytes in all: each stands on a dozen frames after a VACUUM, which are decoded for the pages around them anyway.
-const AMPLIFIED_MIN: u64 = 64 << 20;
 /// Bytes of the prefix of moved content. Half of it would do after a VACUUM; blocks that moved in a dump need it (see `benches/similarity.rs`).
 const PREFIX_LEN_AIMED: usize = 256 << 10;
 
@@ -322,7 +320,7 @@ impl<'a> Sources<'a> {
         }
         let mut frames: Vec<_> = frames.into_iter().collect();
         frames.sort_unstable_by_key(|(frame, (votes, bytes))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
-        let mut budget = AMPLIFIED_MIN.max(AMPLIFICATION * sought.iter().map(|chunk| chunk.len as u64).sum::<u64>());
+        let mut budget = AMPLIFICATION * sought.iter().map(|chunk| chunk.len as u64).sum::<u64>();
         let mut paid = HashSet::new();
         for (frame, (_, bytes)) in frames {
             if bytes <= budget {

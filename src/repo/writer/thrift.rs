@@ -15,16 +15,16 @@ use crate::id::ChunkId;
 
 /// The most work of a moved chunk. The rest of [`WORK_WRITE_MAX`] is for its later versions.
 const WORK_MOVED_MAX: usize = WORK_WRITE_MAX as usize - 16;
-/// What reading one more frame is worth, bytes. Less makes the first VACUUM smaller and the next one larger, whose chunks stand on those of the first.
-const FRAME_PRICE: usize = 50;
-/// What a page costs whose base is an older version of it, bytes. By the length of the patches, which is less, the second VACUUM was larger by half.
-const STALE_PRICE: usize = 250;
+/// What reading one more frame is worth, bytes, as long as there is much room.
+const FRAME_PRICE: usize = 12;
+/// Each so many frames that are read already make the next ones dearer by as much again: room becomes scarce.
+const DEAR_FRAMES: usize = 12;
 /// What a page saves that is found, bytes.
 const FOUND_WORTH: usize = 1500;
 
 /// What the work of a delta counts beside its bytes where there is a choice between two. Less than [`FRAME_PRICE`]: both fit.
 pub(super) fn price_of(base: &Base) -> usize {
-    base.work() as usize * FRAME_PRICE / 12
+    base.work() as usize * FRAME_PRICE / 3
 }
 
 /// A part of a prefix.
@@ -56,24 +56,29 @@ fn version(session: &WriteSession, id: ChunkId, slices: &[BaseSlice], closure: &
     let mut wanted = Pieces::default();
     slices.iter().filter(|slice| slice.id == id).for_each(|slice| wanted.add(slice.offset as usize, slice.len as usize));
     let worth = wanted.count() * FOUND_WORTH;
+    let frame_price = FRAME_PRICE + FRAME_PRICE * closure.len() / DEAR_FRAMES;
     let mut next = session.trusted(session.reader().places().copies(&id)?)?;
-    let mut stale = Pieces::default();
+    let mut stale = 0;
     let mut best: Option<(usize, (StoredCopy, Closure))> = None;
     while let Some((copy, own)) = next {
         let with = closure.len_with(&own);
-        let price = (with - closure.len()) * FRAME_PRICE + stale.common(&wanted) * STALE_PRICE;
+        let price = (with - closure.len()) * frame_price + stale;
         let fits = with < WORK_MOVED_MAX && copy.frame().level < LEVEL_WRITE_MAX;
-        let older = older(session, &copy, &mut stale)?;
+        next = None;
+        if let Some((older, changed)) = older(session, &copy)? {
+            // What the patch holds of wanted pages is stored once more, about.
+            stale += copy.frame().encoded_len as usize * changed.common(&wanted) / changed.count().max(1);
+            next = Some(older);
+        }
         if fits && price < worth && best.as_ref().is_none_or(|(least, _)| price < *least) {
             best = Some((price, (copy, own)));
         }
-        next = older;
     }
     Ok(best.map(|(_, version)| version))
 }
 
-/// The version that a patch was made of; adds the pieces that the patch changes. `None` for what is no patch.
-fn older(session: &WriteSession, copy: &StoredCopy, changed: &mut Pieces) -> Result<Option<(StoredCopy, Closure)>> {
+/// The version that a patch was made of, with the pieces that the patch changes; `None` for what is no patch.
+fn older(session: &WriteSession, copy: &StoredCopy) -> Result<Option<((StoredCopy, Closure), Pieces)>> {
     let frame = copy.frame();
     let ([slice], Encoding::Patch, 0) = (frame.slices.as_slice(), frame.encoding, copy.entry.offset) else { return Ok(None) };
     let encoded = match session.reader().encoded(copy) {
@@ -83,8 +88,10 @@ fn older(session: &WriteSession, copy: &StoredCopy, changed: &mut Pieces) -> Res
     };
     let pieces = (copy.entry.plain_len as usize).div_ceil(PATCH_PIECE_LEN);
     let bit = |piece: usize| encoded.get(piece / 8).is_none_or(|byte| byte >> (piece % 8) & 1 == 1);
+    let mut changed = Pieces::default();
     (0..pieces).filter(|piece| bit(*piece)).for_each(|piece| changed.set(piece));
-    session.trusted(session.reader().places().bases(slice.base, frame.level)?)
+    let older = session.trusted(session.reader().places().bases(slice.base, frame.level)?)?;
+    Ok(older.map(|older| (older, changed)))
 }
 
 /// Pieces of a chunk by their numbers.

@@ -178,13 +178,13 @@ impl PostgresSource {
         }
         let conninfo = &self.options.conninfo;
         let said = said.map_err(|said| Error::source(&conninfo.database, format!("PostgreSQL's programs cannot connect: {said}")))?;
-        let mut lines = said.lines();
-        let place = format!("{} {}", self.system_identifier.as_deref().unwrap_or_default(), conninfo.database);
-        if lines.next().unwrap_or_default() != place {
+        // A name may have line ends in it.
+        let place = format!("{} {}\n", self.system_identifier.as_deref().unwrap_or_default(), conninfo.database);
+        let Some(settings) = said.strip_prefix(&place) else {
             return Err(Error::source(&conninfo.database, "PostgreSQL's programs reach another database than icecore itself does"));
-        }
+        };
         // A pooler may have passed over what it was given.
-        if self.unpinned.is_none() && !lines.eq(given.iter().map(|pin| pin.value)) {
+        if self.unpinned.is_none() && !settings.lines().eq(given.iter().map(|pin| pin.value)) {
             self.unpin(&given);
         }
         Ok(())
