@@ -9,7 +9,7 @@ use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::check::{CheckOptions, Subset, check, mark_found};
 use icecore::ops::mark::Author;
 use icecore::ops::place::Placement;
-use icecore::ops::restore::{Outcome, RestoreOptions, restore_tree};
+use icecore::ops::restore::{RestoreOptions, restore_tree};
 use icecore::progress::Silent;
 use icecore::repo::Repository;
 
@@ -153,7 +153,10 @@ fn a_restore_says_which_bytes_are_lost() {
         let placement = Placement { disk: &RealDisk, timestamp: "then".into(), monitor: &Silent };
         let repo = world.open("cache");
         let record = repo.refresh().unwrap().snapshots.into_iter().find(|(found, _)| *found == id).unwrap().1;
-        restore_tree(&repo, &record, &world.path(to), &RestoreOptions::default(), &placement, &mut |_| {}).and_then(Outcome::whole)
+        restore_tree(&repo, &record, &world.path(to), &RestoreOptions::default(), &placement, &mut |_| {}).and_then(|outcome| {
+            let restored = outcome.restored;
+            outcome.whole().map(|()| restored)
+        })
     };
     let check_restored = |to: &str, error: icecore::Error| {
         let text = error.to_string();
@@ -173,7 +176,7 @@ fn a_restore_says_which_bytes_are_lost() {
     fs::write(world.path("live/x"), noise(2, 1 << 20)).unwrap();
     let report = repair(&world, &repo, true);
     assert_eq!((report.lost.len(), report.verified.as_slice()), (0, &[id][..]), "{report:?}");
-    assert_eq!(restore("whole").unwrap().len(), 3);
+    assert_eq!(restore("whole").unwrap(), 3);
     check_clean(&repo);
 }
 

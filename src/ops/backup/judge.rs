@@ -316,7 +316,7 @@ fn bounded(mut flags: Vec<Flag>) -> Vec<Flag> {
     let depth = |flag: &Flag| flag.stream.as_ref().map_or(0, |stream| 1 + stream.iter().filter(|byte| **byte == b'/').count());
     while flags.len() > FLAGS_MAX {
         let deepest = flags.iter().map(depth).max().unwrap_or(0);
-        let mut merged: BTreeMap<(String, Option<Vec<u8>>), (Flag, usize)> = BTreeMap::new();
+        let mut merged: BTreeMap<_, (Flag, usize)> = BTreeMap::new();
         for flag in flags {
             let stream = match (&flag.stream, depth(&flag) == deepest) {
                 (Some(stream), true) => parent_of(stream).map(<[u8]>::to_vec),
