@@ -27,7 +27,9 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
     let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
     let content = args.content.when.into();
-    let make = || -> Result<Box<dyn Source>, Failure> { Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?)) };
+    let make = || -> Result<Box<dyn Source>, Failure> {
+        Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?))
+    };
     run(context, SourceKind::Sqlite, &args.record, &given, make)
 }
 

@@ -55,7 +55,8 @@ impl RestoreOptions {
             return Ok(());
         }
         let mut count = 0_u64;
-        let mut look = |entry: &StreamEntry| count += u64::from(entry.meta.as_ref().is_some_and(|meta| meta.mode_without_acl() != meta.mode));
+        let mut look =
+            |entry: &StreamEntry| count += u64::from(entry.meta.as_ref().is_some_and(|meta| meta.mode_without_acl() != meta.mode));
         files.iter().for_each(|entry| look(entry));
         fillings.iter().try_for_each(|filling| filling.visit(&mut look))?;
         if count > 0 {

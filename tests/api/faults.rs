@@ -9,7 +9,7 @@ use icecore::backend::disk::RealDisk;
 use icecore::format::snapshot::SourceKind;
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::place::Placement;
-use icecore::ops::restore::{RestoreOptions, restore_streams, restore_tree};
+use icecore::ops::restore::{Outcome, RestoreOptions, restore_streams, restore_tree};
 use icecore::progress::{Monitor, Silent};
 use icecore::source::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 
@@ -60,9 +60,11 @@ fn a_panic_in_a_thread_is_a_fault_of_icecore() {
     let restoring = trap("restoring");
     let placement = Placement { disk: &RealDisk, timestamp: "20260101T000000Z".into(), monitor: &restoring };
     let targets = [(b"db".to_vec(), bed.path("out.db"))];
-    is_told(restore_streams(&repo, &done.record, &targets, &RestoreOptions::default(), &placement));
+    is_told(restore_streams(&repo, &done.record, &targets, &RestoreOptions::default(), &placement, &mut |_| {}).and_then(Outcome::whole));
     assert!(!bed.path("out.db").exists());
-    is_told(restore_tree(&repo, &done.record, &bed.path("out"), &RestoreOptions::default(), &placement));
+    is_told(
+        restore_tree(&repo, &done.record, &bed.path("out"), &RestoreOptions::default(), &placement, &mut |_| {}).and_then(Outcome::whole),
+    );
     assert!(!bed.path("out/db").exists());
     db.execute_batch("UPDATE memory SET body = hex(randomblob(100))").unwrap();
     drop(db);
@@ -71,7 +73,7 @@ fn a_panic_in_a_thread_is_a_fault_of_icecore() {
     assert_eq!(repo.refresh().unwrap().snapshots.len(), 1);
     // Nothing is stuck: the next ones go well.
     let placement = Placement { monitor: &Silent, ..placement };
-    restore_streams(&repo, &done.record, &targets, &RestoreOptions::default(), &placement).unwrap();
+    restore_streams(&repo, &done.record, &targets, &RestoreOptions::default(), &placement, &mut |_| {}).and_then(Outcome::whole).unwrap();
     backup(&repo, &sqlite_source(&[("db", &path)]), &options, &Silent).unwrap();
 }
 

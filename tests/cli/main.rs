@@ -30,9 +30,9 @@ mod stats;
 mod status;
 mod stopping;
 mod support;
+mod trees;
 #[path = "../support/wait.rs"]
 mod wait;
-mod trees;
 #[allow(dead_code)]
 #[path = "../support/xattrs.rs"]
 mod xattrs;

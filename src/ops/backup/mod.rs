@@ -31,9 +31,7 @@ use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::Gaps;
 use crate::progress::Monitor;
-use crate::repo::{
-    BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later, too_much_text,
-};
+use crate::repo::{BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later, too_much_text};
 use crate::source::files::LeftOut;
 use crate::source::{Body, CaptureReport, CapturedStream, Source, SourceDescription};
 

@@ -217,7 +217,6 @@ mod tests {
         let (time_ns, duration_us, parent, listing) = (0, 0, None, *listings.last().unwrap());
         let (host, user, tool, tags, flags, facts) = Default::default();
         let (entries, logical_bytes, packs, stats) = Default::default();
-        let written_ns = 0;
         let draft = SnapshotRecord {
             time_ns,
             duration_us,
