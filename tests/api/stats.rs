@@ -69,6 +69,7 @@ fn bytes_add_up_to_what_is_stored() {
         assert!(sums.damage.is_empty(), "{:?}", sums.damage);
         add_up(&bed, &sums);
         assert_eq!((sums.snapshots.len(), sums.snapshots[7].time_ns), (40, 7_000_000_000), "oldest first");
+        let mut padded = 0;
         for found in &sums.snapshots {
             let record = &records[&found.id];
             let record_bytes = repo.backend().stat(&ObjectKey::Snapshot(found.id)).unwrap().unwrap();
@@ -87,8 +88,10 @@ fn bytes_add_up_to_what_is_stored() {
             let rest = found.cost.metadata_bytes() - named;
             let ends = ((HEADER_LEN + FOOTER_LEN) * record.packs.len()) as u64;
             assert!(if encrypted { rest > ends && rest < ends + 4096 } else { rest == ends }, "{rest} beside {ends}");
-            assert_eq!(found.cost.padding_bytes > 0, encrypted);
+            // A pack may by chance have a length that needs no padding.
+            padded += usize::from(found.cost.padding_bytes > 0);
         }
+        assert!(if encrypted { padded > sums.snapshots.len() / 2 } else { padded == 0 }, "{padded}");
         let last = sums.snapshots.last().unwrap();
         assert_eq!(last.cost.ratio(last.logical_bytes).unwrap(), last.logical_bytes as f64 / last.cost.stored_bytes as f64);
         let vacuum = &sums.snapshots[20];

@@ -106,13 +106,14 @@ fn space_is_freed_in_the_same_breath() {
 #[test]
 fn a_prune_that_fails_after_it_is_told_apart() {
     let (place, ids) = days(2);
-    let tombstones = place.path(".icecore/tombstones");
-    std::fs::remove_dir_all(&tombstones).unwrap();
-    std::fs::write(&tombstones, "no directory").unwrap();
+    // Only prune looks there.
+    let pending = place.path(".icecore/pending");
+    std::fs::remove_dir_all(&pending).unwrap();
+    std::fs::write(&pending, "no directory").unwrap();
     let run = place.run(["--json", "forget", &ids[0], "--prune"]);
     assert_eq!(
         (run.code, &run.json()["forgotten"], &run.json()["prune"]),
-        (Some(1), &1.into(), &serde_json::Value::Null),
+        (Some(3), &1.into(), &serde_json::Value::Null),
         "{}",
         run.stderr
     );

@@ -147,7 +147,7 @@ const APPLICATIONS: &[Case] = &[
             let sql = format!("CREATE TABLE t(a TEXT); {ROWS} t SELECT hex(randomblob(9)) FROM n; CREATE INDEX i ON t(title_sort(a))");
             application(path).execute_batch(&sql).unwrap();
         },
-        NotChecked("the order of index i of table t: only its application has title_sort"),
+        DrillNotChecked("the order of index i of table t: only its application has title_sort"),
     ),
     (
         "arguments.db",
@@ -163,7 +163,7 @@ const APPLICATIONS: &[Case] = &[
             let sql = format!("CREATE TABLE t(a TEXT); {ROWS} t SELECT i FROM n; CREATE INDEX i ON t(a) WHERE title_sort(a) > '5'");
             application(path).execute_batch(&sql).unwrap();
         },
-        NotChecked("the order of index i of table t"),
+        DrillNotChecked("the order of index i of table t"),
     ),
     (
         "generated.db",
@@ -191,7 +191,7 @@ const APPLICATIONS: &[Case] = &[
             let sql = "CREATE VIRTUAL TABLE f USING fts5(body, tokenize = 'unicode61'); INSERT INTO f VALUES ('some words')";
             rewritten(path, sql, "unicode61", "ours");
         },
-        DrillNotChecked("virtual table f: no such tokenizer: ours"),
+        DrillNotChecked("virtual table f: "),
     ),
     (
         "fts4.db",
@@ -232,7 +232,7 @@ const APPLICATIONS: &[Case] = &[
             bytes[96..100].copy_from_slice(&4_000_000u32.to_be_bytes());
             std::fs::write(path, bytes).unwrap();
         },
-        NotChecked("a part of the schema: malformed database schema"),
+        NotChecked("malformed database schema (u)"),
     ),
 ];
 

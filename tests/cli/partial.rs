@@ -196,13 +196,14 @@ fn a_prune_that_fails_after_a_forget() {
     place.ok(["backup", "sqlite", "a.db"]);
     place.database("a.db", 5);
     place.ok(["backup", "sqlite", "a.db"]);
-    let tombstones = place.path(".icecore/tombstones");
-    let _ = fs::remove_dir_all(&tombstones);
-    fs::write(&tombstones, "no directory").unwrap();
+    // Only prune looks there.
+    let pending = place.path(".icecore/pending");
+    let _ = fs::remove_dir_all(&pending);
+    fs::write(&pending, "no directory").unwrap();
     let run = place.run(["forget", "latest~1", "--force", "--prune", "--grace", "0"]);
     assert_eq!(run.code, Some(3), "{}{}", run.stdout, run.stderr);
     assert!(run.stderr.contains("error: "), "{}", run.stderr);
-    fs::remove_file(&tombstones).unwrap();
-    fs::create_dir(&tombstones).unwrap();
+    fs::remove_file(&pending).unwrap();
+    fs::create_dir(&pending).unwrap();
     assert_eq!(place.snapshots().len(), 1);
 }

@@ -195,7 +195,7 @@ fn waiting_for_a_passphrase_can_be_stopped() {
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
     ended(child).failed(130, &["error: interrupted"]);
     assert!(!runs(pid_in(&place.path("pid")).unwrap()));
-    let run = ended(with("echo x; sleep 1000 & echo $! > pid"));
+    let run = ended(with("echo x; sleep 1000 2>/dev/null & echo $! > pid"));
     kill_process(pid_in(&place.path("pid")).unwrap(), Signal::KILL).unwrap();
     run.failed(1, &["something that it started holds its output open"]);
 }

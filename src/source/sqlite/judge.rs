@@ -130,9 +130,13 @@ mod tests {
         stand_ins.run(&conn, || conn.prepare(sql).map(drop)).unwrap();
         assert_eq!(stand_ins.functions.iter().map(String::as_str).collect::<Vec<_>>(), ["lower", "other", "ours"]);
         assert_eq!(stand_ins.collations.iter().map(String::as_str).collect::<Vec<_>>(), ["unicase"]);
-        conn.create_scalar_function("mine", 1, FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC, |_| Ok(1_i64)).unwrap();
-        conn.execute_batch("CREATE TABLE t(a); CREATE INDEX i ON t(mine(a))").unwrap();
-        conn.remove_function("mine", 1).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let application = Connection::open(dir.path().join("db")).unwrap();
+        application
+            .create_scalar_function("mine", 1, FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC, |_| Ok(1_i64))
+            .unwrap();
+        application.execute_batch("CREATE TABLE t(a); CREATE INDEX i ON t(mine(a))").unwrap();
+        let conn = Connection::open(dir.path().join("db")).unwrap();
         stand_ins.run(&conn, || conn.prepare("PRAGMA integrity_check").map(drop)).unwrap();
         assert!(stand_ins.functions.contains("mine"));
         let error = stand_ins.run(&conn, || conn.prepare("SELECT * FROM nowhere").map(drop)).unwrap_err();
