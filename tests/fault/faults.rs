@@ -79,7 +79,7 @@ pub fn assert_clear(error: &Error) {
         Error::Backend { object, .. } | Error::Corrupt { object, .. } | Error::UnsupportedFormat { object, .. } => object.clone(),
         Error::NotFound { what } => what.clone(),
         Error::NoRepository { location } | Error::WrongPassphrase { location } => location.clone(),
-        Error::Stale { detail } => detail.clone(),
+        Error::Stale { detail } | Error::HalfDone { detail, .. } => detail.clone(),
         other => panic!("a failing call is no reason for this: {other:?}"),
     };
     assert!(!object.trim().is_empty() && text.contains(&object), "{text}");
@@ -131,7 +131,16 @@ fn every_call_fails_once(name: &str, operation: &Operation) {
         let here = world.copy();
         let memory = Memory::new(objects.clone());
         let Case { call, what, fate, cache, undisturbed } = *case;
-        let hooked = Hooked::new(memory.clone(), move |number, _| if number == call { fate } else { Fate::Proceed });
+        // The same call, which may be about other objects: names of new ones are random.
+        let met = Arc::new(Mutex::new(what));
+        let note = Arc::clone(&met);
+        let hooked = Hooked::new(memory.clone(), move |number, now| {
+            if number != call {
+                return Fate::Proceed;
+            }
+            *note.lock().unwrap() = now;
+            fate
+        });
         let result = crate::support::open_backend(Arc::new(hooked), here.path(cache), 1).and_then(|repo| operation(&here, &repo));
         let mut known: Known = here.known.clone();
         match result {
@@ -146,10 +155,10 @@ fn every_call_fails_once(name: &str, operation: &Operation) {
                     && done != undisturbed
                     && !is_hidden
                 {
-                    unnoticed.lock().unwrap().push(*case);
+                    unnoticed.lock().unwrap().push((*case, done));
                 }
             }
-            Err(error) => assert_names(&error, what, fate),
+            Err(error) => assert_names(&error, *met.lock().unwrap(), fate),
         }
         // The next run: nothing but what was committed is listed, and everything works.
         let repo = here.open_on(memory.clone(), cache).unwrap();

@@ -170,7 +170,9 @@ impl World {
         let path = self.path(name);
         fs::write(&path, state).unwrap();
         let report = try_back_up_as(Some(name), repo, &path, time)?;
-        assert!(report.record.flags.is_empty(), "{:?}", report.record.flags);
+        // Some of the states are much shorter than others.
+        let flags = &report.record.flags;
+        assert!(flags.iter().all(|flag| flag.code == "shrunk"), "{flags:?}");
         Ok(report.id)
     }
 }

@@ -1,6 +1,6 @@
 //! Checking packs: their tables, that every delta has its bases, and with `read_data` every stored byte.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::data::{Chosen, read_packs};
@@ -81,18 +81,20 @@ pub(super) fn check_packs(
     monitor: &dyn Monitor,
     report: &mut CheckReport,
 ) -> Result<BadCopies> {
-    let mut packs: Vec<Chosen> = Vec::new();
+    let mut listed: BTreeMap<PackId, u64> = BTreeMap::new();
     for info in repo.backend().list(ObjectKind::Pack)? {
         let info = info?;
         if let ObjectKey::Pack(id) = info.key {
-            packs.push((id, info.size));
+            listed.insert(id, info.size);
         }
     }
-    // After that listing, so that the catalog knows all of it: packs that a backup adds meanwhile are for the next check. What cannot be read is found
-    // again below, pack by pack.
+    // After that listing, so that the catalog knows all of it. What cannot be read is found again below, pack by pack.
     repo.list_all_packs()?;
-    packs.sort_unstable();
-    packs.dedup();
+    // A listing may leave out a pack that is there. The catalog comes from another one, so what both leave out lacks chunks.
+    for known in repo.on_catalog(|local| local.packs())? {
+        listed.entry(known.pack.id).or_insert(known.pack.size);
+    }
+    let packs: Vec<Chosen> = listed.into_iter().collect();
     report.packs = packs.len() as u64;
     let chosen = if options.read_data { options.subset.choose(&packs, options.seed) } else { Vec::new() };
     let to_read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
