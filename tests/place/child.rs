@@ -74,8 +74,9 @@ fn act() {
 
 /// A live restore that dies after its first pages.
 fn abort_midway(path: &Path, spec: Spec) {
-    // The first question comes after filling, then one before each step of pages.
-    let listener = Listener { questions_left: Some(2).into(), at_stop: || std::process::abort(), ..Listener::default() };
+    // One question comes before each step of pages.
+    let counted = Listener { questions_left: Some(1).into(), counted_from: "writing", is_counted: false.into(), ..Listener::default() };
+    let listener = Listener { at_stop: || std::process::abort(), ..counted };
     let new = bytes(Spec { rows: 40_000, ..spec });
     placement(&RealDisk, &listener).place_live(path, new.len() as u64, &filler(&new), DatabaseOptions::default()).unwrap();
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::backend::disk::{Disk, RealDisk};
 use icecore::ops::place::{DatabaseOptions, Placed, Placement};
@@ -122,22 +123,30 @@ pub fn bytes(spec: Spec) -> Vec<u8> {
 pub struct Listener {
     pub warnings: Mutex<Vec<String>>,
     pub questions_left: Mutex<Option<u32>>,
+    /// Only from this phase on: others are also asked in by threads that wait.
+    pub counted_from: &'static str,
+    pub is_counted: AtomicBool,
     pub at_stop: fn() -> bool,
 }
 
 impl Default for Listener {
     fn default() -> Self {
-        Listener { warnings: Mutex::default(), questions_left: Mutex::new(None), at_stop: || true }
+        Listener { warnings: Mutex::default(), questions_left: Mutex::new(None), counted_from: "", is_counted: true.into(), at_stop: || true }
     }
 }
 
 impl Monitor for Listener {
-    fn phase(&self, _name: &'static str, _total_bytes: Option<u64>) {}
+    fn phase(&self, name: &'static str, _total_bytes: Option<u64>) {
+        self.is_counted.fetch_or(name == self.counted_from, Ordering::Relaxed);
+    }
     fn advance(&self, _bytes: u64) {}
     fn warn(&self, message: &str) {
         self.warnings.lock().unwrap().push(message.to_string());
     }
     fn cancelled(&self) -> bool {
+        if !self.is_counted.load(Ordering::Relaxed) {
+            return false;
+        }
         match &mut *self.questions_left.lock().unwrap() {
             None => false,
             Some(0) => (self.at_stop)(),

@@ -37,6 +37,16 @@ pub(super) enum Input {
     Ready(Box<dyn Holes + Send>),
 }
 
+impl Input {
+    /// Something to read from, which fails as soon as `go_on` does.
+    fn begin<'g>(self, go_on: &'g dyn Fn() -> Result<()>) -> Result<Box<dyn Holes + 'g>> {
+        Ok(match self {
+            Input::Slow(bytes) => Box::new(NoHoles(Pump::start(bytes, go_on).map_err(|e| Error::source("the source", e))?)),
+            Input::Ready(bytes) => bytes,
+        })
+    }
+}
+
 struct Piece {
     /// Where it lies in the stream, bytes.
     offset: u64,
@@ -78,14 +88,7 @@ pub(super) fn store<'a>(
     let config = session.repository().config();
     let seed = session.repository().keys().chunking_seed();
     let go_on = || go_on(session, monitor);
-    let input = match input {
-        Input::Slow(bytes) => {
-            let pump = Pump::start(bytes, &go_on).map_err(|e| Error::source("the source", e))?;
-            Box::new(NoHoles(pump)) as Box<dyn Holes>
-        }
-        Input::Ready(bytes) => bytes,
-    };
-    let mut chunks = content_cuts(input, config.content_chunk_len, seed);
+    let mut chunks = content_cuts(input.begin(&go_on)?, config.content_chunk_len, seed);
     let mut next_piece = |prediction: &mut _, offset: &mut _| {
         go_on()?;
         next_piece(session, &mut chunks, offset, prediction).map_err(|failure| match (failure, go_on()) {

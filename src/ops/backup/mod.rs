@@ -149,13 +149,7 @@ fn try_backup(
     }
     let mut report = capture.finish()?;
     tell_messages(&report, monitor);
-    for entry in &mut entries {
-        entry.tables.extend(report.contents.remove(&entry.name).unwrap_or_default());
-        if let Some(old) = inherited.entries.get(&entry.name).filter(|old| entry.tables.is_empty() && old.root == entry.root) {
-            // The same bytes hold the same rows.
-            entry.tables.clone_from(&old.tables);
-        }
-    }
+    record_contents(&mut entries, &mut report, &inherited);
     let capture_us = capture_started.elapsed().as_micros() as u64;
     intake.store_set_aside()?;
     let listing = intake.store_listing(&entries, inherited.listing)?;
@@ -183,6 +177,17 @@ fn try_backup(
     }
     let (id, record) = (committed.id, committed.record);
     Ok(Some(BackupReport { id, record, skipped, left_out, capture_us, unchanged_streams, healed_chunks }))
+}
+
+/// Puts what the tables of databases held into their entries.
+fn record_contents(entries: &mut [StreamEntry], report: &mut CaptureReport, inherited: &Inherited) {
+    for entry in entries {
+        entry.tables.extend(report.contents.remove(&entry.name).unwrap_or_default());
+        if let Some(old) = inherited.entries.get(&entry.name).filter(|old| entry.tables.is_empty() && old.root == entry.root) {
+            // The same bytes hold the same rows.
+            entry.tables.clone_from(&old.tables);
+        }
+    }
 }
 
 /// Stores streams as they come.
