@@ -2,8 +2,10 @@
 //! is stored depends on it.
 
 use std::fs::DirBuilder;
+use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -33,7 +35,7 @@ impl LocalDir {
             },
         };
         for above in [environment::temporary_dir(), PathBuf::from("/var/tmp")] {
-            let made = tempfile::Builder::new().prefix("icecore-").tempdir_in(&above);
+            let made = tempfile::Builder::new().prefix("icecore-").permissions(Permissions::from_mode(0o700)).tempdir_in(&above);
             if let Ok(dir) = made.and_then(|dir| make_usable(dir.path()).map(|()| dir)) {
                 output.warn(&format!("{why}; it is made anew in {} for this run", dir.path().display()));
                 return LocalDir { path: dir.path().to_path_buf(), _temporary: Some(dir) };

@@ -148,7 +148,8 @@ fn a_stop_rolls_back() {
         let dest = dir.join("a.db");
         make(&dest, old);
         let new = bytes(Spec { rows: 40_000, ..NEW });
-        let listener = Listener { questions_left: Some(1).into(), counted_from: "writing", is_counted: false.into(), ..Listener::default() };
+        let listener =
+            Listener { questions_left: Some(1).into(), counted_from: "writing", is_counted: false.into(), ..Listener::default() };
         let outcome = placement(&RealDisk, &listener).place_live(&dest, new.len() as u64, &filler(&new), DatabaseOptions::default());
         assert!(matches!(outcome, Err(Error::Cancelled)));
         assert_eq!(read(&dest), rows("old", 50));

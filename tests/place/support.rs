@@ -131,7 +131,13 @@ pub struct Listener {
 
 impl Default for Listener {
     fn default() -> Self {
-        Listener { warnings: Mutex::default(), questions_left: Mutex::new(None), counted_from: "", is_counted: true.into(), at_stop: || true }
+        Listener {
+            warnings: Mutex::default(),
+            questions_left: Mutex::new(None),
+            counted_from: "",
+            is_counted: true.into(),
+            at_stop: || true,
+        }
     }
 }
 

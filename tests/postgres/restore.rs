@@ -269,7 +269,7 @@ fn one_table_comes_back_beside_what_is_there() {
         good(table("odd schema.odd \" table", &["--as", "back"]));
         good(table("nothing", &["--as", "nothing_back"]));
         table("app.parted", &[]).failed(2, &["name one of its partitions"]);
-        table("app.none", &[]).failed(1, &["table app.none in the dump not found"]);
+        table("app.none", &[]).failed(1, &["the dump has no table app.none"]);
         table("people", &["--as", "serials"]).failed(1, &["already exists", "nothing was changed"]);
         database.sql("SET transaction_read_only = off; DROP TYPE app.place CASCADE");
         table("people", &["--as", "no_type"]).failed(1, &["app.place", "nothing was changed"]);

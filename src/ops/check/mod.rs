@@ -53,7 +53,10 @@ pub const CODES: [(&str, &str); 13] = [
     ("pending", "the record of a backup that has not ended is damaged (scrub only)"),
     ("mark", "a mark on a snapshot is damaged"),
     ("forgotten", "what stays of a forgotten snapshot is damaged"),
-    ("tombstone", "a tombstone is damaged, or hides a snapshot without saying that it has expired: damaged or forged; its name still counts"),
+    (
+        "tombstone",
+        "a tombstone is damaged, or hides a snapshot without saying that it has expired: damaged or forged; its name still counts",
+    ),
     ("log", "an entry of the journal is damaged"),
     ("pack", "a pack is not what was written: its bytes, its table or its length"),
     ("pack-healable", "the same of a pack that heals with its parity: nothing is lost"),

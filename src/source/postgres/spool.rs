@@ -1,5 +1,7 @@
 //! A directory for what has to be a file for a while.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -18,8 +20,14 @@ impl PrivateDir {
     /// # Errors
     /// [`Error::Destination`] if it cannot be made.
     pub(crate) fn create(dir: &Path) -> Result<Self> {
-        let made = tempfile::Builder::new().prefix("icecore-").suffix(".pgdir").rand_bytes(16).tempdir_in(dir);
-        let made = made.map_err(|e| Error::destination(dir, format!("no directory can be made there: {e}; --tmp names another one")))?;
+        let made = tempfile::Builder::new()
+            .prefix("icecore-")
+            .suffix(".pgdir")
+            .rand_bytes(16)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(dir);
+        let made =
+            made.map_err(|e| Error::destination(dir, format!("no directory can be made there: {e}; --tmp names another directory")))?;
         Ok(PrivateDir { path: made.keep() })
     }
 

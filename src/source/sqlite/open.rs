@@ -1,5 +1,7 @@
 //! Opens a database the way its place allows: in place with locks, as a file that nobody changes, or as a private copy.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -148,7 +150,7 @@ pub(super) struct PrivateDir(TempDir);
 
 impl PrivateDir {
     fn create(parent: &Path) -> Result<Self> {
-        let made = tempfile::Builder::new().prefix("icecore-").rand_bytes(16).tempdir_in(parent);
+        let made = tempfile::Builder::new().prefix("icecore-").rand_bytes(16).permissions(Permissions::from_mode(0o700)).tempdir_in(parent);
         made.map(Self).map_err(|e| Error::destination(parent, e))
     }
 }

@@ -4,6 +4,8 @@
 //! A shell keeps it: as soon as the pipe to that shell is closed, which also happens when this process is killed, the server is stopped and its
 //! directory removed.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -183,7 +185,13 @@ fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
     std::fs::create_dir_all(above).map_err(failed)?;
     let above = above.canonicalize().map_err(failed)?;
     // The socket's path has to be short.
-    let dir = tempfile::Builder::new().prefix("icecore-drill-").rand_bytes(8).tempdir_in(&above).map_err(failed)?.keep();
+    let dir = tempfile::Builder::new()
+        .prefix("icecore-drill-")
+        .rand_bytes(8)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(&above)
+        .map_err(failed)?
+        .keep();
     if let Some(account) = account
         && let Err(e) = chown(&dir, Some(account.uid), Some(account.gid))
     {
