@@ -17,6 +17,7 @@ if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
 fi
 # A locale that writes amounts of money in another way. A machine that has none of these runs that part of a test without it.
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! locale -a | grep -q '^de_DE.utf8$'; then
+    apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends locales >/dev/null
     localedef -i de_DE -f UTF-8 de_DE.UTF-8
 fi

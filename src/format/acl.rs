@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn nobody_gets_more_than_the_list_gave() {
-        let cases: [(&[(u16, u16)], u32, u32); 8] = [
+        type Case = (&'static [(u16, u16)], u32, u32);
+        let cases: [Case; 8] = [
             // The mask shows as the group's bits, though the group has nothing.
             (&[(USER_OBJ, 6), (USER, 6), (GROUP_OBJ, 0), (MASK, 6), (OTHER, 0)], 0o660, 0o600),
             (&[(USER_OBJ, 6), (USER, 6), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 0)], 0o660, 0o640),

@@ -82,7 +82,8 @@ pub fn restore_streams(
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing)?;
     // Of a file with several names the entry is that of the first.
-    let (mut files, mut trees): (Vec<(&[u8], &StreamEntry, &Path)>, Vec<(&[u8], Subtree, &Path)>) = (Vec::new(), Vec::new());
+    let mut files: Vec<(&[u8], &StreamEntry, &Path)> = Vec::new();
+    let mut trees: Vec<(&[u8], Subtree, &Path)> = Vec::new();
     for (name, dest) in targets {
         let live_only = || Error::InvalidArgument("--live is for SQLite databases only".into());
         match subtree(&listing, name) {

@@ -119,7 +119,7 @@ impl WriteSession {
     /// Whether the session still accepts anything. Long loops that put nothing ask this too, so that a failure elsewhere ends them.
     ///
     /// # Errors
-    /// Why a pack could not be written; [`Error::Poisoned`] after a failure elsewhere.
+    /// Why a pack could not be written; [`crate::Error::Poisoned`] after a failure elsewhere.
     pub fn check(&self) -> Result<()> {
         self.packer.check()
     }

@@ -162,7 +162,7 @@ fn an_ordinary_user_opens_nothing_to_another_group() {
         let restored = fs::metadata(place.path("out").join(name)).unwrap();
         assert_eq!((restored.mode() & 0o7777, restored.uid()), (mode, 65_534), "{name}");
     }
-    assert_eq!(of(&place.path("out/closed")).get("user.x").is_some(), has_attributes, "{}", run.stderr);
+    assert_eq!(of(&place.path("out/closed")).contains_key("user.x"), has_attributes, "{}", run.stderr);
     let about: Vec<&str> = run.stderr.lines().filter(|line| line.contains("its group gets no more than others")).collect();
     assert_eq!(about.len(), 2, "{}", run.stderr);
 }

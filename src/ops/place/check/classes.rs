@@ -28,7 +28,8 @@ pub(super) enum Class<'l> {
 
 /// Sorts one line.
 pub(super) fn classify<'l>(line: &'l str) -> Class<'l> {
-    let prefixes: [(&str, fn(&'l str) -> Class<'l>); 7] = [
+    type Make<'l> = fn(&'l str) -> Class<'l>;
+    let prefixes: [(&str, Make<'l>); 7] = [
         ("NULL value in ", Class::Row),
         ("NUMERIC value in ", Class::Row),
         ("TEXT value in ", Class::Row),
