@@ -39,7 +39,7 @@ fn names_are_given_as_they_are_or_as_in_sql() {
     }
     // Two are meant, and both are shown as they have to be given.
     table("a.b.c", "x").failed(2, &["\\\"a.b\\\".\\\"c\\\"", "\\\"a\\\".\\\"b.c\\\""]);
-    table("upper", "x").failed(1, &["not found"]);
+    table("upper", "x").failed(1, &["the dump has no table"]);
 }
 
 #[test]

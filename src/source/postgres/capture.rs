@@ -9,7 +9,7 @@ use super::connect::explain;
 use super::parallel::Directory;
 use super::streams::{ARCHIVE_SUFFIX, stream_name};
 use super::tables::{self, Tables};
-use super::{Connection, PostgresSource, facts, lacking};
+use super::{Connection, PostgresOptions, PostgresSource, facts, lacking};
 use crate::error::{Error, Result};
 use crate::format::snapshot::EntryKind;
 use crate::progress::Monitor;
@@ -66,6 +66,10 @@ pub(super) struct PostgresCapture<'a> {
     facts: Vec<(String, String)>,
 }
 
+fn lock_wait_ms(options: &PostgresOptions) -> u128 {
+    options.lock_wait.as_millis().clamp(1, i32::MAX as u128)
+}
+
 impl<'a> PostgresCapture<'a> {
     pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &'a dyn Monitor) -> Result<Self> {
         let version = connection.version;
@@ -76,6 +80,8 @@ impl<'a> PostgresCapture<'a> {
         let mut start = || {
             let client = &mut connection.client;
             client.batch_execute(BEGIN)?;
+            // What is asked below waits for a locked table no longer than pg_dump does.
+            client.batch_execute(&format!("SET LOCAL lock_timeout = {}", lock_wait_ms(&source.options)))?;
             let snapshot: String = client.query_one("SELECT pg_export_snapshot()", &[])?.try_get(0)?;
             Ok::<_, postgres::Error>((snapshot, facts::read(client, version)?))
         };
@@ -142,7 +148,7 @@ impl<'a> PostgresCapture<'a> {
 
     fn lock_wait(&self) -> String {
         // 0 would mean to wait without end.
-        format!("--lock-wait-timeout={}", self.source.options.lock_wait.as_millis().clamp(1, i32::MAX as u128))
+        format!("--lock-wait-timeout={}", lock_wait_ms(&self.source.options))
     }
 
     fn globals_command(&self) -> Command {

@@ -22,9 +22,10 @@ const LACKING: [(&str, &str, &str); 3] = [
     (
         "extension_tables",
         "the rows of tables that belong to an extension which has not marked them for dumps (pg_extension_config_dump)",
-        "relkind = 'r' AND relpersistence <> 't' AND pg_relation_size(c.oid) > 0 AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension e \
-         ON e.oid = d.refobjid WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass \
-         AND d.deptype = 'e' AND NOT c.oid = ANY (coalesce(e.extconfig, '{}')))",
+        // The size is asked for last, and of these tables alone: it takes a lock.
+        "CASE WHEN relkind = 'r' AND relpersistence <> 't' AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' \
+         AND NOT c.oid = ANY (coalesce(e.extconfig, '{}'))) THEN pg_relation_size(c.oid) > 0 ELSE false END",
     ),
     ("foreign_tables", "the rows of foreign tables, which are elsewhere", "relkind = 'f'"),
 ];
