@@ -45,8 +45,12 @@ pub struct RestoreOptions {
 impl RestoreOptions {
     /// The attributes that an entry is restored with.
     fn dress(&self, entry: &StreamEntry) -> Option<FileMeta> {
-        let meta = entry.meta.clone()?;
-        Some(if self.no_xattrs { meta.without_attributes() } else { meta })
+        self.wanted(entry.meta.clone())
+    }
+
+    /// Of these attributes those that are restored.
+    fn wanted(&self, meta: Option<FileMeta>) -> Option<FileMeta> {
+        meta.map(|meta| if self.no_xattrs { meta.without_attributes() } else { meta })
     }
 
     /// Says how many modes are narrowed because access control lists are not wanted.
@@ -107,7 +111,6 @@ pub fn restore_streams(
             dress: &dress,
             monitor: placement.monitor,
         };
-        // The directories of a tree, too, are looked at before the first file is touched.
         let refused = filling.look_ahead(dest)?;
         fillings.push((*name, tree, *dest, filling, refused));
     }
@@ -128,7 +131,7 @@ pub fn restore_streams(
         // Their names in the snapshot.
         let mut tell = |restored: Restored| tell(Restored { name: below(restored.name), ..restored });
         let bytes = tree.entries.iter().map(|entry| entry.root.len).sum();
-        let own = tree.meta.clone().map(|meta| if options.no_xattrs { meta.without_attributes() } else { meta });
+        let own = options.wanted(tree.meta.clone());
         let part = match outcome.stopped.is_some() {
             true => Ok(Outcome { untried: filling.total, ..Outcome::default() }),
             false => fill_directory(&filling, dest, bytes, refused, own, placement, &mut tell),
