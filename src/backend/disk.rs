@@ -135,7 +135,7 @@ fn reports_write_errors() -> bool {
     (number(), number()) >= (5, 8)
 }
 
-/// Whether this is a file system of which syncfs(2) makes everything durable. Network and FUSE file systems, and overlays, may not pass it on.
+/// Whether syncfs(2) makes everything on this file system durable. Network and FUSE file systems, and overlays, may not pass it on.
 #[cfg(target_os = "linux")]
 fn syncs_all_of_it(dir: &File) -> bool {
     // Magic numbers of statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.

@@ -17,7 +17,7 @@ pub fn page_chunk_len(configured: u32, page_size: u32) -> u32 {
 /// Of how many of the longest chunks bytes are read ahead: what is left of them moves to the front before more are read.
 const AHEAD: usize = 2;
 
-/// Bytes of which it can be known that they are zeros without reading them.
+/// Input that can tell where it has zeros, without reading them.
 pub trait Holes: Read {
     /// How many zeros come next that need not be read; 0 where bytes come, or zeros that have to be read.
     fn hole(&mut self) -> std::io::Result<u64>;
@@ -26,7 +26,7 @@ pub trait Holes: Read {
     fn skip(&mut self, len: u64);
 }
 
-/// Bytes of which all have to be read.
+/// Input without known holes: every byte is read.
 pub struct NoHoles<R>(pub R);
 
 impl<R: Read> Read for NoHoles<R> {
