@@ -124,7 +124,7 @@ fn take(dir: &Path, steps: u32) -> common::Result<()> {
     let mut seen = HashSet::new();
     let mut ids = Vec::new();
     for (_, snapshot) in repo.refresh()?.snapshots {
-        for entry in reader.listing(&snapshot.listing)? {
+        for entry in reader.listing(&snapshot.listing, &Silent)? {
             for span in Spans::new(&reader, &entry.root)? {
                 let id = span?.id;
                 ids.extend(seen.insert(id).then_some(id));

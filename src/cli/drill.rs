@@ -188,7 +188,7 @@ fn of_snapshot(
     let (id, record) = find_in(&refreshed, snap, &args.filter)?.clone();
     story.snapshots.push(id);
     story.source = Some(record.source.id);
-    let listing = Reader::new(repo).listing(&record.listing)?;
+    let listing = Reader::new(repo).listing(&record.listing, &progress)?;
     let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let options = DrillOptions {
         staging: if record.source.kind == SourceKind::Postgres { args.on_server()? } else { args.in_directory(context)? },

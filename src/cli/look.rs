@@ -109,7 +109,7 @@ fn find_with_streams(
     let progress = context.progress();
     let refreshed = context.refresh(repo, &progress)?;
     let (id, record) = find_in(&refreshed, &args.snap, &args.filter)?;
-    let listing = Reader::new(repo).listing(&record.listing)?;
+    let listing = Reader::new(repo).listing(&record.listing, &progress)?;
     Ok((SnapshotView::of(id, record, &refreshed), *id, record.clone(), listing.iter().map(StreamView::of).collect()))
 }
 

@@ -259,15 +259,20 @@ fn place(
     let outcome = match &args.to {
         Some(dir) => restore::restore_tree(repo, record, dir, &options, &placement, &mut tell),
         None => {
-            let targets = targets(repo, record, args)?;
+            let targets = targets(repo, record, args, monitor)?;
             restore::restore_streams(repo, record, &targets, &options, &placement, &mut tell)
         }
     };
     outcome.map_err(Refused::Library)
 }
 
-fn targets(repo: &Repository, record: &SnapshotRecord, args: &RestoreArgs) -> Result<Vec<(Vec<u8>, PathBuf)>, Refused> {
-    let listing = Reader::new(repo).listing(&record.listing).map_err(Refused::Library)?;
+fn targets(
+    repo: &Repository,
+    record: &SnapshotRecord,
+    args: &RestoreArgs,
+    monitor: &dyn Monitor,
+) -> Result<Vec<(Vec<u8>, PathBuf)>, Refused> {
+    let listing = Reader::new(repo).listing(&record.listing, monitor).map_err(Refused::Library)?;
     let streams: HashSet<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let is_known = |name: &[u8]| streams.contains(name) || subtree::is_directory(&listing, name);
     let target = |argument| names::target(argument, is_known).map_err(Refused::Arguments);

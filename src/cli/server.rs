@@ -156,7 +156,8 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs, dsn: &str) -> R
             progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
         }
         let from = Origin { snapshot: Some(id.to_string()), name: format!("snapshot {}", id.short()) };
-        load(context, &args.server, (conninfo, environment), &Dump::of_snapshot(&repo, &record)?, from, progress)
+        let dump = Dump::of_snapshot(&repo, &record, &progress)?;
+        load(context, &args.server, (conninfo, environment), &dump, from, progress)
     })
 }
 

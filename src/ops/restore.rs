@@ -84,7 +84,7 @@ pub fn restore_streams(
     tell: &mut Tell<'_>,
 ) -> Result<Outcome> {
     let reader = Reader::new(repo);
-    let listing = reader.listing(&snapshot.listing)?;
+    let listing = reader.listing(&snapshot.listing, placement.monitor)?;
     // Of a file with several names the entry is that of the first.
     let mut files: Vec<(&[u8], &StreamEntry, &Path)> = Vec::new();
     let mut trees: Vec<(&[u8], Subtree, &Path)> = Vec::new();
@@ -272,7 +272,7 @@ fn refuse_if_full(filling: &Filling<'_>, dir: &Path, logical_bytes: u64, placeme
 /// Writes one stream to `out`, in order. What was written before a failure is verified.
 pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut dyn Write, monitor: &dyn Monitor) -> Result<u64> {
     let reader = Reader::new(repo);
-    let listing = reader.listing(&snapshot.listing)?;
+    let listing = reader.listing(&snapshot.listing, monitor)?;
     let entry = with_bytes(&listing, name)?;
     monitor.phase("reading", Some(entry.root.len));
     write_out(&reader, &entry.root, out, monitor).map_err(|error| explained(&reader, entry, error, monitor))?;

@@ -5,6 +5,7 @@ use super::tree::Spans;
 use crate::error::{Error, Result};
 use crate::format::record;
 use crate::format::snapshot::{StreamEntry, StreamRoot};
+use crate::progress::Monitor;
 
 /// Bytes that are at hand before an entry is decoded, so that nearly every one is decoded at the first try.
 const AHEAD_BYTES: usize = 16 << 10;
@@ -31,8 +32,12 @@ impl Reader {
     }
 
     /// All entries of a snapshot.
-    pub fn listing(&self, root: &StreamRoot) -> Result<Vec<StreamEntry>> {
-        self.entries(root)?.collect()
+    ///
+    /// # Errors
+    /// As [`Reader::entries`]; [`Error::Cancelled`] as soon as the user wants to stop: a listing can have a million entries.
+    pub fn listing(&self, root: &StreamRoot, monitor: &dyn Monitor) -> Result<Vec<StreamEntry>> {
+        let to_the_end = |entry| if monitor.cancelled() { Err(Error::Cancelled) } else { entry };
+        self.entries(root)?.map(to_the_end).collect()
     }
 }
 

@@ -128,7 +128,7 @@ fn spread(mut values: Vec<u32>) -> Spread {
 
 fn chains_of(repo: &Repository, record: &SnapshotRecord, copies: &HashMap<ChunkId, Vec<(u8, u32)>>) -> Chains {
     let reader = Reader::new(repo);
-    let streams = reader.listing(&record.listing).unwrap();
+    let streams = reader.listing(&record.listing, &Silent).unwrap();
     let spans = streams.iter().flat_map(|entry| Spans::new(&reader, &entry.root).unwrap().collect::<Vec<_>>());
     let depths: Vec<(u8, u32)> = spans.map(|span| *copies[&span.unwrap().id].iter().min().unwrap()).collect();
     Chains {

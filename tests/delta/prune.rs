@@ -9,6 +9,7 @@ use icecore::format::pack::{IdPrefix, Slice, Trailer};
 use icecore::format::snapshot::{SnapshotRecord, StreamRoot};
 use icecore::format::{HEADER_LEN, Kind, ObjectHeader, SALT_LEN, record};
 use icecore::id::{ChunkId, PackId, SnapshotId};
+use icecore::progress::Silent;
 use icecore::repo::{Reader, Repository};
 
 /// One prune with a grace time of zero. Steps: mark, look, delete, unmark.
@@ -98,7 +99,7 @@ impl Prune {
         let mut live = Live { reader: &reader, copies: &copies, seen: HashSet::new(), packs: HashSet::new() };
         for record in listed.snapshots.iter().map(|(_, record)| record).chain(&pending) {
             live.walk(&record.listing);
-            reader.listing(&record.listing).unwrap().iter().for_each(|entry| live.walk(&entry.root));
+            reader.listing(&record.listing, &Silent).unwrap().iter().for_each(|entry| live.walk(&entry.root));
         }
         live.packs
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use icecore::id::ChunkId;
+use icecore::progress::Silent;
 use icecore::repo::{ChunkSpan, Reader, Repository, Spans};
 
 use crate::common::rng::Rng;
@@ -68,7 +69,7 @@ fn spoil_features(rng: &mut Rng, scene: &Scene, cache: &str) -> &'static str {
 /// The chunks of a stream read as a restore reads them, all at once.
 fn read_together(repo: &Repository, snapshot: &Taken, stream: &Stream) -> Vec<u8> {
     let reader = Reader::new(repo);
-    let listing = reader.listing(&snapshot.record.listing).unwrap();
+    let listing = reader.listing(&snapshot.record.listing, &Silent).unwrap();
     let root = listing.iter().find(|entry| entry.name == stream.name.as_bytes()).unwrap().root;
     let spans: Vec<ChunkSpan> = Spans::new(&reader, &root).unwrap().map(Result::unwrap).collect();
     let ids: Vec<ChunkId> = spans.iter().map(|span| span.id).collect();

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use icecore::id::ChunkId;
+use icecore::progress::Silent;
 use icecore::repo::{ChunkSpan, Reader, Repository, Spans, Spill};
 
 use crate::common::rng::Rng;
@@ -26,7 +27,7 @@ fn shuffled(old: &[u8], rng: &mut Rng) -> Vec<u8> {
 /// Reads a stream into a file, all at once; gives how many frames were decoded.
 fn read_into(repo: &Repository, taken: &Taken, file: &std::fs::File, spills: bool) -> u64 {
     let reader = Reader::new(repo);
-    let root = reader.listing(&taken.record.listing).unwrap()[0].root;
+    let root = reader.listing(&taken.record.listing, &Silent).unwrap()[0].root;
     let spans: Vec<ChunkSpan> = Spans::new(&reader, &root).unwrap().map(Result::unwrap).collect();
     let ids: Vec<ChunkId> = spans.iter().map(|span| span.id).collect();
     let (before, visits) = (reader.decoded_frames(), AtomicUsize::new(0));

@@ -228,7 +228,7 @@ pub fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// The database in a listed snapshot.
 pub fn database_of(repo: &Repository, record: &icecore::format::snapshot::SnapshotRecord) -> icecore::Result<Vec<u8>> {
-    let name = Reader::new(repo).listing(&record.listing)?.first().map(|entry| entry.name.clone()).unwrap_or_default();
+    let name = Reader::new(repo).listing(&record.listing, &Silent)?.first().map(|entry| entry.name.clone()).unwrap_or_default();
     let mut bytes = Vec::new();
     dump(repo, record, &name, &mut bytes, &Silent)?;
     Ok(bytes)

@@ -43,7 +43,7 @@ fn copy(from: &Path, to: &Path) {
 fn describe(repo: &Repository) -> String {
     let mut lines = Vec::new();
     for (id, record) in repo.refresh().unwrap().snapshots {
-        for entry in Reader::new(repo).listing(&record.listing).unwrap() {
+        for entry in Reader::new(repo).listing(&record.listing, &Silent).unwrap() {
             let mut bytes = Vec::new();
             dump(repo, &record, &entry.name, &mut bytes, &Silent).unwrap();
             let name = String::from_utf8(entry.name).unwrap();

@@ -67,7 +67,7 @@ fn every_snapshot_is_extracted() {
         history.push((report, std::fs::read(&path).unwrap()));
     }
     assert!(delta_bytes > 0, "there are no deltas to read");
-    let listing = Reader::new(&repo).listing(&history[0].0.record.listing).unwrap();
+    let listing = Reader::new(&repo).listing(&history[0].0.record.listing, &Silent).unwrap();
     assert_eq!(listing[0].root.levels, 2);
     for (report, expected) in &history {
         assert!(script.stream(&report.id.to_string(), "db") == *expected, "snapshot {}", report.id);

@@ -57,7 +57,7 @@ pub fn restore(repo: &Repository, report: &BackupReport, to: &Path) {
 }
 
 pub fn listing(repo: &Repository, report: &BackupReport) -> Vec<StreamEntry> {
-    Reader::new(repo).listing(&report.record.listing).unwrap()
+    Reader::new(repo).listing(&report.record.listing, &Silent).unwrap()
 }
 
 pub fn names(repo: &Repository, report: &BackupReport) -> Vec<String> {

@@ -13,6 +13,7 @@ mod many;
 mod names;
 mod selection;
 mod sparse;
+mod stopping;
 #[path = "../support/repo.rs"]
 mod support;
 mod trees;

@@ -184,7 +184,7 @@ impl Inherited {
 
 /// The streams of a snapshot; `None` if its listing is damaged: that must not stop a backup.
 fn listing(session: &WriteSession, id: &SnapshotId, record: &SnapshotRecord, monitor: &dyn Monitor) -> Result<Option<Vec<StreamEntry>>> {
-    match session.reader().listing(&record.listing) {
+    match session.reader().listing(&record.listing, monitor) {
         Ok(entries) => Ok(Some(entries)),
         Err(error) if error.is_damage() => {
             monitor.warn(&format!("the earlier snapshot {} cannot be used: {error}", id.short()));

@@ -33,7 +33,7 @@ pub(crate) fn check_streams(
     for (id, snapshot) in snapshots {
         reader.prefetch(snapshot.listing.top.into_iter())?;
         let listing = match walker.check_tree(&snapshot.listing)? {
-            None => reader.listing(&snapshot.listing),
+            None => reader.listing(&snapshot.listing, monitor),
             Some(damage) => Err(damage),
         };
         let entries = match listing {
@@ -47,7 +47,11 @@ pub(crate) fn check_streams(
         };
         for group in entries.chunks(PLACES_KEPT) {
             walker.prefetch(&mut group.iter().filter(|entry| entry.root.levels > 0).filter_map(|entry| entry.root.top))?;
+            walker.find_small(group.iter().map(|entry| &entry.root))?;
             for entry in group {
+                if monitor.cancelled() {
+                    return Err(Error::Cancelled);
+                }
                 if let Some(damage) = walker.check_tree(&entry.root)? {
                     let object = format!("snapshot {id}, stream {}", String::from_utf8_lossy(&entry.name));
                     report.found(Severity::Damage, "stream", object, damage.to_string());
@@ -141,6 +145,14 @@ impl Walker<'_> {
             self.reader.forget_places();
         }
         self.reader.prefetch(nodes.into_iter())
+    }
+
+    /// Looks up the chunks of streams of one chunk, all at once: one by one, each would cost the reading of a block of the catalog. What is wrong is
+    /// found again, and told, when the stream's turn comes.
+    fn find_small<'r>(&mut self, roots: impl Iterator<Item = &'r StreamRoot>) -> Result<()> {
+        let tops = roots.filter(|root| root.levels == 0).filter_map(|root| root.top);
+        let chunks = tops.filter(|top| !self.sound_chunks.contains(top)).collect();
+        self.check_chunks(&mut Tree { chunks, ..Tree::default() })
     }
 
     /// Looks up the chunks that wait.

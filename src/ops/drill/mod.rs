@@ -61,7 +61,7 @@ pub fn drill(
     options: &DrillOptions,
     placement: &Placement<'_>,
 ) -> Result<Report> {
-    let listing = Reader::new(repo).listing(&record.listing)?;
+    let listing = Reader::new(repo).listing(&record.listing, placement.monitor)?;
     let is_server = matches!(options.staging, Staging::Server(_));
     if is_server != (record.source.kind == SourceKind::Postgres) {
         let text = if is_server { "it is not of a PostgreSQL database" } else { "it is of a PostgreSQL database, which takes a server" };

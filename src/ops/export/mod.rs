@@ -68,7 +68,7 @@ pub fn export(
 ) -> Result<Exported> {
     let (disk, monitor) = (placement.disk, placement.monitor);
     let reader = Reader::new(repo);
-    let mut listing = reader.listing(&record.listing)?;
+    let mut listing = reader.listing(&record.listing, monitor)?;
     let held = servers::take_tables(repo, record, &mut listing)?;
     if let Some(name) = [CHECKSUMS_NAME, MANIFEST_NAME].iter().find(|name| listing.iter().any(|entry| entry.name == name.as_bytes())) {
         return Err(Error::InvalidArgument(format!(

@@ -65,9 +65,9 @@ impl Dump {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the snapshot is not of a PostgreSQL database; else as reading the repository.
-    pub fn of_snapshot(repo: &Repository, record: &SnapshotRecord) -> Result<Self> {
+    pub fn of_snapshot(repo: &Repository, record: &SnapshotRecord, monitor: &dyn Monitor) -> Result<Self> {
         let reader = Box::new(Reader::new(repo));
-        let listing = reader.listing(&record.listing)?;
+        let listing = reader.listing(&record.listing, monitor)?;
         let is_postgres = record.source.kind == SourceKind::Postgres;
         let evidence = listing.iter().find(|entry| is_postgres && entry.name == tables::STREAM.as_bytes());
         let Some(evidence) = evidence.map(|entry| entry.root.len) else { return Err(no_dump()) };

@@ -175,7 +175,7 @@ impl<'a> Live<'a> {
             self.walk(&snapshot.listing, last_listing.replace(snapshot.listing).as_ref())?;
             // The listing itself can be read only once it is known to be there.
             self.settle()?;
-            let entries: Vec<StreamEntry> = self.reader.listing(&snapshot.listing)?;
+            let entries: Vec<StreamEntry> = self.reader.listing(&snapshot.listing, self.monitor)?;
             for entry in entries {
                 let before = last.get(&entry.name).copied();
                 self.walk(&entry.root, before.as_ref())?;
@@ -194,7 +194,7 @@ impl<'a> Live<'a> {
         for snapshot in snapshots {
             self.walk(&snapshot.listing, None)?;
             self.settle()?;
-            match self.reader.listing(&snapshot.listing) {
+            match self.reader.listing(&snapshot.listing, self.monitor) {
                 Ok(entries) => entries.iter().try_for_each(|entry| self.walk(&entry.root, None))?,
                 Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error),

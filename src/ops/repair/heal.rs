@@ -76,7 +76,7 @@ impl Sick {
         let mut search = Search { sick: self, reader: &reader, monitor, seen: HashSet::new(), chunks: Vec::new(), wanted: HashSet::new() };
         for (_, snapshot) in snapshots {
             search.walk(&snapshot.listing)?;
-            match reader.listing(&snapshot.listing) {
+            match reader.listing(&snapshot.listing, monitor) {
                 Ok(entries) => entries.iter().try_for_each(|entry| search.walk(&entry.root))?,
                 Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error),

@@ -7,7 +7,7 @@ use super::super::tree;
 use super::{Closure, WriteSession, list_tombstones};
 use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
+use crate::format::snapshot::{PackRef, SnapshotRecord};
 use crate::id::{ChunkId, PackId};
 
 impl WriteSession {
@@ -44,8 +44,8 @@ impl WriteSession {
             Ok(true)
         };
         tree::walk(&self.reader, &snapshot.listing, &mut visit)?;
-        for entry in self.read_listing(snapshot)? {
-            tree::walk(&self.reader, &entry.root, &mut visit)?;
+        for entry in self.reader.entries(&snapshot.listing)? {
+            tree::walk(&self.reader, &entry?.root, &mut visit)?;
         }
         lifeboat.finish()
     }
@@ -59,9 +59,5 @@ impl WriteSession {
             }
         }
         Ok(false)
-    }
-
-    fn read_listing(&self, snapshot: &SnapshotRecord) -> Result<Vec<StreamEntry>> {
-        self.reader.listing(&snapshot.listing)
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn drill(
     placement: &Placement<'_>,
 ) -> Result<Report> {
     let monitor = placement.monitor;
-    let mut drill = Drill { dump: Dump::of_snapshot(repo, record)?, listing, options, monitor };
+    let mut drill = Drill { dump: Dump::of_snapshot(repo, record, monitor)?, listing, options, monitor };
     let how = |conninfo: &Conninfo, bin: Option<PathBuf>, spool_dir: PathBuf, (no_owner, no_privileges): (bool, bool)| ServerOptions {
         conninfo: conninfo.clone(),
         environment: staging.environment.clone(),
