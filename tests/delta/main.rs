@@ -28,6 +28,7 @@ mod hostile;
 mod model;
 mod moved;
 mod random;
+mod room;
 mod scene;
 mod spill;
 mod versions;

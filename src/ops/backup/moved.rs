@@ -28,6 +28,10 @@ const ROWS_WINDOW_LEN: usize = 4 << 20;
 /// How many bytes may have to be decoded for each byte of moved content. A page of an index comes from anywhere, and what it is worth does not pay for
 /// decoding a frame for each.
 const AMPLIFICATION: u64 = 8;
+/// The same where a whole window and more has moved. After several VACUUMs the chunks of a window stand on most frames of a stream: with 8 the third VACUUM
+/// of 100 MB stored 312 chunks whole, 9 MB, because nothing was left to read for them (`benches/growth`). For less than that it is not worth it: what a
+/// few pages save is lost when they move again, with all that they stand on.
+const AMPLIFICATION_BULK: u64 = 32;
 /// Bytes of the prefix of moved content. Half of it would do after a VACUUM; blocks that moved in a dump need it (see `benches/similarity.rs`).
 const PREFIX_LEN_AIMED: usize = 256 << 10;
 
@@ -144,7 +148,8 @@ impl<'a> Moved<'a> {
         let batch = std::mem::take(&mut state.batch);
         let features_bytes: u64 = state.old.iter().map(|old| old.features.pieces() * FEATURES_LEN as u64).sum();
         // For a little that is new the features are not read: that would cost more than it may save.
-        let read_features = features_bytes <= std::mem::take(&mut state.aside_bytes);
+        let aside_bytes = std::mem::take(&mut state.aside_bytes);
+        let read_features = features_bytes <= aside_bytes;
         let pool = std::mem::take(&mut *self.pool.lock().unwrap_or_else(PoisonError::into_inner));
         let matches = (read_features || !pool.is_empty()).then(|| find(batch, &mut state.old, &pool, read_features));
         let mut aside = state.aside.take_all();
@@ -152,6 +157,9 @@ impl<'a> Moved<'a> {
         let repo = self.session.repository();
         let mut writers = (0..repo.threads()).map(|_| self.session.writer()).collect::<Result<Vec<_>>>()?;
         let mut sources = Sources::new(self.session, &state.old);
+        if self.content == Content::Pages && aside_bytes > PAGES_WINDOW_LEN as u64 {
+            sources.amplification = AMPLIFICATION_BULK;
+        }
         let mut aside = aside.into_iter().peekable();
         while aside.peek().is_some() {
             if self.monitor.cancelled() {
@@ -228,6 +236,8 @@ struct Sources<'a> {
     session: &'a WriteSession,
     /// Where each stream starts among all, bytes, and its tree.
     streams: Vec<(u64, TreeCursor<'a>)>,
+    /// How many bytes may have to be decoded for each byte that is sought.
+    amplification: u64,
 }
 
 /// A chunk of an old stream.
@@ -244,7 +254,7 @@ impl<'a> Sources<'a> {
             streams.push((start, TreeCursor::new(session.reader(), Some(old.root))));
             start += old.features.pieces() * PIECE_LEN as u64;
         }
-        Sources { session, streams }
+        Sources { session, streams, amplification: AMPLIFICATION }
     }
 
     /// For each chunk of a window the parts of stored chunks that are likely to hold what is in it.
@@ -295,7 +305,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The old chunks that may serve as bases in a window: those in the frames that give most for what reading them takes, as long as the window's bases
-    /// take no more to read than [`AMPLIFICATION`] times its own bytes.
+    /// take no more to read than `amplification` times its own bytes.
     fn affordable<'o>(
         &self,
         sought: &[Sought],
@@ -320,7 +330,7 @@ impl<'a> Sources<'a> {
         }
         let mut frames: Vec<_> = frames.into_iter().collect();
         frames.sort_unstable_by_key(|(frame, (votes, bytes))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
-        let mut budget = AMPLIFICATION * sought.iter().map(|chunk| chunk.len as u64).sum::<u64>();
+        let mut budget = self.amplification * sought.iter().map(|chunk| chunk.len as u64).sum::<u64>();
         let mut paid = HashSet::new();
         for (frame, (_, bytes)) in frames {
             if bytes <= budget {

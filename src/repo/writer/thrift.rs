@@ -15,16 +15,18 @@ use crate::id::ChunkId;
 
 /// The most work of a moved chunk. The rest of [`WORK_WRITE_MAX`] is for its later versions.
 const WORK_MOVED_MAX: usize = WORK_WRITE_MAX as usize - 16;
-/// What reading one more frame is worth, bytes, as long as there is much room.
-const FRAME_PRICE: usize = 12;
-/// Each so many frames that are read already make the next ones dearer by as much again: room becomes scarce.
-const DEAR_FRAMES: usize = 12;
+/// What reading one more frame is worth, bytes. Work is handed on: a chunk that moves again stands on two or three chunks that have moved, and has the
+/// frames of all of them to read. So stale pages are cheaper than frames. With 12 bytes, and as much again for each 12 frames, the third VACUUM of the
+/// store of `benches/growth` stored twice as much as with this price, since its chunks came to the bound; with 250 pages that were found are given up.
+const FRAME_PRICE: usize = 150;
+/// The same where two deltas of a chunk are at hand and their bytes are known.
+const FRAME_PRICE_COMPARED: usize = 4;
 /// What a page saves that is found, bytes.
 const FOUND_WORTH: usize = 1500;
 
-/// What the work of a delta counts beside its bytes where there is a choice between two. Less than [`FRAME_PRICE`]: both fit.
+/// What the work of a delta counts beside its bytes where there is a choice between two. Both fit, so that is little.
 pub(super) fn price_of(base: &Base) -> usize {
-    base.work() as usize * FRAME_PRICE / 3
+    base.work() as usize * FRAME_PRICE_COMPARED
 }
 
 /// A part of a prefix.
@@ -56,13 +58,12 @@ fn version(session: &WriteSession, id: ChunkId, slices: &[BaseSlice], closure: &
     let mut wanted = Pieces::default();
     slices.iter().filter(|slice| slice.id == id).for_each(|slice| wanted.add(slice.offset as usize, slice.len as usize));
     let worth = wanted.count() * FOUND_WORTH;
-    let frame_price = FRAME_PRICE + FRAME_PRICE * closure.len() / DEAR_FRAMES;
     let mut next = session.trusted(session.reader().places().copies(&id)?)?;
     let mut stale = 0;
     let mut best: Option<(usize, (StoredCopy, Closure))> = None;
     while let Some((copy, own)) = next {
         let with = closure.len_with(&own);
-        let price = (with - closure.len()) * frame_price + stale;
+        let price = (with - closure.len()) * FRAME_PRICE + stale;
         let fits = with < WORK_MOVED_MAX && copy.frame().level < LEVEL_WRITE_MAX;
         next = None;
         if let Some((older, changed)) = older(session, &copy)? {
