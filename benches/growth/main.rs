@@ -5,8 +5,8 @@
 //!
 //! Two corpora that move content among pages. `mixed`: a store with many kinds of content, keys that spread over their indexes, rows that go and
 //! leave room for others, and several VACUUMs. `fossil`: a repository of Fossil that takes over the history of a git repository (this one, unless
-//! `--repository` says another) in `--steps` parts; it packs old versions anew as deltas, and frees pages and uses them again. Without the programs
-//! `fossil` and `git` that corpus is left out with a line.
+//! `--repository` says another) in `--steps` parts, beside patched sources of others, tables and assets; it packs old versions anew as deltas, frees
+//! pages and uses them again. Without the programs `fossil` and `git` that corpus is left out with a line. `--size` is that of the first state (57MB).
 //!
 //! Says for each length of the history what both store in all, and the worst of their ratios from 5 steps on; the peak memory of the backups; and
 //! at the end what it costs to restore the newest, the middle and the oldest state. Every restored file is compared with what was backed up.
@@ -18,6 +18,7 @@ mod common;
 mod fossil;
 mod mixed;
 mod run;
+mod work;
 
 use std::path::{Path, PathBuf};
 
@@ -60,7 +61,8 @@ fn main() -> Result<()> {
         "fossil" => {
             let default = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
             let repository = args.value("--repository").map_or(default, PathBuf::from);
-            let Some(spec) = fossil::Spec::of(repository, steps + 1)? else { return Ok(()) };
+            let bytes = args.bytes("--size", 57_000_000)?;
+            let Some(spec) = fossil::Spec::of(repository, steps + 1, bytes, u64::from(args.number("--seed", 1)?))? else { return Ok(()) };
             Corpus::Fossil(spec)
         }
         other => return Err(format!("--corpus {other}: there are mixed and fossil").into()),
