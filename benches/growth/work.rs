@@ -22,12 +22,15 @@ const ASSETS_LEN: u64 = 13_000_000;
 /// Sources larger than this are left out: generated tables and archives.
 const SOURCE_LEN_MAX: u64 = 1_500_000;
 /// Files of sources that a check-in patches.
-const PATCHED: u64 = 120;
+const PATCHED: u64 = 50;
 /// Tables, and their bytes.
 const TABLES: u64 = 8;
 const TABLE_LEN: usize = 1_200_000;
 /// Tables that a check-in edits.
-const TABLES_EDITED: u64 = 2;
+const TABLES_EDITED: u64 = 3;
+/// Assets that a check-in retouches. Of so many check-ins one adds an asset.
+const RETOUCHED: u64 = 3;
+const ASSET_EVERY: u64 = 2;
 /// Bytes of an asset.
 const ASSET_LEN: (u64, u64) = (20_000, 300_000);
 
@@ -80,7 +83,9 @@ impl Work<'_> {
     /// When a file cannot be read or written.
     pub fn go_on(&self) -> Result<()> {
         let mut rng = self.rng("go on");
-        self.add_asset(&mut rng)?;
+        if self.number.is_multiple_of(ASSET_EVERY) {
+            self.add_asset(&mut rng)?;
+        }
         self.edit(&mut rng)
     }
 
@@ -127,7 +132,7 @@ impl Work<'_> {
         Ok(len)
     }
 
-    /// Patches sources, edits tables and retouches an asset.
+    /// Patches sources, edits tables and retouches assets.
     fn edit(&self, rng: &mut Rng) -> Result<()> {
         let prose = Prose::new(self.seed ^ 79);
         let sources = files(&self.checkout.join("vendored"), "rs")?;
@@ -141,21 +146,25 @@ impl Work<'_> {
             self.edit_table(rng.below(TABLES), &prose, rng)?;
         }
         let assets = files(&self.checkout.join("assets"), "bin")?;
-        let path = &assets[rng.below(assets.len() as u64) as usize];
-        let mut bytes = std::fs::read(path)?;
-        let start = rng.below(bytes.len() as u64) as usize;
-        for byte in bytes.iter_mut().skip(start).take(3_000) {
-            *byte = (rng.next() & 255) as u8;
+        for _ in 0..RETOUCHED {
+            let path = &assets[rng.below(assets.len() as u64) as usize];
+            let mut bytes = std::fs::read(path)?;
+            let start = rng.below(bytes.len() as u64) as usize;
+            let other: Vec<u8> = (0..rng.between(500, 4_000)).map(|_| (rng.next() & 255) as u8).collect();
+            // What stands behind it moves by a little.
+            let end = bytes.len().min(start + 2_000);
+            bytes.splice(start..end, other);
+            std::fs::write(path, bytes)?;
         }
-        Ok(std::fs::write(path, bytes)?)
+        Ok(())
     }
 
-    /// Changes some rows of a table, removes some, and puts in others.
+    /// Changes some of the newest rows of a table, removes some, and puts in others: what is compressed of those before them stays as it is.
     fn edit_table(&self, table: u64, prose: &Prose, rng: &mut Rng) -> Result<()> {
         let name = format!("tables/{table}.csv");
         let mut lines: Vec<String> = std::fs::read_to_string(self.checkout.join(&name))?.lines().map(String::from).collect();
         for _ in 0..12 {
-            let place = rng.below(lines.len() as u64) as usize;
+            let place = lines.len() - 1 - rng.below(lines.len() as u64 / 8) as usize;
             let key = lines[place].split(';').next().and_then(|key| key.parse().ok()).unwrap_or(0);
             match rng.below(4) {
                 0 => lines[place] = line(prose, rng, key),

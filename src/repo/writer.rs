@@ -99,7 +99,7 @@ enum Kind {
 }
 
 /// Bytes of prefixes that are read together, and are in memory at once.
-const PREFIXES_LEN: usize = 16 << 20;
+const PREFIXES_LEN: usize = 8 << 20;
 
 /// A chunk that is not stored yet, by its number, with the base that its first reference gives.
 type Claimed<'c> = (usize, &'c NewChunk<'c>, Option<Base>);

@@ -26,7 +26,7 @@ fn generation(repo: &Repository, rng: &mut Rng, before: &[Vec<u8>], parts: usize
             plain.extend(part);
             slices.push(BaseSlice { id: repo.keys().chunk_id(base), offset: offset as u32, len: PART as u32 });
         }
-        chunks.push((plain, Reference { predecessor: None, slices }));
+        chunks.push((plain, Reference { slices, ..Reference::default() }));
     }
     (commit(repo, &chunks), chunks.into_iter().map(|(plain, _)| plain).collect())
 }

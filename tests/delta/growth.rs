@@ -101,7 +101,7 @@ fn what_moves_takes_little_work_and_its_later_versions_are_deltas() {
     }
     let moved: Vec<u8> = (0..16).flat_map(|n| old[n][n * PAGE_BYTES / 2..][..PAGE_BYTES].to_vec()).collect();
     let slice = |n: usize| BaseSlice { id: id(&repo, &old[n]), offset: (n * PAGE_BYTES / 2) as u32, len: PAGE_BYTES as u32 };
-    commit(&repo, &[(moved.clone(), Reference { predecessor: None, slices: (0..16).map(slice).collect() })]);
+    commit(&repo, &[(moved.clone(), Reference { slices: (0..16).map(slice).collect(), ..Reference::default() })]);
     let mut history = vec![moved];
     for n in 0..100 {
         let mut next = history.last().unwrap().clone();
@@ -137,7 +137,7 @@ fn a_chain_that_is_full_goes_on_with_an_older_version() {
     let part = CHUNK / old.len() / 16 * 16;
     let slice = |n: usize| BaseSlice { id: id(&repo, &old[n]), offset: 0, len: part as u32 };
     let moved: Vec<u8> = old.iter().flat_map(|chunk| chunk[..part].to_vec()).collect();
-    commit(&repo, &[(moved.clone(), Reference { predecessor: None, slices: (0..old.len()).map(slice).collect() })]);
+    commit(&repo, &[(moved.clone(), Reference { slices: (0..old.len()).map(slice).collect(), ..Reference::default() })]);
     let mut last = moved;
     let mut whole = 0;
     for n in 0..200 {

@@ -17,6 +17,7 @@ mod simulated;
 #[path = "../support/repo.rs"]
 mod support;
 
+mod beside;
 mod bounds;
 mod children;
 mod cost;

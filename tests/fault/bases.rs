@@ -36,12 +36,12 @@ fn weave(repo: &Repository) -> Vec<(Committed, Vec<u8>)> {
         let bases = [&chunks[chunks.len() - 1].0, &chunks[chunks.len() - 2].0];
         let plain = [&noise(20)[..], &bases[0][..PART], &bases[1][..PART]].concat();
         let slices = bases.map(|base| part(base)).to_vec();
-        chunks.push((plain, Reference { predecessor: None, slices }));
+        chunks.push((plain, Reference { slices, ..Reference::default() }));
     }
     let (woven, beside) = (&chunks[CHUNKS - 1].0, &chunks[0].0);
     let last = [&woven[..PART], &beside[..PART]].concat();
     let slices = vec![part(woven), part(beside)];
-    chunks.push((last, Reference { predecessor: None, slices }));
+    chunks.push((last, Reference { slices, ..Reference::default() }));
     chunks.into_iter().map(|chunk| (commit(repo, std::slice::from_ref(&chunk)), chunk.0)).collect()
 }
 
@@ -109,7 +109,7 @@ fn prefixes_are_within_bounds() {
             &base[part.offset as usize..(part.offset + part.len) as usize]
         });
         let plain = [noise(20), parts.collect::<Vec<_>>().concat()].concat();
-        let snapshot = commit(&repo, &[(plain.clone(), Reference { predecessor: None, slices: slices.clone() })]);
+        let snapshot = commit(&repo, &[(plain.clone(), Reference { slices: slices.clone(), ..Reference::default() })]);
         assert_eq!(snapshot.record.stats.delta_bytes > 0, taken, "{} slices", slices.len());
         // By a catalog that has read the stored table.
         let elsewhere = bed.open_as("repo", &format!("cache {}", snapshot.id), 1);

@@ -97,7 +97,7 @@ fn every_kind_of_frame_is_extracted() {
     let text: Vec<Vec<u8>> = (0..4).map(|n| random(100).repeat(len / 100 - n)).collect();
     let id = |plain: &[u8]| ChunkId(*blake3::hash(plain).as_bytes());
     let part = |plain: &[u8], offset: usize, len: usize| BaseSlice { id: id(plain), offset: offset as u32, len: len as u32 };
-    let of = |slices: Vec<BaseSlice>| Reference { predecessor: None, slices };
+    let of = |slices: Vec<BaseSlice>| Reference { slices, ..Reference::default() };
     let near = |plain: &[u8], byte: u8| [&plain[..len - 10], &[byte; 10]].concat();
     let fresh = |plain: &Vec<u8>| (plain.clone(), Reference::default());
     let mut history = vec![noise.iter().map(fresh).collect::<Vec<_>>(), text.iter().map(fresh).collect()];

@@ -41,7 +41,7 @@ const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
 /// How many lines of a program's messages are shown.
 const MESSAGES_MAX: usize = 20;
 /// Bytes of chunks that are set aside in memory while writers wait.
-const SPOOL_MEMORY: usize = 16 << 20;
+const SPOOL_MEMORY: usize = 4 << 20;
 /// How often a backup starts, at most: what is stored may turn out not to be what it was taken for.
 const ATTEMPTS: usize = 4;
 /// Files with holes are looked through for content that has moved up to this length, bytes: what is kept for that grows with the length.

@@ -42,6 +42,13 @@ const ROWS_BASES_MAX: usize = 24;
 /// a delta can have would save a fifth of them, at the price of many times the work for this snapshot and all that are built upon it.
 const ROWS_FOUND_SHARE: u64 = 2;
 
+/// The share of the pages of a chunk, one in so many, that must be as they were in its place: then what came to it from elsewhere stands beside that.
+const IN_PLACE_SHARE: usize = 8;
+/// The most bases that stand beside what stood in the place of a chunk, their bytes, and their parts.
+const BESIDE_BASES_MAX: usize = 16;
+const BESIDE_LEN_AIMED: usize = 192 << 10;
+const BESIDE_SLICES_MAX: usize = 48;
+
 /// What the stream holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
@@ -106,14 +113,20 @@ impl<'a> Moved<'a> {
     /// Stores chunks, now where that takes little, else later.
     pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
         let new: Vec<NewChunk<'_>> = chunks.iter().map(|(_, chunk)| chunk.clone()).collect();
+        let in_place = Mutex::new(HashSet::new());
         let seen = |number: usize, before: &[u8]| {
             if let Some((offset, chunk)) = chunks.get(number).filter(|_| self.content == Content::Pages) {
+                if are_in_place(before, chunk.plain) {
+                    in_place.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+                }
                 self.pool.lock().unwrap_or_else(PoisonError::into_inner).add(&self.sampler, *offset, before, chunk.plain);
             }
         };
-        for number in ChunkWriter::put_close(writers, &new, &seen)? {
+        let far = ChunkWriter::put_close(writers, &new, &seen)?;
+        let in_place = in_place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for number in far {
             if let Some((offset, chunk)) = chunks.get(number)
-                && !self.set_aside(*offset, chunk)?
+                && !self.set_aside(*offset, chunk, in_place.contains(&number))?
             {
                 ChunkWriter::put_shared(writers, std::slice::from_ref(chunk))?;
             }
@@ -121,7 +134,7 @@ impl<'a> Moved<'a> {
         Ok(())
     }
 
-    fn set_aside(&self, offset: u64, chunk: &NewChunk<'_>) -> Result<bool> {
+    fn set_aside(&self, offset: u64, chunk: &NewChunk<'_>, in_place: bool) -> Result<bool> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut number = state.batch.add(&self.sampler, chunk.plain);
         if number.is_none() {
@@ -129,7 +142,7 @@ impl<'a> Moved<'a> {
             number = state.batch.add(&self.sampler, chunk.plain);
         }
         let Some(number) = number else { return Ok(false) };
-        let sought = Sought { number, len: chunk.plain.len() };
+        let sought = Sought { number, len: chunk.plain.len(), in_place };
         let reference = chunk.references.first().cloned().unwrap_or_default();
         let set_aside = state.aside.put(Aside { id: chunk.id, offset, reference, sought }, chunk.plain)?;
         state.aside_bytes += if set_aside { chunk.plain.len() as u64 } else { 0 };
@@ -190,8 +203,12 @@ impl<'a> Moved<'a> {
         let mut slices = slices.unwrap_or_default().into_iter();
         let mut chunks = Vec::with_capacity(window.len());
         for (aside, held) in window {
-            let moved = slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { predecessor: None, slices });
+            let moved = slices.next().filter(|slices| !slices.is_empty()).map(|slices| Reference { slices, ..Reference::default() });
             let references: Vec<Reference> = match self.content {
+                Content::Pages if aside.sought.in_place => {
+                    let beside = moved.map(|moved| moved.slices).unwrap_or_default();
+                    beside_first(aside.reference, beside)
+                }
                 Content::Pages => moved.into_iter().chain([aside.reference]).collect(),
                 Content::Rows => [aside.reference].into_iter().chain(moved).collect(),
             };
@@ -202,6 +219,20 @@ impl<'a> Moved<'a> {
     }
 }
 
+/// Whether enough of the pages are what stood in their places.
+fn are_in_place(old: &[u8], new: &[u8]) -> bool {
+    let same = old.chunks(PIECE_LEN).zip(new.chunks(PIECE_LEN)).filter(|(old, new)| old == new).count();
+    same * IN_PLACE_SHARE * PIECE_LEN >= new.len()
+}
+
+/// Against what stood in the place with these parts beside it, and without them.
+fn beside_first(in_place: Reference, mut beside: Vec<BaseSlice>) -> Vec<Reference> {
+    beside.retain(|slice| Some(slice.id) != in_place.predecessor);
+    beside.drain(..beside.len().saturating_sub(BESIDE_SLICES_MAX));
+    let with = Reference { beside, ..in_place.clone() };
+    if with.beside.is_empty() { vec![in_place] } else { vec![with, in_place] }
+}
+
 /// A chunk that is looked for.
 #[derive(Debug, Clone, Copy)]
 struct Sought {
@@ -209,6 +240,8 @@ struct Sought {
     number: u32,
     /// Its bytes.
     len: usize,
+    /// Whether some of its pages are what stood in their places.
+    in_place: bool,
 }
 
 impl Sought {
@@ -227,7 +260,7 @@ fn find(batch: Batch, old: &mut [OldStream], pool: &Pool, read_features: bool) -
     if read_features {
         old.iter_mut().for_each(|old| old.features.read(|block| matcher.pass(block.iter().copied())));
     }
-    pool.pass(&mut matcher);
+    pool.pass(&mut matcher, read_features);
     matcher.finish()
 }
 
@@ -276,8 +309,9 @@ impl<'a> Sources<'a> {
             Some(BaseSlice { id: at(start)?.id, offset: (start - slice.chunk.start) as u32, len: (end - start) as u32 })
         };
         let bases = if content == Content::Pages { BASES_MAX } else { ROWS_BASES_MAX };
-        let limits = Limits { bases, prefix_len: PREFIX_LEN_AIMED, votes: matches.votes_min(), ..Limits::default() };
         let choose = |(chunk, candidates): (&Sought, &Vec<Candidate>)| -> Result<Vec<BaseSlice>> {
+            let (bases, prefix_len) = if chunk.in_place { (BESIDE_BASES_MAX, BESIDE_LEN_AIMED) } else { (bases, PREFIX_LEN_AIMED) };
+            let limits = Limits { bases, prefix_len, votes: matches.votes_min(), ..Limits::default() };
             let mut slices = slices::choose(candidates, limits, old_chunk)?;
             if content == Content::Rows && !chunk.is_found(candidates, &slices) {
                 slices.clear();

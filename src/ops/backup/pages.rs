@@ -17,7 +17,7 @@ use crate::source::PageRead;
 const UNIT_BYTES: u64 = 1 << 20;
 
 /// Bytes of chunks that were set aside and are stored together: a frame that several of them stand on is decoded once for all.
-const SET_ASIDE_WINDOW_LEN: usize = 16 << 20;
+const SET_ASIDE_WINDOW_LEN: usize = 8 << 20;
 
 /// One page file to be stored.
 pub(super) struct Job<'a> {

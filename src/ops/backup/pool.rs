@@ -5,7 +5,7 @@
 //! that takes follows the change and not the size of the database.
 
 use crate::codec::similarity::matching::Matcher;
-use crate::codec::similarity::{PIECE_LEN, Sampler};
+use crate::codec::similarity::{Features, PIECE_LEN, Sampler};
 
 /// Bytes of changed pages that are taken; past that the features that are kept have to do, as after a VACUUM.
 const POOL_LEN_MAX: usize = 32 << 20;
@@ -13,8 +13,8 @@ const POOL_LEN_MAX: usize = 32 << 20;
 /// The anchors of old pieces.
 #[derive(Default)]
 pub(super) struct Pool {
-    /// The number of the piece in the old stream, with the end of its anchors.
-    pieces: Vec<(u32, usize)>,
+    /// The number of the piece in the old stream, its features, and the end of its other anchors.
+    pieces: Vec<(u32, Features, usize)>,
     anchors: Vec<u32>,
 }
 
@@ -33,18 +33,20 @@ impl Pool {
         let mut new = new.chunks(PIECE_LEN);
         for (number, piece) in (offset / PIECE_LEN as u64..).zip(old.chunks(PIECE_LEN)) {
             let (Ok(number), true) = (u32::try_from(number), new.next() != Some(piece)) else { continue };
-            // These are looked up with the others of the stream.
             let kept = sampler.features(piece);
             self.anchors
                 .extend(sampler.anchors(piece).map(|(_, anchor)| anchor).filter(|anchor| kept.anchors().all(|kept| kept != *anchor)));
-            self.pieces.push((number, self.anchors.len()));
+            self.pieces.push((number, kept, self.anchors.len()));
         }
     }
 
-    /// Looks all of them up.
-    pub(super) fn pass(&self, matcher: &mut Matcher) {
+    /// Looks all of them up, but for features that were read with the others of the stream.
+    pub(super) fn pass(&self, matcher: &mut Matcher, read_features: bool) {
         let mut start = 0;
-        for (piece, end) in &self.pieces {
+        for (piece, features, end) in &self.pieces {
+            if !read_features {
+                matcher.pass_more(*piece, &features.anchors().collect::<Vec<_>>());
+            }
             matcher.pass_more(*piece, self.anchors.get(start..*end).unwrap_or_default());
             start = *end;
         }

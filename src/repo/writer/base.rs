@@ -20,7 +20,7 @@ const CHUNK_SKIP: Skip = Skip { first: 32, factor: 4 };
 const NODE_SKIP: Skip = Skip { first: 16, factor: 4 };
 
 /// Bytes of prefixes that wait while bases are read: a backup has much else in memory.
-const WAITING_LEN: usize = 24 << 20;
+const WAITING_LEN: usize = 12 << 20;
 
 /// A part of a chunk that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,19 +41,22 @@ pub struct Reference {
     /// The parts of stored chunks that hold what is probably in it, in the order in which they are to stand before it; empty for the whole predecessor.
     /// If they are not within the format's bounds for a prefix, the chunk is stored whole.
     pub slices: Vec<BaseSlice>,
+    /// The parts of other chunks that hold what has come to the predecessor's place, the best last; for pages only. Those for which there is no
+    /// room are left out.
+    pub beside: Vec<BaseSlice>,
 }
 
 impl Reference {
     /// To the chunk that stood in its place.
     pub fn to(predecessor: Option<ChunkId>) -> Self {
-        Reference { predecessor, slices: Vec::new() }
+        Reference { predecessor, ..Reference::default() }
     }
 }
 
 impl Reference {
     /// The chunks that it names; one may come several times.
     pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
-        self.predecessor.into_iter().chain(self.slices.iter().map(|slice| slice.id))
+        self.predecessor.into_iter().chain(self.slices.iter().chain(&self.beside).map(|slice| slice.id))
     }
 }
 
@@ -97,13 +100,31 @@ impl Base {
             }
         }
         if base.fits() {
+            base.add_beside(session, &reference.beside)?;
             return Ok(Some(base));
         }
         let Some((copy, closure)) = lower(session, reference.predecessor.filter(|_| reference.slices.is_empty()))? else { return Ok(None) };
         let mut base = Base { closure: Closure::default(), slices: Vec::new(), ..base };
         let slice = Slice { base: copy.entry.id.prefix(), offset: 0, len: copy.entry.plain_len };
         base.add(session, slice, copy, &closure)?;
+        base.add_beside(session, &reference.beside)?;
         Ok(base.fits().then_some(base))
+    }
+
+    /// Puts parts of other chunks before the one that the base is, as many as leave room for later versions.
+    fn add_beside(&mut self, session: &WriteSession, beside: &[BaseSlice]) -> Result<()> {
+        if beside.is_empty() || self.slices.len() != 1 || !self.fits() {
+            return Ok(());
+        }
+        let own = std::mem::take(&mut self.slices);
+        for (copy, closure, slice) in thrift::parts(session, beside)?.into_iter().rev() {
+            if self.closure.len_with(&closure) < thrift::WORK_MOVED_MAX {
+                self.add(session, slice, copy, &closure)?;
+            }
+        }
+        self.slices.reverse();
+        self.slices.extend(own);
+        Ok(())
     }
 
     /// The base that a window of a stream without pages gives.

@@ -30,7 +30,7 @@ fn put_with_a_fault(plains: &[Vec<u8>]) -> (bool, usize) {
         let mut writer = session.writer().unwrap();
         let id = repo.keys().chunk_id(plain);
         IS_FAULTY.set(number + 1 == plains.len());
-        let reference = Reference { predecessor, slices: Vec::new() };
+        let reference = Reference::to(predecessor);
         let result = writer.put(&[NewChunk { id, plain, references: vec![reference] }]).and_then(|()| writer.flush());
         IS_FAULTY.set(false);
         drop(writer);

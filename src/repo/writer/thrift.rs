@@ -14,7 +14,7 @@ use crate::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
 use crate::id::ChunkId;
 
 /// The most work of a moved chunk. The rest of [`WORK_WRITE_MAX`] is for its later versions.
-const WORK_MOVED_MAX: usize = WORK_WRITE_MAX as usize - 16;
+pub(super) const WORK_MOVED_MAX: usize = WORK_WRITE_MAX as usize - 16;
 /// What reading one more frame is worth, bytes. Work is handed on: a chunk that moves again stands on two or three chunks that have moved, and has the
 /// frames of all of them to read. So stale pages are cheaper than frames. With 12 bytes, and as much again for each 12 frames, the third VACUUM of the
 /// store of `benches/growth` stored twice as much as with this price, since its chunks came to the bound; with 250 pages that were found are given up.
