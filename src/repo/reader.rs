@@ -18,9 +18,9 @@ use crate::format::{Malformed, WORK_READ_MAX};
 use crate::id::{ChunkId, PackId};
 
 /// Bytes of opened segments kept.
-const SEGMENTS_BUDGET: usize = 16 << 20;
+const SEGMENTS_BUDGET: usize = 8 << 20;
 /// Bytes of decoded frames kept.
-const FRAMES_BUDGET: usize = 24 << 20;
+const FRAMES_BUDGET: usize = 12 << 20;
 /// Bytes of opened segments, and of decoded frames, that a reader of trees keeps: nodes lie in small segments and frames.
 const TREES_BUDGET: usize = 4 << 20;
 /// How many ways to choose among chunks that share the 8 bytes of id by which bases are named are tried: one, unless somebody made them collide.

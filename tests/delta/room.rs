@@ -41,7 +41,7 @@ fn moved_pages_stand_on_first_versions_though_they_have_changed_a_little() {
     }
     let moved: Vec<u8> = old.iter().flat_map(|chunk| chunk[..PAGE_BYTES].to_vec()).collect();
     let slices = old.iter().map(|chunk| BaseSlice { id: id(&repo, chunk), offset: 0, len: PAGE_BYTES as u32 }).collect();
-    let stats = commit(&repo, &[(moved, Reference { predecessor: None, slices })]).record.stats;
+    let stats = commit(&repo, &[(moved, Reference { slices, ..Reference::default() })]).record.stats;
     assert!(stats.delta_bytes > 0 && stats.delta_bytes < 8 << 10, "{stats:?}");
     let tables = tables(&scene, "tables");
     let moved = tables.iter().flat_map(|table| &table.frames).find(|frame| frame.slices.len() == 16).unwrap();
