@@ -36,6 +36,7 @@ pub mod content;
 mod engine;
 mod explain;
 mod header;
+pub(crate) mod held;
 mod image;
 mod instant;
 mod job;
