@@ -377,8 +377,11 @@ impl<'a> Tree<'a> {
     }
 }
 
+/// Directories that were made, the deepest last: each by the directory that it is in, and its name.
+type MadeDirs = Vec<(Arc<Dir>, OsString)>;
+
 /// Finds the directory that is to be filled, or makes it with its parents: gives what was made, the deepest last. A link in its own place is refused.
-fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, Vec<(Arc<Dir>, OsString)>)> {
+fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, MadeDirs)> {
     let unusable = |e| failed(root, "use this directory", e);
     // Without `/` at its end, which would follow a link.
     let named: PathBuf = root.components().collect();

@@ -55,7 +55,7 @@ pub(super) enum Task {
     /// A file to be stored as it is, whatever it may be, and what to say of that.
     AsItIs(Entry, Option<String>),
     /// A database to be read through this one, which is another one of its names.
-    Database(Entry, Entry),
+    Database(Entry, Box<Entry>),
 }
 
 /// What a stream being read needs.

@@ -99,7 +99,7 @@ impl FilesCapture<'_> {
                     self.incomplete("incomplete", &other.name, line(&other.path, &why));
                 }
             }
-            self.todo.extend(names.into_iter().map(|entry| Task::Database(entry, through.clone())));
+            self.todo.extend(names.into_iter().map(|entry| Task::Database(entry, Box::new(through.clone()))));
         }
     }
 }
