@@ -114,7 +114,7 @@ impl Cutter {
         Cutter { aimed, longest, masks: select_masks(aimed, Normalization::Level1), gear, shifted_gear }
     }
 
-    /// The length of the chunk at the beginning of these bytes, of which there are enough for the longest one, or all that are left.
+    /// The length of the first chunk of these bytes. The caller gives as many bytes as the longest chunk has, or all that are left.
     fn cut(&self, ready: &[u8]) -> usize {
         let ((short, long), aimed) = (self.masks, self.aimed);
         cut_gear(ready, aimed / 4, aimed, self.longest, short, long, short << 1, long << 1, &self.gear, &self.shifted_gear).1

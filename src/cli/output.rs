@@ -76,7 +76,7 @@ impl Output {
         Ok(bytes)
     }
 
-    /// The same, but with `-q` what is not well is said on standard error: whoever asks for silence wants to hear of that alone.
+    /// The same, but with `-q` only what is not well is said, on standard error.
     pub(crate) fn report_or_warn<T: Serialize>(
         &self,
         document: &T,

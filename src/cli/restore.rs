@@ -53,7 +53,7 @@ struct Done {
     untried: u64,
     #[serde(skip)]
     from: String,
-    /// Streams in all, of which `restored` may have those only that are shown.
+    /// The number of all streams. `restored` may list fewer: only those that are shown.
     #[serde(skip)]
     streams: u64,
 }
