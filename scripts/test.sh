@@ -30,4 +30,6 @@ bash scripts/test-servers.sh
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+# Many tests wait: for a server, a disk, a process to end. Others run meanwhile.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
 cargo test --locked

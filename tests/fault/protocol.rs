@@ -192,6 +192,7 @@ fn a_prune_at_every_call() {
             }
         }
     }
+    let cases = proof::some_of(cases, 4, seed());
     run_all("a prune between any two calls, whole or stopped half-way", &template, &cases);
 }
 
@@ -208,6 +209,7 @@ fn a_prune_spread_over_a_backup() {
             cases.push(Case { steps, expire: random.below(2) == 0, forget_parent: random.below(4) == 0, state, cache });
         }
     }
+    let cases = proof::some_of(cases, 2, seed());
     run_all("a prune with its steps anywhere", &template, &cases);
 }
 

@@ -30,6 +30,21 @@ pub fn count(what: &str, counts: &[(&str, usize)]) {
     println!("proof: {what}: {}", counts.join(", "));
 }
 
+/// A part of an exhaustive list, one case in so many, drawn by the seed: the whole list takes minutes, and every test run has only so many.
+/// `scripts/proof.sh` tries all of it.
+pub fn some_of<C>(cases: Vec<C>, one_in: u64, seed: u64) -> Vec<C> {
+    if std::env::var_os("ICECORE_PROOF").is_some() {
+        return cases;
+    }
+    // Numbers that have nothing to do with how the list is made, or whole kinds of cases would be left out (splitmix64).
+    let drawn = |number: u64| {
+        let mixed = (number ^ seed).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 31).is_multiple_of(one_in)
+    };
+    (0..).zip(cases).filter(|(number, _)| drawn(*number)).map(|(_, case)| case).collect()
+}
+
 /// Whether the long versions are wanted: `ICECORE_PROOF=long`.
 pub fn is_long() -> bool {
     std::env::var("ICECORE_PROOF").is_ok_and(|value| value == "long")
