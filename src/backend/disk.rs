@@ -5,56 +5,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// File-system operations in the order that the callers of this trait choose. Reads are not here: they change nothing.
+/// File-system operations in the order that the callers of this trait choose. Reads are not here: they change nothing. A method that is not
+/// replaced does what it says on the file system itself.
 pub trait Disk: Send + Sync + Debug {
     /// Creates a file that must not exist yet, with these permission bits, writes the parts into it and makes its contents durable; its
     /// name is not yet. Written and synced through one handle: a later one may not be told of an earlier write error. It is locked meanwhile.
-    fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()>;
-
-    /// Creates a file that must not exist yet, with these permission bits, opened for reading and writing. Neither its contents nor its name are
-    /// durable: a sync of the file or of the file system comes later.
-    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File>;
-
-    /// Whether [`Disk::sync_filesystem`] can be relied on for the file system of this directory.
-    fn can_sync_filesystem(&self, dir: &File) -> bool;
-
-    /// Makes all that was written to the file system of an open directory durable: contents, attributes and names. An error of writing since the
-    /// directory was opened is reported.
-    fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()>;
-
-    /// Makes the contents and attributes of an open file durable; `path` is its name, for messages and for tests.
-    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()>;
-
-    /// Makes the names in a directory durable.
-    fn sync_dir(&self, path: &Path) -> io::Result<()>;
-
-    /// Gives a file a new name in one step, over any file of that name.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Gives a file a second name, which must not be taken.
-    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Gives a file a new name, which must not be taken, in one step. For file systems without hard links; where the system has no such
-    /// call the error is [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`].
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Lets two names, of files or directories in one file system, change what they stand for, in one step. Where the system or the file
-    /// system has no such call the error is [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`].
-    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
-
-    /// Removes a name.
-    fn remove_file(&self, path: &Path) -> io::Result<()>;
-
-    /// Makes a directory, with its parents; one that is there already is no error. What is made is for its owner alone (mode 0700);
-    /// its names are not durable yet.
-    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
-}
-
-/// The file system itself.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RealDisk;
-
-impl Disk for RealDisk {
     fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         let mut file = File::options().write(true).create_new(true).mode(mode).open(path)?;
@@ -64,65 +19,95 @@ impl Disk for RealDisk {
         file.sync_all()
     }
 
+    /// Creates a file that must not exist yet, with these permission bits, opened for reading and writing. Neither its contents nor its name are
+    /// durable: a sync of the file or of the file system comes later.
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
         use std::os::unix::fs::OpenOptionsExt;
         File::options().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
-    #[cfg(target_os = "linux")]
+    /// Whether [`Disk::sync_filesystem`] can be relied on for the file system of this directory.
     fn can_sync_filesystem(&self, dir: &File) -> bool {
-        reports_write_errors() && syncs_all_of_it(dir)
+        can_sync(dir)
     }
 
-    #[cfg(target_os = "linux")]
+    /// Makes all that was written to the file system of an open directory durable: contents, attributes and names. An error of writing since the
+    /// directory was opened is reported.
     fn sync_filesystem(&self, dir: &File, _path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(dir)?)
+        sync_all_of(dir)
     }
 
-    #[cfg(not(target_os = "linux"))]
-    fn can_sync_filesystem(&self, _dir: &File) -> bool {
-        false
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn sync_filesystem(&self, _dir: &File, _path: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
+    /// Makes the contents and attributes of an open file durable; `path` is its name, for messages and for tests.
     fn sync_file(&self, file: &File, _path: &Path) -> io::Result<()> {
         file.sync_all()
     }
 
+    /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
 
+    /// Gives a file a new name in one step, over any file of that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }
 
+    /// Gives a file a second name, which must not be taken.
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::hard_link(from, to)
     }
 
+    /// Gives a file a new name, which must not be taken, in one step. For file systems without hard links; where the system has no such
+    /// call the error is [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`].
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
     }
 
+    /// Lets two names, of files or directories in one file system, change what they stand for, in one step. Where the system or the file
+    /// system has no such call the error is [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`].
     fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
     }
 
+    /// Removes a name.
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
 
+    /// Makes a directory, with its parents; one that is there already is no error. What is made is for its owner alone (mode 0700);
+    /// its names are not durable yet.
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
+}
+
+/// The file system itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {}
+
+#[cfg(target_os = "linux")]
+fn can_sync(dir: &File) -> bool {
+    reports_write_errors() && syncs_all_of_it(dir)
+}
+
+#[cfg(target_os = "linux")]
+fn sync_all_of(dir: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(dir)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn can_sync(_dir: &File) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_all_of(_dir: &File) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether syncfs(2) tells of errors of writing: since Linux 5.8 (syncfs(2), "Notes").

@@ -281,41 +281,11 @@ struct Plain {
 }
 
 impl Disk for Plain {
-    fn create(&self, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
-        RealDisk.create(path, parts, mode)
-    }
-    fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
-        RealDisk.create_new(path, mode)
-    }
-    fn can_sync_filesystem(&self, dir: &File) -> bool {
-        RealDisk.can_sync_filesystem(dir)
-    }
-    fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()> {
-        RealDisk.sync_filesystem(dir, path)
-    }
-    fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
-        RealDisk.sync_file(file, path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
     fn hard_link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
         Err(rustix::io::Errno::PERM.into())
     }
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         if self.exclusive { RealDisk.rename_new(from, to) } else { Err(rustix::io::Errno::INVAL.into()) }
-    }
-    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
-        RealDisk.exchange(one, other)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_file(path)
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir_all(path)
     }
 }
 

@@ -70,9 +70,6 @@ impl Disk for Attacked<'_> {
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {
         self.around(|| RealDisk.create_new(path, mode))
     }
-    fn can_sync_filesystem(&self, dir: &File) -> bool {
-        RealDisk.can_sync_filesystem(dir)
-    }
     fn sync_filesystem(&self, _dir: &File, _path: &Path) -> io::Result<()> {
         self.around(|| Ok(()))
     }

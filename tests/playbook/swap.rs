@@ -47,9 +47,6 @@ impl Disk for Failing {
         self.step("create", path)?;
         RealDisk.create_new(path, mode)
     }
-    fn can_sync_filesystem(&self, dir: &File) -> bool {
-        RealDisk.can_sync_filesystem(dir)
-    }
     fn sync_filesystem(&self, dir: &File, path: &Path) -> io::Result<()> {
         self.step("syncfs", path)?;
         RealDisk.sync_filesystem(dir, path)
@@ -84,9 +81,6 @@ impl Disk for Failing {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.step("remove", path)?;
         RealDisk.remove_file(path)
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir_all(path)
     }
 }
 
