@@ -1,31 +1,11 @@
 //! What is not well is said, stays said until it is accepted, and no rule drops the last good copy of anything.
 
 use std::fs;
-use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
+use crate::locked::Locked;
 use crate::support::{Place, Run, rows};
-
-/// A process that keeps a database locked until it is dropped.
-struct Locked(Child);
-
-impl Locked {
-    fn new(place: &Place, name: &str) -> Self {
-        let script = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1],isolation_level=None)\nc.execute('BEGIN EXCLUSIVE')\nprint('held',flush=True)\nsys.stdin.read()";
-        let mut command = place.program("python3");
-        let mut child = command.args(["-c", script, name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut String::new()).unwrap();
-        Locked(child)
-    }
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
-    }
-}
 
 fn ago(hours: i64) -> String {
     jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() - hours * 3600).unwrap().to_string()
@@ -52,7 +32,7 @@ fn rules_keep_the_last_good_copy_of_a_database_that_is_locked() {
     place.database("data/b.db", 50);
     let take = |args: &[&str]| place.run([&["backup", "files", "data"], args].concat());
     assert_eq!(take(&["--time", &ago(9)]).code, Some(0));
-    let locked = Locked::new(&place, "data/a.db");
+    let locked = Locked::new(place.program("python3"), "data/a.db".as_ref());
     for hours in [8, 7, 6] {
         assert_eq!(take(&["--time", &ago(hours)]).code, Some(3));
     }

@@ -8,6 +8,8 @@ mod forget;
 mod good;
 mod healthy;
 mod json;
+#[path = "../support/locked.rs"]
+mod locked;
 mod log;
 mod manual;
 mod mislead;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::capture::{backup, command, encrypted};
 use crate::script::write_script;
-use crate::server::{Database, Server, on_every_version, server};
+use crate::server::{Database, Holder, Server, on_every_version, server};
 use crate::support::{Place, Run};
 
 pub fn plain() -> Place {
@@ -127,16 +127,9 @@ fn a_locked_table_is_not_waited_for_without_end() {
     on_every_version(|server| {
         let (place, database) = (plain(), server.database());
         database.sql("CREATE TABLE t (n int)");
-        let mut psql = Command::new(server.bin.join("psql"));
-        psql.args(["-XqAt", "-d", &database.dsn()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = psql.spawn().unwrap();
-        let mut input = holder.stdin.take().unwrap();
-        input.write_all(b"BEGIN; LOCK TABLE t; SELECT 'held';\n").unwrap();
-        let mut said = [0; 5];
-        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let holder = Holder::of_table(&database, "t");
         let run = backup(&place, &database, &["--no-role-passwords", "--lock-wait-timeout", "1"]);
-        drop(input);
-        holder.wait().unwrap();
+        drop(holder);
         fails(&place, &run, "--lock-wait-timeout");
     });
 }

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::capture::{backup, command};
 use crate::failures::{fails, fill, plain, with_script};
 use crate::parallel::{nothing_spooled, parallel};
-use crate::server::{Database, Server, on_every_version, server};
+use crate::server::{Database, Holder, Server, on_every_version, server};
 use crate::support::{Place, Run};
 
 /// A backup with three jobs and this script in place of pg_dump; `$dir` is the directory that it is to write.
@@ -62,12 +62,7 @@ fn a_place_that_is_not_there() {
 
 /// Runs a backup in the middle of whose dump `meanwhile` happens: a worker waits there for the contents of large objects.
 fn in_the_middle(place: &Place, database: &Database, meanwhile: impl FnOnce(&Child)) -> Run {
-    let mut psql = Command::new(database.server.bin.join("psql"));
-    psql.args(["-XqAt", "-d", &database.dsn()]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut holder = psql.spawn().unwrap();
-    let mut input = holder.stdin.take().unwrap();
-    input.write_all(b"BEGIN; LOCK TABLE pg_largeobject; SELECT 'held';\n").unwrap();
-    holder.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    let holder = Holder::of_table(database, "pg_largeobject");
     let spool = place.path("spool");
     std::fs::create_dir_all(&spool).unwrap();
     let args = ["--no-role-passwords", "--jobs", "3", "--tmp", spool.to_str().unwrap()];
@@ -83,8 +78,7 @@ fn in_the_middle(place: &Place, database: &Database, meanwhile: impl FnOnce(&Chi
     });
     meanwhile(&child);
     let run = child.wait_with_output().unwrap().into();
-    drop(input);
-    holder.wait().unwrap();
+    drop(holder);
     run
 }
 

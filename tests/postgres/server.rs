@@ -1,9 +1,9 @@
 //! Throw-away servers: one cluster per version and run, started when first asked for. Each test makes databases of its own in it.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -192,5 +192,26 @@ impl Database {
         child.stdout.take().unwrap().read_to_end(&mut bytes).unwrap();
         assert!(child.wait().unwrap().success());
         bytes
+    }
+}
+
+/// A session that holds a lock on a table until it is dropped.
+pub struct Holder(Child);
+
+impl Holder {
+    pub fn of_table(database: &Database, table: &str) -> Self {
+        let mut psql = Command::new(database.server.bin.join("psql"));
+        psql.args(["-XqAt", "-d", &database.dsn()]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut session = psql.spawn().unwrap();
+        writeln!(session.stdin.as_mut().unwrap(), "BEGIN; LOCK TABLE {table}; SELECT 'held';").unwrap();
+        session.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+        Holder(session)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
     }
 }

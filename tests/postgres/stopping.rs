@@ -9,7 +9,7 @@ use crate::capture::command;
 use crate::failures::{fill, with_script};
 use crate::restore::family;
 use crate::restore_failures;
-use crate::server::{Database, on_every_version, server};
+use crate::server::{Database, Holder, on_every_version, server};
 use crate::support::{Place, Run};
 use crate::wait::until;
 
@@ -40,12 +40,7 @@ fn a_dump_that_waits_for_a_lock() {
     on_every_version(|server| {
         let (place, database) = (crate::failures::plain(), server.database());
         database.sql("CREATE TABLE t (n int)");
-        let mut psql = Command::new(server.bin.join("psql"));
-        psql.args(["-XqAt", "-d", &database.dsn()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = psql.spawn().unwrap();
-        let mut input = holder.stdin.take().unwrap();
-        input.write_all(b"BEGIN; LOCK TABLE t; SELECT 'held';\n").unwrap();
-        holder.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+        let holder = Holder::of_table(&database, "t");
         let mut backup = command(&place, server, &database.dsn(), &["--no-role-passwords", "--lock-wait-timeout", "1000"]);
         let child = backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let waiting = format!(
@@ -55,8 +50,7 @@ fn a_dump_that_waits_for_a_lock() {
         until("pg_dump waits", || server.sql("postgres", &waiting) != "0");
         signal(&child, Signal::HUP);
         stopped(&place, &database, &child.wait_with_output().unwrap().into());
-        drop(input);
-        holder.wait().unwrap();
+        drop(holder);
     });
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::format::mark::MarkKind;
@@ -17,6 +17,7 @@ use icecore::repo::Repository;
 use rusqlite::Connection;
 
 use crate::harness::{names, noise, run, source, source_at, try_run};
+use crate::locked::Locked;
 use crate::support::{Bed, forget, stream};
 
 /// A database with about so many bytes that do not compress.
@@ -41,28 +42,6 @@ fn accept(repo: &Repository, report: &BackupReport) {
     mark(repo, &repo.refresh().unwrap(), &report.id, &statement, &Author::default()).unwrap();
 }
 
-/// A process that keeps a database locked until it is dropped.
-struct Locked(Child);
-
-impl Locked {
-    fn new(path: &Path) -> Self {
-        let script = format!(
-            "import sqlite3,sys\nc=sqlite3.connect({:?},isolation_level=None)\nc.execute('BEGIN EXCLUSIVE')\nprint('held',flush=True)\nsys.stdin.read()",
-            path.to_str().unwrap()
-        );
-        let mut child = Command::new("python3").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut String::new()).unwrap();
-        Locked(child)
-    }
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
-    }
-}
-
 fn tree(bed: &Bed) -> std::path::PathBuf {
     let tree = bed.path("tree");
     fs::create_dir(&tree).unwrap();
@@ -78,7 +57,7 @@ fn a_locked_database_is_flagged_until_it_is_there_again_and_is_then_a_delta() {
     let repo = bed.open();
     assert_eq!(flags(&run(&repo, &source(&[&tree], &[]), 1)), []);
     db.execute("UPDATE t SET x = x || 'more' WHERE id = 700", []).unwrap();
-    let locked = Locked::new(&tree.join("db"));
+    let locked = Locked::new(Command::new("python3"), &tree.join("db"));
     for time in 2..=3 {
         let report = run(&repo, &source(&[&tree], &[]), time);
         assert_eq!(flags(&report), [("incomplete", "db")], "{:?}", report.record.flags);
@@ -105,7 +84,7 @@ fn what_is_accepted_is_how_it_is_now() {
     let repo = bed.open();
     let take = |time| run(&repo, &source(&[&tree], &[]), time);
     take(1);
-    let locked = Locked::new(&tree.join("a"));
+    let locked = Locked::new(Command::new("python3"), &tree.join("a"));
     let report = take(2);
     assert_eq!(flags(&report), [("incomplete", "a")]);
     accept(&repo, &report);
@@ -114,14 +93,14 @@ fn what_is_accepted_is_how_it_is_now() {
         assert_eq!((flags(&report), report.skipped.len()), (vec![], 0), "{:?}", report.record);
         assert_eq!((&report.record.accepted[0].code[..], report.record.accepted[0].stream.as_deref()), ("incomplete", Some(&b"a"[..])));
     }
-    let other = Locked::new(&tree.join("b"));
+    let other = Locked::new(Command::new("python3"), &tree.join("b"));
     assert_eq!(flags(&take(5)), [("incomplete", "b")]);
     assert_eq!(flags(&take(6)), [("incomplete", "b")]);
     drop(other);
     assert_eq!(flags(&take(7)), []);
     drop(locked);
     assert_eq!((flags(&take(8)), take(8).record.accepted), (vec![], vec![]));
-    let _locked = Locked::new(&tree.join("a"));
+    let _locked = Locked::new(Command::new("python3"), &tree.join("a"));
     assert_eq!(flags(&take(9)), [("incomplete", "a")], "it was readable in between");
 }
 
@@ -288,7 +267,7 @@ fn a_good_state_that_is_pruned_while_it_is_inherited_is_noticed() {
     drop(fill(&tree.join("db"), 2 << 20));
     let repo = bed.open();
     let good = run(&repo, &source(&[&tree], &[]), 1);
-    let locked = Locked::new(&tree.join("db"));
+    let locked = Locked::new(Command::new("python3"), &tree.join("db"));
     assert_eq!(flags(&run(&repo, &source(&[&tree], &[]), 2)), [("incomplete", "db")]);
     drop(locked);
     let meanwhile = Meanwhile { bed: &bed, doomed: good.id, done: AtomicBool::new(false) };

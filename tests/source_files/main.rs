@@ -9,6 +9,8 @@ mod changes;
 mod databases;
 mod good;
 mod harness;
+#[path = "../support/locked.rs"]
+mod locked;
 mod many;
 mod names;
 mod selection;
