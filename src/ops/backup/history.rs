@@ -64,10 +64,30 @@ impl<'r> History<'r> {
     }
 }
 
+/// The streams of a snapshot by their names. A tree may have millions: as a sorted list they take half of the memory that a hash map does.
+#[derive(Default)]
+pub(super) struct Streams(Vec<StreamEntry>);
+
+impl Streams {
+    fn of(mut entries: Vec<StreamEntry>) -> Self {
+        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Streams(entries)
+    }
+
+    /// The stream of this name.
+    pub(super) fn get(&self, name: &[u8]) -> Option<&StreamEntry> {
+        self.0.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok().and_then(|at| self.0.get(at))
+    }
+
+    fn iter(&self) -> std::slice::Iter<'_, StreamEntry> {
+        self.0.iter()
+    }
+}
+
 /// What earlier snapshots give a new one.
 pub(super) struct Inherited {
     /// The parent's streams.
-    pub(super) entries: HashMap<Vec<u8>, StreamEntry>,
+    pub(super) entries: Streams,
     /// The parent's listing.
     pub(super) listing: Option<StreamRoot>,
     /// What the files of the parent's streams looked like.
@@ -89,7 +109,7 @@ pub(super) struct Inherited {
 impl Inherited {
     pub(super) fn of(session: &mut WriteSession, history: &History<'_>, source: SourceId, monitor: &dyn Monitor) -> Result<Self> {
         let mut all = Inherited {
-            entries: HashMap::new(),
+            entries: Streams::default(),
             listing: None,
             known: HashMap::new(),
             parent_gaps: history.parent_gaps.clone(),
@@ -106,7 +126,7 @@ impl Inherited {
                 Some((of, stamps)) if of == *parent => stamps.into_iter().map(|(name, stamp)| (name, Stamp(stamp))).collect(),
                 _ => HashMap::new(),
             };
-            all.entries = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+            all.entries = Streams::of(entries);
             all.listing = Some(record.listing);
         }
         for (number, holder) in history.holders.iter().enumerate() {
@@ -154,7 +174,7 @@ impl Inherited {
 
     /// The newest good states of all streams.
     pub(super) fn all_good(&self) -> impl Iterator<Item = &StreamEntry> {
-        let of_parent = self.entries.values().filter(|entry| self.parent_holds && !self.parent_gaps.covers(&entry.name));
+        let of_parent = self.entries.iter().filter(|entry| self.parent_holds && !self.parent_gaps.covers(&entry.name));
         of_parent.chain(self.others.values().map(|(entry, _)| entry))
     }
 
@@ -176,7 +196,7 @@ impl Inherited {
         if let Some(root) = base {
             return vec![(name.to_vec(), root)];
         }
-        let mut longest: Vec<&StreamEntry> = self.entries.values().collect();
+        let mut longest: Vec<&StreamEntry> = self.entries.iter().collect();
         longest.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.root.len));
         longest.iter().take(OLD_STREAMS_MAX).map(|entry| (entry.name.clone(), entry.root)).collect()
     }
