@@ -141,7 +141,7 @@ impl LeftOutView {
     fn text(&self) -> Option<String> {
         let parts = [
             (self.excluded, "excluded"),
-            (self.kept_by_restores, "kept by earlier restores (*.pre_restore.TIME)"),
+            (self.kept_by_restores, "kept or left behind by icecore itself (*.pre_restore.TIME and the like)"),
             (self.other_file_systems, "on other file systems"),
             (self.caches, "in caches"),
             (self.special_files, "pipes, sockets or devices"),

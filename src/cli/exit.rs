@@ -1,5 +1,6 @@
 //! Exit codes, and which failure gives which.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use icecore::Error;
@@ -39,6 +40,9 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What to do about a repository whose disk is full. A prune writes what it is about to delete before it deletes anything.
+const FULL: &str = ": the repository's disk is full. `icecore forget --prune` makes room, but needs a few megabytes itself: free them by other means first";
+
 /// Why a command ends early.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -65,7 +69,11 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (exit, code) = classified(&error);
-        Failure { exit, code, message: error.to_string() }
+        let advice = match &error {
+            Error::Backend { source, .. } if source.kind() == ErrorKind::StorageFull => FULL,
+            _ => "",
+        };
+        Failure { exit, code, message: format!("{error}{advice}") }
     }
 }
 
@@ -93,5 +101,17 @@ fn classified(error: &Error) -> (Exit, &'static str) {
         Error::Stale { .. } => (Exit::Failed, "stale"),
         Error::Cancelled => (Exit::Interrupted, "interrupted"),
         _ => (Exit::Failed, "failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_makes_room() {
+        let error = |kind| Failure::from(Error::backend("write", "pack 1", std::io::Error::from(kind))).message;
+        assert!(error(ErrorKind::StorageFull).contains("icecore forget --prune"));
+        assert!(!error(ErrorKind::PermissionDenied).contains("prune"));
     }
 }

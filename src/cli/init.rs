@@ -1,5 +1,6 @@
 //! `init`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use icecore::backend::Backend;
@@ -26,6 +27,7 @@ struct Made {
 
 pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failure> {
     let path = context.repository_path()?;
+    refuse_other_places(&path)?;
     let disk = Arc::new(RealDisk);
     let taken = |location: &str| Failure::failed(format!("{location} holds a repository already; nothing was changed"));
     // Asked before the passphrase is; who makes a repository first is decided by the library.
@@ -61,4 +63,16 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
         format!("made repository {short} in {}\n{parity}{last}\n", made.location)
     })?;
     Ok(Exit::Done)
+}
+
+/// Somebody who writes the address of a server or a bucket does not mean a new directory of that name.
+fn refuse_other_places(path: &Path) -> Result<(), Failure> {
+    let text = path.to_string_lossy();
+    let Some((before, _)) = text.split_once(':').filter(|(before, _)| before.len() > 1 && !before.contains('/')) else { return Ok(()) };
+    if before.chars().all(|c| c.is_ascii_alphanumeric() || "+.-_@".contains(c)) && !path.exists() {
+        return Err(Failure::usage(format!(
+            "{text} is no directory: repositories are kept in directories; for one of that name write ./{text}"
+        )));
+    }
+    Ok(())
 }

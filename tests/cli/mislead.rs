@@ -20,6 +20,26 @@ fn a_misspelled_name_is_no_damage() {
 }
 
 #[test]
+fn addresses_are_no_directories() {
+    let place = Place::new();
+    for address in ["sftp:host:/backups", "s3:https://example.org/bucket", "root@host:/backups", "rest:http://host"] {
+        place.run(["-R", address, "init"]).failed(2, &[address, "kept in directories", &format!("./{address}")]);
+    }
+    for name in ["./sftp:host", "dir/a:b", "a:b"] {
+        place.ok(["-R", name, "init"]);
+    }
+}
+
+#[test]
+fn patterns_that_match_nothing() {
+    let place = Place::with_repository();
+    std::fs::create_dir_all(place.path("tree/d")).unwrap();
+    std::fs::write(place.path("excluded"), "*.log\n# a comment\n../e\n").unwrap();
+    place.run(["backup", "files", "tree", "--exclude", "./d"]).failed(2, &["\"./d\" matches nothing", "write /NAME"]);
+    place.run(["backup", "files", "tree", "--exclude-file", "excluded"]).failed(2, &["\"../e\" matches nothing"]);
+}
+
+#[test]
 fn a_time_zone_that_is_not_known_is_said_where_it_matters() {
     let place = Place::with_repository();
     place.ok(["backup", "sqlite", "a.db", "--time", "2026-11-23T03:15:00Z"]);

@@ -56,10 +56,12 @@ pub struct LeftOut {
     pub special: u64,
 }
 
-/// What restores keep beside the files that they replace, with the side files of databases; and what killed ones leave behind.
-const OF_RESTORES: [&str; 2] = [
+/// What restores keep beside the files that they replace, with the side files of databases; and what killed restores, exports and reports leave.
+const OF_RESTORES: [&str; 4] = [
     "*.pre_restore.[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]T[0-9][0-9][0-9][0-9][0-9][0-9]Z*",
     ".*.icecore-restore-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]*",
+    ".*.icecore-export-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]*",
+    ".icecore-??????.tmp",
 ];
 
 /// Stands for the file that the patterns above come from.
@@ -82,8 +84,14 @@ pub(super) struct Patterns(Gitignore);
 
 impl Patterns {
     /// # Errors
-    /// [`Error::InvalidArgument`] for something that is no pattern.
+    /// [`Error::InvalidArgument`] for something that is no pattern, or one that can match nothing.
     pub(super) fn new(patterns: &[String]) -> Result<Self> {
+        if let Some(pattern) = patterns.iter().find(|pattern| matches_nothing(pattern)) {
+            let why = "names begin at the directory that is backed up and never have . or .. in them";
+            return Err(Error::InvalidArgument(format!(
+                "the pattern {pattern:?} matches nothing: {why}; write /NAME for what lies at its top"
+            )));
+        }
         // Names are matched relative to the path that was given.
         let mut builder = GitignoreBuilder::new("");
         let own = OF_RESTORES.into_iter().map(|pattern| (pattern, Some(PathBuf::from(OWN))));
@@ -114,6 +122,14 @@ impl Patterns {
     }
 }
 
+/// Whether no name can match this. Nobody writes such a pattern on purpose, and what it should have left out would be backed up.
+fn matches_nothing(pattern: &str) -> bool {
+    let names = pattern.strip_prefix('!').unwrap_or(pattern).trim_end();
+    !pattern.starts_with('#')
+        && !names.is_empty()
+        && (names.split('/').any(|part| part == "." || part == "..") || names.chars().all(|c| c == '/'))
+}
+
 /// Whether a directory says of itself that it is a cache.
 pub(super) fn is_cache(dir: &Path) -> bool {
     begins_with(&dir.join(TAG_NAME), TAG)
@@ -132,6 +148,17 @@ fn begins_with(path: &Path, beginning: &[u8]) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_that_match_nothing_are_refused() {
+        for pattern in ["./d", "../e", "/", "//", "a/../b", "!./d", "d/.", ".."] {
+            let error = Patterns::new(&[pattern.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains("matches nothing") && error.contains(pattern), "{error}");
+        }
+        for pattern in ["", "  ", "# ./d", ".d", "..d", "d/.x", "*", "/d", "!d", "a//b"] {
+            Patterns::new(&[pattern.to_owned()]).unwrap();
+        }
+    }
 
     #[test]
     fn patterns_follow_the_rules_of_gitignore() {
@@ -154,14 +181,24 @@ mod tests {
     fn what_restores_keep_is_known_by_name() {
         let own = Patterns::new(&[]).unwrap();
         let out = |path: &str| own.left_out(Path::new(path), false);
-        for name in
-            ["a.db.pre_restore.20261123T031500Z", "d/a.db.pre_restore.20261123T031500Z.2-wal", ".a.icecore-restore-01ba23cd45ef6789"]
-        {
+        for name in [
+            "a.db.pre_restore.20261123T031500Z",
+            "d/a.db.pre_restore.20261123T031500Z.2-wal",
+            ".a.icecore-restore-01ba23cd45ef6789",
+            "d/.brain.icecore-export-01ba23cd45ef6789",
+            ".icecore-aZ01bc.tmp",
+        ] {
             assert_eq!(out(name), Some(Reason::OfRestores), "{name}");
         }
-        for name in
-            ["a.db.pre_restore", "a.pre_restore.txt", "pre_restore.20261123T031500Z", "a.icecore-restore-notes", ".icecore-restore-x"]
-        {
+        for name in [
+            "a.db.pre_restore",
+            "a.pre_restore.txt",
+            "pre_restore.20261123T031500Z",
+            "a.icecore-restore-notes",
+            ".icecore-restore-x",
+            "a.icecore-export-1",
+            "icecore.tmp",
+        ] {
             assert_eq!(out(name), None, "{name}");
         }
         let wanted = Patterns::new(&["!*.pre_restore.*".to_owned()]).unwrap();
