@@ -10,7 +10,7 @@ use icecore::format::snapshot::SnapshotRecord;
 use icecore::id::SnapshotId;
 use icecore::ops::select::{SnapshotFilter, SnapshotSpec};
 use icecore::progress::Monitor;
-use icecore::repo::{OpenOptions, Refreshed, Repository};
+use icecore::repo::{OpenOptions, Refreshed, Repository, Trust};
 
 use super::args::{FilterArgs, Global, SnapArgs};
 use super::exit::Failure;
@@ -43,7 +43,8 @@ impl<'o> Context<'o> {
         let path = self.repository_path()?;
         let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
         let ask = || passphrase::of_repository(&path.display().to_string(), &self.cancelled);
-        let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads() };
+        let trust = Trust { passphrase_from: passphrase::configured(), accepted: self.global.accept_repository.as_deref() };
+        let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads(), trust };
         Ok(Repository::open(Arc::new(backend), &options)?)
     }
 

@@ -309,10 +309,10 @@ impl Done {
                 let stream = check.stream.as_deref().unwrap_or_default();
                 let line =
                     format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
-                text.push_str(&(printable(&line).replace('\n', "\\n") + "\n"));
+                text.push_str(&(printable(&line) + "\n"));
             }
             if let Some(user) = &report.server_user {
-                text.push_str(&printable(&format!("  on a server of its own, run by user {user}\n")));
+                text.push_str(&(printable(&format!("  on a server of its own, run by user {user}")) + "\n"));
             }
             text.push_str(&format!(
                 "  recovery took {}: restore {}, checks {}\n",

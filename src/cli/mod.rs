@@ -9,6 +9,7 @@ mod drill;
 mod environment;
 mod exit;
 mod export;
+mod fault;
 mod forget;
 mod init;
 mod journal;
@@ -53,7 +54,8 @@ pub(crate) fn main() -> ExitCode {
     match Args::try_parse() {
         Ok(args) => {
             let output = Output::new(&args.global);
-            let exit = match run(args, &output) {
+            fault::note_panics();
+            let exit = match fault::guarded(|| run(args, &output)) {
                 Ok(exit) => exit,
                 Err(failure) => {
                     output.failure(&failure);

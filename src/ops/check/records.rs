@@ -66,6 +66,7 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
     let mut snapshots = Vec::new();
     let listed = repo.list_snapshots()?;
     repo.false_expiries(listed.expired.iter())?.into_iter().try_for_each(|error| report.damage("tombstone", error))?;
+    let all = listed.ids.union(&listed.expired).copied().collect();
     for id in listed.ids {
         let key = ObjectKey::Snapshot(id);
         report.snapshots += 1;
@@ -84,6 +85,7 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
         }
     }
     snapshots.sort_by_key(|(id, snapshot)| (snapshot.time_ns, *id));
+    repo.vanished(&all, &snapshots)?.iter().try_for_each(|one| report.damage("snapshot", one.error()))?;
     Ok(snapshots)
 }
 

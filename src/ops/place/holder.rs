@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::target::Target;
 use crate::error::{Error, Result};
+use crate::source::sqlite::bounds::refuse_boundless_journal;
 
 /// What is at the destination, with everybody else kept away from it as far as that goes.
 pub(super) enum Grip {
@@ -72,7 +73,8 @@ pub(super) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Resu
     refuse_if_open(&target.path, meta)?;
     let Some(file) = file else { return Ok(Grip::Opaque { file: None }) };
     // SQLite deletes the WAL and the journal of an empty database without reading them; here they may be all that is left of one.
-    if meta.len() > 0 {
+    // One whose journal asks for terabytes is moved away as it is.
+    if meta.len() > 0 && refuse_boundless_journal(&target.path).is_ok() {
         match sole_connection(&target.path) {
             Ok(lock) if target.full_sides()?.iter().all(|&side| side != "-wal") => return Ok(Grip::Whole { _lock: lock, file }),
             Ok(_) => {}

@@ -22,6 +22,7 @@ use super::target::{Target, failed, lookup};
 use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::error::{Error, Result};
+use crate::source::sqlite::bounds::refuse_boundless_journal;
 
 /// Bytes copied between two looks at whether the user wants to stop.
 const STEP_BYTES: u64 = 4 << 20;
@@ -128,6 +129,7 @@ fn space_besides(target: &Target, old: &Metadata, len_bytes: u64) -> Result<u64>
 }
 
 fn open_live(target: &Target, busy_timeout: Duration) -> Result<Connection> {
+    refuse_boundless_journal(&target.path)?;
     let open = || -> rusqlite::Result<Connection> {
         let conn = Connection::open_with_flags(&target.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         conn.busy_timeout(busy_timeout)?;
