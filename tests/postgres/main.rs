@@ -8,6 +8,7 @@ mod conninfo;
 mod drill;
 mod failures;
 mod harness;
+mod hostile;
 mod keep_going;
 mod lacking;
 mod parallel;

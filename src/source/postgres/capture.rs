@@ -70,13 +70,23 @@ fn lock_wait_ms(options: &PostgresOptions) -> u128 {
     options.lock_wait.as_millis().clamp(1, i32::MAX as u128)
 }
 
+/// What is said of programs or a server with which an owner of tables can have code run by this role.
+fn outdated(source: &PostgresSource, connection: &Connection) -> Option<String> {
+    let text = "the owner of a table can have code run with the rights of this role while it is dumped (CVE-2024-7348)";
+    match source.tools.lacking_fix() {
+        Some(first) => Some(format!("{text}: this pg_dump is {}; install {first} or later", source.tools.version)),
+        None if connection.knows_views => None,
+        None => Some(format!("{text}: the server is too old to prevent it; install its latest minor version")),
+    }
+}
+
 impl<'a> PostgresCapture<'a> {
     pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &'a dyn Monitor) -> Result<Self> {
         let version = connection.version;
         let kept = connection.kept_settings.iter().map(|setting| {
             format!("{setting} holds for this role, which may not change it: the dump may lack rows of damaged tables without an error")
         });
-        kept.chain(source.unpinned.clone()).for_each(|warning| monitor.warn(&warning));
+        kept.chain(source.unpinned.clone()).chain(outdated(source, &connection)).for_each(|warning| monitor.warn(&warning));
         let mut start = || {
             let client = &mut connection.client;
             client.batch_execute(BEGIN)?;

@@ -193,13 +193,12 @@ impl PostgresSource {
     /// Where psql gets to, and what settings it has there; or what it says if it fails.
     fn ask_psql(&self, pins: &[Pin]) -> Result<Result<String, String>> {
         let place = match self.system_identifier {
-            Some(_) => {
-                "SELECT system_identifier::pg_catalog.text || ' ' || pg_catalog.current_database() FROM pg_catalog.pg_control_system()"
-            }
-            None => "SELECT ' ' || pg_catalog.current_database()",
+            Some(_) => "SELECT system_identifier, pg_catalog.current_database() FROM pg_catalog.pg_control_system()",
+            None => "SELECT '', pg_catalog.current_database()",
         };
         let mut psql = self.tools.command("psql", &self.options.environment, &self.options.conninfo);
-        psql.args(["-XqAtw", "-v", "ON_ERROR_STOP=1", "-c", place]).env("PGCLIENTENCODING", "UTF8").stdin(Stdio::null());
+        // Without an operator in them, queries run no code of the database's even where a pooler passes no search_path on.
+        psql.args(["-XqAtw", "-F", " ", "-v", "ON_ERROR_STOP=1", "-c", place]).env("PGCLIENTENCODING", "UTF8").stdin(Stdio::null());
         for pin in pins {
             psql.arg("-c").arg(format!("SELECT pg_catalog.current_setting('{}')", pin.name));
         }

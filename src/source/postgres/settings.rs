@@ -40,6 +40,8 @@ enum Changes {
     Life,
     /// Only messages.
     Words,
+    /// Whose code may run.
+    Rights,
 }
 
 struct Setting {
@@ -56,7 +58,7 @@ const fn setting(name: &'static str, value: &'static str, programs: Programs, ch
 }
 
 /// All settings that are pinned.
-const SETTINGS: [Setting; 30] = [
+const SETTINGS: [Setting; 31] = [
     // `ISO, DMY` too: what is written is the same.
     Setting { also: &["ISO, MDY", "ISO, DMY", "ISO, YMD"], ..setting("DateStyle", "ISO", Programs::None, Changes::Output) },
     setting("IntervalStyle", "postgres", Programs::Load, Changes::Input),
@@ -76,6 +78,8 @@ const SETTINGS: [Setting; 30] = [
     setting("zero_damaged_pages", "off", Programs::Dump, Changes::Rows),
     setting("ignore_checksum_failure", "off", Programs::Dump, Changes::Rows),
     setting("session_replication_role", "origin", Programs::Load, Changes::Rows),
+    // What a view of the owner's runs, our own queries do not. pg_dump sets it itself, and to refresh a materialized view may need views.
+    setting(NO_VIEWS, "view, foreign-table", Programs::None, Changes::Rights),
     setting("default_transaction_read_only", "off", Programs::Load, Changes::Place),
     setting("default_tablespace", "", Programs::Load, Changes::Place),
     setting("default_table_access_method", "heap", Programs::Load, Changes::Place),
@@ -102,8 +106,13 @@ const SETTINGS: [Setting; 30] = [
 /// The locale of amounts, and how the wanted one writes one.
 const MONEY: &str = "lc_monetary";
 const AMOUNT: &str = "-$1,234.56";
-/// What has to hold before anything is asked: names are looked up where no user can make any, an error ends nothing, a standby takes queries.
-const FIRST: &str = "SET search_path = pg_catalog; SET exit_on_error = off; SET default_transaction_isolation = 'read committed'; \
+/// Whether a query may read views and foreign tables. Servers know it that have the mending of CVE-2024-7348.
+const NO_VIEWS: &str = "restrict_nonsystem_relation_kind";
+/// Names are looked up where no user can make any. Without its last part temporary tables would come first. It is given when a session is asked for, where nothing that
+/// is set for a role or a database can be before it (CVE-2018-1058).
+pub(super) const SEARCH_PATH: &str = "search_path=pg_catalog,pg_temp";
+/// What has to hold before anything is asked: the same once more, as poolers may not pass it on, an error ends nothing, a standby takes queries.
+const FIRST: &str = "SET search_path = pg_catalog, pg_temp; SET exit_on_error = off; SET default_transaction_isolation = 'read committed'; \
                      SET default_transaction_deferrable = off; SET statement_timeout = 0";
 /// What a session of this role in this database begins with.
 const LOOK: &str = "SELECT name, reset_val, CASE name WHEN 'lc_monetary' THEN (-1234.56)::numeric::money::text END \
@@ -130,6 +139,8 @@ pub(crate) struct Session {
     pins: Vec<Pin>,
     /// The database's encoding, which programs are to use.
     pub(crate) encoding: Option<String>,
+    /// Whether a pooler is on the way that lets nobody ask for settings.
+    pub(super) is_pooled: bool,
 }
 
 impl Session {
@@ -142,17 +153,19 @@ impl Session {
         self.pins.iter().filter(move |pin| pin.programs == wanted || pin.programs == Programs::All)
     }
 
-    /// The value of `PGOPTIONS`: the user's own options come first, so that the pinned settings win.
+    /// The value of `PGOPTIONS`: the user's own options come first, so that ours win.
     pub(crate) fn options(&self, given: Option<&str>, purpose: Purpose) -> Option<String> {
+        let path = (!self.is_pooled).then(|| format!("-c {SEARCH_PATH}"));
         // A space ends a value, unless a backslash is before it.
         let pins = self.pins(purpose).map(|pin| format!("-c {}={}", pin.name, pin.value.replace(' ', "\\ ")));
-        let all: Vec<String> = given.map(str::to_owned).into_iter().chain(pins).collect();
+        let all: Vec<String> = given.map(str::to_owned).into_iter().chain(path).chain(pins).collect();
         (!all.is_empty()).then(|| all.join(" "))
     }
 
     /// The same session, for programs that cannot be given settings.
     pub(crate) fn unpin(&mut self) {
         self.pins.clear();
+        self.is_pooled = true;
     }
 }
 
@@ -163,17 +176,20 @@ pub(crate) struct Found {
     pub(crate) is_read_only: bool,
     /// Settings by which rows may be missing, with their values, that this role may not change.
     pub(crate) kept: Vec<String>,
+    /// Whether the server can be told not to read views.
+    pub(crate) knows_views: bool,
 }
 
 /// Sets up a new session of our own.
 pub(crate) fn set_up(client: &mut Client) -> Result<Found, postgres::Error> {
     client.batch_execute(FIRST)?;
     let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
-    let mut found = Found { session: Session::default(), is_read_only: false, kept: Vec::new() };
+    let mut found = Found { session: Session::default(), is_read_only: false, kept: Vec::new(), knows_views: false };
     for row in client.query(LOOK, &[&names])? {
         let (name, value): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         let (value, amount): (String, Option<String>) = (value.unwrap_or_default(), row.try_get(2)?);
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else { continue };
+        found.knows_views |= name == NO_VIEWS;
         found.is_read_only |= name == "default_transaction_read_only" && value == "on";
         let is_fine = amount.map_or_else(|| setting.is_fine(&value), |amount| amount == AMOUNT);
         if is_fine {
@@ -194,7 +210,7 @@ pub(crate) fn set_up(client: &mut Client) -> Result<Found, postgres::Error> {
 
 /// What makes a session read and write as an application's does, for the user's own queries. That nothing ends it stays.
 pub(crate) fn as_an_application() -> String {
-    let is_theirs = |setting: &&Setting| matches!(setting.changes, Changes::Output | Changes::Input);
+    let is_theirs = |setting: &&Setting| matches!(setting.changes, Changes::Output | Changes::Input | Changes::Rights);
     let names = SETTINGS.iter().filter(is_theirs).map(|setting| setting.name);
     names.chain(["search_path"]).map(|name| format!("RESET {name};")).collect()
 }
@@ -213,8 +229,11 @@ mod tests {
     fn programs_get_what_differs_after_what_the_user_has_given() {
         let pin = |name, value, programs| Pin { name, value, programs };
         let mut session = Session::default();
+        let own = "-c search_path=pg_catalog,pg_temp";
+        assert_eq!(session.options(None, Purpose::Dump).as_deref(), Some(own));
+        assert_eq!(session.options(Some("-c geqo=off"), Purpose::Load), Some(format!("-c geqo=off {own}")));
+        session.is_pooled = true;
         assert_eq!(session.options(None, Purpose::Dump), None);
-        assert_eq!(session.options(Some("-c geqo=off"), Purpose::Load).as_deref(), Some("-c geqo=off"));
         session.pins = vec![
             pin("bytea_output", "hex", Programs::Dump),
             pin("array_nulls", "on", Programs::Load),

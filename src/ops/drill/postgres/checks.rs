@@ -159,10 +159,11 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
 
 impl Job<'_> {
     fn run(&self, conninfo: &Conninfo, stop: &AtomicBool) -> Done {
-        let connection = Connection::open(conninfo).map_err(|e| e.to_string()).and_then(|mut connection| {
-            if matches!(self, Job::Sql(_)) {
-                connection.as_an_application().map_err(|e| explain(&e))?;
-            }
+        let opened = match self {
+            Job::Relations(_) => Connection::open(conninfo),
+            Job::Sql(_) => Connection::open_as_an_application(conninfo),
+        };
+        let connection = opened.map_err(|e| e.to_string()).and_then(|mut connection| {
             connection.client.batch_execute(SETTINGS).map_err(|e| explain(&e))?;
             if connection.version >= WITH_CLIENT_CHECK {
                 // A server on a system that cannot tell refuses it.

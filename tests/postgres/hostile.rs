@@ -1,0 +1,96 @@
+//! The owner of a database, an ordinary role, wants the rights of who backs it up, drills it and restores it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::capture::{self, dump};
+use crate::restore::plain;
+use crate::server::{Database, Server, must, on_every_version};
+use crate::support::{Place, Run};
+
+/// A database whose owner's code is everywhere where it can be.
+pub struct Hostile {
+    pub database: Database,
+    /// The owner.
+    pub owner: String,
+    /// Connects as a superuser whose names are looked up in the owner's schema first.
+    pub dsn: String,
+    dir: tempfile::TempDir,
+}
+
+impl Hostile {
+    pub fn on(server: &'static Server) -> Self {
+        let database = server.database();
+        let (owner, admin) = (format!("{}_mallory", database.name), format!("{}_admin", database.name));
+        // The server's user may make the file.
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        server.sql(
+            "postgres",
+            &format!(
+                "CREATE ROLE {owner} LOGIN; CREATE ROLE {admin} LOGIN SUPERUSER; ALTER ROLE {admin} SET search_path = public, pg_catalog; \
+                 ALTER DATABASE {} OWNER TO {owner}",
+                database.name
+            ),
+        );
+        let dsn = database.dsn().replace("postgres@", &format!("{admin}@"));
+        let hostile = Hostile { database, owner, dsn, dir };
+        let told = hostile.told();
+        let text = include_str!("hostile.sql").replace("@OWNER@", &hostile.owner).replace("@DB@", &hostile.database.name);
+        let mut psql = Command::new(server.bin.join("psql"));
+        psql.args([
+            "-Xq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            &hostile.database.dsn().replace("postgres@", &format!("{}@", hostile.owner)),
+            "-c",
+        ]);
+        must(psql.arg(text.replace("@TOLD@", told.to_str().unwrap())).output().unwrap(), "the owner's code");
+        hostile.has_nothing("making it");
+        hostile
+    }
+
+    /// What a superuser's rights leave.
+    fn told(&self) -> PathBuf {
+        self.dir.path().join("told")
+    }
+
+    /// Nobody but the owner has run the owner's code.
+    #[track_caller]
+    pub fn has_nothing(&self, after: &str) {
+        let query = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{}' AND rolsuper", self.owner);
+        assert_eq!(self.database.server.sql("postgres", &query), "0", "{after} has made the owner a superuser");
+        assert!(!self.told().exists(), "{after} has run the owner's code as a superuser");
+    }
+
+    pub fn backup(&self, place: &Place, args: &[&str]) -> Run {
+        let run: Run = capture::command(place, self.database.server, &self.dsn, args).output().unwrap().into();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run
+    }
+}
+
+#[test]
+fn a_backup_runs_none_of_the_owners_code() {
+    on_every_version(|server| {
+        let (place, hostile) = (plain(), Hostile::on(server));
+        for args in [&["--no-role-passwords"][..], &["--no-role-passwords", "--jobs", "2"]] {
+            let run = hostile.backup(&place, args);
+            assert_eq!(run.stderr, "", "these programs are new enough");
+            hostile.has_nothing(&format!("{args:?}"));
+        }
+        let tables = String::from_utf8(dump(&place, "tables.tsv")).unwrap();
+        assert!(tables.contains("\t3\t") && tables.contains("public.t"), "{tables}");
+    });
+}
+
+#[test]
+fn a_backup_of_all_databases_runs_none_of_the_owners_code() {
+    let server: &'static Server = Box::leak(Box::new(Server::start(18)));
+    let (place, hostile) = (plain(), Hostile::on(server));
+    let run = hostile.backup(&place, &["--no-role-passwords", "--all-databases"]);
+    assert_eq!(run.json()["snapshots"].as_array().unwrap().len(), 2);
+    hostile.has_nothing("--all-databases");
+}
