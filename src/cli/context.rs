@@ -11,6 +11,7 @@ use icecore::id::SnapshotId;
 use icecore::ops::select::{SnapshotFilter, SnapshotSpec};
 use icecore::progress::Monitor;
 use icecore::repo::{OpenOptions, Refreshed, Repository, Trust};
+use icecore::source::postgres::Stop;
 
 use super::args::{FilterArgs, Global, SnapArgs};
 use super::exit::Failure;
@@ -56,6 +57,11 @@ impl<'o> Context<'o> {
     /// Whether the user has asked to stop.
     pub(crate) fn cancelled(&self) -> &AtomicBool {
         &self.cancelled
+    }
+
+    /// The same for what waits for servers.
+    pub(crate) fn stop(&self) -> Stop {
+        Stop::new(Arc::clone(&self.cancelled))
     }
 
     /// How many threads work at once.

@@ -18,6 +18,7 @@ mod log;
 mod look;
 mod manual;
 mod mark;
+mod memory;
 mod names;
 mod outlet;
 mod output;
@@ -51,6 +52,7 @@ use output::Output;
 
 /// Runs what the arguments ask for.
 pub(crate) fn main() -> ExitCode {
+    memory::keep_memory_private();
     match Args::try_parse() {
         Ok(args) => {
             let output = Output::new(&args.global);

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::capture::{self, dump};
-use crate::restore::plain;
-use crate::server::{Database, Server, must, on_every_version};
+use crate::drill;
+use crate::restore::{family, good, plain, restore};
+use crate::server::{Database, Server, must, on_every_version, server};
 use crate::support::{Place, Run};
+
+/// Where the statements begin whose code runs while rows are loaded.
+const LOADING: &str = "-- What loading runs.";
 
 /// A database whose owner's code is everywhere where it can be.
 pub struct Hostile {
@@ -20,7 +24,8 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    pub fn on(server: &'static Server) -> Self {
+    /// With code that runs while rows are loaded, if that is wanted.
+    pub fn on(server: &'static Server, is_loaded: bool) -> Self {
         let database = server.database();
         let (owner, admin) = (format!("{}_mallory", database.name), format!("{}_admin", database.name));
         // The server's user may make the file.
@@ -37,7 +42,9 @@ impl Hostile {
         let dsn = database.dsn().replace("postgres@", &format!("{admin}@"));
         let hostile = Hostile { database, owner, dsn, dir };
         let told = hostile.told();
-        let text = include_str!("hostile.sql").replace("@OWNER@", &hostile.owner).replace("@DB@", &hostile.database.name);
+        let all = include_str!("hostile.sql");
+        let text = if is_loaded { all } else { all.split(LOADING).next().unwrap() };
+        let text = text.replace("@OWNER@", &hostile.owner).replace("@DB@", &hostile.database.name);
         let mut psql = Command::new(server.bin.join("psql"));
         psql.args([
             "-Xq",
@@ -75,22 +82,62 @@ impl Hostile {
 #[test]
 fn a_backup_runs_none_of_the_owners_code() {
     on_every_version(|server| {
-        let (place, hostile) = (plain(), Hostile::on(server));
+        let (place, hostile) = (plain(), Hostile::on(server, true));
         for args in [&["--no-role-passwords"][..], &["--no-role-passwords", "--jobs", "2"]] {
             let run = hostile.backup(&place, args);
             assert_eq!(run.stderr, "", "these programs are new enough");
             hostile.has_nothing(&format!("{args:?}"));
         }
         let tables = String::from_utf8(dump(&place, "tables.tsv")).unwrap();
-        assert!(tables.contains("\t3\t") && tables.contains("public.t"), "{tables}");
+        assert!(tables.contains("\t3\t") && tables.contains("public.loaded"), "{tables}");
     });
 }
 
 #[test]
 fn a_backup_of_all_databases_runs_none_of_the_owners_code() {
     let server: &'static Server = Box::leak(Box::new(Server::start(18)));
-    let (place, hostile) = (plain(), Hostile::on(server));
+    let (place, hostile) = (plain(), Hostile::on(server, true));
     let run = hostile.backup(&place, &["--no-role-passwords", "--all-databases"]);
     assert_eq!(run.json()["snapshots"].as_array().unwrap().len(), 2);
     hostile.has_nothing("--all-databases");
+}
+
+/// What is asked, indexed, refreshed and looked through has no more rights than the owner; on a server of the drill's own no superuser's either.
+#[test]
+fn drills_and_restores_ask_and_index_without_rights() {
+    for server in [15, 18].map(server) {
+        let (place, hostile) = (plain(), Hostile::on(server, false));
+        hostile.backup(&place, &["--no-role-passwords"]);
+        let ask = "SELECT count(n) = 3 FROM v";
+        let bin = server.bin.to_str().unwrap();
+        for args in [&["--dsn", &hostile.dsn][..], &[]] {
+            let args = [&["latest", "--pg-bin", bin, "--check-sql", ask, "--check-sql", "SELECT n > 0 FROM m"], args].concat();
+            let run: Run = drill::command(&place, &args).output().unwrap().into();
+            assert_eq!(run.code, Some(0), "{}", run.stderr);
+            hostile.has_nothing(&format!("{args:?}"));
+        }
+        good(restore(&place, server, &["latest", "--dsn", &hostile.dsn]));
+        hostile.has_nothing("restore");
+        let roles = "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_asks_')";
+        assert_eq!(server.sql("postgres", roles), "0", "who asked is gone");
+        assert_eq!(family(server, &hostile.database.name).len(), 2, "the new one and the kept one");
+    }
+}
+
+/// A server that lets nobody in but its superuser: that is found out before anything is restored.
+#[test]
+fn who_asks_has_to_be_let_in() {
+    let server: &'static Server = Box::leak(Box::new(Server::start_with(16, "", |data| {
+        std::fs::write(data.join("pg_hba.conf"), "local all postgres trust\n").unwrap();
+    })));
+    let (place, database) = (plain(), server.database());
+    database.sql("CREATE TABLE t AS SELECT 1 AS n");
+    assert_eq!(capture::backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
+    let args = ["latest", "--pg-bin", server.bin.to_str().unwrap(), "--dsn", &database.dsn(), "--check-sql", "SELECT n = 1 FROM t"];
+    let run: Run = drill::command(&place, &args).output().unwrap().into();
+    run.failed(1, &["which cannot log in", "drill on a server of its own"]);
+    assert_eq!(family(server, &database.name), [database.name.as_str()]);
+    assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_asks_')"), "0");
+    let run: Run = drill::command(&place, &args[..5]).output().unwrap().into();
+    assert_eq!(run.code, Some(0), "without it nobody has to ask: {}", run.stderr);
 }

@@ -37,20 +37,23 @@ BEGIN
 END$do$;
 CREATE VIEW public.pg_class AS SELECT public.taking(1) AS oid;
 CREATE VIEW public.pg_database AS SELECT public.taking(1) AS oid, 'x'::text AS datname;
--- What loading, indexing, checking and asking runs.
-CREATE DOMAIN public.kind AS int CHECK (public.taking(VALUE) >= 0);
-CREATE TABLE public.t (n int CHECK (public.taking(n) >= 0), kind public.kind DEFAULT public.taking(1),
-    twice int GENERATED ALWAYS AS (public.taking(n) * 2) STORED);
-INSERT INTO public.t (n) SELECT generate_series(1, 3);
+ALTER DATABASE @DB@ SET search_path = public, pg_catalog;
+-- What indexing, gathering statistics, refreshing, checking and asking runs.
+CREATE TABLE public.t (n int);
+INSERT INTO public.t SELECT generate_series(1, 3);
 CREATE INDEX ON public.t (public.taking(n));
 CREATE INDEX ON public.t (n) WHERE public.taking(n) > 0;
-CREATE TABLE public.parted (n int) PARTITION BY LIST (public.taking(n));
-CREATE TABLE public.part PARTITION OF public.parted DEFAULT;
-INSERT INTO public.parted VALUES (7);
 CREATE VIEW public.v AS SELECT public.taking(n) AS n FROM public.t;
 CREATE MATERIALIZED VIEW public.m AS SELECT public.taking(n) AS n FROM public.t;
 CREATE FUNCTION public.changed() RETURNS trigger LANGUAGE plpgsql AS $f$BEGIN PERFORM public.take(); RETURN NEW; END$f$;
 CREATE TRIGGER changed BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.changed();
 ALTER TABLE public.t ENABLE ROW LEVEL SECURITY;
 CREATE POLICY p ON public.t USING (public.taking(n) > 0);
-ALTER DATABASE @DB@ SET search_path = public, pg_catalog;
+-- What loading runs.
+CREATE DOMAIN public.kind AS int CHECK (public.taking(VALUE) >= 0);
+CREATE TABLE public.loaded (n int CHECK (public.taking(n) >= 0), kind public.kind DEFAULT public.taking(1),
+    twice int GENERATED ALWAYS AS (public.taking(n) * 2) STORED);
+INSERT INTO public.loaded (n) SELECT generate_series(1, 3);
+CREATE TABLE public.parted (n int) PARTITION BY LIST (public.taking(n));
+CREATE TABLE public.part PARTITION OF public.parted DEFAULT;
+INSERT INTO public.parted VALUES (7);

@@ -22,6 +22,7 @@ mod run;
 mod script;
 mod server;
 mod settings;
+mod silent;
 mod stopping;
 #[path = "../cli/support.rs"]
 #[allow(dead_code)]

@@ -10,7 +10,7 @@
 //! `default_toast_compression`, `temp_tablespaces`, `password_encryption`, `xmlbinary`, `event_triggers`, memory and planner; and what only matters to
 //! materialized views, which are filled as in a session of the database: `TimeZone`, `DateStyle`, `lc_time` and the like. `role` is the user's own choice.
 
-use postgres::Client;
+use super::client::Client;
 
 /// Who gets a setting besides our own sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,6 @@ enum Changes {
     Life,
     /// Only messages.
     Words,
-    /// Whose code may run.
-    Rights,
 }
 
 struct Setting {
@@ -58,7 +56,7 @@ const fn setting(name: &'static str, value: &'static str, programs: Programs, ch
 }
 
 /// All settings that are pinned.
-const SETTINGS: [Setting; 31] = [
+const SETTINGS: [Setting; 30] = [
     // `ISO, DMY` too: what is written is the same.
     Setting { also: &["ISO, MDY", "ISO, DMY", "ISO, YMD"], ..setting("DateStyle", "ISO", Programs::None, Changes::Output) },
     setting("IntervalStyle", "postgres", Programs::Load, Changes::Input),
@@ -78,8 +76,6 @@ const SETTINGS: [Setting; 31] = [
     setting("zero_damaged_pages", "off", Programs::Dump, Changes::Rows),
     setting("ignore_checksum_failure", "off", Programs::Dump, Changes::Rows),
     setting("session_replication_role", "origin", Programs::Load, Changes::Rows),
-    // What a view of the owner's runs, our own queries do not. pg_dump sets it itself, and to refresh a materialized view may need views.
-    setting(NO_VIEWS, "view, foreign-table", Programs::None, Changes::Rights),
     setting("default_transaction_read_only", "off", Programs::Load, Changes::Place),
     setting("default_tablespace", "", Programs::Load, Changes::Place),
     setting("default_table_access_method", "heap", Programs::Load, Changes::Place),
@@ -107,7 +103,9 @@ const SETTINGS: [Setting; 31] = [
 const MONEY: &str = "lc_monetary";
 const AMOUNT: &str = "-$1,234.56";
 /// Whether a query may read views and foreign tables. Servers know it that have the mending of CVE-2024-7348.
-const NO_VIEWS: &str = "restrict_nonsystem_relation_kind";
+const VIEWS: &str = "restrict_nonsystem_relation_kind";
+/// What a session sets, as pg_dump does, that reads what others have made. Not those that check and restore: functions for indexes may read views.
+pub(super) const NO_VIEWS: &str = "SET restrict_nonsystem_relation_kind = 'view, foreign-table'";
 /// Names are looked up where no user can make any. Without its last part temporary tables would come first. It is given when a session is asked for, where nothing that
 /// is set for a role or a database can be before it (CVE-2018-1058).
 pub(super) const SEARCH_PATH: &str = "search_path=pg_catalog,pg_temp";
@@ -155,7 +153,8 @@ impl Session {
 
     /// The value of `PGOPTIONS`: the user's own options come first, so that ours win.
     pub(crate) fn options(&self, given: Option<&str>, purpose: Purpose) -> Option<String> {
-        let path = (!self.is_pooled).then(|| format!("-c {SEARCH_PATH}"));
+        // What loads a dump asks nothing before it has set this by itself.
+        let path = (!self.is_pooled && purpose == Purpose::Dump).then(|| format!("-c {SEARCH_PATH}"));
         // A space ends a value, unless a backslash is before it.
         let pins = self.pins(purpose).map(|pin| format!("-c {}={}", pin.name, pin.value.replace(' ', "\\ ")));
         let all: Vec<String> = given.map(str::to_owned).into_iter().chain(path).chain(pins).collect();
@@ -181,15 +180,15 @@ pub(crate) struct Found {
 }
 
 /// Sets up a new session of our own.
-pub(crate) fn set_up(client: &mut Client) -> Result<Found, postgres::Error> {
+pub(crate) fn set_up(client: &mut Client) -> Result<Found, tokio_postgres::Error> {
     client.batch_execute(FIRST)?;
-    let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+    let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).chain([VIEWS]).collect();
     let mut found = Found { session: Session::default(), is_read_only: false, kept: Vec::new(), knows_views: false };
     for row in client.query(LOOK, &[&names])? {
         let (name, value): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         let (value, amount): (String, Option<String>) = (value.unwrap_or_default(), row.try_get(2)?);
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else { continue };
-        found.knows_views |= name == NO_VIEWS;
+        found.knows_views |= name == VIEWS;
         found.is_read_only |= name == "default_transaction_read_only" && value == "on";
         let is_fine = amount.map_or_else(|| setting.is_fine(&value), |amount| amount == AMOUNT);
         if is_fine {
@@ -210,7 +209,7 @@ pub(crate) fn set_up(client: &mut Client) -> Result<Found, postgres::Error> {
 
 /// What makes a session read and write as an application's does, for the user's own queries. That nothing ends it stays.
 pub(crate) fn as_an_application() -> String {
-    let is_theirs = |setting: &&Setting| matches!(setting.changes, Changes::Output | Changes::Input | Changes::Rights);
+    let is_theirs = |setting: &&Setting| matches!(setting.changes, Changes::Output | Changes::Input);
     let names = SETTINGS.iter().filter(is_theirs).map(|setting| setting.name);
     names.chain(["search_path"]).map(|name| format!("RESET {name};")).collect()
 }
@@ -231,7 +230,7 @@ mod tests {
         let mut session = Session::default();
         let own = "-c search_path=pg_catalog,pg_temp";
         assert_eq!(session.options(None, Purpose::Dump).as_deref(), Some(own));
-        assert_eq!(session.options(Some("-c geqo=off"), Purpose::Load), Some(format!("-c geqo=off {own}")));
+        assert_eq!(session.options(Some("-c geqo=off"), Purpose::Load).as_deref(), Some("-c geqo=off"));
         session.is_pooled = true;
         assert_eq!(session.options(None, Purpose::Dump), None);
         session.pins = vec![

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use postgres::SimpleQueryMessage;
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::error::Result;
 use crate::ops::drill::assertion::{Assertion, NamedAssertion, is_true};
@@ -62,7 +62,8 @@ pub(super) fn run(
         jobs.extend(dealt(relations, threads).into_iter().map(Job::Relations));
     });
     jobs.extend(assertions.iter().map(|named| Job::Sql(&named.assertion)));
-    let conninfo = scratch.conninfo.clone();
+    let asking = if assertions.is_empty() { Ok(scratch.conninfo.clone()) } else { scratch.asking().map_err(|e| e.to_string()) };
+    let conninfo = (scratch.conninfo.clone(), asking);
     let done = in_threads(threads, &jobs, monitor, |job, stop| job.run(&conninfo, stop), || scratch.end_sessions())?;
     let (mut findings, mut checks) = (Vec::new(), Vec::new());
     for one in done {
@@ -107,7 +108,7 @@ enum Unchecked {
 
 /// Makes the extension, unless the database has it, and lists what it can look at: with catalogs, and the tables of long values.
 fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
-    let failed = |e: postgres::Error| Unchecked::Failed(explain(&e));
+    let failed = |e: tokio_postgres::Error| Unchecked::Failed(explain(&e));
     let client = &mut connection.client;
     client.batch_execute(SETTINGS).map_err(failed)?;
     let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'amcheck'), \
@@ -153,17 +154,19 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
         };
         Ok(Relation { name, is_index, query })
     });
-    let all: Vec<Relation> = relations.collect::<Result<_, postgres::Error>>().map_err(failed)?;
+    let all: Vec<Relation> = relations.collect::<Result<_, tokio_postgres::Error>>().map_err(failed)?;
     Ok(all.into_iter().filter(|relation| relation.is_index || version >= WITH_HEAP).collect())
 }
 
 impl Job<'_> {
-    fn run(&self, conninfo: &Conninfo, stop: &AtomicBool) -> Done {
-        let opened = match self {
-            Job::Relations(_) => Connection::open(conninfo),
-            Job::Sql(_) => Connection::open_as_an_application(conninfo),
+    /// Each is looked at or asked over the one or the other of two ways to connect.
+    fn run(&self, (looking, asking): &(Conninfo, Result<Conninfo, String>), stop: &AtomicBool) -> Done {
+        let opened = match (self, asking) {
+            (Job::Relations(_), _) => Connection::open(looking).map_err(|e| e.to_string()),
+            (Job::Sql(_), Ok(asking)) => Connection::open_as_an_application(asking).map_err(|e| e.to_string()),
+            (Job::Sql(_), Err(why)) => Err(why.clone()),
         };
-        let connection = opened.map_err(|e| e.to_string()).and_then(|mut connection| {
+        let connection = opened.and_then(|mut connection| {
             connection.client.batch_execute(SETTINGS).map_err(|e| explain(&e))?;
             if connection.version >= WITH_CLIENT_CHECK {
                 // A server on a system that cannot tell refuses it.
