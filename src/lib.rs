@@ -12,11 +12,12 @@
 //! | 3 | [`backend`] | keys and bytes: a local directory |
 //! | 2 | [`crypto`], [`chunker`], [`codec`] | pure: no I/O, no clock, no randomness but what is passed in |
 //! | 1 | [`mod@format`] | encode and decode every stored byte; all limits and magics |
-//! | 0 | [`error`], [`id`], [`progress`] | |
+//! | 0 | [`error`], [`id`], [`progress`], `beneath` | directories held open, so that nobody can exchange them |
 //!
 //! The library never prints, reads the environment or looks at the clock: `cli` passes those in.
 
 pub mod backend;
+mod beneath;
 pub mod chunker;
 pub mod codec;
 pub mod crypto;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers of src/lib.rs, bottom first; a module may use those of its own layer and below.
 const LAYERS: &[&[&str]] = &[
-    &["dirlock", "error", "id", "progress"],
+    &["beneath", "dirlock", "error", "id", "progress"],
     &["format"],
     &["crypto", "chunker", "codec"],
     &["backend"],
@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
 const APART: &[(&str, &str)] =
     &[("source", "repo"), ("source", "backend"), ("source", "crypto"), ("backend", "format"), ("backend", "crypto")];
 /// Files with unsafe code, each small and explained.
-const UNSAFE: &[&str] = &["src/codec/context.rs", "src/ops/place/check.rs", "src/source/sqlite/engine.rs"];
+const UNSAFE: &[&str] = &["src/codec/context.rs", "src/ops/place/check.rs", "src/source/sqlite/engine.rs", "src/source/sqlite/held.rs"];
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 

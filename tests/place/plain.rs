@@ -21,7 +21,9 @@ fn the_old_file_is_kept() {
     let placed = fs::metadata(&dest).unwrap();
     assert_eq!((placed.mode() & 0o7777, placed.mtime(), placed.mtime_nsec()), (0o754, 1, 7));
 
-    let second = placement.place_file(&link, 6, None, &filler(b"second")).unwrap();
+    let refused = placement.place_file(&link, 6, None, &filler(b"second")).unwrap_err().to_string();
+    assert!(refused.contains("is a symbolic link to a.txt"), "{refused}");
+    let second = placement.place_file(&dest, 6, None, &filler(b"second")).unwrap();
     assert_eq!((second.path, second.kept), (dest.clone(), vec![kept(&dest)]));
     assert_eq!(fs::read(&dest).unwrap(), b"second");
     assert_eq!(fs::metadata(&dest).unwrap().mode() & 0o7777, 0o754, "without attributes of its own those of the old one");

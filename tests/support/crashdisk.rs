@@ -167,10 +167,12 @@ impl CrashDisk {
 
     /// A directory from the root; the root itself is the empty path.
     fn locate_directory(&self, path: &Path) -> io::Result<PathBuf> {
-        if fs::canonicalize(path)? == self.root {
+        // A held directory is named by its descriptor.
+        let path = fs::canonicalize(path)?;
+        if path == self.root {
             return Ok(PathBuf::new());
         }
-        let (directory, name) = self.locate(path)?;
+        let (directory, name) = self.locate(&path)?;
         Ok(directory.join(name))
     }
 

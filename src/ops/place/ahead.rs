@@ -5,12 +5,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::holder;
-use super::target::{lookup, name_bytes_max};
+use super::target::{Target, lookup, name_bytes_max};
 use super::tree::{not_a_directory, parts, refuse_name};
+use crate::beneath::{Dir, Dirs};
 use crate::error::{Error, Result};
 
 /// What is to be put somewhere.
@@ -38,11 +40,12 @@ enum There {
 /// Looks at the places of names in a directory, one after the other.
 pub(in crate::ops) struct Ahead {
     root: PathBuf,
+    dirs: Arc<Dirs>,
     name_bytes_max: usize,
     /// The directories on the way to the last name, from the root down.
     way: Vec<(PathBuf, There)>,
     /// Databases that are there, with the numbers that the caller gave.
-    databases: Vec<(u64, PathBuf)>,
+    databases: Vec<(u64, Target)>,
 }
 
 impl Ahead {
@@ -51,10 +54,11 @@ impl Ahead {
     /// # Errors
     /// [`Error::Destination`] when it cannot be used.
     pub fn of(root: &Path) -> Result<Self> {
-        let root =
-            root.canonicalize().map_err(|e| Error::destination(root, format!("cannot use this directory: {e}; nothing was changed")))?;
+        let dir = Dir::find(root).map_err(|e| Error::destination(root, format!("cannot use this directory: {e}; nothing was changed")))?;
+        let root = dir.path().to_path_buf();
         let there = look_into(&root, &There::Directory(None));
-        Ok(Ahead { name_bytes_max: name_bytes_max(&root), way: vec![(root.clone(), there)], root, databases: Vec::new() })
+        let way = vec![(root.clone(), there)];
+        Ok(Ahead { name_bytes_max: name_bytes_max(&root), way, dirs: Dirs::new(dir), root, databases: Vec::new() })
     }
 
     /// Whether a name can be given to what is to be put there, as far as that can be seen.
@@ -92,17 +96,7 @@ impl Ahead {
             return Vec::new();
         }
         let open = holder::open_anywhere();
-        self.databases.iter().filter_map(|(number, path)| Some((*number, self.refuse_used(path, &open)?))).collect()
-    }
-
-    fn refuse_used(&self, path: &Path, open: &HashSet<(u64, u64)>) -> Option<Error> {
-        let meta = lookup(path).ok().flatten()?;
-        let file = holder::open_file(path);
-        let refused = match open.contains(&(meta.dev(), meta.ino())) {
-            true => holder::refuse_if_used(path, &meta, file.as_ref()),
-            false => file.as_ref().map_or(Ok(()), |file| holder::refuse_if_locked(path, file)),
-        };
-        refused.err()
+        self.databases.iter().filter_map(|(number, target)| Some((*number, refuse_used(target, &open)?))).collect()
     }
 
     fn refuse_long(&self, path: &Path, part: &[u8]) -> Result<()> {
@@ -127,11 +121,26 @@ impl Ahead {
                 let why = "is a symbolic link; remove it, or restore this database onto its target by name";
                 return Err(Error::destination(&path, why));
             }
-            (Some(there), What::Database) if there.is_file() => self.databases.push((number, path.clone())),
+            (Some(there), What::Database) if there.is_file() => {
+                let below = path.parent().and_then(|dir| dir.strip_prefix(&self.root).ok()).unwrap_or(Path::new(""));
+                let target = Target::new(&self.dirs, below.to_path_buf(), path.file_name().unwrap_or_default());
+                self.databases.push((number, target));
+            }
             _ => {}
         }
         refusal.map_or(Ok(()), |why| Err(Error::destination(&path, why)))
     }
+}
+
+fn refuse_used(target: &Target, open: &HashSet<(u64, u64)>) -> Option<Error> {
+    let place = target.named().ok()?;
+    let (path, meta) = (&target.path, place.metadata().ok().flatten()?);
+    let file = holder::open_file(&place);
+    let refused = match open.contains(&(meta.dev(), meta.ino())) {
+        true => holder::refuse_if_used(path, &meta, file.as_ref()),
+        false => file.as_ref().map_or(Ok(()), |file| holder::refuse_if_locked(path, file)),
+    };
+    refused.err()
 }
 
 /// What lies in the place of a directory, in one of which so much is known.

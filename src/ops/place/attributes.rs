@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
 
 use super::Placement;
+use super::target::Named;
 use crate::format::snapshot::FileMeta;
 use crate::source::attributes;
 
@@ -29,9 +30,9 @@ struct Owned {
 
 impl Placement<'_> {
     /// The attributes of what lies at a path. If its access control list cannot be read, they are for its owner alone.
-    pub(super) fn attributes_of(&self, path: &Path, metadata: &Metadata) -> FileMeta {
-        attributes::seen(path, metadata).unwrap_or_else(|e| {
-            self.monitor.warn(&format!("{}: its extended attributes could not be read, so they are not kept: {e}", path.display()));
+    pub(super) fn attributes_of(&self, place: &Named, metadata: &Metadata) -> FileMeta {
+        attributes::seen(place.held(), metadata).unwrap_or_else(|e| {
+            self.monitor.warn(&format!("{}: its extended attributes could not be read, so they are not kept: {e}", place.path.display()));
             attributes::narrow(metadata)
         })
     }
@@ -77,7 +78,8 @@ impl Placement<'_> {
     }
 
     /// Applies what can be applied to a symbolic link at `path`, which is to be at `target`.
-    pub(super) fn dress_link(&self, path: &Path, target: &Path, meta: &FileMeta) {
+    pub(super) fn dress_link(&self, link: &Named, target: &Path, meta: &FileMeta) {
+        let path = link.held();
         use rustix::fs::{AtFlags, CWD};
         let is_other = std::fs::symlink_metadata(path).is_ok_and(|now| (now.uid(), now.gid()) != (meta.uid, meta.gid));
         // The owner of a link only says who may remove it from a directory with the sticky bit; to others it is not worth a warning.

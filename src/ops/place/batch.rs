@@ -4,14 +4,15 @@
 //! the file system stands for the syncs of all files and directories; where it cannot be relied on, each file is synced by itself. A power cut leaves
 //! each name old, new or absent, and hidden files which are in nobody's way.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Placed;
 use super::keep::Kept;
-use super::target::{Target, failed};
+use super::target::{Named, Target, failed};
 use super::temp::rename_new;
 use super::tree::{Inside, Tree};
 use crate::error::Result;
@@ -21,7 +22,8 @@ use crate::format::snapshot::FileMeta;
 pub(in crate::ops) struct Member {
     target: Target,
     inside: Inside,
-    hidden: PathBuf,
+    /// Its name until then.
+    hidden: OsString,
     /// Whether something has the name now.
     has_old: bool,
     /// Whether the hidden file may be there.
@@ -32,6 +34,10 @@ impl Member {
     /// Where it will be.
     pub fn path(&self) -> &Path {
         &self.target.path
+    }
+
+    fn hidden(&self) -> Result<Named> {
+        self.target.beside(&self.hidden)
     }
 }
 
@@ -58,7 +64,7 @@ impl Tree<'_> {
     /// # Errors
     /// [`crate::Error::Destination`].
     pub(in crate::ops) fn begin(&self, member: &Member) -> Result<File> {
-        let made = self.placement.disk.create_new(&member.hidden, 0o600);
+        let made = self.placement.disk.create_new(member.hidden()?.held(), 0o600);
         let file = made.map_err(|e| failed(&member.target.path, "make a temporary file beside it", e))?;
         member.made.store(true, Ordering::Relaxed);
         Ok(file)
@@ -71,7 +77,10 @@ impl Tree<'_> {
     pub(in crate::ops) fn complete(&self, member: &Member, file: &File, meta: Option<FileMeta>) -> Result<()> {
         self.placement.dress_file(file, &member.target, meta, true)?;
         if self.whole.is_none() {
-            self.placement.disk.sync_file(file, &member.hidden).map_err(|e| failed(&member.target.path, "make the new one durable", e))?;
+            self.placement
+                .disk
+                .sync_file(file, member.hidden()?.held())
+                .map_err(|e| failed(&member.target.path, "make the new one durable", e))?;
         }
         Ok(())
     }
@@ -80,7 +89,7 @@ impl Tree<'_> {
     pub(in crate::ops) fn discard(&self, member: &Member) {
         if member.made.swap(false, Ordering::Relaxed) {
             // Harmless if it stays.
-            let _ = self.placement.disk.remove_file(&member.hidden);
+            let _ = member.hidden().map(|hidden| self.placement.disk.remove_file(hidden.held()));
         }
     }
 
@@ -108,23 +117,25 @@ impl Tree<'_> {
             return disk.sync_filesystem(&whole.dir, &self.root).map_err(|e| failed(&self.root, "make the new files in it durable", e));
         }
         let with_kept = members.iter().zip(kept).filter(|(_, kept)| kept.as_ref().is_ok_and(|kept| !kept.is_empty()));
-        let dirs: BTreeSet<&Path> = with_kept.map(|(member, _)| member.target.dir.as_path()).collect();
-        dirs.into_iter().try_for_each(|dir| disk.sync_dir(dir).map_err(|e| failed(dir, "make the kept names in it durable", e)))
+        let targets: BTreeMap<&Path, &Target> = with_kept.map(|(member, _)| (member.target.below(), &member.target)).collect();
+        let sync = |target: &Target| target.sync_dir(disk).map_err(|e| failed(&target.dir, "make the kept names in it durable", e));
+        targets.into_values().try_for_each(sync)
     }
 
     fn name_one(&self, member: &Member, kept: Result<Kept>) -> Result<Placed> {
         let kept = kept.inspect_err(|_| self.discard(member))?;
         let (disk, target) = (self.placement.disk, &member.target);
-        let renamed = match kept.is_empty() {
-            true => rename_new(disk, &member.hidden, &target.path),
-            false => disk.rename(&member.hidden, &target.path),
+        let rename = || -> Result<()> {
+            let (from, to) = (member.hidden()?, target.named()?);
+            let renamed = if kept.is_empty() { rename_new(disk, &from, &to) } else { disk.rename(from.held(), to.held()) };
+            renamed.map_err(|e| failed(&target.path, "rename the new one to it", e))
         };
-        if let Err(e) = renamed {
+        if let Err(error) = rename() {
             self.discard(member);
-            return Err(self.placement.put_back(target, &kept, failed(&target.path, "rename the new one to it", e)));
+            return Err(self.placement.put_back(target, &kept, error));
         }
         member.made.store(false, Ordering::Relaxed);
-        self.note(Some(target.dir.clone()), member.inside);
+        self.note(target.below(), member.inside);
         Ok(Placed { path: target.path.clone(), kept: kept.paths(), ..Placed::default() })
     }
 }

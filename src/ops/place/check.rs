@@ -27,6 +27,7 @@ use rusqlite::{Connection, OpenFlags};
 use self::classes::{Class, Lines, classify};
 use self::schema::{IndexKind, Schema};
 use crate::source::sqlite::bounds::{bound_values, bound_work};
+use crate::source::sqlite::held;
 use crate::source::sqlite::judge::{Meaning, meaning, message};
 
 /// Findings after which SQLite stops looking. Rows that break a constraint count too; so if there is no damage among the first ones, it looks again without
@@ -198,7 +199,7 @@ fn lines_of(text: &str) -> impl Iterator<Item = &str> {
 /// The version of SQLite that wrote last, as in 3054001; 0 if the file does not say.
 fn written_by(path: &Path) -> u32 {
     let mut header = [0; 100];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    let read = crate::beneath::open_file(path).and_then(|mut file| file.read_exact(&mut header));
     let bytes = header.get(WRITTEN_BY_OFFSET..).and_then(|rest| rest.first_chunk::<4>());
     read.ok().and(bytes).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
@@ -226,7 +227,7 @@ pub(in crate::ops) fn open_immutable(path: &Path) -> rusqlite::Result<Connection
     }
     uri.extend_from_slice(b"?immutable=1");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = Connection::open_with_flags(Path::new(&OsString::from_vec(uri)), flags)?;
+    let mut conn = held::open(Path::new(&OsString::from_vec(uri)), flags)?;
     let len = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     bound_work(&mut conn, len)?;
     bound_values(&conn, len)?;

@@ -20,9 +20,10 @@ use super::attributes::holes_of;
 use super::check::{Depth, Findings, check};
 use super::holder::{self, Grip};
 use super::keep::Kept;
-use super::target::{SIDES, Target, failed, lookup};
+use super::target::{SIDES, Target, failed};
 use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
+use crate::beneath;
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
 use crate::ops::stoppable::stoppable;
@@ -48,12 +49,12 @@ impl Placement<'_> {
         let target = Target::resolve(dest)?;
         target.refuse_mount_point()?;
         match target.metadata()? {
-            Some(old) => holder::refuse_if_used(&target.path, &old, holder::open_file(&target.path).as_ref()),
+            Some(old) => holder::refuse_if_used(&target.path, &old, holder::open_file(&target.named()?).as_ref()),
             None => Ok(()),
         }
     }
 
-    /// Puts a new database at `dest`, which may be absent, a closed database or any other file; a symbolic link is followed. The order
+    /// Puts a new database at `dest`, which may be absent, a closed database or any other file; a symbolic link is refused. The order
     /// of steps is described at the top of `database.rs`.
     ///
     /// `len_bytes` is the size of the new database. `meta` is applied as far as possible (the owner by root only; what fails is a
@@ -71,16 +72,27 @@ impl Placement<'_> {
         fill: &Fill<'_>,
         options: DatabaseOptions,
     ) -> Result<Placed> {
-        let target = Target::resolve(dest)?;
+        self.place_database_at(&Target::resolve(dest)?, len_bytes, meta, fill, options)
+    }
+
+    /// The same for a place in a held directory.
+    pub(super) fn place_database_at(
+        &self,
+        target: &Target,
+        len_bytes: u64,
+        meta: Option<FileMeta>,
+        fill: &Fill<'_>,
+        options: DatabaseOptions,
+    ) -> Result<Placed> {
         target.refuse_mount_point()?;
         let old = target.metadata()?;
         if let Some(old) = &old {
-            holder::refuse_if_used(&target.path, old, holder::open_file(&target.path).as_ref())?;
+            holder::refuse_if_used(&target.path, old, holder::open_file(&target.named()?).as_ref())?;
         }
-        let temp = self.write_temp(&target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
-        self.dress(&temp, &target, meta, false)?;
-        let findings = self.settle(&temp, &target, options)?;
-        Ok(Placed { findings, ..self.install_database(&target, temp)? })
+        let temp = self.write_temp(target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
+        self.dress(&temp, target, meta, false)?;
+        let findings = self.settle(&temp, target, options)?;
+        Ok(Placed { findings, ..self.install_database(target, temp)? })
     }
 
     /// Gives the new file its attributes: its own, else those of the file that it replaces.
@@ -92,9 +104,9 @@ impl Placement<'_> {
     pub(super) fn dress_file(&self, file: &File, target: &Target, meta: Option<FileMeta>, special_bits: bool) -> Result<()> {
         if let Some(meta) = meta {
             self.apply_meta(file, &target.path, &meta, special_bits);
-        } else if let Some(old) = target.metadata()? {
+        } else if let Some(old) = target.metadata()?.filter(|old| !old.is_symlink()) {
             let now = file.metadata().map_err(|e| failed(&target.path, "read the attributes of the new one", e))?;
-            let old = self.attributes_of(&target.path, &old);
+            let old = self.attributes_of(&target.named()?, &old);
             self.apply_meta(file, &target.path, &FileMeta { mtime_ns: meta_of(&now).mtime_ns, ..old }, false);
         }
         Ok(())
@@ -103,7 +115,7 @@ impl Placement<'_> {
     /// Makes the new database durable and checks it, both at once: one waits for the disk, the other for the processor.
     pub(super) fn settle(&self, temp: &Temp<'_>, target: &Target, options: DatabaseOptions) -> Result<Findings> {
         // An empty file is an empty database.
-        let empty = temp.file.metadata().map_err(|e| failed(&temp.path, "read its size", e))?.len() == 0;
+        let empty = temp.file.metadata().map_err(|e| failed(&temp.place.path, "read its size", e))?.len() == 0;
         if empty || !options.check {
             temp.sync()?;
             return Ok(Findings::default());
@@ -114,7 +126,7 @@ impl Placement<'_> {
         let stop = || handle.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
         let opened = |conn: &Connection| *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(conn.get_interrupt_handle());
         let (synced, checked) = std::thread::scope(|scope| {
-            let check = scope.spawn(|| stoppable(self.monitor, stop, || check(&temp.path, Depth::Quick, &opened)));
+            let check = scope.spawn(|| stoppable(self.monitor, stop, || check(temp.place.held(), Depth::Quick, &opened)));
             (temp.sync(), check.join())
         });
         synced?;
@@ -140,7 +152,7 @@ impl Placement<'_> {
 
     fn install_database(&self, target: &Target, temp: Temp<'_>) -> Result<Placed> {
         let grip = match target.metadata()? {
-            Some(old) => Some(holder::take(target, &old, holder::open_file(&target.path))?),
+            Some(old) => Some(holder::take(target, &old, holder::open_file(&target.named()?))?),
             None => None,
         };
         let full_sides = match &grip {
@@ -152,7 +164,7 @@ impl Placement<'_> {
             suffixes.insert(0, "");
             if let Some(file) = grip.file() {
                 // Whoever wrote it may have done so without syncing; the kept name must not be emptier than the file was.
-                self.disk.sync_file(file, &target.path).map_err(|e| failed(&target.path, "make the old one durable", e))?;
+                self.disk.sync_file(file, target.named()?.held()).map_err(|e| failed(&target.path, "make the old one durable", e))?;
             }
         }
         for side in &full_sides {
@@ -175,22 +187,23 @@ impl Placement<'_> {
     }
 
     fn sync_side(&self, target: &Target, side: &str) -> Result<()> {
-        let path = target.with_suffix(side);
-        let synced = std::fs::File::open(&path).and_then(|file| self.disk.sync_file(&file, &path));
-        synced.map_err(|e| failed(&path, "make it durable before it is kept", e))
+        let place = target.with_suffix(side)?;
+        let synced = beneath::open_file(place.held()).and_then(|file| self.disk.sync_file(&file, place.held()));
+        synced.map_err(|e| failed(&place.path, "make it durable before it is kept", e))
     }
 
     /// Clears the place and renames the new file into it. On failure the caller puts back what is missing.
     fn swap(&self, target: &Target, mut temp: Temp<'_>, old_name: OldName) -> Result<()> {
+        let place = target.named()?;
         if old_name == OldName::ClearFirst {
-            self.disk.remove_file(&target.path).map_err(|e| failed(&target.path, "take the old one away", e))?;
+            self.disk.remove_file(place.held()).map_err(|e| failed(&target.path, "take the old one away", e))?;
             self.sync_directory(target)?;
         }
         let mut removed = false;
         for side in SIDES {
-            let path = target.with_suffix(side);
-            if lookup(&path)?.is_some() {
-                self.disk.remove_file(&path).map_err(|e| failed(&path, "take it away", e))?;
+            let beside = target.with_suffix(side)?;
+            if beside.metadata()?.is_some() {
+                self.disk.remove_file(beside.held()).map_err(|e| failed(&beside.path, "take it away", e))?;
                 removed = true;
             }
         }
@@ -198,13 +211,13 @@ impl Placement<'_> {
             self.sync_directory(target)?;
         }
         let renamed = match old_name {
-            OldName::Replace => temp.rename(&target.path),
-            OldName::Absent | OldName::ClearFirst => temp.rename_new(&target.path),
+            OldName::Replace => temp.rename(&place),
+            OldName::Absent | OldName::ClearFirst => temp.rename_new(&place),
         };
         renamed.map_err(|e| failed(&target.path, "rename the new one to it", e))
     }
 
     fn sync_directory(&self, target: &Target) -> Result<()> {
-        self.disk.sync_dir(&target.dir).map_err(|e| failed(&target.dir, "make its names durable", e))
+        target.sync_dir(self.disk).map_err(|e| failed(&target.dir, "make its names durable", e))
     }
 }

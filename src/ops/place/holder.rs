@@ -14,20 +14,22 @@ use std::io;
 use std::path::Path;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{ErrorCode, OpenFlags};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::target::Target;
+use super::target::{Named, Target};
+use crate::beneath;
 use crate::error::{Error, Result};
 use crate::source::sqlite::bounds::refuse_boundless_journal;
+use crate::source::sqlite::held::{HeldConnection, open_same};
 
 /// What is at the destination, with everybody else kept away from it as far as that goes.
 pub(super) enum Grip {
     /// A database of which the file itself holds everything: its WAL is checkpointed, its journal rolled back, side files are void.
     Whole {
         /// Holds the exclusive lock. Before `file` in the order of dropping: closing `file` first would drop the lock early.
-        _lock: Connection,
+        _lock: HeldConnection,
         file: File,
     },
     /// Not a database, or one that SQLite does not open: it can only be kept as it is, side files and all.
@@ -44,9 +46,9 @@ impl Grip {
     }
 }
 
-/// Opens the destination for as long as it is worked on; `None` where the present user may not read it.
-pub(super) fn open_file(path: &Path) -> Option<File> {
-    File::options().read(true).write(true).open(path).or_else(|_| File::open(path)).ok()
+/// Opens the destination for as long as it is worked on; `None` where the present user may not read it, or it is no regular file.
+pub(super) fn open_file(place: &Named) -> Option<File> {
+    beneath::open_file_to_write(place.held()).or_else(|_| beneath::open_file(place.held())).ok()
 }
 
 /// A first look, before the new bytes are written: refuses what is in use as far as that can be seen without touching it.
@@ -74,8 +76,9 @@ pub(super) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Resu
     let Some(file) = file else { return Ok(Grip::Opaque { file: None }) };
     // SQLite deletes the WAL and the journal of an empty database without reading them; here they may be all that is left of one.
     // One whose journal asks for terabytes is moved away as it is.
-    if meta.len() > 0 && refuse_boundless_journal(&target.path).is_ok() {
-        match sole_connection(&target.path) {
+    let place = target.named()?;
+    if meta.len() > 0 && refuse_boundless_journal(place.held(), &target.path).is_ok() {
+        match sole_connection(&place, &file) {
             Ok(lock) if target.full_sides()?.iter().all(|&side| side != "-wal") => return Ok(Grip::Whole { _lock: lock, file }),
             Ok(_) => {}
             Err(e) if is_busy(&e) => return Err(in_use(&target.path, "another connection")),
@@ -87,8 +90,9 @@ pub(super) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Resu
 }
 
 /// A connection that nobody can use the database beside, after its journal was rolled back and its WAL checkpointed.
-fn sole_connection(path: &Path) -> rusqlite::Result<Connection> {
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+fn sole_connection(place: &Named, file: &File) -> rusqlite::Result<HeldConnection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = open_same(place.dir(), place.held(), file, flags)?;
     // When this connection is closed NAME is another database, perhaps in use already: its WAL must not be deleted by name.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(std::time::Duration::ZERO)?;

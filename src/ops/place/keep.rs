@@ -9,8 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Placement;
-use super::target::{SIDES, Target, failed, lookup};
+use super::target::{Named, SIDES, Target, failed};
 use super::temp::Temp;
+use crate::beneath;
 use crate::error::{Error, Result};
 
 /// Kept names tried for one timestamp, `.1`, `.2` and so on added, before the directory is taken for broken.
@@ -21,7 +22,8 @@ const COUNTER_MAX: u32 = 10_000;
 struct KeptFile {
     /// `""` for the file itself, else one of [`SIDES`].
     suffix: &'static str,
-    path: PathBuf,
+    /// What the suffix is added to.
+    stem: Target,
     /// Device and inode of the file under its first name.
     identity: (u64, u64),
 }
@@ -32,9 +34,17 @@ pub(super) struct Kept {
     files: Vec<KeptFile>,
 }
 
+impl KeptFile {
+    fn path(&self) -> PathBuf {
+        let mut path = self.stem.path.clone().into_os_string();
+        path.push(self.suffix);
+        PathBuf::from(path)
+    }
+}
+
 impl Kept {
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.path.clone()).collect()
+        self.files.iter().map(KeptFile::path).collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -42,7 +52,7 @@ impl Kept {
     }
 
     fn list(&self) -> String {
-        self.files.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>().join(", ")
+        self.files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -58,7 +68,7 @@ impl Placement<'_> {
     /// again would drop them.
     pub(super) fn keep(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
         let kept = self.keep_unsynced(target, suffixes, open)?;
-        if let Err(e) = self.disk.sync_dir(&target.dir) {
+        if let Err(e) = target.sync_dir(self.disk) {
             self.forget(&kept);
             return Err(failed(&target.path, "make the kept name durable", e));
         }
@@ -71,13 +81,14 @@ impl Placement<'_> {
     }
 
     /// Gives a finished copy of what is at the target a kept name, durably.
-    pub(super) fn keep_copy(&self, target: &Target, mut copy: Temp<'_>) -> Result<PathBuf> {
+    pub(super) fn keep_copy(&self, target: &Target, mut copy: Temp<'_>) -> Result<Named> {
         let kept = self.under_free_name(target, |kept| {
-            name_copy(&mut copy, &target.path, &kept.path)?;
-            Ok(kept.path.clone())
+            let place = kept.named().map_err(KeepError::Other)?;
+            name_copy(&mut copy, &target.path, &place)?;
+            Ok(place)
         })?;
-        self.disk.sync_dir(&target.dir).map_err(|e| {
-            let _ = self.disk.remove_file(&kept);
+        target.sync_dir(self.disk).map_err(|e| {
+            let _ = self.disk.remove_file(kept.held());
             failed(&target.path, "make the kept copy durable", e)
         })?;
         Ok(kept)
@@ -109,13 +120,15 @@ impl Placement<'_> {
     fn keep_as(&self, target: &Target, to: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept, KeepError> {
         let mut kept = Kept::default();
         for &suffix in suffixes {
-            let (from, path) = (target.with_suffix(suffix), to.with_suffix(suffix));
-            let named = look(&from).and_then(|identity| {
+            let named = || {
+                let from = target.with_suffix(suffix).map_err(KeepError::Other)?;
+                let path = to.with_suffix(suffix).map_err(KeepError::Other)?;
+                let identity = look(&from)?;
                 self.second_name(target, &from, &path, open.filter(|_| suffix.is_empty()))?;
                 Ok(identity)
-            });
-            match named {
-                Ok(identity) => kept.files.push(KeptFile { suffix, path, identity }),
+            };
+            match named() {
+                Ok(identity) => kept.files.push(KeptFile { suffix, stem: to.clone(), identity }),
                 Err(error) => {
                     self.forget(&kept);
                     return Err(error);
@@ -126,46 +139,48 @@ impl Placement<'_> {
     }
 
     /// A hard link, or where the file system has none a copy that appears under its name only when it is whole.
-    fn second_name(&self, target: &Target, from: &Path, to: &Path, open: Option<&File>) -> Result<(), KeepError> {
-        match self.disk.hard_link(from, to) {
+    fn second_name(&self, target: &Target, from: &Named, to: &Named, open: Option<&File>) -> Result<(), KeepError> {
+        match self.disk.hard_link(from.held(), to.held()) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(KeepError::Taken),
             Err(e) if links_unsupported(&e) => self.copy(target, from, to, open),
-            Err(e) => Err(KeepError::Other(failed(from, &format!("give it the second name {}", to.display()), e))),
+            Err(e) => Err(KeepError::Other(failed(&from.path, &format!("give it the second name {}", to.path.display()), e))),
         }
     }
 
-    fn copy(&self, target: &Target, from: &Path, to: &Path, open: Option<&File>) -> Result<(), KeepError> {
-        let kind = std::fs::symlink_metadata(from).map_err(|e| KeepError::Other(failed(from, "look at it", e)))?.file_type();
+    fn copy(&self, target: &Target, from: &Named, to: &Named, open: Option<&File>) -> Result<(), KeepError> {
+        let looked = std::fs::symlink_metadata(from.held());
+        let kind = looked.map_err(|e| KeepError::Other(failed(&from.path, "look at it", e)))?.file_type();
         if kind.is_symlink() {
             // The link itself is kept, not what it points to.
-            let made = std::fs::read_link(from).and_then(|link| std::os::unix::fs::symlink(link, to));
+            let made = std::fs::read_link(from.held()).and_then(|link| std::os::unix::fs::symlink(link, to.held()));
             return made.map_err(|e| match e.kind() {
                 io::ErrorKind::AlreadyExists => KeepError::Taken,
-                _ => KeepError::Other(failed(from, "keep a copy of this link", e)),
+                _ => KeepError::Other(failed(&from.path, "keep a copy of this link", e)),
             });
         }
         if !kind.is_file() {
-            return Err(KeepError::Other(Error::destination(from, "is no regular file, and cannot be kept here; move it away first")));
+            let why = "is no regular file, and cannot be kept here; move it away first";
+            return Err(KeepError::Other(Error::destination(&from.path, why)));
         }
         let mut temp = self.copy_to_temp(target, from, open).map_err(KeepError::Other)?;
-        name_copy(&mut temp, from, to)
+        name_copy(&mut temp, &from.path, to)
     }
 
-    fn copy_to_temp(&self, target: &Target, from: &Path, open: Option<&File>) -> Result<Temp<'_>> {
-        let reading = |e| failed(from, "keep a copy of it", e);
+    fn copy_to_temp(&self, target: &Target, from: &Named, open: Option<&File>) -> Result<Temp<'_>> {
+        let reading = |e| failed(&from.path, "keep a copy of it", e);
         let opened;
         let mut source = match open {
             Some(file) => file,
             None => {
-                opened = File::open(from).map_err(reading)?;
+                opened = beneath::open_file(from.held()).map_err(reading)?;
                 &opened
             }
         };
         let meta = source.metadata().map_err(reading)?;
         let temp = Temp::create(self.disk, target)?;
         source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file)).map_err(reading)?;
-        self.apply_meta(&temp.file, from, &self.attributes_of(from, &meta), true);
+        self.apply_meta(&temp.file, &from.path, &self.attributes_of(from, &meta), true);
         temp.sync()?;
         Ok(temp)
     }
@@ -174,7 +189,7 @@ impl Placement<'_> {
     pub(super) fn forget(&self, kept: &Kept) {
         for file in &kept.files {
             // A second name too many is harmless.
-            let _ = self.disk.remove_file(&file.path);
+            let _ = file.stem.with_suffix(file.suffix).map(|place| self.disk.remove_file(place.held()));
         }
     }
 
@@ -186,14 +201,14 @@ impl Placement<'_> {
             return cause;
         }
         let all_back = kept.files.iter().rev().all(|file| {
-            let original = target.with_suffix(file.suffix);
-            match lookup(&original) {
+            let (Ok(original), Ok(kept)) = (target.with_suffix(file.suffix), file.stem.with_suffix(file.suffix)) else { return false };
+            match original.metadata() {
                 Ok(Some(there)) => (there.dev(), there.ino()) == file.identity,
-                Ok(None) => self.second_name(target, &file.path, &original, None).is_ok(),
+                Ok(None) => self.second_name(target, &kept, &original, None).is_ok(),
                 Err(_) => false,
             }
         });
-        if all_back && self.disk.sync_dir(&target.dir).is_ok() {
+        if all_back && target.sync_dir(self.disk).is_ok() {
             self.forget(kept);
             return cause;
         }
@@ -202,30 +217,30 @@ impl Placement<'_> {
 
     /// The last step: from here on the new name survives a power cut.
     pub(super) fn settle_name(&self, target: &Target, kept: &Kept) -> Result<()> {
-        self.disk.sync_dir(&target.dir).map_err(|e| {
+        target.sync_dir(self.disk).map_err(|e| {
             let was = if kept.is_empty() { String::new() } else { format!("; what was there lies at {}", kept.list()) };
             Error::half_done(&target.path, format!("the new one is in place, but a power cut now may undo that: {e}{was}"))
         })
     }
 }
 
-fn look(path: &Path) -> Result<(u64, u64), KeepError> {
-    let meta = std::fs::symlink_metadata(path).map_err(|e| KeepError::Other(failed(path, "look at it", e)))?;
+fn look(place: &Named) -> Result<(u64, u64), KeepError> {
+    let meta = std::fs::symlink_metadata(place.held()).map_err(|e| KeepError::Other(failed(&place.path, "look at it", e)))?;
     Ok((meta.dev(), meta.ino()))
 }
 
 /// Gives a finished copy its kept name.
-fn name_copy(copy: &mut Temp<'_>, of: &Path, to: &Path) -> Result<(), KeepError> {
+fn name_copy(copy: &mut Temp<'_>, of: &Path, to: &Named) -> Result<(), KeepError> {
     copy.rename_new(to).map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => KeepError::Taken,
-        _ => KeepError::Other(failed(of, &format!("keep a copy of it as {}", to.display()), e)),
+        _ => KeepError::Other(failed(of, &format!("keep a copy of it as {}", to.path.display()), e)),
     })
 }
 
 /// Whether neither this kept name nor one that SQLite would take for its side file is there.
 fn is_free(kept: &Target) -> Result<bool> {
     for suffix in [""].iter().chain(&SIDES) {
-        if lookup(&kept.with_suffix(suffix))?.is_some() {
+        if kept.with_suffix(suffix)?.metadata()?.is_some() {
             return Ok(false);
         }
     }

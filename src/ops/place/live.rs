@@ -9,7 +9,7 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -18,11 +18,13 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::check::open_immutable;
 use super::holder::{in_use_live, is_busy};
-use super::target::{Target, failed, lookup};
+use super::target::{Named, Target, failed};
 use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
+use crate::beneath;
 use crate::error::{Error, Result};
 use crate::source::sqlite::bounds::refuse_boundless_journal;
+use crate::source::sqlite::held::{HeldConnection, open_same};
 
 /// Bytes copied between two looks at whether the user wants to stop.
 const STEP_BYTES: u64 = 4 << 20;
@@ -44,22 +46,23 @@ impl Placement<'_> {
         let old =
             target.metadata()?.ok_or_else(|| Error::destination(dest, "there is no database to write into; restore without --live"))?;
         // Opened before and closed after all connections, as closing it drops their locks.
-        let file = File::open(&target.path).map_err(|e| failed(&target.path, "open it", e))?;
+        let place = target.named()?;
+        let file = beneath::open_file(place.held()).map_err(|e| failed(&target.path, "open it", e))?;
         let temp = self.write_temp(&target, len_bytes, 0, space_besides(&target, &old, len_bytes)?, fill)?;
         let findings = self.settle(&temp, &target, options)?;
 
-        let mut live = open_live(&target, options.busy_timeout)?;
+        let mut live = open_live(&target, &file, options.busy_timeout)?;
         let new = open_new(&temp, &live).map_err(|e| sqlite_failed(&target, "read the new database", &e))?;
         check_page_sizes(&target, &live, &new)?;
         let kept = self.transfer(&target, &old, &file, (&new, &mut live), options.busy_timeout)?;
         drop(new);
-        self.disk.sync_dir(&target.dir).map_err(|e| {
+        target.sync_dir(self.disk).map_err(|e| {
             Error::half_done(
                 &target.path,
-                format!("the new content is in place, but a power cut now may undo that: {e}; the old lies at {}", kept.display()),
+                format!("the new content is in place, but a power cut now may undo that: {e}; the old lies at {}", kept.path.display()),
             )
         })?;
-        Ok(Placed { path: target.path.clone(), kept: vec![kept], findings })
+        Ok(Placed { path: target.path.clone(), kept: vec![kept.path], findings })
     }
 
     fn transfer(
@@ -69,7 +72,7 @@ impl Placement<'_> {
         file: &File,
         (new, live): (&Connection, &mut Connection),
         busy_timeout: Duration,
-    ) -> Result<PathBuf> {
+    ) -> Result<Named> {
         let backup = Backup::new(new, live).map_err(|e| sqlite_failed(target, "write into it", &e))?;
         // Locks the destination, copies nothing.
         match backup.step(0) {
@@ -80,7 +83,7 @@ impl Placement<'_> {
         let kept = self.keep_content(target, old, file, busy_timeout)?;
         self.copy_pages(target, new, &backup).inspect_err(|_| {
             // Dropping the backup rolls back, so the copy is of what still is there.
-            let _ = self.disk.remove_file(&kept);
+            let _ = self.disk.remove_file(kept.held());
         })?;
         Ok(kept)
     }
@@ -104,17 +107,17 @@ impl Placement<'_> {
     }
 
     /// A durable copy of the committed content, under a kept name. The caller holds the write lock.
-    fn keep_content(&self, target: &Target, old: &Metadata, file: &File, busy_timeout: Duration) -> Result<PathBuf> {
+    fn keep_content(&self, target: &Target, old: &Metadata, file: &File, busy_timeout: Duration) -> Result<Named> {
         let temp = Temp::create(self.disk, target)?;
         if uses_wal(target, file)? {
-            copy_content(&target.path, &temp.path, busy_timeout).map_err(|e| sqlite_failed(target, "keep a copy of it", &e))?;
+            copy_content((&target.named()?, file), &temp, busy_timeout).map_err(|e| sqlite_failed(target, "keep a copy of it", &e))?;
         } else {
             // The lock keeps every other connection out, and the journal was rolled back when it was taken: the file is the content.
             let mut source = file;
             let copied = source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file));
             copied.map_err(|e| failed(&target.path, "keep a copy of it", e))?;
         }
-        self.apply_meta(&temp.file, &target.path, &self.attributes_of(&target.path, old), true);
+        self.apply_meta(&temp.file, &target.path, &self.attributes_of(&target.named()?, old), true);
         temp.sync()?;
         self.keep_copy(target, temp)
     }
@@ -123,15 +126,19 @@ impl Placement<'_> {
 /// What is needed besides the new file: the kept copy, and a journal of the old or a WAL of the new pages (24 bytes go with each of at
 /// least 512, <https://sqlite.org/fileformat2.html#walformat>).
 fn space_besides(target: &Target, old: &Metadata, len_bytes: u64) -> Result<u64> {
-    let wal = lookup(&target.with_suffix("-wal"))?.map_or(0, |meta| meta.len());
+    let wal = target.with_suffix("-wal")?.metadata()?.map_or(0, |meta| meta.len());
     let journal = old.len().max(len_bytes);
     Ok(old.len().saturating_add(wal).saturating_add(journal).saturating_add(journal / 20))
 }
 
-fn open_live(target: &Target, busy_timeout: Duration) -> Result<Connection> {
-    refuse_boundless_journal(&target.path)?;
-    let open = || -> rusqlite::Result<Connection> {
-        let conn = Connection::open_with_flags(&target.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+/// For SQLite, to read and write.
+const TO_WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+fn open_live(target: &Target, file: &File, busy_timeout: Duration) -> Result<HeldConnection> {
+    let place = target.named()?;
+    refuse_boundless_journal(place.held(), &target.path)?;
+    let open = || -> rusqlite::Result<HeldConnection> {
+        let conn = open_same(place.dir(), place.held(), file, TO_WRITE)?;
         conn.busy_timeout(busy_timeout)?;
         // Some of what is asked below reads the schema; a part that only the application understands is passed over.
         conn.execute_batch("PRAGMA writable_schema=ON")?;
@@ -145,7 +152,7 @@ fn open_live(target: &Target, busy_timeout: Duration) -> Result<Connection> {
 /// The new database as a backup source. An empty one stands in as one with a single page: a source without pages would be taken over
 /// in the very step that is to lock only.
 fn open_new(temp: &Temp<'_>, live: &Connection) -> rusqlite::Result<Connection> {
-    let new = open_immutable(&temp.path)?;
+    let new = open_immutable(temp.place.held())?;
     new.execute_batch("PRAGMA writable_schema=ON")?;
     if pragma(&new, "page_count")? > 0 {
         return Ok(new);
@@ -182,15 +189,16 @@ fn uses_wal(target: &Target, file: &File) -> Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => false,
         Err(e) => return Err(failed(&target.path, "read its header", e)),
     };
-    Ok(flagged || lookup(&target.with_suffix("-wal"))?.is_some())
+    Ok(flagged || target.with_suffix("-wal")?.metadata()?.is_some())
 }
 
 /// The committed content of a WAL database as a file of its own. The copy itself needs no journal: it has no name yet.
-fn copy_content(from: &Path, to: &Path, busy_timeout: Duration) -> rusqlite::Result<()> {
-    let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+fn copy_content((from, file): (&Named, &File), to: &Temp<'_>, busy_timeout: Duration) -> rusqlite::Result<()> {
+    let source = open_same(from.dir(), from.held(), file, TO_WRITE)?;
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     source.busy_timeout(busy_timeout)?;
-    let mut copy = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // The file that was made, not one that somebody has put in its place.
+    let mut copy = open_same(to.place.dir(), to.place.held(), &to.file, TO_WRITE)?;
     copy.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF")?;
     let backup = Backup::new(&source, &mut copy)?;
     match backup.step(-1)? {

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::snapshot::FileMeta;
 
 impl Placement<'_> {
-    /// Puts a new plain file at `dest`; what was there is kept. A symbolic link is followed. `len_bytes` is the size of the new file;
+    /// Puts a new plain file at `dest`; what was there is kept. A symbolic link there is refused. `len_bytes` is the size of the new file;
     /// `meta` is applied as far as possible, without it the new file gets owner and mode of the old one, or mode 0600.
     ///
     /// # Errors
@@ -28,8 +28,9 @@ impl Placement<'_> {
         let mut temp = self.write_temp(target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
         self.dress(&temp, target, meta, true)?;
         temp.sync()?;
+        let place = target.named()?;
         let kept = self.keep_if_there(target)?;
-        let renamed = if kept.is_empty() { temp.rename_new(&target.path) } else { temp.rename(&target.path) };
+        let renamed = if kept.is_empty() { temp.rename_new(&place) } else { temp.rename(&place) };
         match renamed {
             Ok(()) => Ok(kept),
             Err(e) => Err(self.put_back(target, &kept, failed(&target.path, "rename the new one to it", e))),

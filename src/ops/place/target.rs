@@ -1,11 +1,14 @@
-//! The place where something is to be put: its real path, directory and neighbours.
+//! The place where something is to be put: a name in a directory that is held open, and its neighbours.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::backend::disk::Disk;
+use crate::beneath::{Dir, Dirs};
 use crate::error::{Error, Result};
 
 /// What SQLite may leave beside a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
@@ -23,87 +26,135 @@ const NAME_BYTES_MAX: usize = 255;
 /// What every file system takes: eCryptfs takes the fewest of those in use. The file system is asked only about longer names.
 const NAME_BYTES_ANYWHERE: usize = 143;
 
-/// Symbolic links that are followed before a destination is given up as a loop (Linux: 40, path_resolution(7)).
-const LINKS_MAX: usize = 40;
-
-/// A destination with all symbolic links resolved, also where it does not exist yet.
+/// A destination: a name in a directory that is held open, or in one below that.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
+    /// For messages, not for use.
     pub path: PathBuf,
+    /// The path of the directory, for messages.
     pub dir: PathBuf,
     name: OsString,
+    dirs: Arc<Dirs>,
+    /// The directory below that of `dirs`.
+    below: PathBuf,
+}
+
+/// A name in the directory of a [`Target`], which is open as long as this is there.
+#[derive(Debug)]
+pub(super) struct Named {
+    /// For messages.
+    pub path: PathBuf,
+    held: PathBuf,
+    dir: Arc<Dir>,
+}
+
+impl Named {
+    /// A path for calls of the system that leads to the name in the directory that is held.
+    pub fn held(&self) -> &Path {
+        &self.held
+    }
+
+    /// What lies there now, itself, not what it may point to.
+    pub fn metadata(&self) -> Result<Option<Metadata>> {
+        found(std::fs::symlink_metadata(&self.held), &self.path)
+    }
+
+    /// The directory, for whoever goes on using the name.
+    pub fn dir(&self) -> Arc<Dir> {
+        Arc::clone(&self.dir)
+    }
 }
 
 impl Target {
-    /// Follows symbolic links, the last name's included, to the file that would be read through `dest`.
+    /// The place that a user has named. Its directory is found as [`Dir::find`] does; the name itself must be no link.
     pub fn resolve(dest: &Path) -> Result<Self> {
         if dest.as_os_str().as_bytes().ends_with(b"/") {
             return Err(Error::destination(dest, "is the name of a directory; name the file that is to be restored"));
         }
-        let mut path = dest.to_path_buf();
-        for _ in 0..LINKS_MAX {
-            let target = Target::unresolved(&path)?;
-            match std::fs::read_link(&target.path) {
-                Ok(link) => path = target.dir.join(link),
-                Err(_) => return target.without_directory(),
-            }
-        }
-        Err(Error::destination(dest, "too many symbolic links"))
-    }
-
-    /// A name in a directory that is known to be resolved.
-    pub fn new(dir: PathBuf, name: &OsStr) -> Self {
-        Target { path: dir.join(name), dir, name: name.to_os_string() }
-    }
-
-    /// Resolves the directory, not the last name.
-    pub fn unresolved(path: &Path) -> Result<Self> {
-        let name = path.file_name().ok_or_else(|| Error::destination(path, "names no file"))?.to_os_string();
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let dir = parent.canonicalize().map_err(|e| match e.kind() {
+        let name = dest.file_name().ok_or_else(|| Error::destination(dest, "names no file"))?;
+        let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = Dir::find(parent).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
-                Error::destination(path, format!("the directory {} does not exist; make it first", parent.display()))
+                Error::destination(dest, format!("the directory {} does not exist; make it first", parent.display()))
             }
-            _ => Error::destination(path, format!("the directory {} cannot be used: {e}", parent.display())),
+            _ => Error::destination(dest, format!("the directory {} cannot be used: {e}", parent.display())),
         })?;
-        Ok(Target::new(dir, &name))
+        let target = Target::new(&Dirs::new(dir), PathBuf::new(), name);
+        let named = target.named()?;
+        match named.metadata()? {
+            Some(meta) if meta.is_symlink() => Err(refuse_link(&target.path, named.held())),
+            _ => target.refuse_other().map(|()| target),
+        }
+    }
+
+    /// Refuses what no database can be put in the place of.
+    pub fn refuse_other(&self) -> Result<()> {
+        match self.metadata()? {
+            Some(meta) if meta.is_dir() => Err(Error::destination(&self.path, "is a directory; name the file that is to be restored")),
+            Some(meta) if !meta.is_file() => Err(Error::destination(&self.path, "is not a regular file")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A name in a directory below a held one.
+    pub fn new(dirs: &Arc<Dirs>, below: PathBuf, name: &OsStr) -> Self {
+        let dir = if below.as_os_str().is_empty() { dirs.root().path().to_path_buf() } else { dirs.root().path().join(&below) };
+        Target { path: dir.join(name), dir, name: name.to_os_string(), dirs: Arc::clone(dirs), below }
+    }
+
+    /// Its directory.
+    pub fn open_dir(&self) -> Result<Arc<Dir>> {
+        self.dirs.get(&self.below).map_err(|e| failed(&self.dir, "open this directory without following links", e))
+    }
+
+    /// The directory, relative to the held one.
+    pub fn below(&self) -> &Path {
+        &self.below
+    }
+
+    /// The place itself.
+    pub fn named(&self) -> Result<Named> {
+        self.beside(&self.name)
+    }
+
+    /// Another name in the same directory.
+    pub fn beside(&self, name: &OsStr) -> Result<Named> {
+        let dir = self.open_dir()?;
+        Ok(Named { path: self.dir.join(name), held: dir.at(name), dir })
+    }
+
+    /// Makes the names in its directory durable.
+    pub fn sync_dir(&self, disk: &dyn Disk) -> io::Result<()> {
+        disk.sync_dir(self.dirs.get(&self.below)?.itself())
     }
 
     /// Refuses a file that cannot be replaced, only written into.
     pub fn refuse_mount_point(&self) -> Result<()> {
-        match self.metadata()? {
-            Some(_) => refuse_mount_point(&self.path),
+        let named = self.named()?;
+        match named.metadata()? {
+            Some(_) => refuse_mount_point(&named),
             None => Ok(()),
-        }
-    }
-
-    /// Refuses what no file can be put in the place of.
-    fn without_directory(self) -> Result<Self> {
-        match self.metadata()? {
-            Some(meta) if meta.is_dir() => Err(Error::destination(&self.path, "is a directory; name the file that is to be restored")),
-            Some(meta) if !meta.is_file() => Err(Error::destination(&self.path, "is not a regular file")),
-            _ => Ok(self),
         }
     }
 
     /// What lies at the path now, itself, not what it may point to.
     pub fn metadata(&self) -> Result<Option<Metadata>> {
-        lookup(&self.path)
+        self.named()?.metadata()
     }
 
-    /// The path with something added to its name.
-    pub fn with_suffix(&self, suffix: impl AsRef<std::ffi::OsStr>) -> PathBuf {
+    /// The place with something added to its name.
+    pub fn with_suffix(&self, suffix: impl AsRef<OsStr>) -> Result<Named> {
         let mut name = self.name.clone();
         name.push(suffix);
-        self.dir.join(name)
+        self.beside(&name)
     }
 
-    /// A hidden name beside the path; of a name that would become too long only the beginning is in it.
-    pub fn hidden(&self, suffix: &str) -> PathBuf {
+    /// A hidden name for a file beside it; of a name that would become too long only the beginning is in it.
+    pub fn hidden(&self, suffix: &str) -> OsString {
         let mut name = OsString::from(".");
         name.push(beginning(&self.name, self.room(1 + suffix.len())));
         name.push(suffix);
-        self.dir.join(name)
+        name
     }
 
     /// The place beside it where what is there is kept: `suffix` is added to its name, or to the beginning of a name that would become too long.
@@ -116,14 +167,14 @@ impl Target {
             name.push(mark);
         }
         name.push(suffix);
-        Target::new(self.dir.clone(), &name)
+        Target::new(&self.dirs, self.below.clone(), &name)
     }
 
     /// How many bytes of its name, or more, fit where so many are added.
     fn room(&self, added_bytes: usize) -> usize {
         match self.name.len() + added_bytes <= NAME_BYTES_ANYWHERE {
             true => self.name.len(),
-            false => name_bytes_max(&self.dir).saturating_sub(added_bytes),
+            false => self.dirs.get(&self.below).map_or(NAME_BYTES_MAX, |dir| name_bytes_max(dir.itself())).saturating_sub(added_bytes),
         }
     }
 
@@ -131,12 +182,18 @@ impl Target {
     pub fn full_sides(&self) -> Result<Vec<&'static str>> {
         let mut full = Vec::new();
         for side in DATA_SIDES {
-            if lookup(&self.with_suffix(side))?.is_some_and(|meta| meta.len() > 0) {
+            if self.with_suffix(side)?.metadata()?.is_some_and(|meta| meta.len() > 0) {
                 full.push(side);
             }
         }
         Ok(full)
     }
+}
+
+/// The refusal of a link in the place of a destination: whoever may turn it decides what is overwritten.
+pub(super) fn refuse_link(path: &Path, held: &Path) -> Error {
+    let leads = std::fs::read_link(held).map_or_else(|_| String::new(), |link| format!(" to {}", link.display()));
+    Error::destination(path, format!("is a symbolic link{leads}; nothing was changed: if what it leads to is meant, name that"))
 }
 
 /// The name, or what of it fits; text is cut between characters, because some file systems take no other names.
@@ -154,9 +211,14 @@ pub(super) fn name_bytes_max(dir: &Path) -> usize {
     if said == 0 { NAME_BYTES_MAX } else { said.min(NAME_BYTES_MAX) }
 }
 
-/// The metadata of a path, itself; `None` if nothing is there. A name that is too long for the file system is nobody's.
+/// The metadata of a path, itself; `None` if nothing is there.
 pub(super) fn lookup(path: &Path) -> Result<Option<Metadata>> {
-    match std::fs::symlink_metadata(path) {
+    found(std::fs::symlink_metadata(path), path)
+}
+
+/// A name that is too long for the file system is nobody's.
+fn found(looked: io::Result<Metadata>, path: &Path) -> Result<Option<Metadata>> {
+    match looked {
         Ok(meta) => Ok(Some(meta)),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => Ok(None),
         Err(e) => Err(failed(path, "look at it", e)),
@@ -178,14 +240,14 @@ const MOUNTED: &str = "; if it is mounted there by itself, as single files are i
                        SQLite database, anything else restore beside it and copy it over";
 
 /// Refuses a file that is a mount point of its own, before anything is written: neither a rename nor a link can replace it.
-fn refuse_mount_point(path: &Path) -> Result<()> {
+fn refuse_mount_point(place: &Named) -> Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
         // Kernels before 5.8 do not say; there the rename fails later, with the same words.
-        let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+        let found = rustix::fs::statx(CWD, place.held(), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
         if found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
-            return Err(Error::destination(path, format!("is a mount point of its own; nothing was changed{MOUNTED}")));
+            return Err(Error::destination(&place.path, format!("is a mount point of its own; nothing was changed{MOUNTED}")));
         }
     }
     Ok(())

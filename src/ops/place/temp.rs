@@ -1,11 +1,12 @@
 //! The new bytes before they take their name.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::target::{Target, failed};
+use super::target::{Named, Target, failed};
 use super::{Fill, Placement};
 use crate::backend::disk::Disk;
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ const SPACE_MARGIN_BYTES: u64 = 1 << 20;
 /// A file beside its destination under a hidden name; removed when dropped before it was put in place.
 pub(super) struct Temp<'a> {
     disk: &'a dyn Disk,
-    pub path: PathBuf,
+    pub place: Named,
     pub file: File,
     placed: bool,
 }
@@ -25,35 +26,36 @@ pub(super) struct Temp<'a> {
 impl<'a> Temp<'a> {
     /// An empty one that only its owner can read.
     pub fn create(disk: &'a dyn Disk, target: &Target) -> Result<Self> {
-        let path = hidden_name(target)?;
-        match disk.create_new(&path, 0o600) {
-            Ok(file) => Ok(Temp { disk, path, file, placed: false }),
+        let place = target.beside(&hidden_name(target)?)?;
+        match disk.create_new(place.held(), 0o600) {
+            Ok(file) => Ok(Temp { disk, place, file, placed: false }),
             Err(e) => Err(failed(&target.path, "make a temporary file beside it", e)),
         }
     }
 
     /// Makes its bytes and attributes durable.
     pub fn sync(&self) -> Result<()> {
-        self.disk.sync_file(&self.file, &self.path).map_err(|e| failed(&self.path, "make it durable", e))
+        self.disk.sync_file(&self.file, self.place.held()).map_err(|e| failed(&self.place.path, "make it durable", e))
     }
 
     /// Gives it its name, over what has that name. The directory is the caller's to sync.
-    pub fn rename(mut self, to: &Path) -> io::Result<()> {
-        self.disk.rename(&self.path, to)?;
+    pub fn rename(mut self, to: &Named) -> io::Result<()> {
+        self.disk.rename(self.place.held(), to.held())?;
         self.placed = true;
         Ok(())
     }
 
     /// Gives it a name that nothing has: the error is of kind `AlreadyExists` where something does.
-    pub fn rename_new(&mut self, to: &Path) -> io::Result<()> {
-        rename_new(self.disk, &self.path, to)?;
+    pub fn rename_new(&mut self, to: &Named) -> io::Result<()> {
+        rename_new(self.disk, &self.place, to)?;
         self.placed = true;
         Ok(())
     }
 }
 
 /// Gives a file a name that nothing has. The system or the file system may have no such call: the callers have looked a moment ago.
-pub(super) fn rename_new(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename_new(disk: &dyn Disk, from: &Named, to: &Named) -> io::Result<()> {
+    let (from, to) = (from.held(), to.held());
     match disk.rename_new(from, to) {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => disk.rename(from, to),
         outcome => outcome,
@@ -64,7 +66,7 @@ impl Drop for Temp<'_> {
     fn drop(&mut self) {
         if !self.placed {
             // Harmless if it stays; the error that led here says more than this one would.
-            let _ = self.disk.remove_file(&self.path);
+            let _ = self.disk.remove_file(self.place.held());
         }
     }
 }
@@ -90,16 +92,16 @@ impl<'a> Placement<'a> {
         if self.monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        let written = temp.file.metadata().map_err(|e| failed(&temp.path, "read its size", e))?.len();
+        let written = temp.file.metadata().map_err(|e| failed(&temp.place.path, "read its size", e))?.len();
         if written != len_bytes {
-            return Err(Error::destination(&temp.path, format!("{written} bytes were written instead of {len_bytes}")));
+            return Err(Error::destination(&temp.place.path, format!("{written} bytes were written instead of {len_bytes}")));
         }
         Ok(temp)
     }
 }
 
 /// A name beside the target that is nobody else's: 64 random bits.
-pub(super) fn hidden_name(target: &Target) -> Result<PathBuf> {
+pub(super) fn hidden_name(target: &Target) -> Result<OsString> {
     Ok(target.hidden(&format!(".icecore-restore-{}", to_hex(&random_number(&target.path)?.to_be_bytes()))))
 }
 
@@ -118,7 +120,7 @@ impl HiddenNames {
     }
 
     /// A name beside the target that is nobody else's.
-    pub fn beside(&self, target: &Target) -> PathBuf {
+    pub fn beside(&self, target: &Target) -> OsString {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
         target.hidden(&format!(".icecore-restore-{}", to_hex(&number.to_be_bytes())))
     }
@@ -126,7 +128,7 @@ impl HiddenNames {
 
 /// Refuses early what would fill the file system.
 fn check_free_space(target: &Target, needed: u64) -> Result<()> {
-    check_free_space_in(&target.dir, &target.path, needed)
+    check_free_space_in(target.open_dir()?.itself(), &target.path, needed)
 }
 
 fn check_free_space_in(dir: &Path, path: &Path, needed: u64) -> Result<()> {

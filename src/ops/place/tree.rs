@@ -2,36 +2,40 @@
 //!
 //! The names are not trusted: whoever wrote the repository may want a restore to write elsewhere. A name is taken only if it is relative
 //! and has no `.`, `..` or empty part, and nothing is ever written through a symbolic link, neither one that was there before nor one
-//! that was restored a moment ago. This does not defend against another user who may write into the same directory meanwhile.
+//! that was restored a moment ago, nor one that another user puts there meanwhile: the root is held open, and everything else is reached from there
+//! (see `beneath.rs`).
 //!
 //! Nothing is overwritten: a file in the way gets a kept name as everywhere; a directory where a file is to go, or the other way round,
 //! is an error.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, FileType};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::keep::links_unsupported;
-use super::target::{Target, failed, lookup};
+use super::target::{Named, Target, failed, refuse_link};
 use super::temp::{HiddenNames, hidden_name};
 use super::{DatabaseOptions, Fill, Placed, Placement};
+use crate::beneath::{self, Dir, Dirs};
 use crate::error::{Error, Result};
 use crate::format::snapshot::FileMeta;
 
 /// A directory being filled. Its methods may be called from several threads for different names.
 pub struct Tree<'a> {
     pub(super) placement: &'a Placement<'a>,
+    /// For messages.
     pub(super) root: PathBuf,
+    dirs: Arc<Dirs>,
     /// If the whole file system is synced at once: its directory, open since before the first byte is written.
     pub(super) whole: Option<Whole>,
     pub(super) hidden: HiddenNames,
-    /// Directories made for the root, the deepest first.
-    made: Vec<PathBuf>,
+    /// Directories made for the root, by the directory above and the name, the deepest last.
+    made: Vec<(Arc<Dir>, OsString)>,
     work: Mutex<Work>,
 }
 
@@ -41,7 +45,7 @@ pub(super) struct Whole {
     device: u64,
 }
 
-/// What is left for the end, and where the last name was.
+/// What is left for the end, and where the last name was. Directories are named from the root.
 #[derive(Default)]
 struct Work {
     /// Directories with new names in them, which the sync of the whole file system does not cover.
@@ -87,31 +91,42 @@ impl<'a> Tree<'a> {
     }
 
     fn open_with(placement: &'a Placement<'a>, root: &Path, many: bool) -> Result<Self> {
-        let (mut unsynced, mut made) = (BTreeSet::new(), Vec::new());
-        let mut missing = root;
-        while !missing.as_os_str().is_empty() && !missing.exists() {
-            made.push(missing.to_path_buf());
-            missing = missing.parent().unwrap_or(Path::new(""));
-            let above = if missing.as_os_str().is_empty() { Path::new(".") } else { missing };
-            unsynced.insert(above.to_path_buf());
-        }
-        placement.disk.create_dir_all(root).map_err(|e| failed(root, "make this directory", e))?;
-        let root = root.canonicalize().map_err(|e| failed(root, "use this directory", e))?;
-        let dir = open_directory(&root).map_err(|e| failed(&root, "use this directory", e))?;
-        let device = dir.metadata().map_err(|e| failed(&root, "use this directory", e))?.dev();
-        let whole = (many && placement.disk.can_sync_filesystem(&dir)).then_some(Whole { dir, device });
+        let (dir, made) = make_root(placement, root)?;
+        Self::fill(placement, dir, made, many)
+    }
+
+    /// A directory that is held already.
+    ///
+    /// # Errors
+    /// As [`Tree::open`].
+    pub(in crate::ops) fn of(placement: &'a Placement<'a>, dir: Dir) -> Result<Self> {
+        Self::fill(placement, dir, Vec::new(), false)
+    }
+
+    fn fill(placement: &'a Placement<'a>, dir: Dir, made: Vec<(Arc<Dir>, OsString)>, many: bool) -> Result<Self> {
+        let root = dir.path().to_path_buf();
+        let unusable = |e| failed(&root, "use this directory", e);
+        let device = dir.metadata().map_err(unusable)?.dev();
+        let whole = match many {
+            true => Some(dir.open().map_err(unusable)?).filter(|open| placement.disk.can_sync_filesystem(open)),
+            false => None,
+        };
+        let whole = whole.map(|dir| Whole { dir, device });
         let hidden = HiddenNames::new(&root)?;
-        let way = vec![Entered { path: root.clone(), place: Inside { is_new: !made.is_empty(), device } }];
-        Ok(Tree { placement, root, whole, hidden, made, work: Mutex::new(Work { unsynced, way, ..Work::default() }) })
+        let way = vec![Entered { path: PathBuf::new(), place: Inside { is_new: !made.is_empty(), device } }];
+        Ok(Tree { placement, dirs: Dirs::new(dir), root, whole, hidden, made, work: Mutex::new(Work { way, ..Work::default() }) })
     }
 
     /// Takes away the directories that were made for it and for names in it, if nothing came into them.
     pub fn undo(self) {
         let parents = self.work.into_inner().unwrap_or_else(PoisonError::into_inner).made;
-        for dir in parents.iter().rev().chain(&self.made) {
-            // Something is in it, or it is in nobody's way.
-            let _ = std::fs::remove_dir(dir);
+        // Something is in it, or it is in nobody's way.
+        let remove = |above: &Dir, name: &OsStr| drop(std::fs::remove_dir(above.at(name)));
+        for dir in parents.iter().rev() {
+            let above = self.dirs.get(dir.parent().unwrap_or(Path::new("")));
+            let _ = above.map(|above| remove(&above, dir.file_name().unwrap_or_default()));
         }
+        self.made.iter().rev().for_each(|(above, name)| remove(above, name));
     }
 
     /// The directory, with symbolic links resolved.
@@ -121,7 +136,7 @@ impl<'a> Tree<'a> {
 
     /// Gives the directory itself these attributes, when all is done.
     pub fn dress_root(&self, meta: FileMeta) {
-        self.work().directories.push((self.root.clone(), meta));
+        self.work().directories.push((PathBuf::new(), meta));
     }
 
     /// Writes a plain file of `len_bytes` bytes; see [`Placement::place_file`]. A symbolic link in its place is kept as a link, not
@@ -156,7 +171,8 @@ impl<'a> Tree<'a> {
                 "is a symbolic link; remove it, or restore this database onto its target by name",
             ));
         }
-        self.placement.place_database(&target.path, len_bytes, meta, fill, options)
+        target.refuse_other()?;
+        self.placement.place_database_at(&target, len_bytes, meta, fill, options)
     }
 
     /// Makes a directory, or takes the one that is there. Its attributes are set by [`Tree::finish`].
@@ -165,11 +181,12 @@ impl<'a> Tree<'a> {
     /// [`Error::Destination`] for a name that leads out of the tree, or something else in the way.
     pub fn directory(&self, name: &[u8], meta: Option<FileMeta>) -> Result<PathBuf> {
         let (target, inside) = self.place(name)?;
-        let entered = self.enter(&target.path, inside)?;
+        let dir = target.below().join(OsStr::from_bytes(name.rsplit(|&byte| byte == b'/').next().unwrap_or_default()));
+        let entered = self.enter(&dir, inside)?;
         let mut work = self.work();
         work.way.push(entered);
         if let Some(meta) = meta {
-            work.directories.push((target.path.clone(), meta));
+            work.directories.push((dir, meta));
         }
         Ok(target.path)
     }
@@ -182,13 +199,14 @@ impl<'a> Tree<'a> {
         let target = self.target(name)?;
         self.refuse_directory(&target)?;
         let link = Path::new(OsStr::from_bytes(link));
-        let dress = |path: &Path| meta.iter().for_each(|meta| self.placement.dress_link(path, &target.path, meta));
-        if std::fs::read_link(&target.path).is_ok_and(|there| there.as_os_str() == link.as_os_str()) {
-            dress(&target.path);
+        let dress = |place: &Named| meta.iter().for_each(|meta| self.placement.dress_link(place, &target.path, meta));
+        let place = target.named()?;
+        if std::fs::read_link(place.held()).is_ok_and(|there| there.as_os_str() == link.as_os_str()) {
+            dress(&place);
             return Ok(Placed { path: target.path, ..Placed::default() });
         }
-        let make = |hidden: &Path| std::os::unix::fs::symlink(link, hidden).map(|()| dress(hidden));
-        let hidden = hidden_name(&target)?;
+        let make = |hidden: &Named| std::os::unix::fs::symlink(link, hidden.held()).map(|()| dress(hidden));
+        let hidden = target.beside(&hidden_name(&target)?)?;
         make(&hidden).map_err(|e| failed(&target.path, "make this link", e))?;
         self.finish_rename(target, &hidden)
     }
@@ -209,10 +227,11 @@ impl<'a> Tree<'a> {
         if target.metadata()?.is_some_and(|there| (there.dev(), there.ino()) == (source.dev(), source.ino())) {
             return Ok(Placed { path: target.path, ..Placed::default() });
         }
-        let hidden = hidden_name(&target)?;
-        match self.placement.disk.hard_link(&existing.path, &hidden) {
+        let hidden = target.beside(&hidden_name(&target)?)?;
+        let from = existing.named()?;
+        match self.placement.disk.hard_link(from.held(), hidden.held()) {
             Ok(()) => self.finish_rename(target, &hidden),
-            Err(e) if links_unsupported(&e) => self.copy(target, &existing.path, &source),
+            Err(e) if links_unsupported(&e) => self.copy(target, &from, &source),
             Err(e) => Err(failed(&target.path, &format!("make it a further name of {}", existing.path.display()), e)),
         }
     }
@@ -223,26 +242,35 @@ impl<'a> Tree<'a> {
     /// [`Error::Destination`] when a directory cannot be made durable: everything is there, but a power cut now may undo some of it.
     pub fn finish(self) -> Result<()> {
         let mut work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
-        work.directories.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-        for (path, meta) in &work.directories {
-            let opened = match open_directory(path) {
-                Ok(opened) => opened,
+        work.directories.sort_by_key(|(dir, _)| std::cmp::Reverse(dir.components().count()));
+        for (dir, meta) in std::mem::take(&mut work.directories) {
+            let path = shown(&self.root, &dir);
+            match self.dirs.get(&dir).and_then(|dir| dir.open()) {
+                Ok(opened) => self.placement.apply_meta(&opened, &path, &meta, true),
                 Err(e) => {
                     self.placement.monitor.warn(&format!("{}: its attributes could not be set: {e}", path.display()));
                     continue;
                 }
-            };
-            self.placement.apply_meta(&opened, path, meta, true);
-            work.unsynced.insert(path.clone());
+            }
+            work.unsynced.insert(dir);
         }
+        let disk = self.placement.disk;
+        let lost = |path: &Path, e| Error::half_done(path, format!("all is in place, but a power cut now may undo some of it: {e}"));
         if let Some(whole) = &self.whole {
-            let lost = |e| Error::half_done(&self.root, format!("all is in place, but a power cut now may undo some of it: {e}"));
-            self.placement.disk.sync_filesystem(&whole.dir, &self.root).map_err(lost)?;
-            work.unsynced.retain(|path| !std::fs::symlink_metadata(path).is_ok_and(|there| there.dev() == whole.device));
+            disk.sync_filesystem(&whole.dir, &self.root).map_err(|e| lost(&self.root, e))?;
+            let is_elsewhere =
+                |dir: &PathBuf| !self.dirs.get(dir).and_then(|dir| dir.metadata()).is_ok_and(|dir| dir.dev() == whole.device);
+            work.unsynced.retain(is_elsewhere);
         }
-        for path in work.unsynced.iter().rev() {
-            let lost = |e| Error::half_done(path, format!("all is in place, but a power cut now may undo some of it: {e}"));
-            self.placement.disk.sync_dir(path).map_err(lost)?;
+        for dir in work.unsynced.iter().rev() {
+            self.dirs.get(dir).and_then(|held| disk.sync_dir(held.itself())).map_err(|e| lost(&shown(&self.root, dir), e))?;
+        }
+        for (above, _) in self.made.iter().rev() {
+            // Those of the file system that was synced as a whole are durable already.
+            let is_covered = self.whole.as_ref().is_some_and(|whole| above.metadata().is_ok_and(|above| above.dev() == whole.device));
+            if !is_covered {
+                disk.sync_dir(above.itself()).map_err(|e| lost(above.path(), e))?;
+            }
         }
         Ok(())
     }
@@ -259,7 +287,7 @@ impl<'a> Tree<'a> {
     /// The same, with what is known of everything beside it.
     pub(super) fn place(&self, name: &[u8]) -> Result<(Target, Inside)> {
         let (parents, last) = parts(name).map_err(|why| refuse_name(&self.root, name, why))?;
-        let mut dir = self.root.clone();
+        let mut dir = PathBuf::new();
         let mut depth = 0;
         let mut inside = self.way_to(0, &dir).map_or(Inside { is_new: false, device: 0 }, |entered| entered.place);
         for part in parents {
@@ -278,7 +306,7 @@ impl<'a> Tree<'a> {
             work.way.push(entered);
         }
         self.work().way.truncate(depth + 1);
-        Ok((Target::new(dir, OsStr::from_bytes(last)), inside))
+        Ok((Target::new(&self.dirs, dir, OsStr::from_bytes(last)), inside))
     }
 
     /// A directory on the way to the last name, if it is this one; else the way ends above it.
@@ -291,25 +319,28 @@ impl<'a> Tree<'a> {
         entered
     }
 
-    /// Makes sure that a directory, not a link to one, is there.
+    /// Makes sure that a directory, not a link to one, is there. It is named from the root.
     fn enter(&self, dir: &Path, above: Inside) -> Result<Entered> {
+        let path = shown(&self.root, dir);
         let entered = |is_new, device| Entered { path: dir.to_path_buf(), place: Inside { is_new, device } };
-        match lookup(dir)? {
+        let (parent, name) = (dir.parent().unwrap_or(Path::new("")), dir.file_name().unwrap_or_default());
+        let place = Target::new(&self.dirs, parent.to_path_buf(), name).named()?;
+        match place.metadata()? {
             Some(there) if there.is_dir() => Ok(entered(false, there.dev())),
-            Some(there) => Err(not_a_directory(dir, there.file_type())),
+            Some(there) => Err(not_a_directory(&path, there.file_type())),
             None => {
                 // One at a time: its parents have been looked at. Another thread may have made it meanwhile; that is no error.
-                self.placement.disk.create_dir_all(dir).map_err(|e| failed(dir, "make this directory", e))?;
-                self.note(dir.parent().map(Path::to_path_buf), above);
+                self.placement.disk.create_dir_all(place.held()).map_err(|e| failed(&path, "make this directory", e))?;
+                self.note(parent, above);
                 Ok(entered(true, above.device))
             }
         }
     }
 
-    /// Remembers that a directory has a new name in it.
-    pub(super) fn note(&self, dir: Option<PathBuf>, inside: Inside) {
+    /// Remembers that a directory, named from the root, has a new name in it.
+    pub(super) fn note(&self, dir: &Path, inside: Inside) {
         if !self.is_covered(inside) {
-            self.work().unsynced.extend(dir);
+            self.work().unsynced.insert(dir.to_path_buf());
         }
     }
 
@@ -328,29 +359,63 @@ impl<'a> Tree<'a> {
     }
 
     /// Renames a link, made under a hidden name, to the target, and keeps what was there.
-    fn finish_rename(&self, target: Target, hidden: &Path) -> Result<Placed> {
+    fn finish_rename(&self, target: Target, hidden: &Named) -> Result<Placed> {
         let disk = self.placement.disk;
-        let kept = self.placement.keep_if_there(&target).inspect_err(|_| drop(disk.remove_file(hidden)))?;
-        if let Err(e) = disk.rename(hidden, &target.path) {
-            let _ = disk.remove_file(hidden);
+        let place = target.named()?;
+        let kept = self.placement.keep_if_there(&target).inspect_err(|_| drop(disk.remove_file(hidden.held())))?;
+        if let Err(e) = disk.rename(hidden.held(), place.held()) {
+            let _ = disk.remove_file(hidden.held());
             return Err(self.placement.put_back(&target, &kept, failed(&target.path, "rename the new link to it", e)));
         }
         Ok(self.done(target, kept.paths()))
     }
 
-    fn copy(&self, target: Target, from: &Path, source: &std::fs::Metadata) -> Result<Placed> {
+    fn copy(&self, target: Target, from: &Named, source: &std::fs::Metadata) -> Result<Placed> {
         let copy = |to: &File| -> Result<()> {
-            let copied = File::open(from).and_then(|mut from| io::copy(&mut from, &mut &*to));
-            copied.map(drop).map_err(|e| failed(from, "copy it", e))
+            let copied = beneath::open_file(from.held()).and_then(|mut from| io::copy(&mut from, &mut &*to));
+            copied.map(drop).map_err(|e| failed(&from.path, "copy it", e))
         };
         let kept = self.placement.place_file_at(&target, source.len(), Some(self.placement.attributes_of(from, source)), &copy)?;
         Ok(self.done(target, kept.paths()))
     }
 
     fn done(&self, target: Target, kept: Vec<PathBuf>) -> Placed {
-        self.work().unsynced.insert(target.dir);
+        self.work().unsynced.insert(target.below().to_path_buf());
         Placed { path: target.path, kept, ..Placed::default() }
     }
+}
+
+/// Finds the directory that is to be filled, or makes it with its parents: gives what was made, the deepest last. A link in its own place is refused.
+fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, Vec<(Arc<Dir>, OsString)>)> {
+    let unusable = |e| failed(root, "use this directory", e);
+    // Without `/` at its end, which would follow a link.
+    let named: PathBuf = root.components().collect();
+    if std::fs::symlink_metadata(&named).is_ok_and(|there| there.is_symlink()) {
+        return Err(refuse_link(root, &named));
+    }
+    let mut missing = Vec::new();
+    let mut above: &Path = &named;
+    let mut dir = loop {
+        match Dir::find(if above.as_os_str().is_empty() { Path::new(".") } else { above }) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                missing.push(above.file_name().ok_or_else(|| unusable(e))?.to_os_string());
+                above = above.parent().unwrap_or(Path::new(""));
+            }
+            found => break found.map_err(unusable)?,
+        }
+    };
+    let mut made = Vec::new();
+    while let Some(name) = missing.pop() {
+        placement.disk.create_dir_all(&dir.at(&name)).map_err(|e| failed(root, "make this directory", e))?;
+        let next = dir.enter(Path::new(&name)).map_err(unusable)?;
+        made.push((Arc::new(std::mem::replace(&mut dir, next)), name));
+    }
+    Ok((dir, made))
+}
+
+/// The path of a directory that is named from the root, for messages.
+fn shown(root: &Path, dir: &Path) -> PathBuf {
+    if dir.as_os_str().is_empty() { root.to_path_buf() } else { root.join(dir) }
 }
 
 /// The parents and the last part of a name from a repository, or why it is refused.
@@ -374,12 +439,6 @@ pub(super) fn refuse_name(root: &Path, name: &[u8], why: &str) -> Error {
 /// The refusal of something in the way of a directory.
 pub(super) fn not_a_directory(dir: &Path, kind: FileType) -> Error {
     Error::destination(dir, format!("should be a directory and is {}; nothing is written through it", word(kind)))
-}
-
-/// Opens a directory, not through a link that may have taken its place.
-fn open_directory(path: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
 fn word(kind: FileType) -> &'static str {

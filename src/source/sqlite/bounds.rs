@@ -73,11 +73,11 @@ pub(super) fn can_grow(to: u64, from: u64) -> bool {
     to <= GROWN_MIN || to <= from.saturating_mul(GROWN_FACTOR)
 }
 
-/// Refuses to open a database whose rollback journal would make SQLite grow the file beyond all measure, in bytes.
+/// Refuses to open the database at `path`, which is shown as `shown`, if its rollback journal would make SQLite grow the file beyond all measure, in bytes.
 ///
 /// # Errors
 /// [`Error::Source`] if it would; one that cannot be read is SQLite's to judge.
-pub fn refuse_boundless_journal(path: &Path) -> Result<()> {
+pub fn refuse_boundless_journal(path: &Path, shown: &Path) -> Result<()> {
     let journal = beside(path, "-journal");
     let Some((to, journal_len)) = asked_for(&journal) else { return Ok(()) };
     let len = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
@@ -87,9 +87,9 @@ pub fn refuse_boundless_journal(path: &Path) -> Result<()> {
             let detail = format!(
                 "its rollback journal {} would make a file of {to} bytes of it, which has {len}; nothing was opened: let the application of the database \
                  open it, or remove the journal if it is not of this database",
-                journal.display()
+                beside(shown, "-journal").display()
             );
-            Err(Error::source(path, detail))
+            Err(Error::source(shown, detail))
         }
     }
 }

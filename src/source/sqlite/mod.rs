@@ -37,6 +37,7 @@ pub mod content;
 mod engine;
 mod explain;
 mod header;
+pub(crate) mod held;
 mod image;
 mod instant;
 mod job;

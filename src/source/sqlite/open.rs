@@ -46,7 +46,7 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
                       if the file was cut off by accident, save those first, else remove them";
         return Err(Error::source(path, detail));
     }
-    refuse_boundless_journal(path)?;
+    refuse_boundless_journal(path, path)?;
     let error = match open_shared(path, state, options.busy_timeout, monitor) {
         Ok(engine) => return Ok(Opened { engine, hold: Hold::Locks }),
         Err(error) if is_busy(&error) && monitor.cancelled() => return Err(Error::Cancelled),

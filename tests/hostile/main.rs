@@ -1,0 +1,5 @@
+//! Others who may write where icecore works: nothing of anybody else is touched.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod attacker;
+mod restore;
