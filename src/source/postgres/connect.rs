@@ -168,7 +168,7 @@ fn config(conninfo: &Conninfo, target: &Target, has_path: bool) -> Config {
     let path = has_path.then(|| format!("-c {SEARCH_PATH}"));
     let options: Vec<&str> = conninfo.options.iter().chain(&path).map(String::as_str).collect();
     if !options.is_empty() {
-        config.options(&options.join(" "));
+        config.options(options.join(" "));
     }
     config
 }

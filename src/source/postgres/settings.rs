@@ -187,8 +187,8 @@ pub(crate) fn set_up(client: &mut Client) -> Result<Found, tokio_postgres::Error
     for row in client.query(LOOK, &[&names])? {
         let (name, value): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         let (value, amount): (String, Option<String>) = (value.unwrap_or_default(), row.try_get(2)?);
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else { continue };
         found.knows_views |= name == VIEWS;
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else { continue };
         found.is_read_only |= name == "default_transaction_read_only" && value == "on";
         let is_fine = amount.map_or_else(|| setting.is_fine(&value), |amount| amount == AMOUNT);
         if is_fine {

@@ -127,7 +127,7 @@ pub(super) fn drill(
             let tools = server_tools(&drill.dump, staging.bin.as_deref(), &staging.environment)?;
             let roles = globals.clone().unwrap_or_default();
             // User nobody has no rights that code could use.
-            if !account.as_ref().is_some_and(|account| account.name == NOBODY) {
+            if account.as_ref().is_none_or(|account| account.name != NOBODY) {
                 let ordinary: Vec<String> = owners(&drill.dump)?.into_iter().filter(|owner| owner != roles.superuser()).collect();
                 let text = format!("{}, whose rights this drill's server has", who(account.as_ref()));
                 (!ordinary.is_empty()).then(|| code_text(&ordinary, &text)).iter().for_each(|text| monitor.warn(text));
