@@ -79,9 +79,8 @@ fn drop_subscriptions(admin: &mut Admin, database: &str) -> Result<()> {
     let _ = connection.client.batch_execute("SET session_replication_role = replica");
     for name in names.iter().map(|name| sql::quote(name)) {
         for end in ["ALTER SUBSCRIPTION NAME DISABLE", "ALTER SUBSCRIPTION NAME SET (slot_name = NONE)", "DROP SUBSCRIPTION NAME"] {
-            let failed = |e: tokio_postgres::Error| {
-                Error::destination(database, format!("its subscription {name} cannot be dropped: {}", explain(&e)))
-            };
+            let failed =
+                |e: postgres::Error| Error::destination(database, format!("its subscription {name} cannot be dropped: {}", explain(&e)));
             connection.client.batch_execute(&end.replace("NAME", &name)).map_err(failed)?;
         }
     }

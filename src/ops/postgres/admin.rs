@@ -1,6 +1,6 @@
 //! The connection that databases are made and renamed through. It is never to the database that is replaced, as that would stand in the way.
 
-use tokio_postgres::error::SqlState;
+use postgres::error::SqlState;
 
 use super::sql;
 use crate::error::{Error, Result};
@@ -95,9 +95,9 @@ impl Admin {
     /// The first column of what a query with these parameters gives, null left out.
     pub(super) fn list(&mut self, query: &str, parameters: &[&str]) -> Result<Vec<String>> {
         let label = self.label("");
-        let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
-            parameters.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
-        let failed = |e: tokio_postgres::Error| Error::source(&label, explain(&e));
+        let parameters: Vec<&(dyn postgres::types::ToSql + Sync)> =
+            parameters.iter().map(|text| text as &(dyn postgres::types::ToSql + Sync)).collect();
+        let failed = |e: postgres::Error| Error::source(&label, explain(&e));
         let rows = self.connection.client.query(query, &parameters).map_err(failed)?;
         let values: Result<Vec<Option<String>>, _> = rows.iter().map(|row| row.try_get(0)).collect();
         Ok(values.map_err(failed)?.into_iter().flatten().collect())
@@ -132,7 +132,7 @@ impl Admin {
     }
 
     /// Renames databases, all or none.
-    pub(super) fn rename(&mut self, pairs: &[(&str, &str)]) -> Result<Result<(), SqlState>, tokio_postgres::Error> {
+    pub(super) fn rename(&mut self, pairs: &[(&str, &str)]) -> Result<Result<(), SqlState>, postgres::Error> {
         let renames = pairs.iter().map(|(from, to)| format!("ALTER DATABASE {} RENAME TO {};", sql::quote(from), sql::quote(to)));
         let text = format!("BEGIN; {} COMMIT", renames.collect::<String>());
         let Err(error) = self.connection.client.batch_execute(&text) else { return Ok(Ok(())) };

@@ -59,8 +59,7 @@ impl Asker {
 
     /// Lets it read the tables, views and sequences of a database.
     pub(super) fn let_read(&self, conninfo: &Conninfo) -> Result<()> {
-        let failed =
-            |e: tokio_postgres::Error| Error::destination(conninfo.label(), format!("the role that asks may not read: {}", explain(&e)));
+        let failed = |e: postgres::Error| Error::destination(conninfo.label(), format!("the role that asks may not read: {}", explain(&e)));
         let mut connection = Connection::open(conninfo)?;
         let client = &mut connection.client;
         // Event triggers of the database do not fire in this role.

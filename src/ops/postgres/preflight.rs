@@ -287,7 +287,7 @@ impl<'a> Preflight<'a> {
 pub(super) fn trust(dump: &Dump, connection: &mut Connection) -> Result<Option<String>> {
     let Some(why) = dump.unproven else { return Ok(None) };
     let query = "SELECT current_user::text, rolsuper OR pg_has_role('pg_execute_server_program', 'MEMBER') FROM pg_roles WHERE rolname = current_user";
-    let failed = |e: tokio_postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
+    let failed = |e: postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
     let row = connection.client.query_one(query, &[]);
     let (role, may_run): (String, bool) = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?))).map_err(failed)?;
     let programs = if may_run { " and can run programs on the server's machine" } else { "" };
@@ -306,7 +306,7 @@ pub(super) fn owners(head: &Archive) -> BTreeSet<String> {
 /// What is said where a superuser restores what belongs to roles that are none: PostgreSQL builds indexes and fills materialized views with the rights of their owners, but
 /// loads rows, and checks them, with those of who restores.
 pub(super) fn code(owners: &BTreeSet<String>, connection: &mut Connection) -> Result<Option<String>> {
-    let failed = |e: tokio_postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
+    let failed = |e: postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
     let query = "SELECT rolname::text, rolname = current_user FROM pg_roles WHERE rolsuper";
     let rows = connection.client.query(query, &[]).map_err(failed)?;
     let superusers: Result<Vec<(String, bool)>, _> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();

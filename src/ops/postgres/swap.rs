@@ -65,7 +65,7 @@ fn rename_against_sessions(
     admin: &mut Admin,
     pairs: &[(&str, &str)],
     names: &Names,
-) -> Result<Result<Result<(), tokio_postgres::error::SqlState>, tokio_postgres::Error>> {
+) -> Result<Result<Result<(), postgres::error::SqlState>, postgres::Error>> {
     let mut other = admin.again()?;
     let is_over = AtomicBool::new(false);
     let renamed = std::thread::scope(|scope| {

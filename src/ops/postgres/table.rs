@@ -219,9 +219,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn run(&self, client: &mut Client, create: &str, load: &str, unload: &str) -> Result<()> {
-        let failed = |what: &str, e: &tokio_postgres::Error| {
-            Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)))
-        };
+        let failed =
+            |what: &str, e: &postgres::Error| Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)));
         client.batch_execute(SETTINGS).map_err(|e| failed("the session cannot be set up", &e))?;
         // Whatever fails ends the session, and the transaction with it.
         client.batch_execute("BEGIN").map_err(|e| failed("no transaction can be begun", &e))?;

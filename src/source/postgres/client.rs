@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
+use postgres::error::SqlState;
+use postgres::tls::MakeTlsConnect;
+use postgres::types::ToSql;
+use postgres::{Error, Row, SimpleQueryMessage};
 use tokio::runtime::{Builder, Runtime};
-use tokio_postgres::error::SqlState;
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, CancelToken, Config, CopyInSink, CopyOutStream, Error, Row, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, CancelToken, Config, CopyInSink, CopyOutStream};
 
 use super::connect::explain;
 use super::conninfo::Target;

@@ -1,8 +1,9 @@
 //! Our own connection to a server.
 
+use postgres::NoTls;
+use postgres::error::SqlState;
+use tokio_postgres::Config;
 use tokio_postgres::config::SslMode as Tls;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Config, NoTls};
 
 use super::client::{Client, Refused, cancel};
 use super::conninfo::{Conninfo, SslMode, Target};
@@ -84,7 +85,7 @@ impl Connection {
     }
 
     /// Whether this is a server that was asked for, and which. From here on the session has the settings of [`settings`].
-    fn look(mut client: Client, mut conninfo: Conninfo, is_pooled: bool) -> Result<Result<Self, &'static str>, tokio_postgres::Error> {
+    fn look(mut client: Client, mut conninfo: Conninfo, is_pooled: bool) -> Result<Result<Self, &'static str>, postgres::Error> {
         let found = settings::set_up(&mut client)?;
         conninfo.session = found.session;
         conninfo.session.is_pooled = is_pooled;
@@ -124,7 +125,7 @@ impl Connection {
 }
 
 /// What a failure of a statement or connection means.
-pub(crate) fn explain(error: &tokio_postgres::Error) -> String {
+pub(crate) fn explain(error: &postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
         let hint = answer.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
         return format!("{}{hint}", answer.message());

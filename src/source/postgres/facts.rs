@@ -11,7 +11,7 @@ const WITH_PROVIDER: u32 = 15_00_00;
 const WITH_LOCALE: u32 = 17_00_00;
 
 /// Facts by name. `lsn` is missing on a standby.
-pub(super) fn read(client: &mut Client, version: u32) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+pub(super) fn read(client: &mut Client, version: u32) -> Result<Vec<(String, String)>, postgres::Error> {
     let mut facts = Vec::new();
     let provider = match version {
         WITH_LOCALE.. => ", datlocprovider::text, coalesce(datlocale, ''), coalesce(datcollversion, '')",

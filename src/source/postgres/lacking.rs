@@ -33,7 +33,7 @@ const ABSENT: &str = "SELECT 'schema public' WHERE NOT EXISTS (SELECT FROM pg_na
                       SELECT 'extension plpgsql' WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'plpgsql')";
 
 /// Facts about what a dump lacks, read inside the transaction whose snapshot is dumped.
-pub(super) fn read(client: &mut Client) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+pub(super) fn read(client: &mut Client) -> Result<Vec<(String, String)>, postgres::Error> {
     let mut facts = Vec::new();
     for (fact, _, condition) in LACKING {
         let query = format!("SELECT {NAME} FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE {condition} ORDER BY 1");

@@ -154,7 +154,7 @@ impl PostgresSource {
              FROM pg_database WHERE datname NOT IN ('template0', 'template1') ORDER BY datname"
         );
         connection.client.hurry(self.options.patience());
-        let failed = |e: tokio_postgres::Error| self.options.conninfo.stopped_or(&e);
+        let failed = |e: postgres::Error| self.options.conninfo.stopped_or(&e);
         let mut databases = Databases::default();
         for row in connection.client.query(&query, &[]).map_err(failed)? {
             let (name, why): (String, Option<String>) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);

@@ -180,7 +180,7 @@ pub(crate) struct Found {
 }
 
 /// Sets up a new session of our own.
-pub(crate) fn set_up(client: &mut Client) -> Result<Found, tokio_postgres::Error> {
+pub(crate) fn set_up(client: &mut Client) -> Result<Found, postgres::Error> {
     client.batch_execute(FIRST)?;
     let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).chain([VIEWS]).collect();
     let mut found = Found { session: Session::default(), is_read_only: false, kept: Vec::new(), knows_views: false };

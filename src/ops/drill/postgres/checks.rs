@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio_postgres::SimpleQueryMessage;
+use postgres::SimpleQueryMessage;
 
 use crate::error::Result;
 use crate::ops::drill::assertion::{Assertion, NamedAssertion, is_true};
@@ -108,7 +108,7 @@ enum Unchecked {
 
 /// Makes the extension, unless the database has it, and lists what it can look at: with catalogs, and the tables of long values.
 fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
-    let failed = |e: tokio_postgres::Error| Unchecked::Failed(explain(&e));
+    let failed = |e: postgres::Error| Unchecked::Failed(explain(&e));
     let client = &mut connection.client;
     client.batch_execute(SETTINGS).map_err(failed)?;
     let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'amcheck'), \
@@ -154,7 +154,7 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
         };
         Ok(Relation { name, is_index, query })
     });
-    let all: Vec<Relation> = relations.collect::<Result<_, tokio_postgres::Error>>().map_err(failed)?;
+    let all: Vec<Relation> = relations.collect::<Result<_, postgres::Error>>().map_err(failed)?;
     Ok(all.into_iter().filter(|relation| relation.is_index || version >= WITH_HEAP).collect())
 }
 

@@ -267,7 +267,7 @@ impl Conninfo {
     }
 
     /// What a failure of a statement that a stop ends is to the user.
-    pub(super) fn stopped_or(&self, error: &tokio_postgres::Error) -> Error {
+    pub(super) fn stopped_or(&self, error: &postgres::Error) -> Error {
         match self.stop.is_set() && error.code().is_none() {
             true => Error::Cancelled,
             false => Error::source(&self.database, explain(error)),
