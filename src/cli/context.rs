@@ -43,7 +43,7 @@ impl<'o> Context<'o> {
     pub(crate) fn open(&self) -> Result<Repository, Failure> {
         let path = self.repository_path()?;
         let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
-        let ask = || passphrase::of_repository(&path.display().to_string(), &self.cancelled);
+        let ask = || passphrase::of_repository(&path.display().to_string(), &self.cancelled, &|text| self.output.warn(text));
         let trust = Trust { passphrase_from: passphrase::configured(), accepted: self.global.accept_repository.as_deref() };
         let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads(), trust };
         Ok(Repository::open(Arc::new(backend), &options)?)

@@ -36,7 +36,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
     }
     let passphrase = match args.no_encryption {
         true => None,
-        false => Some(passphrase::of_new_repository(&path.display().to_string(), context.cancelled())?),
+        false => Some(passphrase::of_new_repository(&path.display().to_string(), context.cancelled(), &|text| context.output.warn(text))?),
     };
     let backend = LocalBackend::create(&path, disk)?;
     let options = InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: args.parity.unwrap_or(0) };

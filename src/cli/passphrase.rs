@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,16 +25,16 @@ const LOOK: Duration = Duration::from_millis(50);
 const HELD_MAX: Duration = Duration::from_secs(5);
 
 /// The passphrase of a repository that exists.
-pub(crate) fn of_repository(location: &str, cancelled: &AtomicBool) -> Result<Zeroizing<String>> {
-    match from_environment(cancelled)? {
+pub(crate) fn of_repository(location: &str, cancelled: &AtomicBool, warn: &dyn Fn(&str)) -> Result<Zeroizing<String>> {
+    match from_environment(cancelled, warn)? {
         Some(passphrase) => Ok(passphrase),
         None => ask(&format!("Passphrase for {location}: ")),
     }
 }
 
 /// The passphrase of a repository that is about to be made; typed twice.
-pub(crate) fn of_new_repository(location: &str, cancelled: &AtomicBool) -> Result<Zeroizing<String>> {
-    if let Some(passphrase) = from_environment(cancelled)? {
+pub(crate) fn of_new_repository(location: &str, cancelled: &AtomicBool, warn: &dyn Fn(&str)) -> Result<Zeroizing<String>> {
+    if let Some(passphrase) = from_environment(cancelled, warn)? {
         return Ok(passphrase);
     }
     let first = ask(&format!("New passphrase for {location}: "))?;
@@ -53,13 +54,13 @@ pub(crate) fn configured() -> Option<&'static str> {
     VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
-fn from_environment(cancelled: &AtomicBool) -> Result<Option<Zeroizing<String>>> {
+fn from_environment(cancelled: &AtomicBool, warn: &dyn Fn(&str)) -> Result<Option<Zeroizing<String>>> {
     if let Some(value) = std::env::var_os("ICECORE_PASSWORD") {
         let text = value.into_string().map(Zeroizing::new).map_err(|_| unusable("ICECORE_PASSWORD is not UTF-8"))?;
         return not_empty(text, "ICECORE_PASSWORD").map(Some);
     }
     if let Some(path) = std::env::var_os("ICECORE_PASSWORD_FILE") {
-        return from_file(Path::new(&path)).map(Some);
+        return from_file(Path::new(&path), warn).map(Some);
     }
     if let Some(command) = std::env::var_os("ICECORE_PASSWORD_COMMAND") {
         return from_command(&command, cancelled).map(Some);
@@ -71,10 +72,34 @@ fn not_empty(text: Zeroizing<String>, name: &str) -> Result<Zeroizing<String>> {
     if text.is_empty() { Err(unusable(&format!("{name} gives an empty one"))) } else { Ok(text) }
 }
 
-fn from_file(path: &Path) -> Result<Zeroizing<String>> {
+fn from_file(path: &Path, warn: &dyn Fn(&str)) -> Result<Zeroizing<String>> {
     let failed = |e| Error::backend("read", format!("the passphrase file {}", path.display()), e);
     let file = File::open(path).map_err(failed)?;
+    refuse_foreign(&file, path, warn)?;
     first_line(read_bounded(file).map_err(failed)?, "ICECORE_PASSWORD_FILE")
+}
+
+/// A passphrase file that somebody else may write makes the backup theirs; one that everybody may read is said. What is no regular file (a pipe of the
+/// shell, a descriptor of a service manager) has its own rules.
+fn refuse_foreign(file: &File, path: &Path, warn: &dyn Fn(&str)) -> Result<()> {
+    let found = file.metadata().map_err(|e| Error::backend("read", format!("the passphrase file {}", path.display()), e))?;
+    if !found.is_file() {
+        return Ok(());
+    }
+    let (path, mode) = (path.display(), found.mode());
+    let (own, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if found.uid() != own && found.uid() != 0 {
+        let text =
+            format!("the passphrase file {path} belongs to another user (number {}), who may exchange it; own it yourself", found.uid());
+        return Err(unusable(&text));
+    }
+    if mode & 0o002 != 0 || (mode & 0o020 != 0 && found.gid() != group) {
+        return Err(unusable(&format!("other users may write the passphrase file {path}, and so exchange it; chmod 600 it")));
+    }
+    if mode & 0o004 != 0 {
+        warn(&format!("every user of this machine may read the passphrase file {path}; chmod 600 it"));
+    }
+    Ok(())
 }
 
 fn from_command(command: &OsStr, cancelled: &AtomicBool) -> Result<Zeroizing<String>> {

@@ -1,5 +1,7 @@
-//! Others who may write where icecore works: nothing of anybody else is touched.
+//! Others who may write where icecore works: nothing of anybody else is touched, and nothing of anybody else is taken.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod attacker;
+mod exports;
+mod files;
 mod restore;

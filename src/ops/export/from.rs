@@ -1,20 +1,22 @@
 //! Restoring from an export, without a repository.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use super::manifest::{Found, MANIFEST_LEN_MAX, MANIFEST_NAME};
 use super::sums::{self, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, ReadError, read_hashed};
+use crate::beneath::{Dir, Dirs};
 use crate::error::{Error, Result};
 use crate::ops::place::{DatabaseOptions, Placement};
 use crate::ops::restore::{Job, Outcome, RestoreOptions, Tell, not_written, run_jobs};
 use crate::progress::Monitor;
-use crate::source::sqlite::is_sqlite;
+use crate::source::sqlite::begins_like_sqlite;
 
 /// How to restore from a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,7 +30,8 @@ pub struct FromOptions {
 /// A directory with files to restore, its checksums verified.
 #[derive(Debug)]
 pub struct Given {
-    dir: PathBuf,
+    /// Held open, and no link in it is followed: it may be somebody else's.
+    dirs: Arc<Dirs>,
     /// `None`: there is no `checksums.txt`.
     sums: Option<HashMap<Vec<u8>, [u8; 32]>>,
     snapshot: Option<String>,
@@ -47,7 +50,7 @@ impl Given {
 
     /// Whether there is such a file.
     pub fn has(&self, name: &[u8]) -> bool {
-        self.sums.as_ref().is_some_and(|sums| sums.contains_key(name)) || self.dir.join(OsStr::from_bytes(name)).is_file()
+        self.sums.as_ref().is_some_and(|sums| sums.contains_key(name)) || look(&self.dirs, name).is_ok_and(|found| found.is_file())
     }
 }
 
@@ -56,23 +59,22 @@ impl Given {
 /// # Errors
 /// [`Error::Corrupt`] when a file is missing or is not what its checksum says; [`Error::Source`] when something cannot be read.
 pub fn open_directory(dir: &Path, monitor: &dyn Monitor) -> Result<Given> {
-    let found = std::fs::metadata(dir).map_err(|e| match e.kind() {
+    let found = Dir::find(dir).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => Error::source(dir, "no such directory; check the path"),
+        io::ErrorKind::NotADirectory => Error::source(dir, "is no directory; name the directory that has the files"),
         _ => Error::source(dir, e),
     })?;
-    if !found.is_dir() {
-        return Err(Error::source(dir, "is no directory; name the directory that has the files"));
-    }
-    let snapshot = read_bounded(&dir.join(MANIFEST_NAME), MANIFEST_LEN_MAX)?.and_then(|text| snapshot_of(&text));
+    let dirs = Dirs::new(found);
+    let snapshot = read_bounded(&dirs, MANIFEST_NAME, MANIFEST_LEN_MAX)?.and_then(|text| snapshot_of(&text));
     let path = dir.join(CHECKSUMS_NAME);
-    let Some(text) = read_bounded(&path, CHECKSUMS_LEN_MAX)? else { return Ok(Given { dir: dir.to_path_buf(), sums: None, snapshot }) };
+    let Some(text) = read_bounded(&dirs, CHECKSUMS_NAME, CHECKSUMS_LEN_MAX)? else { return Ok(Given { dirs, sums: None, snapshot }) };
     let wrong = |detail: String| Error::corrupt(path.display().to_string(), detail);
     let list = sums::parse(&text).map_err(|line| wrong(format!("line {line} is no checksum of sha256sum; nothing was changed")))?;
     if list.is_empty() {
         return Err(wrong("it is empty; nothing was changed".to_owned()));
     }
-    verify(dir, &list, monitor)?;
-    Ok(Given { dir: dir.to_path_buf(), sums: Some(list.into_iter().collect()), snapshot })
+    verify(&dirs, &list, monitor)?;
+    Ok(Given { dirs, sums: Some(list.into_iter().collect()), snapshot })
 }
 
 fn snapshot_of(text: &[u8]) -> Option<String> {
@@ -82,31 +84,54 @@ fn snapshot_of(text: &[u8]) -> Option<String> {
     (found.format == super::MANIFEST_FORMAT).then(|| id.to_owned())
 }
 
-fn read_bounded(path: &Path, len_max: u64) -> Result<Option<Vec<u8>>> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.len() > len_max => Err(Error::source(path, format_args!("is larger than {len_max} bytes"))),
-        Ok(_) => std::fs::read(path).map(Some).map_err(|e| Error::source(path, e)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::source(path, e)),
+fn read_bounded(dirs: &Dirs, name: &str, len_max: u64) -> Result<Option<Vec<u8>>> {
+    let path = dirs.root().path().join(name);
+    let file = match dirs.root().open_file(OsStr::new(name)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|e| Error::source(&path, e))?,
+    };
+    let mut bytes = Vec::new();
+    file.take(len_max + 1).read_to_end(&mut bytes).map_err(|e| Error::source(&path, e))?;
+    match bytes.len() as u64 > len_max {
+        true => Err(Error::source(&path, format_args!("is larger than {len_max} bytes"))),
+        false => Ok(Some(bytes)),
     }
 }
 
+/// The directory and the last part of a name in an export; an error for a name that leads out of it.
+fn split(dirs: &Dirs, name: &[u8]) -> io::Result<(Arc<Dir>, OsString)> {
+    let path = Path::new(OsStr::from_bytes(name));
+    match (path.components().all(|part| matches!(part, Component::Normal(_))), path.file_name()) {
+        (true, Some(last)) => Ok((dirs.get(path.parent().unwrap_or(Path::new("")))?, last.to_os_string())),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+fn look(dirs: &Dirs, name: &[u8]) -> io::Result<Metadata> {
+    let (dir, last) = split(dirs, name)?;
+    dir.look(&last)
+}
+
+fn open(dirs: &Dirs, name: &[u8]) -> io::Result<File> {
+    let (dir, last) = split(dirs, name)?;
+    dir.open_file(&last)
+}
+
 /// All of them, so that one run tells everything that is wrong.
-fn verify(dir: &Path, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result<()> {
-    let path_of = |name: &[u8]| dir.join(OsStr::from_bytes(name));
-    let total = list.iter().filter_map(|(name, _)| std::fs::metadata(path_of(name)).ok()).map(|found| found.len()).sum();
+fn verify(dirs: &Dirs, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result<()> {
+    let dir = dirs.root().path();
+    let total = list.iter().filter_map(|(name, _)| look(dirs, name).ok()).map(|found| found.len()).sum();
     monitor.phase("verifying", Some(total));
     let mut wrong = Vec::new();
     for (name, sha256) in list {
         let shown = String::from_utf8_lossy(name);
-        let path = path_of(name);
         let inside = Path::new(OsStr::from_bytes(name)).components().all(|part| matches!(part, Component::Normal(_)));
         if !inside {
             wrong.push(format!("{shown:?} is no name of a file in it"));
             continue;
         }
-        match File::open(&path) {
-            Ok(file) => match read_hashed(&file, monitor, &mut |_, _| Ok(())) {
+        match open(dirs, name) {
+            Ok(file) => match read_hashed(&file, monitor, &mut up_to_its_length(&file, name)?) {
                 Ok((_, found)) if found == *sha256 => {}
                 Ok(_) => wrong.push(format!("{shown} is not what its checksum says")),
                 Err(ReadError::Read(e)) => wrong.push(format!("{shown} cannot be read: {e}")),
@@ -120,6 +145,16 @@ fn verify(dir: &Path, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result<
         true => Ok(()),
         false => Err(Error::corrupt(dir.display().to_string(), format!("{}; nothing was changed", wrong.join("; ")))),
     }
+}
+
+/// Ends the reading of a file that somebody makes longer all the time.
+fn up_to_its_length(file: &File, name: &[u8]) -> Result<impl FnMut(u64, &[u8]) -> Result<()> + use<>> {
+    let path = PathBuf::from(OsStr::from_bytes(name));
+    let len = file.metadata().map_err(|e| Error::source(&path, e))?.len();
+    Ok(move |offset: u64, bytes: &[u8]| match offset.saturating_add(bytes.len() as u64) <= len {
+        true => Ok(()),
+        false => Err(Error::source(&path, "grew while it was read; nothing was changed")),
+    })
 }
 
 /// Restores files of a directory onto these destinations, as many as can be, each verified again as it is copied, and what was there kept as by
@@ -159,7 +194,9 @@ pub fn restore_given(
 
 /// A file to restore.
 struct Input {
+    /// For messages.
     path: PathBuf,
+    file: File,
     len: u64,
     is_database: bool,
     sha256: Option<[u8; 32]>,
@@ -167,29 +204,27 @@ struct Input {
 
 impl Input {
     fn open(given: &Given, name: &[u8]) -> Result<Self> {
-        let path = given.dir.join(OsStr::from_bytes(name));
+        let path = given.dirs.root().path().join(OsStr::from_bytes(name));
         let sha256 = given.sums.as_ref().map(|sums| sums.get(name).copied());
         let listed = || Error::corrupt(path.display().to_string(), format!("{CHECKSUMS_NAME} does not name it; nothing was changed"));
-        let found = std::fs::metadata(&path).map_err(|e| match e.kind() {
+        let file = open(&given.dirs, name).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Error::source(&path, "no such file; nothing was changed"),
-            _ => Error::source(&path, e),
+            _ => Error::source(&path, format_args!("{e}; nothing was changed")),
         })?;
         let sha256 = sha256.map(|sum| sum.ok_or_else(listed)).transpose()?;
-        if !found.is_file() {
-            return Err(Error::source(&path, "is not a regular file; nothing was changed"));
-        }
+        let len = file.metadata().map_err(|e| Error::source(&path, e))?.len();
         for side in ["-wal", "-journal"] {
             let mut beside = path.clone().into_os_string();
             beside.push(side);
-            if std::fs::metadata(&beside).is_ok_and(|found| found.len() > 0) {
+            if look(&given.dirs, &[name, side.as_bytes()].concat()).is_ok_and(|found| found.len() > 0) {
                 let detail =
                     format!("{} lies beside it: somebody has changed this copy since; use another one", Path::new(&beside).display());
                 return Err(Error::source(&path, detail));
             }
         }
         // A file of no bytes is an empty database.
-        let is_database = found.len() == 0 || is_sqlite(&path)?;
-        Ok(Input { path, len: found.len(), is_database, sha256 })
+        let is_database = len == 0 || begins_like_sqlite(&file).map_err(|e| Error::source(&path, e))?;
+        Ok(Input { path, file, len, is_database, sha256 })
     }
 
     fn copy(&self, to: &File, monitor: &dyn Monitor) -> Result<()> {
@@ -200,8 +235,9 @@ impl Input {
                 false => Err(self.changed()),
             }
         };
-        let file = File::open(&self.path).map_err(|e| Error::source(&self.path, e))?;
-        let (len, found) = read_hashed(&file, monitor, &mut { write }).map_err(|error| error.of(&self.path))?;
+        let mut file = &self.file;
+        file.rewind().map_err(|e| Error::source(&self.path, e))?;
+        let (len, found) = read_hashed(file, monitor, &mut { write }).map_err(|error| error.of(&self.path))?;
         match len == self.len && self.sha256.is_none_or(|sha256| sha256 == found) {
             true => Ok(()),
             false => Err(self.changed()),

@@ -95,14 +95,6 @@ impl<'a> Tree<'a> {
         Self::fill(placement, dir, made, many)
     }
 
-    /// A directory that is held already.
-    ///
-    /// # Errors
-    /// As [`Tree::open`].
-    pub(in crate::ops) fn of(placement: &'a Placement<'a>, dir: Dir) -> Result<Self> {
-        Self::fill(placement, dir, Vec::new(), false)
-    }
-
     fn fill(placement: &'a Placement<'a>, dir: Dir, made: Vec<(Arc<Dir>, OsString)>, many: bool) -> Result<Self> {
         let root = dir.path().to_path_buf();
         let unusable = |e| failed(&root, "use this directory", e);

@@ -1,9 +1,8 @@
 //! One reading of all trees: what each entry becomes.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,7 +14,7 @@ use super::walk::{Entry, VANISHED, Walk, refusal};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, FileMeta, Flag};
 use crate::progress::Monitor;
-use crate::source::sqlite::{CapturedFile, ContentBudget, ContentJob, MAGIC, SqliteOptions};
+use crate::source::sqlite::{CapturedFile, ContentBudget, ContentJob, SqliteOptions, begins_like_sqlite};
 use crate::source::stamp::{FileState, is_local};
 use crate::source::{Body, Capture, CaptureReport, CapturedStream, NamedRoot, Stamp, attributes};
 
@@ -55,8 +54,8 @@ pub(super) enum Task {
     Unseen(PathBuf, String),
     /// A file to be stored as it is, whatever it may be, and what to say of that.
     AsItIs(Entry, Option<String>),
-    /// A database to be read through this path, which is another one of its names.
-    Database(Entry, PathBuf),
+    /// A database to be read through this one, which is another one of its names.
+    Database(Entry, Entry),
 }
 
 /// What a stream being read needs.
@@ -126,7 +125,7 @@ impl<'a> FilesCapture<'a> {
             return Ok(Some(self.stream(&entry, EntryKind::Directory, Body::None)));
         }
         if kind.is_symlink() {
-            return Ok(match std::fs::read_link(&entry.path) {
+            return Ok(match entry.held().and_then(|held| std::fs::read_link(held.path)) {
                 Ok(target) => Some(self.stream(&entry, EntryKind::Symlink(target.into_os_string().into_vec()), Body::None)),
                 Err(e) => self.skip(&entry.path, &refusal(&e)),
             });
@@ -172,9 +171,9 @@ impl<'a> FilesCapture<'a> {
             self.stored_as_it_is(&entry, note);
             return Ok(Some(link));
         }
-        let opened = body::open(&entry.path).and_then(|file| {
+        let opened = entry.held().and_then(|held| body::open(&held.path)).and_then(|file| {
             let metadata = file.metadata()?;
-            let database = probe && metadata.is_file() && begins_like_a_database(&file)?;
+            let database = probe && metadata.is_file() && begins_like_sqlite(&file)?;
             Ok((file, metadata, database))
         });
         let (file, metadata, database) = match opened {
@@ -249,7 +248,8 @@ impl<'a> FilesCapture<'a> {
     }
 
     fn stream(&mut self, entry: &Entry, kind: EntryKind, body: Body) -> CapturedStream {
-        let meta = attributes::seen(&entry.path, &entry.metadata).unwrap_or_else(|e| {
+        let seen = entry.held().and_then(|held| attributes::seen(&held.path, &entry.metadata));
+        let meta = seen.unwrap_or_else(|e| {
             // Its content is there all the same.
             let text = format!("its extended attributes are not stored, and its mode is stored for the owner alone: {e}");
             self.report.skipped.push(line(&entry.path, &text));
@@ -351,15 +351,6 @@ impl Capture for FilesCapture<'_> {
             self.monitor.warn(&text);
         }
         Ok(self.report)
-    }
-}
-
-fn begins_like_a_database(file: &File) -> std::io::Result<bool> {
-    let mut start = [0; MAGIC.len()];
-    match file.read_exact_at(&mut start, 0) {
-        Ok(()) => Ok(start == *MAGIC),
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(e),
     }
 }
 

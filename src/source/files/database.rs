@@ -1,14 +1,15 @@
 //! Databases found in a tree.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::capture::{FilesCapture, Held, Task, detail, line};
 use super::links::{SIDES, beside};
-use super::walk::Entry;
+use super::walk::{Entry, VANISHED, refusal};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{EntryKind, Flag};
-use crate::source::sqlite::{CapturedFile, ContentJob, capture_file, report_content};
+use crate::source::sqlite::{CapturedFile, ContentJob, capture_held, report_content};
 use crate::source::stamp::FileState;
 use crate::source::{Body, CapturedStream};
 
@@ -20,13 +21,20 @@ impl FilesCapture<'_> {
             self.shared.add(FileState::of(&entry.metadata).id(), entry);
             return Ok(None);
         }
-        let through = entry.path.clone();
+        let through = entry.clone();
         self.database(entry, &through)
     }
 
     /// Captures a database through one of its names.
-    pub(super) fn database(&mut self, entry: Entry, through: &Path) -> Result<Option<CapturedStream>> {
-        let file = match capture_file(through, self.known.get(&entry.name), self.options, self.monitor) {
+    pub(super) fn database(&mut self, entry: Entry, through: &Entry) -> Result<Option<CapturedStream>> {
+        let held = through.held().and_then(|held| Ok((std::fs::symlink_metadata(&held.path)?, held)));
+        let dir = match held {
+            // The file that was found, not one that has taken its name.
+            Ok((now, held)) if FileState::of(&now).id() == FileState::of(&through.metadata).id() => held.dir,
+            Ok(_) => return Ok(self.skip(&entry.path, VANISHED)),
+            Err(e) => return Ok(self.skip(&entry.path, &refusal(&e))),
+        };
+        let file = match capture_held((dir, through.own_name(), &through.path), self.known.get(&entry.name), self.options, self.monitor) {
             Ok(file) => file,
             Err(error) => {
                 self.refused(entry, error)?;
@@ -80,14 +88,14 @@ impl FilesCapture<'_> {
     pub(super) fn queue_shared_databases(&mut self) {
         for names in self.shared.take() {
             let has = |entry: &Entry, side: &str, bytes: u64| {
-                std::fs::symlink_metadata(beside(&entry.path, side)).is_ok_and(|metadata| metadata.len() >= bytes)
+                entry.held().is_ok_and(|held| std::fs::symlink_metadata(beside(&held.path, side)).is_ok_and(|found| found.len() >= bytes))
             };
             let full: Vec<&Entry> = names.iter().filter(|entry| ["-wal", "-journal"].iter().any(|side| has(entry, side, 1))).collect();
             let in_use = || names.iter().find(|entry| SIDES.iter().any(|side| has(entry, side, 0)));
-            let Some(through) = full.first().copied().or_else(in_use).or(names.first()).map(|entry| entry.path.clone()) else { continue };
+            let Some(through) = full.first().copied().or_else(in_use).or(names.first()).cloned() else { continue };
             if let [_, others @ ..] = full.as_slice() {
                 for other in others {
-                    let why = format!("a further name of {} with a log of its own, which is not stored", through.display());
+                    let why = format!("a further name of {} with a log of its own, which is not stored", through.path.display());
                     self.incomplete("incomplete", &other.name, line(&other.path, &why));
                 }
             }
@@ -99,7 +107,8 @@ impl FilesCapture<'_> {
 /// A file beside a database, as an entry of its own.
 fn side_of(database: &Entry, side: &str) -> Option<Entry> {
     let path: PathBuf = beside(&database.path, side);
-    let metadata = std::fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
+    let held = database.held().ok()?;
+    let metadata = std::fs::symlink_metadata(beside(&held.path, side)).ok().filter(|metadata| metadata.is_file())?;
     let name = [database.name.as_slice(), side.as_bytes()].concat();
-    Some(Entry { path, name, depth: database.depth, metadata })
+    Some(Entry { path, name, depth: database.depth, metadata, dirs: Arc::clone(&database.dirs) })
 }

@@ -1,15 +1,18 @@
 //! Walking the trees lazily, in the order of names.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use walkdir::{DirEntry, IntoIter, WalkDir};
 
 use super::exclude::{LeftOut, Patterns, Reason, Selection, TAG_NAME, is_cache};
+use crate::beneath::{Dir, Dirs};
 use crate::error::{Error, Result};
 
 /// A path that was given.
@@ -59,6 +62,37 @@ pub(super) struct Entry {
     pub(super) depth: usize,
     /// Its own, not what a link points to.
     pub(super) metadata: Metadata,
+    /// The directories of its tree, the first one held open: how it is reached.
+    pub(super) dirs: Arc<Dirs>,
+}
+
+/// A name in a directory that is held open as long as this is there.
+pub(super) struct Held {
+    pub(super) dir: Arc<Dir>,
+    /// Leads to the name in that directory.
+    pub(super) path: PathBuf,
+}
+
+impl Entry {
+    /// The directory that it is in, without a link on the way.
+    pub(super) fn dir(&self) -> std::io::Result<Arc<Dir>> {
+        let above = self.path.parent().and_then(|above| above.strip_prefix(self.dirs.root().path()).ok());
+        self.dirs.get(above.unwrap_or(Path::new("")))
+    }
+
+    /// Its name there; the tree's own directory is named by itself.
+    pub(super) fn own_name(&self) -> &OsStr {
+        match self.path == self.dirs.root().path() {
+            true => OsStr::new("."),
+            false => self.path.file_name().unwrap_or_default(),
+        }
+    }
+
+    /// How it is reached.
+    pub(super) fn held(&self) -> std::io::Result<Held> {
+        let dir = self.dir()?;
+        Ok(Held { path: dir.at(self.own_name()), dir })
+    }
 }
 
 /// Goes through all trees; of a directory being listed only the names are in memory.
@@ -77,6 +111,7 @@ pub(super) struct Walk<'a> {
 /// A tree being walked.
 struct Tree<'a> {
     root: &'a Root,
+    dirs: Arc<Dirs>,
     dev: Option<u64>,
     walk: IntoIter,
     /// The tag of the cache directory that was found last.
@@ -113,12 +148,18 @@ impl<'a> Walk<'a> {
         self.all.iter().find(|root| path.starts_with(&root.path)).map(|root| name_in(root, path)).unwrap_or_default()
     }
 
-    fn open(&mut self) -> Option<Tree<'a>> {
+    fn open(&mut self) -> Option<Result<Tree<'a>, Unseen>> {
         let root = self.roots.next()?;
+        let above = if root.is_dir { &root.path } else { root.path.parent().unwrap_or(Path::new("/")) };
+        let dirs = match Dir::find(above).map(Dirs::new) {
+            Ok(dirs) if dirs.root().path() == above => dirs,
+            Ok(_) => return Some(Err((root.path.clone(), VANISHED.to_owned()))),
+            Err(e) => return Some(Err((root.path.clone(), refusal(&e)))),
+        };
         let below = usize::from(root.prefix.is_empty());
         let walk = WalkDir::new(&root.path).min_depth(below).follow_links(false).sort_by_file_name().into_iter();
         let dev = std::fs::symlink_metadata(&root.path).ok().map(|metadata| metadata.dev());
-        Some(Tree { root, dev, walk, tag: None })
+        Some(Ok(Tree { root, dirs, dev, walk, tag: None }))
     }
 
     /// Decides about something that was found.
@@ -132,12 +173,21 @@ impl<'a> Walk<'a> {
             }
             return Ok(Choice::LeaveOut);
         }
-        let metadata = found.metadata().map_err(|error| unseen(tree.root, error))?;
+        // By the directory that is held: the path may lead elsewhere by now.
+        let path = found.path().to_path_buf();
+        let name = name_in(tree.root, &path);
+        let listed = found.metadata().map_err(|error| unseen(tree.root, error))?;
+        let mut entry = Entry { path, name, depth: found.depth(), metadata: listed, dirs: Arc::clone(&tree.dirs) };
+        let looked = entry.dir().and_then(|dir| dir.look(entry.own_name()));
+        entry.metadata = looked.map_err(|e| (entry.path.clone(), exchanged(&e)))?;
+        let metadata = &entry.metadata;
         if self.excluded.contains(&(metadata.dev(), metadata.ino())) {
             return Ok(Choice::LeaveOut);
         }
+        if metadata.is_dir() != is_dir {
+            return Err((entry.path, VANISHED.to_owned()));
+        }
         let is_elsewhere = self.selection.one_file_system && tree.dev.is_some_and(|dev| dev != metadata.dev());
-        let entry = Entry { path: found.path().to_path_buf(), name: name_in(tree.root, found.path()), depth: found.depth(), metadata };
         if is_elsewhere {
             self.left_out.other_file_systems += 1;
             return Ok(if is_dir { Choice::TakeAlone(entry) } else { Choice::LeaveOut });
@@ -165,7 +215,10 @@ impl Iterator for Walk<'_> {
         loop {
             let mut tree = match self.current.take() {
                 Some(current) => current,
-                None => self.open()?,
+                None => match self.open()? {
+                    Ok(tree) => tree,
+                    Err(unseen) => return Some(Err(unseen)),
+                },
             };
             if let Some(tag) = tree.tag.take() {
                 self.current = Some(tree);
@@ -197,7 +250,8 @@ impl Iterator for Walk<'_> {
 fn tag_in(dir: &Entry) -> Option<Entry> {
     let path = dir.path.join(TAG_NAME);
     let metadata = std::fs::symlink_metadata(&path).ok()?;
-    Some(Entry { name: [dir.name.as_slice(), b"/", TAG_NAME.as_bytes()].concat(), depth: dir.depth + 1, path, metadata })
+    let name = [dir.name.as_slice(), b"/", TAG_NAME.as_bytes()].concat();
+    Some(Entry { name, depth: dir.depth + 1, path, metadata, dirs: Arc::clone(&dir.dirs) })
 }
 
 fn unseen(root: &Root, error: walkdir::Error) -> Unseen {
@@ -220,6 +274,14 @@ fn why(error: walkdir::Error) -> String {
 
 /// Why something was skipped that is not there any more. Somebody has deleted it, a moment later than other things.
 pub(super) const VANISHED: &str = "skipped: it vanished while the backup ran";
+
+/// Why something cannot be looked at: where its directory was is a link now, or nothing.
+fn exchanged(error: &std::io::Error) -> String {
+    match rustix::io::Errno::from_io_error(error) {
+        Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => VANISHED.to_owned(),
+        _ => refusal(error),
+    }
+}
 
 /// Why something was skipped, from what the system says.
 pub(super) fn refusal(error: &std::io::Error) -> String {

@@ -1,5 +1,6 @@
 //! One consistent reading of one or several databases.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,6 +13,7 @@ use super::instant::{Instant, Member, open_together};
 use super::open::{Hold, changed_on_read_only_media, open};
 use super::stamp::{FilesState, observe};
 use super::structure::{Root, StructureReport};
+use crate::beneath::Dir;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{FileMeta, Flag, SqliteFacts};
 use crate::progress::Monitor;
@@ -30,6 +32,8 @@ pub struct CapturedFile {
     meta: FileMeta,
     stamp: Option<Stamp>,
     open: Option<OpenImage>,
+    /// Where SQLite may open further files as long as the database is open; after it in the order of dropping.
+    _dir: Arc<Dir>,
 }
 
 struct OpenImage {
@@ -118,8 +122,59 @@ impl Drop for OpenImage {
 /// [`Error::Source`] if it cannot be read as a database, [`Error::Busy`] if it stays locked.
 pub fn capture_file(path: &Path, known: Option<&Stamp>, options: &SqliteOptions, monitor: &dyn Monitor) -> Result<CapturedFile> {
     let path = canonical(path)?;
-    let (mut files, _) = capture_together(&[(path.clone(), known)], options, monitor)?;
+    let (mut files, _) = capture_together(&[Given::find(&path, known)?], options, monitor)?;
     files.pop().ok_or_else(|| Error::source(path, "was not captured"))
+}
+
+/// The same for a database in a directory that is held open; `shown` is its path for messages.
+///
+/// # Errors
+/// As [`capture_file`].
+pub(crate) fn capture_held(
+    (dir, name, shown): (Arc<Dir>, &OsStr, &Path),
+    known: Option<&Stamp>,
+    options: &SqliteOptions,
+    monitor: &dyn Monitor,
+) -> Result<CapturedFile> {
+    let given = Given { path: dir.at(name), shown: shown.to_path_buf(), dir, known };
+    let (mut files, _) = capture_together(&[given], options, monitor)?;
+    files.pop().ok_or_else(|| Error::source(shown, "was not captured"))
+}
+
+/// A database that is to be captured.
+pub(super) struct Given<'a> {
+    /// Leads to it in the directory that is held.
+    path: PathBuf,
+    /// For messages.
+    shown: PathBuf,
+    dir: Arc<Dir>,
+    known: Option<&'a Stamp>,
+}
+
+impl<'a> Given<'a> {
+    /// By its path without links.
+    pub(super) fn find(path: &Path, known: Option<&'a Stamp>) -> Result<Self> {
+        let (above, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+        let dir = Dir::find(above).map_err(|e| Error::source(path, e))?;
+        Ok(Given { path: dir.at(name), shown: path.to_path_buf(), dir: Arc::new(dir), known })
+    }
+
+    /// An error that names the path that the user knows.
+    fn shown(&self, error: Error) -> Error {
+        let named = |detail: String| match (self.dir.itself().to_str(), self.shown.parent().and_then(Path::to_str)) {
+            (Some(held), Some(above)) => detail.replace(&format!("{held}/"), &format!("{}/", above.trim_end_matches('/'))),
+            _ => detail,
+        };
+        match error {
+            Error::Source { path, detail } if path.starts_with(self.dir.itself()) => {
+                Error::Source { path: self.shown.clone(), detail: named(detail) }
+            }
+            Error::Busy { path, detail } if path.starts_with(self.dir.itself()) => {
+                Error::Busy { path: self.shown.clone(), detail: named(detail) }
+            }
+            other => other,
+        }
+    }
 }
 
 /// The path without links, as SQLite will see it.
@@ -132,27 +187,31 @@ pub(super) fn canonical(path: &Path) -> Result<PathBuf> {
 
 /// A database before it is known whether it has to be read.
 struct Candidate<'a> {
-    path: &'a Path,
+    given: &'a Given<'a>,
     state: FilesState,
     meta: FileMeta,
     unchanged: Option<(SqliteFacts, &'a Stamp)>,
 }
 
-/// Captures databases, given by canonical path, at one instant.
+/// Captures databases at one instant.
 pub(super) fn capture_together(
-    databases: &[(PathBuf, Option<&Stamp>)],
+    databases: &[Given<'_>],
     options: &SqliteOptions,
     monitor: &dyn Monitor,
 ) -> Result<(Vec<CapturedFile>, Instant)> {
+    capture_all(databases, options, monitor).map_err(|error| databases.iter().fold(error, |error, given| given.shown(error)))
+}
+
+fn capture_all(databases: &[Given<'_>], options: &SqliteOptions, monitor: &dyn Monitor) -> Result<(Vec<CapturedFile>, Instant)> {
     let now = (options.clock)();
     let mut candidates = look_at(databases, now, monitor)?;
     for _ in 0..RESTARTS {
         let (mut members, mut holds) = (Vec::new(), Vec::new());
         for candidate in candidates.iter().filter(|candidate| candidate.unchanged.is_none()) {
-            let opened = open(candidate.path, &candidate.state, options, monitor)?;
-            let (path, file_id) = (candidate.path.to_path_buf(), candidate.state.file_id());
+            let opened = open(&candidate.given.path, &candidate.state, options, monitor)?;
+            let (path, file_id) = (candidate.given.path.clone(), candidate.state.file_id());
             members.push(Member { path, engine: opened.engine, file_id, state: None });
-            holds.push((opened.hold, candidate.state.once_opened(&observe(candidate.path)?.0)));
+            holds.push((opened.hold, candidate.state.once_opened(&observe(&candidate.given.path)?.0)));
         }
         let instant = open_together(&mut members, options.busy_timeout, monitor)?;
         // What looks the same as at the last capture even now, with all transactions open, was so at their instant too.
@@ -163,16 +222,17 @@ pub(super) fn capture_together(
         let files = candidates.iter().map(|candidate| finish_opening(candidate, &mut opened, now)).collect::<Result<_>>()?;
         return Ok((files, instant));
     }
-    let path = databases.first().map(|(path, _)| path.clone()).unwrap_or_default();
+    let path = databases.first().map(|given| given.shown.clone()).unwrap_or_default();
     Err(Error::Busy { path, detail: "the databases change too often to be captured together; try again".to_owned() })
 }
 
-fn look_at<'a>(databases: &'a [(PathBuf, Option<&'a Stamp>)], now: SystemTime, monitor: &dyn Monitor) -> Result<Vec<Candidate<'a>>> {
+fn look_at<'a>(databases: &'a [Given<'a>], now: SystemTime, monitor: &dyn Monitor) -> Result<Vec<Candidate<'a>>> {
     let mut candidates: Vec<Candidate<'a>> = Vec::with_capacity(databases.len());
-    for (path, known) in databases {
-        let (state, meta, names) = observe(path)?;
+    for given in databases {
+        let (path, known) = (&given.shown, given.known);
+        let (state, meta, names) = observe(&given.path)?;
         if let Some(other) = candidates.iter().find(|other| other.state.file_id() == state.file_id()) {
-            let text = format!("{} and {} are the same file; name it once", other.path.display(), path.display());
+            let text = format!("{} and {} are the same file; name it once", other.given.shown.display(), path.display());
             return Err(Error::InvalidArgument(text));
         }
         if names > 1 {
@@ -180,7 +240,7 @@ fn look_at<'a>(databases: &'a [(PathBuf, Option<&'a Stamp>)], now: SystemTime, m
             monitor.warn(&format!("{} {text}", path.display()));
         }
         let unchanged = known.and_then(|stamp| Some((state.unchanged_since(stamp, now)?, stamp)));
-        candidates.push(Candidate { path, state, meta, unchanged });
+        candidates.push(Candidate { given, state, meta, unchanged });
     }
     Ok(candidates)
 }
@@ -189,7 +249,7 @@ fn look_at<'a>(databases: &'a [(PathBuf, Option<&'a Stamp>)], now: SystemTime, m
 fn forget_changed(candidates: &mut [Candidate<'_>]) -> Result<bool> {
     let mut changed = false;
     for candidate in candidates.iter_mut().filter(|candidate| candidate.unchanged.is_some()) {
-        let (state, meta, _) = observe(candidate.path)?;
+        let (state, meta, _) = observe(&candidate.given.path)?;
         if state != candidate.state {
             (candidate.state, candidate.meta, candidate.unchanged) = (state, meta, None);
             changed = true;
@@ -203,19 +263,20 @@ fn finish_opening(
     opened: &mut impl Iterator<Item = (Member, (Hold, FilesState))>,
     now: SystemTime,
 ) -> Result<CapturedFile> {
-    let (path, meta) = (candidate.path.to_path_buf(), candidate.meta.clone());
+    let (path, meta) = (candidate.given.shown.clone(), candidate.meta.clone());
+    let dir = Arc::clone(&candidate.given.dir);
     if let Some((facts, stamp)) = candidate.unchanged {
-        return Ok(CapturedFile { path, facts, meta, stamp: Some(stamp.clone()), open: None });
+        return Ok(CapturedFile { path, facts, meta, stamp: Some(stamp.clone()), open: None, _dir: dir });
     }
     let Some((member, (hold, once_opened))) = opened.next() else { return Err(Error::source(path, "was not opened")) };
-    let in_wal_mode = member.engine.in_wal_mode().map_err(|e| explain(&path, &e))?;
+    let in_wal_mode = member.engine.in_wal_mode().map_err(|e| explain(&candidate.given.path, &e))?;
     let (image, header) = Image::new(path.clone(), member.engine, member.state)?;
     let roots = image.roots(&header);
     let blocks_writers = matches!(hold, Hold::Locks) && !in_wal_mode;
     let flags = damage(&path, &header, roots.as_ref());
-    let stamp = candidate.state.stamp(once_opened, &path, now, header.facts).filter(|_| flags.is_empty());
+    let stamp = candidate.state.stamp(once_opened, &candidate.given.path, now, header.facts).filter(|_| flags.is_empty());
     let open = OpenImage { image: Arc::new(image), hold, blocks_writers, flags, roots };
-    Ok(CapturedFile { path, facts: header.facts, meta, stamp, open: Some(open) })
+    Ok(CapturedFile { path, facts: header.facts, meta, stamp, open: Some(open), _dir: dir })
 }
 
 /// What is wrong with the content, as far as opening shows it.

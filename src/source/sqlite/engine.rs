@@ -15,6 +15,7 @@ use rusqlite::{Connection, FileControl, OpenFlags, ffi};
 
 use super::bounds::bound_work;
 use super::explain::beside;
+use super::held;
 use super::judge::{Meaning, meaning};
 use super::structure::{Root, TreeKind};
 
@@ -58,11 +59,11 @@ impl Engine {
             OpenAs::Shared => {
                 // An absolute path is never taken for a URI, whatever SQLite was built with.
                 let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                Connection::open_with_flags_and_vfs(path, flags, c"unix")?
+                held::open(path, flags)?
             }
             OpenAs::Immutable => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-                Connection::open_with_flags_and_vfs(immutable_uri(path), flags, c"unix")?
+                held::open(Path::new(&immutable_uri(path)), flags)?
             }
         };
         // Before anything looks at the file, so that no log is open yet.
@@ -238,7 +239,7 @@ fn failure(code: c_int) -> rusqlite::Error {
 /// One of SQLite's open files. Valid as long as the connection that it came from; see [`Engine`].
 struct RawFile(NonNull<ffi::sqlite3_file>);
 
-// SAFETY: the file belongs to a connection opened with the "unix" VFS. Of its methods only xRead, xFileSize and xShmMap are called here.
+// SAFETY: the file belongs to a connection opened with a VFS that opens files as "unix" does (see held.rs). Of its methods only xRead, xFileSize and xShmMap are called here.
 // xRead is one pread(2) (sqlite3.c: seekAndRead, USE_PREAD on Linux and macOS) on a descriptor that stays the same, with memory mapping
 // switched off; xFileSize is one fstat(2); xShmMap takes SQLite's own mutex. On an error they store errno in a field that nobody here reads; so do
 // the reads of SQLite itself, when a query runs on the connection at the same time, and it reads that field only to choose among I/O errors.

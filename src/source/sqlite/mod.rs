@@ -51,6 +51,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -59,7 +60,9 @@ pub(super) use header::MAGIC;
 pub use job::ContentWhen;
 pub(super) use job::{ContentBudget, ContentJob, report_content};
 
-use self::capture::{canonical, capture_together};
+pub(crate) use capture::capture_held;
+
+use self::capture::{Given, canonical, capture_together};
 use self::instant::Instant;
 use super::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
@@ -99,6 +102,19 @@ pub fn is_sqlite(path: &Path) -> Result<bool> {
     let mut start = Vec::with_capacity(header::MAGIC.len());
     File::open(path).and_then(|file| file.take(header::MAGIC.len() as u64).read_to_end(&mut start)).map_err(failed)?;
     Ok(start == header::MAGIC)
+}
+
+/// Whether an open file begins like a SQLite database.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn begins_like_sqlite(file: &File) -> std::io::Result<bool> {
+    let mut start = [0; MAGIC.len()];
+    match file.read_exact_at(&mut start, 0) {
+        Ok(()) => Ok(start == *MAGIC),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Databases that are captured together, at one instant.
@@ -154,9 +170,9 @@ impl Source for SqliteSource {
     }
 
     fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
-        let stamp_of = |database: &Database| (database.path.clone(), known.get(database.name.as_bytes()));
-        let paths: Vec<_> = self.databases.iter().map(stamp_of).collect();
-        let (files, instant) = capture_together(&paths, &self.options, monitor)?;
+        let given = |database: &Database| Given::find(&database.path, known.get(database.name.as_bytes()));
+        let given = self.databases.iter().map(given).collect::<Result<Vec<_>>>()?;
+        let (files, instant) = capture_together(&given, &self.options, monitor)?;
         let files: Vec<_> = self.databases.iter().map(|database| database.name.clone().into_bytes()).zip(files).collect();
         let content = ContentJob::start(files.iter().map(|(_, file)| file), &mut ContentBudget::new(self.options.content));
         Ok(Box::new(SqliteCapture { monitor, content, waiting: (0..files.len()).collect(), files, instant }))

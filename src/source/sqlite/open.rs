@@ -13,6 +13,7 @@ use super::bounds::refuse_boundless_journal;
 use super::engine::{Engine, EngineResult, OpenAs};
 use super::explain::{beside, explain, is_busy};
 use super::stamp::{FilesState, observe};
+use crate::beneath::open_here;
 use crate::error::{Error, Result};
 use crate::progress::{Monitor, Silent};
 
@@ -48,7 +49,13 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
     }
     refuse_boundless_journal(path, path)?;
     let error = match open_shared(path, state, options.busy_timeout, monitor) {
-        Ok(engine) => return Ok(Opened { engine, hold: Hold::Locks }),
+        Ok(engine) => {
+            // SQLite does not say what it has opened: another file may have taken the name since it was looked at.
+            return match open_here(state.file_id()) {
+                Some(0) => Err(Error::source(path, "another file took its place while it was opened; try again")),
+                _ => Ok(Opened { engine, hold: Hold::Locks }),
+            };
+        }
         Err(error) if is_busy(&error) && monitor.cancelled() => return Err(Error::Cancelled),
         Err(error) => error,
     };

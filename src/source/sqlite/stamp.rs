@@ -94,7 +94,8 @@ impl FilesState {
 
 /// Looks at the files of a database without opening any.
 pub(super) fn observe(path: &Path) -> Result<(FilesState, FileMeta, u64)> {
-    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+    // The path has no links; one that is there now has taken the place of the database.
+    let metadata = std::fs::symlink_metadata(path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::source(path, "no such file; check the path"),
         _ => Error::source(path, e),
     })?;
@@ -111,7 +112,7 @@ pub(super) fn observe(path: &Path) -> Result<(FilesState, FileMeta, u64)> {
 
 fn state_beside(path: &Path, suffix: &str) -> Result<Option<FileState>> {
     let path = beside(path, suffix);
-    match std::fs::metadata(&path) {
+    match std::fs::symlink_metadata(&path) {
         Ok(metadata) => Ok(Some(FileState::of(&metadata))),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::source(path, e)),
