@@ -67,7 +67,7 @@ fn levels_stop_where_a_writer_keeps_to() {
 #[test]
 fn work_stops_where_a_writer_keeps_to() {
     // Every chunk draws on several of the generation before it, these on nearly all of the one before that.
-    let deltas = deltas(24, 12, 4);
+    let deltas = deltas(24, 12, 12);
     let most = deltas.iter().map(|frame| frame.work).max().unwrap();
     assert!(most <= WORK_MOVED_MAX, "no room is left for later versions: {most}");
     assert!(most > WORK_MOVED_MAX - 8, "work did not come near its bound: {most}");
