@@ -20,7 +20,7 @@ BEGIN
         WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND NOT proretset AND provariadic = 0 AND prorettype NOT IN ('anyelement'::regtype, 'void'::regtype)
         AND proname = ANY (ARRAY['current_database', 'current_setting', 'set_config', 'format', 'quote_ident', 'pg_export_snapshot', 'pg_encoding_to_char',
             'pg_database_size', 'now', 'pg_is_in_recovery', 'pg_current_wal_lsn', 'starts_with', 'shobj_description', 'pg_has_role', 'pg_relation_size',
-            'convert_to', 'getdatabaseencoding', 'pg_advisory_lock', 'pg_backend_pid', 'version', 'lower', 'length'])
+            'pg_table_is_visible', 'convert_to', 'getdatabaseencoding', 'pg_advisory_lock', 'pg_backend_pid', 'version', 'lower', 'length'])
     LOOP
         EXECUTE format('CREATE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$BEGIN PERFORM public.take(); RETURN NULL; END$f$',
             f.proname, f.args, f.result);
@@ -31,6 +31,7 @@ BEGIN
             EXECUTE format('CREATE FUNCTION public.joined(%s, %s) RETURNS text LANGUAGE plpgsql AS $f$BEGIN PERFORM public.take(); RETURN NULL; END$f$', l, r);
             EXECUTE format('CREATE OPERATOR public.= (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.same)', l, r);
             EXECUTE format('CREATE OPERATOR public.<> (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.same)', l, r);
+            EXECUTE format('CREATE OPERATOR public.~ (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.same)', l, r);
             EXECUTE format('CREATE OPERATOR public.|| (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.joined)', l, r);
         END LOOP;
     END LOOP;

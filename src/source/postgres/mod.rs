@@ -182,7 +182,7 @@ impl PostgresSource {
         if !self.tools.bin.join("psql").exists() {
             return Ok(());
         }
-        let given: Vec<Pin> = self.options.conninfo.session.pins(Purpose::Dump).cloned().collect();
+        let given: Vec<Pin> = self.options.conninfo.session.pins(Purpose::Ask).cloned().collect();
         let mut said = self.ask_psql(&given)?;
         if !given.is_empty() && said.as_ref().is_err_and(|said| said.contains(REFUSED_BY_POOLERS)) {
             self.unpin(&given);
@@ -208,7 +208,7 @@ impl PostgresSource {
             Some(_) => "SELECT system_identifier, pg_catalog.current_database() FROM pg_catalog.pg_control_system()",
             None => "SELECT '', pg_catalog.current_database()",
         };
-        let mut psql = self.tools.command("psql", &self.options.environment, &self.options.conninfo);
+        let mut psql = self.tools.psql(&self.options.environment, &self.options.conninfo);
         // Without an operator in them, queries run no code of the database's even where a pooler passes no search_path on.
         psql.args(["-XqAtw", "-F", " ", "-v", "ON_ERROR_STOP=1", "-c", place]).env("PGCLIENTENCODING", "UTF8");
         for pin in pins {

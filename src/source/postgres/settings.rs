@@ -129,6 +129,8 @@ pub(crate) struct Pin {
 pub(crate) enum Purpose {
     Dump,
     Load,
+    /// What is asked over `psql`, in a session like that of a dump.
+    Ask,
 }
 
 /// What is known of sessions of one role in one database.
@@ -145,7 +147,7 @@ impl Session {
     /// What programs for this purpose are given.
     pub(crate) fn pins(&self, purpose: Purpose) -> impl Iterator<Item = &Pin> {
         let wanted = match purpose {
-            Purpose::Dump => Programs::Dump,
+            Purpose::Dump | Purpose::Ask => Programs::Dump,
             Purpose::Load => Programs::Load,
         };
         self.pins.iter().filter(move |pin| pin.programs == wanted || pin.programs == Programs::All)
@@ -153,8 +155,9 @@ impl Session {
 
     /// The value of `PGOPTIONS`: the user's own options come first, so that ours win.
     pub(crate) fn options(&self, given: Option<&str>, purpose: Purpose) -> Option<String> {
-        // What loads a dump asks nothing before it has set this by itself.
-        let path = (!self.is_pooled && purpose == Purpose::Dump).then(|| format!("-c {SEARCH_PATH}"));
+        // What dumps and loads asks nothing before it has set this by itself. pg_dump goes back to what the session began with for the patterns that users give,
+        // where it names all functions and operators with their schema: tables without one are to be found as in a session of the user's own.
+        let path = (!self.is_pooled && purpose == Purpose::Ask).then(|| format!("-c {SEARCH_PATH}"));
         // A space ends a value, unless a backslash is before it.
         let pins = self.pins(purpose).map(|pin| format!("-c {}={}", pin.name, pin.value.replace(' ', "\\ ")));
         let all: Vec<String> = given.map(str::to_owned).into_iter().chain(path).chain(pins).collect();
@@ -229,10 +232,11 @@ mod tests {
         let pin = |name, value, programs| Pin { name, value, programs };
         let mut session = Session::default();
         let own = "-c search_path=pg_catalog,pg_temp";
-        assert_eq!(session.options(None, Purpose::Dump).as_deref(), Some(own));
+        assert_eq!(session.options(None, Purpose::Ask).as_deref(), Some(own));
+        assert_eq!(session.options(None, Purpose::Dump), None, "patterns look tables up by the user's own");
         assert_eq!(session.options(Some("-c geqo=off"), Purpose::Load).as_deref(), Some("-c geqo=off"));
         session.is_pooled = true;
-        assert_eq!(session.options(None, Purpose::Dump), None);
+        assert_eq!(session.options(None, Purpose::Ask), None);
         session.pins = vec![
             pin("bytea_output", "hex", Programs::Dump),
             pin("array_nulls", "on", Programs::Load),

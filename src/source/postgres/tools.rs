@@ -114,6 +114,11 @@ impl Tools {
         command
     }
 
+    /// psql, which connects in the same way, and looks names up where no user can make any.
+    pub(super) fn psql(&self, environment: &Environment, conninfo: &Conninfo) -> Command {
+        self.connecting("psql", environment, conninfo, Purpose::Ask)
+    }
+
     /// The same for one that loads a database. Materialized views are computed as in a session of the database itself, whose settings may name a time zone.
     pub(crate) fn loader(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
         self.connecting(program, environment, conninfo, Purpose::Load)
