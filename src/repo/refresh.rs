@@ -46,8 +46,9 @@ impl Repository {
         // A prune may have moved things since the packs were listed: whoever misses one may list them once more.
         *local.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.inner.healed.look_again();
-        let SnapshotList { ids: listed, expired } = self.list_snapshots()?;
+        // First: what another process on this machine adds after the listing has not vanished.
         let known: HashMap<SnapshotId, Vec<u8>> = local.snapshots()?.into_iter().collect();
+        let SnapshotList { ids: listed, expired } = self.list_snapshots()?;
         let is_any_gone = known.keys().any(|id| !listed.contains(id));
         let mut refreshed = Refreshed { damage: self.false_expiries(expired.iter())?, ..Refreshed::default() };
         refreshed.expired.extend(expired);

@@ -44,10 +44,21 @@ impl Vanished {
 }
 
 impl Repository {
-    /// The snapshots that have vanished: of those that the catalog knows, and of the parents of these, which are listed and can be read. `listed` are the ids
-    /// of all records that are there.
-    pub(crate) fn vanished(&self, listed: &HashSet<SnapshotId>, snapshots: &[(SnapshotId, SnapshotRecord)]) -> Result<Vec<Vanished>> {
-        self.on_catalog(|local| self.vanished_from(local, &local.snapshots()?.into_iter().collect(), listed, snapshots))
+    /// What this machine has seen: snapshots that the catalog knows, with their records. To be asked before they are listed: another process on this machine
+    /// may see one that has been made since.
+    pub(crate) fn seen_snapshots(&self) -> Result<HashMap<SnapshotId, Vec<u8>>> {
+        self.on_catalog(|local| Ok(local.snapshots()?.into_iter().collect()))
+    }
+
+    /// The snapshots that have vanished: of those that were known before they were listed, and of the parents of these, which are listed and can be read.
+    /// `listed` are the ids of all records that are there.
+    pub(crate) fn vanished(
+        &self,
+        known: &HashMap<SnapshotId, Vec<u8>>,
+        listed: &HashSet<SnapshotId>,
+        snapshots: &[(SnapshotId, SnapshotRecord)],
+    ) -> Result<Vec<Vanished>> {
+        self.on_catalog(|local| self.vanished_from(local, known, listed, snapshots))
     }
 
     pub(super) fn vanished_from(
