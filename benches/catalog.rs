@@ -24,7 +24,7 @@ fn hash(number: u64) -> [u8; 32] {
 }
 
 fn open(dir: &Path) -> Catalog {
-    Catalog::open(dir, RepositoryId([1; 32]), "bench").unwrap()
+    Catalog::open(dir, RepositoryId([1; 32]), "bench", &[7; 32]).unwrap()
 }
 
 fn report(name: &str, fields: &[(&str, f64)]) {

@@ -103,7 +103,10 @@ fn take(dir: &Path, steps: u32) -> common::Result<()> {
     let passphrase = || Ok(Zeroizing::new(PASSPHRASE.to_string()));
     let cost = KdfCost { memory_kib: 8, passes: 1, lanes: 1 };
     Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase()?), cost, parity_percent: 0 })?;
-    let repo = Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4 })?;
+    let repo = Repository::open(
+        backend,
+        &OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4, trust: Default::default() },
+    )?;
     let file = dir.join("store.db");
     let mut store = Store::create(&file, StoreSpec::quick())?;
     for step in 0..steps {

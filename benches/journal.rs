@@ -43,7 +43,7 @@ fn make(dir: &Path, entries: i64) -> common::Result<()> {
     let cost = KdfCost { memory_kib: 8, passes: 1, lanes: 1 };
     Repository::init(&backend, &InitOptions { passphrase: Some(Zeroizing::new(PASSPHRASE.into())), cost, parity_percent: 0 })?;
     let passphrase = || Ok(Zeroizing::new(PASSPHRASE.to_string()));
-    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4 };
+    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4, trust: Default::default() };
     let repo = Repository::open(Arc::new(backend), &options)?;
     for n in 0..entries {
         let event = Event {

@@ -55,7 +55,10 @@ fn open(dir: &std::path::Path) -> common::Result<Repository> {
     let passphrase = || Ok(Zeroizing::new("bench".to_string()));
     let cost = KdfCost { memory_kib: 8, passes: 1, lanes: 1 };
     Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase()?), cost, parity_percent: 0 })?;
-    Ok(Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4 })?)
+    Ok(Repository::open(
+        backend,
+        &OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 4, trust: Default::default() },
+    )?)
 }
 
 /// Writes the tree of these chunks, and of those that changed a little data, so that they have rows in tables.

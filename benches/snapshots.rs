@@ -57,7 +57,10 @@ fn make(repository: &Path, cache: &Path, count: u32, marks: u32) -> Result<()> {
         &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 },
     )?;
     let passphrase = || Ok(Zeroizing::new(String::new()));
-    let repo = Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir: cache.to_path_buf(), threads: 1 })?;
+    let repo = Repository::open(
+        backend,
+        &OpenOptions { passphrase: &passphrase, cache_dir: cache.to_path_buf(), threads: 1, trust: Default::default() },
+    )?;
     for number in 0..count {
         WriteSession::begin(&repo, &SessionOptions::default())?.commit(record(number))?;
     }

@@ -8,7 +8,7 @@ export SEED="${SEED:-20261130}" ICECORE_PROOF="${ICECORE_PROOF:-short}"
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
-for test in fault fuzz; do
+for test in fault fuzz hostile_bytes; do
     cargo test --locked --test "$test" -- --nocapture >>"$output" 2>&1 || { tail -n 60 "$output" >&2; exit 1; }
 done
 

@@ -15,6 +15,14 @@ pub enum Error {
         /// Where it was looked for.
         location: String,
     },
+    /// A repository is there, but it is not to be trusted: nothing was read from it or stored in it.
+    #[error("{location}: {detail}")]
+    Refused {
+        /// Where it is.
+        location: String,
+        /// Why, and how to accept it.
+        detail: String,
+    },
     /// What is needed (a snapshot, a pack, a key) is not in the repository.
     #[error("{what} not found")]
     NotFound {

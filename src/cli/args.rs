@@ -53,9 +53,18 @@ pub(crate) struct Global {
     /// Say on standard error what is being done
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
+    /// Open this repository, given by its id or the start of it, though this machine knows another one at its place
+    #[arg(long, value_name = "ID", global = true, help_heading = GLOBAL, value_parser = repository_id)]
+    pub(crate) accept_repository: Option<String>,
     /// Threads that work at once [default: one per core]
     #[arg(long, value_name = "N", global = true, help_heading = GLOBAL, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
+}
+
+/// Enough of an id that no other repository is meant.
+fn repository_id(text: &str) -> Result<String, String> {
+    let is_id = text.len() >= 12 && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    if is_id { Ok(text.to_owned()) } else { Err("at least the first 12 digits of the repository's id are needed".to_owned()) }
 }
 
 /// What to do.
@@ -144,13 +153,16 @@ pub(crate) struct SqliteArgs {
     pub(crate) record: RecordArgs,
 }
 
-/// Whether databases are also read as tables.
+/// How much is read: databases also as tables, files that look unchanged.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ContentArgs {
     /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
     /// those in rollback-journal mode, whose writers wait for it
     #[arg(long = "content", value_name = "WHEN", value_enum, default_value_t = Content::Auto)]
     pub(crate) when: Content,
+    /// Read also what looks unchanged: a file that a program writes through a shared mapping gets its new times only later
+    #[arg(long)]
+    pub(crate) read_all: bool,
 }
 
 /// How long locks on databases are waited for.

@@ -30,7 +30,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
     let make = || -> Result<Box<dyn Source>, Failure> {
         Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?))
     };
-    run(context, SourceKind::Sqlite, &args.record, &given, make)
+    run(context, SourceKind::Sqlite, (&args.record, args.content.read_all), &given, make)
 }
 
 /// `backup files`.
@@ -44,7 +44,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
         let sqlite = sqlite_options(context, args.content.when.into(), &args.busy);
         Ok(Box::new(FilesSource::select(paths, FilesOptions { sqlite, exclude }, selection)?))
     };
-    run(context, SourceKind::Files, &args.record, &given, make)
+    run(context, SourceKind::Files, (&args.record, args.content.read_all), &given, make)
 }
 
 /// The patterns of files come first, so that those of the command line can take back in.
@@ -66,7 +66,7 @@ pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit,
     let make = || -> Result<Box<dyn Source>, Failure> {
         Ok(Box::new(CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?))
     };
-    run(context, SourceKind::Command, &args.record, &args.name, make)
+    run(context, SourceKind::Command, (&args.record, false), &args.name, make)
 }
 
 fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
@@ -155,11 +155,11 @@ impl LeftOutView {
 fn run(
     context: &Context<'_>,
     kind: SourceKind,
-    args: &RecordArgs,
+    (args, read_all): (&RecordArgs, bool),
     given: &str,
     make: impl FnOnce() -> Result<Box<dyn Source>, Failure>,
 ) -> Result<Exit, Failure> {
-    let options = options(args)?;
+    let options = BackupOptions { read_all, ..options(args)? };
     let repo = context.open()?;
     journaled(context, &repo, Operation::Backup, |story| {
         name_source(story, kind, args, given);
@@ -190,6 +190,7 @@ pub(crate) fn options(args: &RecordArgs) -> Result<BackupOptions, Failure> {
         user: environment::user(),
         tags: args.tags.clone(),
         source: args.source.clone(),
+        read_all: false,
     })
 }
 

@@ -10,7 +10,8 @@ use icecore::format::snapshot::SnapshotRecord;
 use icecore::id::SnapshotId;
 use icecore::ops::select::{SnapshotFilter, SnapshotSpec};
 use icecore::progress::Monitor;
-use icecore::repo::{OpenOptions, Refreshed, Repository};
+use icecore::repo::{OpenOptions, Refreshed, Repository, Trust};
+use icecore::source::postgres::Stop;
 
 use super::args::{FilterArgs, Global, SnapArgs};
 use super::exit::Failure;
@@ -43,7 +44,8 @@ impl<'o> Context<'o> {
         let path = self.repository_path()?;
         let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
         let ask = || passphrase::of_repository(&path.display().to_string(), &self.cancelled, &|text| self.output.warn(text));
-        let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads() };
+        let trust = Trust { passphrase_from: passphrase::configured(), accepted: self.global.accept_repository.as_deref() };
+        let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads(), trust };
         Ok(Repository::open(Arc::new(backend), &options)?)
     }
 
@@ -55,6 +57,11 @@ impl<'o> Context<'o> {
     /// Whether the user has asked to stop.
     pub(crate) fn cancelled(&self) -> &AtomicBool {
         &self.cancelled
+    }
+
+    /// The same for what waits for servers.
+    pub(crate) fn stop(&self) -> Stop {
+        Stop::new(Arc::clone(&self.cancelled))
     }
 
     /// How many threads work at once.

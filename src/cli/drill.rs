@@ -191,7 +191,7 @@ fn of_snapshot(
     let listing = Reader::new(repo).listing(&record.listing, &progress)?;
     let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let options = DrillOptions {
-        staging: if record.source.kind == SourceKind::Postgres { args.on_server()? } else { args.in_directory(context)? },
+        staging: if record.source.kind == SourceKind::Postgres { args.on_server(context)? } else { args.in_directory(context)? },
         assertions: args.check_sql.iter().map(|text| assertion(text, &names)).collect::<Result<_, _>>()?,
         started: start.instant,
         rto: start.rto,
@@ -225,12 +225,12 @@ impl DrillArgs {
         }
     }
 
-    fn on_server(&self) -> Result<Staging, Failure> {
+    fn on_server(&self, context: &Context<'_>) -> Result<Staging, Failure> {
         let ServerArgs { dsn, jobs, no_owner, no_privileges, pg_bin } = &self.server;
         let environment = environment::everything();
         let place = match dsn {
             Some(dsn) => ServerPlace::Beside {
-                conninfo: Box::new(Conninfo::resolve(Some(dsn), &environment)?),
+                conninfo: Box::new(Conninfo::resolve(Some(dsn), &environment)?.stopped_by(context.stop())),
                 spool_dir: environment::temporary_dir(),
                 no_owner: *no_owner,
                 no_privileges: *no_privileges,
@@ -309,10 +309,10 @@ impl Done {
                 let stream = check.stream.as_deref().unwrap_or_default();
                 let line =
                     format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
-                text.push_str(&(printable(&line).replace('\n', "\\n") + "\n"));
+                text.push_str(&(printable(&line) + "\n"));
             }
             if let Some(user) = &report.server_user {
-                text.push_str(&printable(&format!("  on a server of its own, run by user {user}\n")));
+                text.push_str(&(printable(&format!("  on a server of its own, run by user {user}")) + "\n"));
             }
             text.push_str(&format!(
                 "  recovery took {}: restore {}, checks {}\n",

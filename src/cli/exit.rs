@@ -85,6 +85,7 @@ pub(crate) fn code_of(error: &Error) -> &'static str {
 fn classified(error: &Error) -> (Exit, &'static str) {
     match error {
         Error::NoRepository { .. } => (Exit::NoRepository, "no-repository"),
+        Error::Refused { .. } => (Exit::Failed, "refused"),
         Error::NotFound { .. } | Error::NoSuch { .. } => (Exit::Failed, "not-found"),
         Error::Corrupt { .. } => (Exit::Damaged, "damaged"),
         Error::WrongPassphrase { .. } => (Exit::WrongPassphrase, "wrong-passphrase"),

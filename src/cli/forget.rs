@@ -7,7 +7,7 @@ use icecore::ops::forget::{ForgetPlan, ForgetReport, execute, plan_by_rules, pla
 use icecore::ops::journal::Operation;
 use icecore::ops::retention::{Calendar, Decision, Duration, Group, GroupBy, Keep, Reason, Rules};
 use icecore::progress::Monitor;
-use icecore::repo::{Refreshed, Repository};
+use icecore::repo::{Refreshed, Repository, Vanished};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -29,12 +29,16 @@ made of years, months, days and hours, as 1y5m7d2h, and reaches back from the ne
 Always kept: protected snapshots; the newest good one of each source; those with the newest good state of a stream that is flagged in newer ones;
 the newest one of each source. Rules count good snapshots as if there were no others; a flagged one stays if they would keep it were it good.
 Snapshots given by name go whatever the rules; those with the newest good state of a source or a stream only with --force, a protected one never.
+A snapshot that has vanished, of which every command tells, is given up when its id is given here.
 Space is freed by a prune, which --prune does at once, with the passphrase asked for once.
 
 Examples:
   icecore forget --keep-hourly 48 --keep-daily 30 --keep-monthly 24 --dry-run
   icecore forget --keep-within 7d --keep-within-weekly 1y --tag nightly --prune
   icecore forget 1a2b3c 4d5e6f";
+
+/// Digits of the id of a snapshot that has vanished.
+const VANISHED_DIGITS_MIN: usize = 8;
 
 /// Drop snapshots from the list: by rules, or by name
 #[derive(Debug, clap::Args)]
@@ -256,8 +260,9 @@ fn drop_snapshots(
 ) -> Result<(Forget, Exit), Failure> {
     story.untold = args.dry_run;
     let progress = context.progress();
-    let refreshed = context.refresh(repo, &progress)?;
+    let mut refreshed = context.refresh(repo, &progress)?;
     let now_ns = time::now_ns();
+    let (snaps, given_up) = parted(&refreshed, &args.snaps);
     let plan = match args.snaps.is_empty() {
         true => {
             let zone = args.time_zone.clone().map_or_else(time::zone, Ok).or_else(|error| match rules.use_calendar() {
@@ -267,16 +272,23 @@ fn drop_snapshots(
             let calendar = Calendar { now_ns, zone };
             plan_by_rules(&refreshed, &filter(&args.filter), rules, args.group_by, &calendar)?
         }
-        false => named(&refreshed, args)?,
+        false => named(&refreshed, &snaps, args)?,
     };
     let report = match args.dry_run {
         true => ForgetReport { forgotten: plan.forgotten(), spared: Vec::new() },
         false => execute(repo, &plan, now_ns, &progress)?,
     };
+    if !args.dry_run && !given_up.is_empty() {
+        repo.drop_vanished(&given_up, now_ns)?;
+    }
+    let told: Vec<String> = given_up.iter().map(|one| one.error().to_string()).collect();
+    refreshed.damage.retain(|damage| !told.contains(&damage.to_string()));
     report.spared.iter().for_each(|spared| progress.warn(&format!("snapshot {} stays: {}", spared.id.short(), reasons(spared).join("; "))));
     drop(progress);
-    let shown = Forget::of(&refreshed, &plan, &report, args.dry_run);
+    let mut shown = Forget::of(&refreshed, &plan, &report, args.dry_run);
+    shown.forgotten += given_up.len() as u64;
     story.snapshots.clone_from(&report.forgotten);
+    story.snapshots.extend(given_up.iter().map(|one| one.id));
     story.detail = shown.summary();
     let exit = match (refreshed.damage.is_empty(), report.spared.is_empty()) {
         (false, _) => Exit::Damaged,
@@ -286,9 +298,25 @@ fn drop_snapshots(
     Ok((shown, exit))
 }
 
+/// Snapshots that are listed are named in all ways; those that have vanished by the start of their ids, of so many digits that none is meant by chance.
+fn parted<'s>(refreshed: &Refreshed, snaps: &'s [String]) -> (Vec<&'s String>, Vec<Vanished>) {
+    let mut given_up: Vec<Vanished> = Vec::new();
+    let mut listed = Vec::new();
+    for snap in snaps {
+        let meant = |one: &&Vanished| snap.len() >= VANISHED_DIGITS_MIN && one.id.to_string().starts_with(snap.as_str());
+        match refreshed.vanished.iter().find(meant) {
+            Some(one) if !refreshed.snapshots.iter().any(|(id, _)| id.to_string().starts_with(snap.as_str())) => {
+                given_up.extend((!given_up.contains(one)).then(|| one.clone()));
+            }
+            _ => listed.push(snap),
+        }
+    }
+    (listed, given_up)
+}
+
 /// The plan to forget the snapshots that the arguments name; it fails if one of them is to stay.
-fn named(refreshed: &Refreshed, args: &ForgetArgs) -> Result<ForgetPlan, Failure> {
-    let ids: Result<Vec<SnapshotId>, Failure> = args.snaps.iter().map(|snap| Ok(find_in(refreshed, snap, &args.filter)?.0)).collect();
+fn named(refreshed: &Refreshed, snaps: &[&String], args: &ForgetArgs) -> Result<ForgetPlan, Failure> {
+    let ids: Result<Vec<SnapshotId>, Failure> = snaps.iter().map(|snap| Ok(find_in(refreshed, snap, &args.filter)?.0)).collect();
     let plan = plan_named(refreshed, &ids?, args.force);
     let Some(refused) = plan.decisions().find(|decision| !decision.reasons.is_empty()) else { return Ok(plan) };
     let way_out = match refused.reasons.contains(&Reason::Protected) {
@@ -373,6 +401,6 @@ impl GroupView {
         let host = self.host.as_ref().map(|host| format!("host {host}"));
         let tags = self.tags.as_ref().map(|tags| format!("tags {}", tags.join(",")));
         let parts: Vec<String> = [source, host, tags].into_iter().flatten().collect();
-        if parts.is_empty() { String::new() } else { printable(&parts.join(", ")).replace('\n', "\\n") + "\n" }
+        if parts.is_empty() { String::new() } else { printable(&parts.join(", ")) + "\n" }
     }
 }

@@ -7,7 +7,7 @@ use icecore::backend::Backend;
 use icecore::backend::disk::RealDisk;
 use icecore::backend::local::LocalBackend;
 use icecore::format::key::KdfCost;
-use icecore::repo::{InitOptions, Repository};
+use icecore::repo::{InitOptions, Repository, remember_made};
 use icecore::{Error, Result};
 use serde::Serialize;
 
@@ -46,6 +46,8 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
         Error::InvalidArgument(_) => taken(&backend.location()),
         other => other.into(),
     })?;
+    // Without this the first command that opens it would do it.
+    let _ = remember_made(context.local_dir(), &backend.location(), id, !args.no_encryption);
     let made =
         Made { repository: id.to_string(), location: backend.location(), encrypted: !args.no_encryption, parity: args.parity.unwrap_or(0) };
     context.output.report(&made, |made| {

@@ -145,7 +145,7 @@ impl Show {
         lines.extend(self.packs.iter().map(|pack| ("pack", format!("{} {}", pack.id, output::bytes(pack.bytes)))));
         let mut text = String::new();
         for (name, value) in lines.into_iter().filter(|(_, value)| !value.is_empty()) {
-            text.push_str(&format!("{:<9} {}\n", printable(name), printable(&value).replace('\n', "\\n")));
+            text.push_str(&format!("{:<9} {}\n", printable(name), printable(&value)));
         }
         let mut table = Table::new([("STREAM", Align::Left), ("KIND", Align::Left), ("SIZE", Align::Right), ("FACTS", Align::Left)]);
         for stream in &self.streams {

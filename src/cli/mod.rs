@@ -9,6 +9,7 @@ mod drill;
 mod environment;
 mod exit;
 mod export;
+mod fault;
 mod forget;
 mod init;
 mod journal;
@@ -17,6 +18,7 @@ mod log;
 mod look;
 mod manual;
 mod mark;
+mod memory;
 mod names;
 mod outlet;
 mod output;
@@ -50,10 +52,12 @@ use output::Output;
 
 /// Runs what the arguments ask for.
 pub(crate) fn main() -> ExitCode {
+    memory::keep_memory_private();
     match Args::try_parse() {
         Ok(args) => {
             let output = Output::new(&args.global);
-            let exit = match run(args, &output) {
+            fault::note_panics();
+            let exit = match fault::guarded(|| run(args, &output)) {
                 Ok(exit) => exit,
                 Err(failure) => {
                     output.failure(&failure);

@@ -54,7 +54,7 @@ impl Output {
         let bytes = self.rendered(document, text)?;
         let Err(e) = write_stdout(&bytes) else { return Ok(exit) };
         let line = match self.json {
-            true => serde_json::to_string(&Document { schema: SCHEMA, body: document }).unwrap_or_default(),
+            true => harmless_text(serde_json::to_string(&Document { schema: SCHEMA, body: document }).unwrap_or_default()),
             false => String::from_utf8_lossy(&bytes).trim_end().to_owned(),
         };
         to_stderr(&line);
@@ -73,7 +73,7 @@ impl Output {
         let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, body: document })
             .map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?;
         bytes.push(b'\n');
-        Ok(bytes)
+        Ok(harmless(bytes))
     }
 
     /// The same, but with `-q` only what is not well is said, on standard error.
@@ -94,7 +94,7 @@ impl Output {
         match () {
             () if failure.message.is_empty() => {}
             () if self.json => failure_as_json(failure),
-            () => to_stderr(&format!("error: {}", printable(&hidden(&failure.message)))),
+            () => to_stderr(&format!("error: {}", printable_lines(&hidden(&failure.message)))),
         }
     }
 
@@ -112,8 +112,8 @@ impl Output {
     pub(crate) fn warning_line(&self, message: &str) -> String {
         let message = &hidden(message);
         match self.json {
-            true => serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string(),
-            false => format!("warning: {}", printable(message)),
+            true => harmless_text(serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string()),
+            false => format!("warning: {}", printable_lines(message)),
         }
     }
 }
@@ -130,7 +130,7 @@ fn write_stdout(bytes: &[u8]) -> io::Result<()> {
 /// One line of JSON on standard error.
 pub(crate) fn failure_as_json(failure: &Failure) {
     let error = serde_json::json!({ "code": failure.code, "message": hidden(&failure.message), "exit_code": failure.exit as u8 });
-    to_stderr(&serde_json::json!({ "schema": SCHEMA, "error": error }).to_string());
+    to_stderr(&harmless_text(serde_json::json!({ "schema": SCHEMA, "error": error }).to_string()));
 }
 
 /// Where standard error is closed there is nobody to tell.
@@ -138,13 +138,40 @@ pub(crate) fn to_stderr(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Text that does nothing to a terminal: names come from file systems and from repositories that others wrote.
+/// A JSON document in which strings do nothing to a terminal either. Outside of strings there is nothing to escape but ends of lines, which stay.
+fn harmless_text(json: String) -> String {
+    if !json.contains(|c| acts(c) && c != '\n') {
+        return json;
+    }
+    let mut units = [0; 2];
+    let mut escaped = |c: char| c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
+    json.chars().map(|c| if acts(c) && c != '\n' { escaped(c) } else { c.to_string() }).collect()
+}
+
+fn harmless(json: Vec<u8>) -> Vec<u8> {
+    match String::from_utf8(json) {
+        Ok(text) => harmless_text(text).into_bytes(),
+        Err(not_text) => not_text.into_bytes(),
+    }
+}
+
+/// Text of one line that does nothing to a terminal and stands as it is written: names come from file systems and from repositories that others wrote.
 pub(crate) fn printable(text: &str) -> String {
-    let escape = |c: char| c.is_control() && c != '\n';
-    if !text.contains(escape) {
+    if !text.contains(acts) {
         return text.to_owned();
     }
-    text.chars().map(|c| if escape(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars().map(|c| if acts(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// The same for a message of several lines. Those after the first are indented, so that no name can begin a message of its own.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n  ")
+}
+
+/// Whether a terminal would act on it, or show text in another order than it is in (<https://trojansource.codes>), or not show it at all.
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Bytes for people: `0 B`, `1023 B`, `1.0 KiB`, `12.3 MiB`.
@@ -215,7 +242,10 @@ mod tests {
 
     #[test]
     fn nothing_reaches_the_terminal_but_text() {
-        assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c"), "a\\u{1b}[2Jb\\r\n\\u{9b}c");
+        assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c"), "a\\u{1b}[2Jb\\r\\n\\u{9b}c");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{200b}\u{e0041}"), "a\\u{202e}b\\u{2066}c\\u{200b}\\u{e0041}");
+        assert_eq!(printable_lines("it failed\nerror: all is well\r"), "it failed\n  error: all is well\\r");
+        assert_eq!(harmless_text("{\n \"a\": \"\u{202e}\u{e0041}\u{9b}\"}".into()), "{\n \"a\": \"\\u202e\\udb40\\udc41\\u009b\"}");
         assert_eq!(printable("gr\u{fc}n"), "gr\u{fc}n");
     }
 }

@@ -16,6 +16,9 @@ use zeroize::Zeroizing;
 /// The longest passphrase, bytes: more than that is a file given by mistake.
 const LEN_MAX: usize = 64 << 10;
 
+/// The variables that can give it.
+const VARIABLES: [&str; 3] = ["ICECORE_PASSWORD", "ICECORE_PASSWORD_FILE", "ICECORE_PASSWORD_COMMAND"];
+
 /// How often it is asked whether to go on waiting for a command.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the output of a command may stay open after its end.
@@ -44,6 +47,11 @@ pub(crate) fn of_new_repository(location: &str, cancelled: &AtomicBool, warn: &d
 
 fn unusable(detail: &str) -> Error {
     Error::backend("read", "the passphrase", io::Error::other(detail))
+}
+
+/// The variable that gives the passphrase, if one is set and not empty.
+pub(crate) fn configured() -> Option<&'static str> {
+    VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 fn from_environment(cancelled: &AtomicBool, warn: &dyn Fn(&str)) -> Result<Option<Zeroizing<String>>> {

@@ -90,7 +90,7 @@ struct PassedOver {
 /// `backup postgres`.
 pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit, Failure> {
     let environment = environment::everything();
-    let conninfo = Conninfo::resolve(args.dsn.as_deref(), &environment)?;
+    let conninfo = Conninfo::resolve(args.dsn.as_deref(), &environment)?.stopped_by(context.stop());
     let repo = context.open()?;
     if !repo.config().encrypted && !args.no_role_passwords {
         let text = "globals.sql holds the roles' password verifiers, and this repository is not encrypted: leave them out with --no-role-passwords";

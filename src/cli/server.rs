@@ -136,7 +136,7 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs, dsn: &str) -> R
         return Err(Failure::usage("--dsn restores a database, NAME=DEST files: give one of them"));
     }
     let environment = environment::everything();
-    let conninfo = Conninfo::resolve(Some(dsn), &environment)?;
+    let conninfo = Conninfo::resolve(Some(dsn), &environment)?.stopped_by(context.stop());
     if let Some(path) = &args.server.from_file {
         let progress = context.progress();
         let dump = Dump::of_file(path, &progress)?;
@@ -200,6 +200,7 @@ fn load(
         no_tablespaces: server.no_tablespaces,
         verify: !server.no_verify,
         keep_going: server.keep_going,
+        is_thrown_away: false,
     };
     let restored = restore_database(dump, &options, &progress)?;
     let exit = if restored.failed.is_empty() { Exit::Done } else { Exit::Incomplete };

@@ -235,7 +235,7 @@ impl Done {
             }
         }
         text.push_str(&match &self.last_check {
-            Some(check) => format!("last check {} ago: {}\n", age(check.at.age_s), printable(&check.detail).replace('\n', "\\n")),
+            Some(check) => format!("last check {} ago: {}\n", age(check.at.age_s), printable(&check.detail)),
             None => "no check in the journal\n".to_owned(),
         });
         text + self.status + "\n"

@@ -22,6 +22,9 @@ pub const CHUNK_KEY_CONTEXT: &str = "icecore 2026-11 format 1 chunk id key";
 /// Context of `derive_key` for the name of the tombstone of a pending record whose writer seems to be dead.
 pub const SUSPICION_CONTEXT: &str = "icecore 2026-11 format 1 suspicion";
 
+/// Context of `derive_key` for the key of the local catalog's sums.
+pub const CATALOG_CONTEXT: &str = "icecore 2026-11 format 1 catalog sums";
+
 /// Context of `derive_key` for the seed of content-defined cuts.
 pub const CHUNKING_SEED_CONTEXT: &str = "icecore 2026-11 format 1 chunking seed";
 
@@ -80,6 +83,11 @@ impl Keys {
         let Some(secret) = &self.secret else { return 0 };
         let key = Zeroizing::new(blake3::derive_key(CHUNKING_SEED_CONTEXT, &secret.master[..]));
         key.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head))
+    }
+
+    /// The key of the local catalog's sums: with it only who has the passphrase can change what is kept there. Zeros in an unencrypted repository.
+    pub fn catalog_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, &secret.master[..])))
     }
 
     /// What seals and opens one object.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Malformed;
+use super::snapshot::{LABEL_LEN_MAX, TAG_LEN_MAX, verify_text};
 use crate::id::{SnapshotId, SourceId};
 
 /// The longest stored mark or record of a forgotten snapshot, in bytes: texts of people, and one reason of a check.
@@ -28,6 +30,18 @@ pub struct MarkRecord {
     pub code: String,
     /// For people; may be empty.
     pub detail: String,
+}
+
+impl MarkRecord {
+    /// Refuses texts that are too long to be shown in lists.
+    ///
+    /// # Errors
+    /// [`Malformed`], with what is too long.
+    pub fn verify_texts(&self) -> Result<(), Malformed> {
+        verify_text("host", &self.host, LABEL_LEN_MAX)?;
+        verify_text("user", &self.user, LABEL_LEN_MAX)?;
+        verify_text("tag or code", &self.code, TAG_LEN_MAX)
+    }
 }
 
 /// What a mark says.

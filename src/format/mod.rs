@@ -217,6 +217,11 @@ impl Malformed {
         Malformed { detail: detail.into(), newer: true }
     }
 
+    /// What is wrong.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The error for the caller, with the object's name.
     pub fn of(self, object: impl Display) -> Error {
         let object = object.to_string();

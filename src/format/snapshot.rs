@@ -2,7 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Malformed;
 use crate::id::{ChunkId, PackId, SnapshotId, SourceId};
+
+/// The longest label of a source, name of a host, of a user or of the writer's version, in bytes.
+pub const LABEL_LEN_MAX: usize = 4096;
+/// The longest tag, in bytes.
+pub const TAG_LEN_MAX: usize = 1024;
+/// The most tags of one record.
+pub const TAGS_MAX: usize = 1000;
 
 /// The immutable record of one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +49,31 @@ pub struct SnapshotRecord {
     pub written_ns: i64,
     /// Further facts by name: `instant`, `sqlite`, and what was found out about a server.
     pub facts: Vec<(String, String)>,
+}
+
+impl SnapshotRecord {
+    /// Refuses texts that are too long to be shown in lists.
+    ///
+    /// # Errors
+    /// [`Malformed`], with what is too long.
+    pub fn verify_texts(&self) -> Result<(), Malformed> {
+        for (what, text) in [("label", &self.source.label), ("host", &self.host), ("user", &self.user), ("version", &self.tool)] {
+            verify_text(what, text, LABEL_LEN_MAX)?;
+        }
+        self.tags.iter().try_for_each(|tag| verify_text("tag", tag, TAG_LEN_MAX))?;
+        match self.tags.len() > TAGS_MAX {
+            true => Err(Malformed::new(format!("it has {} tags, and at most {TAGS_MAX} are possible", self.tags.len()))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Refuses a text that is longer than this, in bytes.
+pub(crate) fn verify_text(what: &str, text: &str, max: usize) -> Result<(), Malformed> {
+    match text.len() > max {
+        true => Err(Malformed::new(format!("its {what} has {} bytes, and at most {max} are possible", text.len()))),
+        false => Ok(()),
+    }
 }
 
 /// Names the source in a record.

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::SnapshotId;
+use crate::id::{PackId, SnapshotId};
 
 /// What is in a tombstone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
+    /// The id in its name, so that it says nothing under another one.
+    pub object: PackId,
     /// When it was written, nanoseconds since 1970 UTC by the writer's clock.
     pub time_ns: i64,
     /// The machine that wrote it.

@@ -130,7 +130,7 @@ pub fn restore_streams(
         let below = |short: Vec<u8>| [trimmed(name), b"/", &short].concat();
         // Their names in the snapshot.
         let mut tell = |restored: Restored| tell(Restored { name: below(restored.name), ..restored });
-        let bytes = tree.entries.iter().map(|entry| entry.root.len).sum();
+        let bytes = tree.entries.iter().map(|entry| entry.root.len).fold(0, u64::saturating_add);
         let own = options.wanted(tree.meta.clone());
         let part = match outcome.stopped.is_some() {
             true => Ok(Outcome { untried: filling.total, ..Outcome::default() }),
@@ -171,7 +171,7 @@ pub(super) fn run_jobs(jobs: &[Job<'_>], options: &RestoreOptions, placement: &P
             Err(error) => outcome.failed.push(Failed { name: job.name.to_vec(), path: job.dest.to_path_buf(), error }),
         }
     }
-    placement.monitor.phase("restoring", Some(ready.iter().map(|job| job.len).sum()));
+    placement.monitor.phase("restoring", Some(ready.iter().map(|job| job.len).fold(0, u64::saturating_add)));
     for job in &ready {
         let placed = match (job.is_database, options.live) {
             _ if placement.monitor.cancelled() => Err(Error::Cancelled),

@@ -77,8 +77,8 @@ impl Repository {
 
     /// States, durably and for ever, that this record is no snapshot.
     pub(crate) fn write_expiry(&self, id: &SnapshotId, time_ns: i64, host: &str) -> Result<()> {
-        let tombstone = Tombstone { time_ns, host: host.to_owned(), expired: Some(*id) };
-        self.write_tombstones(std::iter::once(expiry_of(id)), &tombstone, WriteMode::Replace).map(drop)
+        let tombstone = Tombstone { object: expiry_of(id), time_ns, host: host.to_owned(), expired: Some(*id) };
+        self.write_tombstones(std::iter::once(tombstone), WriteMode::Replace).map(drop)
     }
 
     /// Whether prune takes the writer of this pending record for dead, or has come as far as removing it.

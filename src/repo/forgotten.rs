@@ -8,11 +8,8 @@ use crate::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
 use crate::error::{Error, Result};
 use crate::format::Kind;
 use crate::format::mark::{FORGOTTEN_CHECKSUM_LEN, ForgottenRecord, MARK_LEN_MAX};
-use crate::format::snapshot::SnapshotRecord;
+use crate::format::snapshot::{LABEL_LEN_MAX, SnapshotRecord};
 use crate::id::SnapshotId;
-
-/// The longest label that is kept, in bytes; of a longer one its start.
-const LABEL_LEN_MAX: usize = 4096;
 
 /// The snapshots that were forgotten.
 #[derive(Debug, Default)]

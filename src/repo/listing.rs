@@ -1,14 +1,19 @@
 //! The entries of a snapshot, one after the other: of a listing only the chunk at hand is in memory.
 
+use std::collections::HashSet;
+
 use super::reader::Reader;
 use super::tree::Spans;
 use crate::error::{Error, Result};
 use crate::format::record;
 use crate::format::snapshot::{StreamEntry, StreamRoot};
+use crate::id::ChunkId;
 use crate::progress::Monitor;
 
 /// Bytes that are at hand before an entry is decoded, so that nearly every one is decoded at the first try.
 const AHEAD_BYTES: usize = 16 << 10;
+/// Bytes of a name's hash that are compared.
+const NAME_HASH_LEN: usize = 16;
 
 /// Goes through a listing.
 pub struct Entries<'r> {
@@ -19,6 +24,9 @@ pub struct Entries<'r> {
     start: usize,
     ended: bool,
     failed: bool,
+    chunks: HashSet<ChunkId>,
+    /// The names since a chunk came for the second time, as hashes.
+    names: Option<HashSet<[u8; NAME_HASH_LEN]>>,
 }
 
 impl Reader {
@@ -28,7 +36,7 @@ impl Reader {
     /// When the root contradicts itself. Each entry may be an error, too: the last one that comes.
     pub fn entries(&self, root: &StreamRoot) -> Result<Entries<'_>> {
         let spans = Spans::new(self, root)?;
-        Ok(Entries { reader: self, spans, bytes: Vec::new(), start: 0, ended: false, failed: false })
+        Ok(Entries { reader: self, spans, bytes: Vec::new(), start: 0, ended: false, failed: false, chunks: HashSet::new(), names: None })
     }
 
     /// All entries of a snapshot.
@@ -55,6 +63,7 @@ impl Entries<'_> {
             match record::decode_first::<StreamEntry>(rest) {
                 Ok((entry, after)) => {
                     self.start = self.bytes.len() - after.len();
+                    self.refuse_again(&entry)?;
                     return Ok(Some(entry));
                 }
                 // It may go on in the next chunk.
@@ -64,12 +73,29 @@ impl Entries<'_> {
         }
     }
 
+    /// A few nodes that name the same chunks over and over can make a listing without end. Names in a listing are different, so it ends where one comes again;
+    /// they need to be compared only once a chunk has come again.
+    fn refuse_again(&mut self, entry: &StreamEntry) -> Result<()> {
+        let Some(names) = &mut self.names else { return Ok(()) };
+        let hash = *blake3::hash(&entry.name).as_bytes().first_chunk().unwrap_or(&[0; NAME_HASH_LEN]);
+        match names.insert(hash) {
+            true => Ok(()),
+            false => Err(Error::corrupt("a snapshot's listing", "it has a name twice")),
+        }
+    }
+
     /// Takes the next chunk.
     fn read_on(&mut self) -> Result<()> {
         self.bytes.drain(..self.start);
         self.start = 0;
         match self.spans.next() {
-            Some(span) => self.bytes.extend_from_slice(&self.reader.chunk(&span?.id)?),
+            Some(span) => {
+                let id = span?.id;
+                if !self.chunks.insert(id) {
+                    self.names.get_or_insert_default();
+                }
+                self.bytes.extend_from_slice(&self.reader.chunk(&id)?);
+            }
             None => self.ended = true,
         }
         Ok(())

@@ -91,6 +91,7 @@ impl Repository {
     /// # Errors
     /// [`Error::InvalidArgument`] if its texts are too long, [`Error::Backend`].
     pub fn write_mark(&self, mark: &MarkRecord) -> Result<MarkId> {
+        mark.verify_texts().map_err(|m| Error::InvalidArgument(format!("the mark cannot be stored: {}", m.detail())))?;
         let stored = self.seal_record(Kind::Mark, mark)?;
         if stored.len() > MARK_LEN_MAX {
             return Err(Error::InvalidArgument(format!("a mark has {} bytes, and at most {MARK_LEN_MAX} are possible", stored.len())));
@@ -114,6 +115,7 @@ impl Repository {
         let Some(stored) = read else { return Ok(None) };
         let stored = self.without_copy(&object, stored)?;
         let mark: MarkRecord = self.open_record(Kind::Mark, &object, &stored)?;
+        mark.verify_texts().map_err(|m| m.of(object))?;
         match mark.snapshot == *snapshot {
             true => Ok(Some(mark)),
             false => Err(Error::corrupt(object.to_string(), format!("it is a mark on snapshot {}", mark.snapshot))),

@@ -31,10 +31,12 @@ mod reader;
 mod rebuild;
 mod refresh;
 mod repack;
+mod seen;
 mod segments;
 pub mod session;
 mod spool;
 mod tree;
+mod vanished;
 mod waiting;
 mod window;
 mod writer;
@@ -59,12 +61,14 @@ pub use rebuild::Rebuilt;
 pub use refresh::Refreshed;
 pub(crate) use refresh::{read_pack_from, read_record_from};
 pub(crate) use repack::Repacker;
+pub use seen::{Trust, remember_made};
 pub(crate) use segments::missing_is_damage;
 pub(crate) use session::later;
 pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSession};
 pub use spool::{Held, Spool};
 pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
 pub(crate) use tree::{read_node, zeros};
+pub use vanished::Vanished;
 pub use waiting::Spill;
 pub(crate) use window::WAITING_MAX;
 pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
@@ -143,10 +147,10 @@ impl Repository {
     fn other_catalog(&self, failed: &Arc<LocalCatalog>) -> Result<Arc<LocalCatalog>> {
         let mut local = self.inner.local.write().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&local, failed) {
-            let Inner { cache_dir, config, backend, .. } = &*self.inner;
+            let Inner { cache_dir, keys, backend, .. } = &*self.inner;
             let other = match failed.is_damaged() {
-                true => LocalCatalog::open(cache_dir, config.repository, &backend.location())?,
-                false => LocalCatalog::private(cache_dir, config.repository, &backend.location())?,
+                true => LocalCatalog::open(cache_dir, keys, &backend.location())?,
+                false => LocalCatalog::private(cache_dir, keys, &backend.location())?,
             };
             let unreadable = self.list_packs_into(&other)?;
             *other.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = Some(unreadable);
@@ -172,13 +176,16 @@ impl Repository {
 
     /// Seals a snapshot record; the id is the hash of what is stored.
     pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
+        snapshot.verify_texts().map_err(|m| m.of("a new snapshot record"))?;
         let stored = self.with_copy(self.seal_record(Kind::Snapshot, snapshot)?)?;
         Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
     }
 
     /// Opens a stored snapshot record that was found under this name, pending or committed.
     pub(crate) fn open_snapshot(&self, object: &ObjectKey, stored: Vec<u8>) -> Result<SnapshotRecord> {
-        self.open_record(Kind::Snapshot, object, &self.without_copy(object, stored)?)
+        let snapshot: SnapshotRecord = self.open_record(Kind::Snapshot, object, &self.without_copy(object, stored)?)?;
+        snapshot.verify_texts().map_err(|m| m.of(object))?;
+        Ok(snapshot)
     }
 
     /// Seals what a tombstone says.
@@ -187,20 +194,22 @@ impl Repository {
     }
 
     /// Marks packs, durably, as to be deleted; gives how many were. In [`WriteMode::CreateNew`] a mark that is there is as good.
-    pub(crate) fn write_tombstones(&self, ids: impl Iterator<Item = PackId>, tombstone: &Tombstone, mode: WriteMode) -> Result<u64> {
-        let stored = self.seal_tombstone(tombstone)?;
-        let objects: Vec<(ObjectKey, Vec<u8>)> = ids.map(|id| (ObjectKey::Tombstone(id), stored.clone())).collect();
+    pub(crate) fn write_tombstones(&self, tombstones: impl Iterator<Item = Tombstone>, mode: WriteMode) -> Result<u64> {
+        let sealed = tombstones.map(|tombstone| Ok((ObjectKey::Tombstone(tombstone.object), self.seal_tombstone(&tombstone)?)));
+        let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
         let written = self.backend().write_all(&objects, mode)?;
         Ok(written.into_iter().filter(|written| *written).count() as u64)
     }
 
-    /// What the tombstone of this id says; `None` if it has just gone, or says nothing that can be read: only its name counts.
+    /// What the tombstone of this id says; `None` if it has just gone, or says nothing that can be read, or was written for another id: only its name
+    /// counts.
     pub(crate) fn read_tombstone(&self, id: PackId) -> Result<Option<Tombstone>> {
         let object = ObjectKey::Tombstone(id);
         let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_copy(&object, stored)?);
         match self.read_record(&object).and_then(|stored| stored.map(open).transpose()) {
             Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => Ok(None),
-            other => other,
+            // Whoever holds the storage can copy an old one to the name of a pack that has just been marked.
+            other => Ok(other?.filter(|tombstone: &Tombstone| tombstone.object == id)),
         }
     }
 

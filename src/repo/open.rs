@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::heal::Healed;
 use super::private::LocalCatalog;
+use super::seen::{Memory, Seen, Trust};
 use super::{Inner, Repository, random_salt};
 use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
 use crate::crypto::{Keys, keyring};
@@ -42,6 +43,8 @@ pub struct OpenOptions<'a> {
     pub cache_dir: PathBuf,
     /// How many threads work for one operation.
     pub threads: usize,
+    /// What it must be to be opened.
+    pub trust: Trust<'a>,
 }
 
 impl Repository {
@@ -103,9 +106,13 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::NoRepository`], [`Error::WrongPassphrase`], [`Error::Corrupt`] when both copies of the configuration or of every key
-    /// record are damaged, [`Error::UnsupportedFormat`].
+    /// record are damaged, [`Error::UnsupportedFormat`]; [`Error::Refused`] if it is not the one that this machine has seen at this location, or is not
+    /// encrypted and should be.
     pub fn open(backend: Arc<dyn Backend>, options: &OpenOptions<'_>) -> Result<Self> {
         let (config, config_bytes) = read_config(&*backend)?;
+        let found = Seen::new(config.repository, config.encrypted);
+        let memory = Memory::of(&options.cache_dir, &backend.location());
+        memory.allow(&found, &options.trust)?;
         let mut key_derivation = Duration::ZERO;
         let (config, keys) = match config.encrypted {
             false => {
@@ -121,7 +128,8 @@ impl Repository {
                 (payload.config.clone(), Keys::encrypted(payload.config.repository, &payload.master))
             }
         };
-        let local = LocalCatalog::open(&options.cache_dir, config.repository, &backend.location())?;
+        memory.add(found);
+        let local = LocalCatalog::open(&options.cache_dir, &keys, &backend.location())?;
         let threads = options.threads.max(1);
         let cache_dir = options.cache_dir.clone();
         let local = RwLock::new(Arc::new(local));
@@ -206,8 +214,8 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
     for id in ids.into_iter().take(KEY_RECORDS_MAX) {
         match read_key(backend, id) {
             Ok(key_record) => key_records.push((id, key_record)),
-            Err(error) if error.is_damage() => damage = damage.or(Some(error)),
-            Err(error) => return Err(error),
+            // Another one may serve, whatever is odd about this: a version that is not known, a name that is no file.
+            Err(error) => damage = damage.or(Some(error)),
         }
     }
     key_records.sort_by_key(|(id, key_record)| (key_record.cost.work_kib(), *id));

@@ -12,9 +12,10 @@ use std::sync::Mutex;
 use super::catalog::Catalog;
 use super::locate::Tables;
 use super::random_salt;
+use crate::crypto::Keys;
 use crate::dirlock::DirLock;
 use crate::error::{Error, Result};
-use crate::id::{RepositoryId, to_hex};
+use crate::id::to_hex;
 
 /// What the names of private directories start with.
 const PREFIX: &str = "private-";
@@ -42,25 +43,27 @@ impl Deref for LocalCatalog {
 
 impl LocalCatalog {
     /// The shared catalog in `dir` if it can be written now; a private one if another process holds it; one in memory if there can be no file.
-    pub(super) fn open(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
-        let shared = Catalog::open(dir, repository, location).and_then(|catalog| catalog.probe().map(|()| catalog));
+    pub(super) fn open(dir: &Path, keys: &Keys, location: &str) -> Result<Self> {
+        let shared =
+            Catalog::open(dir, keys.repository(), location, &keys.catalog_key()).and_then(|catalog| catalog.probe().map(|()| catalog));
         match shared {
             Ok(catalog) => Ok(Self::new(catalog, None)),
-            Err(Error::Busy { .. }) => Self::private(dir, repository, location),
-            Err(_) => Self::in_memory(repository, location),
+            Err(Error::Busy { .. }) => Self::private(dir, keys, location),
+            Err(_) => Self::in_memory(keys, location),
         }
     }
 
-    fn in_memory(repository: RepositoryId, location: &str) -> Result<Self> {
-        Ok(Self::new(Catalog::in_memory(repository, location)?, None))
+    fn in_memory(keys: &Keys, location: &str) -> Result<Self> {
+        Ok(Self::new(Catalog::in_memory(keys.repository(), location)?, None))
     }
 
     /// An empty catalog that no other process uses: in a file, or in memory if there can be none.
-    pub(super) fn private(dir: &Path, repository: RepositoryId, location: &str) -> Result<Self> {
-        let in_file = PrivateDir::make(dir).ok().and_then(|dir| Some((Catalog::open(&dir.path, repository, location).ok()?, dir)));
+    pub(super) fn private(dir: &Path, keys: &Keys, location: &str) -> Result<Self> {
+        let open = |dir: &PrivateDir| Catalog::open(&dir.path, keys.repository(), location, &keys.catalog_key());
+        let in_file = PrivateDir::make(dir).ok().and_then(|dir| Some((open(&dir).ok()?, dir)));
         match in_file {
             Some((catalog, dir)) => Ok(Self::new(catalog, Some(dir))),
-            None => Self::in_memory(repository, location),
+            None => Self::in_memory(keys, location),
         }
     }
 

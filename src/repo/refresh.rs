@@ -7,7 +7,7 @@ use super::catalog::{NewPack, PackState};
 use super::expired::SnapshotList;
 use super::locate::PackTable;
 use super::segments::missing_is_damage;
-use super::{Health, LocalCatalog, Repository, SnapshotMarks};
+use super::{Health, LocalCatalog, Repository, SnapshotMarks, Vanished};
 use crate::backend::{Backend, BackendExt, ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
 use crate::format::pack::{FOOTER_LEN, Footer, Trailer};
@@ -27,10 +27,12 @@ pub struct Refreshed {
     pub snapshots: Vec<(SnapshotId, SnapshotRecord)>,
     /// The marks on these snapshots, of those that have any.
     pub marks: HashMap<SnapshotId, SnapshotMarks>,
-    /// What is listed but cannot be read.
+    /// What is listed but cannot be read, and what has vanished.
     pub damage: Vec<Error>,
     /// What lies in the place of snapshots and is none: prune had taken the writer for dead before. It is ignored, and goes with the next prune.
     pub expired: Vec<SnapshotId>,
+    /// What was listed once, or is the parent of what is listed, and is gone though nobody has forgotten it. It is among the damage, too.
+    pub vanished: Vec<Vanished>,
 }
 
 impl Repository {
@@ -44,12 +46,13 @@ impl Repository {
         // A prune may have moved things since the packs were listed: whoever misses one may list them once more.
         *local.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.inner.healed.look_again();
-        let SnapshotList { ids: listed, expired } = self.list_snapshots()?;
+        // First: what another process on this machine adds after the listing has not vanished.
         let known: HashMap<SnapshotId, Vec<u8>> = local.snapshots()?.into_iter().collect();
-        let gone: Vec<SnapshotId> = known.keys().filter(|id| !listed.contains(*id)).copied().collect();
+        let SnapshotList { ids: listed, expired } = self.list_snapshots()?;
+        let is_any_gone = known.keys().any(|id| !listed.contains(id));
         let mut refreshed = Refreshed { damage: self.false_expiries(expired.iter())?, ..Refreshed::default() };
         refreshed.expired.extend(expired);
-        let must_list_packs = local.was_rebuilt() || !gone.is_empty();
+        let must_list_packs = local.was_rebuilt() || is_any_gone;
         let mut fresh = Vec::new();
         for id in &listed {
             // A record in the catalog was verified when it went in; one that does not decode is read again.
@@ -72,8 +75,10 @@ impl Repository {
             refreshed.snapshots.push((*id, snapshot));
         }
         self.take_in(local, &fresh, must_list_packs, &mut refreshed.damage)?;
-        // Last: killed before this, the next refresh sees again that packs have to be listed.
-        local.remove_snapshots(&gone)?;
+        refreshed.vanished = self.vanished_from(local, &known, &listed, &refreshed.snapshots)?;
+        // One that a tombstone hides has been told of.
+        refreshed.vanished.retain(|one| !refreshed.expired.contains(&one.id));
+        refreshed.damage.extend(refreshed.vanished.iter().map(Vanished::error));
         sort_by_history(&mut refreshed.snapshots);
         let (marks, unreadable) = self.apply_marks(&mut refreshed.snapshots)?;
         refreshed.marks = marks;

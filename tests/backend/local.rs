@@ -1,6 +1,6 @@
 //! The local backend: the contract, its files, and what it does when the file system fails or lacks something.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -186,7 +186,10 @@ fn locations_and_repositories_have_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let made = Made::from(1, 5);
     open(dir.path()).add_packs(&[made.listed()]).unwrap();
-    for other in [Catalog::open(dir.path(), REPOSITORY, "/elsewhere"), Catalog::open(dir.path(), RepositoryId([1; 32]), "/somewhere")] {
+    for other in [
+        Catalog::open(dir.path(), REPOSITORY, "/elsewhere", &[7; 32]),
+        Catalog::open(dir.path(), RepositoryId([1; 32]), "/somewhere", &[7; 32]),
+    ] {
         let other = other.unwrap();
         assert!(!other.was_rebuilt() && other.packs().unwrap().is_empty());
     }
@@ -224,5 +227,5 @@ fn a_directory_that_cannot_be_made_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, b"x").unwrap();
-    assert!(matches!(Catalog::open(&file.join("cache"), REPOSITORY, "/somewhere"), Err(Error::Catalog { .. })));
+    assert!(matches!(Catalog::open(&file.join("cache"), REPOSITORY, "/somewhere", &[7; 32]), Err(Error::Catalog { .. })));
 }

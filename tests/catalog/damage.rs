@@ -177,7 +177,7 @@ fn things_that_are_no_catalog() {
 
     // The catalog of another location under this one's name.
     let dir = tempfile::tempdir().unwrap();
-    let foreign = Catalog::open(dir.path(), REPOSITORY, "/elsewhere").unwrap();
+    let foreign = Catalog::open(dir.path(), REPOSITORY, "/elsewhere", &[7; 32]).unwrap();
     foreign.add_packs(&[Made::from(55, 10).listed()]).unwrap();
     let foreign_path = foreign.path().to_path_buf();
     drop(foreign);
@@ -330,7 +330,7 @@ fn a_directory_without_permission_is_an_error_and_no_damage() {
     fill(dir.path());
     let mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
     mode(0o000);
-    let outcome = Catalog::open(dir.path(), REPOSITORY, "/somewhere");
+    let outcome = Catalog::open(dir.path(), REPOSITORY, "/somewhere", &[7; 32]);
     mode(0o700);
     // Root passes every permission.
     if let Err(error) = outcome {

@@ -39,7 +39,7 @@ impl Random {
 }
 
 pub fn open(dir: &Path) -> Catalog {
-    Catalog::open(dir, REPOSITORY, "/somewhere").unwrap()
+    Catalog::open(dir, REPOSITORY, "/somewhere", &[7; 32]).unwrap()
 }
 
 /// Nothing but one database with its log lies in the directory.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind};
+use icecore::backend::{Backend, ObjectKind};
 use icecore::progress::Monitor;
 use icecore::repo::Repository;
 use icecore::source::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
@@ -96,7 +96,7 @@ fn touch(image: &mut [u8], page: usize, text: &str) {
 }
 
 fn forget(scene: &Scene, snapshot: &Taken) {
-    scene.memory.delete(&[ObjectKey::Snapshot(snapshot.id)]).unwrap();
+    crate::support::forget(&scene.open("forgets"), &[snapshot.id], true);
 }
 
 /// Deletes the packs that nobody needs any more; gives how many.

@@ -1,6 +1,5 @@
 //! A disk that fails at each of its steps, and one that is full from some byte on: in backup, forget and prune.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;

@@ -23,7 +23,7 @@ fn passphrase(number: usize) -> Zeroizing<String> {
 
 fn open(memory: Arc<Memory>, world: &World, number: usize) -> icecore::Result<Repository> {
     let ask = || Ok(passphrase(number));
-    Repository::open(memory, &OpenOptions { passphrase: &ask, cache_dir: world.path("cache"), threads: 1 })
+    Repository::open(memory, &OpenOptions { passphrase: &ask, cache_dir: world.path("cache"), threads: 1, trust: Default::default() })
 }
 
 /// Two to four at once, of which one may make an unencrypted repository, and some may die.

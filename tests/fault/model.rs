@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use icecore::Error;
 use icecore::backend::ObjectKey;
 use icecore::id::SnapshotId;
+use icecore::ops::prune::prune;
+use icecore::progress::Silent;
 use icecore::repo::Repository;
 
 use crate::actor::{Actor, Done, Job};
 use crate::memory::{Memory, Objects};
 use crate::proof::{self, MODEL_STEPS};
-use crate::pruning::is_expected;
+use crate::pruning::{is_expected, options};
 use crate::schedule::Baton;
 use crate::support::{make_database, step};
 use crate::world::{Known, Random, World, check_clean, in_parallel, init, seed, verify};
@@ -73,6 +75,7 @@ struct Counts {
     deaths: AtomicUsize,
     stale: AtomicUsize,
     unread: AtomicUsize,
+    vanished: AtomicUsize,
 }
 
 fn add(to: &AtomicUsize, count: usize) {
@@ -125,11 +128,30 @@ impl<'c> Life<'c> {
         }
     }
 
-    /// The copy lies where the repository was, with all the catalogs of the hosts.
+    /// The copy lies where the repository was, with all the catalogs of the hosts. What a host has seen and is not there has vanished: just that is told, and
+    /// nothing is deleted, until it is dropped.
     fn exchange(&mut self) {
         let Some((objects, truth)) = self.aside.take() else { return };
+        let up_to_date = self.random.below(HOSTS);
+        let seen = verify(&self.open(up_to_date), &self.truth.known, &[]);
         self.aside = Some((self.memory.copy(), std::mem::replace(&mut self.truth, truth)));
         self.memory = Memory::new(objects);
+        for host in (up_to_date..HOSTS).chain(0..up_to_date) {
+            let repo = self.open(host);
+            let vanished = repo.refresh().unwrap().vanished;
+            let ids: BTreeSet<SnapshotId> = vanished.iter().map(|one| one.id).collect();
+            let is_gone = |id: &&SnapshotId| !self.truth.known.contains_key(id) && !self.has(&ObjectKey::Forgotten(**id));
+            match host == up_to_date {
+                true => assert_eq!(ids, seen.keys().filter(is_gone).copied().collect()),
+                false => assert!(ids.iter().all(|id| is_gone(&id))),
+            }
+            add(&self.counts.vanished, ids.len());
+            if !ids.is_empty() {
+                let error = prune(&repo, &options(0, self.clock), &Silent).unwrap_err();
+                assert!(error.is_damage(), "{error}");
+                repo.drop_vanished(&vanished, self.clock).unwrap();
+            }
+        }
     }
 
     /// Alone, or several at once, some of which die.
@@ -212,7 +234,7 @@ impl<'c> Life<'c> {
                     add(&self.counts.deaths, 1);
                     match job {
                         Job::Backup { state, .. } => unclear.push(state),
-                        Job::Forget { ids, .. } => gone.extend(ids.into_iter().filter(|id| !self.is_listed(id))),
+                        Job::Forget { ids, .. } => gone.extend(ids.into_iter().filter(|id| !self.has(&ObjectKey::Snapshot(*id)))),
                         Job::Protect { id, .. } => {
                             must_stay.remove(&id);
                             open.insert(id);
@@ -221,7 +243,6 @@ impl<'c> Life<'c> {
                     }
                 }
                 (Job::Backup { .. }, Err(Error::Stale { .. })) if pruned && !alone => add(&self.counts.stale, 1),
-                // After an exchange of repositories the catalog knows snapshots that are not there.
                 (Job::Prune { .. }, Err(error)) => assert!(is_expected(&error) || !alone && error.is_damage(), "{error}"),
                 // It says that something is gone; and it may be.
                 (Job::Protect { id, .. } | Job::Dump { id } | Job::Restore { id }, Err(Error::NotFound { .. })) if going.contains(&id) => {}
@@ -237,8 +258,8 @@ impl<'c> Life<'c> {
         self.look_up(&unclear, &open);
     }
 
-    fn is_listed(&self, id: &SnapshotId) -> bool {
-        self.memory.objects.lock().unwrap().contains_key(&ObjectKey::Snapshot(*id))
+    fn has(&self, key: &ObjectKey) -> bool {
+        self.memory.objects.lock().unwrap().contains_key(key)
     }
 
     /// What the dead have left: their snapshots are whole if they are there, their marks were made or not.
@@ -267,12 +288,13 @@ fn random_lives() {
         let mut life = Life::new(*seed, &counts);
         (0..ROUNDS).for_each(|_| life.round());
     });
-    let Counts { steps, snapshots, forgotten, deleted, deaths, stale, unread } = counts;
+    let Counts { steps, snapshots, forgotten, deleted, deaths, stale, unread, vanished } = counts;
     let [steps, snapshots, forgotten, deleted] = [steps, snapshots, forgotten, deleted].map(AtomicUsize::into_inner);
-    let [deaths, stale, unread] = [deaths, stale, unread].map(AtomicUsize::into_inner);
+    let [deaths, stale, unread, vanished] = [deaths, stale, unread, vanished].map(AtomicUsize::into_inner);
     println!(
-        "{lives} lives: {snapshots} snapshots compared, {forgotten} forgotten, {deleted} packs deleted, {deaths} deaths, {stale} backups and {unread} reads gave way"
+        "{lives} lives: {snapshots} snapshots compared, {forgotten} forgotten, {deleted} packs deleted, {deaths} deaths, {stale} backups and {unread} reads gave way, \
+         {vanished} told as vanished after an exchange"
     );
     proof::count("random lives", &[(MODEL_STEPS, steps)]);
-    assert!(forgotten > 0 && deleted > 0 && deaths > 0 && stale * 20 < steps && unread * 20 < steps);
+    assert!(forgotten > 0 && deleted > 0 && deaths > 0 && vanished > 0 && stale * 20 < steps && unread * 20 < steps);
 }

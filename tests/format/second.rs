@@ -187,6 +187,7 @@ struct ForgottenRecord {
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
 struct Tombstone {
+    object: Id,
     time_ns: i64,
     host: String,
     expired: Option<Id>,
@@ -252,7 +253,8 @@ fn marks_and_forgotten() {
     };
     assert_eq!(reread!(ForgottenRecord, record::encode(&ours).unwrap()), expected);
     let ours = values::tombstone();
-    let expected = Tombstone { time_ns: ours.time_ns, host: ours.host.clone(), expired: ours.expired.map(|id| id.0) };
+    let expected =
+        Tombstone { object: ours.object.0, time_ns: ours.time_ns, host: ours.host.clone(), expired: ours.expired.map(|id| id.0) };
     assert_eq!(reread!(Tombstone, record::encode(&ours).unwrap()), expected);
 }
 

@@ -187,7 +187,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
         format: FORMAT_VERSION HEADER_LEN SALT_LEN TAG_LEN CHUNK_LEN_MAX FRAME_LEN_MAX SEGMENT_LEN_MAX WHOLE_FRAME_TARGET WHOLE_SEGMENT_TARGET DELTA_SEGMENT_TARGET PACK_LEN_MAX
             PACK_TARGET TRAILER_LEN_MAX PACK_CHUNKS_MAX SLICES_MAX BASES_MAX PREFIX_LEN_MAX LEVEL_WRITE_MAX LEVEL_READ_MAX WORK_WRITE_MAX
             WORK_READ_MAX NODE_CHILDREN_MAX NODE_FANOUT TREE_LEVELS_MAX RECORD_LEN_MAX;
-        snapshot: CONTENT_TABLES_MAX ATTRIBUTES_MAX ATTRIBUTE_LEN_MAX ATTRIBUTES_LEN_MAX;
+        snapshot: LABEL_LEN_MAX TAG_LEN_MAX TAGS_MAX CONTENT_TABLES_MAX ATTRIBUTES_MAX ATTRIBUTE_LEN_MAX ATTRIBUTES_LEN_MAX;
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
         key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX
             KDF_WORK_KIB_MAX KDF_WORK_KIB_TOTAL KEY_RECORDS_MAX;
@@ -252,10 +252,11 @@ fn contexts() {
         ("PADDING_CONTEXT", crypto::PADDING_CONTEXT),
         ("CHUNK_KEY_CONTEXT", crypto::CHUNK_KEY_CONTEXT),
         ("CHUNKING_SEED_CONTEXT", crypto::CHUNKING_SEED_CONTEXT),
+        ("CATALOG_CONTEXT", crypto::CATALOG_CONTEXT),
         ("SUSPICION_CONTEXT", crypto::SUSPICION_CONTEXT),
     ];
-    assert_eq!(stated[..5], expected);
-    let [(_, source_context)] = stated[5..] else { panic!("{stated:?}") };
+    assert_eq!(stated[..6], expected);
+    let [(_, source_context)] = stated[6..] else { panic!("{stated:?}") };
     assert!(source("ops/backup/mod.rs").contains(&format!("\"{source_context}\"")));
 }
 

@@ -231,7 +231,12 @@ pub fn forgotten() -> ForgottenRecord {
 }
 
 pub fn tombstone() -> Tombstone {
-    Tombstone { time_ns: 1_793_880_000_123_456_791, host: "db-3.example".into(), expired: Some(SnapshotId(counted(0x68))) }
+    Tombstone {
+        object: PackId(counted(0x68)),
+        time_ns: 1_793_880_000_123_456_791,
+        host: "db-3.example".into(),
+        expired: Some(SnapshotId(counted(0x68))),
+    }
 }
 
 pub fn journal_entry() -> LogRecord {

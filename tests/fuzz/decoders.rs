@@ -257,7 +257,7 @@ fn fill_catalog(dir: &Path) -> std::path::PathBuf {
     use icecore::format::snapshot::PackRef;
     use icecore::id::{ChunkId, PackId};
     use icecore::repo::catalog::{NewPack, PackState};
-    let catalog = Catalog::open(dir, RepositoryId([1; 32]), "fuzz").unwrap();
+    let catalog = Catalog::open(dir, RepositoryId([1; 32]), "fuzz", &[7; 32]).unwrap();
     let ids: Vec<ChunkId> = (0..50_u8).map(|n| ChunkId(*blake3::hash(&[n]).as_bytes())).collect();
     let pack = PackRef { id: PackId([2; 32]), size: 1000, trailer_offset: 900 };
     catalog.add_packs(&[NewPack { pack, ids: &ids, trailer: &[7; 90], state: PackState::Listed }]).unwrap();
@@ -274,7 +274,7 @@ fn catalog(bytes: &[u8]) {
     let name = PATH.get_or_init(|| fill_catalog(scratch().path()).file_name().unwrap().to_owned());
     let dir = scratch();
     std::fs::write(dir.path().join(name), bytes).unwrap();
-    let Ok(catalog) = Catalog::open(dir.path(), RepositoryId([1; 32]), "fuzz") else { return };
+    let Ok(catalog) = Catalog::open(dir.path(), RepositoryId([1; 32]), "fuzz", &[7; 32]) else { return };
     for n in 0..60_u8 {
         let id = icecore::id::ChunkId(*blake3::hash(&[n]).as_bytes());
         let found = catalog.find(icecore::repo::catalog::prefix(&id)).unwrap_or_default();

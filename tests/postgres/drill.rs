@@ -255,6 +255,28 @@ fn rows_that_do_not_come_back_fail_it() {
     assert!(staging.is_empty());
 }
 
+/// The server's user can exchange whatever lies in its directory: nobody else writes there.
+#[test]
+fn what_root_writes_lies_in_no_directory_of_the_servers_user() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let (place, database) = filled(server(16));
+    for parallel in [false, true] {
+        if parallel {
+            assert_eq!(crate::parallel::parallel(&place, &database, &[]).code, Some(0));
+        }
+        let told = place.path("told");
+        let (bin, staging) =
+            (programs(server(16), "pg_restore", &format!("&& stat -c %u \"$(dirname \"${{!#}}\")\" >{}", told.display())), Staging::new());
+        let args = ["latest", "--staging", staging.path(), "--pg-bin", bin.path(), "--jobs", "2"];
+        let run: Run = command(&place, &args).output().unwrap().into();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert_eq!(std::fs::read_to_string(&told).unwrap(), "0\n", "{parallel}");
+        assert!(staging.is_empty());
+    }
+}
+
 /// A role that the dump needs, and that was not there when the cluster's globals were written.
 #[test]
 fn a_missing_role_fails_it() {

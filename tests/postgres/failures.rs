@@ -1,6 +1,5 @@
 //! What goes wrong leaves no snapshot that counts.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -195,20 +194,24 @@ fn programs_that_are_too_old_are_not_used() {
 
 #[test]
 fn a_password_is_in_no_argument_record_nor_error() {
-    let (place, database) = (plain(), server(16).database());
+    let (place, database) = (Place::new(), server(16).database());
+    let own = |mut command: Command| -> Run { command.env("ICECORE_PASSWORD", "phrase").output().unwrap().into() };
+    let icecore = |args: &[&str]| {
+        let mut command = place.command();
+        command.args(args);
+        let run = own(command);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run.stdout
+    };
+    icecore(&["init"]);
     let script = "printf '%s\\n' \"$@\" >arguments; env >environment; exec $real \"$@\"";
     let dir = programs(&place, database.server, script);
     let dsn = database.dsn().replace("postgres@", "postgres:hunter2@");
     let start = |dsn: &str| -> Run {
         let mut command = place.command();
         command.args(["--json", "backup", "postgres", "--no-role-passwords", "--dsn", dsn, "--pg-bin"]).arg(&dir);
-        command
-            .env("ICECORE_PASSWORD", "phrase")
-            .env("PGOPTIONS", "-c work_mem=1MB")
-            .env("PGDATABASE", "elsewhere")
-            .output()
-            .unwrap()
-            .into()
+        command.env("PGOPTIONS", "-c work_mem=1MB").env("PGDATABASE", "elsewhere");
+        own(command)
     };
     let run = start(&dsn);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
@@ -217,7 +220,7 @@ fn a_password_is_in_no_argument_record_nor_error() {
     let environment = seen("environment");
     assert!(environment.contains("PGPASSWORD=hunter2") && !environment.contains("phrase"));
     assert!(environment.contains(&format!("PGDATABASE={}", database.name)) && environment.contains("PGOPTIONS=-c work_mem=1MB"));
-    let stored = format!("{}{}{}", run.stdout, place.ok(["--json", "show", "latest"]).stdout, place.ok(["--json", "snapshots"]).stdout);
+    let stored = format!("{}{}{}", run.stdout, icecore(&["--json", "show", "latest"]), icecore(&["--json", "snapshots"]));
     assert!(!stored.contains("hunter2"), "{stored}");
     for wrong in [dsn.replace("/db", "/none"), dsn.replace("postgresql:", "host=h ?postgresql:"), format!("{dsn}?wrong=1")] {
         let run = start(&wrong);

@@ -8,6 +8,7 @@ mod conninfo;
 mod drill;
 mod failures;
 mod harness;
+mod hostile;
 mod keep_going;
 mod lacking;
 mod parallel;
@@ -21,6 +22,7 @@ mod run;
 mod script;
 mod server;
 mod settings;
+mod silent;
 mod stopping;
 #[path = "../cli/support.rs"]
 #[allow(dead_code)]

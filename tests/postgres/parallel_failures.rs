@@ -1,7 +1,6 @@
 //! What goes wrong with several jobs leaves no snapshot, no program and no spool.
 
-use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -1,7 +1,6 @@
 //! A stop while programs of PostgreSQL stall: they end, the server is left alone, nothing half-made stays.
 
-use std::io::{Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -58,7 +58,7 @@ impl Bed {
 
 pub fn open_backend(backend: Arc<dyn Backend>, cache_dir: PathBuf, threads: usize) -> icecore::Result<Repository> {
     let passphrase = || Ok(Zeroizing::new("correct horse".to_string()));
-    Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir, threads })
+    Repository::open(backend, &OpenOptions { passphrase: &passphrase, cache_dir, threads, trust: Default::default() })
 }
 
 pub fn sqlite_source(databases: &[(&str, &Path)]) -> SqliteSource {

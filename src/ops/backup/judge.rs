@@ -247,7 +247,7 @@ impl<'a> Case<'a> {
     /// Everything that no flag is about, taken together.
     fn whole(&mut self) {
         let sum = |entries: &mut dyn Iterator<Item = &'a StreamEntry>| -> u64 {
-            entries.filter(|entry| !self.gaps.covers(&entry.name)).map(measure).sum()
+            entries.filter(|entry| !self.gaps.covers(&entry.name)).map(measure).fold(0, u64::saturating_add)
         };
         let (before, after) = (sum(&mut self.last.all_good()), sum(&mut self.entries.iter()));
         if has_shrunk(before, after) {

@@ -26,7 +26,9 @@ use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
 use crate::chunker::{NoHoles, page_chunk_len};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
+use crate::format::snapshot::{
+    EntryKind, Flag, LABEL_LEN_MAX, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot, TAG_LEN_MAX, TAGS_MAX,
+};
 use crate::format::{Malformed, record};
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::Gaps;
@@ -62,6 +64,8 @@ pub struct BackupOptions {
     pub tags: Vec<String>,
     /// Names the source in place of what it derives from host and paths.
     pub source: Option<String>,
+    /// Reads all files, also those that look unchanged.
+    pub read_all: bool,
 }
 
 /// What a backup did.
@@ -121,12 +125,13 @@ fn try_backup(
     let refreshed = repo.refresh()?;
     refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
     let source_ref = source_of(source, options);
+    refuse_long_texts(&source_ref, options)?;
     let history = History::of(&refreshed, source_ref.id, options.now_ns.saturating_add(FUTURE_MAX_NS));
     let parent = history.parent.map(|(id, _)| *id);
     let mut session = WriteSession::begin(repo, &SessionOptions { parent })?;
     let is_careful = doubts.tell(&mut session, history.parent.map(|(_, record)| record))?;
     let mut inherited = Inherited::of(&mut session, &history, source_ref.id, monitor)?;
-    inherited.have_read_again(is_careful, source.wants_content());
+    inherited.have_read_again(is_careful || options.read_all, source.wants_content());
     let capture_started = Instant::now();
     let mut capture = source.capture(&inherited.known, monitor)?;
     monitor.phase("reading", capture.total_bytes());
@@ -314,6 +319,23 @@ pub fn source_of(source: &dyn Source, options: &BackupOptions) -> SourceRef {
     let host = (kind != SourceKind::Postgres).then_some(options.host.as_bytes());
     let parts = host.into_iter().chain(parts.iter().map(Vec::as_slice));
     SourceRef { id: source_id(std::iter::once(kind.word().as_bytes()).chain(parts)), kind, label }
+}
+
+/// What lists of snapshots show is bounded, and refused before anything is read.
+fn refuse_long_texts(source: &SourceRef, options: &BackupOptions) -> Result<()> {
+    let refused = |what: &str, len: usize, max: usize| {
+        Error::InvalidArgument(format!("nothing was stored: a {what} of {len} bytes is too long, at most {max} are possible"))
+    };
+    if source.label.len() > LABEL_LEN_MAX {
+        return Err(refused("name of a source", source.label.len(), LABEL_LEN_MAX));
+    }
+    match options.tags.iter().find(|tag| tag.len() > TAG_LEN_MAX) {
+        Some(tag) => Err(refused("tag", tag.len(), TAG_LEN_MAX)),
+        None if options.tags.len() > TAGS_MAX => {
+            Err(Error::InvalidArgument(format!("nothing was stored: at most {TAGS_MAX} tags are possible")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The identity of a source of this kind with a name of the user's choice. Sources of different kinds have nothing in common but the name.

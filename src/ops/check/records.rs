@@ -64,8 +64,10 @@ fn check_pair(
 /// Reads every snapshot record from the repository itself.
 pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
     let mut snapshots = Vec::new();
+    let known = repo.seen_snapshots()?;
     let listed = repo.list_snapshots()?;
     repo.false_expiries(listed.expired.iter())?.into_iter().try_for_each(|error| report.damage("tombstone", error))?;
+    let all = listed.ids.union(&listed.expired).copied().collect();
     for id in listed.ids {
         let key = ObjectKey::Snapshot(id);
         report.snapshots += 1;
@@ -84,6 +86,7 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
         }
     }
     snapshots.sort_by_key(|(id, snapshot)| (snapshot.time_ns, *id));
+    repo.vanished(&known, &all, &snapshots)?.iter().try_for_each(|one| report.damage("snapshot", one.error()))?;
     Ok(snapshots)
 }
 

@@ -19,6 +19,7 @@ use crate::format::snapshot::{EntryKind, SqliteFacts, StreamEntry, TableContent}
 use crate::ops::place::Findings;
 use crate::ops::place::check::{Depth, check, open_immutable};
 use crate::progress::Monitor;
+use crate::source::sqlite::bounds::unbound_work;
 use crate::source::sqlite::content::{NoContent, content_of};
 
 /// Findings that are reported; more say nothing new.
@@ -93,7 +94,7 @@ impl Job<'_> {
             };
             return integrity(&self.stream, check(&self.path, Depth::Full, &opened));
         }
-        let conn = match open_immutable(&self.path) {
+        let mut conn = match open_immutable(&self.path) {
             Ok(conn) => conn,
             Err(e) => return report(Err(format!("it cannot be opened: {e}"))),
         };
@@ -106,7 +107,7 @@ impl Job<'_> {
                 Ok(outcome) => report(outcome),
                 Err(reason) => CheckReport { outcome: Outcome::Skipped, ..report(Ok(format!("not compared: {reason}"))) },
             },
-            JobKind::Sql(assertion) => report(assertion.judge(first_value(&conn, &assertion.sql))),
+            JobKind::Sql(assertion) => report(assertion.judge(first_value(&mut conn, &assertion.sql))),
         }
     }
 }
@@ -194,9 +195,12 @@ fn differences(recorded: &[TableContent], found: &[TableContent]) -> Vec<String>
 }
 
 /// Whether the first value of the first row is true, and the value.
-fn first_value(conn: &Connection, sql: &str) -> rusqlite::Result<Option<(bool, String)>> {
+fn first_value(conn: &mut Connection, sql: &str) -> rusqlite::Result<Option<(bool, String)>> {
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    conn.execute_batch("PRAGMA temp_store=MEMORY")?;
+    conn.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY")?;
+    // The schema is the owner's, the statement the user's: only loading the first is bounded.
+    let _ = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    unbound_work(conn)?;
     let row = conn.query_row(sql, [], |row| {
         Ok(match row.get_ref(0)? {
             ValueRef::Integer(number) => (number != 0, number.to_string()),

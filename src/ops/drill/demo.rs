@@ -90,7 +90,7 @@ fn repository(path: &Path, cache: &Path, threads: usize) -> Result<Repository> {
     let passphrase = Zeroizing::new(crate::id::to_hex(&random));
     Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase.clone()), cost: KdfCost::DEFAULT, parity_percent: 0 })?;
     let ask = || Ok(passphrase.clone());
-    Repository::open(backend, &OpenOptions { passphrase: &ask, cache_dir: cache.to_path_buf(), threads })
+    Repository::open(backend, &OpenOptions { passphrase: &ask, cache_dir: cache.to_path_buf(), threads, trust: Default::default() })
 }
 
 fn take(repo: &Repository, dir: &Path, options: &DemoOptions) -> Result<crate::ops::backup::BackupReport> {
@@ -104,6 +104,7 @@ fn take(repo: &Repository, dir: &Path, options: &DemoOptions) -> Result<crate::o
         user: options.user.clone(),
         tags: vec!["drill".to_owned()],
         source: Some("drill".to_owned()),
+        read_all: false,
     };
     backup(repo, &source, &record, &crate::progress::Silent)
 }

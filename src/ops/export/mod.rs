@@ -131,7 +131,7 @@ fn write_streams(
 /// Reads every file again, and gives the manifest and the text of `checksums.txt`.
 fn describe(mut manifest: Manifest, listing: &[StreamEntry], staging: &Staging, monitor: &dyn Monitor) -> Result<(Manifest, Vec<u8>)> {
     use std::os::unix::ffi::OsStrExt;
-    monitor.phase("hashing", Some(listing.iter().map(|entry| entry.root.len).sum()));
+    monitor.phase("hashing", Some(listing.iter().map(|entry| entry.root.len).fold(0, u64::saturating_add)));
     let (mut sums, mut hashes) = (Vec::new(), HashMap::new());
     for entry in listing {
         let hash = match &entry.kind {

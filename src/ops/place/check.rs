@@ -26,6 +26,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use self::classes::{Class, Lines, classify};
 use self::schema::{IndexKind, Schema};
+use crate::source::sqlite::bounds::{bound_values, bound_work};
 use crate::source::sqlite::held;
 use crate::source::sqlite::judge::{Meaning, meaning, message};
 
@@ -182,7 +183,9 @@ impl Work {
         let text = format!("{what}{}", message(error));
         match meaning(error, self.written_by) {
             Meaning::Damage => self.damage.add(text),
-            Meaning::NotJudged | Meaning::Stopped => self.not_checked.add(text),
+            Meaning::NotJudged => self.not_checked.add(text),
+            // The user's own stop ends what asked for the check.
+            Meaning::Stopped => self.not_checked.add(format!("{what}it takes more work than a database of its size should")),
         }
     }
 }
@@ -213,7 +216,7 @@ fn drop_modules(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Opens a database that does not change, without locks and without touching or making side files: a WAL database would otherwise get a
-/// `-wal` and a `-shm` (<https://sqlite.org/uri.html>, `immutable`).
+/// `-wal` and a `-shm` (<https://sqlite.org/uri.html>, `immutable`). What its schema makes SQLite do is bounded.
 pub(in crate::ops) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let mut uri = OsString::from("file:").into_vec();
     for &byte in path.as_os_str().as_bytes() {
@@ -224,7 +227,11 @@ pub(in crate::ops) fn open_immutable(path: &Path) -> rusqlite::Result<Connection
     }
     uri.extend_from_slice(b"?immutable=1");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    held::open(Path::new(&OsString::from_vec(uri)), flags)
+    let mut conn = held::open(Path::new(&OsString::from_vec(uri)), flags)?;
+    let len = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    bound_work(&mut conn, len)?;
+    bound_values(&conn, len)?;
+    Ok(conn)
 }
 
 /// A name as SQL.

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::target::{Named, Target};
 use crate::beneath;
 use crate::error::{Error, Result};
+use crate::source::sqlite::bounds::refuse_boundless_journal;
 use crate::source::sqlite::held::{HeldConnection, open_same};
 
 /// What is at the destination, with everybody else kept away from it as far as that goes.
@@ -74,8 +75,10 @@ pub(super) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Resu
     refuse_if_open(&target.path, meta)?;
     let Some(file) = file else { return Ok(Grip::Opaque { file: None }) };
     // SQLite deletes the WAL and the journal of an empty database without reading them; here they may be all that is left of one.
-    if meta.len() > 0 {
-        match sole_connection(&target.named()?, &file) {
+    // One whose journal asks for terabytes is moved away as it is.
+    let place = target.named()?;
+    if meta.len() > 0 && refuse_boundless_journal(place.held(), &target.path).is_ok() {
+        match sole_connection(&place, &file) {
             Ok(lock) if target.full_sides()?.iter().all(|&side| side != "-wal") => return Ok(Grip::Whole { _lock: lock, file }),
             Ok(_) => {}
             Err(e) if is_busy(&e) => return Err(in_use(&target.path, "another connection")),

@@ -23,6 +23,7 @@ use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
 use crate::beneath;
 use crate::error::{Error, Result};
+use crate::source::sqlite::bounds::refuse_boundless_journal;
 use crate::source::sqlite::held::{HeldConnection, open_same};
 
 /// Bytes copied between two looks at whether the user wants to stop.
@@ -135,6 +136,7 @@ const TO_WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::S
 
 fn open_live(target: &Target, file: &File, busy_timeout: Duration) -> Result<HeldConnection> {
     let place = target.named()?;
+    refuse_boundless_journal(place.held(), &target.path)?;
     let open = || -> rusqlite::Result<HeldConnection> {
         let conn = open_same(place.dir(), place.held(), file, TO_WRITE)?;
         conn.busy_timeout(busy_timeout)?;

@@ -33,6 +33,7 @@ impl Admin {
         for home in homes.into_iter().filter(|home| *home != avoid) {
             match Connection::open(&conninfo.with_database(home)) {
                 Ok(connection) => return Self::of(connection),
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(error) => failure = failure.or(Some(error)),
             }
         }

@@ -10,6 +10,7 @@
 
 mod abandoned;
 mod admin;
+mod asker;
 mod failures;
 mod flat;
 mod globals;
@@ -29,8 +30,9 @@ pub use failures::FailedObject;
 pub(in crate::ops) use globals::{Globals, MadeRoles};
 pub use input::Dump;
 pub(in crate::ops) use input::read_tables;
+pub(in crate::ops) use preflight::code_text;
 pub use preflight::slots_text;
-pub(in crate::ops) use scratch::{Ready, Scratch, server_tools};
+pub(in crate::ops) use scratch::{Ready, Scratch, owners, server_tools};
 pub use table::{RestoredTable, TableOptions, restore_table};
 
 use self::admin::Admin;
@@ -80,6 +82,8 @@ pub struct ServerOptions {
     pub verify: bool,
     /// Restore all that can be, into a database that takes no other's place.
     pub keep_going: bool,
+    /// Whether the server is there for this alone, so that nobody's rights on it are worth anything.
+    pub is_thrown_away: bool,
 }
 
 /// A database that was restored.

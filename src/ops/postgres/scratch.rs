@@ -1,8 +1,10 @@
 //! A database that is restored only to be looked at.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::admin::Admin;
+use super::asker::Asker;
 use super::preflight::{dumped_major, is_wanted, reader_major};
 use super::{Dump, RestoredDatabase, ServerOptions, TEMPLATES, abandoned, preflight, restore_as, sql, suffixed, verify};
 use crate::error::{Error, Result};
@@ -23,6 +25,14 @@ pub(in crate::ops) fn server_tools(dump: &Dump, bin: Option<&Path>, environment:
     Tools::find_server(bin, environment, dumped_major(&head).max(reader_major(&head)))
 }
 
+/// The roles whose code this dump may run while it is restored.
+///
+/// # Errors
+/// As reading the dump.
+pub(in crate::ops) fn owners(dump: &Dump) -> Result<BTreeSet<String>> {
+    Ok(preflight::owners(&dump.head(&is_wanted)?))
+}
+
 /// A server that has answered, and what can restore a dump into it.
 pub(in crate::ops) struct Ready {
     admin: Admin,
@@ -32,6 +42,8 @@ pub(in crate::ops) struct Ready {
     options: ServerOptions,
     /// The lock that `admin` holds, if others have databases on the server too.
     claim: Option<i64>,
+    /// Who asks, if that is not the role that restores.
+    asker: Option<Asker>,
 }
 
 /// A database that is there until [`Scratch::remove`].
@@ -40,6 +52,7 @@ pub(in crate::ops) struct Scratch {
     head: Archive,
     tools: Tools,
     name: String,
+    asker: Option<Asker>,
     /// How to connect to it.
     pub(in crate::ops) conninfo: Conninfo,
     /// What was restored.
@@ -48,11 +61,11 @@ pub(in crate::ops) struct Scratch {
 
 impl Ready {
     /// Connects, and finds programs that fit. On a server that `is_own` the database gets the name of the dumped one, else a name of its own, beside the server's
-    /// other databases.
+    /// other databases. What the user wants to know (`asks`) is asked by a role without rights, which is tried out here.
     ///
     /// # Errors
     /// [`Error::Source`] if there is no connection or there are no programs; else as reading the dump.
-    pub(in crate::ops) fn new(dump: &Dump, is_own: bool, options: &ServerOptions) -> Result<Self> {
+    pub(in crate::ops) fn new(dump: &Dump, is_own: bool, asks: bool, options: &ServerOptions) -> Result<Self> {
         let head = dump.head(&is_wanted)?;
         let name = match is_own && !TEMPLATES.contains(&head.database.as_str()) {
             true => head.database.clone(),
@@ -63,7 +76,8 @@ impl Ready {
         let target = (!is_own || name != head.database).then(|| name.clone());
         let options = ServerOptions { name: target, verify: false, keep_going: false, disconnect: is_own, ..options.clone() };
         let claim = if is_own { None } else { Some(admin.claim()?) };
-        Ok(Ready { admin, head, tools, name, options, claim })
+        let asker = if asks { Asker::make(&mut admin)? } else { None };
+        Ok(Ready { admin, head, tools, name, options, claim, asker })
     }
 
     /// The server's version, for people.
@@ -77,10 +91,16 @@ impl Ready {
     /// # Errors
     /// As [`super::restore`]; then nothing of it is left.
     pub(in crate::ops) fn restore(self, dump: &Dump, monitor: &dyn Monitor) -> Result<Scratch> {
-        let Ready { admin, head, tools, name, options, claim } = self;
-        let restored = restore_as(dump, &options, claim, monitor)?;
+        let Ready { mut admin, head, tools, name, options, claim, asker } = self;
+        let restored = match restore_as(dump, &options, claim, monitor) {
+            Ok(restored) => restored,
+            Err(error) => {
+                remove_asker(asker, &mut admin, monitor);
+                return Err(error);
+            }
+        };
         let conninfo = admin.connection.conninfo.with_database(&name);
-        Ok(Scratch { admin, head, tools, name, conninfo, restored })
+        Ok(Scratch { admin, head, tools, name, asker, conninfo, restored })
     }
 }
 
@@ -93,6 +113,15 @@ impl Scratch {
         let compared = verify::verify(dump, &self.head, &self.conninfo, &self.tools, options, monitor)?;
         compared.warnings.iter().for_each(|warning| monitor.warn(warning));
         Ok(())
+    }
+
+    /// How to connect to it for what the user wants to know: as a role that may only read.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] if it cannot be given that right.
+    pub(in crate::ops) fn asking(&self) -> Result<Conninfo> {
+        let Some(asker) = &self.asker else { return Ok(self.conninfo.clone()) };
+        asker.let_read(&self.conninfo).map(|()| asker.conninfo(&self.conninfo))
     }
 
     /// Ends whoever works in it.
@@ -109,6 +138,13 @@ impl Scratch {
             let drop = format!("DROP DATABASE {}{HOW}", sql::quote(&self.name));
             monitor.warn(&format!("the scratch database is left and has to be dropped by hand: {drop}; ({error})"));
         }
+        remove_asker(self.asker, &mut self.admin, monitor);
+    }
+}
+
+fn remove_asker(asker: Option<Asker>, admin: &mut Admin, monitor: &dyn Monitor) {
+    if let Some(Err(error)) = asker.map(|asker| admin.refresh().and_then(|()| asker.remove(admin))) {
+        monitor.warn(&error.to_string());
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::io::Write;
 
-use postgres::Client;
-
 use super::input::{At, Dump};
 use super::sql::{self, Kind};
 use super::{NAME_BYTES_MAX, preflight, standard_strings, suffixed};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::postgres::archive::{self, Archive, Entry, RowSum, directory};
+use crate::source::postgres::client::Client;
 use crate::source::postgres::connect::explain;
 use crate::source::postgres::tables::Evidence;
 use crate::source::postgres::{Connection, Conninfo};
@@ -73,6 +72,7 @@ pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor)
     let evidence = evidence(dump, &head, data)?;
     let mut connection = Connection::open(&options.conninfo)?;
     preflight::trust(dump, &mut connection)?.iter().for_each(|warning| monitor.warn(warning));
+    preflight::code(&preflight::owners(&head), &mut connection)?.iter().for_each(|warning| monitor.warn(warning));
     let label = connection.conninfo.label();
     let work = Work { dump, head: &head, data, evidence, monitor, label: &label };
     let create = renamed(definition, &new).ok_or_else(|| strange(data))?;
@@ -222,11 +222,12 @@ impl Work<'_> {
         let failed =
             |what: &str, e: &postgres::Error| Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)));
         client.batch_execute(SETTINGS).map_err(|e| failed("the session cannot be set up", &e))?;
-        let mut transaction = client.transaction().map_err(|e| failed("no transaction can be begun", &e))?;
+        // Whatever fails ends the session, and the transaction with it.
+        client.batch_execute("BEGIN").map_err(|e| failed("no transaction can be begun", &e))?;
         let text = format!("{}; {create}", standard_strings(self.head));
-        transaction.batch_execute(&text).map_err(|e| failed("the table cannot be made", &e))?;
+        client.batch_execute(&text).map_err(|e| failed("the table cannot be made", &e))?;
         self.monitor.phase("loading", Some(self.evidence.len));
-        let mut writer = transaction.copy_in(load).map_err(|e| failed("the table takes no rows", &e))?;
+        let mut writer = client.copy_in(load).map_err(|e| failed("the table takes no rows", &e))?;
         let mut take = |piece: &[u8]| writer.write_all(piece).map_err(|e| e.to_string());
         let read = match &self.data.file {
             Some(file) => self.dump.parse_at(At::File(file), self.monitor, |input| directory::table_rows(input, self.data, &mut take)),
@@ -247,7 +248,7 @@ impl Work<'_> {
         if loaded != rows {
             return Err(Error::destination(self.label, format!("{loaded} rows were taken of {rows}; nothing was changed")));
         }
-        let mut reader = transaction.copy_out(unload).map_err(|e| failed("the rows cannot be read back", &e))?;
+        let mut reader = client.copy_out(unload).map_err(|e| failed("the rows cannot be read back", &e))?;
         let read =
             archive::sum_rows(&mut reader).map_err(|e| Error::destination(self.label, format!("the rows cannot be read back: {e}")))?;
         drop(reader);
@@ -255,7 +256,7 @@ impl Work<'_> {
         if self.monitor.cancelled() {
             return Err(Error::Cancelled);
         }
-        transaction.commit().map_err(|e| failed("the transaction cannot be committed", &e))
+        client.batch_execute("COMMIT").map_err(|e| failed("the transaction cannot be committed", &e))
     }
 
     fn compare(&self, what: &str, rows: u64, sum: RowSum) -> Result<()> {

@@ -105,6 +105,9 @@ impl Roots {
             all_can_be_read(repo, &listed)?;
         }
         let parents = refreshed.snapshots.iter().filter_map(|(_, record)| record.parent);
+        if let Some(one) = refreshed.vanished.first() {
+            return Err(one.error());
+        }
         must_be_forgotten(repo, known.into_iter().chain(parents).filter(|id| !listed.contains(id)))?;
         let is_lossy = |id: &SnapshotId| {
             let health = refreshed.marks.get(id).and_then(|marks| marks.health());

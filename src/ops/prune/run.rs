@@ -173,8 +173,8 @@ impl Run<'_> {
     }
 
     fn write_tombstones(&self, ids: impl Iterator<Item = PackId>, mode: WriteMode) -> Result<u64> {
-        let tombstone = Tombstone { time_ns: self.options.now_ns, host: self.options.host.clone(), expired: None };
-        self.repo.write_tombstones(ids, &tombstone, mode)
+        let of = |object| Tombstone { object, time_ns: self.options.now_ns, host: self.options.host.clone(), expired: None };
+        self.repo.write_tombstones(ids.map(of), mode)
     }
 
     /// Deletes what has been marked for the grace time and is still not needed; `false` if something that is needed had to be copied first.

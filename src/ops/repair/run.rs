@@ -245,8 +245,8 @@ impl Run<'_> {
     /// Marks the packs that go; gives everything that is marked by others.
     fn mark_packs(&self, going: &BTreeSet<PackId>) -> Result<HashSet<PackId>> {
         let author = &self.options.author;
-        let tombstone = Tombstone { time_ns: author.now_ns, host: author.host.clone(), expired: None };
-        self.repo.write_tombstones(going.iter().copied(), &tombstone, WriteMode::CreateNew)?;
+        let of = |object: &PackId| Tombstone { object: *object, time_ns: author.now_ns, host: author.host.clone(), expired: None };
+        self.repo.write_tombstones(going.iter().map(of), WriteMode::CreateNew)?;
         let mut marked = HashSet::new();
         for key in self.repo.backend().names(ObjectKind::Tombstone)? {
             if let ObjectKey::Tombstone(id) = key?

@@ -250,7 +250,7 @@ mod tests {
         )
         .unwrap();
         let passphrase = || Err(Error::Poisoned);
-        let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1 };
+        let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.path().join("cache"), threads: 1, trust: Default::default() };
         let repo = Repository::open(Arc::new(backend), &options).unwrap();
         let listings = listings(&repo, &[0, 5, NODE_FANOUT]);
         let reader = Reader::for_trees(&repo);

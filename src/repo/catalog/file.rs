@@ -13,6 +13,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, params};
+use zeroize::Zeroizing;
 
 use super::block::PAGE_BYTES;
 use super::fault::Fault;
@@ -23,7 +24,7 @@ use crate::id::{RepositoryId, to_hex};
 const APPLICATION_ID: i32 = 0x6963_6563;
 
 /// Changes with every change of the tables or of the blocks. A file of another version is replaced, never converted.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (one INTEGER PRIMARY KEY, repository BLOB, location BLOB, key BLOB, replaced INTEGER, sum INTEGER);
@@ -73,9 +74,9 @@ const UNFINISHED: &str = "new-";
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// Where a catalog is kept, and for what.
-#[derive(Debug, Clone)]
 pub(super) struct Place {
     dir: PathBuf,
+    secret: Zeroizing<[u8; blake3::KEY_LEN]>,
     stem: String,
     repository: RepositoryId,
     location: String,
@@ -108,15 +109,20 @@ struct Listing {
 }
 
 impl Place {
-    pub(super) fn new(dir: &Path, repository: RepositoryId, location: &str) -> Self {
+    pub(super) fn new(dir: &Path, repository: RepositoryId, location: &str, secret: &[u8; blake3::KEY_LEN]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("icecore 2026 catalog file name");
         hasher.update(repository.as_bytes()).update(location.as_bytes());
         let stem = hasher.finalize().to_hex().chars().take(STEM_DIGITS).collect();
-        Place { dir: dir.to_path_buf(), stem, repository, location: location.to_string() }
+        Place { dir: dir.to_path_buf(), secret: Zeroizing::new(*secret), stem, repository, location: location.to_string() }
     }
 
     pub(super) fn path(&self, generation: u64) -> PathBuf {
         self.dir.join(format!("{}.{generation}.db", self.stem))
+    }
+
+    /// The sums of the file with this random key.
+    fn sums(&self, key: &[u8; blake3::KEY_LEN]) -> Sums {
+        Sums::new(*blake3::keyed_hash(&self.secret, key).as_bytes())
     }
 
     /// Opens the catalog, making it or replacing it where needed.
@@ -218,14 +224,14 @@ impl Place {
         let tx = conn.transaction()?;
         tx.execute_batch(SCHEMA)?;
         tx.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"))?;
-        let sum = self.meta_sum(&Sums::new(key), &tx, replaced)?;
+        let sum = self.meta_sum(&self.sums(&key), &tx, replaced)?;
         let location = self.location.as_bytes();
         tx.execute(
             "INSERT INTO meta (one, repository, location, key, replaced, sum) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
             params![self.repository.as_bytes(), location, key, replaced, sum],
         )?;
         tx.commit()?;
-        Ok(Sums::new(key))
+        Ok(self.sums(&key))
     }
 
     /// The sum over what makes this file the catalog of this repository, the tables' definitions included.
@@ -247,7 +253,7 @@ impl Place {
         }
         let mut select = conn.prepare("SELECT key, replaced, sum, repository, location FROM meta WHERE one = 1")?;
         let (sums, replaced, sum) = select.query_row([], |row| {
-            let (sums, replaced) = (Sums::new(row.get(0)?), row.get(1)?);
+            let (sums, replaced) = (self.sums(&row.get(0)?), row.get(1)?);
             let same = row.get_ref(3)?.as_blob()? == self.repository.as_bytes() && row.get_ref(4)?.as_blob()? == self.location.as_bytes();
             Ok((sums, replaced, same.then_some(row.get::<_, i64>(2)?)))
         })?;
@@ -265,8 +271,8 @@ impl Place {
             return Err(Fault::damaged("another process found it damaged and replaced it"));
         }
         let conn = self.connection(generation, Role::Reader)?;
-        let key = conn.query_row("SELECT key FROM meta WHERE one = 1", [], |row| row.get(0))?;
-        if Sums::new(key) == *sums { Ok(conn) } else { Err(Fault::damaged("another file has taken its place")) }
+        let key: [u8; blake3::KEY_LEN] = conn.query_row("SELECT key FROM meta WHERE one = 1", [], |row| row.get(0))?;
+        if self.sums(&key) == *sums { Ok(conn) } else { Err(Fault::damaged("another file has taken its place")) }
     }
 
     /// Copies a long log back before the last connection goes. Whoever is still at work with the file prevents it and does it later.

@@ -133,8 +133,9 @@ pub struct Catalog {
 impl Catalog {
     /// Opens the catalog of this repository at this location in `dir`, made with mode 0700 if it is not there. A file that is missing,
     /// damaged, of another version or of another repository is made afresh and is no error.
-    pub fn open(dir: &Path, repository: RepositoryId, location: &str) -> Result<Catalog> {
-        let place = Place::new(dir, repository, location);
+    /// `secret` is needed to make the sums of its rows: whoever can write the file but does not have it can do damage, which shows, but change nothing.
+    pub fn open(dir: &Path, repository: RepositoryId, location: &str, secret: &[u8; blake3::KEY_LEN]) -> Result<Catalog> {
+        let place = Place::new(dir, repository, location, secret);
         let opened = place.open().map_err(|fault| fault.into_error(dir))?;
         Ok(Self::of(place.path(opened.generation), place, opened, false))
     }
@@ -142,7 +143,7 @@ impl Catalog {
     /// An empty one that is in no file and gone when dropped: for a machine that has no place for files. It takes about 100 bytes of memory a chunk.
     pub fn in_memory(repository: RepositoryId, location: &str) -> Result<Catalog> {
         let path = PathBuf::from("(in memory)");
-        let place = Place::new(&path, repository, location);
+        let place = Place::new(&path, repository, location, &[0; blake3::KEY_LEN]);
         let opened = place.in_memory().map_err(|fault| fault.into_error(&path))?;
         Ok(Self::of(path, place, opened, true))
     }

@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Reading = 9,
 }
 
-/// Makes and verifies sums. The key is random per catalog file, so that pages of an earlier file of the same name (a write-ahead log
+/// Makes and verifies sums. The key is made of the repository's secret and of random bytes per catalog file, so that pages of an earlier file of the same name (a write-ahead log
 /// that was left lying) are never taken for its own.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Sums {

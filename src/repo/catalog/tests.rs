@@ -157,7 +157,7 @@ fn count(catalog: &Catalog, table: &str) -> u64 {
 #[test]
 fn a_merge_cut_into_steps_is_right_at_every_step() {
     let dir = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here").unwrap();
+    let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();
     let mut random = Random(5);
     // (prefix, pack, index); few high bits, so that slots have several entries and prefixes several copies.
     let mut model: BTreeSet<(u64, u64, u32)> = BTreeSet::new();
@@ -204,7 +204,7 @@ fn a_merge_cut_into_steps_is_right_at_every_step() {
 #[test]
 fn runs_stay_few() {
     let dir = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here").unwrap();
+    let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();
     let mut random = Random(6);
     for num in 0..600 {
         let ids: Vec<ChunkId> = (0..40).map(|_| chunk(random.next())).collect();
@@ -218,7 +218,7 @@ fn runs_stay_few() {
 #[test]
 fn entries_of_removed_packs_go_away() {
     let dir = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here").unwrap();
+    let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();
     let mut random = Random(7);
     let ids: Vec<Vec<ChunkId>> = (0..4).map(|_| (0..60_000).map(|_| chunk(random.next())).collect()).collect();
     let new = |num: usize| NewPack { pack: pack(num as u64), ids: &ids[num], trailer: b"", state: PackState::Listed };
@@ -239,7 +239,7 @@ fn a_run_that_lost_a_block_is_noticed_when_merged() {
     for sql in ["DELETE FROM block WHERE key = (SELECT max(key) FROM block)", "DELETE FROM block WHERE key = (SELECT min(key) FROM block)"]
     {
         let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here").unwrap();
+        let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();
         let mut random = Random(8);
         for num in 0..7 {
             let ids: Vec<ChunkId> = (0..900).map(|_| chunk(random.next())).collect();
@@ -249,7 +249,7 @@ fn a_run_that_lost_a_block_is_noticed_when_merged() {
         let new = [NewPack { pack: pack(9), ids: &[chunk(1)], trailer: b"", state: PackState::Listed }];
         assert!(matches!(catalog.add_packs(&new), Err(Error::Catalog { .. })));
         assert!(catalog.is_damaged());
-        let fresh = Catalog::open(dir.path(), RepositoryId([1; 32]), "here").unwrap();
+        let fresh = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();
         assert!(fresh.was_rebuilt() && fresh.packs().unwrap().is_empty());
     }
 }

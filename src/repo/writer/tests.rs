@@ -14,7 +14,7 @@ fn repository(dir: &std::path::Path) -> (Arc<LocalBackend>, Repository) {
     Repository::init(&*backend, &InitOptions { passphrase: None, cost: KdfCost { memory_kib: 8, passes: 1, lanes: 1 }, parity_percent: 0 })
         .unwrap();
     let passphrase = || Ok(zeroize::Zeroizing::new(String::new()));
-    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 1 };
+    let options = OpenOptions { passphrase: &passphrase, cache_dir: dir.join("cache"), threads: 1, trust: Default::default() };
     let repo = Repository::open(backend.clone(), &options).unwrap();
     (backend, repo)
 }

@@ -68,7 +68,7 @@ impl FilesCapture<'_> {
 
     /// Lets go of a database whose pages have been read.
     pub(super) fn database_read(&mut self, entry: Entry, content: ContentJob, file: CapturedFile) -> Result<()> {
-        for outcome in content.finish()?.into_values() {
+        for outcome in content.finish(self.monitor)?.into_values() {
             report_content(&mut self.report, &entry.name, &file, outcome);
         }
         match file.finish() {

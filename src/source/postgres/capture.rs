@@ -7,6 +7,7 @@ use std::process::Command;
 use super::archive::{self, Archive, Unreadable};
 use super::connect::explain;
 use super::parallel::Directory;
+use super::settings::NO_VIEWS;
 use super::streams::{ARCHIVE_SUFFIX, stream_name};
 use super::tables::{self, Tables};
 use super::{Connection, PostgresOptions, PostgresSource, facts, lacking};
@@ -70,22 +71,36 @@ fn lock_wait_ms(options: &PostgresOptions) -> u128 {
     options.lock_wait.as_millis().clamp(1, i32::MAX as u128)
 }
 
+/// What is said of programs or a server with which an owner of tables can have code run by this role.
+fn outdated(source: &PostgresSource, connection: &Connection) -> Option<String> {
+    let text = "the owner of a table can have code run with the rights of this role while it is dumped (CVE-2024-7348)";
+    match source.tools.lacking_fix() {
+        Some(first) => Some(format!("{text}: this pg_dump is {}; install {first} or later", source.tools.version)),
+        None if connection.knows_views => None,
+        None => Some(format!("{text}: the server is too old to prevent it; install its latest minor version")),
+    }
+}
+
 impl<'a> PostgresCapture<'a> {
     pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &'a dyn Monitor) -> Result<Self> {
-        let version = connection.version;
+        let (version, knows_views) = (connection.version, connection.knows_views);
         let kept = connection.kept_settings.iter().map(|setting| {
             format!("{setting} holds for this role, which may not change it: the dump may lack rows of damaged tables without an error")
         });
-        kept.chain(source.unpinned.clone()).for_each(|warning| monitor.warn(&warning));
+        kept.chain(source.unpinned.clone()).chain(outdated(source, &connection)).for_each(|warning| monitor.warn(&warning));
+        connection.client.hurry(source.options.patience());
         let mut start = || {
             let client = &mut connection.client;
+            if knows_views {
+                client.batch_execute(NO_VIEWS)?;
+            }
             client.batch_execute(BEGIN)?;
             // What is asked below waits for a locked table no longer than pg_dump does.
             client.batch_execute(&format!("SET LOCAL lock_timeout = {}", lock_wait_ms(&source.options)))?;
             let snapshot: String = client.query_one("SELECT pg_export_snapshot()", &[])?.try_get(0)?;
             Ok::<_, postgres::Error>((snapshot, facts::read(client, version)?))
         };
-        let (snapshot, mut facts) = start().map_err(|e| Error::source(&source.options.conninfo.database, explain(&e)))?;
+        let (snapshot, mut facts) = start().map_err(|e| source.options.conninfo.stopped_or(&e))?;
         if !source.options.globals_only {
             facts.iter().filter_map(|(name, value)| lacking::told(name, value)).for_each(|text| monitor.warn(&text));
         }
@@ -247,8 +262,11 @@ impl<'a> PostgresCapture<'a> {
             return Ok(());
         }
         self.has_ended = true;
-        let ended = self.connection.client.batch_execute("COMMIT");
-        ended.map_err(|e| Error::source(&self.source.options.conninfo.database, format!("the connection was lost: {}", explain(&e))))
+        let (ended, conninfo) = (self.connection.client.batch_execute("COMMIT"), &self.source.options.conninfo);
+        ended.map_err(|e| match conninfo.stop.is_set() {
+            true => Error::Cancelled,
+            false => Error::source(&conninfo.database, format!("the connection was lost: {}", explain(&e))),
+        })
     }
 
     /// Adds what helps against failures that are common.

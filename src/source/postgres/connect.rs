@@ -1,11 +1,14 @@
 //! Our own connection to a server.
 
-use postgres::config::SslMode as Tls;
+use postgres::NoTls;
 use postgres::error::SqlState;
-use postgres::{Client, Config, NoTls};
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode as Tls;
 
+use super::client::{Client, Refused, cancel};
 use super::conninfo::{Conninfo, SslMode, Target};
-use super::{settings, tls};
+use super::settings::{self, SEARCH_PATH};
+use super::{REFUSED_BY_POOLERS, tls};
 use crate::error::{Error, Result};
 
 /// A connection, with what was found out about its other end.
@@ -20,6 +23,8 @@ pub struct Connection {
     pub system_identifier: Option<String>,
     /// Settings by which a dump may lack rows, and that this role cannot change, with their values.
     pub kept_settings: Vec<String>,
+    /// Whether the server can be told not to read views, as pg_dump does.
+    pub knows_views: bool,
 }
 
 impl Connection {
@@ -28,27 +33,40 @@ impl Connection {
     /// # Errors
     /// [`Error::Source`] with what each place said; it never has the password in it.
     pub fn open(conninfo: &Conninfo) -> Result<Self> {
-        let mut said = Vec::new();
+        Self::begin(conninfo, true)
+    }
+
+    /// The same; without `has_path` the session looks names up as its role and database say, once that was reset.
+    fn begin(conninfo: &Conninfo, has_path: bool) -> Result<Self> {
+        let (mut said, was_stopped) = (Vec::new(), conninfo.stop.is_set());
         for target in &conninfo.targets {
             let pinned = conninfo.pinned(target);
-            let client = match connect(&pinned, target)? {
+            let (client, is_pooled) = match connect(&pinned, target, has_path)? {
+                // Such a pooler takes the session as it is. The first statement sets the same.
+                Err(error) if has_path && error.text().contains(REFUSED_BY_POOLERS) => (connect(&pinned, target, false)?, true),
+                outcome => (outcome, false),
+            };
+            let client = match client {
                 Ok(client) => client,
                 Err(error) => {
                     let is_final = error.code().is_some_and(|code| *code == SqlState::INVALID_PASSWORD);
-                    said.push(format!("{target:?}: {}", explain(&error)));
-                    match is_final {
+                    said.push(format!("{target:?}: {}", error.text()));
+                    match is_final || (conninfo.stop.is_set() && !was_stopped) {
                         true => break,
                         false => continue,
                     }
                 }
             };
-            match Self::look(client, pinned) {
+            match Self::look(client, pinned, is_pooled) {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(unwanted)) => said.push(format!("{target:?}: {unwanted}")),
                 Err(error) => said.push(format!("{target:?}: {}", explain(&error))),
             }
         }
-        Err(Error::source(&conninfo.database, format!("cannot connect: {}", said.join("; "))))
+        match conninfo.stop.is_set() && !was_stopped {
+            true => Err(Error::Cancelled),
+            false => Err(Error::source(&conninfo.database, format!("cannot connect: {}", said.join("; ")))),
+        }
     }
 
     /// Asks the server to stop the statement that runs. For a thread of its own; whether it comes through is not known.
@@ -58,16 +76,19 @@ impl Connection {
             SslMode::Disable => None,
             _ => Some(tls::connector(&self.conninfo)?),
         };
-        Ok(move || match &connector {
-            Some(connector) => drop(token.cancel_query(connector.clone())),
-            None => drop(token.cancel_query(NoTls)),
+        let target = self.conninfo.targets.first().cloned();
+        Ok(move || match (&target, &connector) {
+            (Some(target), Some(connector)) if !target.is_socket() => cancel(&token, target, connector.clone()),
+            (Some(target), _) => cancel(&token, target, NoTls),
+            (None, _) => {}
         })
     }
 
     /// Whether this is a server that was asked for, and which. From here on the session has the settings of [`settings`].
-    fn look(mut client: Client, mut conninfo: Conninfo) -> Result<Result<Self, &'static str>, postgres::Error> {
+    fn look(mut client: Client, mut conninfo: Conninfo, is_pooled: bool) -> Result<Result<Self, &'static str>, postgres::Error> {
         let found = settings::set_up(&mut client)?;
         conninfo.session = found.session;
+        conninfo.session.is_pooled = is_pooled;
         let row = client.query_one("SELECT current_setting('server_version_num')::int4, pg_is_in_recovery()", &[])?;
         let version = row.try_get::<_, i32>(0)?.max(0) as u32;
         let (standby, read_only): (bool, bool) = (row.try_get(1)?, found.is_read_only);
@@ -88,15 +109,18 @@ impl Connection {
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => None,
             Err(error) => return Err(error),
         };
-        Ok(Ok(Connection { client, conninfo, version, system_identifier, kept_settings: found.kept }))
+        client.settle();
+        Ok(Ok(Connection { client, conninfo, version, system_identifier, kept_settings: found.kept, knows_views: found.knows_views }))
     }
 
-    /// Makes it a session as an application has one, for what the user asks in it.
+    /// Connects for what the user asks: a session as an application has one.
     ///
     /// # Errors
-    /// Those of the server.
-    pub(crate) fn as_an_application(&mut self) -> Result<(), postgres::Error> {
-        self.client.batch_execute(&settings::as_an_application())
+    /// As [`Connection::open`].
+    pub(crate) fn open_as_an_application(conninfo: &Conninfo) -> Result<Self> {
+        let mut connection = Self::begin(conninfo, false)?;
+        let set = connection.client.batch_execute(&settings::as_an_application());
+        set.map_err(|e| Error::source(conninfo.label(), explain(&e))).map(|()| connection)
     }
 }
 
@@ -113,7 +137,8 @@ pub(crate) fn explain(error: &postgres::Error) -> String {
     })
 }
 
-fn connect(conninfo: &Conninfo, target: &Target) -> Result<Result<Client, postgres::Error>> {
+fn connect(conninfo: &Conninfo, target: &Target, has_path: bool) -> Result<Result<Client, Refused>> {
+    let patience = (conninfo.connect_timeout, &conninfo.stop);
     let (first, second) = match conninfo.sslmode {
         _ if target.is_socket() => (Tls::Disable, None),
         SslMode::Disable => (Tls::Disable, None),
@@ -122,32 +147,29 @@ fn connect(conninfo: &Conninfo, target: &Target) -> Result<Result<Client, postgr
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (Tls::Require, None),
     };
     if first == Tls::Disable && second.is_none() {
-        return Ok(config(conninfo, target).ssl_mode(Tls::Disable).connect(NoTls));
+        return Ok(Client::connect(config(conninfo, target, has_path).ssl_mode(Tls::Disable), target, NoTls, patience));
     }
     let connector = tls::connector(conninfo)?;
-    let attempt = |tls: Tls| config(conninfo, target).ssl_mode(tls).connect(connector.clone());
+    let attempt = |tls: Tls| Client::connect(config(conninfo, target, has_path).ssl_mode(tls), target, connector.clone(), patience);
     // Only what the other way may mend is tried in the other way: no connection at all, or a server that wants it otherwise.
-    let may_mend = |error: &postgres::Error| error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    let may_mend = |error: &Refused| error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
     Ok(match (attempt(first), second) {
-        (Err(error), Some(second)) if may_mend(&error) => attempt(second),
+        (Err(error), Some(second)) if may_mend(&error) && !conninfo.stop.is_set() => attempt(second),
         (outcome, _) => outcome,
     })
 }
 
-fn config(conninfo: &Conninfo, target: &Target) -> Config {
+fn config(conninfo: &Conninfo, target: &Target, has_path: bool) -> Config {
     let mut config = Config::new();
-    config.user(&conninfo.user).dbname(&conninfo.database).application_name("icecore").host(&target.host).port(target.port);
-    if let Some(address) = target.hostaddr.as_ref().and_then(|address| address.parse().ok()) {
-        config.hostaddr(address);
-    }
+    config.user(&conninfo.user).dbname(&conninfo.database).application_name("icecore");
     if let Some(password) = &target.password {
         config.password(password.as_bytes());
     }
-    if let Some(timeout) = conninfo.connect_timeout {
-        config.connect_timeout(timeout);
-    }
-    if let Some(options) = &conninfo.options {
-        config.options(options);
+    // Ours come last, and so win.
+    let path = has_path.then(|| format!("-c {SEARCH_PATH}"));
+    let options: Vec<&str> = conninfo.options.iter().chain(&path).map(String::as_str).collect();
+    if !options.is_empty() {
+        config.options(options.join(" "));
     }
     config
 }

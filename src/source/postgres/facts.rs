@@ -1,6 +1,6 @@
 //! What is recorded of a server and a database, read inside the transaction whose snapshot is dumped.
 
-use postgres::Client;
+use super::client::Client;
 
 use super::lacking;
 

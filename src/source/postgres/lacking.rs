@@ -1,6 +1,6 @@
 //! What a database has and its dump has not. It is told when the dump is made, recorded as facts, and told again by a restore.
 
-use postgres::Client;
+use super::client::Client;
 
 use super::facts::put;
 

@@ -7,6 +7,7 @@
 
 pub mod archive;
 mod capture;
+pub(crate) mod client;
 pub(crate) mod connect;
 pub mod conninfo;
 mod facts;
@@ -18,19 +19,20 @@ pub mod streams;
 pub mod tables;
 mod tls;
 mod tools;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use connect::Connection;
 pub use conninfo::Conninfo;
 pub use tools::Tools;
+pub use watch::Stop;
 
-use self::connect::explain;
 use self::settings::{Pin, Purpose};
+use super::child::{self, Running};
 use super::{Capture, Environment, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::format::snapshot::SourceKind;
@@ -41,6 +43,10 @@ pub type OnTable = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// What PgBouncer says of options that it does not pass on.
 const REFUSED_BY_POOLERS: &str = "unsupported startup parameter";
+/// See [`PostgresOptions::patience`].
+const ANSWER_WAIT: Duration = Duration::from_secs(600);
+/// How long psql may take to say where it is.
+const PSQL_MAX: Duration = Duration::from_secs(120);
 /// Default of [`PostgresOptions::lock_wait`].
 pub const LOCK_WAIT: Duration = Duration::from_secs(60);
 
@@ -77,6 +83,11 @@ pub const EXCLUDE_TABLE_FACT: &str = "exclude_table";
 pub const EXCLUDE_TABLE_DATA_FACT: &str = "exclude_table_data";
 
 impl PostgresOptions {
+    /// How long the server may take for one answer: what is asked may wait for a lock, and look at each file of a large database.
+    fn patience(&self) -> Duration {
+        self.lock_wait + ANSWER_WAIT
+    }
+
     /// Facts about what is left out.
     fn excluded(&self) -> impl Iterator<Item = (String, String)> {
         let lists = [(EXCLUDE_TABLE_FACT, &self.exclude_tables), (EXCLUDE_TABLE_DATA_FACT, &self.exclude_table_data)];
@@ -142,7 +153,8 @@ impl PostgresSource {
              WHEN starts_with(shobj_description(oid, 'pg_database'), {WORK_COMMENT}) THEN 'it is half-made, or of a drill' END \
              FROM pg_database WHERE datname NOT IN ('template0', 'template1') ORDER BY datname"
         );
-        let failed = |e: postgres::Error| Error::source(&self.options.conninfo.database, explain(&e));
+        connection.client.hurry(self.options.patience());
+        let failed = |e: postgres::Error| self.options.conninfo.stopped_or(&e);
         let mut databases = Databases::default();
         for row in connection.client.query(&query, &[]).map_err(failed)? {
             let (name, why): (String, Option<String>) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
@@ -170,7 +182,7 @@ impl PostgresSource {
         if !self.tools.bin.join("psql").exists() {
             return Ok(());
         }
-        let given: Vec<Pin> = self.options.conninfo.session.pins(Purpose::Dump).cloned().collect();
+        let given: Vec<Pin> = self.options.conninfo.session.pins(Purpose::Ask).cloned().collect();
         let mut said = self.ask_psql(&given)?;
         if !given.is_empty() && said.as_ref().is_err_and(|said| said.contains(REFUSED_BY_POOLERS)) {
             self.unpin(&given);
@@ -193,19 +205,25 @@ impl PostgresSource {
     /// Where psql gets to, and what settings it has there; or what it says if it fails.
     fn ask_psql(&self, pins: &[Pin]) -> Result<Result<String, String>> {
         let place = match self.system_identifier {
-            Some(_) => {
-                "SELECT system_identifier::pg_catalog.text || ' ' || pg_catalog.current_database() FROM pg_catalog.pg_control_system()"
-            }
-            None => "SELECT ' ' || pg_catalog.current_database()",
+            Some(_) => "SELECT system_identifier, pg_catalog.current_database() FROM pg_catalog.pg_control_system()",
+            None => "SELECT '', pg_catalog.current_database()",
         };
-        let mut psql = self.tools.command("psql", &self.options.environment, &self.options.conninfo);
-        psql.args(["-XqAtw", "-v", "ON_ERROR_STOP=1", "-c", place]).env("PGCLIENTENCODING", "UTF8").stdin(Stdio::null());
+        let mut psql = self.tools.psql(&self.options.environment, &self.options.conninfo);
+        // Without an operator in them, queries run no code of the database's even where a pooler passes no search_path on.
+        psql.args(["-XqAtw", "-F", " ", "-v", "ON_ERROR_STOP=1", "-c", place]).env("PGCLIENTENCODING", "UTF8");
         for pin in pins {
             psql.arg("-c").arg(format!("SELECT pg_catalog.current_setting('{}')", pin.name));
         }
-        let output = psql.output().map_err(|e| Error::source("psql", format!("cannot be run: {e}")))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr).trim_end().to_owned()) })
+        let stop = &self.options.conninfo.stop;
+        let patience = Patience { stop, until: Instant::now() + PSQL_MAX };
+        // It writes less than may wait for a reader, so nobody has to read here.
+        let (running, _output) = Running::start("psql", psql, |output| child::collect(output))?;
+        Ok(match running.finish_or("", &patience) {
+            Ok(finished) => Ok(finished.seen),
+            Err(Error::Cancelled) if stop.is_set() => return Err(Error::Cancelled),
+            Err(Error::Cancelled) => Err(format!("no answer within {} s", PSQL_MAX.as_secs())),
+            Err(error) => Err(error.to_string()),
+        })
     }
 
     fn unpin(&mut self, given: &[Pin]) {
@@ -235,5 +253,20 @@ impl Source for PostgresSource {
     fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let connection = self.take_connection()?;
         Ok(Box::new(capture::PostgresCapture::begin(self, connection, monitor)?))
+    }
+}
+
+/// Waits until the user has asked to stop, and no longer than this.
+struct Patience<'s> {
+    stop: &'s Stop,
+    until: Instant,
+}
+
+impl Monitor for Patience<'_> {
+    fn phase(&self, _name: &'static str, _total_bytes: Option<u64>) {}
+    fn advance(&self, _bytes: u64) {}
+    fn warn(&self, _message: &str) {}
+    fn cancelled(&self) -> bool {
+        self.stop.is_set() || Instant::now() >= self.until
     }
 }

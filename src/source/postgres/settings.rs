@@ -10,7 +10,7 @@
 //! `default_toast_compression`, `temp_tablespaces`, `password_encryption`, `xmlbinary`, `event_triggers`, memory and planner; and what only matters to
 //! materialized views, which are filled as in a session of the database: `TimeZone`, `DateStyle`, `lc_time` and the like. `role` is the user's own choice.
 
-use postgres::Client;
+use super::client::Client;
 
 /// Who gets a setting besides our own sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +102,15 @@ const SETTINGS: [Setting; 30] = [
 /// The locale of amounts, and how the wanted one writes one.
 const MONEY: &str = "lc_monetary";
 const AMOUNT: &str = "-$1,234.56";
-/// What has to hold before anything is asked: names are looked up where no user can make any, an error ends nothing, a standby takes queries.
-const FIRST: &str = "SET search_path = pg_catalog; SET exit_on_error = off; SET default_transaction_isolation = 'read committed'; \
+/// Whether a query may read views and foreign tables. Servers know it that have the mending of CVE-2024-7348.
+const VIEWS: &str = "restrict_nonsystem_relation_kind";
+/// What a session sets, as pg_dump does, that reads what others have made. Not those that check and restore: functions for indexes may read views.
+pub(super) const NO_VIEWS: &str = "SET restrict_nonsystem_relation_kind = 'view, foreign-table'";
+/// Names are looked up where no user can make any. Without its last part temporary tables would come first. It is given when a session is asked for, where nothing that
+/// is set for a role or a database can be before it (CVE-2018-1058).
+pub(super) const SEARCH_PATH: &str = "search_path=pg_catalog,pg_temp";
+/// What has to hold before anything is asked: the same once more, as poolers may not pass it on, an error ends nothing, a standby takes queries.
+const FIRST: &str = "SET search_path = pg_catalog, pg_temp; SET exit_on_error = off; SET default_transaction_isolation = 'read committed'; \
                      SET default_transaction_deferrable = off; SET statement_timeout = 0";
 /// What a session of this role in this database begins with.
 const LOOK: &str = "SELECT name, reset_val, CASE name WHEN 'lc_monetary' THEN (-1234.56)::numeric::money::text END \
@@ -122,6 +129,8 @@ pub(crate) struct Pin {
 pub(crate) enum Purpose {
     Dump,
     Load,
+    /// What is asked over `psql`, in a session like that of a dump.
+    Ask,
 }
 
 /// What is known of sessions of one role in one database.
@@ -130,29 +139,35 @@ pub(crate) struct Session {
     pins: Vec<Pin>,
     /// The database's encoding, which programs are to use.
     pub(crate) encoding: Option<String>,
+    /// Whether a pooler is on the way that lets nobody ask for settings.
+    pub(super) is_pooled: bool,
 }
 
 impl Session {
     /// What programs for this purpose are given.
     pub(crate) fn pins(&self, purpose: Purpose) -> impl Iterator<Item = &Pin> {
         let wanted = match purpose {
-            Purpose::Dump => Programs::Dump,
+            Purpose::Dump | Purpose::Ask => Programs::Dump,
             Purpose::Load => Programs::Load,
         };
         self.pins.iter().filter(move |pin| pin.programs == wanted || pin.programs == Programs::All)
     }
 
-    /// The value of `PGOPTIONS`: the user's own options come first, so that the pinned settings win.
+    /// The value of `PGOPTIONS`: the user's own options come first, so that ours win.
     pub(crate) fn options(&self, given: Option<&str>, purpose: Purpose) -> Option<String> {
+        // What dumps and loads asks nothing before it has set this by itself. pg_dump goes back to what the session began with for the patterns that users give,
+        // where it names all functions and operators with their schema: tables without one are to be found as in a session of the user's own.
+        let path = (!self.is_pooled && purpose == Purpose::Ask).then(|| format!("-c {SEARCH_PATH}"));
         // A space ends a value, unless a backslash is before it.
         let pins = self.pins(purpose).map(|pin| format!("-c {}={}", pin.name, pin.value.replace(' ', "\\ ")));
-        let all: Vec<String> = given.map(str::to_owned).into_iter().chain(pins).collect();
+        let all: Vec<String> = given.map(str::to_owned).into_iter().chain(path).chain(pins).collect();
         (!all.is_empty()).then(|| all.join(" "))
     }
 
     /// The same session, for programs that cannot be given settings.
     pub(crate) fn unpin(&mut self) {
         self.pins.clear();
+        self.is_pooled = true;
     }
 }
 
@@ -163,16 +178,19 @@ pub(crate) struct Found {
     pub(crate) is_read_only: bool,
     /// Settings by which rows may be missing, with their values, that this role may not change.
     pub(crate) kept: Vec<String>,
+    /// Whether the server can be told not to read views.
+    pub(crate) knows_views: bool,
 }
 
 /// Sets up a new session of our own.
 pub(crate) fn set_up(client: &mut Client) -> Result<Found, postgres::Error> {
     client.batch_execute(FIRST)?;
-    let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
-    let mut found = Found { session: Session::default(), is_read_only: false, kept: Vec::new() };
+    let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).chain([VIEWS]).collect();
+    let mut found = Found { session: Session::default(), is_read_only: false, kept: Vec::new(), knows_views: false };
     for row in client.query(LOOK, &[&names])? {
         let (name, value): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         let (value, amount): (String, Option<String>) = (value.unwrap_or_default(), row.try_get(2)?);
+        found.knows_views |= name == VIEWS;
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else { continue };
         found.is_read_only |= name == "default_transaction_read_only" && value == "on";
         let is_fine = amount.map_or_else(|| setting.is_fine(&value), |amount| amount == AMOUNT);
@@ -213,8 +231,12 @@ mod tests {
     fn programs_get_what_differs_after_what_the_user_has_given() {
         let pin = |name, value, programs| Pin { name, value, programs };
         let mut session = Session::default();
-        assert_eq!(session.options(None, Purpose::Dump), None);
+        let own = "-c search_path=pg_catalog,pg_temp";
+        assert_eq!(session.options(None, Purpose::Ask).as_deref(), Some(own));
+        assert_eq!(session.options(None, Purpose::Dump), None, "patterns look tables up by the user's own");
         assert_eq!(session.options(Some("-c geqo=off"), Purpose::Load).as_deref(), Some("-c geqo=off"));
+        session.is_pooled = true;
+        assert_eq!(session.options(None, Purpose::Ask), None);
         session.pins = vec![
             pin("bytea_output", "hex", Programs::Dump),
             pin("array_nulls", "on", Programs::Load),

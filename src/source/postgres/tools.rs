@@ -15,6 +15,9 @@ const MAJOR_MIN: u32 = 13;
 /// The last major version whose archives are known.
 const MAJOR_MAX: u32 = 18;
 
+/// The first minor versions whose pg_dump reads no view that has taken a table's place, by major version (CVE-2024-7348). Later ones all do so.
+const WITHOUT_VIEWS: [(u32, u32); 4] = [(13, 16), (14, 13), (15, 8), (16, 4)];
+
 /// What a server of one's own takes.
 const SERVER_PROGRAMS: [&str; 4] = ["initdb", "postgres", "pg_restore", "pg_dump"];
 
@@ -95,6 +98,13 @@ impl Tools {
         Some(Tools { bin: dir.to_path_buf(), version, major })
     }
 
+    /// The first version of this major one with the mending of CVE-2024-7348, if these programs lack it.
+    pub(super) fn lacking_fix(&self) -> Option<String> {
+        let (major, first) = WITHOUT_VIEWS.into_iter().find(|(major, _)| *major == self.major)?;
+        let minor: Option<u32> = self.version.split('.').nth(1).and_then(|text| text.parse().ok());
+        minor.is_none_or(|minor| minor < first).then(|| format!("{major}.{first}"))
+    }
+
     /// A program that reads a database, and will connect as `conninfo` says, which should be that of an open connection to the same database. What it inherits
     /// has nothing of libpq's or icecore's own variables.
     pub fn command(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
@@ -102,6 +112,11 @@ impl Tools {
         // Rows have times in the session's time zone, and rows are compared.
         command.env("PGTZ", "UTC");
         command
+    }
+
+    /// psql, which connects in the same way, and looks names up where no user can make any.
+    pub(super) fn psql(&self, environment: &Environment, conninfo: &Conninfo) -> Command {
+        self.connecting("psql", environment, conninfo, Purpose::Ask)
     }
 
     /// The same for one that loads a database. Materialized views are computed as in a session of the database itself, whose settings may name a time zone.
@@ -139,4 +154,22 @@ fn places(bin: Option<&Path>, environment: &Environment) -> Vec<PathBuf> {
 /// Whether `pg_dump` there is the script of postgresql-client-common, which runs one of Debian's directories' programs.
 fn is_debian_script(dir: &Path) -> bool {
     std::fs::canonicalize(dir.join("pg_dump")).is_ok_and(|path| path.file_name().is_some_and(|name| name == "pg_wrapper"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_programs_are_known() {
+        let lacking = |version: &str, major: u32| Tools { bin: PathBuf::new(), version: version.to_owned(), major }.lacking_fix();
+        for (version, major, fix) in [("13.15", 13, "13.16"), ("15.7", 15, "15.8"), ("16rc1", 16, "16.4"), ("16.3", 16, "16.4")] {
+            assert_eq!(lacking(version, major).as_deref(), Some(fix), "{version}");
+        }
+        assert!(
+            [("13.16", 13), ("15.18", 15), ("17.0", 17), ("18.4", 18)]
+                .into_iter()
+                .all(|(version, major)| lacking(version, major).is_none())
+        );
+    }
 }

@@ -89,10 +89,13 @@ pub fn content_of(conn: &Connection, stop: &dyn Fn() -> bool) -> Result<Vec<Tabl
     if names.len() >= CONTENT_TABLES_MAX {
         return Err(NoContent::Unreadable(format!("it has more than {CONTENT_TABLES_MAX} tables")));
     }
-    let mut tables = vec![table(conn, SCHEMA.as_bytes(), "SELECT type, name, tbl_name, sql FROM sqlite_master", stop)?];
+    let page = |what: &str| conn.query_row(&format!("PRAGMA {what}"), [], |row| row.get::<_, u32>(0)).map(u64::from);
+    let rows_max = page("page_count")?.saturating_mul(page("page_size")?);
+    let mut rows_left = rows_max;
+    let mut tables = vec![table(conn, SCHEMA.as_bytes(), "SELECT type, name, tbl_name, sql FROM sqlite_master", stop, &mut rows_left)?];
     for name in names {
         let text = String::from_utf8(name.clone()).map_err(|_| NoContent::Unreadable("the name of a table is not UTF-8".to_owned()))?;
-        tables.push(table(conn, &name, &select(conn, &text)?, stop)?);
+        tables.push(table(conn, &name, &select(conn, &text)?, stop, &mut rows_left)?);
     }
     tables.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(tables)
@@ -115,7 +118,8 @@ fn select(conn: &Connection, table: &str) -> rusqlite::Result<String> {
     Ok(format!("SELECT {} FROM {} NOT INDEXED", columns.join(", "), quoted(table)))
 }
 
-fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool) -> Result<TableContent, NoContent> {
+/// `rows_left` is what is left of the rows that the database can have: each takes some bytes. Pages that name each other give more.
+fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool, rows_left: &mut u64) -> Result<TableContent, NoContent> {
     // A table without rowids may be ordered by a collation that only its application has; to read all of it takes none.
     let mut statement = StandIns::default().run(conn, || conn.prepare(sql))?;
     let columns = statement.column_count();
@@ -125,6 +129,9 @@ fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool) -> 
         if stop() {
             return Err(NoContent::Stopped);
         }
+        *rows_left = rows_left
+            .checked_sub(1)
+            .ok_or_else(|| NoContent::Damaged("there are more rows than bytes: pages are used many times".to_owned()))?;
         form.clear();
         for column in 0..columns {
             push(&mut form, row.get_ref(column)?);

@@ -13,6 +13,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, FileControl, OpenFlags, ffi};
 
+use super::bounds::bound_work;
+use super::explain::beside;
 use super::held;
 use super::judge::{Meaning, meaning};
 use super::structure::{Root, TreeKind};
@@ -53,7 +55,7 @@ pub(super) struct Engine {
 impl Engine {
     /// Opens an existing database at an absolute path and begins nothing yet.
     pub(super) fn open(path: &Path, open_as: OpenAs, tidy: bool) -> EngineResult<Self> {
-        let conn = match open_as {
+        let mut conn = match open_as {
             OpenAs::Shared => {
                 // An absolute path is never taken for a URI, whatever SQLite was built with.
                 let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -74,6 +76,9 @@ impl Engine {
         // Neither of these needs the schema, so neither reads the file.
         conn.execute_batch("PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=0;")?;
         let main = RawFile::of(&conn, ffi::SQLITE_FCNTL_FILE_POINTER)?;
+        // The schema is read through it, and tables are. What is in the log counts too; what is added to it later is little.
+        let log_len = std::fs::metadata(beside(path, "-wal")).map_or(0, |metadata| metadata.len());
+        bound_work(&mut conn, main.len()?.saturating_add(log_len))?;
         Ok(Self { conn: Mutex::new(conn), main, journal, wal: OnceLock::new(), tidy })
     }
 
@@ -128,7 +133,9 @@ impl Engine {
                 let kind = if row.get::<_, String>(1)? == "index" { TreeKind::Index } else { TreeKind::Any };
                 Ok(Root { page: row.get(0)?, kind })
             })?;
-            rows.collect()
+            // Two entries for one page are damage that the walk finds; pages that name each other would give entries without end.
+            let pages: u32 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            rows.take(pages.saturating_add(1) as usize).collect()
         };
         let read = read().or_else(|error| match meaning(&error, written_by) {
             // Without the entries that only its application understands, the rest of the schema loads (sqlite3.c, SQLITE_NoSchemaError); their
@@ -141,7 +148,12 @@ impl Engine {
         });
         match read {
             Ok(roots) => Some(Ok(roots)),
-            Err(error) => (meaning(&error, written_by) == Meaning::Damage).then(|| Err(error.to_string())),
+            Err(error) => match meaning(&error, written_by) {
+                Meaning::Damage => Some(Err(error.to_string())),
+                // Nobody interrupts this but the bound on the work.
+                Meaning::Stopped => Some(Err("it has more entries than the file has room for".to_owned())),
+                Meaning::NotJudged => None,
+            },
         }
     }
 

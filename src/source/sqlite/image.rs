@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
+use super::bounds::can_grow;
 use super::content::NoContent;
 use super::engine::Engine;
 use super::explain::explain;
@@ -63,6 +64,10 @@ impl Image {
             image.salts = state.header.salts();
             image.page_size = state.header.page_size();
             image.len = u64::from(state.header.pages()) * u64::from(image.page_size);
+            let log_len = engine.wal_len().map_err(|e| explain(&image.path, &e))?;
+            if !can_grow(image.len, main_len.saturating_add(log_len)) {
+                return Err(image.log_damaged("it makes a database of more bytes than it and the file can have"));
+            }
         }
         let header = image.read_header(&engine)?;
         image.engine = RwLock::new(Some(engine));

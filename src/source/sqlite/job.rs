@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::capture::CapturedFile;
 use super::content::NoContent;
 use super::image::Image;
 use crate::error::{Error, Result};
 use crate::format::snapshot::TableContent;
+use crate::progress::Monitor;
 use crate::source::CaptureReport;
 
 /// Bytes of databases in WAL mode up to which content is summed up unless asked for: about 7 ms of one core for each MiB of rows of 300
@@ -18,6 +21,9 @@ const AUTO_WAL_BYTES: u64 = 64 << 20;
 
 /// The same in rollback-journal mode, where writers wait for it: some 30 ms.
 const AUTO_ROLLBACK_BYTES: u64 = 4 << 20;
+
+/// How often it is asked whether to go on waiting.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// When to sum up the content of databases at their capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +73,8 @@ pub(in crate::source) type Outcome = Result<Vec<TableContent>, NoContent>;
 /// The work in progress. Dropped, it stops.
 pub(in crate::source) struct ContentJob {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<HashMap<usize, Outcome>>>,
+    thread: Option<JoinHandle<()>>,
+    outcomes: Receiver<HashMap<usize, Outcome>>,
 }
 
 impl ContentJob {
@@ -75,27 +82,42 @@ impl ContentJob {
     pub(in crate::source) fn start<'f>(files: impl Iterator<Item = &'f CapturedFile>, budget: &mut ContentBudget) -> Self {
         let chosen = files.enumerate().filter_map(|(number, file)| budget.take(file).map(|image| (number, image)));
         let chosen: Vec<(usize, Arc<Image>)> = chosen.collect();
+        let (sender, outcomes) = sync_channel(1);
         if chosen.is_empty() {
-            return ContentJob { stop: Arc::default(), thread: None };
+            return ContentJob { stop: Arc::default(), thread: None, outcomes };
         }
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
         let work = move || {
             let stopped = || asked.load(Ordering::Relaxed);
-            chosen.into_iter().map(|(number, image)| (number, image.content(&stopped))).collect()
+            let found = chosen.into_iter().map(|(number, image)| (number, image.content(&stopped))).collect();
+            // Nobody waits for what is not wanted any more.
+            let _ = sender.send(found);
         };
         // Without a thread there are no numbers, which is no reason to fail.
         let thread = std::thread::Builder::new().name("content".to_owned()).spawn(work).ok();
-        ContentJob { stop, thread }
+        ContentJob { stop, thread, outcomes }
     }
 
     /// Waits for the outcomes, by the number of the database.
     ///
     /// # Errors
-    /// [`Error::Bug`] if the thread panicked.
-    pub(in crate::source) fn finish(mut self) -> Result<HashMap<usize, Outcome>> {
-        let Some(thread) = self.thread.take() else { return Ok(HashMap::new()) };
-        thread.join().map_err(|panic| Error::panicked("summing up tables", panic))
+    /// [`Error::Bug`] if the thread panicked; [`Error::Cancelled`].
+    pub(in crate::source) fn finish(mut self, monitor: &dyn Monitor) -> Result<HashMap<usize, Outcome>> {
+        if self.thread.is_none() {
+            return Ok(HashMap::new());
+        }
+        let found = loop {
+            match self.outcomes.recv_timeout(LOOK) {
+                Ok(found) => break found,
+                // Dropping this stops the thread.
+                Err(RecvTimeoutError::Timeout) if monitor.cancelled() => return Err(Error::Cancelled),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break HashMap::new(),
+            }
+        };
+        let ended = self.thread.take().map_or(Ok(()), JoinHandle::join);
+        ended.map(|()| found).map_err(|panic| Error::panicked("summing up tables", panic))
     }
 }
 

@@ -31,6 +31,7 @@
 //!
 //! Only if the file system proves that nothing was written: see [`SqliteSource`] and the rule in `source/stamp.rs`.
 
+pub mod bounds;
 mod capture;
 pub mod content;
 mod engine;
@@ -168,18 +169,19 @@ impl Source for SqliteSource {
         self.options.content == ContentWhen::Always
     }
 
-    fn capture(&self, known: &HashMap<Vec<u8>, Stamp>, monitor: &dyn Monitor) -> Result<Box<dyn Capture>> {
+    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let given = |database: &Database| Given::find(&database.path, known.get(database.name.as_bytes()));
         let given = self.databases.iter().map(given).collect::<Result<Vec<_>>>()?;
         let (files, instant) = capture_together(&given, &self.options, monitor)?;
         let files: Vec<_> = self.databases.iter().map(|database| database.name.clone().into_bytes()).zip(files).collect();
         let content = ContentJob::start(files.iter().map(|(_, file)| file), &mut ContentBudget::new(self.options.content));
-        Ok(Box::new(SqliteCapture { content, waiting: (0..files.len()).collect(), files, instant }))
+        Ok(Box::new(SqliteCapture { monitor, content, waiting: (0..files.len()).collect(), files, instant }))
     }
 }
 
 /// The streams of all databases.
-struct SqliteCapture {
+struct SqliteCapture<'a> {
+    monitor: &'a dyn Monitor,
     /// Before `files` in the order of dropping: it uses their connections.
     content: ContentJob,
     files: Vec<(Vec<u8>, CapturedFile)>,
@@ -188,7 +190,7 @@ struct SqliteCapture {
     instant: Instant,
 }
 
-impl Capture for SqliteCapture {
+impl Capture for SqliteCapture<'_> {
     fn total_bytes(&self) -> Option<u64> {
         Some(self.files.iter().map(|(_, file)| file.bytes_to_read()).sum())
     }
@@ -218,7 +220,7 @@ impl Capture for SqliteCapture {
                 report.flags.push(Flag::new("no-instant", detail));
             }
         }
-        for (number, outcome) in self.content.finish()? {
+        for (number, outcome) in self.content.finish(self.monitor)? {
             if let Some((name, file)) = self.files.get(number) {
                 report_content(&mut report, name, file, outcome);
             }

@@ -9,6 +9,7 @@ use rustix::fs::StatVfsMountFlags;
 use tempfile::TempDir;
 
 use super::SqliteOptions;
+use super::bounds::refuse_boundless_journal;
 use super::engine::{Engine, EngineResult, OpenAs};
 use super::explain::{beside, explain, is_busy};
 use super::stamp::{FilesState, observe};
@@ -46,6 +47,7 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
                       if the file was cut off by accident, save those first, else remove them";
         return Err(Error::source(path, detail));
     }
+    refuse_boundless_journal(path, path)?;
     let error = match open_shared(path, state, options.busy_timeout, monitor) {
         Ok(engine) => {
             // SQLite does not say what it has opened: another file may have taken the name since it was looked at.

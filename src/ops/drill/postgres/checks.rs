@@ -62,7 +62,8 @@ pub(super) fn run(
         jobs.extend(dealt(relations, threads).into_iter().map(Job::Relations));
     });
     jobs.extend(assertions.iter().map(|named| Job::Sql(&named.assertion)));
-    let conninfo = scratch.conninfo.clone();
+    let asking = if assertions.is_empty() { Ok(scratch.conninfo.clone()) } else { scratch.asking().map_err(|e| e.to_string()) };
+    let conninfo = (scratch.conninfo.clone(), asking);
     let done = in_threads(threads, &jobs, monitor, |job, stop| job.run(&conninfo, stop), || scratch.end_sessions())?;
     let (mut findings, mut checks) = (Vec::new(), Vec::new());
     for one in done {
@@ -158,11 +159,14 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
 }
 
 impl Job<'_> {
-    fn run(&self, conninfo: &Conninfo, stop: &AtomicBool) -> Done {
-        let connection = Connection::open(conninfo).map_err(|e| e.to_string()).and_then(|mut connection| {
-            if matches!(self, Job::Sql(_)) {
-                connection.as_an_application().map_err(|e| explain(&e))?;
-            }
+    /// Each is looked at or asked over the one or the other of two ways to connect.
+    fn run(&self, (looking, asking): &(Conninfo, Result<Conninfo, String>), stop: &AtomicBool) -> Done {
+        let opened = match (self, asking) {
+            (Job::Relations(_), _) => Connection::open(looking).map_err(|e| e.to_string()),
+            (Job::Sql(_), Ok(asking)) => Connection::open_as_an_application(asking).map_err(|e| e.to_string()),
+            (Job::Sql(_), Err(why)) => Err(why.clone()),
+        };
+        let connection = opened.and_then(|mut connection| {
             connection.client.batch_execute(SETTINGS).map_err(|e| explain(&e))?;
             if connection.version >= WITH_CLIENT_CHECK {
                 // A server on a system that cannot tell refuses it.

@@ -17,7 +17,7 @@ use crate::format::snapshot::{SnapshotRecord, StreamEntry};
 use crate::id::SnapshotId;
 use crate::ops::export::{dump_kind, table_infos};
 use crate::ops::place::Placement;
-use crate::ops::postgres::{Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, server_tools};
+use crate::ops::postgres::{Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, code_text, owners, server_tools};
 use crate::ops::restore;
 use crate::progress::{Monitor, Silent};
 use crate::repo::Repository;
@@ -29,6 +29,8 @@ use crate::source::postgres::streams::is_dump;
 const GLOBALS: &[u8] = b"globals.sql";
 /// Most bytes of it: some hundred thousand roles.
 const GLOBALS_LEN_MAX: u64 = 64 << 20;
+/// A user who owns nothing.
+const NOBODY: &str = "nobody";
 /// Failed statements that are told.
 const TOLD_MAX: usize = 10;
 
@@ -107,6 +109,7 @@ pub(super) fn drill(
         no_tablespaces: true,
         verify: true,
         keep_going: false,
+        is_thrown_away: matches!(staging.place, ServerPlace::ThrowAway { .. }),
     };
     let began = Instant::now();
     match &staging.place {
@@ -123,11 +126,19 @@ pub(super) fn drill(
             let globals = read_globals(repo, record, listing)?;
             let tools = server_tools(&drill.dump, staging.bin.as_deref(), &staging.environment)?;
             let roles = globals.clone().unwrap_or_default();
+            // User nobody has no rights that code could use.
+            if account.as_ref().is_none_or(|account| account.name != NOBODY) {
+                let ordinary: Vec<String> = owners(&drill.dump)?.into_iter().filter(|owner| owner != roles.superuser()).collect();
+                let text = format!("{}, whose rights this drill's server has", who(account.as_ref()));
+                (!ordinary.is_empty()).then(|| code_text(&ordinary, &text)).iter().for_each(|text| monitor.warn(text));
+            }
             let server = ThrowAway::start(&tools.bin, roles.superuser(), above, account.as_ref(), &staging.environment, monitor)?;
             let mut report = Report::of(id, record, server.dir.to_string_lossy().into_owned());
             report.server_user = account.as_ref().map(|account| account.name.clone()).or_else(|| staging.environment.os_user.clone());
             report.push(roles_check(globals.is_some(), roles.make(&server.conninfo)?, monitor));
-            let how = how(&server.conninfo, Some(tools.bin), server.dir.clone(), (false, false));
+            // Below a directory of another user, who can exchange what is in it, nothing is written.
+            let spool_dir = if account.is_some() { above.clone() } else { server.dir.clone() };
+            let how = how(&server.conninfo, Some(tools.bin), spool_dir, (false, false));
             let report = drill.in_database(report, began, true, &how);
             server.end(monitor);
             report
@@ -137,18 +148,23 @@ pub(super) fn drill(
 
 /// What is said of a dump of which nothing proves that it is what was backed up, before a server is made for it.
 fn trust(why: &str, account: Option<&Account>) -> String {
-    let who = match account {
-        Some(account) if account.name == "nobody" => "user nobody, who has no rights".to_owned(),
+    let who = who(account);
+    format!("{why}, so whoever could write to it can have changed the dump, and have programs run by this drill's server; it runs as {who}")
+}
+
+/// Who runs a server of the drill's own.
+fn who(account: Option<&Account>) -> String {
+    match account {
+        Some(account) if account.name == NOBODY => format!("user {NOBODY}, who has no rights"),
         Some(account) => format!("user {}, to whom other servers' data may belong", account.name),
         None => "this user, with all of this user's rights: drill as one who has few".to_owned(),
-    };
-    format!("{why}, so whoever could write to it can have changed the dump, and have programs run by this drill's server; it runs as {who}")
+    }
 }
 
 impl Drill<'_> {
     /// Restores the dump to a server and checks what came back. That it cannot be restored is no failure here: it is what a drill is there to find out.
     fn in_database(&self, mut report: Report, began: Instant, is_own: bool, how: &ServerOptions) -> Result<Report> {
-        let scratch = match Ready::new(&self.dump, is_own, how) {
+        let scratch = match Ready::new(&self.dump, is_own, !self.options.assertions.is_empty(), how) {
             Err(error) if !error.is_damage() => return Err(error),
             Err(error) => Err(error.to_string()),
             Ok(ready) => {

@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::client::CONNECT_MAX;
+use super::connect::explain;
 use super::settings::{Purpose, Session};
+use super::watch::Stop;
 use crate::error::{Error, Result};
 use crate::source::Environment;
 
@@ -112,10 +115,12 @@ pub struct Conninfo {
     pub sslmode: SslMode,
     /// With which files.
     pub tls: TlsFiles,
-    /// How long to try one place; `None`: without end.
+    /// How long to try one place; `None`: [`CONNECT_MAX`].
     pub connect_timeout: Option<Duration>,
     /// Settings for the session (`-c name=value`).
     pub options: Option<String>,
+    /// Whether the user has asked to stop, which ends waiting for the server.
+    pub stop: Stop,
     /// Only a server that takes writes is wanted (`read-write`, `primary`), only one that takes none, or any.
     pub attributes: Option<String>,
     /// What an open connection has found out about sessions of this role in this database.
@@ -220,7 +225,7 @@ impl Conninfo {
         }
         let connect_timeout = match get("connect_timeout").map(|text| text.trim().parse::<i64>()) {
             None => None,
-            // libpq waits at least two seconds; zero and less mean no limit.
+            // libpq waits at least two seconds; zero and less mean no limit there, and ours here.
             Some(Ok(seconds)) => (seconds > 0).then(|| Duration::from_secs(seconds.max(2) as u64)),
             Some(Err(_)) => return invalid("connect_timeout is no number of seconds"),
         };
@@ -234,6 +239,7 @@ impl Conninfo {
             tls,
             connect_timeout,
             options: get("options"),
+            stop: Stop::default(),
             attributes,
             session: Session::default(),
         })
@@ -249,9 +255,30 @@ impl Conninfo {
             tls: TlsFiles::default(),
             connect_timeout: None,
             options: None,
+            stop: Stop::default(),
             attributes: None,
             session: Session::default(),
         }
+    }
+
+    /// The same, with something that says whether to stop.
+    pub fn stopped_by(self, stop: Stop) -> Self {
+        Conninfo { stop, ..self }
+    }
+
+    /// What a failure of a statement that a stop ends is to the user.
+    pub(super) fn stopped_or(&self, error: &postgres::Error) -> Error {
+        match self.stop.is_set() && error.code().is_none() {
+            true => Error::Cancelled,
+            false => Error::source(&self.database, explain(error)),
+        }
+    }
+
+    /// The same for another role.
+    pub(crate) fn with_role(&self, name: &str, password: &str) -> Self {
+        let mut other = Conninfo { user: name.to_owned(), session: Session::default(), ..self.clone() };
+        other.targets.iter_mut().for_each(|target| target.password = Some(Zeroizing::new(password.to_owned())));
+        other
     }
 
     /// The same for another database of the server.
@@ -282,7 +309,7 @@ impl Conninfo {
             set.extend(target.hostaddr.as_ref().map(|address| ("PGHOSTADDR", address.into())));
             set.extend(target.password.as_ref().map(|password| ("PGPASSWORD", password.as_str().into())));
         }
-        set.extend(self.connect_timeout.map(|timeout| ("PGCONNECT_TIMEOUT", timeout.as_secs().to_string().into())));
+        set.push(("PGCONNECT_TIMEOUT", self.connect_timeout.unwrap_or(CONNECT_MAX).as_secs().to_string().into()));
         set.extend(self.session.options(self.options.as_deref(), purpose).map(|options| ("PGOPTIONS", options.into())));
         // Without it the role's or the database's setting would decide in which encoding a dump is.
         set.extend(self.session.encoding.as_ref().map(|encoding| ("PGCLIENTENCODING", encoding.into())));

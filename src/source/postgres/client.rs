@@ -1,0 +1,324 @@
+//! A session of a server, for threads that wait: [`tokio_postgres`] without its futures, over a connection that has limits.
+
+use std::future::{Future, poll_fn};
+use std::io::{self, BufRead, Read, Write};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use postgres::error::SqlState;
+use postgres::tls::MakeTlsConnect;
+use postgres::types::ToSql;
+use postgres::{Error, Row, SimpleQueryMessage};
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::{AsyncMessage, CancelToken, Config, CopyInSink, CopyOutStream};
+
+use super::connect::explain;
+use super::conninfo::Target;
+use super::watch::{Guarded, Limits, Stop, Watch};
+
+/// How long one place may take to connect, and what is asked first, if the user names no time.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(30);
+/// Bytes that a server may send before a session has begun: some parameters and notices.
+const GREETING_MAX: u64 = 1 << 20;
+/// Bytes that may come in answer to one statement, which is kept in memory: the names of some million tables.
+const ANSWER_MAX: u64 = 256 << 20;
+/// Notices that may come while one statement is waited for.
+const NOTICES_MAX: u32 = 100_000;
+/// How long a session may take to end, and a request to cancel to be sent.
+const END_MAX: Duration = Duration::from_secs(1);
+const CANCEL_MAX: Duration = Duration::from_secs(5);
+/// Bytes that are sent at once.
+const BLOCK_LEN: usize = 64 << 10;
+
+/// Gives what the server sends that nobody has asked for, and moves everything else.
+type Messages = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
+
+/// A session. What is waited for in it is subject to its limits.
+pub struct Client {
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+    client: tokio_postgres::Client,
+    messages: Messages,
+    watch: Arc<Watch>,
+    limits: Limits,
+}
+
+/// Why there is no session.
+pub(super) enum Refused {
+    /// No connection.
+    Connection(io::Error),
+    /// What the server says.
+    Server(Error),
+}
+
+impl Refused {
+    pub(super) fn code(&self) -> Option<&SqlState> {
+        match self {
+            Refused::Connection(_) => None,
+            Refused::Server(error) => error.code(),
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        match self {
+            Refused::Connection(error) => format!("error connecting to server: {error}"),
+            Refused::Server(error) => explain(error),
+        }
+    }
+}
+
+/// How somebody connects who has this much time.
+fn connecting(time: Option<Duration>) -> Limits {
+    Limits { total: Some(time.unwrap_or(CONNECT_MAX)), silence: None, bytes: GREETING_MAX, stops_at_once: true }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+impl Client {
+    /// Connects to one place. Until [`Client::settle`] everything is subject to the limits of connecting.
+    pub(super) fn connect<T: MakeTlsConnect<Guarded>>(
+        config: &Config,
+        target: &Target,
+        mut tls: T,
+        (time, stop): (Option<Duration>, &Stop),
+    ) -> Result<Self, Refused>
+    where
+        T::Stream: Send + 'static,
+    {
+        let limits = connecting(time);
+        let watch = Arc::new(Watch::new(stop.clone(), limits));
+        let runtime = runtime().map_err(Refused::Connection)?;
+        let connect = async {
+            let socket = Guarded::open(target, &watch, limits).await.map_err(Refused::Connection)?;
+            let tls = tls.make_tls_connect(&target.host).map_err(|e| Refused::Connection(io::Error::other(e)))?;
+            config.connect_raw(socket, tls).await.map_err(Refused::Server)
+        };
+        match runtime.block_on(connect) {
+            Ok((client, mut connection)) => {
+                let messages: Messages = Box::new(move |context| connection.poll_message(context));
+                let limits = Limits { bytes: ANSWER_MAX, ..limits };
+                Ok(Client { runtime: Some(runtime), client, messages, watch, limits })
+            }
+            Err(refused) => {
+                // A name that is still being looked up is not waited for.
+                runtime.shutdown_background();
+                Err(refused)
+            }
+        }
+    }
+
+    /// The session is set up. From here on a statement may take as long as it takes.
+    pub(super) fn settle(&mut self) {
+        self.limits = Limits { total: None, silence: None, bytes: ANSWER_MAX, stops_at_once: false };
+    }
+
+    /// What is asked is answered soon by an honest server, and nothing is lost if it ends at once.
+    pub(super) fn hurry(&mut self, silence: Duration) {
+        self.limits = Limits { silence: Some(silence), stops_at_once: true, ..self.limits };
+    }
+
+    fn parts(&mut self) -> (&tokio_postgres::Client, Driver<'_>) {
+        let driver = Driver { runtime: self.runtime.as_ref(), messages: &mut self.messages, watch: &self.watch, limits: self.limits };
+        (&self.client, driver)
+    }
+
+    /// Runs statements.
+    pub fn batch_execute(&mut self, statements: &str) -> Result<(), Error> {
+        let (client, mut driver) = self.parts();
+        driver.run(client.batch_execute(statements))
+    }
+
+    /// The rows of a query.
+    pub fn query(&mut self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        let (client, mut driver) = self.parts();
+        driver.run(client.query(query, parameters))
+    }
+
+    /// The only row of a query.
+    pub fn query_one(&mut self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
+        let (client, mut driver) = self.parts();
+        driver.run(client.query_one(query, parameters))
+    }
+
+    /// Runs one statement and gives how many rows it changed.
+    pub fn execute(&mut self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+        let (client, mut driver) = self.parts();
+        driver.run(client.execute(statement, parameters))
+    }
+
+    /// What statements give, as text.
+    pub fn simple_query(&mut self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+        let (client, mut driver) = self.parts();
+        driver.run(client.simple_query(statements))
+    }
+
+    /// Whether a text is one statement that the server understands.
+    pub fn prepare(&mut self, statement: &str) -> Result<(), Error> {
+        let (client, mut driver) = self.parts();
+        driver.run(client.prepare(statement)).map(drop)
+    }
+
+    /// Begins to load rows.
+    pub fn copy_in(&mut self, statement: &str) -> Result<CopyIn<'_>, Error> {
+        let (client, mut driver) = self.parts();
+        let sink = driver.run(client.copy_in(statement))?;
+        Ok(CopyIn { driver, sink: Box::pin(sink), buffer: BytesMut::new() })
+    }
+
+    /// Begins to read rows.
+    pub fn copy_out(&mut self, statement: &str) -> Result<CopyOut<'_>, Error> {
+        let (client, mut driver) = self.parts();
+        // One row may be as large as a value can be.
+        driver.limits.bytes = u64::MAX;
+        let stream = driver.run(client.copy_out(statement))?;
+        Ok(CopyOut { driver, stream: Box::pin(stream), block: Bytes::new() })
+    }
+
+    /// Whether the connection is lost.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    pub(super) fn cancel_token(&self) -> CancelToken {
+        self.client.cancel_token()
+    }
+}
+
+/// Asks the server to stop what the session of this token does. Whether it comes through is not known.
+pub(super) fn cancel<T: MakeTlsConnect<Guarded>>(token: &CancelToken, target: &Target, mut tls: T) {
+    let limits = Limits { stops_at_once: false, ..connecting(Some(CANCEL_MAX)) };
+    let watch = Arc::new(Watch::new(Stop::default(), limits));
+    let Ok(runtime) = runtime() else { return };
+    runtime.block_on(async {
+        let Ok(socket) = Guarded::open(target, &watch, limits).await else { return };
+        let Ok(tls) = tls.make_tls_connect(&target.host) else { return };
+        let _ = token.cancel_query_raw(socket, tls).await;
+    });
+    runtime.shutdown_background();
+}
+
+impl Drop for Client {
+    /// Tells the server that the session ends, so that it need not wonder.
+    fn drop(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        self.client.__private_api_close();
+        self.watch.begin(Limits { total: Some(END_MAX), silence: None, bytes: ANSWER_MAX, stops_at_once: true });
+        runtime.block_on(poll_fn(|context| {
+            loop {
+                match (self.messages)(context) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        }));
+        runtime.shutdown_background();
+    }
+}
+
+/// Moves a session on.
+struct Driver<'c> {
+    runtime: Option<&'c Runtime>,
+    messages: &'c mut Messages,
+    watch: &'c Watch,
+    limits: Limits,
+}
+
+impl Driver<'_> {
+    fn run<T>(&mut self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        // It is there as long as the session is.
+        let Some(runtime) = self.runtime else { return Err(Error::__private_api_timeout()) };
+        self.watch.begin(self.limits);
+        let (mut future, mut notices) = (pin!(future), 0_u32);
+        runtime.block_on(poll_fn(|context| {
+            loop {
+                match (self.messages)(context) {
+                    Poll::Ready(Some(Ok(_))) => {
+                        notices += 1;
+                        if notices == NOTICES_MAX {
+                            self.watch.refuse("the server has sent more notices than anybody reads");
+                        }
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Ready(None) | Poll::Pending => break,
+                }
+            }
+            future.as_mut().poll(context)
+        }))
+    }
+}
+
+/// Takes rows for the server.
+pub struct CopyIn<'c> {
+    driver: Driver<'c>,
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+    buffer: BytesMut,
+}
+
+impl CopyIn<'_> {
+    /// Ends it, and gives how many rows were taken. Without this none is.
+    pub fn finish(mut self) -> Result<u64, Error> {
+        self.send()?;
+        self.driver.run(self.sink.as_mut().finish())
+    }
+
+    fn send(&mut self) -> Result<(), Error> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let block = self.buffer.split().freeze();
+        self.driver.run(self.sink.send(block))
+    }
+}
+
+impl Write for CopyIn<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() >= BLOCK_LEN {
+            self.flush()?;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send().map_err(io::Error::other)
+    }
+}
+
+/// Gives rows of the server.
+pub struct CopyOut<'c> {
+    driver: Driver<'c>,
+    stream: Pin<Box<CopyOutStream>>,
+    block: Bytes,
+}
+
+impl BufRead for CopyOut<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while !self.block.has_remaining() {
+            let next = async { self.stream.next().await.transpose() };
+            match self.driver.run(next).map_err(io::Error::other)? {
+                Some(block) => self.block = block,
+                None => break,
+            }
+        }
+        Ok(&self.block)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.block.advance(amount.min(self.block.len()));
+    }
+}
+
+impl Read for CopyOut<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.fill_buf()?.read(buffer)?;
+        self.consume(got);
+        Ok(got)
+    }
+}

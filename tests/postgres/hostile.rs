@@ -1,0 +1,146 @@
+//! The owner of a database, an ordinary role, wants the rights of who backs it up, drills it and restores it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::capture::{self, dump};
+use crate::drill;
+use crate::restore::{family, good, plain, restore};
+use crate::server::{Database, Server, must, on_every_version, server};
+use crate::support::{Place, Run};
+
+/// Where the statements begin whose code runs while rows are loaded.
+const LOADING: &str = "-- What loading runs.";
+
+/// A database whose owner's code is everywhere where it can be.
+pub struct Hostile {
+    pub database: Database,
+    /// The owner.
+    pub owner: String,
+    /// Connects as a superuser whose names are looked up in the owner's schema first.
+    pub dsn: String,
+    dir: tempfile::TempDir,
+}
+
+impl Hostile {
+    /// With code that runs while rows are loaded, if that is wanted.
+    pub fn on(server: &'static Server, is_loaded: bool) -> Self {
+        let database = server.database();
+        let (owner, admin) = (format!("{}_mallory", database.name), format!("{}_admin", database.name));
+        // The server's user may make the file.
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        server.sql(
+            "postgres",
+            &format!(
+                "CREATE ROLE {owner} LOGIN; CREATE ROLE {admin} LOGIN SUPERUSER; ALTER ROLE {admin} SET search_path = public, pg_catalog; \
+                 ALTER DATABASE {} OWNER TO {owner}",
+                database.name
+            ),
+        );
+        let dsn = database.dsn().replace("postgres@", &format!("{admin}@"));
+        let hostile = Hostile { database, owner, dsn, dir };
+        let told = hostile.told();
+        let all = include_str!("hostile.sql");
+        let text = if is_loaded { all } else { all.split(LOADING).next().unwrap() };
+        let text = text.replace("@OWNER@", &hostile.owner).replace("@DB@", &hostile.database.name);
+        let mut psql = Command::new(server.bin.join("psql"));
+        psql.args([
+            "-Xq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            &hostile.database.dsn().replace("postgres@", &format!("{}@", hostile.owner)),
+            "-c",
+        ]);
+        must(psql.arg(text.replace("@TOLD@", told.to_str().unwrap())).output().unwrap(), "the owner's code");
+        hostile.has_nothing("making it");
+        hostile
+    }
+
+    /// What a superuser's rights leave.
+    fn told(&self) -> PathBuf {
+        self.dir.path().join("told")
+    }
+
+    /// Nobody but the owner has run the owner's code.
+    #[track_caller]
+    pub fn has_nothing(&self, after: &str) {
+        let query = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{}' AND rolsuper", self.owner);
+        assert_eq!(self.database.server.sql("postgres", &query), "0", "{after} has made the owner a superuser");
+        assert!(!self.told().exists(), "{after} has run the owner's code as a superuser");
+    }
+
+    pub fn backup(&self, place: &Place, args: &[&str]) -> Run {
+        let run: Run = capture::command(place, self.database.server, &self.dsn, args).output().unwrap().into();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run
+    }
+}
+
+#[test]
+fn a_backup_runs_none_of_the_owners_code() {
+    on_every_version(|server| {
+        let (place, hostile) = (plain(), Hostile::on(server, true));
+        // For patterns pg_dump goes back to the search_path that the database's owner has chosen.
+        let patterns = ["--exclude-table", "tab?e", "--exclude-table-data", "p*.lef*", "--exclude-table", "missing"];
+        let patterns = [&["--no-role-passwords"], &patterns[..]].concat();
+        for args in [&["--no-role-passwords"][..], &["--no-role-passwords", "--jobs", "2"], &patterns] {
+            let run = hostile.backup(&place, args);
+            assert_eq!(run.stderr, "", "these programs are new enough");
+            hostile.has_nothing(&format!("{args:?}"));
+        }
+        let tables = String::from_utf8(dump(&place, "tables.tsv")).unwrap();
+        assert!(tables.contains("\t3\t") && tables.contains("public.loaded"), "{tables}");
+    });
+}
+
+#[test]
+fn a_backup_of_all_databases_runs_none_of_the_owners_code() {
+    let server: &'static Server = Box::leak(Box::new(Server::start(18)));
+    let (place, hostile) = (plain(), Hostile::on(server, true));
+    let run = hostile.backup(&place, &["--no-role-passwords", "--all-databases"]);
+    assert_eq!(run.json()["snapshots"].as_array().unwrap().len(), 2);
+    hostile.has_nothing("--all-databases");
+}
+
+/// What is asked, indexed, refreshed and looked through has no more rights than the owner; on a server of the drill's own no superuser's either.
+#[test]
+fn drills_and_restores_ask_and_index_without_rights() {
+    for server in [15, 18].map(server) {
+        let (place, hostile) = (plain(), Hostile::on(server, false));
+        hostile.backup(&place, &["--no-role-passwords"]);
+        let ask = "SELECT count(n) = 3 FROM v";
+        let bin = server.bin.to_str().unwrap();
+        for args in [&["--dsn", &hostile.dsn][..], &[]] {
+            let args = [&["latest", "--pg-bin", bin, "--check-sql", ask, "--check-sql", "SELECT n > 0 FROM m"], args].concat();
+            let run: Run = drill::command(&place, &args).output().unwrap().into();
+            assert_eq!(run.code, Some(0), "{}", run.stderr);
+            hostile.has_nothing(&format!("{args:?}"));
+        }
+        good(restore(&place, server, &["latest", "--dsn", &hostile.dsn]));
+        hostile.has_nothing("restore");
+        let roles = "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_asks_')";
+        assert_eq!(server.sql("postgres", roles), "0", "who asked is gone");
+        assert_eq!(family(server, &hostile.database.name).len(), 2, "the new one and the kept one");
+    }
+}
+
+/// A server that lets nobody in but its superuser: that is found out before anything is restored.
+#[test]
+fn who_asks_has_to_be_let_in() {
+    let server: &'static Server = Box::leak(Box::new(Server::start_with(16, "", |data| {
+        std::fs::write(data.join("pg_hba.conf"), "local all postgres trust\n").unwrap();
+    })));
+    let (place, database) = (plain(), server.database());
+    database.sql("CREATE TABLE t AS SELECT 1 AS n");
+    assert_eq!(capture::backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
+    let args = ["latest", "--pg-bin", server.bin.to_str().unwrap(), "--dsn", &database.dsn(), "--check-sql", "SELECT n = 1 FROM t"];
+    let run: Run = drill::command(&place, &args).output().unwrap().into();
+    run.failed(1, &["which cannot log in", "drill on a server of its own"]);
+    assert_eq!(family(server, &database.name), [database.name.as_str()]);
+    assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_asks_')"), "0");
+    let run: Run = drill::command(&place, &args[..5]).output().unwrap().into();
+    assert_eq!(run.code, Some(0), "without it nobody has to ask: {}", run.stderr);
+}
