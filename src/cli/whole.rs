@@ -1,16 +1,22 @@
 //! Files that others may read at any time: complete under their name or not at all, and durable.
 
-use std::fs::Permissions;
+use std::fs::{Metadata, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use icecore::backend::disk::{Disk, RealDisk};
 
-/// Writes a file under a name that nobody can guess, then gives it its own. A link of that name is replaced, not followed. `mode` is subject to the umask.
+/// Writes a file under a name that nobody can guess, then gives it its own. A link of that name is replaced, not followed. What is no file, as a device, is never
+/// replaced: root would take it from everybody. `mode` is subject to the umask.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     if path.file_name().is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));
+    }
+    let is_in_the_way =
+        |meta: &Metadata| !meta.is_file() && !(meta.is_symlink() && std::fs::metadata(path).map_or(true, |target| target.is_file()));
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| is_in_the_way(&meta)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file, and is not replaced by one"));
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Readers of directories go by the end of a name, or pass over hidden files.

@@ -26,7 +26,7 @@ fn addresses_are_no_directories() {
         place.run(["-R", address, "init"]).failed(2, &[address, "kept in directories", &format!("./{address}")]);
     }
     for name in ["./sftp:host", "dir/a:b", "a:b"] {
-        place.ok(["-R", name, "init"]);
+        place.ok(["-R", name, "init", "--no-encryption"]);
     }
 }
 

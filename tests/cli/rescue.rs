@@ -75,6 +75,14 @@ fn a_report_does_not_go_through_a_link() {
     // A link of the report's own name is replaced.
     symlink(&victim, place.path("link.json")).unwrap();
     place.ok(["drill", "latest", "--report", "link.json"]);
+    // What is no file stays what it is.
+    assert!(std::process::Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/null", place.path("null")).unwrap();
+    for name in ["pipe", "null"] {
+        place.run(["drill", "latest", "--report", name]).failed(1, &["not a regular file"]);
+        place.run(["status", "--prometheus", name]).failed(1, &["not a regular file"]);
+    }
+    assert!(std::fs::symlink_metadata(place.path("null")).unwrap().is_symlink());
     assert_eq!(std::fs::read(&victim).unwrap(), b"not to be touched");
 }
 

@@ -234,6 +234,10 @@ fn a_file_is_restored_if_it_is_what_its_checksum_says() {
     assert_eq!(done["rows"], 5000);
     // The server writes this check in other words once it was restored, which is said and stops nothing.
     assert_eq!(done["differing"], serde_json::json!(["TABLE public.checked"]));
+    // A pipe is not waited for.
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    restore(&place, server, &["--from-file", pipe.to_str().unwrap(), "--dsn", &database.dsn()]).failed(1, &["not a regular file"]);
     for damaged in [&dump[..dump.len() - 1], &[dump.as_slice(), b"x"].concat()] {
         std::fs::write(&path, damaged).unwrap();
         let args = ["--from-file", file, "--dsn", &database.dsn()];

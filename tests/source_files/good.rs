@@ -14,9 +14,10 @@ use icecore::ops::mark::{Author, Statement, mark};
 use icecore::ops::prune::{PruneOptions, prune};
 use icecore::progress::{Monitor, Silent};
 use icecore::repo::Repository;
+use icecore::source::files::Selection;
 use rusqlite::Connection;
 
-use crate::harness::{names, noise, run, source, source_at, try_run};
+use crate::harness::{names, noise, run, selected, source, source_at, try_run};
 use crate::locked::Locked;
 use crate::support::{Bed, forget, stream};
 
@@ -228,6 +229,41 @@ fn a_tree_that_lost_most_of_its_bytes_is_flagged_as_a_whole() {
     (5..8).for_each(|n| fs::remove_file(tree.join(format!("f{n}"))).unwrap());
     assert_eq!(flags(&run(&repo, &source(&[&tree], &[]), 3)), [("shrunk", "")]);
     assert_eq!(flags(&run(&repo, &source(&[&tree], &[]), 4)), [("shrunk", "")]);
+}
+
+/// A file that was there once, beside a database that was locked at that moment: what is there now is as much as the last whole snapshot had.
+#[test]
+fn what_only_a_flagged_snapshot_had_is_not_missed_for_ever() {
+    let bed = Bed::new(false);
+    let tree = tree(&bed);
+    drop(fill(&tree.join("db"), 100 << 10));
+    let repo = bed.open();
+    run(&repo, &source(&[&tree], &[]), 1);
+    let locked = Locked::new(Command::new("python3"), &tree.join("db"));
+    fs::write(tree.join("temporary"), noise(1, 1 << 20)).unwrap();
+    assert_eq!(flags(&run(&repo, &source(&[&tree], &[]), 2)), [("incomplete", "db")]);
+    drop(locked);
+    fs::remove_file(tree.join("temporary")).unwrap();
+    assert_eq!(flags(&run(&repo, &source(&[&tree], &[]), 3)), []);
+}
+
+/// A database that is left out from now on, as somebody has said that its directory is a cache.
+#[test]
+fn a_database_in_what_has_become_a_cache_is_missed() {
+    let bed = Bed::new(false);
+    let tree = tree(&bed);
+    fs::create_dir(tree.join("sub")).unwrap();
+    drop(fill(&tree.join("sub/db"), 10 << 10));
+    fs::write(tree.join("file"), "x").unwrap();
+    let source = || selected(&[(None, &tree)], Selection { exclude_caches: true, ..Selection::default() }).unwrap();
+    let repo = bed.open();
+    assert_eq!(flags(&run(&repo, &source(), 1)), []);
+    fs::write(tree.join("sub/CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55").unwrap();
+    for time in 2..=3 {
+        let report = run(&repo, &source(), time);
+        assert_eq!(flags(&report), [("missing", "sub")]);
+        assert!(report.record.flags[0].detail.contains("says that it is a cache"), "{:?}", report.record.flags);
+    }
 }
 
 /// Forgets a snapshot and prunes what it had, when a backup is about to commit.

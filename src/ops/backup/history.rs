@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use super::judge::measure;
 use crate::error::Result;
 use crate::format::mark::MarkKind;
 use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, StreamEntry, StreamRoot};
@@ -104,6 +105,8 @@ pub(super) struct Inherited {
     pub(super) accepted: Vec<Flag>,
     /// Whether there is any good state.
     pub(super) has_good: bool,
+    /// Bytes in all streams of the newest snapshot that has a good state of all that newer ones lack.
+    pub(super) whole_bytes: u64,
 }
 
 impl Inherited {
@@ -119,6 +122,7 @@ impl Inherited {
             roots: 1,
             accepted: history.accepted.clone(),
             has_good: false,
+            whole_bytes: 0,
         };
         let Some((parent, record)) = history.parent else { return Ok(all) };
         if let Some(entries) = listing(session, parent, record, monitor)? {
@@ -142,6 +146,8 @@ impl Inherited {
                 let named = record.facts.iter().find(|(name, _)| name == ROOTS_FACT).and_then(|(_, number)| number.parse().ok());
                 all.roots = named.unwrap_or(1);
             }
+            let of_all = entries.as_deref().unwrap_or(&all.entries.0);
+            all.whole_bytes = of_all.iter().map(measure).sum();
             if let Some(entries) = entries {
                 // Packs that nobody has are gone, or a prune has moved what was in them. What is inherited from such a snapshot might be gone, too.
                 let has_all = session.repository().knows_all(record.packs.iter().map(|pack| pack.id))?;

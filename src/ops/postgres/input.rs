@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::flat;
+use crate::beneath;
 use crate::error::{Error, Result};
 use crate::format::snapshot::{SnapshotRecord, SourceKind, StreamEntry, StreamRoot};
 use crate::ops::restore;
@@ -94,7 +95,9 @@ impl Dump {
             let text = "is a directory, which pg_restore -Fd --jobs N restores by itself; only single dumps are restored here";
             return Err(Error::InvalidArgument(format!("{} {text}", path.display())));
         }
-        let file = File::open(path).map_err(|e| Error::source(path, format!("cannot be read: {e}")))?;
+        let cannot = |e: std::io::Error| Error::source(path, format!("cannot be read: {e}"));
+        // A pipe would be waited for without end, and cannot be read twice.
+        let file = path.canonicalize().and_then(|real| beneath::open_file(&real)).map_err(cannot)?;
         let meta = file.metadata().map_err(|e| Error::source(path, e))?;
         let len = meta.len();
         if !flat::is_as_recorded(path, &file, len, monitor)? {

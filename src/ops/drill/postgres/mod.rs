@@ -2,6 +2,7 @@
 //! tables looked through by PostgreSQL's own check (amcheck), and asked the user's assertions.
 
 mod checks;
+mod confined;
 mod server;
 
 use std::path::PathBuf;
@@ -119,20 +120,20 @@ pub(super) fn drill(
             drill.in_database(report, began, false, &how)
         }
         ServerPlace::ThrowAway { above, account } => {
-            // On its server nobody else's rights are at stake, only those of who runs it.
-            if let Some(why) = drill.dump.unproven.take() {
-                monitor.warn(&trust(why, account.as_ref()));
-            }
             let globals = read_globals(repo, record, listing)?;
             let tools = server_tools(&drill.dump, staging.bin.as_deref(), &staging.environment)?;
             let roles = globals.clone().unwrap_or_default();
+            let server = ThrowAway::start(&tools.bin, roles.superuser(), above, account.as_ref(), &staging.environment, monitor)?;
+            // On its server nobody else's rights are at stake, only those of who runs it.
+            if let Some(why) = drill.dump.unproven.take() {
+                monitor.warn(&trust(why, account.as_ref(), server.is_confined));
+            }
             // User nobody has no rights that code could use.
-            if account.as_ref().is_none_or(|account| account.name != NOBODY) {
+            if !server.is_confined || account.as_ref().is_none_or(|account| account.name != NOBODY) {
                 let ordinary: Vec<String> = owners(&drill.dump)?.into_iter().filter(|owner| owner != roles.superuser()).collect();
-                let text = format!("{}, whose rights this drill's server has", who(account.as_ref()));
+                let text = format!("{}, whose rights this drill's server has; {}", who(account.as_ref()), confinement(server.is_confined));
                 (!ordinary.is_empty()).then(|| code_text(&ordinary, &text)).iter().for_each(|text| monitor.warn(text));
             }
-            let server = ThrowAway::start(&tools.bin, roles.superuser(), above, account.as_ref(), &staging.environment, monitor)?;
             let mut report = Report::of(id, record, server.dir.to_string_lossy().into_owned());
             report.server_user = account.as_ref().map(|account| account.name.clone()).or_else(|| staging.environment.os_user.clone());
             report.push(roles_check(globals.is_some(), roles.make(&server.conninfo)?, monitor));
@@ -146,10 +147,20 @@ pub(super) fn drill(
     }
 }
 
-/// What is said of a dump of which nothing proves that it is what was backed up, before a server is made for it.
-fn trust(why: &str, account: Option<&Account>) -> String {
-    let who = who(account);
-    format!("{why}, so whoever could write to it can have changed the dump, and have programs run by this drill's server; it runs as {who}")
+/// What is said of a dump of which nothing proves that it is what was backed up, before any of it comes to the server.
+fn trust(why: &str, account: Option<&Account>, is_confined: bool) -> String {
+    let (who, confinement) = (who(account), confinement(is_confined));
+    format!(
+        "{why}, so whoever could write to it can have changed the dump, whose code this drill's server runs; it runs as {who}; {confinement}"
+    )
+}
+
+/// What the code of a dump can reach.
+fn confinement(is_confined: bool) -> &'static str {
+    match is_confined {
+        true => "it can start no programs, and open no files but its own",
+        false => "this system cannot keep it from other files and programs",
+    }
 }
 
 /// Who runs a server of the drill's own.

@@ -1,10 +1,11 @@
 //! A PostgreSQL server that is there for one drill.
 //!
 //! It listens on nothing but a Unix socket in its own directory, which only its user may enter, so it needs no password. It does not sync: what it holds is a copy.
-//! A shell keeps it: as soon as the pipe to that shell is closed, which also happens when this process is killed, the server is stopped and its
-//! directory removed.
+//! A shell keeps it: it makes the cluster, is told the number of the server's process, and as soon as the pipe to it is closed, which also happens when this
+//! process is killed, it stops the server and removes its directory. The server itself is started from here, confined, before any code of a dump comes to it.
 
 use std::fs::Permissions;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -13,6 +14,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::confined;
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::source::postgres::{Connection, Conninfo};
@@ -28,24 +30,42 @@ const SOCKET: &str = ".s.PGSQL.5432";
 const START_MAX: Duration = Duration::from_secs(300);
 /// How often is looked whether it answers.
 const LOOK: Duration = Duration::from_millis(20);
+/// What is said where that may be why it does not start.
+const CONFINED: &str = "it reads only what lies beside its programs, in /usr and the like, as the code in a dump is not to reach more; a script named `postgres` \
+                        in --pg-bin starts one that is not kept from anything";
 /// The database that every server has.
 const HOME: &str = "postgres";
 
-/// Makes and starts the server, waits for the end of its input, and removes all of it. The socket's directory is told from the data directory on, so that it needs
-/// no quotes. Publications are restored without a warning only where logical decoding is possible.
+/// Makes the cluster, and removes all of it after the end of its input, whose first line is the number of the server's process. A server that it was not told of,
+/// as this process was killed at that moment, ends by itself when it finds its directory gone.
 const KEEPER: &str = r#"
 trap '' HUP INT TERM
 dir=$1 bin=$2 user=$3 server=
 if "$bin/initdb" -D "$dir/data" -U "$user" --auth=trust --no-sync -E UTF8 --locale=C </dev/null >/dev/null; then
-    "$bin/postgres" -D "$dir/data" -c unix_socket_directories=.. -c port=5432 -c listen_addresses= -c fsync=off -c full_page_writes=off \
-        -c synchronous_commit=off -c autovacuum=off -c wal_level=logical -c max_wal_size=4GB -c log_min_error_statement=panic </dev/null >/dev/null &
-    server=$!
+    : >"$dir/made"
 fi
 exec 2>/dev/null
+read -r server
 cat >/dev/null
 while [ -n "$server" ] && kill -QUIT "$server"; do sleep 0.1 || sleep 1; done
 rm -rf "$dir"
 "#;
+/// What the keeper makes in the directory when there is a cluster.
+const MADE: &str = "made";
+/// The server's settings. The socket's directory is told from the data directory on, so that it needs no quotes. Publications are restored without a warning only
+/// where logical decoding is possible.
+const SETTINGS: [&str; 10] = [
+    "unix_socket_directories=..",
+    "port=5432",
+    "listen_addresses=",
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "autovacuum=off",
+    "wal_level=logical",
+    "max_wal_size=4GB",
+    "log_min_error_statement=panic",
+];
 
 /// A user of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +83,13 @@ pub(super) struct ThrowAway {
     pub(super) dir: PathBuf,
     /// How to connect to it as its superuser.
     pub(super) conninfo: Conninfo,
+    /// Whether the code of a dump is kept from everything else; see [`confined`].
+    pub(super) is_confined: bool,
     keeper: Child,
+    server: Option<Child>,
     /// Closed to stop it.
     pipe: Option<ChildStdin>,
-    /// Ends with the server.
+    /// What the program that runs says; ends with it.
     messages: Option<JoinHandle<String>>,
 }
 
@@ -86,59 +109,27 @@ impl ThrowAway {
     ) -> Result<Self> {
         monitor.phase("starting a server", None);
         let dir = make_dir(above, account)?;
-        let made = match socket_dir(&dir) {
-            Ok(socket) => Self::spawn(&dir, bin, superuser, account, environment).map(|keeper| (keeper, socket)),
-            Err(error) => Err(error),
-        };
+        let startup = Startup { bin, superuser, account, environment, monitor, began: Instant::now() };
+        let made = socket_dir(&dir).and_then(|socket| Ok((startup.keeper(&dir)?, socket)));
         let (mut keeper, socket) = made.inspect_err(|_| {
             let _ = std::fs::remove_dir(&dir);
         })?;
-        let (pipe, stderr) = (keeper.stdin.take(), keeper.stderr.take());
+        let (pipe, messages) = (keeper.stdin.take(), collect(&mut keeper)?);
         let conninfo = Conninfo::local(&socket, PORT, superuser, HOME);
-        let mut server = ThrowAway { dir, conninfo, keeper, pipe, messages: None };
-        let collect = move || stderr.map(child::collect).unwrap_or_default();
-        let thread = std::thread::Builder::new().name("messages".to_owned()).spawn(collect);
-        server.messages = Some(thread.map_err(|e| Error::source("postgres", e))?);
-        server.wait(account, monitor)?;
+        let mut server = ThrowAway { dir, conninfo, is_confined: false, keeper, server: None, pipe, messages: Some(messages) };
+        startup.wait(&mut server, |server| {
+            match server.messages.as_ref().is_some_and(JoinHandle::is_finished) && server.dir.join(MADE).exists() {
+                true => Ok(()),
+                false => Err("there is no cluster".to_owned()),
+            }
+        })?;
+        startup.server(&mut server)?;
+        startup.wait(&mut server, |server| match server.dir.join(SOCKET).exists().then(|| Connection::open(&server.conninfo)) {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("it does not listen".to_owned()),
+        })?;
         Ok(server)
-    }
-
-    fn spawn(dir: &Path, bin: &Path, superuser: &str, account: Option<&Account>, environment: &Environment) -> Result<Child> {
-        let mut command = Command::new("/bin/sh");
-        environment.give_to_server(&mut command);
-        command.args(["-c", KEEPER, "sh"]).arg(dir).arg(bin).arg(superuser);
-        // Where it is, nothing but its own directory has to be readable. Ctrl-C is for us: we tell it when to stop.
-        command.current_dir(dir).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        if let Some(account) = account {
-            // With the user the standard library also drops the supplementary groups.
-            command.uid(account.uid).gid(account.gid);
-        }
-        spawn_without_new_rights(&mut command)
-            .map_err(|e| Error::destination(dir, format!("no server can be started there: {e}{}", advice(account))))
-    }
-
-    fn wait(&mut self, account: Option<&Account>, monitor: &dyn Monitor) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            if monitor.cancelled() {
-                return Err(Error::Cancelled);
-            }
-            if self.messages.as_ref().is_some_and(JoinHandle::is_finished) {
-                let said = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
-                let advice = if said.contains("ermission denied") { advice(account) } else { String::new() };
-                return Err(Error::source("postgres", format!("the throw-away server does not start: {}{advice}", said.trim_end())));
-            }
-            let failed = match self.dir.join(SOCKET).exists().then(|| Connection::open(&self.conninfo)) {
-                Some(Ok(_)) => return Ok(()),
-                Some(Err(error)) => error.to_string(),
-                None => "it does not listen".to_owned(),
-            };
-            if began.elapsed() > START_MAX {
-                let text = format!("the throw-away server was not there after {} s: {failed}", START_MAX.as_secs());
-                return Err(Error::source("postgres", text));
-            }
-            std::thread::sleep(LOOK);
-        }
     }
 
     /// Stops and removes it.
@@ -151,29 +142,93 @@ impl ThrowAway {
     }
 }
 
-/// A dump can have programs run (`COPY ... TO PROGRAM`). None of them gets more rights than the server has, by sudo or the like. What a thread gives up, its
-/// children do not have either.
-#[cfg(target_os = "linux")]
-fn spawn_without_new_rights(command: &mut Command) -> std::io::Result<Child> {
-    let spawned = std::thread::scope(|scope| {
-        let spawning = scope.spawn(|| {
-            rustix::thread::set_no_new_privs(true)?;
-            command.spawn()
-        });
-        spawning.join()
-    });
-    spawned.unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts it has ended")))
+/// How a server is started.
+struct Startup<'s> {
+    bin: &'s Path,
+    superuser: &'s str,
+    account: Option<&'s Account>,
+    environment: &'s Environment,
+    monitor: &'s dyn Monitor,
+    began: Instant,
 }
 
-/// Elsewhere there is no such thing.
-#[cfg(not(target_os = "linux"))]
-fn spawn_without_new_rights(command: &mut Command) -> std::io::Result<Child> {
-    command.spawn()
+impl Startup<'_> {
+    fn keeper(&self, dir: &Path) -> Result<Child> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", KEEPER, "sh"]).arg(dir).arg(self.bin).arg(self.superuser).stdin(Stdio::piped());
+        self.prepare(&mut command, dir);
+        command.spawn().map_err(|e| self.cannot_start(dir, &e))
+    }
+
+    /// Starts the server itself, and tells the keeper of it.
+    fn server(&self, server: &mut ThrowAway) -> Result<()> {
+        let program = self.bin.join("postgres");
+        let mut command = Command::new(&program);
+        command.arg("-D").arg(server.dir.join("data")).stdin(Stdio::null());
+        command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+        self.prepare(&mut command, &server.dir);
+        let (child, is_confined) = confined::spawn(&mut command, &program, &server.dir).map_err(|e| self.cannot_start(&server.dir, &e))?;
+        let child = server.server.insert(child);
+        server.is_confined = is_confined;
+        server.messages = Some(collect(child)?);
+        let told = server.pipe.as_mut().map_or(Ok(()), |pipe| writeln!(pipe, "{}", child.id()));
+        told.map_err(|e| self.cannot_start(&server.dir, &e))
+    }
+
+    /// Where it is, nothing but its own directory has to be readable. Ctrl-C is for us: we tell it when to stop.
+    fn prepare(&self, command: &mut Command, dir: &Path) {
+        self.environment.give_to_server(command);
+        command.current_dir(dir).process_group(0).stdout(Stdio::null()).stderr(Stdio::piped());
+        if let Some(account) = self.account {
+            // With the user the standard library also drops the supplementary groups.
+            command.uid(account.uid).gid(account.gid);
+        }
+    }
+
+    fn cannot_start(&self, dir: &Path, error: &std::io::Error) -> Error {
+        Error::destination(dir, format!("no server can be started there: {error}{}", advice(self.account)))
+    }
+
+    /// Waits until this is so. What is said meanwhile says why it never will be.
+    fn wait(&self, server: &mut ThrowAway, is_so: impl Fn(&ThrowAway) -> std::result::Result<(), String>) -> Result<()> {
+        loop {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let has_ended = server.messages.as_ref().is_some_and(JoinHandle::is_finished);
+            let Err(failed) = is_so(server) else { return Ok(()) };
+            if has_ended {
+                let said = server.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
+                let advice = match said.contains("ermission denied") {
+                    true if server.is_confined => format!("{}\n{CONFINED}", advice(self.account)),
+                    true => advice(self.account),
+                    false => String::new(),
+                };
+                return Err(Error::source("postgres", format!("the throw-away server does not start: {}{advice}", said.trim_end())));
+            }
+            if self.began.elapsed() > START_MAX {
+                let text = format!("the throw-away server was not there after {} s: {failed}", START_MAX.as_secs());
+                return Err(Error::source("postgres", text));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Collects what a program says, by a thread.
+fn collect(child: &mut Child) -> Result<JoinHandle<String>> {
+    let stderr = child.stderr.take();
+    let thread = std::thread::Builder::new().name("messages".to_owned()).spawn(move || stderr.map(child::collect).unwrap_or_default());
+    thread.map_err(|e| Error::source("postgres", e))
 }
 
 impl Drop for ThrowAway {
     fn drop(&mut self) {
         self.pipe = None;
+        // The keeper stops the server, whose number is free only when it was waited for.
+        if let Some(server) = &mut self.server {
+            let _ = server.wait();
+        }
         let _ = self.keeper.wait();
         // The keeper may not be allowed to change the directory above.
         let _ = std::fs::remove_dir_all(&self.dir);
