@@ -20,7 +20,13 @@ const LAYERS: &[&[&str]] = &[
 const APART: &[(&str, &str)] =
     &[("source", "repo"), ("source", "backend"), ("source", "crypto"), ("backend", "format"), ("backend", "crypto")];
 /// Files with unsafe code, each small and explained.
-const UNSAFE: &[&str] = &["src/codec/context.rs", "src/ops/place/check.rs", "src/source/sqlite/engine.rs", "src/source/sqlite/held.rs"];
+const UNSAFE: &[&str] = &[
+    "src/codec/context.rs",
+    "src/ops/place/check.rs",
+    "src/source/sqlite/cut.rs",
+    "src/source/sqlite/engine.rs",
+    "src/source/sqlite/held.rs",
+];
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 

@@ -53,6 +53,7 @@ use output::Output;
 /// Runs what the arguments ask for.
 pub(crate) fn main() -> ExitCode {
     memory::keep_memory_private();
+    memory::outlive_cut_indexes();
     match Args::try_parse() {
         Ok(args) => {
             let output = Output::new(&args.global);

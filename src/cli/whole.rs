@@ -13,9 +13,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     if path.file_name().is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));
     }
-    let is_in_the_way =
-        |meta: &Metadata| !meta.is_file() && !(meta.is_symlink() && std::fs::metadata(path).map_or(true, |target| target.is_file()));
-    if std::fs::symlink_metadata(path).is_ok_and(|meta| is_in_the_way(&meta)) {
+    let is_file_or_link =
+        |meta: &Metadata| meta.is_file() || meta.is_symlink() && std::fs::metadata(path).map_or(true, |target| target.is_file());
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| !is_file_or_link(&meta)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file, and is not replaced by one"));
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -50,3 +50,27 @@ fn one_that_cannot_be_used_is_no_passphrase() {
     place.run(["init"]).failed(1, &["no terminal"]);
     assert!(!place.path(".icecore").exists());
 }
+
+/// Who may write the file chooses the passphrase; who may read it can read the backups.
+#[test]
+fn a_file_that_others_can_use() {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let phrase = place.path("phrase");
+    std::fs::write(&phrase, PHRASE).unwrap();
+    let with = |mode: u32, args: &[&str]| {
+        std::fs::set_permissions(&phrase, Permissions::from_mode(mode)).unwrap();
+        run(&place, "PASSWORD_FILE", "phrase", args)
+    };
+    with(0o602, &["init"]).failed(1, &["other users may write", "phrase", "chmod 600"]);
+    assert!(!place.path(".icecore").exists());
+    let made = with(0o600, &["init"]);
+    assert_eq!((made.code, made.stderr.as_str()), (Some(0), ""));
+    let warned = with(0o604, &["snapshots"]);
+    assert!(warned.code == Some(0) && warned.stderr.contains("every user of this machine may read"), "{}", warned.stderr);
+    if rustix::process::getuid().is_root() {
+        std::os::unix::fs::chown(&phrase, Some(65_534), None).unwrap();
+        with(0o600, &["snapshots"]).failed(1, &["belongs to another user (number 65534)"]);
+    }
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod attacker;
+mod cut;
 mod exports;
 mod files;
 mod restore;

@@ -14,6 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, FileControl, OpenFlags, ffi};
 
 use super::bounds::bound_work;
+use super::cut;
 use super::explain::beside;
 use super::held;
 use super::judge::{Meaning, meaning};
@@ -50,11 +51,14 @@ pub(super) struct Engine {
     wal: OnceLock<RawFile>,
     /// Whether closing may take away the empty -wal and the -shm that opening has made.
     tidy: bool,
+    /// Pages of wal-indexes that had been lost before it was opened.
+    cuts: u64,
 }
 
 impl Engine {
     /// Opens an existing database at an absolute path and begins nothing yet.
     pub(super) fn open(path: &Path, open_as: OpenAs, tidy: bool) -> EngineResult<Self> {
+        let cuts = cut::cuts();
         let mut conn = match open_as {
             OpenAs::Shared => {
                 // An absolute path is never taken for a URI, whatever SQLite was built with.
@@ -79,7 +83,7 @@ impl Engine {
         // The schema is read through it, and tables are. What is in the log counts too; what is added to it later is little.
         let log_len = std::fs::metadata(beside(path, "-wal")).map_or(0, |metadata| metadata.len());
         bound_work(&mut conn, main.len()?.saturating_add(log_len))?;
-        Ok(Self { conn: Mutex::new(conn), main, journal, wal: OnceLock::new(), tidy })
+        Ok(Self { conn: Mutex::new(conn), main, journal, wal: OnceLock::new(), tidy, cuts })
     }
 
     fn conn(&self) -> MutexGuard<'_, Connection> {
@@ -115,6 +119,11 @@ impl Engine {
             // A rollback of a transaction that wrote nothing cannot fail in a way that matters; closing the connection ends it too.
             let _ = conn.execute_batch("ROLLBACK");
         }
+    }
+
+    /// Whether a wal-index was cut short since it was opened: what was read of this one may be wrong then.
+    pub(super) fn is_cut(&self) -> bool {
+        cut::cuts() != self.cuts
     }
 
     /// Whether the file could only be opened for reading.

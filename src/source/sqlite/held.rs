@@ -1,11 +1,12 @@
 //! Connections to databases in directories that are held open (see `beneath.rs`).
 //!
 //! SQLite opens a database and everything beside it by path, and first resolves all links in the path: so `/proc/self/fd/N/NAME` would become the
-//! directory's path again, which somebody may have turned elsewhere. Here it gets a VFS that is its own "unix" one but for two things:
+//! directory's path again, which somebody may have turned elsewhere. Here it gets a VFS that is its own "unix" one but for three things:
 //!
 //! - A path below a held directory stays as it is. So the database, its `-wal`, `-journal` and `-shm` are all opened in the directory that is held.
 //!   As the directory is the same one, they are the files that other processes use. SQLite itself follows no link in the last name.
 //! - What is there and no regular file is not opened: a FIFO would be waited for.
+//! - Regions of the `-shm` that SQLite maps are noted (see `cut.rs`).
 
 use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::fs::File;
@@ -17,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
+use super::cut;
 use crate::beneath::{Dir, open_here};
 
 /// The name of the VFS.
@@ -143,7 +145,12 @@ unsafe extern "C" fn open_regular(
     match unix {
         Some(call) if !path.is_some_and(is_other) => {
             // SAFETY: the arguments are passed on as they came.
-            unsafe { call(vfs, name, file, flags, out_flags) }
+            let code = unsafe { call(vfs, name, file, flags, out_flags) };
+            if code == ffi::SQLITE_OK {
+                // SAFETY: it was just opened, by that VFS.
+                unsafe { cut::watch(file) };
+            }
+            code
         }
         _ => {
             // SAFETY: SQLite gives room for a file; no methods say that it is not open.

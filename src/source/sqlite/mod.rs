@@ -34,6 +34,7 @@
 pub mod bounds;
 mod capture;
 pub mod content;
+mod cut;
 mod engine;
 mod explain;
 mod header;
@@ -56,6 +57,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 pub use capture::{CapturedFile, capture_file};
+pub use cut::outlive_cut_indexes;
 pub(super) use header::MAGIC;
 pub use job::ContentWhen;
 pub(super) use job::{ContentBudget, ContentJob, report_content};

@@ -131,6 +131,9 @@ impl From<rusqlite::Error> for MapError {
     }
 }
 
+/// Somebody has made the file of the index shorter.
+const CUT: &str = "the wal-index was cut short while it was read";
+
 /// Pages whose content is in the log, in order, each with its last frame: `page << 32 | frame`, 8 bytes a frame.
 #[derive(Debug, Default)]
 pub(super) struct FrameMap(Vec<u64>);
@@ -139,6 +142,9 @@ impl FrameMap {
     /// Collects the frames after the backfilled ones up to the transaction's last.
     pub(super) fn build(engine: &Engine, state: &WalState) -> std::result::Result<Self, MapError> {
         let (frames, pages) = (state.header.frames(), state.header.pages());
+        if engine.is_cut() {
+            return Err(MapError::Damaged(CUT));
+        }
         if state.backfilled >= frames {
             return Ok(Self::default());
         }
@@ -161,6 +167,9 @@ impl FrameMap {
                 }
                 frame += 1;
             }
+        }
+        if engine.is_cut() {
+            return Err(MapError::Damaged(CUT));
         }
         map.sort_unstable();
         keep_last_frames(&mut map);

@@ -115,7 +115,7 @@ pub struct Conninfo {
     pub sslmode: SslMode,
     /// With which files.
     pub tls: TlsFiles,
-    /// How long to try one place; `None`: [`CONNECT_MAX`].
+    /// How long to try one place; `None`: 30 seconds.
     pub connect_timeout: Option<Duration>,
     /// Settings for the session (`-c name=value`).
     pub options: Option<String>,

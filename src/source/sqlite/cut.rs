@@ -1,0 +1,168 @@
+//! Wal-indexes that are cut short while they are mapped.
+//!
+//! SQLite maps the `-shm` beside a database, and whoever may write that file may make it shorter. The next access to a page that is gone then ends the process with
+//! SIGBUS (mmap(2)): one owner of one database would end the backup of all. A program may ask to outlive that: the signal's handler puts an empty page in the place
+//! of the lost one and counts it. What reads the index finds that it makes no sense, or that something was counted meanwhile, and only that source fails.
+//!
+//! Only what SQLite has mapped as a wal-index is replaced. Any other bus error ends the process, as it does without this.
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::ffi;
+
+/// Why a page cannot be had: there is nothing behind it (POSIX, `<signal.h>`).
+const BUS_ADRERR: c_int = 2;
+/// Regions that can be known at a time. SQLite maps 32 KiB at once; those beyond have no guard.
+const REGIONS_MAX: usize = 4096;
+
+/// A mapped region: where it starts, its bytes, and the file of SQLite's that it is of. It is free where the file is 0. A handler of signals takes no locks.
+struct Region {
+    file: AtomicUsize,
+    start: AtomicUsize,
+    len: AtomicUsize,
+}
+
+static REGIONS: [Region; REGIONS_MAX] =
+    [const { Region { file: AtomicUsize::new(0), start: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; REGIONS_MAX];
+/// Writers of the list come one after the other.
+static CHANGING: Mutex<()> = Mutex::new(());
+/// Pages that were replaced.
+static CUTS: AtomicU64 = AtomicU64::new(0);
+static PAGE_LEN: AtomicUsize = AtomicUsize::new(0);
+
+/// How many pages of wal-indexes were lost in this process.
+pub(super) fn cuts() -> u64 {
+    CUTS.load(Ordering::SeqCst)
+}
+
+/// Lets this process outlive wal-indexes that are cut short: takes SIGBUS. For the program, at its start; a library does not take signals by itself.
+///
+/// # Errors
+/// When the system does not let it.
+pub fn outlive_cut_indexes() -> io::Result<()> {
+    // SAFETY: asks for a number.
+    let page_len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    PAGE_LEN.store(usize::try_from(page_len).unwrap_or(0), Ordering::SeqCst);
+    // SAFETY: zero bytes are a valid `sigaction`: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_bus_error as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    // SAFETY: the action is complete, and its function is one for SA_SIGINFO that calls nothing but what a handler may call.
+    match unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+extern "C" fn on_bus_error(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
+    // SAFETY: the kernel gives the information that SA_SIGINFO asks for; for SIGBUS it has an address.
+    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    let is_of = |region: &Region| {
+        let (start, len) = (region.start.load(Ordering::SeqCst), region.len.load(Ordering::SeqCst));
+        region.file.load(Ordering::SeqCst) != 0 && address.wrapping_sub(start) < len
+    };
+    let page_len = PAGE_LEN.load(Ordering::SeqCst);
+    if code == BUS_ADRERR && page_len > 0 && REGIONS.iter().any(is_of) {
+        let page = (address - address % page_len) as *mut c_void;
+        // SAFETY: the page is one of a region that SQLite has mapped and not yet unmapped; nothing in it can be read any more.
+        let mapped = unsafe {
+            libc::mmap(page, page_len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED, -1, 0)
+        };
+        if mapped == page {
+            CUTS.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+    }
+    // The access is made again, and ends the process as if there were no handler.
+    // SAFETY: signal(2) may be called here.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+}
+
+/// The methods of a file that is watched: SQLite's own but for two, and the own ones.
+#[repr(C)]
+struct Watched {
+    methods: ffi::sqlite3_io_methods,
+    own: *const ffi::sqlite3_io_methods,
+}
+
+/// Has the wal-index of a file that was just opened watched.
+///
+/// # Safety
+/// `file` was opened by the "unix" VFS, and nothing else uses it yet.
+pub(super) unsafe fn watch(file: *mut ffi::sqlite3_file) {
+    /// The tables that were made, by the ones that they stand for. There are few: SQLite has one for each kind of locking.
+    static TABLES: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+    // SAFETY: as the caller says.
+    let own = unsafe { (*file).pMethods };
+    // SAFETY: null, or one of SQLite's tables.
+    let Some(methods) = (unsafe { own.as_ref() }).filter(|methods| methods.iVersion >= 2 && methods.xShmMap.is_some()) else { return };
+    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = tables.iter().find(|(of, _)| *of == own as usize).map(|(_, table)| *table);
+    let table = known.unwrap_or_else(|| {
+        let mut watched = Watched { methods: *methods, own };
+        watched.methods.xShmMap = Some(map);
+        watched.methods.xShmUnmap = Some(unmap);
+        // Leaked: SQLite may use it as long as the process lives.
+        let table = std::ptr::from_ref(Box::leak(Box::new(watched))) as usize;
+        tables.push((own as usize, table));
+        table
+    });
+    // SAFETY: the table begins with methods for the same kind of file.
+    unsafe { (*file).pMethods = table as *const ffi::sqlite3_io_methods };
+}
+
+/// SQLite's own methods of a watched file.
+///
+/// # Safety
+/// The file is watched.
+unsafe fn own_of<'a>(file: *mut ffi::sqlite3_file) -> Option<&'a ffi::sqlite3_io_methods> {
+    // SAFETY: its table is a `Watched`, which lives for ever as what it names does.
+    unsafe { (*(*file).pMethods.cast::<Watched>()).own.as_ref() }
+}
+
+/// As xShmMap of a file.
+///
+/// # Safety
+/// SQLite's; the file is watched.
+unsafe extern "C" fn map(file: *mut ffi::sqlite3_file, region: c_int, len: c_int, extend: c_int, memory: *mut *mut c_void) -> c_int {
+    // SAFETY: the arguments are passed on as they came.
+    let code =
+        unsafe { own_of(file).and_then(|own| own.xShmMap).map_or(ffi::SQLITE_ERROR, |call| call(file, region, len, extend, memory)) };
+    // SAFETY: a place for the answer, which may be null.
+    let start = unsafe { *memory } as usize;
+    if matches!(code, ffi::SQLITE_OK | ffi::SQLITE_READONLY) && start != 0 {
+        note(file as usize, start, usize::try_from(len).unwrap_or(0));
+    }
+    code
+}
+
+/// As xShmUnmap of a file.
+///
+/// # Safety
+/// SQLite's; the file is watched.
+unsafe extern "C" fn unmap(file: *mut ffi::sqlite3_file, delete: c_int) -> c_int {
+    let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+    REGIONS
+        .iter()
+        .filter(|region| region.file.load(Ordering::SeqCst) == file as usize)
+        .for_each(|region| region.file.store(0, Ordering::SeqCst));
+    // SAFETY: the arguments are passed on as they came.
+    unsafe { own_of(file).and_then(|own| own.xShmUnmap).map_or(ffi::SQLITE_ERROR, |call| call(file, delete)) }
+}
+
+/// Notes a region, unless it is noted already.
+fn note(file: usize, start: usize, len: usize) {
+    let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+    let is = |region: &&Region| region.file.load(Ordering::SeqCst) == file && region.start.load(Ordering::SeqCst) == start;
+    if REGIONS.iter().any(|region| is(&region)) {
+        return;
+    }
+    if let Some(free) = REGIONS.iter().find(|region| region.file.load(Ordering::SeqCst) == 0) {
+        free.start.store(start, Ordering::SeqCst);
+        free.len.store(len, Ordering::SeqCst);
+        free.file.store(file, Ordering::SeqCst);
+    }
+}
