@@ -142,6 +142,15 @@ impl Dir {
         self.itself.join(name)
     }
 
+    /// Holds the same directory once more.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn again(&self) -> io::Result<Self> {
+        let found = openat(&self.file, ".", HOLD, Mode::empty())?;
+        Ok(Dir { path: self.path.clone(), ..Self::below(found, &self.path, Path::new("."))? })
+    }
+
     /// Opens the directory for reading: for its names, its attributes and to make it durable.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Directories with files to restore that somebody else has made.
+//! Exports into directories that somebody else may change, and directories with files to restore that somebody else has made.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -6,10 +6,11 @@ use std::path::Path;
 
 use icecore::Error;
 use icecore::backend::disk::RealDisk;
-use icecore::ops::export::{FromOptions, open_directory, restore_given};
+use icecore::ops::export::{ExportOptions, FromOptions, export, open_directory, restore_given};
 use icecore::progress::Silent;
 
-use crate::attacker::placement;
+use crate::attacker::{Scene, at_every_moment, placement};
+use crate::support::{Bed, back_up, make_database};
 
 /// What takes the place of a file: something that has no end, or that nobody writes to.
 fn put(path: &Path, what: &str) {
@@ -71,6 +72,45 @@ fn a_named_file_is_a_regular_one_in_the_directory() {
             let targets = [(name.as_bytes().to_vec(), dest.clone())];
             let restored = restore_given(&given, &targets, &FromOptions::default(), &placement(&disk), &mut |_| {});
             assert!(restored.is_err() && !dest.exists(), "{what}: {restored:?}");
+        }
+    }
+}
+
+/// The directory that is being filled becomes a link to somebody else's, at each step in turn; and so does the one above, and the one that is replaced.
+#[test]
+fn an_export_stays_in_the_directory_that_it_has_made() {
+    let bed = Bed::new(false);
+    drop(make_database(&bed.path("db"), 20));
+    let repo = bed.open();
+    let report = back_up(&repo, &bed.path("db"), 1);
+    let attacks: [&(dyn Fn(&Scene) + Send + Sync); 3] = [
+        &|scene| {
+            for entry in fs::read_dir(scene.theirs.join("home")).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.contains(".icecore-export-") && !name.ends_with(".aside") {
+                    scene.turn(&format!("home/{name}"), "etc");
+                }
+            }
+        },
+        &|scene| scene.turn("home", ""),
+        &|scene| scene.turn("home/dest", "etc"),
+    ];
+    for (number, attack) in attacks.into_iter().enumerate() {
+        for is_there in [false, true] {
+            let prepare = |scene: &Scene| {
+                fs::create_dir_all(scene.theirs.join(if is_there { "home/dest" } else { "home" })).unwrap();
+                symlink(scene.outside.join("etc"), scene.outside.join("dest")).unwrap();
+            };
+            let moments = at_every_moment(&prepare, attack, &|scene, disk| {
+                let _ = export(
+                    &repo,
+                    (&report.id, &report.record),
+                    &scene.theirs.join("home/dest"),
+                    &ExportOptions::default(),
+                    &placement(disk),
+                );
+            });
+            assert!(moments > 8, "attack {number}: {moments}");
         }
     }
 }

@@ -6,3 +6,5 @@ mod cut;
 mod exports;
 mod files;
 mod restore;
+#[path = "../support/repo.rs"]
+mod support;

@@ -32,6 +32,8 @@ impl Failing {
     fn step(&self, what: &str, path: &Path) -> io::Result<()> {
         let left = self.steps_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         left.map_err(|_| io::Error::other("the disk is gone"))?;
+        // Of a directory that is held, its own name.
+        let path = if path.parent() == Some(Path::new("/proc/self/fd")) { path.read_link()? } else { path.to_path_buf() };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.trace.lock().unwrap().push(format!("{what} {}", if name.contains(".icecore-") { "new" } else { &name }));
         Ok(())

@@ -9,7 +9,7 @@ pub(super) mod sums;
 pub(super) mod swap;
 
 use std::collections::HashMap;
-use std::fs::File;
+
 use std::path::{Path, PathBuf};
 
 pub use from::{FromOptions, Given, open_directory, restore_given};
@@ -105,7 +105,8 @@ fn write_streams(
         Some(FileMeta { mode: meta.mode & 0o777, uid: owner.0, gid: owner.1, ..meta })
     };
     let database = DatabaseOptions { accept_damaged: options.accept_damaged, ..DatabaseOptions::default() };
-    let tree = Tree::open(placement, &staging.path)?;
+    let unusable = |e| Error::destination(&staging.path, format!("cannot be used: {e}; what was there is unchanged"));
+    let tree = Tree::open_held(placement, staging.dir.again().map_err(unusable)?)?;
     let (entries, total, monitor) = (Entries::Listed(listing), listing.len() as u64, placement.monitor);
     let filling = Filling { reader, entries, total, database, dress: &dress, monitor };
     let mut findings = Vec::new();
@@ -144,7 +145,7 @@ fn describe(mut manifest: Manifest, listing: &[StreamEntry], staging: &Staging, 
         };
         let hash = match hash {
             Some(hash) => hash,
-            None => hash_file(&staging.path.join(std::ffi::OsStr::from_bytes(&entry.name)), monitor)?,
+            None => hash_file(staging, Path::new(std::ffi::OsStr::from_bytes(&entry.name)), monitor)?,
         };
         hashes.insert(entry.name.as_slice(), hash);
         sums.extend_from_slice(&sums::line(&entry.name, &hash.sha256));
@@ -154,9 +155,14 @@ fn describe(mut manifest: Manifest, listing: &[StreamEntry], staging: &Staging, 
     Ok((manifest, sums))
 }
 
-fn hash_file(path: &Path, monitor: &dyn Monitor) -> Result<FileHash> {
-    let unreadable = |e| Error::destination(path, format!("cannot be read again: {e}; nothing was changed"));
-    let file = File::open(path).map_err(unreadable)?;
+fn hash_file(staging: &Staging, name: &Path, monitor: &dyn Monitor) -> Result<FileHash> {
+    let unreadable = |e| Error::destination(name, format!("cannot be read again: {e}; nothing was changed"));
+    let last = name.file_name().unwrap_or_default();
+    let opened = match name.parent().filter(|above| !above.as_os_str().is_empty()) {
+        Some(above) => staging.dir.enter(above).and_then(|above| above.open_file(last)),
+        None => staging.dir.open_file(last),
+    };
+    let file = opened.map_err(unreadable)?;
     sums::hash_file(&file, monitor).map_err(|error| match error {
         sums::ReadError::Read(e) => unreadable(e),
         sums::ReadError::Other(error) => error,
@@ -167,7 +173,7 @@ fn write_descriptions(disk: &dyn Disk, staging: &Staging, manifest: &Manifest, s
     let failed =
         |e: &dyn std::fmt::Display| Error::destination(&staging.path, format!("cannot be completed: {e}; what was there is unchanged"));
     let json = serde_json::to_vec_pretty(manifest).map_err(|e| failed(&e))?;
-    disk.create(&staging.path.join(CHECKSUMS_NAME), &[sums], 0o644).map_err(|e| failed(&e))?;
-    disk.create(&staging.path.join(MANIFEST_NAME), &[&json, b"\n"], 0o644).map_err(|e| failed(&e))?;
-    disk.sync_dir(&staging.path).map_err(|e| failed(&e))
+    disk.create(&staging.dir.at(CHECKSUMS_NAME), &[sums], 0o644).map_err(|e| failed(&e))?;
+    disk.create(&staging.dir.at(MANIFEST_NAME), &[&json, b"\n"], 0o644).map_err(|e| failed(&e))?;
+    disk.sync_dir(staging.dir.itself()).map_err(|e| failed(&e))
 }

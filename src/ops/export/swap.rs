@@ -4,12 +4,15 @@
 //! complete and durable the two names are exchanged; then the old one goes. Killed anywhere, NAME is the old directory or the new
 //! one, each whole; what lies under the hidden name then is removed by the next export to the same place, as nobody has it locked.
 //! Where the file system cannot exchange names the old one is renamed away first: between the two renames NAME is absent.
+//!
+//! The directory above may belong to somebody else, who can exchange what is in it at any moment. So it is held open, as is the new one from the moment on that it
+//! was made: all that is written goes through these, and the new one has to be the one that was filled when it gets its name.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
@@ -17,6 +20,7 @@ use walkdir::WalkDir;
 use super::manifest::{Found, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME};
 use super::sums::CHECKSUMS_NAME;
 use crate::backend::disk::Disk;
+use crate::beneath::{self, Dir};
 use crate::dirlock::DirLock;
 use crate::error::{Error, Result};
 use crate::id::to_hex;
@@ -33,7 +37,7 @@ const KEPT_MAX: u32 = 1000;
 pub(in crate::ops) struct Place {
     /// With symbolic links resolved.
     path: PathBuf,
-    above: PathBuf,
+    above: Dir,
     name: OsString,
     /// The directory that is there, locked, so that of two exports to one place the second waits for another time.
     old: Option<DirLock>,
@@ -42,6 +46,8 @@ pub(in crate::ops) struct Place {
 /// The new directory on its way; removed when dropped before it has its name.
 pub(in crate::ops) struct Staging {
     pub(in crate::ops) path: PathBuf,
+    pub(super) dir: Dir,
+    name: OsString,
     _lock: DirLock,
     placed: bool,
 }
@@ -80,6 +86,7 @@ impl Place {
         };
         let named = |path: &Path| Some((path.parent()?.to_path_buf(), path.file_name()?.to_os_string()));
         let (above, name) = named(&path).ok_or_else(|| Error::destination(&path, "cannot be replaced; name a directory below it"))?;
+        let above = Dir::find(&above).map_err(|e| failed(&above, "use this directory", e))?;
         let mut place = Place { path, above, name, old: None };
         if let Ok(found) = fs::symlink_metadata(&place.path) {
             if !found.is_dir() {
@@ -109,7 +116,8 @@ impl Place {
     pub(in crate::ops) fn scratch(disk: &dyn Disk, above: &Path, name: &str) -> Result<Self> {
         disk.create_dir_all(above).map_err(|e| failed(above, "make this directory", e))?;
         let above = above.canonicalize().map_err(|e| failed(above, "use this directory", e))?;
-        Ok(Place { path: above.join(name), above, name: name.into(), old: None })
+        let held = Dir::find(&above).map_err(|e| failed(&above, "use this directory", e))?;
+        Ok(Place { path: above.join(name), above: held, name: name.into(), old: None })
     }
 
     /// A directory of something else, named by mistake, is not moved away.
@@ -134,17 +142,29 @@ impl Place {
         self.remove_leftovers(monitor);
         let mut name = self.hidden();
         name.push(random_digits(&self.path)?);
-        let path = self.above.join(name);
-        let made = fs::DirBuilder::new().create(&path).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)));
-        made.map_err(|e| failed(&self.path, "make a directory beside it", e))?;
-        let locked = DirLock::try_new(&path).and_then(|lock| lock.ok_or_else(|| io::Error::other("somebody has locked it")));
+        let path = self.above.path().join(&name);
+        let dir = self.make(&name).map_err(|e| failed(&self.path, "make a directory beside it", e))?;
+        let locked =
+            DirLock::try_new(&self.above.at(&name)).and_then(|lock| lock.ok_or_else(|| io::Error::other("somebody has locked it")));
         match locked {
-            Ok(lock) => Ok(Staging { path, _lock: lock, placed: false }),
+            Ok(lock) => Ok(Staging { path, dir, name, _lock: lock, placed: false }),
             Err(e) => {
-                let _ = fs::remove_dir(&path);
+                let _ = fs::remove_dir(self.above.at(&name));
                 Err(failed(&self.path, "lock a directory beside it", e))
             }
         }
+    }
+
+    /// Makes a directory of this name and holds it. It is for this user alone.
+    fn make(&self, name: &OsStr) -> io::Result<Dir> {
+        fs::DirBuilder::new().mode(0o700).create(self.above.at(name))?;
+        let dir = self.above.enter(Path::new(name))?;
+        if dir.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("another user has put another one there"));
+        }
+        // The umask may have taken rights away.
+        fs::set_permissions(dir.itself(), fs::Permissions::from_mode(0o700))?;
+        Ok(dir)
     }
 
     fn hidden(&self) -> OsString {
@@ -156,7 +176,7 @@ impl Place {
 
     fn remove_leftovers(&self, monitor: &dyn Monitor) {
         let hidden = self.hidden();
-        let Ok(entries) = fs::read_dir(&self.above) else { return };
+        let Ok(entries) = fs::read_dir(self.above.itself()) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let digits = name.as_bytes().strip_prefix(hidden.as_bytes()).unwrap_or_default();
@@ -165,11 +185,10 @@ impl Place {
                 && let Ok(Some(lock)) = DirLock::try_new(&entry.path())
                 && lock.is_exclusive()
             {
+                let shown = self.above.path().join(&name);
                 match fs::remove_dir_all(entry.path()) {
-                    Ok(()) => monitor.warn(&format!("removed {}, which an interrupted export had left", entry.path().display())),
-                    Err(e) => {
-                        monitor.warn(&format!("{}, which an interrupted export has left, cannot be removed: {e}", entry.path().display()))
-                    }
+                    Ok(()) => monitor.warn(&format!("removed {}, which an interrupted export had left", shown.display())),
+                    Err(e) => monitor.warn(&format!("{}, which an interrupted export has left, cannot be removed: {e}", shown.display())),
                 }
             }
         }
@@ -188,21 +207,25 @@ impl Place {
         let old = self.classify();
         if let Some(there) = &self.old {
             let mode = there.metadata().map_err(|e| failed(&self.path, "look at it", e))?.permissions();
-            fs::set_permissions(&staging.path, mode).map_err(|e| failed(&self.path, "give the new directory its mode", e))?;
+            fs::set_permissions(staging.dir.itself(), mode).map_err(|e| failed(&self.path, "give the new directory its mode", e))?;
         }
         if old == Old::Foreign {
             self.rename_to_kept(disk, &mut staging, timestamp)?;
         }
+        let is_filled = |found: fs::Metadata| staging.dir.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()));
+        if !self.above.look(&staging.name).is_ok_and(is_filled) {
+            return Err(failed(&self.path, "rename the new directory to it", "somebody has put another one in its place"));
+        }
         self.swap(disk, &staging, old).map_err(|e| failed(&self.path, "rename the new directory to it", e))?;
-        let other = staging.path.clone();
+        let (other, other_name) = (staging.path.clone(), staging.name.clone());
         staging.placed = true;
         let undone = |e| Error::half_done(&self.path, format!("the new one is in place, but a power cut now may undo that: {e}"));
-        disk.sync_dir(&self.above).map_err(undone)?;
+        disk.sync_dir(self.above.itself()).map_err(undone)?;
         match old {
             Old::Absent => Ok(None),
             Old::Foreign => Ok(Some(other)),
             Old::Ours => {
-                match fs::remove_dir_all(&other) {
+                match fs::remove_dir_all(self.above.at(&other_name)) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         monitor.warn(&format!("{}, the export that was there, cannot be removed: {e}", other.display()));
                     }
@@ -221,10 +244,10 @@ impl Place {
             if counter > 0 {
                 name.push(format!(".{counter}"));
             }
-            let kept = self.above.join(name);
-            match rename_new(disk, &staging.path, &kept) {
+            match rename_new(disk, &self.above.at(&staging.name), &self.above.at(&name)) {
                 Ok(()) => {
-                    staging.path = kept;
+                    staging.path = self.above.path().join(&name);
+                    staging.name = name;
                     return Ok(());
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists || e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
@@ -235,27 +258,29 @@ impl Place {
     }
 
     fn swap(&self, disk: &dyn Disk, staging: &Staging, old: Old) -> io::Result<()> {
+        let (new, place) = (self.above.at(&staging.name), self.above.at(&self.name));
         if old == Old::Absent {
-            return rename_new(disk, &staging.path, &self.path);
+            return rename_new(disk, &new, &place);
         }
-        match disk.exchange(&staging.path, &self.path) {
+        match disk.exchange(&new, &place) {
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
             outcome => return outcome,
         }
         // Not in one step here. The old one waits under a third name, so that it can come back.
-        let mut third = staging.path.clone().into_os_string().into_vec();
-        third.extend_from_slice(b".old");
-        let third = PathBuf::from(OsStr::from_bytes(&third));
-        rename_new(disk, &self.path, &third)?;
-        if let Err(e) = rename_new(disk, &staging.path, &self.path) {
-            return match rename_new(disk, &third, &self.path) {
+        let mut third_name = staging.name.clone();
+        third_name.push(".old");
+        let third = self.above.at(&third_name);
+        rename_new(disk, &place, &third)?;
+        if let Err(e) = rename_new(disk, &new, &place) {
+            return match rename_new(disk, &third, &place) {
                 Ok(()) => Err(e),
                 Err(back) => {
+                    let third = self.above.path().join(third_name);
                     Err(io::Error::other(format!("{e}; and then the old one could not come back ({back}): it is {}", third.display())))
                 }
             };
         }
-        rename_new(disk, &third, &staging.path)
+        rename_new(disk, &third, &new)
     }
 }
 
@@ -271,8 +296,9 @@ fn rename_new(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
 /// Whether a directory is an export as it was written, file for file by name, size and time, or empty: then nothing is lost with it.
 fn is_ours(dir: &Path) -> bool {
     let manifest = dir.join(MANIFEST_NAME);
-    let is_small = fs::symlink_metadata(&manifest).is_ok_and(|found| found.is_file() && found.len() <= MANIFEST_LEN_MAX);
-    let found: Option<Found> = if is_small { fs::read(&manifest).ok().and_then(|text| serde_json::from_slice(&text).ok()) } else { None };
+    let mut text = Vec::new();
+    let read = beneath::open_file(&manifest).and_then(|file| file.take(MANIFEST_LEN_MAX + 1).read_to_end(&mut text));
+    let found: Option<Found> = read.ok().filter(|len| *len as u64 <= MANIFEST_LEN_MAX).and_then(|_| serde_json::from_slice(&text).ok());
     let found = found.filter(|found| found.format == MANIFEST_FORMAT);
     WalkDir::new(dir).min_depth(1).into_iter().all(|entry| {
         let (Ok(entry), Some(found)) = (entry, &found) else { return false };
@@ -287,8 +313,15 @@ fn is_ours(dir: &Path) -> bool {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.placed {
-            // What stays is removed by the next export.
-            let _ = fs::remove_dir_all(&self.path);
+            // What stays is removed by the next export. The name may lead elsewhere by now, what is in it is removed by the directory that is held.
+            let own = fs::read_dir(self.dir.itself());
+            own.into_iter().flatten().flatten().for_each(|entry| {
+                let _ = match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+                    _ => fs::remove_file(entry.path()),
+                };
+            });
+            let _ = fs::remove_dir(&self.path);
         }
     }
 }

@@ -90,6 +90,14 @@ impl<'a> Tree<'a> {
         Self::open_with(placement, root, true)
     }
 
+    /// The same for a directory that is held, and there.
+    ///
+    /// # Errors
+    /// As [`Tree::open`].
+    pub(crate) fn open_held(placement: &'a Placement<'a>, dir: Dir) -> Result<Self> {
+        Self::fill(placement, dir, Vec::new(), false)
+    }
+
     fn open_with(placement: &'a Placement<'a>, root: &Path, many: bool) -> Result<Self> {
         let (dir, made) = make_root(placement, root)?;
         Self::fill(placement, dir, made, many)
