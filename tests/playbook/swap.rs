@@ -152,7 +152,10 @@ fn whatever_fails_the_directory_is_one_of_the_two() {
             match can_exchange {
                 true => assert!(found.is_some(), "after {steps} steps"),
                 // Between two renames the name is absent, and the message says where the old one lies.
-                false => assert!(found.is_some() || outcome.unwrap_err().to_string().contains("it is /"), "after {steps} steps"),
+                false => {
+                    let said = outcome.unwrap_err().to_string();
+                    assert!(found.is_some() || said.contains("it is /"), "after {steps} steps: {said}");
+                }
             }
             if found != Some(0) {
                 let _ = std::fs::remove_dir_all(scene.bed.path("out"));

@@ -47,6 +47,7 @@ pub(in crate::ops) struct Place {
 pub(in crate::ops) struct Staging {
     pub(in crate::ops) path: PathBuf,
     pub(super) dir: Dir,
+    above: Dir,
     name: OsString,
     _lock: DirLock,
     placed: bool,
@@ -143,11 +144,13 @@ impl Place {
         let mut name = self.hidden();
         name.push(random_digits(&self.path)?);
         let path = self.above.path().join(&name);
-        let dir = self.make(&name).map_err(|e| failed(&self.path, "make a directory beside it", e))?;
+        let cannot = |e| failed(&self.path, "make a directory beside it", e);
+        let above = self.above.again().map_err(cannot)?;
+        let dir = self.make(&name).map_err(cannot)?;
         let locked =
             DirLock::try_new(&self.above.at(&name)).and_then(|lock| lock.ok_or_else(|| io::Error::other("somebody has locked it")));
         match locked {
-            Ok(lock) => Ok(Staging { path, dir, name, _lock: lock, placed: false }),
+            Ok(lock) => Ok(Staging { path, dir, above, name, _lock: lock, placed: false }),
             Err(e) => {
                 let _ = fs::remove_dir(self.above.at(&name));
                 Err(failed(&self.path, "lock a directory beside it", e))
@@ -212,8 +215,7 @@ impl Place {
         if old == Old::Foreign {
             self.rename_to_kept(disk, &mut staging, timestamp)?;
         }
-        let is_filled = |found: fs::Metadata| staging.dir.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()));
-        if !self.above.look(&staging.name).is_ok_and(is_filled) {
+        if !staging.has_its_name() {
             return Err(failed(&self.path, "rename the new directory to it", "somebody has put another one in its place"));
         }
         self.swap(disk, &staging, old).map_err(|e| failed(&self.path, "rename the new directory to it", e))?;
@@ -310,18 +312,26 @@ fn is_ours(dir: &Path) -> bool {
     })
 }
 
+impl Staging {
+    /// Whether its name is still that of the directory that was made.
+    fn has_its_name(&self) -> bool {
+        let same = |found: fs::Metadata, own: fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
+        self.above.look(&self.name).and_then(|found| Ok(same(found, self.dir.metadata()?))).unwrap_or(false)
+    }
+}
+
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.placed {
-            // What stays is removed by the next export. The name may lead elsewhere by now, what is in it is removed by the directory that is held.
-            let own = fs::read_dir(self.dir.itself());
-            own.into_iter().flatten().flatten().for_each(|entry| {
-                let _ = match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
-                    _ => fs::remove_file(entry.path()),
-                };
-            });
-            let _ = fs::remove_dir(&self.path);
+        // Under another name it may be the export that is in place. What stays is removed by the next one.
+        if self.placed || !self.has_its_name() {
+            return;
         }
+        for entry in fs::read_dir(self.dir.itself()).into_iter().flatten().flatten() {
+            let _ = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+                _ => fs::remove_file(entry.path()),
+            };
+        }
+        let _ = fs::remove_dir(self.above.at(&self.name));
     }
 }
