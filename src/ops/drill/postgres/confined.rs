@@ -2,19 +2,19 @@
 //!
 //! A restore runs code of the dump with the rights of the server's superuser: constraints, defaults, functions of indexes. Such code can have programs run
 //! (`COPY ... TO PROGRAM`), read and write files, load libraries. So the server is confined before its program begins, with Landlock (landlock(7)): it may execute
-//! nothing but that program, read only what systems install, and write only in its own directory. It may use no TCP, and send no signals to others. What the kernel
-//! does not know is left out; servers of other systems, and those that a script starts, are not confined at all, and that is told.
+//! nothing but that program, read only what systems install, and write only in its own directory. It may use no TCP, and send no signals to others. An older
+//! kernel enforces fewer of these rules. A server on another system, or one that a script starts, is not confined; the drill says so.
 
 use std::path::Path;
 use std::process::{Child, Command};
 
-/// Starts the program of a server, confined; says besides whether it is.
+/// Starts the program of a server, and says whether it is confined.
 ///
 /// # Errors
 /// When it cannot be started.
 #[cfg(target_os = "linux")]
 pub(super) fn spawn(command: &mut Command, program: &Path, own: &Path) -> std::io::Result<(Child, bool)> {
-    // What a thread gives up, its children do not have either, and this thread ends here.
+    // A thread of its own: it gives up rights for good, and its children inherit that.
     let spawned = std::thread::scope(|scope| {
         let spawning = scope.spawn(|| {
             rustix::thread::set_no_new_privs(true)?;
@@ -63,8 +63,8 @@ mod linux {
         "/etc/timezone",
         "/etc/zoneinfo",
     ];
-    /// Devices that hold nothing, and the place of shared memory.
-    const WRITABLE: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/shm"];
+    /// Devices that hold nothing. Shared memory is not here: other servers of the same user have theirs in that directory.
+    const WRITABLE: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
     /// Where the path of the loader stands in a program, from its beginning.
     const HEADERS_LEN: u64 = 16 << 10;
 
@@ -72,7 +72,7 @@ mod linux {
     pub(super) fn confine(program: &Path, own: &Path) -> Result<bool, RulesetError> {
         let program = program.canonicalize().unwrap_or_else(|_| program.to_path_buf());
         let headers = headers(&program).unwrap_or_default();
-        // What a script of the user's runs is not known.
+        // Nobody knows what a script of the user's will run.
         if headers.starts_with(b"#!") {
             return Ok(false);
         }
@@ -108,7 +108,7 @@ mod linux {
         Ok(status.ruleset != RulesetStatus::NotEnforced)
     }
 
-    /// The program that the kernel starts in place of one that is linked dynamically (`PT_INTERP` in elf(5)): the first path to one that stands in its headers.
+    /// The loader, which the kernel starts for a program with shared libraries (`PT_INTERP` in elf(5)). Its path stands in the program's headers.
     fn loader(headers: &[u8]) -> Option<PathBuf> {
         let path = headers.split(|byte| *byte == 0).find(|text| text.starts_with(b"/") && memchr::memmem::find(text, b"/ld").is_some())?;
         Path::new(OsStr::from_bytes(path)).canonicalize().ok()

@@ -36,8 +36,8 @@ const CONFINED: &str = "it reads only what lies beside its programs, in /usr and
 /// The database that every server has.
 const HOME: &str = "postgres";
 
-/// Makes the cluster, and removes all of it after the end of its input, whose first line is the number of the server's process. A server that it was not told of,
-/// as this process was killed at that moment, ends by itself when it finds its directory gone.
+/// Makes the cluster. It reads the number of the server's process from its input, and removes everything at the end of its input. If this process is killed before
+/// it has told the number, the server ends by itself when it finds its directory gone.
 const KEEPER: &str = r#"
 trap '' HUP INT TERM
 dir=$1 bin=$2 user=$3 server=
@@ -54,7 +54,7 @@ rm -rf "$dir"
 const MADE: &str = "made";
 /// The server's settings. The socket's directory is told from the data directory on, so that it needs no quotes. Publications are restored without a warning only
 /// where logical decoding is possible.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 11] = [
     "unix_socket_directories=..",
     "port=5432",
     "listen_addresses=",
@@ -65,6 +65,8 @@ const SETTINGS: [&str; 10] = [
     "wal_level=logical",
     "max_wal_size=4GB",
     "log_min_error_statement=panic",
+    // In its own directory, as it is kept from /dev/shm.
+    "dynamic_shared_memory_type=mmap",
 ];
 
 /// A user of this machine.
