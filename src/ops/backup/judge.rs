@@ -4,9 +4,9 @@
 //! by itself: logs are rotated and files are deleted every day. These are flagged:
 //!
 //! - a database that was named the last time and is not now, or a dump that is not there any more;
-//! - a database in a tree that is gone while its log or journal is there, or together with everything else in its directory, which is still there:
-//!   so looks the place of a volume that is not mounted, and a directory that is suddenly left out as a cache; or of which only a link or a directory of
-//!   that name is left;
+//! - a database in a tree that is gone while its log or journal is still there;
+//! - a database in a tree whose directory is there and empty: a volume may not be mounted, or the directory may now be left out as a cache;
+//! - a database in a tree that has become a link or a directory;
 //! - a database or the output of a program that had bytes and is empty, or had 64 KiB and has lost more than half of them. Free pages of a database do
 //!   not count: neither is a VACUUM a loss, nor does a database that was emptied in place look full;
 //! - a file that was a database and is none;
@@ -22,13 +22,12 @@ use std::path::Path;
 use super::history::Inherited;
 use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, StreamEntry};
 use crate::ops::gaps::Gaps;
+use crate::source::files::CACHE_TAG;
 use crate::source::postgres::streams::{DIRECTORY_INFIX, dumped_database, split_directory};
 use crate::source::{CaptureReport, NamedRoot};
 
 /// What had at least this many bytes is flagged if it loses more than half of them.
 const SHRUNK_FROM: u64 = 64 << 10;
-/// What a directory that is left out as a cache still has; see [`crate::source::files::Selection::exclude_caches`].
-const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
 /// The most flags of one snapshot. Beyond that directories stand for what is in them.
 const FLAGS_MAX: usize = 100;
 
@@ -184,14 +183,14 @@ impl<'a> Case<'a> {
                 lost.insert(old.name.clone(), format!("{name} is gone, while {name}{side} is still there"));
                 continue;
             }
-            let is_tag = |entry: &&StreamEntry| entry.name.rsplit(|byte| *byte == b'/').next() == Some(CACHE_TAG);
+            let is_tag = |entry: &&StreamEntry| entry.name.rsplit(|byte| *byte == b'/').next() == Some(CACHE_TAG.as_bytes());
             let filling = || self.entries.iter().filter(|entry| !is_tag(entry)).filter_map(|entry| parent_of(&entry.name)).collect();
             let full = full.get_or_insert_with(filling);
             let mut above = std::iter::successors(parent_of(&old.name), |dir| parent_of(dir));
             let still_there = above.find(|dir| self.now(dir).is_some_and(|entry| entry.kind == EntryKind::Directory));
             if let Some(dir) = still_there.filter(|dir| !full.contains(dir)) {
                 let (name, old) = (shown(dir), shown(&old.name));
-                let text = match self.now(&[dir, b"/", CACHE_TAG].concat()) {
+                let text = match self.now(&[dir, b"/", CACHE_TAG.as_bytes()].concat()) {
                     Some(_) => format!("{name} is left out, as it says that it is a cache: {old} was in it"),
                     None => format!("{name} is empty, where {old} was: is a volume not mounted?"),
                 };
@@ -259,7 +258,8 @@ impl<'a> Case<'a> {
             entries.filter(|entry| !self.gaps.covers(&entry.name)).map(measure).fold(0, u64::saturating_add)
         };
         let (before, after) = (sum(&mut self.last.all_good()), sum(&mut self.entries.iter()));
-        // The newest good states of all streams may never have been there at one time: a file that only a flagged snapshot has had would be missed for ever.
+        // The newest good states come from several snapshots, and no single one may have had them all. So one whole snapshot is compared as well:
+        // otherwise a file that only a flagged snapshot had is missed for ever.
         if has_shrunk(before, after) && has_shrunk(self.last.whole_bytes, self.entries.iter().map(measure).sum()) {
             self.flag("shrunk", b"", format!("there are {after} bytes in all; there were {before}"));
         }

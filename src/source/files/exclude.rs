@@ -68,7 +68,7 @@ const OF_RESTORES: [&str; 4] = [
 const OWN: &str = "icecore";
 
 /// The name and the beginning of a tag (<https://bford.info/cachedir/>).
-pub(super) const TAG_NAME: &str = "CACHEDIR.TAG";
+pub const CACHE_TAG: &str = "CACHEDIR.TAG";
 const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// Why something is left out by its name.
@@ -132,7 +132,7 @@ fn matches_nothing(pattern: &str) -> bool {
 
 /// Whether a directory says of itself that it is a cache.
 pub(super) fn is_cache(dir: &Path) -> bool {
-    begins_with(&dir.join(TAG_NAME), TAG)
+    begins_with(&dir.join(CACHE_TAG), TAG)
 }
 
 fn begins_with(path: &Path, beginning: &[u8]) -> bool {

@@ -44,7 +44,7 @@ mod links;
 mod roots;
 mod walk;
 
-pub use self::exclude::{LeftOut, Selection};
+pub use self::exclude::{CACHE_TAG, LeftOut, Selection};
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use walkdir::{DirEntry, IntoIter, WalkDir};
 
-use super::exclude::{LeftOut, Patterns, Reason, Selection, TAG_NAME, is_cache};
+use super::exclude::{CACHE_TAG, LeftOut, Patterns, Reason, Selection, is_cache};
 use crate::beneath::{Dir, Dirs};
 use crate::error::{Error, Result};
 
@@ -248,9 +248,9 @@ impl Iterator for Walk<'_> {
 
 /// The tag of a cache directory, as an entry of its own.
 fn tag_in(dir: &Entry) -> Option<Entry> {
-    let path = dir.path.join(TAG_NAME);
+    let path = dir.path.join(CACHE_TAG);
     let metadata = std::fs::symlink_metadata(&path).ok()?;
-    let name = [dir.name.as_slice(), b"/", TAG_NAME.as_bytes()].concat();
+    let name = [dir.name.as_slice(), b"/", CACHE_TAG.as_bytes()].concat();
     Some(Entry { name, depth: dir.depth + 1, path, metadata, dirs: Arc::clone(&dir.dirs) })
 }
 
