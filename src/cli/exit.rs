@@ -41,7 +41,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// What to do about a repository whose disk is full. A prune writes what it is about to delete before it deletes anything.
-const FULL: &str = ": the repository's disk is full. `icecore forget --prune` makes room, but needs a few megabytes itself: free them by other means first";
+const FULL: &str = ": the repository's disk is full. `icecore forget --prune` makes room, but has to write first: free some space by other means, then run it";
 
 /// Why a command ends early.
 #[derive(Debug, Clone, PartialEq, Eq)]

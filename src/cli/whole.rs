@@ -7,8 +7,8 @@ use std::path::Path;
 
 use icecore::backend::disk::{Disk, RealDisk};
 
-/// Writes a file under a name that nobody can guess, then gives it its own. A link of that name is replaced, not followed. What is no file, as a device, is never
-/// replaced: root would take it from everybody. `mode` is subject to the umask.
+/// Writes a file under a name that nobody can guess, then gives it its own. A link of that name is replaced, not followed. Devices and pipes are never
+/// replaced: root would take them from everybody. `mode` is subject to the umask.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     if path.file_name().is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it names no file"));

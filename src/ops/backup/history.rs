@@ -105,7 +105,7 @@ pub(super) struct Inherited {
     pub(super) accepted: Vec<Flag>,
     /// Whether there is any good state.
     pub(super) has_good: bool,
-    /// Bytes in all streams of the newest snapshot that has a good state of all that newer ones lack.
+    /// Bytes in all streams of the oldest snapshot that was read for its good states: often the newest one without a flag.
     pub(super) whole_bytes: u64,
 }
 

@@ -5,8 +5,8 @@
 //! one, each whole; what lies under the hidden name then is removed by the next export to the same place, as nobody has it locked.
 //! Where the file system cannot exchange names the old one is renamed away first: between the two renames NAME is absent.
 //!
-//! The directory above may belong to somebody else, who can exchange what is in it at any moment. So it is held open, as is the new one from the moment on that it
-//! was made: all that is written goes through these, and the new one has to be the one that was filled when it gets its name.
+//! The directory above may belong to another user, who can exchange its entries at any moment. So both it and the new directory are held open, and every write goes
+//! through the open directories. Before the new directory gets its name, it is checked to be the one that was filled.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -322,7 +322,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // Under another name it may be the export that is in place. What stays is removed by the next one.
+        // If another name leads to it, it may be the export that is in place. The next export removes what stays.
         if self.placed || !self.has_its_name() {
             return;
         }

@@ -1,8 +1,8 @@
 //! Wal-indexes that are cut short while they are mapped.
 //!
-//! SQLite maps the `-shm` beside a database, and whoever may write that file may make it shorter. The next access to a page that is gone then ends the process with
-//! SIGBUS (mmap(2)): one owner of one database would end the backup of all. A program may ask to outlive that: the signal's handler puts an empty page in the place
-//! of the lost one and counts it. What reads the index finds that it makes no sense, or that something was counted meanwhile, and only that source fails.
+//! SQLite maps the `-shm` beside a database. Other users may be able to write that file, and so to make it shorter. Then the next access to a lost page ends the
+//! process with SIGBUS (mmap(2)), and with it the backup of every other database. A program can ask to survive this: the handler of the signal maps an empty page
+//! in place of the lost one and counts it. The reader of the index checks the index and this count, so only that source fails.
 //!
 //! Only what SQLite has mapped as a wal-index is replaced. Any other bus error ends the process, as it does without this.
 
@@ -13,12 +13,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::ffi;
 
-/// Why a page cannot be had: there is nothing behind it (POSIX, `<signal.h>`).
+/// The code for an address with no memory behind it (POSIX, `<signal.h>`).
 const BUS_ADRERR: c_int = 2;
-/// Regions that can be known at a time. SQLite maps 32 KiB at once; those beyond have no guard.
+/// The most regions at a time. SQLite maps 32 KiB in each. Further ones have no guard.
 const REGIONS_MAX: usize = 4096;
 
-/// A mapped region: where it starts, its bytes, and the file of SQLite's that it is of. It is free where the file is 0. A handler of signals takes no locks.
+/// A mapped region: its start, its length in bytes, and the file of SQLite that it belongs to. The slot is free if the file is 0. These are atomics because a
+/// signal handler must not take locks.
 struct Region {
     file: AtomicUsize,
     start: AtomicUsize,

@@ -147,12 +147,10 @@ pub(super) fn drill(
     }
 }
 
-/// What is said of a dump of which nothing proves that it is what was backed up, before any of it comes to the server.
+/// The warning for a dump that nothing proves to be what was backed up. It comes before the server gets any of the dump.
 fn trust(why: &str, account: Option<&Account>, is_confined: bool) -> String {
     let (who, confinement) = (who(account), confinement(is_confined));
-    format!(
-        "{why}, so whoever could write to it can have changed the dump, whose code this drill's server runs; it runs as {who}; {confinement}"
-    )
+    format!("{why}: others may have changed the dump, and this drill's server runs its code; it runs as {who}; {confinement}")
 }
 
 /// What the code of a dump can reach.
