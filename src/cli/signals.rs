@@ -1,10 +1,10 @@
 //! SIGINT, SIGTERM, SIGHUP and SIGQUIT ask the library to stop; the second one ends the program at once.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
-use signal_hook::flag;
+use signal_hook::{flag, low_level};
 
 /// A flag that is set by the first signal.
 pub(crate) fn watch() -> std::io::Result<Arc<AtomicBool>> {
@@ -15,9 +15,16 @@ pub(crate) fn watch() -> std::io::Result<Arc<AtomicBool>> {
         if matches!(signal, SIGHUP | SIGQUIT) && ignored & (1 << (signal - 1)) != 0 {
             continue;
         }
-        // In this order: the first signal finds the flag unset here, and sets it below.
-        flag::register_conditional_default(signal, Arc::clone(&cancelled))?;
-        flag::register(signal, Arc::clone(&cancelled))?;
+        let flag = Arc::clone(&cancelled);
+        // One swap decides who was first: two signals can be handled at the same moment by two threads, and one of them must end the program.
+        let action = move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                // It fails only for a signal that cannot be caught.
+                let _ = low_level::emulate_default_handler(signal);
+            }
+        };
+        // SAFETY: an atomic swap and `emulate_default_handler` are all that it does, and both may be called in a signal handler.
+        unsafe { low_level::register(signal, action) }?;
     }
     // With a handler a file that becomes larger than it may is a failed write, with cleaning up. Programs that are started do not inherit it.
     flag::register(SIGXFSZ, Arc::default())?;
