@@ -8,9 +8,9 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use icecore::format::snapshot::PackRef;
 use icecore::id::{ChunkId, PackId, RepositoryId, SnapshotId};
-use icecore::repo::catalog::{Catalog, NewPack, PackState, prefix};
+use icecore::store::format::snapshot::PackRef;
+use icecore::store::repo::catalog::{Catalog, NewPack, PackState, prefix};
 
 const PACK_CHUNKS: usize = 4000;
 const TRAILER_BYTES_PER_CHUNK: usize = 48;

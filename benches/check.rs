@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex};
 
 use common::process::{Cost, again, measure};
 use common::store::{Store, StoreSpec};
-use icecore::backend::disk::RealDisk;
-use icecore::backend::local::LocalBackend;
-use icecore::format::key::KdfCost;
+use icecore::engine::sqlite::{SqliteOptions, SqliteSource};
+use icecore::fs::disk::RealDisk;
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::progress::Silent;
-use icecore::repo::{InitOptions, OpenOptions, Reader, Repository, Spans};
-use icecore::source::sqlite::{SqliteOptions, SqliteSource};
+use icecore::store::backend::local::LocalBackend;
+use icecore::store::format::key::KdfCost;
+use icecore::store::repo::{InitOptions, OpenOptions, Reader, Repository, Spans};
 use zeroize::Zeroizing;
 
 /// Snapshots taken unless the caller says otherwise.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::report::{median, ms};
-use icecore::backend::disk::RealDisk;
-use icecore::backend::local::LocalBackend;
-use icecore::format::key::KdfCost;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::journal::{Event, Operation, Outcome, record};
 use icecore::ops::mark::Author;
-use icecore::repo::{InitOptions, OpenOptions, Repository};
+use icecore::store::backend::local::LocalBackend;
+use icecore::store::format::key::KdfCost;
+use icecore::store::repo::{InitOptions, OpenOptions, Repository};
 use zeroize::Zeroizing;
 
 /// Entries, unless the caller says otherwise.

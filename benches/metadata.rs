@@ -9,14 +9,15 @@ mod common;
 use std::sync::Arc;
 
 use common::rng::Rng;
-use icecore::backend::ObjectKey;
-use icecore::backend::disk::RealDisk;
-use icecore::backend::local::LocalBackend;
-use icecore::format::key::KdfCost;
-use icecore::format::record;
-use icecore::format::snapshot::{EntryKind, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
+use icecore::fs::disk::RealDisk;
 use icecore::id::{ChunkId, SourceId};
-use icecore::repo::{
+use icecore::recorded::{EntryKind, SourceKind};
+use icecore::store::backend::ObjectKey;
+use icecore::store::backend::local::LocalBackend;
+use icecore::store::format::key::KdfCost;
+use icecore::store::format::record;
+use icecore::store::format::snapshot::{SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use icecore::store::repo::{
     ChunkWriter, Committed, InitOptions, NewChunk, OpenOptions, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession,
 };
 use zeroize::Zeroizing;

@@ -18,11 +18,11 @@ use common::args::Args;
 use common::prose::Prose;
 use common::rng::{Rng, mix};
 use common::store::{Store, StoreSpec};
-use icecore::chunker::content_chunks;
-use icecore::codec::similarity::matching::{Batch, Matcher, Matches};
-use icecore::codec::similarity::slices::{Limits, OldChunk, Slice, choose};
-use icecore::codec::similarity::{Features, PIECE_LEN, Sampler};
-use icecore::codec::{Decoder, Encoder};
+use icecore::store::chunker::content_chunks;
+use icecore::store::codec::similarity::matching::{Batch, Matcher, Matches};
+use icecore::store::codec::similarity::slices::{Limits, OldChunk, Slice, choose};
+use icecore::store::codec::similarity::{Features, PIECE_LEN, Sampler};
+use icecore::store::codec::{Decoder, Encoder};
 use zstd::zstd_safe::{CCtx, CParameter};
 
 /// Steps before the VACUUM.

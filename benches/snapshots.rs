@@ -13,14 +13,15 @@ use common::Result;
 use common::args::Args;
 use common::process::measure;
 use common::report::{median, ms};
-use icecore::backend::LocalBackend;
-use icecore::backend::disk::RealDisk;
-use icecore::format::key::KdfCost;
-use icecore::format::mark::MarkKind;
-use icecore::format::snapshot::{SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamRoot};
+use icecore::fs::disk::RealDisk;
 use icecore::id::SourceId;
 use icecore::ops::mark::{Author, Statement, mark};
-use icecore::repo::{InitOptions, OpenOptions, Repository, SessionOptions, WriteSession};
+use icecore::recorded::SourceKind;
+use icecore::store::backend::LocalBackend;
+use icecore::store::format::key::KdfCost;
+use icecore::store::format::mark::MarkKind;
+use icecore::store::format::snapshot::{SnapshotRecord, SnapshotStats, SourceRef, StreamRoot};
+use icecore::store::repo::{InitOptions, OpenOptions, Repository, SessionOptions, WriteSession};
 use zeroize::Zeroizing;
 
 /// Runs with a catalog, of which the median counts.

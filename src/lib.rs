@@ -5,29 +5,22 @@
 //!
 //! | layer | modules | job |
 //! |---|---|---|
-//! | 7 | `cli`, `main` | arguments, output, progress bars, exit codes |
-//! | 6 | [`ops`] | backup, restore, export, drill, check, repair, prune, forget, mark, stats, journal, status |
-//! | 5 | [`source`] | streams out of SQLite files, directory trees, PostgreSQL and commands; never sees a repository |
-//! | 4 | [`repo`] | the only layer that knows both keys and bytes: catalog, writer, reader, trees |
-//! | 3 | [`backend`] | keys and bytes: a local directory |
-//! | 2 | [`crypto`], [`chunker`], [`codec`] | pure: no I/O, no clock, no randomness but what is passed in |
-//! | 1 | [`mod@format`] | encode and decode every stored byte; all limits and magics |
-//! | 0 | [`error`], [`id`], [`progress`], `beneath` | directories held open, so that nobody can exchange them |
+//! | 5 | `cli`, `main` | arguments, output, progress bars, exit codes |
+//! | 4 | [`ops`] | what a user can do: backup, restore, export, drill, check, repair, prune, forget, mark, stats, journal, status |
+//! | 3 | [`engine`] | what is special about each kind of source: SQLite, PostgreSQL, files, commands; never sees the store |
+//! | 3 | [`store`] | what keeps bytes: format, encryption, deltas, chunking, backends, the repository; never sees a database |
+//! | 2 | [`recorded`] | what engines say of sources and streams, and the store records |
+//! | 1 | [`error`], [`id`], [`progress`], [`mod@fs`] | errors, names, progress and cancelling, directories that are held open |
 //!
 //! The library never prints, reads the environment or looks at the clock: `cli` passes those in.
 
-pub mod backend;
-mod beneath;
-pub mod chunker;
-pub mod codec;
-pub mod crypto;
-mod dirlock;
+pub mod engine;
 pub mod error;
-pub mod format;
+pub mod fs;
 pub mod id;
 pub mod ops;
 pub mod progress;
-pub mod repo;
-pub mod source;
+pub mod recorded;
+pub mod store;
 
 pub use error::{Error, Result};

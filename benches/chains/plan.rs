@@ -1,6 +1,6 @@
 //! One way to store a history, played through: what every step costs, and what reading a chunk costs at the end.
 
-use icecore::codec::Encoder;
+use icecore::store::codec::Encoder;
 
 use super::common::store::PAGE_BYTES;
 use super::history::History;
@@ -66,7 +66,7 @@ const PREFIX_MAX: usize = 512 << 10;
 const ROW_BYTES: usize = 32 + 8 + 8;
 /// A changed node beside its changed ids, and children of a node.
 const NODE_BYTES: usize = 20;
-const FANOUT: usize = icecore::format::NODE_FANOUT;
+const FANOUT: usize = icecore::store::format::NODE_FANOUT;
 
 /// One stored chunk.
 struct Version {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use icecore::format::parity::PARITY_PERCENT_MAX;
+use icecore::store::format::parity::PARITY_PERCENT_MAX;
 
 /// What `icecore --help` ends with.
 const AFTER_HELP: &str = "\

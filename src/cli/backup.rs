@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use icecore::format::snapshot::SourceKind;
+use icecore::engine::Source;
+use icecore::engine::command::CommandSource;
+use icecore::engine::files::{FilesOptions, FilesSource, LeftOut, Selection};
+use icecore::engine::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
 use icecore::ops::backup::{BackupOptions, BackupReport, backup, source_of};
 use icecore::ops::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation};
-use icecore::repo::Repository;
-use icecore::source::Source;
-use icecore::source::command::CommandSource;
-use icecore::source::files::{FilesOptions, FilesSource, LeftOut, Selection};
-use icecore::source::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
+use icecore::recorded::SourceKind;
+use icecore::store::repo::Repository;
 use serde::Serialize;
 
 use super::args::{BusyArgs, CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use icecore::ops::check::{CODES, CheckMarks, CheckOptions, CheckReport, DataReport, Finding, Severity, Subset, check, mark_found};
 use icecore::ops::journal::Operation;
-use icecore::repo::Repository;
+use icecore::store::repo::Repository;
 use serde::Serialize;
 
 use super::context::Context;

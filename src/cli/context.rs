@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use icecore::backend::disk::RealDisk;
-use icecore::backend::local::LocalBackend;
-use icecore::format::snapshot::SnapshotRecord;
+use icecore::engine::postgres::Stop;
+use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::select::{SnapshotFilter, SnapshotSpec};
 use icecore::progress::Monitor;
-use icecore::repo::{OpenOptions, Refreshed, Repository, Trust};
-use icecore::source::postgres::Stop;
+use icecore::store::backend::local::LocalBackend;
+use icecore::store::format::snapshot::SnapshotRecord;
+use icecore::store::repo::{OpenOptions, Refreshed, Repository, Trust};
 
 use super::args::{FilterArgs, Global, SnapArgs};
 use super::exit::Failure;

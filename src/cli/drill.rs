@@ -5,18 +5,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use icecore::backend::disk::RealDisk;
-use icecore::format::mark::MarkKind;
-use icecore::format::snapshot::SourceKind;
+use icecore::engine::postgres::Conninfo;
+use icecore::engine::postgres::streams::{dumped_database, is_dump};
+use icecore::fs::disk::RealDisk;
 use icecore::ops::drill::demo::{DemoOptions, demo};
 use icecore::ops::drill::{Assertion, DrillOptions, NamedAssertion, Outcome, Report, ServerPlace, ServerStaging, Staging, drill};
 use icecore::ops::journal::Operation;
 use icecore::ops::mark::{Statement, mark as put_mark};
 use icecore::ops::place::Placement;
 use icecore::progress::Monitor;
-use icecore::repo::{Reader, Repository};
-use icecore::source::postgres::Conninfo;
-use icecore::source::postgres::streams::{dumped_database, is_dump};
+use icecore::recorded::SourceKind;
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::{Reader, Repository};
 use serde::Serialize;
 
 use super::args::FilterArgs;

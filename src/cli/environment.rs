@@ -97,8 +97,8 @@ fn name_of(uid: u32) -> Option<String> {
 }
 
 /// All of it, for programs that the library runs.
-pub(crate) fn everything() -> icecore::source::Environment {
-    icecore::source::Environment { variables: std::env::vars_os().collect(), os_user: Some(account()) }
+pub(crate) fn everything() -> icecore::engine::Environment {
+    icecore::engine::Environment { variables: std::env::vars_os().collect(), os_user: Some(account()) }
 }
 
 /// The name of the account that this process runs as, which variables need not tell.

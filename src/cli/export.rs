@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use icecore::backend::disk::RealDisk;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::export::{self, ExportOptions, Exported};
 use icecore::ops::journal::Operation;
 use icecore::ops::place::{Findings, Placement};
 use icecore::progress::Monitor;
-use icecore::repo::Repository;
+use icecore::store::repo::Repository;
 use serde::Serialize;
 
 use super::args::SnapArgs;

@@ -7,7 +7,7 @@ use icecore::ops::forget::{ForgetPlan, ForgetReport, execute, plan_by_rules, pla
 use icecore::ops::journal::Operation;
 use icecore::ops::retention::{Calendar, Decision, Duration, Group, GroupBy, Keep, Reason, Rules};
 use icecore::progress::Monitor;
-use icecore::repo::{Refreshed, Repository, Vanished};
+use icecore::store::repo::{Refreshed, Repository, Vanished};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use icecore::backend::Backend;
-use icecore::backend::disk::RealDisk;
-use icecore::backend::local::LocalBackend;
-use icecore::format::key::KdfCost;
-use icecore::repo::{InitOptions, Repository, remember_made};
+use icecore::fs::disk::RealDisk;
+use icecore::store::backend::Backend;
+use icecore::store::backend::local::LocalBackend;
+use icecore::store::format::key::KdfCost;
+use icecore::store::repo::{InitOptions, Repository, remember_made};
 use icecore::{Error, Result};
 use serde::Serialize;
 

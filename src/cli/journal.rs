@@ -5,7 +5,7 @@ use std::time::Instant;
 use icecore::id::{SnapshotId, SourceId};
 use icecore::ops::journal::{Event, Operation, Outcome, record};
 use icecore::ops::mark::Author;
-use icecore::repo::Repository;
+use icecore::store::repo::Repository;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};

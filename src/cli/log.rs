@@ -5,10 +5,10 @@ use std::io::{IsTerminal, stdout};
 use std::time::Duration;
 
 use clap::Subcommand;
-use icecore::format::log::{LOG_DETAIL_LEN_MAX, LogRecord};
 use icecore::ops::journal::{Event, Operation, Outcome, Query, read, record};
 use icecore::progress::Monitor;
-use icecore::repo::{LogName, Repository};
+use icecore::store::format::log::{LOG_DETAIL_LEN_MAX, LogRecord};
+use icecore::store::repo::{LogName, Repository};
 use serde::Serialize;
 
 use super::args::FilterArgs;

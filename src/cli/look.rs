@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use icecore::format::snapshot::SnapshotRecord;
 use icecore::id::SnapshotId;
 use icecore::progress::Monitor;
-use icecore::repo::{Reader, Repository};
+use icecore::store::format::snapshot::SnapshotRecord;
+use icecore::store::repo::{Reader, Repository};
 use serde::Serialize;
 
 use super::args::{SnapArgs, SnapshotsArgs};

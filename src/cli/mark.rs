@@ -1,11 +1,11 @@
 //! `mark` and `protect`.
 
 use clap::Subcommand;
-use icecore::format::mark::MarkKind;
 use icecore::ops::journal::Operation;
 use icecore::ops::mark::{Statement, mark as put_mark};
 use icecore::progress::Monitor;
-use icecore::repo::Repository;
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::Repository;
 use serde::Serialize;
 
 use super::args::SnapArgs;

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Goes on where an owner of a database has cut its wal-index short.
 pub(crate) fn outlive_cut_indexes() {
     // Without it such an owner can end this process, which is told by its end.
-    let _ = icecore::source::sqlite::outlive_cut_indexes();
+    let _ = icecore::engine::sqlite::outlive_cut_indexes();
 }
 
 /// If the process dies, no file with its memory is left, and other processes of the user cannot read it. Programs that are started can be debugged, but leave no such files

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use icecore::format::snapshot::SourceKind;
+use icecore::engine::postgres::{Conninfo, Databases, LOCK_WAIT, PostgresOptions, PostgresSource};
 use icecore::ops::journal::Operation;
-use icecore::repo::Repository;
-use icecore::source::postgres::{Conninfo, Databases, LOCK_WAIT, PostgresOptions, PostgresSource};
+use icecore::recorded::SourceKind;
+use icecore::store::repo::Repository;
 use serde::Serialize;
 
 use super::args::RecordArgs;

@@ -2,7 +2,7 @@
 
 use icecore::ops::journal::{Operation, trim};
 use icecore::ops::prune::{PackUse, PruneOptions, PrunePlan, PruneReport, plan, prune};
-use icecore::repo::Repository;
+use icecore::store::repo::Repository;
 use serde::Serialize;
 
 use super::args::PruneArgs;

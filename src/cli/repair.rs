@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use icecore::backend::ObjectKey;
 use icecore::ops::check::{Subset, Touched};
 use icecore::ops::journal::Operation;
 use icecore::ops::repair::{BadPack, RepairOptions, RepairPlan, RepairReport, catalog, execute, plan};
-use icecore::repo::Repository;
+use icecore::store::backend::ObjectKey;
+use icecore::store::repo::Repository;
 use serde::Serialize;
 
 use super::check::{FindingView, draw, findings_table};

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use icecore::Error;
-use icecore::backend::disk::RealDisk;
-use icecore::format::snapshot::SnapshotRecord;
+use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::export::{self, FromOptions};
 use icecore::ops::journal::Operation;
@@ -18,7 +17,8 @@ use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{self, Failed, Outcome, RestoreOptions, Restored};
 use icecore::ops::subtree;
 use icecore::progress::Monitor;
-use icecore::repo::{Reader, Refreshed, Repository};
+use icecore::store::format::snapshot::SnapshotRecord;
+use icecore::store::repo::{Reader, Refreshed, Repository};
 use serde::Serialize;
 
 use super::args::{DumpArgs, FilterArgs, RestoreArgs};

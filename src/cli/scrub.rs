@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use icecore::backend::disk::RealDisk;
-use icecore::backend::local::LocalBackend;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::scrub::{NOT_CHECKED, scrub};
+use icecore::store::backend::local::LocalBackend;
 use serde::Serialize;
 
 use super::check::{FindingView, findings_table, verdict};

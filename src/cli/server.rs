@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use icecore::engine::Environment;
+use icecore::engine::postgres::Conninfo;
 use icecore::ops::journal::Operation;
 use icecore::ops::postgres::{
     Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
     slots_text,
 };
 use icecore::progress::Monitor;
-use icecore::source::Environment;
-use icecore::source::postgres::Conninfo;
 use serde::Serialize;
 
 use super::args::RestoreArgs;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use icecore::format::log::LogRecord;
 use icecore::ops::journal::{Operation, Outcome};
 use icecore::ops::status::{self, Flagged, LastGood, NeverTaken, SourceStatus, Status, Verified};
 use icecore::progress::Monitor;
+use icecore::store::format::log::LogRecord;
 use serde::Serialize;
 
 use super::args::FilterArgs;

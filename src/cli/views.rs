@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use icecore::format::mark::MarkKind;
-use icecore::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, SourceRef, SqliteFacts, StreamEntry};
 use icecore::id::{SnapshotId, to_hex};
 use icecore::ops::stats::{Chains, Cost, Spread};
-use icecore::repo::Refreshed;
+use icecore::recorded::{EntryKind, Flag, SourceKind, SqliteFacts};
+use icecore::store::format::mark::MarkKind;
+use icecore::store::format::snapshot::{SnapshotRecord, SourceRef, StreamEntry};
+use icecore::store::repo::Refreshed;
 use serde::Serialize;
 
 use super::{output, time};

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use icecore::backend::disk::{Disk, RealDisk};
+use icecore::fs::disk::{Disk, RealDisk};
 
 /// Writes a file under a name that nobody can guess, then gives it its own. A link of that name is replaced, not followed. Devices and pipes are never
 /// replaced: root would take them from everybody. `mode` is subject to the umask.

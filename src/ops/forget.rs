@@ -11,10 +11,10 @@ use super::gaps::Gaps;
 use super::retention::{Calendar, Candidate, Decision, Group, GroupBy, GroupKey, Reason, Rules, always_kept, decide};
 use super::select::SnapshotFilter;
 use crate::error::{Error, Result};
-use crate::format::snapshot::SnapshotRecord;
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
-use crate::repo::{Refreshed, Repository};
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::{Refreshed, Repository};
 
 /// Snapshots written down or deleted between two looks at whether the user wants to stop.
 const AT_ONCE: usize = 1000;

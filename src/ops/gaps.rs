@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::format::snapshot::{Flag, SnapshotRecord};
+use crate::recorded::Flag;
+use crate::store::format::snapshot::SnapshotRecord;
 
 /// The streams of a snapshot that are not good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub fn holders<T>(newest_first: impl IntoIterator<Item = (T, Gaps)>) -> Vec<Hold
 #[cfg(test)]
 mod tests {
     use super::{Gaps, holders};
-    use crate::format::snapshot::Flag;
+    use crate::recorded::Flag;
 
     fn gaps(streams: &[&str]) -> Gaps {
         Gaps::of(&streams.iter().map(|stream| Flag::new("damaged", "").about(stream.as_bytes())).collect::<Vec<_>>())

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::check::threads::each_in_threads;
 use super::mark::Author;
 use crate::error::{Error, Result};
-use crate::format::log::{LOG_DETAIL_LEN_MAX, LOG_ENTRIES_KEPT, LOG_SNAPSHOTS_MAX, LogRecord};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
-use crate::repo::{LogName, Repository};
+use crate::store::format::log::{LOG_DETAIL_LEN_MAX, LOG_ENTRIES_KEPT, LOG_SNAPSHOTS_MAX, LogRecord};
+use crate::store::repo::{LogName, Repository};
 
 /// Entries that are read at once by all threads: what is read too many when few are wanted.
 const BATCH: usize = 256;
@@ -20,7 +20,7 @@ const FACTS_MAX: usize = 16;
 
 /// The fact that names the source of a backup as its snapshots do, also where the source could not be found.
 pub const LABEL_FACT: &str = "label";
-/// The fact that names the kind of the source of a backup: the word of [`crate::format::snapshot::SourceKind::word`].
+/// The fact that names the kind of the source of a backup: the word of [`crate::recorded::SourceKind::word`].
 pub const KIND_FACT: &str = "kind";
 /// The fact that names the machine that a backup was to record, if that was not the one it ran on.
 pub const HOST_FACT: &str = "host";

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::format::snapshot::{StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{Reader, read_node};
+use crate::store::format::snapshot::{StreamEntry, StreamRoot};
+use crate::store::repo::{Reader, read_node};
 
 /// Ranges that a message names.
 const RANGES_NAMED: usize = 16;

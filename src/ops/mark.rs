@@ -1,10 +1,10 @@
 //! Stating facts about a snapshot after its commit: flags, protection, tags, and what checks found.
 
-use crate::backend::ObjectKey;
 use crate::error::{Error, Result};
-use crate::format::mark::{MarkKind, MarkRecord};
 use crate::id::{MarkId, SnapshotId};
-use crate::repo::{Refreshed, Repository};
+use crate::store::backend::ObjectKey;
+use crate::store::format::mark::{MarkKind, MarkRecord};
+use crate::store::repo::{Refreshed, Repository};
 
 /// Who says it, where and when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -21,10 +21,11 @@ use super::place::tree::Tree;
 use super::place::{DatabaseOptions, Fill, Placement, holes};
 use super::subtree::{Subtree, subtree, trimmed, with_bytes};
 use crate::error::{Error, Result, joined};
-use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkSpan, Reader, Repository, Spans, Spill, zeros};
+use crate::recorded::{EntryKind, FileMeta};
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
+use crate::store::repo::{ChunkSpan, Reader, Repository, Spans, Spill, zeros};
 
 /// From so many entries on the file system is synced at once instead of each file: it also writes what others have not yet synced.
 const MANY: u64 = 256;

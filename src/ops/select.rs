@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::near::near;
 use crate::error::{Error, Result};
-use crate::format::snapshot::SnapshotRecord;
 use crate::id::SnapshotId;
+use crate::store::format::snapshot::SnapshotRecord;
 
 /// Narrows a list of snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

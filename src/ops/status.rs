@@ -9,12 +9,13 @@ use super::backup::named_source;
 use super::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation, Outcome, visit, word};
 use super::select::SnapshotFilter;
 use crate::error::{Error, Result};
-use crate::format::log::LogRecord;
-use crate::format::mark::MarkKind;
-use crate::format::snapshot::{SnapshotRecord, SourceKind, SourceRef};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
-use crate::repo::{Refreshed, Repository};
+use crate::recorded::SourceKind;
+use crate::store::format::log::LogRecord;
+use crate::store::format::mark::MarkKind;
+use crate::store::format::snapshot::{SnapshotRecord, SourceRef};
+use crate::store::repo::{Refreshed, Repository};
 
 /// How far clocks of hosts may be ahead of this one, nanoseconds: what is dated later is not believed, so that a clock that once jumped does not make a
 /// source look fresh for years.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::near::near;
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, FileMeta, StreamEntry};
+use crate::recorded::{EntryKind, FileMeta};
+use crate::store::format::snapshot::StreamEntry;
 
 /// A directory of a snapshot as a listing of its own.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ fn below<'n>(name: &'n [u8], dir: &[u8]) -> Option<&'n [u8]> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::format::snapshot::StreamRoot;
+    use crate::store::format::snapshot::StreamRoot;
 
     fn entry(name: &str, kind: EntryKind) -> StreamEntry {
         let root = StreamRoot { len: 0, levels: 0, top: None };

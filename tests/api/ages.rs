@@ -11,7 +11,7 @@ use icecore::ops::prune::{PruneOptions, prune};
 use icecore::ops::retention::{Calendar, GroupBy, Keep, Rules};
 use icecore::ops::select::SnapshotFilter;
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::repo::Repository;
 use jiff::tz::TimeZone;
 use rusqlite::Connection;
 

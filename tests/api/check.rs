@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 
-use icecore::format::mark::MarkKind;
 use icecore::id::PackId;
 use icecore::ops::check::{CODES, CheckOptions, CheckReport, Severity, Subset, check, mark_found};
 use icecore::ops::mark::Author;
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::Repository;
 
 use crate::support::{Bed, back_up, make_database, step, try_mark};
 

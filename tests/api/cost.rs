@@ -1,7 +1,7 @@
 //! What a snapshot costs, counted in chunks and bytes.
 
-use icecore::backend::ObjectKind;
-use icecore::repo::Repository;
+use icecore::store::backend::ObjectKind;
+use icecore::store::repo::Repository;
 
 use crate::support::{Bed, add_rows, back_up, make_database, stream};
 

@@ -5,13 +5,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::Error;
-use icecore::backend::disk::RealDisk;
-use icecore::format::snapshot::SourceKind;
+use icecore::engine::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use icecore::fs::disk::RealDisk;
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::place::Placement;
 use icecore::ops::restore::{Outcome, RestoreOptions, restore_streams, restore_tree};
 use icecore::progress::{Monitor, Silent};
-use icecore::source::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use icecore::recorded::SourceKind;
 
 use crate::support::{Bed, back_up, make_database, sqlite_source};
 

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use icecore::format::mark::MarkKind;
 use icecore::ops::forget::{execute, plan_by_rules};
 use icecore::ops::retention::{Calendar, GroupBy, Keep, Reason, Rules};
 use icecore::ops::select::SnapshotFilter;
 use icecore::progress::Silent;
+use icecore::store::format::mark::MarkKind;
 use jiff::tz::TimeZone;
 
 use crate::support::{Bed, back_up, forget, make_database, protect, step, stream, try_mark};

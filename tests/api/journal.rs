@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use icecore::backend::{ObjectKey, ObjectKind};
-use icecore::format::log::{LOG_DETAIL_LEN_MAX, LOG_SNAPSHOTS_MAX};
-use icecore::format::mark::MarkKind;
 use icecore::id::{SnapshotId, SourceId};
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::journal::{Event, LABEL_FACT, Operation, Outcome, Query, read, record};
@@ -12,7 +9,10 @@ use icecore::ops::mark::Author;
 use icecore::ops::select::SnapshotFilter;
 use icecore::ops::status::{AHEAD_MAX_NS, Status, status};
 use icecore::progress::Silent;
-use icecore::repo::{LogName, Repository};
+use icecore::store::backend::{ObjectKey, ObjectKind};
+use icecore::store::format::log::{LOG_DETAIL_LEN_MAX, LOG_SNAPSHOTS_MAX};
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::{LogName, Repository};
 
 use crate::support::{Bed, back_up, make_database, step, try_mark};
 

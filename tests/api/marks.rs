@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use icecore::format::mark::MarkKind::{self, Accept, Damaged, Flag, Protect, Tag, Unprotect, Untag, Verified};
 use icecore::id::SnapshotId;
-use icecore::repo::Repository;
+use icecore::store::format::mark::MarkKind::{self, Accept, Damaged, Flag, Protect, Tag, Unprotect, Untag, Verified};
+use icecore::store::repo::Repository;
 
 use crate::support::{Bed, back_up, make_database, protect, step, try_mark};
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use icecore::backend::LocalBackend;
-use icecore::backend::disk::RealDisk;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::prune::{PruneOptions, prune};
 use icecore::progress::Silent;
+use icecore::store::backend::LocalBackend;
 
 use crate::support::{Bed, back_up, forget, make_database, open_backend, step, stream};
 

@@ -4,15 +4,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use icecore::backend::disk::RealDisk;
-use icecore::backend::{Backend, LocalBackend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
-use icecore::format::mark::MarkKind;
+use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::check::{CheckOptions, CheckReport, check};
 use icecore::ops::prune::{PruneOptions, prune};
 use icecore::ops::scrub::{ScrubReport, scrub};
 use icecore::progress::Silent;
-use icecore::repo::{Health, Repository, health, stored_parity};
+use icecore::store::backend::{Backend, LocalBackend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::{Health, Repository, health, stored_parity};
 
 use crate::support::{Bed, back_up, forget, make_database, step, stream, try_mark};
 
@@ -176,7 +176,7 @@ fn every_flip_of_a_pack_is_healed_and_every_cut_healed_or_named() {
     for info in backend.list(ObjectKind::Pack).unwrap().map(Result::unwrap) {
         let whole = backend.read(&info.key, None).unwrap();
         let heals = |bytes: &[u8]| {
-            let healed = icecore::repo::heal_record(&info.key, bytes);
+            let healed = icecore::store::repo::heal_record(&info.key, bytes);
             assert!(healed.as_ref().is_none_or(|healed| *healed == whole));
             healed.is_some()
         };

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use icecore::backend::{ObjectKey, ObjectKind, WriteMode};
 use icecore::id::{PackId, SnapshotId};
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::prune::{PruneOptions, PruneReport, plan, prune};
 use icecore::progress::{Monitor, Silent};
-use icecore::repo::Repository;
+use icecore::store::backend::{ObjectKey, ObjectKind, WriteMode};
+use icecore::store::repo::Repository;
 
 use crate::support::{Bed, back_up, forget, make_database, step, stream};
 

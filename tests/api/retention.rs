@@ -1,9 +1,9 @@
 //! Retention as a pure function, by tables: which of these times stay, and why.
 
-use icecore::format::snapshot::Flag;
 use icecore::id::{SnapshotId, SourceId};
 use icecore::ops::gaps::Gaps;
 use icecore::ops::retention::{Calendar, Candidate, Duration, Group, GroupBy, Keep, Period, Rules, decide};
+use icecore::recorded::Flag;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 

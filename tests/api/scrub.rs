@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use icecore::backend::LocalBackend;
-use icecore::backend::disk::RealDisk;
-use icecore::format::mark::MarkKind;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::check::Severity;
 use icecore::ops::prune::{PruneOptions, prune};
 use icecore::ops::scrub::{ScrubReport, scrub};
 use icecore::progress::Silent;
+use icecore::store::backend::LocalBackend;
+use icecore::store::format::mark::MarkKind;
 
 use crate::support::{Bed, back_up, forget, make_database, step, tell, try_mark};
 

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use icecore::backend::{ObjectKey, ObjectKind};
-use icecore::format::HEADER_LEN;
-use icecore::format::pack::{FOOTER_LEN, Footer, Trailer};
-use icecore::format::snapshot::SnapshotRecord;
+use icecore::engine::files::{FilesOptions, FilesSource};
 use icecore::id::{ChunkId, SnapshotId};
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::stats::{Chains, SnapshotCost, Spread, Stats, cost_of, stats};
 use icecore::progress::Silent;
-use icecore::repo::{Reader, Reference, Repository, Spans};
-use icecore::source::files::{FilesOptions, FilesSource};
+use icecore::store::backend::{ObjectKey, ObjectKind};
+use icecore::store::format::HEADER_LEN;
+use icecore::store::format::pack::{FOOTER_LEN, Footer, Trailer};
+use icecore::store::format::snapshot::SnapshotRecord;
+use icecore::store::repo::{Reader, Reference, Repository, Spans};
 
 use crate::chunks::commit;
 use crate::support::{Bed, back_up, make_database, sqlite_options, step};

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use icecore::Error;
-use icecore::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
 use icecore::id::{ContentId, KeyId, LogId, MarkId, PackId, SnapshotId};
+use icecore::store::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
 
 pub const KINDS: [ObjectKind; 10] = ObjectKind::ALL;
 

@@ -10,9 +10,9 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use icecore::Error;
-use icecore::backend::disk::RealDisk;
-use icecore::backend::{Backend, BackendExt, LocalBackend, ObjectKey, Replica, WriteMode};
+use icecore::fs::disk::RealDisk;
 use icecore::id::{PackId, SnapshotId};
+use icecore::store::backend::{Backend, BackendExt, LocalBackend, ObjectKey, Replica, WriteMode};
 
 use crate::contract::{io_kind, list_all, log, mark, pack, snapshot};
 use crate::local::temporaries;

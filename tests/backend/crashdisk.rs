@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use icecore::backend::disk::Disk;
+use icecore::fs::disk::Disk;
 
 use crate::simulated::{CrashDisk, Policy, scratch};
 

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use icecore::Error;
-use icecore::backend::disk::{Disk, RealDisk};
-use icecore::backend::{Backend, LocalBackend, ObjectKey, ObjectKind, Replica, WriteMode};
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::id::{KeyId, PackId};
+use icecore::store::backend::{Backend, LocalBackend, ObjectKey, ObjectKind, Replica, WriteMode};
 
 use crate::contract::{self, io_kind, keys_of_all_shapes, list_all, mark, pack, snapshot};
 use crate::simulated::CrashDisk;

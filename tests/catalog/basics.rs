@@ -2,9 +2,9 @@ use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 
 use icecore::Error;
-use icecore::format::snapshot::PackRef;
 use icecore::id::{PackId, RepositoryId, SnapshotId, SourceId};
-use icecore::repo::catalog::{Catalog, ChunkAt, NewPack, PackNum, PackReading, PackState, prefix};
+use icecore::store::format::snapshot::PackRef;
+use icecore::store::repo::catalog::{Catalog, ChunkAt, NewPack, PackNum, PackReading, PackState, prefix};
 
 use crate::{Made, REPOSITORY, chunk, open};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use icecore::Error;
 use icecore::id::{SnapshotId, SourceId};
-use icecore::repo::catalog::{Catalog, PackState, prefix};
+use icecore::store::repo::catalog::{Catalog, PackState, prefix};
 
 use crate::{Made, REPOSITORY, Random, assert_one_generation, open};
 

@@ -8,9 +8,9 @@ mod sharing;
 
 use std::path::Path;
 
-use icecore::format::snapshot::PackRef;
 use icecore::id::{ChunkId, PackId, RepositoryId};
-use icecore::repo::catalog::{Catalog, NewPack, PackState};
+use icecore::store::format::snapshot::PackRef;
+use icecore::store::repo::catalog::{Catalog, NewPack, PackState};
 
 pub const REPOSITORY: RepositoryId = RepositoryId([0xAB; 32]);
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use icecore::format::snapshot::PackRef;
 use icecore::id::{ChunkId, PackId};
-use icecore::repo::catalog::{Catalog, NewPack, PackState, prefix};
+use icecore::store::format::snapshot::PackRef;
+use icecore::store::repo::catalog::{Catalog, NewPack, PackState, prefix};
 
 use crate::{Random, chunk, open};
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::id::SnapshotId;
-use icecore::repo::catalog::{Catalog, ChunkAt, PackState, prefix};
+use icecore::store::repo::catalog::{Catalog, ChunkAt, PackState, prefix};
 
 use crate::{Made, Random, assert_one_generation, open};
 

@@ -1,8 +1,8 @@
 //! Lineages without an end: what a writer keeps to, where the skip rule does not help because content comes from elsewhere every time.
 
-use icecore::format::pack::Frame;
-use icecore::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
-use icecore::repo::{BaseSlice, Committed, Reference, Repository};
+use icecore::store::format::pack::Frame;
+use icecore::store::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
+use icecore::store::repo::{BaseSlice, Committed, Reference, Repository};
 
 use crate::chunks::commit;
 use crate::common::rng::Rng;

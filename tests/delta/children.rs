@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use icecore::backend::{Backend, ObjectKind};
+use icecore::engine::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 use icecore::progress::Monitor;
-use icecore::repo::Repository;
-use icecore::source::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use icecore::store::backend::{Backend, ObjectKind};
+use icecore::store::repo::Repository;
 
 use crate::common::rng::Rng;
 use crate::prune::Prune;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use icecore::format::LEVEL_WRITE_MAX;
+use icecore::store::format::LEVEL_WRITE_MAX;
 
 use crate::common::rng::Rng;
 use crate::common::store::{PAGE_BYTES, Store, StoreSpec};

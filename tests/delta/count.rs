@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use icecore::Result;
-use icecore::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
+use icecore::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
 
 /// Requests, and bytes one way and the other.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! Packs and snapshots made by hand, in an unencrypted repository: whatever a hostile writer could store.
 
-use icecore::backend::{Backend, ObjectKey, WriteMode};
-use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, Slice, Trailer};
-use icecore::format::snapshot::{EntryKind, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
-use icecore::format::{Cipher, HEADER_LEN, Kind, ObjectHeader, record};
 use icecore::id::{ChunkId, PackId, SnapshotId, SourceId};
+use icecore::recorded::{EntryKind, SourceKind};
+use icecore::store::backend::{Backend, ObjectKey, WriteMode};
+use icecore::store::format::pack::{ChunkEntry, Encoding, Footer, Frame, Slice, Trailer};
+use icecore::store::format::snapshot::{PackRef, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use icecore::store::format::{Cipher, HEADER_LEN, Kind, ObjectHeader, record};
 use zstd::zstd_safe::{CCtx, CParameter, FrameFormat, compress_bound};
 
 use crate::scene::Scene;
@@ -77,7 +78,7 @@ pub fn store_pack(scene: &Scene, crafted: &[Crafted]) -> PackRef {
     let body = [&ObjectHeader { kind: Kind::Pack, cipher: Cipher::None, salt }.encode()[..], &segments.concat()].concat();
     let trailer = table.encode();
     let (trailer_offset, trailer_len) = (body.len() as u64, trailer.len() as u32);
-    let pack_len = trailer_offset + u64::from(trailer_len) + icecore::format::pack::FOOTER_LEN as u64;
+    let pack_len = trailer_offset + u64::from(trailer_len) + icecore::store::format::pack::FOOTER_LEN as u64;
     let footer = Footer { trailer_offset, trailer_len, pack_len, salt }.encode(&trailer);
     let bytes = [body, trailer, footer].concat();
     let pack = PackRef { id: PackId(*blake3::hash(&bytes).as_bytes()), size: pack_len, trailer_offset };

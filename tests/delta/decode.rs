@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use icecore::backend::ObjectKey;
-use icecore::format::pack::{Encoding, FOOTER_LEN, Frame, IdPrefix, TRAILER_SEGMENT, Trailer};
-use icecore::format::{HEADER_LEN, Kind, ObjectHeader};
 use icecore::id::{ChunkId, PackId};
-use icecore::repo::Repository;
+use icecore::store::backend::ObjectKey;
+use icecore::store::format::pack::{Encoding, FOOTER_LEN, Frame, IdPrefix, TRAILER_SEGMENT, Trailer};
+use icecore::store::format::{HEADER_LEN, Kind, ObjectHeader};
+use icecore::store::repo::Repository;
 use zstd::zstd_safe::DCtx;
 
 use crate::memory::Objects;

@@ -3,10 +3,10 @@
 
 use std::fs;
 
-use icecore::format::pack::Encoding;
-use icecore::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
 use icecore::id::ChunkId;
-use icecore::repo::{BaseSlice, Reference, Repository};
+use icecore::store::format::pack::Encoding;
+use icecore::store::format::{LEVEL_WRITE_MAX, WORK_WRITE_MAX};
+use icecore::store::repo::{BaseSlice, Reference, Repository};
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
 
 use crate::chunks::commit;

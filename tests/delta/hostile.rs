@@ -2,12 +2,12 @@
 //! beside them is given back.
 
 use icecore::Error;
-use icecore::format::pack::{Frame, Slice};
-use icecore::format::snapshot::{PackRef, SnapshotRecord};
-use icecore::format::{BASES_MAX, CHUNK_LEN_MAX, LEVEL_READ_MAX, PREFIX_LEN_MAX, SLICES_MAX, WORK_READ_MAX};
 use icecore::id::{ChunkId, SnapshotId};
 use icecore::ops::check::{CheckOptions, CheckReport, check};
 use icecore::progress::Silent;
+use icecore::store::format::pack::{Frame, Slice};
+use icecore::store::format::snapshot::{PackRef, SnapshotRecord};
+use icecore::store::format::{BASES_MAX, CHUNK_LEN_MAX, LEVEL_READ_MAX, PREFIX_LEN_MAX, SLICES_MAX, WORK_READ_MAX};
 
 use crate::common::rng::Rng;
 use crate::craft::{Crafted, delta, id, raw, slice, store_pack, store_snapshot};

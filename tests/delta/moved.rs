@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use icecore::engine::files::{FilesOptions, FilesSource};
 use icecore::ops::backup::BackupReport;
-use icecore::repo::Repository;
-use icecore::source::files::{FilesOptions, FilesSource};
+use icecore::store::repo::Repository;
 
 use crate::common::prose::Prose;
 use crate::common::rng::Rng;

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind, WriteMode};
-use icecore::format::node::Node;
-use icecore::format::pack::{IdPrefix, Slice, Trailer};
-use icecore::format::snapshot::{SnapshotRecord, StreamRoot};
-use icecore::format::{HEADER_LEN, Kind, ObjectHeader, SALT_LEN, record};
 use icecore::id::{ChunkId, PackId, SnapshotId};
 use icecore::progress::Silent;
-use icecore::repo::{Reader, Repository};
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind, WriteMode};
+use icecore::store::format::node::Node;
+use icecore::store::format::pack::{IdPrefix, Slice, Trailer};
+use icecore::store::format::snapshot::{SnapshotRecord, StreamRoot};
+use icecore::store::format::{HEADER_LEN, Kind, ObjectHeader, SALT_LEN, record};
+use icecore::store::repo::{Reader, Repository};
 
 /// One prune with a grace time of zero. Steps: mark, look, delete, unmark.
 pub struct Prune {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use icecore::id::ChunkId;
 use icecore::progress::Silent;
-use icecore::repo::{ChunkSpan, Reader, Repository, Spans};
+use icecore::store::repo::{ChunkSpan, Reader, Repository, Spans};
 
 use crate::common::rng::Rng;
 use crate::decode::decode_all;

@@ -1,7 +1,7 @@
 //! What moves leaves room for what comes later: it stands on few frames where that costs few bytes, and on all that it needs where they can be read.
 
 use icecore::id::ChunkId;
-use icecore::repo::{BaseSlice, Reference, Repository};
+use icecore::store::repo::{BaseSlice, Reference, Repository};
 
 use crate::chunks::commit;
 use crate::common::rng::Rng;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use icecore::id::ChunkId;
 use icecore::progress::Silent;
-use icecore::repo::{ChunkSpan, Reader, Repository, Spans, Spill};
+use icecore::store::repo::{ChunkSpan, Reader, Repository, Spans, Spill};
 
 use crate::common::rng::Rng;
 use crate::scene::{Scene, Stream, Taken, deltas_within_bounds, tables, take};

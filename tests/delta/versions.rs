@@ -1,10 +1,11 @@
 //! Thousands of versions of one page.
 
-use icecore::format::pack::Trailer;
-use icecore::format::record;
-use icecore::format::snapshot::{EntryKind, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
 use icecore::id::{ChunkId, SourceId};
-use icecore::repo::{NewChunk, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
+use icecore::recorded::{EntryKind, SourceKind};
+use icecore::store::format::pack::Trailer;
+use icecore::store::format::record;
+use icecore::store::format::snapshot::{SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use icecore::store::repo::{NewChunk, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
 
 use crate::common::rng::Rng;
 use crate::scene::{Scene, check_clean, deltas_within_bounds, read, tables};

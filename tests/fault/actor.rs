@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use icecore::Error;
-use icecore::backend::disk::RealDisk;
-use icecore::format::mark::MarkKind;
-use icecore::format::snapshot::SnapshotRecord;
+use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::mark::{Author, Statement, mark};
@@ -16,7 +14,9 @@ use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::prune::prune;
 use icecore::ops::restore::{RestoreOptions, restore_streams};
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::format::mark::MarkKind;
+use icecore::store::format::snapshot::SnapshotRecord;
+use icecore::store::repo::Repository;
 
 use crate::hook::{Fate, Hooked};
 use crate::memory::Memory;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use icecore::backend::ObjectKey;
-use icecore::format::{BASES_MAX, HEADER_LEN, PREFIX_LEN_MAX, SLICES_MAX};
 use icecore::id::{ChunkId, PackId};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{BaseSlice, Committed, Reference, Repository};
+use icecore::store::backend::ObjectKey;
+use icecore::store::format::{BASES_MAX, HEADER_LEN, PREFIX_LEN_MAX, SLICES_MAX};
+use icecore::store::repo::{BaseSlice, Committed, Reference, Repository};
 
 use crate::chunks::commit;
 use crate::memory::Memory;

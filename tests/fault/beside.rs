@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use icecore::backend::ObjectKey;
+use icecore::store::backend::ObjectKey;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use icecore::backend::disk::RealDisk;
-use icecore::backend::{LocalBackend, ObjectKey};
+use icecore::fs::disk::RealDisk;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::progress::Silent;
+use icecore::store::backend::{LocalBackend, ObjectKey};
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::support::{Bed, back_up, make_database, open_backend, step};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use icecore::Error;
-use icecore::backend::disk::{Disk, RealDisk};
-use icecore::backend::{Backend, LocalBackend, ObjectKey};
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{Outcome, RestoreOptions, restore_streams};
 use icecore::progress::Silent;
+use icecore::store::backend::{Backend, LocalBackend, ObjectKey};
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::proof::{self, CRASH_POINTS, OUTCOMES};

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use icecore::backend::{ObjectKey, ObjectKind, Replica};
 use icecore::id::SnapshotId;
 use icecore::ops::check::Severity;
 use icecore::ops::journal;
 use icecore::progress::Silent;
+use icecore::store::backend::{ObjectKey, ObjectKind, Replica};
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
@@ -298,7 +298,7 @@ fn what_is_damaged_is_not_made_anew() {
             }
         }
         let before = crate::world::contents(&dir);
-        assert!(init(&dir, true, None, std::sync::Arc::new(icecore::backend::disk::RealDisk)).is_err());
+        assert!(init(&dir, true, None, std::sync::Arc::new(icecore::fs::disk::RealDisk)).is_err());
         assert!(crate::world::contents(&dir) == before);
     }
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use icecore::Error;
-use icecore::backend::{ObjectKind, Replica};
 use icecore::id::SnapshotId;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::backend::{ObjectKind, Replica};
+use icecore::store::repo::Repository;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
@@ -214,8 +214,8 @@ fn a_commit_that_is_not_known_to_have_failed() {
         let (world, objects) = template();
         let memory = Memory::new(objects);
         let hooked = Hooked::new(memory.clone(), move |_, call| match call {
-            Call::Write(icecore::backend::ObjectKey::Snapshot(_)) => Fate::FailAfter(ErrorKind::TimedOut),
-            Call::Write(icecore::backend::ObjectKey::Tombstone(_)) if !can_be_told => Fate::Fail(ErrorKind::TimedOut),
+            Call::Write(icecore::store::backend::ObjectKey::Snapshot(_)) => Fate::FailAfter(ErrorKind::TimedOut),
+            Call::Write(icecore::store::backend::ObjectKey::Tombstone(_)) if !can_be_told => Fate::Fail(ErrorKind::TimedOut),
             Call::Delete(_) => Fate::Fail(ErrorKind::TimedOut),
             _ => Fate::Proceed,
         });
@@ -236,9 +236,9 @@ fn the_second_copies_serve() {
     let (world, objects) = template();
     for kind in KINDS {
         let hooked = Hooked::new(Memory::new(objects.clone()), move |_, call| match call {
-            Call::Read(icecore::backend::ObjectKey::Config(Replica::First) | icecore::backend::ObjectKey::Key(_, Replica::First)) => {
-                Fate::Fail(kind)
-            }
+            Call::Read(
+                icecore::store::backend::ObjectKey::Config(Replica::First) | icecore::store::backend::ObjectKey::Key(_, Replica::First),
+            ) => Fate::Fail(kind),
             _ => Fate::Proceed,
         });
         let repo = crate::support::open_backend(Arc::new(hooked), world.path("cache"), 1).unwrap();

@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind};
-use icecore::format::mark::MarkKind;
 use icecore::id::SnapshotId;
-use icecore::repo::Repository;
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind};
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::Repository;
 
 use crate::crash::{after_the_cut, count_steps, simulated};
 use crate::faults::{assert_clear, fates};

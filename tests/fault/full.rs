@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::disk::{Disk, RealDisk};
-use icecore::backend::{Backend, LocalBackend};
-use icecore::repo::Repository;
+use icecore::fs::disk::{Disk, RealDisk};
+use icecore::store::backend::{Backend, LocalBackend};
+use icecore::store::repo::Repository;
 
 use crate::crash::{after_the_cut, check_repository, simulated};
 use crate::proof::{self, FAULTS};

@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use icecore::backend::disk::RealDisk;
-use icecore::backend::{ObjectKey, WriteMode};
+use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::check::{CheckOptions, Subset, check, mark_found};
@@ -11,7 +10,8 @@ use icecore::ops::mark::Author;
 use icecore::ops::place::Placement;
 use icecore::ops::restore::{RestoreOptions, restore_tree};
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::backend::{ObjectKey, WriteMode};
+use icecore::store::repo::Repository;
 
 use crate::repair::{Action, damage, packs, path, repair, template};
 use crate::world::{World, check_clean, database_of, read_data, states, verify};
@@ -137,8 +137,8 @@ fn a_restore_says_which_bytes_are_lost() {
     let options = BackupOptions { host: "test".into(), source: Some("tree".into()), ..BackupOptions::default() };
     let files = || {
         let sqlite = crate::support::sqlite_options();
-        let options = icecore::source::files::FilesOptions { sqlite, exclude: Vec::new() };
-        icecore::source::files::FilesSource::new(vec![world.path("tree")], options).unwrap()
+        let options = icecore::engine::files::FilesOptions { sqlite, exclude: Vec::new() };
+        icecore::engine::files::FilesSource::new(vec![world.path("tree")], options).unwrap()
     };
     backup(&repo, &files(), &options, &Silent).unwrap();
     fs::write(world.path("tree/b-damaged"), noise(2, 1 << 20)).unwrap();

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
+use icecore::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
 use icecore::{Error, Result};
 
 /// What is asked of the backend.

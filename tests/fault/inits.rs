@@ -4,10 +4,10 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use icecore::Error;
-use icecore::backend::{Backend, ObjectKey, ObjectKind, Replica, WriteMode};
-use icecore::format::key::{KDF_WORK_KIB_MAX, KEY_RECORDS_MAX, KdfCost, KeyRecord};
 use icecore::id::KeyId;
-use icecore::repo::{InitOptions, OpenOptions, Repository};
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind, Replica, WriteMode};
+use icecore::store::format::key::{KDF_WORK_KIB_MAX, KEY_RECORDS_MAX, KdfCost, KeyRecord};
+use icecore::store::repo::{InitOptions, OpenOptions, Repository};
 use zeroize::Zeroizing;
 
 use crate::hook::{Fate, Hooked};

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use icecore::id::SnapshotId;
-use icecore::repo::Repository;
+use icecore::store::repo::Repository;
 
 use crate::proof::{self, KILLS};
 use crate::support::open_backend;

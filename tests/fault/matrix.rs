@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use icecore::backend::{ObjectKey, ObjectKind};
 use icecore::id::SnapshotId;
+use icecore::store::backend::{ObjectKey, ObjectKind};
 
 use crate::damage::path_of;
 use crate::memory::Memory;

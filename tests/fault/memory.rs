@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use icecore::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
+use icecore::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, WriteMode};
 use icecore::{Error, Result};
 
 pub type Objects = BTreeMap<ObjectKey, Arc<Vec<u8>>>;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use icecore::Error;
-use icecore::backend::ObjectKey;
 use icecore::id::SnapshotId;
 use icecore::ops::prune::prune;
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::backend::ObjectKey;
+use icecore::store::repo::Repository;
 
 use crate::actor::{Actor, Done, Job};
 use crate::memory::{Memory, Objects};
@@ -99,7 +99,7 @@ impl<'c> Life<'c> {
         let mut random = Random(number);
         let world = World::bare();
         let page_chunk_len = [None, Some(4096), Some(16384)][random.below(3)];
-        let disk = Arc::new(icecore::backend::disk::RealDisk);
+        let disk = Arc::new(icecore::fs::disk::RealDisk);
         init(&world.repo_dir(), random.below(2) == 0, page_chunk_len, disk).unwrap();
         let memory = Memory::new(Memory::load(&*world.local()));
         let sources = SOURCES.iter().map(|name| Source::new(world.path(&format!("{name}.live")), &mut random)).collect();

@@ -121,7 +121,7 @@ fn start(encrypted: bool) -> World {
 }
 
 /// By its real path, with the catalog that the child uses.
-fn open(world: &World) -> icecore::repo::Repository {
+fn open(world: &World) -> icecore::store::repo::Repository {
     open_backend(local(&world.repo_dir()), world.path("cache"), 2).unwrap()
 }
 

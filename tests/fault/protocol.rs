@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind};
 use icecore::id::SnapshotId;
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind};
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
@@ -146,7 +146,7 @@ pub fn left_behind(objects: &Objects) -> Vec<ObjectKey> {
 }
 
 impl World {
-    pub fn open_on_hook(&self, hooked: Arc<Hooked>, cache: &str) -> icecore::Result<icecore::repo::Repository> {
+    pub fn open_on_hook(&self, hooked: Arc<Hooked>, cache: &str) -> icecore::Result<icecore::store::repo::Repository> {
         crate::support::open_backend(hooked, self.path(cache), 1)
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind};
 use icecore::ops::prune::{PruneReport, prune};
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind};
+use icecore::store::repo::Repository;
 
 use crate::crash::{after_the_cut, count_steps, simulated};
 use crate::faults::{assert_clear, fates};
@@ -31,8 +31,8 @@ pub fn template(encrypted: bool) -> World {
     gone.iter().for_each(|id| drop(world.known.remove(id)));
     let local = world.local();
     let dead = local.read(&ObjectKey::Snapshot(ids[2]), None).unwrap();
-    local.write(&ObjectKey::Pending(ids[2]), &[&dead], icecore::backend::WriteMode::CreateNew).unwrap();
-    local.write(&ObjectKey::Tombstone(needed), &[b"torn"], icecore::backend::WriteMode::CreateNew).unwrap();
+    local.write(&ObjectKey::Pending(ids[2]), &[&dead], icecore::store::backend::WriteMode::CreateNew).unwrap();
+    local.write(&ObjectKey::Tombstone(needed), &[b"torn"], icecore::store::backend::WriteMode::CreateNew).unwrap();
     world
 }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind};
 use icecore::ops::prune::{PruneOptions, PruneReport, prune};
 use icecore::progress::Silent;
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind};
 
 use crate::hook::{Call, Fate, Hooked};
 

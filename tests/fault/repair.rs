@@ -5,13 +5,13 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind, Replica};
 use icecore::id::PackId;
 use icecore::ops::mark::Author;
 use icecore::ops::prune::prune;
 use icecore::ops::repair::{RepairOptions, RepairReport, execute, plan};
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind, Replica};
+use icecore::store::repo::Repository;
 
 use crate::crash::{after_the_cut, count_steps, simulated};
 use crate::faults::{assert_clear, fates};
@@ -346,9 +346,9 @@ fn lies_cost_nothing() {
 #[test]
 fn parity_heals_in_place() {
     let mut world = World::bare();
-    let backend = icecore::backend::LocalBackend::create(&world.repo_dir(), Arc::new(icecore::backend::disk::RealDisk)).unwrap();
+    let backend = icecore::store::backend::LocalBackend::create(&world.repo_dir(), Arc::new(icecore::fs::disk::RealDisk)).unwrap();
     let passphrase = Some(zeroize::Zeroizing::new("correct horse".to_string()));
-    let init = icecore::repo::InitOptions { passphrase, cost: crate::support::CHEAP, parity_percent: 20 };
+    let init = icecore::store::repo::InitOptions { passphrase, cost: crate::support::CHEAP, parity_percent: 20 };
     Repository::init(&backend, &init).unwrap();
     for (time, state) in states().iter().take(3).enumerate() {
         world.back_up(&world.open("cache"), state, time as i64);

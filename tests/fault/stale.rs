@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::disk::RealDisk;
-use icecore::backend::{LocalBackend, ObjectKind};
+use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
-use icecore::repo::{OpenOptions, Repository, Trust};
+use icecore::store::backend::{LocalBackend, ObjectKind};
+use icecore::store::repo::{OpenOptions, Repository, Trust};
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;

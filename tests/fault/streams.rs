@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use icecore::Error;
-use icecore::backend::ObjectKey;
-use icecore::format::snapshot::{EntryKind, SourceKind};
+use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::restore::dump;
 use icecore::progress::Monitor;
-use icecore::repo::Repository;
-use icecore::source::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
+use icecore::recorded::{EntryKind, SourceKind};
+use icecore::store::backend::ObjectKey;
+use icecore::store::repo::Repository;
 
 use crate::faults::{assert_names, fates};
 use crate::hook::{Call, Fate, Hooked};
@@ -258,7 +258,7 @@ fn a_stalled_source_holds_nothing_up() {
 }
 
 fn stored(repo: &Repository) -> Vec<Vec<u8>> {
-    let dumped = |(_, record): &(SnapshotId, icecore::format::snapshot::SnapshotRecord)| {
+    let dumped = |(_, record): &(SnapshotId, icecore::store::format::snapshot::SnapshotRecord)| {
         let mut bytes = Vec::new();
         dump(repo, record, b"flow", &mut bytes, &icecore::progress::Silent).unwrap();
         bytes

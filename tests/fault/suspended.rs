@@ -6,11 +6,11 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use icecore::backend::{Backend, ObjectKey, ObjectKind, WriteMode};
 use icecore::id::{PackId, SnapshotId};
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::prune::prune;
 use icecore::progress::Silent;
+use icecore::store::backend::{Backend, ObjectKey, ObjectKind, WriteMode};
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::{ObjectKey, ObjectKind};
-use icecore::format::{HEADER_LEN, pack};
 use icecore::id::{PackId, SnapshotId};
 use icecore::ops::check::Severity;
+use icecore::store::backend::{ObjectKey, ObjectKind};
+use icecore::store::format::{HEADER_LEN, pack};
 
 use crate::memory::{Memory, Objects};
 use crate::proof::{self, CUTS, FLIPS};
@@ -50,7 +50,7 @@ struct Case {
 /// Snapshots of one history, with deltas, and an independent one; in 4 KiB chunks the trees have two levels.
 fn target(encrypted: bool, size: Size) -> Target {
     let mut world = World::bare();
-    init(&world.repo_dir(), encrypted, (size == Size::Trees).then_some(4096), Arc::new(icecore::backend::disk::RealDisk)).unwrap();
+    init(&world.repo_dir(), encrypted, (size == Size::Trees).then_some(4096), Arc::new(icecore::fs::disk::RealDisk)).unwrap();
     let history = match size {
         Size::Small => small_states(),
         Size::Usual => states(),

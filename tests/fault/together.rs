@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::Backend;
 use icecore::id::SnapshotId;
+use icecore::store::backend::Backend;
 
 use crate::hook::{Fate, Hooked};
 use crate::memory::{Memory, Objects};

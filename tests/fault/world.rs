@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use icecore::backend::disk::{Disk, RealDisk};
-use icecore::backend::{Backend, LocalBackend, ObjectKey, Replica, WriteMode};
-use icecore::crypto::keyring;
-use icecore::format::config::Config;
-use icecore::format::key::KeyPayload;
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::id::{KeyId, RepositoryId, SnapshotId};
 use icecore::ops::check::{CheckOptions, CheckReport, check};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{Reader, Repository};
+use icecore::store::backend::{Backend, LocalBackend, ObjectKey, Replica, WriteMode};
+use icecore::store::crypto::keyring;
+use icecore::store::format::config::Config;
+use icecore::store::format::key::KeyPayload;
+use icecore::store::repo::{Reader, Repository};
 use rusqlite::Connection;
 
 use crate::support::{CHEAP, open_backend, try_back_up_as};
@@ -186,7 +186,7 @@ pub fn init(path: &Path, encrypted: bool, page_chunk_len: Option<u32>, disk: Arc
     let backend = LocalBackend::create(path, disk)?;
     let Some(page_chunk_len) = page_chunk_len else {
         let passphrase = encrypted.then(|| zeroize::Zeroizing::new(String::from_utf8(PASSPHRASE.to_vec()).unwrap()));
-        let options = icecore::repo::InitOptions { passphrase, cost: CHEAP, parity_percent: 0 };
+        let options = icecore::store::repo::InitOptions { passphrase, cost: CHEAP, parity_percent: 0 };
         return Repository::init(&backend, &options).map(drop);
     };
     let config = Config { repository: RepositoryId([7; 32]), encrypted, page_chunk_len, content_chunk_len: 64 << 10, parity_percent: 0 };
@@ -227,7 +227,7 @@ pub fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// The database in a listed snapshot.
-pub fn database_of(repo: &Repository, record: &icecore::format::snapshot::SnapshotRecord) -> icecore::Result<Vec<u8>> {
+pub fn database_of(repo: &Repository, record: &icecore::store::format::snapshot::SnapshotRecord) -> icecore::Result<Vec<u8>> {
     let name = Reader::new(repo).listing(&record.listing, &Silent)?.first().map(|entry| entry.name.clone()).unwrap_or_default();
     let mut bytes = Vec::new();
     dump(repo, record, &name, &mut bytes, &Silent)?;

@@ -2,15 +2,15 @@
 
 use super::golden;
 use super::values::{self, chunk, counted, delta, slice, whole};
-use icecore::format::config::Config;
-use icecore::format::key::{KEY_CHECKSUM_LEN, KeyRecord};
-use icecore::format::node::Node;
-use icecore::format::pack::{ChunkEntry, Encoding, Frame, TRAILER_HEADER_LEN, Trailer};
-use icecore::format::snapshot::SnapshotRecord;
-use icecore::format::{FORMAT_VERSION, record, wire};
 use icecore::id::ID_LEN;
+use icecore::store::format::config::Config;
+use icecore::store::format::key::{KEY_CHECKSUM_LEN, KeyRecord};
+use icecore::store::format::node::Node;
+use icecore::store::format::pack::{ChunkEntry, Encoding, Frame, TRAILER_HEADER_LEN, Trailer};
+use icecore::store::format::snapshot::SnapshotRecord;
+use icecore::store::format::{FORMAT_VERSION, record, wire};
 
-fn refusal<T>(result: Result<T, icecore::format::Malformed>) -> String {
+fn refusal<T>(result: Result<T, icecore::store::format::Malformed>) -> String {
     result.err().expect("this is another encoding of a value").to_string()
 }
 
@@ -190,7 +190,7 @@ fn kinds_of_marks_have_one_form() {
     let bytes = record::encode(&values::mark(values::MARK_KINDS[7])).unwrap();
     assert_eq!(bytes[ID_LEN], 7);
     for other in [&[8][..], &[250], &[251, 7, 0], &[252, 7, 0, 0, 0]] {
-        refusal(record::decode::<icecore::format::mark::MarkRecord>(&[&bytes[..ID_LEN], other, &bytes[ID_LEN + 1..]].concat()));
+        refusal(record::decode::<icecore::store::format::mark::MarkRecord>(&[&bytes[..ID_LEN], other, &bytes[ID_LEN + 1..]].concat()));
     }
 }
 
@@ -235,10 +235,10 @@ fn versions_and_features_are_refused_by_name() {
         let said = refusal(Config::decode(changed.as_bytes()));
         assert!(said.contains(says), "{said}");
     }
-    let mut header = values::header(icecore::format::Kind::Pack, icecore::format::Cipher::None).encode();
+    let mut header = values::header(icecore::store::format::Kind::Pack, icecore::store::format::Cipher::None).encode();
     for (at, value, says) in [(8, FORMAT_VERSION as u8 + 1, "version 2"), (10, 2, "cipher 2"), (12, 4, "flags 0x4")] {
         let old = std::mem::replace(&mut header[at], value);
-        let error = icecore::format::ObjectHeader::decode(&header, icecore::format::Kind::Pack).unwrap_err();
+        let error = icecore::store::format::ObjectHeader::decode(&header, icecore::store::format::Kind::Pack).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
         assert!(matches!(error.of("x"), icecore::Error::UnsupportedFormat { .. }));
         header[at] = old;

@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::support::{Bed, back_up, make_database, open_backend, step};
-use icecore::backend::LocalBackend;
-use icecore::backend::disk::RealDisk;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{Reader, Repository};
+use icecore::store::backend::LocalBackend;
+use icecore::store::repo::{Reader, Repository};
 
 /// The released formats. Version 1 comes with the first release.
 const RELEASED: [&str; 0] = [];
@@ -114,7 +114,7 @@ fn a_fixture_is_examined() {
 #[test]
 #[ignore = "writes the fixture of the newest format, if it is not there"]
 fn freeze() {
-    let fixture = fixtures().join(format!("v{}", icecore::format::FORMAT_VERSION));
+    let fixture = fixtures().join(format!("v{}", icecore::store::format::FORMAT_VERSION));
     assert!(!fixture.exists(), "{} is frozen", fixture.display());
     write_fixture(&fixture);
 }

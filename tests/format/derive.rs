@@ -4,10 +4,10 @@ use super::golden;
 use super::page::{Page, Table};
 use super::values::{self, MASTER, PASSPHRASE, counted, repository};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use icecore::crypto::Keys;
-use icecore::format::pack::TRAILER_SEGMENT;
-use icecore::format::{Cipher, Kind, record};
 use icecore::id::to_hex;
+use icecore::store::crypto::Keys;
+use icecore::store::format::pack::TRAILER_SEGMENT;
+use icecore::store::format::{Cipher, Kind, record};
 
 fn open(key: &[u8; 32], nonce: [u8; 12], associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());

@@ -6,19 +6,19 @@
 use std::path::{Path, PathBuf};
 
 use super::values::{self, MASTER, PASSPHRASE, repository};
-use icecore::codec::parity::section;
-use icecore::crypto::{Keys, keyring};
-use icecore::format::config::Config;
-use icecore::format::key::{KeyPayload, KeyRecord};
-use icecore::format::log::LogRecord;
-use icecore::format::mark::{ForgottenRecord, MarkRecord};
-use icecore::format::node::Node;
-use icecore::format::pack::{FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer};
-use icecore::format::parity::{Geometry, record_len};
-use icecore::format::snapshot::{SnapshotRecord, StreamEntry};
-use icecore::format::tombstone::Tombstone;
-use icecore::format::{Cipher, HEADER_LEN, Kind, ObjectHeader, record};
 use icecore::id::{from_hex, to_hex};
+use icecore::store::codec::parity::section;
+use icecore::store::crypto::{Keys, keyring};
+use icecore::store::format::config::Config;
+use icecore::store::format::key::{KeyPayload, KeyRecord};
+use icecore::store::format::log::LogRecord;
+use icecore::store::format::mark::{ForgottenRecord, MarkRecord};
+use icecore::store::format::node::Node;
+use icecore::store::format::pack::{FOOTER_LEN, Footer, TRAILER_SEGMENT, Trailer};
+use icecore::store::format::parity::{Geometry, record_len};
+use icecore::store::format::snapshot::{SnapshotRecord, StreamEntry};
+use icecore::store::format::tombstone::Tombstone;
+use icecore::store::format::{Cipher, HEADER_LEN, Kind, ObjectHeader, record};
 
 /// Decodes, and encodes what came out; `None` if the bytes are refused.
 pub type Redo = fn(&[u8]) -> Option<Vec<u8>>;

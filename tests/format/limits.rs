@@ -1,22 +1,22 @@
 //! Lengths and counts: taken at their limits, refused beyond, and never a reason to allocate or to go on for long.
 
 use super::values::{self, children, chunk, delta, slice, whole};
-use icecore::codec::{Decoder, Encoder};
-use icecore::crypto::keyring;
-use icecore::format::config::{CONFIG_CHUNK_LEN_MAX, CONFIG_CHUNK_LEN_MIN, CONFIG_LEN_MAX, Config};
-use icecore::format::key::{
+use icecore::id::PackId;
+use icecore::store::codec::{Decoder, Encoder};
+use icecore::store::crypto::keyring;
+use icecore::store::format::config::{CONFIG_CHUNK_LEN_MAX, CONFIG_CHUNK_LEN_MIN, CONFIG_LEN_MAX, Config};
+use icecore::store::format::key::{
     KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_MEMORY_KIB_MIN, KDF_PASSES_MAX, KDF_WORK_KIB_MAX, KEY_RECORD_LEN_MAX, KdfCost, KeyRecord,
 };
-use icecore::format::log::LogRecord;
-use icecore::format::mark::{ForgottenRecord, MarkRecord};
-use icecore::format::node::Node;
-use icecore::format::pack::{Encoding, Footer, Frame, Slice, Trailer, padme};
-use icecore::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
-use icecore::format::{
+use icecore::store::format::log::LogRecord;
+use icecore::store::format::mark::{ForgottenRecord, MarkRecord};
+use icecore::store::format::node::Node;
+use icecore::store::format::pack::{Encoding, Footer, Frame, Slice, Trailer, padme};
+use icecore::store::format::snapshot::{PackRef, SnapshotRecord, StreamEntry};
+use icecore::store::format::{
     BASES_MAX, CHUNK_LEN_MAX, FRAME_LEN_MAX, LEVEL_READ_MAX, Malformed, NODE_CHILDREN_MAX, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, RECORD_LEN_MAX,
     SEGMENT_LEN_MAX, SLICES_MAX, TRAILER_LEN_MAX, TREE_LEVELS_MAX, WORK_READ_MAX, record,
 };
-use icecore::id::PackId;
 
 /// What refusing short hostile bytes may allocate, in bytes: serde takes up to 1 MiB on a list's word, a record's decoder 512 KiB on a text's.
 const ALLOCATED_MAX: u64 = 5 << 19;

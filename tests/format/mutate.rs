@@ -3,12 +3,12 @@
 use super::golden::{self, Golden, Redo};
 use super::rng::Rng;
 use super::values::{self, PASSPHRASE, repository};
-use icecore::crypto::keyring;
-use icecore::format::config::Config;
-use icecore::format::key::{KEY_CHECKSUM_LEN, KEY_PLAIN_LEN, KeyRecord};
-use icecore::format::node::Node;
-use icecore::format::pack::{ChunkEntry, Encoding, Frame, Slice, Trailer};
 use icecore::id::{ChunkId, to_hex};
+use icecore::store::crypto::keyring;
+use icecore::store::format::config::Config;
+use icecore::store::format::key::{KEY_CHECKSUM_LEN, KEY_PLAIN_LEN, KeyRecord};
+use icecore::store::format::node::Node;
+use icecore::store::format::pack::{ChunkEntry, Encoding, Frame, Slice, Trailer};
 
 /// The seed of the random tests; `SEED=...` repeats one.
 fn seed() -> u64 {

@@ -3,9 +3,9 @@
 use super::golden;
 use super::page::Page;
 use super::values;
-use icecore::codec::parity::section;
-use icecore::format::config::Config;
-use icecore::format::parity::{DESCRIPTOR_CHECKSUM_LEN, DESCRIPTOR_LEN, Geometry, PARITY_MAGIC, SHARD_CHECKSUM_LEN};
+use icecore::store::codec::parity::section;
+use icecore::store::format::config::Config;
+use icecore::store::format::parity::{DESCRIPTOR_CHECKSUM_LEN, DESCRIPTOR_LEN, Geometry, PARITY_MAGIC, SHARD_CHECKSUM_LEN};
 
 #[test]
 fn descriptor() {

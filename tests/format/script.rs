@@ -7,12 +7,12 @@ use super::chunks::commit;
 use super::page::Page;
 use super::rng::Rng;
 use super::support::{Bed, add_rows, back_up, make_database, step};
-use icecore::format::SALT_LEN;
-use icecore::format::pack::{Encoding, Frame, Trailer};
 use icecore::id::ChunkId;
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{BaseSlice, Committed, Reader, Reference, Repository};
+use icecore::store::format::SALT_LEN;
+use icecore::store::format::pack::{Encoding, Frame, Trailer};
+use icecore::store::repo::{BaseSlice, Committed, Reader, Reference, Repository};
 
 /// An interpreter that has the module; the one of the system may have packages that another one lacks.
 fn python() -> &'static str {

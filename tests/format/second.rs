@@ -3,7 +3,7 @@
 
 use super::golden;
 use super::values;
-use icecore::format::record;
+use icecore::store::format::record;
 use wincode::config::Configuration;
 use wincode::{SchemaRead, SchemaWrite};
 
@@ -221,12 +221,12 @@ fn snapshots() {
     assert_eq!(read.source, SourceRef { id: ours.source.id.0, kind: SourceKind::Sqlite, label: ours.source.label });
     assert_eq!(read.parent, ours.parent.map(|id| id.0));
     assert_eq!(read.tags, ours.tags);
-    let flag =
-        |flag: &icecore::format::snapshot::Flag| Flag { code: flag.code.clone(), stream: flag.stream.clone(), detail: flag.detail.clone() };
+    let flag = |flag: &icecore::recorded::Flag| Flag { code: flag.code.clone(), stream: flag.stream.clone(), detail: flag.detail.clone() };
     assert_eq!(read.flags, ours.flags.iter().map(flag).collect::<Vec<_>>());
     assert_eq!(read.accepted, ours.accepted.iter().map(flag).collect::<Vec<_>>());
     assert_eq!(read.listing, StreamRoot { len: 1 << 33, levels: 2, top: Some(values::counted(0x43)) });
-    let pack = |pack: &icecore::format::snapshot::PackRef| PackRef { id: pack.id.0, size: pack.size, trailer_offset: pack.trailer_offset };
+    let pack =
+        |pack: &icecore::store::format::snapshot::PackRef| PackRef { id: pack.id.0, size: pack.size, trailer_offset: pack.trailer_offset };
     assert_eq!(read.packs, ours.packs.iter().map(pack).collect::<Vec<_>>());
     assert_eq!(read.stats, [1 << 32, 3, 196_608, 65_536, 65_535, 255, 256, u64::MAX]);
     assert_eq!((read.written_ns, read.facts), (ours.written_ns, ours.facts));
@@ -322,7 +322,7 @@ fn both_agree_on_damaged_records() {
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        let Some(again) = golden::redo_record::<icecore::format::snapshot::SnapshotRecord>(&flipped) else { continue };
+        let Some(again) = golden::redo_record::<icecore::store::format::snapshot::SnapshotRecord>(&flipped) else { continue };
         let value: SnapshotRecord = wincode::config::deserialize_exact(&flipped, configuration).unwrap();
         assert_eq!(wincode::config::serialize(&value, configuration).unwrap(), again);
         taken += 1;

@@ -7,11 +7,13 @@ use super::golden;
 use super::page::{Page, Table};
 use super::support::{Bed, back_up, make_database};
 use super::values::{self, counted};
-use icecore::format::config::{self, Config};
-use icecore::format::key::{self, KdfCost, KeyRecord};
-use icecore::format::pack::{self, FOOTER_MAGIC, padme};
-use icecore::format::{self, Cipher, Kind, log, mark, node, parity, snapshot};
-use icecore::{crypto, id};
+use icecore::id;
+use icecore::recorded;
+use icecore::store::crypto;
+use icecore::store::format::config::{self, Config};
+use icecore::store::format::key::{self, KdfCost, KeyRecord};
+use icecore::store::format::pack::{self, FOOTER_MAGIC, padme};
+use icecore::store::format::{self, Cipher, Kind, log, mark, node, parity, snapshot};
 
 fn source(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
@@ -187,7 +189,8 @@ fn constants() -> BTreeMap<&'static str, u64> {
         format: FORMAT_VERSION HEADER_LEN SALT_LEN TAG_LEN CHUNK_LEN_MAX FRAME_LEN_MAX SEGMENT_LEN_MAX WHOLE_FRAME_TARGET WHOLE_SEGMENT_TARGET DELTA_SEGMENT_TARGET PACK_LEN_MAX
             PACK_TARGET TRAILER_LEN_MAX PACK_CHUNKS_MAX SLICES_MAX BASES_MAX PREFIX_LEN_MAX LEVEL_WRITE_MAX LEVEL_READ_MAX WORK_WRITE_MAX
             WORK_READ_MAX NODE_CHILDREN_MAX NODE_FANOUT TREE_LEVELS_MAX RECORD_LEN_MAX;
-        snapshot: LABEL_LEN_MAX TAG_LEN_MAX TAGS_MAX CONTENT_TABLES_MAX ATTRIBUTES_MAX ATTRIBUTE_LEN_MAX ATTRIBUTES_LEN_MAX;
+        snapshot: LABEL_LEN_MAX TAG_LEN_MAX TAGS_MAX;
+        recorded: CONTENT_TABLES_MAX ATTRIBUTES_MAX ATTRIBUTE_LEN_MAX ATTRIBUTES_LEN_MAX;
         config: CONFIG_LEN_MAX CONFIG_CHUNK_LEN_MIN CONFIG_CHUNK_LEN_MAX;
         key: KEY_PLAIN_LEN KEY_CHECKSUM_LEN KEY_RECORD_LEN_MAX KDF_MEMORY_KIB_MIN KDF_MEMORY_KIB_MAX KDF_PASSES_MAX KDF_LANES_MAX
             KDF_WORK_KIB_MAX KDF_WORK_KIB_TOTAL KEY_RECORDS_MAX;
@@ -209,7 +212,8 @@ fn limits() {
     assert_eq!(stated, constants());
     // And none is missing in both.
     let mut names = vec!["ID_LEN".to_string()];
-    let files = walkdir::WalkDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/format")).into_iter().map(Result::unwrap);
+    let files_in = |dir: &str| walkdir::WalkDir::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).into_iter().map(Result::unwrap);
+    let files = files_in("src/store/format").chain(files_in("src/recorded"));
     for file in files.filter(|entry| entry.file_type().is_file()) {
         let text = std::fs::read_to_string(file.path()).unwrap();
         names.extend(text.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split(':').next()?.to_string())));
@@ -222,7 +226,7 @@ fn limits() {
 /// The numbers of the skip rule, which are the writer's own.
 #[test]
 fn skip_rule() {
-    let (page, text) = (Page::read(), source("repo/writer/base.rs"));
+    let (page, text) = (Page::read(), source("store/repo/writer/base.rs"));
     let first = |name: &str| {
         let rule = text.split_once(&format!("const {name}: Skip = Skip {{ first: ")).unwrap().1;
         rule.split_once(", factor: 4 }").expect("the page says 4").0
@@ -287,7 +291,15 @@ fn variants_in(text: &str, name: &str) -> Vec<Vec<String>> {
 fn records() {
     let page = Page::read();
     let mut checked = 0;
-    for path in ["format/snapshot.rs", "format/config.rs", "format/key.rs", "format/log.rs", "format/mark.rs", "format/tombstone.rs"] {
+    for path in [
+        "recorded/mod.rs",
+        "store/format/snapshot.rs",
+        "store/format/config.rs",
+        "store/format/key.rs",
+        "store/format/log.rs",
+        "store/format/mark.rs",
+        "store/format/tombstone.rs",
+    ] {
         let text = source(path);
         for structure in text.split("pub struct ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
             // Not records: laid out by the byte tables.
@@ -309,7 +321,7 @@ fn records() {
 #[test]
 fn rows() {
     let page = Page::read();
-    let text = source("format/pack/rows.rs");
+    let text = source("store/format/pack/rows.rs");
     let (_, module) = text.split_once("mod bit {\n").unwrap();
     let mask = |line: &str| {
         let (name, value) = line.trim().strip_prefix("pub const ")?.split_once(": u8 = ")?;

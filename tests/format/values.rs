@@ -1,18 +1,16 @@
 //! Fixed values, one of everything that is stored, with all their fields different.
 
-use icecore::format::config::Config;
-use icecore::format::key::{KdfCost, KeyPayload};
-use icecore::format::log::LogRecord;
-use icecore::format::mark::{ForgottenRecord, MarkKind, MarkRecord};
-use icecore::format::node::{Child, Node};
-use icecore::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
-use icecore::format::snapshot::{
-    Attribute, EntryKind, FileMeta, Flag, PackRef, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, SqliteFacts, StreamEntry,
-    StreamRoot, TableContent,
-};
-use icecore::format::tombstone::Tombstone;
-use icecore::format::{Cipher, Kind, ObjectHeader};
 use icecore::id::{ChunkId, PackId, RepositoryId, SnapshotId, SourceId};
+use icecore::recorded::{Attribute, EntryKind, FileMeta, Flag, SourceKind, SqliteFacts, TableContent};
+use icecore::store::format::config::Config;
+use icecore::store::format::key::{KdfCost, KeyPayload};
+use icecore::store::format::log::LogRecord;
+use icecore::store::format::mark::{ForgottenRecord, MarkKind, MarkRecord};
+use icecore::store::format::node::{Child, Node};
+use icecore::store::format::pack::{ChunkEntry, Encoding, Footer, Frame, IdPrefix, Slice, Trailer};
+use icecore::store::format::snapshot::{PackRef, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use icecore::store::format::tombstone::Tombstone;
+use icecore::store::format::{Cipher, Kind, ObjectHeader};
 
 pub const PASSPHRASE: &[u8] = b"correct horse";
 pub const MASTER: [u8; 32] = *b"a master key that is not secret.";

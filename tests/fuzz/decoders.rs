@@ -7,15 +7,15 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use icecore::codec::{Decoder as ChunkDecoder, Encoder};
-use icecore::format::config::Config;
-use icecore::format::pack::{FOOTER_LEN, Footer};
+use icecore::engine::sqlite::structure::{Root, StructureInspector, TreeKind};
+use icecore::engine::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
+use icecore::engine::{Body, PageRead, Source};
 use icecore::id::{RepositoryId, SnapshotId};
 use icecore::progress::Silent;
-use icecore::repo::catalog::Catalog;
-use icecore::source::sqlite::structure::{Root, StructureInspector, TreeKind};
-use icecore::source::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
-use icecore::source::{Body, PageRead, Source};
+use icecore::store::codec::{Decoder as ChunkDecoder, Encoder};
+use icecore::store::format::config::Config;
+use icecore::store::format::pack::{FOOTER_LEN, Footer};
+use icecore::store::repo::catalog::Catalog;
 
 #[path = "../format/golden.rs"]
 #[allow(unused_imports)]
@@ -254,9 +254,9 @@ fn catalogs() -> Vec<Vec<u8>> {
 }
 
 fn fill_catalog(dir: &Path) -> std::path::PathBuf {
-    use icecore::format::snapshot::PackRef;
     use icecore::id::{ChunkId, PackId};
-    use icecore::repo::catalog::{NewPack, PackState};
+    use icecore::store::format::snapshot::PackRef;
+    use icecore::store::repo::catalog::{NewPack, PackState};
     let catalog = Catalog::open(dir, RepositoryId([1; 32]), "fuzz", &[7; 32]).unwrap();
     let ids: Vec<ChunkId> = (0..50_u8).map(|n| ChunkId(*blake3::hash(&[n]).as_bytes())).collect();
     let pack = PackRef { id: PackId([2; 32]), size: 1000, trailer_offset: 900 };
@@ -277,7 +277,7 @@ fn catalog(bytes: &[u8]) {
     let Ok(catalog) = Catalog::open(dir.path(), RepositoryId([1; 32]), "fuzz", &[7; 32]) else { return };
     for n in 0..60_u8 {
         let id = icecore::id::ChunkId(*blake3::hash(&[n]).as_bytes());
-        let found = catalog.find(icecore::repo::catalog::prefix(&id)).unwrap_or_default();
+        let found = catalog.find(icecore::store::repo::catalog::prefix(&id)).unwrap_or_default();
         assert!(found.len() <= 1 && found.iter().all(|at| at.index == u32::from(n)), "an answer that is wrong");
     }
     for known in catalog.packs().unwrap_or_default() {

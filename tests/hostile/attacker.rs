@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::disk::{Disk, RealDisk};
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::ops::place::Placement;
 use icecore::progress::Silent;
 

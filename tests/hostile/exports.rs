@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use icecore::Error;
-use icecore::backend::disk::RealDisk;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::export::{ExportOptions, FromOptions, export, open_directory, restore_given};
 use icecore::progress::Silent;
 

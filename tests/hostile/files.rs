@@ -6,10 +6,10 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use icecore::engine::files::{FilesOptions, FilesSource};
+use icecore::engine::sqlite::{ContentWhen, SqliteOptions};
+use icecore::engine::{Body, Source};
 use icecore::progress::Silent;
-use icecore::source::files::{FilesOptions, FilesSource};
-use icecore::source::sqlite::{ContentWhen, SqliteOptions};
-use icecore::source::{Body, Source};
 use rusqlite::Connection;
 
 use crate::attacker::Scene;

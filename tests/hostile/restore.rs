@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 
-use icecore::backend::disk::RealDisk;
-use icecore::format::snapshot::FileMeta;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::place::tree::Tree;
 use icecore::ops::place::{DatabaseOptions, Placement};
+use icecore::recorded::FileMeta;
 use icecore::{Error, Result};
 use rusqlite::Connection;
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use crate::bed::{Bed, back_up, make_database, step, stream};
 
-/// The sum that a row of snapshots has under this key, see `src/repo/catalog/sum.rs`.
+/// The sum that a row of snapshots has under this key, see `src/store/repo/catalog/sum.rs`.
 fn sum(key: &[u8; 32], id: &[u8], record: &[u8]) -> i64 {
     let mut hasher = blake3::Hasher::new_keyed(key);
     hasher.update(&[6]);

@@ -1,13 +1,14 @@
 //! A few nodes that name each other many times stand for more than there is.
 
-use icecore::format::NODE_FANOUT;
-use icecore::format::node::{Child, Node};
-use icecore::format::record;
-use icecore::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry, StreamRoot};
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::prune::{PruneOptions, plan};
 use icecore::progress::Silent;
-use icecore::repo::{NewChunk, Reader, Reference, SessionOptions, WriteSession};
+use icecore::recorded::EntryKind;
+use icecore::store::format::NODE_FANOUT;
+use icecore::store::format::node::{Child, Node};
+use icecore::store::format::record;
+use icecore::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
+use icecore::store::repo::{NewChunk, Reader, Reference, SessionOptions, WriteSession};
 
 use crate::bed::{Bed, back_up, make_database};
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use icecore::backend::LocalBackend;
-use icecore::backend::disk::RealDisk;
-use icecore::repo::{InitOptions, Repository};
+use icecore::fs::disk::RealDisk;
+use icecore::store::backend::LocalBackend;
+use icecore::store::repo::{InitOptions, Repository};
 use zeroize::Zeroizing;
 
 use crate::bed::{Bed, CHEAP};

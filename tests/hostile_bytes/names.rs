@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use icecore::format::record;
-use icecore::format::snapshot::SnapshotRecord;
+use icecore::store::format::record;
+use icecore::store::format::snapshot::SnapshotRecord;
 
 use crate::support::Place;
 

@@ -1,7 +1,7 @@
 //! Where things lie, and what a hostile descriptor can ask for.
 
 use super::Random;
-use icecore::format::parity::{
+use icecore::store::format::parity::{
     COPY_SHARD_LEN, DATA_SHARDS_MAX, DESCRIPTOR_LEN, Geometry, PARITY_PERCENT_MAX, PARITY_SECTOR_LEN, PARITY_SHARDS_MIN, PROTECTED_LEN_MAX,
     record_len,
 };

@@ -1,7 +1,7 @@
 //! Bursts, scattered flips, lost sectors, cut and lengthened objects.
 
 use super::{Object, Random};
-use icecore::format::parity::Geometry;
+use icecore::store::format::parity::Geometry;
 
 /// Head, tail and percent of objects of all shapes: copies, the fewest shards, many, shards of several sectors.
 const SHAPES: [(usize, usize, u8); 8] = [
@@ -187,7 +187,7 @@ fn bytes_full_of_descriptors_give_nothing() {
         let at = bytes.len() as u64;
         bytes.extend_from_slice(&Geometry::of_record(at).encode());
     }
-    assert!(icecore::codec::parity::heal(&bytes, &|_| false).is_none());
+    assert!(icecore::store::codec::parity::heal(&bytes, &|_| false).is_none());
 }
 
 /// The columns in which the code is worked out are no part of the format: the same shards as from the code at once.

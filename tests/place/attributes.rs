@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use icecore::backend::disk::RealDisk;
-use icecore::format::snapshot::{Attribute, FileMeta};
+use icecore::fs::disk::RealDisk;
 use icecore::ops::place::DatabaseOptions;
 use icecore::ops::place::tree::Tree;
+use icecore::recorded::{Attribute, FileMeta};
 
 use crate::support::*;
 use crate::xattrs::{ACCESS, CAPABILITY, DEFAULT, acl, are_there, capability, of, set};

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use icecore::backend::disk::RealDisk;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::place::DatabaseOptions;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;

@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use icecore::Error;
-use icecore::backend::disk::{Disk, RealDisk};
-use icecore::format::snapshot::FileMeta;
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::ops::place::DatabaseOptions;
+use icecore::recorded::FileMeta;
 
 use crate::support::*;
 

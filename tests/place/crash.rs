@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use icecore::Result;
-use icecore::backend::disk::{Disk, RealDisk};
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::ops::place::{DatabaseOptions, Placed};
 
 use crate::crashdisk::{CrashDisk, Policy};

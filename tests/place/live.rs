@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::Error;
-use icecore::backend::disk::RealDisk;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::place::DatabaseOptions;
 use rusqlite::Connection;
 

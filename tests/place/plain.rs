@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use icecore::backend::disk::RealDisk;
-use icecore::format::snapshot::FileMeta;
+use icecore::fs::disk::RealDisk;
+use icecore::recorded::FileMeta;
 
 use crate::support::*;
 

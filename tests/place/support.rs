@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use icecore::backend::disk::{Disk, RealDisk};
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::ops::place::{DatabaseOptions, Placed, Placement};
 use icecore::progress::Monitor;
 use icecore::{Error, Result};

@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use icecore::backend::disk::RealDisk;
-use icecore::format::snapshot::FileMeta;
+use icecore::fs::disk::RealDisk;
 use icecore::ops::place::DatabaseOptions;
 use icecore::ops::place::tree::Tree;
+use icecore::recorded::FileMeta;
 
 use crate::support::*;
 

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use icecore::backend::disk::{Disk, RealDisk};
-use icecore::format::snapshot::SnapshotRecord;
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::id::SnapshotId;
 use icecore::ops::export::{ExportOptions, Exported, export};
 use icecore::ops::place::Placement;
 use icecore::progress::Silent;
-use icecore::repo::Repository;
+use icecore::store::format::snapshot::SnapshotRecord;
+use icecore::store::repo::Repository;
 
 use crate::support::{Bed, back_up, make_database};
 

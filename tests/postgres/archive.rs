@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use icecore::source::postgres::archive::{self, Archive, RowSum};
+use icecore::engine::postgres::archive::{self, Archive, RowSum};
 
 use crate::server::{Database, VERSIONS, on_every_version, server};
 

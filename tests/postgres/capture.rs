@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use icecore::source::postgres::tables::Tables;
+use icecore::engine::postgres::tables::Tables;
 use serde_json::Value;
 
 use crate::archive::{read, rows};

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use icecore::source::Environment;
-use icecore::source::postgres::{Connection, Conninfo};
+use icecore::engine::Environment;
+use icecore::engine::postgres::{Connection, Conninfo};
 
 use crate::server::{Server, must, server};
 

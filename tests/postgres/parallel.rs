@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use icecore::source::postgres::archive::{RowSum, directory};
-use icecore::source::postgres::tables::Tables;
+use icecore::engine::postgres::archive::{RowSum, directory};
+use icecore::engine::postgres::tables::Tables;
 use serde_json::Value;
 
 use crate::capture::{backup, dump};

@@ -1,7 +1,7 @@
 //! Passwords that are not as they should be written are shown nowhere, not in part either.
 
-use icecore::source::Environment;
-use icecore::source::postgres::Conninfo;
+use icecore::engine::Environment;
+use icecore::engine::postgres::Conninfo;
 
 use crate::support::Place;
 

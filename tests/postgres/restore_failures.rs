@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
+use icecore::engine::Environment;
+use icecore::engine::postgres::Conninfo;
 use icecore::ops::postgres;
 use icecore::progress::Silent;
-use icecore::source::Environment;
-use icecore::source::postgres::Conninfo;
 
 use crate::restore::{command, family, good, plain, restore, saved};
 use crate::script::write_script;

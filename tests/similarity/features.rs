@@ -1,4 +1,4 @@
-use icecore::codec::similarity::{FEATURES, FEATURES_LEN, Features, PIECE_LEN, Sampler};
+use icecore::store::codec::similarity::{FEATURES, FEATURES_LEN, Features, PIECE_LEN, Sampler};
 
 use crate::{Random, features_of};
 

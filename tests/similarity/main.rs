@@ -5,8 +5,8 @@ mod features;
 mod matching;
 mod slices;
 
-use icecore::codec::similarity::matching::{Batch, Candidate, Matcher};
-use icecore::codec::similarity::{Features, PIECE_LEN, Sampler};
+use icecore::store::codec::similarity::matching::{Batch, Candidate, Matcher};
+use icecore::store::codec::similarity::{Features, PIECE_LEN, Sampler};
 
 /// SplitMix64.
 pub struct Random(u64);

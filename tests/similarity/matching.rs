@@ -1,6 +1,6 @@
-use icecore::codec::similarity::matching::{BATCH_ANCHORS_MAX, BATCH_CHUNKS_MAX, Batch, Matcher, SHARED_MAX, VOTES_UNIQUE};
-use icecore::codec::similarity::{Features, PIECE_LEN, Sampler};
-use icecore::format::CHUNK_LEN_MAX;
+use icecore::store::codec::similarity::matching::{BATCH_ANCHORS_MAX, BATCH_CHUNKS_MAX, Batch, Matcher, SHARED_MAX, VOTES_UNIQUE};
+use icecore::store::codec::similarity::{Features, PIECE_LEN, Sampler};
+use icecore::store::format::CHUNK_LEN_MAX;
 
 use crate::{Random, features_of, found};
 

@@ -2,11 +2,11 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ops::Range;
 
-use icecore::codec::similarity::PIECE_LEN;
-use icecore::codec::similarity::matching::{Candidate, VOTES_UNIQUE};
-use icecore::codec::similarity::slices::{Limits, OldChunk, Slice, choose};
-use icecore::codec::{Decoder, Encoder};
-use icecore::format::{BASES_MAX, PREFIX_LEN_MAX, SLICES_MAX, WORK_WRITE_MAX};
+use icecore::store::codec::similarity::PIECE_LEN;
+use icecore::store::codec::similarity::matching::{Candidate, VOTES_UNIQUE};
+use icecore::store::codec::similarity::slices::{Limits, OldChunk, Slice, choose};
+use icecore::store::codec::{Decoder, Encoder};
+use icecore::store::format::{BASES_MAX, PREFIX_LEN_MAX, SLICES_MAX, WORK_WRITE_MAX};
 
 use crate::{Random, found};
 

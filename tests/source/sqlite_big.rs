@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use icecore::engine::sqlite::capture_file;
 use icecore::progress::Silent;
-use icecore::source::sqlite::capture_file;
 
 use crate::support::*;
 
@@ -60,7 +60,7 @@ fn over_a_gibibyte() {
     }
 }
 
-fn read_first(pages: &dyn icecore::source::PageRead, len: u64) -> Vec<u8> {
+fn read_first(pages: &dyn icecore::engine::PageRead, len: u64) -> Vec<u8> {
     let mut bytes = vec![0; len as usize];
     pages.read_at(0, &mut bytes).unwrap();
     bytes

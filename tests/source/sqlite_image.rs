@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use icecore::source::sqlite::{SqliteSource, is_sqlite};
-use icecore::source::{Source, SourceDescription};
+use icecore::engine::sqlite::{SqliteSource, is_sqlite};
+use icecore::engine::{Source, SourceDescription};
 use rusqlite::Connection;
 
 use crate::support::*;

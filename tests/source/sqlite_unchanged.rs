@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
+use icecore::engine::sqlite::SqliteSource;
+use icecore::engine::{Body, Source, Stamp};
 use icecore::progress::Monitor;
-use icecore::source::sqlite::SqliteSource;
-use icecore::source::{Body, Source, Stamp};
 use rusqlite::Connection;
 
 use crate::support::*;

@@ -121,7 +121,7 @@ fn an_open_capture_keeps_its_image_whatever_happens() {
     (1..200).for_each(|n| transfer(&mut conn, n));
     conn.query_row("PRAGMA wal_checkpoint", [], |_| Ok(())).unwrap();
     (200..400).for_each(|n| transfer(&mut conn, n));
-    let file = icecore::source::sqlite::capture_file(&path, None, &options(), &icecore::progress::Silent).unwrap();
+    let file = icecore::engine::sqlite::capture_file(&path, None, &options(), &icecore::progress::Silent).unwrap();
     let pages = file.pages().unwrap();
     let first = read_all(&*pages).unwrap();
     assert_eq!(check_bank(dir.path(), &first), 399);
@@ -147,7 +147,7 @@ fn a_rollback_writer_waits_only_until_finish() {
     let path = dir.path().join("bank.db");
     make_bank(&path, "delete");
     let mut conn = open_leaving_wal(&path);
-    let file = icecore::source::sqlite::capture_file(&path, None, &options(), &icecore::progress::Silent).unwrap();
+    let file = icecore::engine::sqlite::capture_file(&path, None, &options(), &icecore::progress::Silent).unwrap();
     assert!(file.blocks_writers());
     conn.busy_timeout(Duration::ZERO).unwrap();
     assert!(conn.execute("UPDATE last SET n=5", []).is_err());

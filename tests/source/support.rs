@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use icecore::Result;
-use icecore::format::snapshot::{EntryKind, SqliteFacts};
+use icecore::engine::sqlite::{SqliteOptions, SqliteSource};
+use icecore::engine::{Body, CaptureReport, PageRead, Source, Stamp};
 use icecore::progress::Silent;
-use icecore::source::sqlite::{SqliteOptions, SqliteSource};
-use icecore::source::{Body, CaptureReport, PageRead, Source, Stamp};
+use icecore::recorded::{EntryKind, SqliteFacts};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use icecore::source::files::Selection;
+use icecore::engine::files::Selection;
 
 use crate::harness::{listing, restore, run, selected, source};
 use crate::support::{Bed, make_database};

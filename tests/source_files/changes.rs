@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use icecore::format::snapshot::EntryKind;
+use icecore::recorded::EntryKind;
 
 use crate::harness::{kind_of, listing, look, names, noise, restore, run, source, source_at, touch};
 use crate::support::{Bed, add_rows, make_database, stream};

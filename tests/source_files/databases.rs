@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use icecore::format::snapshot::EntryKind;
+use icecore::recorded::EntryKind;
 use rusqlite::Connection;
 
 use crate::harness::{Meddler, kind_of, line_about, names, restore, run, source, source_at, try_run};

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use icecore::format::mark::MarkKind;
+use icecore::engine::files::Selection;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::BackupReport;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::mark::{Author, Statement, mark};
 use icecore::ops::prune::{PruneOptions, prune};
 use icecore::progress::{Monitor, Silent};
-use icecore::repo::Repository;
-use icecore::source::files::Selection;
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::Repository;
 use rusqlite::Connection;
 
 use crate::harness::{names, noise, run, selected, source, source_at, try_run};

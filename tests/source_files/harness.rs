@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use icecore::backend::disk::RealDisk;
-use icecore::format::snapshot::{EntryKind, SourceKind, StreamEntry};
+use icecore::engine::files::{FilesOptions, FilesSource, Selection};
+use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
+use icecore::fs::disk::RealDisk;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::place::Placement;
 use icecore::ops::restore::{RestoreOptions, restore_tree};
 use icecore::progress::{Monitor, Silent};
-use icecore::repo::{Reader, Repository};
-use icecore::source::files::{FilesOptions, FilesSource, Selection};
-use icecore::source::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
+use icecore::recorded::{EntryKind, SourceKind};
+use icecore::store::format::snapshot::StreamEntry;
+use icecore::store::repo::{Reader, Repository};
 
 use crate::support::sqlite_options;
 

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use icecore::Error;
-use icecore::backend::disk::{Disk, RealDisk};
+use icecore::fs::disk::{Disk, RealDisk};
 use icecore::ops::place::Placement;
 use icecore::ops::restore::{Outcome, RestoreOptions, Restored, restore_tree};
 use icecore::progress::{Monitor, Silent};
-use icecore::repo::Repository;
+use icecore::store::repo::Repository;
 
 use crate::crashdisk::{CrashDisk, Policy, scratch};
 use crate::harness::{look, noise, run, source};

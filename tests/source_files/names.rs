@@ -5,9 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use icecore::Error;
-use icecore::format::snapshot::SourceKind;
-use icecore::source::Source;
-use icecore::source::files::{FilesOptions, FilesSource, Selection};
+use icecore::engine::Source;
+use icecore::engine::files::{FilesOptions, FilesSource, Selection};
+use icecore::recorded::SourceKind;
 
 use crate::harness::{names, run, selected, source};
 use crate::support::{Bed, make_database, sqlite_options};

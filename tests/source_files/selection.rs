@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use icecore::source::files::{LeftOut, Selection};
+use icecore::engine::files::{LeftOut, Selection};
 
 use crate::harness::{Meddler, names, run, selected, source, try_run};
 use crate::support::{Bed, add_rows, make_database};

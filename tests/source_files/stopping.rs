@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use icecore::Error;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::progress::{Monitor, Silent};
-use icecore::repo::Reader;
+use icecore::store::repo::Reader;
 
 use crate::harness::{run, source};
 use crate::support::Bed;

@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use icecore::format::snapshot::EntryKind;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::progress::Silent;
+use icecore::recorded::EntryKind;
 
 use crate::harness::{kind_of, listing, look, names, noise, restore, run, source, touch};
 use crate::support::{Bed, add_rows, make_database};

@@ -1,6 +1,6 @@
 //! Hostile bytes: no panic, no endless walk, no unbounded memory.
 
-use icecore::source::sqlite::structure::{Level, Limit, PROBLEMS_MAX, Root, StructureInspector, TreeKind};
+use icecore::engine::sqlite::structure::{Level, Limit, PROBLEMS_MAX, Root, StructureInspector, TreeKind};
 
 use super::support::{PLENTY, Rng, Spec, churn, create, page_size, schema};
 

@@ -1,7 +1,7 @@
 //! What the inspector costs in processor time, beside `quick_check` (Linux only). Prints figures, asserts none:
 //! `cargo test --release --test structure -- --ignored --nocapture speed`
 
-use icecore::source::sqlite::structure::StructureInspector;
+use icecore::engine::sqlite::structure::StructureInspector;
 use rusqlite::Connection;
 
 use super::support::{PLENTY, Rng, complains, roots};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use icecore::source::sqlite::structure::{Root, StructureInspector, StructureReport, TreeKind};
+use icecore::engine::sqlite::structure::{Root, StructureInspector, StructureReport, TreeKind};
 use rusqlite::{Connection, OpenFlags, Result};
 
 /// Enough for everything built here.
@@ -164,7 +164,7 @@ pub fn inspect(path: &Path, limit: usize) -> StructureReport {
 pub fn assert_valid(path: &Path, what: &str) {
     assert!(!complains(path, "integrity_check"), "{what}: SQLite complains");
     let report = inspect(path, PLENTY);
-    assert_eq!(report.level, icecore::source::sqlite::structure::Level::Full, "{what}");
+    assert_eq!(report.level, icecore::engine::sqlite::structure::Level::Full, "{what}");
     assert_eq!(report.problems, [], "{what}");
     for limit in [0, bits_only(path)] {
         assert_eq!(inspect(path, limit).problems, [], "{what}, {limit} bytes of memory");

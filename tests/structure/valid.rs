@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use icecore::source::sqlite::structure::{Level, Limit, Root, StructureInspector, TreeKind};
+use icecore::engine::sqlite::structure::{Level, Limit, Root, StructureInspector, TreeKind};
 use rusqlite::Connection;
 
 use super::support::{PLENTY, Rng, Spec, assert_valid, churn, complains, create, inspect, roots, schema};

@@ -1,9 +1,10 @@
 //! Snapshots put together from chunks, with references of the test's own choice.
 
-use icecore::format::record;
-use icecore::format::snapshot::{EntryKind, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot};
 use icecore::id::SourceId;
-use icecore::repo::{ChunkWriter, Committed, NewChunk, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
+use icecore::recorded::{EntryKind, SourceKind};
+use icecore::store::format::record;
+use icecore::store::format::snapshot::{SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use icecore::store::repo::{ChunkWriter, Committed, NewChunk, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
 
 /// A snapshot of one stream, `db`, of these chunks. What others have stored counts only as far as the catalog knows it already.
 pub fn commit(repo: &Repository, chunks: &[(Vec<u8>, Reference)]) -> Committed {

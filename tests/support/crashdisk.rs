@@ -25,7 +25,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use icecore::backend::disk::{Disk, RealDisk};
+use icecore::fs::disk::{Disk, RealDisk};
 
 /// A directory for simulated disks, in memory where the system has a place for that: many runs are needed, and no real sync.
 pub fn scratch() -> tempfile::TempDir {

@@ -5,10 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use icecore::backend::disk::RealDisk;
-use icecore::backend::{Backend, LocalBackend};
-use icecore::format::key::KdfCost;
-use icecore::format::mark::MarkKind;
+use icecore::engine::sqlite::{SqliteOptions, SqliteSource};
+use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::forget::{ForgetReport, execute, plan_named};
@@ -16,8 +14,10 @@ use icecore::ops::journal::{Event, Operation, Outcome, record};
 use icecore::ops::mark::{Author, Marked, Statement, mark};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::repo::{InitOptions, LogName, OpenOptions, Repository};
-use icecore::source::sqlite::{SqliteOptions, SqliteSource};
+use icecore::store::backend::{Backend, LocalBackend};
+use icecore::store::format::key::KdfCost;
+use icecore::store::format::mark::MarkKind;
+use icecore::store::repo::{InitOptions, LogName, OpenOptions, Repository};
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
-use crate::repo::{ChunkWriter, TreeCursor, TreeWriter, WriteSession};
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::{ChunkWriter, TreeCursor, TreeWriter, WriteSession};
 
 /// Builds a stream's tree while its chunks come in out of order.
 pub(super) struct Collector<'s> {

@@ -10,13 +10,14 @@ use super::collect::{Collector, Failure, first_failure};
 use super::landmarks::Landmarks;
 use super::predict::Prediction;
 use super::sink::Sink;
-use crate::chunker::{Cut, Holes, NoHoles, content_cuts};
 use crate::error::{Error, Result, joined};
-use crate::format::snapshot::StreamRoot;
+use crate::fs::holes::{Holes, NoHoles};
 use crate::id::ChunkId;
 use crate::ops::pump::Pump;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, KeptFeatures, NewChunk, Reference, TreeCursor, TreeWriter, WriteSession};
+use crate::store::chunker::{Cut, content_cuts};
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::{ChunkWriter, KeptFeatures, NewChunk, Reference, TreeCursor, TreeWriter, WriteSession};
 
 /// Bytes of chunks that a thread stores together: neighbours stand on parts of the same chunks, which are decoded once for all of them.
 const BATCH_LEN: usize = 1 << 20;

@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::ObjectKey;
 use crate::error::Result;
-use crate::format::snapshot::SnapshotRecord;
 use crate::id::PackId;
 use crate::progress::Monitor;
-use crate::repo::catalog::PackReading;
-use crate::repo::{Repository, Suspects, WriteSession};
+use crate::store::backend::ObjectKey;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::catalog::PackReading;
+use crate::store::repo::{Repository, Suspects, WriteSession};
 
 /// Packs that are not to be relied upon.
 pub(super) struct Doubts {

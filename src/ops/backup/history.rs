@@ -8,14 +8,15 @@
 use std::collections::HashMap;
 
 use super::judge::measure;
+use crate::engine::Stamp;
 use crate::error::Result;
-use crate::format::mark::MarkKind;
-use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::{Gaps, Holder, holders};
 use crate::progress::Monitor;
-use crate::repo::{Refreshed, WriteSession};
-use crate::source::Stamp;
+use crate::recorded::{EntryKind, Flag};
+use crate::store::format::mark::MarkKind;
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
+use crate::store::repo::{Refreshed, WriteSession};
 
 /// How many snapshots are asked for streams that are flagged in the parent. Streams that only older ones have are compared with nothing.
 const HOLDERS_MAX: usize = 8;

@@ -20,11 +20,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use super::history::Inherited;
-use crate::format::snapshot::{EntryKind, Flag, SnapshotRecord, SourceKind, StreamEntry};
+use crate::engine::files::CACHE_TAG;
+use crate::engine::postgres::streams::{DIRECTORY_INFIX, dumped_database, split_directory};
+use crate::engine::{CaptureReport, NamedRoot};
 use crate::ops::gaps::Gaps;
-use crate::source::files::CACHE_TAG;
-use crate::source::postgres::streams::{DIRECTORY_INFIX, dumped_database, split_directory};
-use crate::source::{CaptureReport, NamedRoot};
+use crate::recorded::{EntryKind, Flag, SourceKind};
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
 
 /// What had at least this many bytes is flagged if it loses more than half of them.
 const SHRUNK_FROM: u64 = 64 << 10;

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::codec::similarity::{PIECE_LEN, Sampler};
-use crate::repo::KeptFeatures;
+use crate::store::codec::similarity::{PIECE_LEN, Sampler};
+use crate::store::repo::KeptFeatures;
 
 /// Pieces of the parent on either side of the expected place in which content is looked for: 16 MiB.
 const REACH_PIECES: u64 = 4096;

@@ -24,18 +24,22 @@ use self::moved::Content;
 use self::once::Once;
 use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
-use crate::chunker::{NoHoles, page_chunk_len};
+use crate::engine::files::LeftOut;
+use crate::engine::{Body, CaptureReport, CapturedStream, Source, SourceDescription};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{
-    EntryKind, Flag, LABEL_LEN_MAX, SnapshotRecord, SnapshotStats, SourceKind, SourceRef, StreamEntry, StreamRoot, TAG_LEN_MAX, TAGS_MAX,
-};
-use crate::format::{Malformed, record};
+use crate::fs::holes::NoHoles;
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::Gaps;
 use crate::progress::Monitor;
-use crate::repo::{BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later, too_much_text};
-use crate::source::files::LeftOut;
-use crate::source::{Body, CaptureReport, CapturedStream, Source, SourceDescription};
+use crate::recorded::{EntryKind, Flag, SourceKind};
+use crate::store::chunker::page_chunk_len;
+use crate::store::format::snapshot::{
+    LABEL_LEN_MAX, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot, TAG_LEN_MAX, TAGS_MAX,
+};
+use crate::store::format::{Malformed, record};
+use crate::store::repo::{
+    BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later, too_much_text,
+};
 
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
 const FUTURE_MAX_NS: i64 = 24 * 3600 * 1_000_000_000;
@@ -81,7 +85,7 @@ pub struct BackupReport {
     pub left_out: LeftOut,
     /// How long the source was held open, microseconds: reading and hashing, and storing where that makes nobody wait.
     pub capture_us: u64,
-    /// Streams taken over without reading, by the rules of [`crate::source::sqlite`] and [`crate::source::files`].
+    /// Streams taken over without reading, by the rules of [`crate::engine::sqlite`] and [`crate::engine::files`].
     pub unchanged_streams: usize,
     /// Chunks that were stored anew because their stored copies turned out damaged or gone. Older snapshots that share them are healed by that.
     pub healed_chunks: u64,

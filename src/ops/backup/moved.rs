@@ -7,15 +7,15 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::pool::Pool;
-use crate::codec::similarity::matching::{Batch, Candidate, Matcher, Matches, VOTES_UNIQUE};
-use crate::codec::similarity::slices::{self, Limits, OldChunk, Slice};
-use crate::codec::similarity::{FEATURES, FEATURES_LEN, PIECE_LEN, Sampler};
 use crate::error::{Error, Result};
-use crate::format::BASES_MAX;
-use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{BaseSlice, ChunkWriter, FramePlace, Held, KeptFeatures, NewChunk, Reference, Spool, TreeCursor, WriteSession};
+use crate::store::codec::similarity::matching::{Batch, Candidate, Matcher, Matches, VOTES_UNIQUE};
+use crate::store::codec::similarity::slices::{self, Limits, OldChunk, Slice};
+use crate::store::codec::similarity::{FEATURES, FEATURES_LEN, PIECE_LEN, Sampler};
+use crate::store::format::BASES_MAX;
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::{BaseSlice, ChunkWriter, FramePlace, Held, KeptFeatures, NewChunk, Reference, Spool, TreeCursor, WriteSession};
 
 /// Bytes of chunks that are set aside in memory.
 const SPOOL_MEMORY: usize = 4 << 20;

@@ -8,11 +8,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::engine::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, FileMeta};
 use crate::progress::Monitor;
-use crate::repo::{Held, Spool};
-use crate::source::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use crate::recorded::{EntryKind, FileMeta};
+use crate::store::repo::{Held, Spool};
 
 /// Bytes of output that are kept in memory.
 const MEMORY: usize = 4 << 20;

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::collect::{Collector, Failure, first_failure};
 use super::sink::Sink;
+use crate::engine::PageRead;
 use crate::error::{Error, Result};
-use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, NewChunk, Reference, Spool, TreeCursor, WriteSession};
-use crate::source::PageRead;
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::{ChunkWriter, NewChunk, Reference, Spool, TreeCursor, WriteSession};
 
 /// Bytes that a thread reads at once.
 const UNIT_BYTES: u64 = 1 << 20;

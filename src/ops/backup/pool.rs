@@ -4,8 +4,8 @@
 //! not a row of a few hundred bytes. Of the pages that changed every anchor is looked up, so that what left one of them is found in another. What
 //! that takes follows the change and not the size of the database.
 
-use crate::codec::similarity::matching::Matcher;
-use crate::codec::similarity::{Features, PIECE_LEN, Sampler};
+use crate::store::codec::similarity::matching::Matcher;
+use crate::store::codec::similarity::{Features, PIECE_LEN, Sampler};
 
 /// Bytes of changed pages that are taken; past that the features that are kept have to do, as after a VACUUM.
 const POOL_LEN_MAX: usize = 32 << 20;

@@ -8,9 +8,9 @@ use std::collections::{HashMap, VecDeque};
 
 use super::landmarks::Landmarks;
 use crate::error::Result;
-use crate::format::snapshot::StreamRoot;
 use crate::id::ChunkId;
-use crate::repo::{BaseSlice, ChunkSpan, Reader, Reference, Spans};
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::{BaseSlice, ChunkSpan, Reader, Reference, Spans};
 
 /// Chunks of the parent that are kept on either side of the expected place, where equal ones are looked for.
 const REACH_CHUNKS: usize = 1024;

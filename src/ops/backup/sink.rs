@@ -1,12 +1,12 @@
 //! Where the chunks of one stream go.
 
 use super::moved::{Content, Moved, OldStream};
-use crate::codec::similarity::{Features, PIECE_LEN, Sampler};
 use crate::error::Result;
-use crate::format::snapshot::StreamRoot;
 use crate::id::SourceId;
 use crate::progress::Monitor;
-use crate::repo::{ChunkWriter, FeatureKeeper, NewChunk, WriteSession};
+use crate::store::codec::similarity::{Features, PIECE_LEN, Sampler};
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::{ChunkWriter, FeatureKeeper, NewChunk, WriteSession};
 
 /// Stores the chunks of one stream, looks for those that have moved, and keeps the features for the next backup to do the same.
 pub(super) struct Sink<'a> {

@@ -11,13 +11,13 @@ use super::order::{self, Item};
 use super::packs::{Found, is_finding};
 use super::threads::each_in_threads;
 use super::{CheckOptions, DataReport};
-use crate::backend::{Backend, ObjectKey};
 use crate::error::{Error, Result};
-use crate::format::{HEADER_LEN, Kind, ObjectHeader};
 use crate::id::PackId;
 use crate::progress::Monitor;
-use crate::repo::catalog::PackReading;
-use crate::repo::{PackTable, Reader, Repository, StoredCopy, WAITING_MAX, read_pack_from};
+use crate::store::backend::{Backend, ObjectKey};
+use crate::store::format::{HEADER_LEN, Kind, ObjectHeader};
+use crate::store::repo::catalog::PackReading;
+use crate::store::repo::{PackTable, Reader, Repository, StoredCopy, WAITING_MAX, read_pack_from};
 
 /// Bytes read at once when a pack is hashed, by each thread.
 const READ_BYTES: u64 = 2 << 20;

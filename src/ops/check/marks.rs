@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckReport, Subset};
 use crate::error::{Error, Result};
-use crate::format::mark::MarkKind;
 use crate::id::SnapshotId;
 use crate::ops::mark::{Author, Statement, mark};
-use crate::repo::Repository;
+use crate::store::format::mark::MarkKind;
+use crate::store::repo::Repository;
 
 /// Streams that a mark names.
 const STREAMS_NAMED: usize = 5;

@@ -10,10 +10,10 @@ mod subset;
 pub(crate) mod threads;
 
 use crate::error::{Error, Result};
-use crate::format::snapshot::SnapshotRecord;
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
-use crate::repo::Repository;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::Repository;
 
 pub(crate) use data::hash_pack;
 pub use marks::{CheckMarks, mark_found};

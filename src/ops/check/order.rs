@@ -1,9 +1,9 @@
 //! The order in which frames are decoded least often: a frame, then its deltas, then theirs, so that whatever a delta needs was at hand shortly before.
 
 use crate::error::Result;
-use crate::format::pack::IdPrefix;
 use crate::id::PackId;
-use crate::repo::Repository;
+use crate::store::format::pack::IdPrefix;
+use crate::store::repo::Repository;
 
 /// A frame: which of the packs that were asked about, and its number in that pack's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) fn by_lineage(repo: &Repository, packs: &[PackId]) -> Result<Vec<Item
     Ok(parents_first(&parents).into_iter().filter_map(|number| items.get(number as usize).copied()).collect())
 }
 
-fn main_base(slices: &[crate::format::pack::Slice]) -> Option<IdPrefix> {
+fn main_base(slices: &[crate::store::format::pack::Slice]) -> Option<IdPrefix> {
     // Slices of one base need not be neighbours, but the one with the longest slice is near enough.
     slices.iter().max_by_key(|slice| slice.len).map(|slice| slice.base)
 }

@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use super::data::{Chosen, read_packs};
 use super::threads::each_in_threads;
 use super::{CheckOptions, CheckReport, DataReport, Severity};
-use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::pack::IdPrefix;
 use crate::id::PackId;
 use crate::progress::Monitor;
-use crate::repo::catalog::PackReading;
-use crate::repo::{CopyPlace, Repository, StoredCopy};
+use crate::store::backend::{ObjectKey, ObjectKind};
+use crate::store::format::pack::IdPrefix;
+use crate::store::repo::catalog::PackReading;
+use crate::store::repo::{CopyPlace, Repository, StoredCopy};
 
 /// Damaged chunks of one pack that are reported singly.
 const CHUNKS_REPORTED: usize = 20;

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{CheckReport, Severity, Touched};
-use crate::backend::{Backend, ObjectKey, ObjectKind, Replica};
 use crate::error::{Error, Result};
-use crate::format::Malformed;
-use crate::format::config::Config;
-use crate::format::key::KeyRecord;
-use crate::format::snapshot::SnapshotRecord;
 use crate::id::{KeyId, SnapshotId};
-use crate::repo::{Health, Repository, read_record_from};
+use crate::store::backend::{Backend, ObjectKey, ObjectKind, Replica};
+use crate::store::format::Malformed;
+use crate::store::format::config::Config;
+use crate::store::format::key::KeyRecord;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::{Health, Repository, read_record_from};
 
 /// Both copies of what is stored twice must be there and decode; one bad copy is a warning, as the other serves. Gives how many pairs there are.
 pub(crate) fn check_replicas(backend: &dyn Backend, report: &mut CheckReport) -> Result<u64> {

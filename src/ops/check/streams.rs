@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use super::packs::BadCopies;
 use super::{CheckReport, Severity, Touched};
 use crate::error::{Error, Result};
-use crate::format::pack::IdPrefix;
-use crate::format::snapshot::{SnapshotRecord, StreamRoot};
 use crate::id::{ChunkId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repository, read_node};
+use crate::store::format::pack::IdPrefix;
+use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
+use crate::store::repo::{Reader, Repository, read_node};
 
 /// Chunks that are remembered as sound, so that what many snapshots share is looked up once; bounds the memory, not the result. Nodes are as many at most.
 const SOUND_MAX: usize = 1 << 19;
@@ -128,7 +128,7 @@ impl Walker<'_> {
             tree.damage.get_or_insert_with(|| Error::corrupt(format!("tree node {id}"), wrong));
         }
         if level > 1 {
-            let is_unknown = |child: &&crate::format::node::Child| !self.sound_nodes.contains(&(child.id, level - 1, child.len));
+            let is_unknown = |child: &&crate::store::format::node::Child| !self.sound_nodes.contains(&(child.id, level - 1, child.len));
             let unknown: Vec<ChunkId> = node.children.iter().filter(is_unknown).map(|child| child.id).collect();
             self.prefetch(&mut unknown.into_iter())?;
         }

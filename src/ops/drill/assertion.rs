@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::error::{Error, Result};
-use crate::format::snapshot::StreamEntry;
+use crate::store::format::snapshot::StreamEntry;
 
 /// Databases that are named to who has named none of them.
 const NAMED_MAX: usize = 8;

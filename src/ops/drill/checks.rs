@@ -14,13 +14,14 @@ use rusqlite::{Connection, InterruptHandle, OptionalExtension};
 use super::assertion::{Assertion, NamedAssertion, is_true};
 use super::report::{CheckReport, Outcome};
 use super::threads::in_threads;
+use crate::engine::sqlite::bounds::unbound_work;
+use crate::engine::sqlite::content::{NoContent, content_of};
 use crate::error::Result;
-use crate::format::snapshot::{EntryKind, SqliteFacts, StreamEntry, TableContent};
 use crate::ops::place::Findings;
 use crate::ops::place::check::{Depth, check, open_immutable};
 use crate::progress::Monitor;
-use crate::source::sqlite::bounds::unbound_work;
-use crate::source::sqlite::content::{NoContent, content_of};
+use crate::recorded::{EntryKind, SqliteFacts, TableContent};
+use crate::store::format::snapshot::StreamEntry;
 
 /// Findings that are reported; more say nothing new.
 const FINDINGS_MAX: usize = 10;

@@ -9,14 +9,14 @@ use zeroize::Zeroizing;
 
 use super::report::{CheckReport, Report};
 use super::{DrillOptions, Staging, drill};
-use crate::backend::local::LocalBackend;
+use crate::engine::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions, SqliteSource};
 use crate::error::{Error, Result};
-use crate::format::key::KdfCost;
 use crate::ops::backup::{BackupOptions, backup};
 use crate::ops::export::swap::Place;
 use crate::ops::place::Placement;
-use crate::repo::{InitOptions, OpenOptions, Repository};
-use crate::source::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions, SqliteSource};
+use crate::store::backend::local::LocalBackend;
+use crate::store::format::key::KdfCost;
+use crate::store::repo::{InitOptions, OpenOptions, Repository};
 
 /// Rows of the first state.
 const MEMORIES: i64 = 2000;
@@ -84,7 +84,7 @@ pub fn demo(options: &DemoOptions, placement: &Placement<'_>) -> Result<Vec<Repo
 }
 
 fn repository(path: &Path, cache: &Path, threads: usize) -> Result<Repository> {
-    let backend = std::sync::Arc::new(LocalBackend::create(path, std::sync::Arc::new(crate::backend::disk::RealDisk))?);
+    let backend = std::sync::Arc::new(LocalBackend::create(path, std::sync::Arc::new(crate::fs::disk::RealDisk))?);
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|e| Error::destination(path, e))?;
     let passphrase = Zeroizing::new(crate::id::to_hex(&random));

@@ -20,9 +20,10 @@ use super::export::swap::Place;
 use super::place::{DatabaseOptions, Placement};
 use super::restore::{self, RestoreOptions, restore_tree};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, SnapshotRecord, SourceKind, StreamEntry};
 use crate::id::SnapshotId;
-use crate::repo::{Reader, Repository};
+use crate::recorded::{EntryKind, SourceKind};
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
+use crate::store::repo::{Reader, Repository};
 
 /// Where the snapshot is restored to.
 #[derive(Debug, Clone)]

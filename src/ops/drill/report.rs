@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::millis;
-use crate::format::snapshot::{EntryKind, SnapshotRecord, StreamEntry};
 use crate::id::SnapshotId;
 use crate::ops::export::{NameInfo, TableInfo};
+use crate::recorded::EntryKind;
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
 
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

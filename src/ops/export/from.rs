@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use super::manifest::{Found, MANIFEST_LEN_MAX, MANIFEST_NAME};
 use super::sums::{self, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, ReadError, read_hashed};
-use crate::beneath::{Dir, Dirs};
+use crate::engine::sqlite::begins_like_sqlite;
 use crate::error::{Error, Result};
+use crate::fs::beneath::{Dir, Dirs};
 use crate::ops::place::{DatabaseOptions, Placement};
 use crate::ops::restore::{Job, Outcome, RestoreOptions, Tell, not_written, run_jobs};
 use crate::progress::Monitor;
-use crate::source::sqlite::begins_like_sqlite;
 
 /// How to restore from a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -10,8 +10,9 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, SourceKind, SqliteFacts, StreamEntry, TableContent};
 use crate::id::{SnapshotId, to_hex};
+use crate::recorded::{EntryKind, FileMeta, SourceKind, SqliteFacts, TableContent};
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
 
 use super::sums::FileHash;
 
@@ -210,7 +211,7 @@ impl Manifest {
             SourceKind::Postgres => "postgres",
             SourceKind::Command => "command",
         };
-        let flag = |flag: &crate::format::snapshot::Flag| FlagInfo { code: flag.code.clone(), detail: flag.detail.clone() };
+        let flag = |flag: &crate::recorded::Flag| FlagInfo { code: flag.code.clone(), detail: flag.detail.clone() };
         Manifest {
             format: MANIFEST_FORMAT,
             schema: MANIFEST_SCHEMA,

@@ -24,12 +24,13 @@ use self::swap::{Place, Staging};
 use super::place::tree::Tree;
 use super::place::{DatabaseOptions, Findings, Placement};
 use super::restore::{Entries, Filling, Refused, Restored};
-use crate::backend::disk::Disk;
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, FileMeta, SnapshotRecord, StreamEntry};
+use crate::fs::disk::Disk;
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repository};
+use crate::recorded::{EntryKind, FileMeta};
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
+use crate::store::repo::{Reader, Repository};
 
 /// How to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,12 +1,13 @@
 //! Exports of PostgreSQL databases: what their tables held goes into the manifest.
 
 use super::manifest::{Manifest, NameInfo, TableInfo};
+use crate::engine::postgres::streams::{ARCHIVE_SUFFIX, is_dump, split_directory};
+use crate::engine::postgres::tables::{self, Tables};
 use crate::error::Result;
-use crate::format::snapshot::{SnapshotRecord, SourceKind, StreamEntry};
 use crate::ops::postgres::read_tables;
-use crate::repo::Repository;
-use crate::source::postgres::streams::{ARCHIVE_SUFFIX, is_dump, split_directory};
-use crate::source::postgres::tables::{self, Tables};
+use crate::recorded::SourceKind;
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
+use crate::store::repo::Repository;
 
 /// What `kind` says of a dump.
 const DUMP_KIND: &str = "pgdump";

@@ -19,10 +19,10 @@ use walkdir::WalkDir;
 
 use super::manifest::{Found, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME};
 use super::sums::CHECKSUMS_NAME;
-use crate::backend::disk::Disk;
-use crate::beneath::{self, Dir};
-use crate::dirlock::DirLock;
 use crate::error::{Error, Result};
+use crate::fs::beneath::{self, Dir};
+use crate::fs::dirlock::DirLock;
+use crate::fs::disk::Disk;
 use crate::id::to_hex;
 use crate::progress::Monitor;
 

@@ -12,8 +12,8 @@ use rustix::fs::{Access, AtFlags, CWD};
 use super::holder;
 use super::target::{Target, lookup, name_bytes_max};
 use super::tree::{not_a_directory, parts, refuse_name};
-use crate::beneath::{Dir, Dirs};
 use crate::error::{Error, Result};
+use crate::fs::beneath::{Dir, Dirs};
 
 /// What is to be put somewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
 
 use super::Placement;
 use super::target::Named;
-use crate::format::snapshot::FileMeta;
-use crate::source::attributes;
+use crate::engine::attributes;
+use crate::recorded::FileMeta;
 
 /// The bytes of a file that is to be restored which take no space.
 pub(super) fn holes_of(meta: Option<&FileMeta>) -> u64 {
@@ -105,7 +105,7 @@ impl Placement<'_> {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::*;
-    use crate::format::snapshot::{ACL_ACCESS, ACL_DEFAULT, ATTRIBUTE_LEN_MAX, ATTRIBUTES_MAX, Attribute, CAPABILITY};
+    use crate::recorded::{ACL_ACCESS, ACL_DEFAULT, ATTRIBUTE_LEN_MAX, ATTRIBUTES_MAX, Attribute, CAPABILITY};
     use rustix::fs::XattrFlags;
     use rustix::io::Errno;
 

@@ -16,7 +16,7 @@ use super::target::{Named, Target, failed};
 use super::temp::rename_new;
 use super::tree::{Inside, Tree};
 use crate::error::Result;
-use crate::format::snapshot::FileMeta;
+use crate::recorded::FileMeta;
 
 /// A file of a batch, before it has its name.
 pub(in crate::ops) struct Member {

@@ -26,9 +26,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use self::classes::{Class, Lines, classify};
 use self::schema::{IndexKind, Schema};
-use crate::source::sqlite::bounds::{bound_values, bound_work};
-use crate::source::sqlite::held;
-use crate::source::sqlite::judge::{Meaning, meaning, message};
+use crate::engine::sqlite::bounds::{bound_values, bound_work};
+use crate::engine::sqlite::held;
+use crate::engine::sqlite::judge::{Meaning, meaning, message};
 
 /// Findings after which SQLite stops looking. Rows that break a constraint count too; so if there is no damage among the first ones, it looks again without
 /// a limit. (With damage in the pages it puts all findings of them into one text: no limit would take memory without limit.)
@@ -199,7 +199,7 @@ fn lines_of(text: &str) -> impl Iterator<Item = &str> {
 /// The version of SQLite that wrote last, as in 3054001; 0 if the file does not say.
 fn written_by(path: &Path) -> u32 {
     let mut header = [0; 100];
-    let read = crate::beneath::open_file(path).and_then(|mut file| file.read_exact(&mut header));
+    let read = crate::fs::beneath::open_file(path).and_then(|mut file| file.read_exact(&mut header));
     let bytes = header.get(WRITTEN_BY_OFFSET..).and_then(|rest| rest.first_chunk::<4>());
     read.ok().and(bytes).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }

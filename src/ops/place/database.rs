@@ -23,11 +23,11 @@ use super::keep::Kept;
 use super::target::{SIDES, Target, failed};
 use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
-use crate::beneath;
+use crate::engine::stamp::meta_of;
 use crate::error::{Error, Result};
-use crate::format::snapshot::FileMeta;
+use crate::fs::beneath;
 use crate::ops::stoppable::stoppable;
-use crate::source::stamp::meta_of;
+use crate::recorded::FileMeta;
 
 /// What becomes of the old name.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -19,10 +19,10 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::target::{Named, Target};
-use crate::beneath;
+use crate::engine::sqlite::bounds::refuse_boundless_journal;
+use crate::engine::sqlite::held::{HeldConnection, open_same};
 use crate::error::{Error, Result};
-use crate::source::sqlite::bounds::refuse_boundless_journal;
-use crate::source::sqlite::held::{HeldConnection, open_same};
+use crate::fs::beneath;
 
 /// What is at the destination, with everybody else kept away from it as far as that goes.
 pub(super) enum Grip {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::Placement;
 use super::target::{Named, SIDES, Target, failed};
 use super::temp::Temp;
-use crate::beneath;
 use crate::error::{Error, Result};
+use crate::fs::beneath;
 
 /// Kept names tried for one timestamp, `.1`, `.2` and so on added, before the directory is taken for broken.
 const COUNTER_MAX: u32 = 10_000;

@@ -21,10 +21,10 @@ use super::holder::{in_use_live, is_busy};
 use super::target::{Named, Target, failed};
 use super::temp::Temp;
 use super::{DatabaseOptions, Fill, Placed, Placement};
-use crate::beneath;
+use crate::engine::sqlite::bounds::refuse_boundless_journal;
+use crate::engine::sqlite::held::{HeldConnection, open_same};
 use crate::error::{Error, Result};
-use crate::source::sqlite::bounds::refuse_boundless_journal;
-use crate::source::sqlite::held::{HeldConnection, open_same};
+use crate::fs::beneath;
 
 /// Bytes copied between two looks at whether the user wants to stop.
 const STEP_BYTES: u64 = 4 << 20;

@@ -36,10 +36,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::check::Findings;
-use crate::backend::disk::Disk;
+use crate::engine::sqlite::BUSY_TIMEOUT;
 use crate::error::Result;
+use crate::fs::disk::Disk;
 use crate::progress::Monitor;
-use crate::source::sqlite::BUSY_TIMEOUT;
 
 /// Writes the new bytes into the file, which is there, empty or of the announced length, and opened for reading and writing. It may use
 /// several threads (`write_at`); it verifies what it writes. The file is made durable afterwards, not by this function.

@@ -7,7 +7,7 @@ use super::keep::Kept;
 use super::target::{Target, failed};
 use super::{Fill, Placed, Placement};
 use crate::error::Result;
-use crate::format::snapshot::FileMeta;
+use crate::recorded::FileMeta;
 
 impl Placement<'_> {
     /// Puts a new plain file at `dest`; what was there is kept. A symbolic link there is refused. `len_bytes` is the size of the new file;

@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::backend::disk::Disk;
-use crate::beneath::{Dir, Dirs};
 use crate::error::{Error, Result};
+use crate::fs::beneath::{Dir, Dirs};
+use crate::fs::disk::Disk;
 
 /// What SQLite may leave beside a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
 pub(super) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];

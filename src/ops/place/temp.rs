@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::target::{Named, Target, failed};
 use super::{Fill, Placement};
-use crate::backend::disk::Disk;
 use crate::error::{Error, Result};
+use crate::fs::disk::Disk;
 use crate::id::to_hex;
 
 /// Bytes that stay free besides what is written: room for directory entries and the file system's own bookkeeping.

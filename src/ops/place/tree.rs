@@ -21,9 +21,9 @@ use super::keep::links_unsupported;
 use super::target::{Named, Target, failed, refuse_link};
 use super::temp::{HiddenNames, hidden_name};
 use super::{DatabaseOptions, Fill, Placed, Placement};
-use crate::beneath::{self, Dir, Dirs};
 use crate::error::{Error, Result};
-use crate::format::snapshot::FileMeta;
+use crate::fs::beneath::{self, Dir, Dirs};
+use crate::recorded::FileMeta;
 
 /// A directory being filled. Its methods may be called from several threads for different names.
 pub struct Tree<'a> {

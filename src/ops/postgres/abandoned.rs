@@ -7,10 +7,10 @@
 
 use super::admin::Admin;
 use super::sql;
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, WORK_COMMENT as COMMENT};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::{Connection, WORK_COMMENT as COMMENT};
 
 /// Databases with such a comment that nobody holds the lock of, and this role may drop. Locks of all databases are in `pg_locks`, whose columns have the halves
 /// of the number ("Advisory locks can be acquired on keys consisting of a single bigint value", PostgreSQL's documentation of `pg_locks`).

@@ -3,9 +3,9 @@
 use postgres::error::SqlState;
 
 use super::sql;
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::{Connection, Conninfo};
 
 /// Databases that nearly every cluster has, to work from.
 const HOMES: [&str; 2] = ["postgres", "template1"];

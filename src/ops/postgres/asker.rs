@@ -6,9 +6,9 @@
 
 use super::admin::Admin;
 use super::sql;
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::{Connection, Conninfo};
 
 /// Random bytes in its name, and in its password.
 const NAME_BYTES: usize = 8;

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use crate::source::postgres::archive::Archive;
+use crate::engine::postgres::archive::Archive;
 
 /// Most failures that are kept; the number of all is known.
 const KEPT_MAX: usize = 1000;

@@ -4,9 +4,9 @@
 //! machine that was dumped, and a server that is thrown away has no business there.
 
 use super::sql::{self, Kind};
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::{Connection, Conninfo};
 
 /// The superuser of most clusters.
 const USUAL_SUPERUSER: &str = "postgres";

@@ -7,16 +7,17 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::flat;
-use crate::beneath;
+use crate::engine::postgres::archive::directory::TOC;
+use crate::engine::postgres::archive::{self, Archive, Unreadable};
+use crate::engine::postgres::streams::{ARCHIVE_SUFFIX, split_directory};
+use crate::engine::postgres::tables::{self, Tables};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{SnapshotRecord, SourceKind, StreamEntry, StreamRoot};
+use crate::fs::beneath;
 use crate::ops::restore;
 use crate::progress::{Monitor, Silent};
-use crate::repo::{ChunkBytes, Reader, Repository, TreeCursor};
-use crate::source::postgres::archive::directory::TOC;
-use crate::source::postgres::archive::{self, Archive, Unreadable};
-use crate::source::postgres::streams::{ARCHIVE_SUFFIX, split_directory};
-use crate::source::postgres::tables::{self, Tables};
+use crate::recorded::SourceKind;
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
+use crate::store::repo::{ChunkBytes, Reader, Repository, TreeCursor};
 
 /// Most bytes of [`tables::STREAM`] that are read: some million tables.
 const TABLES_LEN_MAX: u64 = 256 << 20;

@@ -13,13 +13,13 @@ use super::failures::{FailedObject, Said};
 use super::input::{At, Dump};
 use super::making::Making;
 use super::preflight::some;
+use crate::engine::child;
+use crate::engine::postgres::Tools;
+use crate::engine::postgres::archive::Archive;
+use crate::engine::postgres::spool::PrivateDir;
+use crate::engine::program::{self, Program};
 use crate::error::{Error, Result, joined};
 use crate::progress::Monitor;
-use crate::source::child;
-use crate::source::postgres::Tools;
-use crate::source::postgres::archive::Archive;
-use crate::source::postgres::spool::PrivateDir;
-use crate::source::program::{self, Program};
 
 /// Loads the dump, of which `head` is the table of contents, into the new database: through a pipe, or with several jobs from a file: the one that it is, or
 /// one that only this user may read. One that is a directory becomes one again, in a private place. Gives what could not be loaded, if that is no failure.

@@ -3,12 +3,12 @@
 use super::admin::Admin;
 use super::preflight::is_of_database;
 use super::{FailedObject, Names, ServerOptions, abandoned, sql};
+use crate::engine::postgres::archive::{Archive, Entry};
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 use crate::ops::stoppable::stoppable;
 use crate::progress::Monitor;
-use crate::source::postgres::archive::{Archive, Entry};
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::{Connection, Conninfo};
 
 /// A database that is being made. It has to end as [`Making::finish`] or [`Making::drop_after`].
 pub(super) struct Making<'a> {

@@ -38,12 +38,12 @@ pub use table::{RestoredTable, TableOptions, restore_table};
 use self::admin::Admin;
 use self::making::Making;
 use self::preflight::{Preflight, is_wanted};
+use crate::engine::Environment;
+use crate::engine::postgres::Conninfo;
+use crate::engine::postgres::archive::Archive;
+use crate::engine::postgres::lacking::ABSENT_FACT;
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::source::Environment;
-use crate::source::postgres::Conninfo;
-use crate::source::postgres::archive::Archive;
-use crate::source::postgres::lacking::ABSENT_FACT;
 
 /// Most bytes of a name (`NAMEDATALEN` less its end).
 const NAME_BYTES_MAX: usize = 63;
@@ -255,7 +255,7 @@ fn fill(
     (dump, head): (&Dump, &Archive),
     making: &mut Making<'_>,
     admin: &mut Admin,
-    tools: &crate::source::postgres::Tools,
+    tools: &crate::engine::postgres::Tools,
     options: &ServerOptions,
     monitor: &dyn Monitor,
 ) -> Result<Filled> {

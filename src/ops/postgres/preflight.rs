@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::admin::Admin;
 use super::input::Dump;
 use super::{Names, ServerOptions, sql};
+use crate::engine::postgres::archive::{Archive, Entry};
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, EXCLUDE_TABLE_DATA_FACT, EXCLUDE_TABLE_FACT, Tools, lacking};
 use crate::error::{Error, Result};
-use crate::source::postgres::archive::{Archive, Entry};
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::{Connection, EXCLUDE_TABLE_DATA_FACT, EXCLUDE_TABLE_FACT, Tools, lacking};
 
 /// Kinds of entries whose statements name roles.
 const NAMING_ROLES: [&str; 6] = ["ACL", "DEFAULT ACL", "POLICY", "USER MAPPING", "DATABASE PROPERTIES", "DATABASE"];

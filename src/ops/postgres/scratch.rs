@@ -7,11 +7,11 @@ use super::admin::Admin;
 use super::asker::Asker;
 use super::preflight::{dumped_major, is_wanted, reader_major};
 use super::{Dump, RestoredDatabase, ServerOptions, TEMPLATES, abandoned, preflight, restore_as, sql, suffixed, verify};
+use crate::engine::Environment;
+use crate::engine::postgres::archive::Archive;
+use crate::engine::postgres::{Conninfo, Tools};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::source::Environment;
-use crate::source::postgres::archive::Archive;
-use crate::source::postgres::{Conninfo, Tools};
 
 /// Random digits in the name of a scratch database, as two drills may begin in one second.
 const DIGITS: usize = 4;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::admin::Admin;
 use super::preflight::some;
 use super::{Names, sql};
+use crate::engine::postgres::connect::explain;
 use crate::error::{Error, Result};
-use crate::source::postgres::connect::explain;
 
 /// How often renaming is tried while sessions come back that were ended. Each time the server waits up to five seconds for them to go.
 const ATTEMPTS: usize = 6;

@@ -5,13 +5,13 @@ use std::io::Write;
 use super::input::{At, Dump};
 use super::sql::{self, Kind};
 use super::{NAME_BYTES_MAX, preflight, standard_strings, suffixed};
+use crate::engine::postgres::archive::{self, Archive, Entry, RowSum, directory};
+use crate::engine::postgres::client::Client;
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::tables::Evidence;
+use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::source::postgres::archive::{self, Archive, Entry, RowSum, directory};
-use crate::source::postgres::client::Client;
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::tables::Evidence;
-use crate::source::postgres::{Connection, Conninfo};
 
 /// Settings under which pg_dump writes rows, besides those that every session has, so that they are read as they were meant, and read back the same.
 const SETTINGS: &str = "SET extra_float_digits = 3; SET check_function_bodies = false; SET row_security = off; SET client_min_messages = warning; \

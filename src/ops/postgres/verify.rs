@@ -6,13 +6,13 @@ use std::io::Read;
 use super::ServerOptions;
 use super::input::Dump;
 use super::preflight::{is_of_database, some};
+use crate::engine::child::{Running, Tee};
+use crate::engine::postgres::archive::{self, Archive, Entry, RowSum};
+use crate::engine::postgres::tables::{Evidence, Tables};
+use crate::engine::postgres::{Connection, Conninfo, Tools};
 use crate::error::{Error, Result};
 use crate::ops::pump::Pump;
 use crate::progress::Monitor;
-use crate::source::child::{Running, Tee};
-use crate::source::postgres::archive::{self, Archive, Entry, RowSum};
-use crate::source::postgres::tables::{Evidence, Tables};
-use crate::source::postgres::{Connection, Conninfo, Tools};
 
 /// Bytes of the new dump that are passed over at once.
 const BLOCK_LEN: usize = 64 << 10;

@@ -5,8 +5,8 @@ use super::live::Needed;
 use super::plan::PruneOptions;
 use super::run::Run;
 use crate::error::{Error, Result};
-use crate::format::PREFIX_LEN_MAX;
-use crate::repo::{Reader, Repacker, Repository, StoredCopy};
+use crate::store::format::PREFIX_LEN_MAX;
+use crate::store::repo::{Reader, Repacker, Repository, StoredCopy};
 
 /// Bytes in a table for a copy of a chunk, about: the id, the base, the row.
 const ROW_BYTES: usize = 46;

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
-use crate::format::node::Node;
-use crate::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
 use crate::id::{ChunkId, PackId};
 use crate::progress::Monitor;
-use crate::repo::{Reader, StoredCopy};
+use crate::store::format::node::Node;
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
+use crate::store::repo::{Reader, StoredCopy};
 
 /// Chunks that are looked up together.
 const BATCH: usize = 4096;

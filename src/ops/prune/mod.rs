@@ -1,6 +1,6 @@
 //! Prune: free the space that no snapshot needs any more.
 //!
-//! "Mark, then look" (see [`crate::repo::session`] for the writer's half). What is to go is marked with a tombstone; then, after the grace time, pending
+//! "Mark, then look" (see [`crate::store::repo::session`] for the writer's half). What is to go is marked with a tombstone; then, after the grace time, pending
 //! records, snapshots and tombstones are listed afresh and what is needed is computed again; only what is marked and still not needed is
 //! deleted. A chunk in a marked pack counts as absent, for writers and for other prunes, so whatever is needed of a marked pack is copied into a new one
 //! first. Nothing depends on a clock or a lock: the grace time only keeps backups that are running from having to copy too.
@@ -21,10 +21,10 @@ use self::live::{Marked, Needed, Trust};
 pub use self::plan::{PackUse, PruneOptions, PrunePlan};
 use self::roots::{Dead, Roots};
 use self::run::Run;
-use crate::backend::Unfinished;
 use crate::error::Result;
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repository, StoredCopy};
+use crate::store::backend::Unfinished;
+use crate::store::repo::{Reader, Repository, StoredCopy};
 
 /// What a prune did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

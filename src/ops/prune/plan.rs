@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::format::PACK_TARGET;
 use crate::id::PackId;
+use crate::store::format::PACK_TARGET;
 
 /// Packs of fewer bytes than this are merged when there are several of them.
 const SMALL_BYTES: u64 = PACK_TARGET as u64 / 4;

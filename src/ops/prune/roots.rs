@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use super::live::{Live, Marked, Needed, Trust};
 use super::plan::PruneOptions;
-use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::{Error, Result};
-use crate::format::mark::MarkKind;
-use crate::format::snapshot::SnapshotRecord;
-use crate::format::tombstone::Tombstone;
 use crate::id::{PackId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{LOST, Reader, Repository, expiry_of, suspicion_of};
+use crate::store::backend::{ObjectKey, ObjectKind};
+use crate::store::format::mark::MarkKind;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::format::tombstone::Tombstone;
+use crate::store::repo::{LOST, Reader, Repository, expiry_of, suspicion_of};
 
 /// Which pending records are not counted.
 #[derive(Clone, Copy, PartialEq, Eq)]

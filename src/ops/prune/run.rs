@@ -7,12 +7,12 @@ use super::live::{Marked, Needed, Trust};
 use super::plan::{PackUse, PruneOptions};
 use super::roots::{Dead, Roots, Stone};
 use super::{PruneReport, plan_of};
-use crate::backend::{ObjectKey, WriteMode};
 use crate::error::{Error, Result};
-use crate::format::tombstone::Tombstone;
 use crate::id::PackId;
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repacker, Repository, StoredCopy, suspicion_of};
+use crate::store::backend::{ObjectKey, WriteMode};
+use crate::store::format::tombstone::Tombstone;
+use crate::store::repo::{Reader, Repacker, Repository, StoredCopy, suspicion_of};
 
 /// How often deleting starts again because something that is needed lies in marked packs only, or a snapshot has come.
 const ATTEMPTS: usize = 8;

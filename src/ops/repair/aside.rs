@@ -1,9 +1,9 @@
 //! Setting damaged objects aside: copied to `quarantine` and read back, before anybody deletes them.
 
-use crate::backend::{BackendExt, ObjectKey, SetAside, WriteMode};
 use crate::error::{Error, Result};
 use crate::id::{ContentId, ID_LEN};
-use crate::repo::{Repository, missing_is_damage};
+use crate::store::backend::{BackendExt, ObjectKey, SetAside, WriteMode};
+use crate::store::repo::{Repository, missing_is_damage};
 
 /// The longest object that is copied, bytes: it is in memory meanwhile. Thirty times as long as packs are made.
 const LEN_MAX: u64 = 256 << 20;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::error::{Error, Result};
-use crate::format::pack::IdPrefix;
-use crate::format::snapshot::{SnapshotRecord, StreamRoot};
 use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{CopyPlace, Reader, Repository, StoredCopy, read_node};
+use crate::store::format::pack::IdPrefix;
+use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
+use crate::store::repo::{CopyPlace, Reader, Repository, StoredCopy, read_node};
 
 /// Chunks, or deltas, that are looked up at once.
 const AT_ONCE: usize = 8 << 10;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
-use crate::format::mark::MarkKind;
 use crate::id::SnapshotId;
 use crate::ops::check::{BadCopies, CheckReport, Subset, check_snapshots, check_streams};
 use crate::ops::mark::{Statement, mark};
-use crate::repo::LOST;
+use crate::store::format::mark::MarkKind;
+use crate::store::repo::LOST;
 
 use super::run::Run;
 

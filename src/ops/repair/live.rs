@@ -5,14 +5,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::chunker::content_chunks;
 use crate::error::{Error, Result};
-use crate::format::NODE_FANOUT;
-use crate::format::node::{Child, Node};
-use crate::format::pack::IdPrefix;
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{Repacker, Repository};
+use crate::store::chunker::content_chunks;
+use crate::store::format::NODE_FANOUT;
+use crate::store::format::node::{Child, Node};
+use crate::store::format::pack::IdPrefix;
+use crate::store::repo::{Repacker, Repository};
 
 /// The longest page of a database, bytes: <https://sqlite.org/fileformat2.html>, section 1.3.2. Chunks are as long if the repository's are shorter.
 const PAGE_SIZE_MAX: u32 = 64 << 10;

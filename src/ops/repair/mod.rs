@@ -6,7 +6,7 @@
 //! 3. chunks that are missing are taken from another copy or cut out of the files that are given, and become durable in new packs;
 //! 4. what is whole in damaged packs is written into new packs; then these packs are copied to `quarantine`, and read back;
 //! 5. the damaged packs are marked with tombstones; then repair looks whether what it relies on is there and unmarked (mark, then look: see
-//!    [`crate::repo::session`] and [`crate::ops::prune`]); only then they are deleted;
+//!    [`crate::store::repo::session`] and [`crate::ops::prune`]); only then they are deleted;
 //! 6. snapshots of which something is lost are marked as damaged, those that are whole again as verified.
 
 mod aside;
@@ -20,13 +20,13 @@ mod run;
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
-use crate::backend::{ObjectKey, ObjectKind};
 use crate::error::Result;
 use crate::id::{PackId, SnapshotId};
 use crate::ops::check::{CheckOptions, CheckReport, Subset, Touched, survey};
 use crate::ops::mark::Author;
 use crate::progress::Monitor;
-use crate::repo::{CopyPlace, Health, Rebuilt, Repository};
+use crate::store::backend::{ObjectKey, ObjectKind};
+use crate::store::repo::{CopyPlace, Health, Rebuilt, Repository};
 
 use self::heal::Sick;
 use self::run::Run;

@@ -1,13 +1,13 @@
 //! Damaged records: set aside, each with something whole in its place that keeps what it may have said.
 
-use crate::backend::{ObjectKey, ObjectKind, SetAside, WriteMode};
 use crate::error::{Error, Result};
-use crate::format::mark::{ForgottenRecord, MarkKind};
-use crate::format::record;
-use crate::format::snapshot::SnapshotRecord;
 use crate::id::{MarkId, SnapshotId, SourceId};
 use crate::ops::mark::{Statement, mark};
-use crate::repo::{LogName, Repository};
+use crate::store::backend::{ObjectKey, ObjectKind, SetAside, WriteMode};
+use crate::store::format::mark::{ForgottenRecord, MarkKind};
+use crate::store::format::record;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::{LogName, Repository};
 
 use super::aside::{Copied, copy};
 use super::run::Run;
@@ -110,7 +110,7 @@ impl Run<'_> {
         // Its marks first: a protected one is never listed without its protection.
         for id in self.repo.list_marks()?.remove(old).unwrap_or_default() {
             if let Ok(Some(mark)) = self.repo.read_mark(old, &id) {
-                self.repo.write_mark(&crate::format::mark::MarkRecord { snapshot: new, ..mark })?;
+                self.repo.write_mark(&crate::store::format::mark::MarkRecord { snapshot: new, ..mark })?;
             }
         }
         self.repo.backend().write(&ObjectKey::Snapshot(new), &[&stored], WriteMode::CreateNew)?;

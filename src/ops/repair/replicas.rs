@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::backend::{ObjectKey, ObjectKind, Replica};
 use crate::error::{Error, Result};
-use crate::format::config::Config;
-use crate::format::key::KeyRecord;
 use crate::id::KeyId;
-use crate::repo::{Repository, read_record_from};
+use crate::store::backend::{ObjectKey, ObjectKind, Replica};
+use crate::store::format::config::Config;
+use crate::store::format::key::KeyRecord;
+use crate::store::repo::{Repository, read_record_from};
 
 /// The copies that are missing or damaged, with the bytes that they should have.
 pub(super) fn to_mend(repo: &Repository) -> Result<Vec<(ObjectKey, Vec<u8>)>> {

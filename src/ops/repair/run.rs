@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::backend::{ObjectKey, ObjectKind, SetAside, WriteMode};
 use crate::error::{Error, Result};
-use crate::format::pack::IdPrefix;
-use crate::format::tombstone::Tombstone;
 use crate::id::{ChunkId, PackId};
 use crate::ops::check::{CheckReport, check_snapshots};
 use crate::progress::Monitor;
-use crate::repo::catalog::PackReading;
-use crate::repo::{Health, Reader, Repacker, Repository, StoredCopy};
+use crate::store::backend::{ObjectKey, ObjectKind, SetAside, WriteMode};
+use crate::store::format::pack::IdPrefix;
+use crate::store::format::tombstone::Tombstone;
+use crate::store::repo::catalog::PackReading;
+use crate::store::repo::{Health, Reader, Repacker, Repository, StoredCopy};
 
 use super::aside::{Copied, copy};
 use super::heal::Sick;

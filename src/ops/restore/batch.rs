@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{check_len, write_stream};
 use crate::error::{Error, Result};
-use crate::format::snapshot::{FileMeta, StreamEntry};
 use crate::id::ChunkId;
 use crate::ops::lost::explained;
 use crate::ops::place::batch::Member;
 use crate::ops::place::tree::Tree;
 use crate::progress::Monitor;
-use crate::repo::{ChunkSpan, Reader, Spans};
+use crate::recorded::FileMeta;
+use crate::store::format::snapshot::StreamEntry;
+use crate::store::repo::{ChunkSpan, Reader, Spans};
 
 /// The longest file that is read together with others.
 pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -15,13 +15,14 @@ use super::batch::{Batch, FILE_BYTES_MAX, Item};
 use super::outcome::{Failed, Outcome, Restored, Tell};
 use super::write_stream;
 use crate::error::{Error, Result};
-use crate::format::snapshot::{EntryKind, FileMeta, StreamEntry, StreamRoot};
 use crate::ops::lost::explained;
 use crate::ops::place::ahead::{Ahead, What};
 use crate::ops::place::tree::Tree;
 use crate::ops::place::{DatabaseOptions, Placed};
 use crate::progress::Monitor;
-use crate::repo::Reader;
+use crate::recorded::{EntryKind, FileMeta};
+use crate::store::format::snapshot::{StreamEntry, StreamRoot};
+use crate::store::repo::Reader;
 
 /// Where the entries come from. They are gone through more than once.
 #[derive(Clone, Copy)]

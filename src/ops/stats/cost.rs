@@ -1,8 +1,8 @@
 //! Where stored bytes go.
 
-use crate::format::HEADER_LEN;
-use crate::format::pack::{Encoding, FOOTER_LEN, Trailer};
-use crate::format::snapshot::PackRef;
+use crate::store::format::HEADER_LEN;
+use crate::store::format::pack::{Encoding, FOOTER_LEN, Trailer};
+use crate::store::format::snapshot::PackRef;
 
 macro_rules! encodings {
     ($($variant:ident => $name:literal,)+) => {

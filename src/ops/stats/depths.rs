@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::chains::Depth;
 use crate::error::Result;
-use crate::format::pack::{IdPrefix, Trailer};
 use crate::id::ChunkId;
-use crate::repo::Repository;
+use crate::store::format::pack::{IdPrefix, Trailer};
+use crate::store::repo::Repository;
 
 /// Chunks that are remembered: what fits into a hash table of 2^19 places, 9 MiB. A repository with more costs look-ups.
 const KNOWN_MAX: usize = 7 << 16;

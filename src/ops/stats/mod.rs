@@ -13,12 +13,12 @@ mod walk;
 
 use std::collections::{HashMap, HashSet};
 
-use crate::backend::{Backend, ObjectKey, ObjectKind, Unfinished};
 use crate::error::{Error, Result};
-use crate::format::snapshot::SnapshotRecord;
 use crate::id::{PackId, SnapshotId};
 use crate::progress::Monitor;
-use crate::repo::{Reader, Repository};
+use crate::store::backend::{Backend, ObjectKey, ObjectKind, Unfinished};
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::{Reader, Repository};
 
 use chains::Profile;
 pub use chains::{Chains, Spread};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::chains::Profile;
 use super::depths::Depths;
 use crate::error::{Error, Result};
-use crate::format::record;
-use crate::format::snapshot::{StreamEntry, StreamRoot};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::repo::{Cache, Reader, Spans, read_node};
+use crate::store::format::record;
+use crate::store::format::snapshot::{StreamEntry, StreamRoot};
+use crate::store::repo::{Cache, Reader, Spans, read_node};
 
 /// Rough bytes of what is known of nodes.
 const NODES_BUDGET: usize = 16 << 20;
@@ -177,13 +177,15 @@ fn each_batch(reader: &Reader, listing: &StreamRoot, visit: &mut dyn FnMut(&[Str
 mod tests {
     use super::super::chains::Depth;
     use super::*;
-    use crate::backend::{LocalBackend, disk::RealDisk};
-    use crate::format::NODE_FANOUT;
-    use crate::format::key::KdfCost;
-    use crate::format::snapshot::{EntryKind, SnapshotRecord, SourceKind, SourceRef};
+    use crate::fs::disk::RealDisk;
     use crate::id::SourceId;
     use crate::progress::Silent;
-    use crate::repo::{
+    use crate::recorded::{EntryKind, SourceKind};
+    use crate::store::backend::LocalBackend;
+    use crate::store::format::NODE_FANOUT;
+    use crate::store::format::key::KdfCost;
+    use crate::store::format::snapshot::{SnapshotRecord, SourceRef};
+    use crate::store::repo::{
         ChunkWriter, InitOptions, NewChunk, OpenOptions, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession,
     };
 

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use postgres::SimpleQueryMessage;
 
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::Result;
 use crate::ops::drill::assertion::{Assertion, NamedAssertion, is_true};
 use crate::ops::drill::report::{CheckReport, Outcome};
 use crate::ops::drill::threads::in_threads;
 use crate::ops::postgres::Scratch;
 use crate::progress::Monitor;
-use crate::source::postgres::connect::explain;
-use crate::source::postgres::{Connection, Conninfo};
 
 /// Findings that are reported; more say nothing new.
 const FINDINGS_MAX: usize = 10;

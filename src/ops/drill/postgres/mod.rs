@@ -13,18 +13,18 @@ pub use server::Account;
 use self::server::ThrowAway;
 use super::report::{CheckReport, Outcome, Report, StreamReport};
 use super::{DrillOptions, millis};
+use crate::engine::Environment;
+use crate::engine::postgres::Conninfo;
+use crate::engine::postgres::streams::is_dump;
 use crate::error::{Error, Result};
-use crate::format::snapshot::{SnapshotRecord, StreamEntry};
 use crate::id::SnapshotId;
 use crate::ops::export::{dump_kind, table_infos};
 use crate::ops::place::Placement;
 use crate::ops::postgres::{Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, code_text, owners, server_tools};
 use crate::ops::restore;
 use crate::progress::{Monitor, Silent};
-use crate::repo::Repository;
-use crate::source::Environment;
-use crate::source::postgres::Conninfo;
-use crate::source::postgres::streams::is_dump;
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
+use crate::store::repo::Repository;
 
 /// The stream with the cluster's roles.
 const GLOBALS: &[u8] = b"globals.sql";

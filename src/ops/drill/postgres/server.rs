@@ -15,10 +15,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::confined;
+use crate::engine::postgres::{Connection, Conninfo};
+use crate::engine::{Environment, child};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::source::postgres::{Connection, Conninfo};
-use crate::source::{Environment, child};
 
 /// What a socket's path may have at most: `sun_path` is 104 bytes on macOS and the BSDs, 108 on Linux, with its end.
 const SOCKET_PATH_MAX: usize = 103;

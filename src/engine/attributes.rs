@@ -1,0 +1,119 @@
+//! Extended attributes of files and directories, access control lists among them.
+
+use std::fs::Metadata;
+use std::io;
+use std::path::Path;
+
+use super::stamp::meta_of;
+use crate::recorded::{Attribute, FileMeta};
+
+/// The attributes of a file that lies at this path, with its extended ones. Those of a symbolic link are its own, and there are none that are kept.
+///
+/// The file is not opened for reading: closing it would drop the locks that SQLite holds on it in this process.
+///
+/// # Errors
+/// When the extended attributes cannot be read, or are more than a snapshot takes; then [`narrow`] says what is known of the file.
+pub(crate) fn seen(path: &Path, metadata: &Metadata) -> io::Result<FileMeta> {
+    let attributes = match metadata.is_symlink() {
+        true => Vec::new(),
+        false => read(path, metadata)?,
+    };
+    Ok(FileMeta { attributes, ..meta_of(metadata) })
+}
+
+/// The attributes of a file whose access control list is not known: for its owner alone.
+pub(crate) fn narrow(metadata: &Metadata) -> FileMeta {
+    let meta = meta_of(metadata);
+    FileMeta { mode: meta.mode & !0o077, ..meta }
+}
+
+#[cfg(target_os = "linux")]
+fn read(path: &Path, metadata: &Metadata) -> io::Result<Vec<Attribute>> {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{Mode, OFlags, fstat};
+
+    if linux::kept_names(path)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    // By a descriptor, so that all is of one file, and of the one that was looked at: a path may lead elsewhere by now.
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = fstat(&file)?;
+    if super::stamp::FileState::of(metadata).id() != (stat.st_dev as u64, stat.st_ino as u64) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "another file took its place"));
+    }
+    linux::values(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
+}
+
+/// Elsewhere they have other names and other lists, which are not stored.
+#[cfg(not(target_os = "linux"))]
+fn read(_path: &Path, _metadata: &Metadata) -> io::Result<Vec<Attribute>> {
+    Ok(Vec::new())
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::ffi::CString;
+    use std::io;
+    use std::path::Path;
+
+    use rustix::fs::{getxattr, listxattr, llistxattr};
+    use rustix::io::Errno;
+
+    use crate::recorded::{ATTRIBUTE_LEN_MAX, ATTRIBUTES_LEN_MAX, ATTRIBUTES_MAX, Attribute};
+
+    /// The longest list of names (Linux: XATTR_LIST_MAX).
+    const LIST_LEN_MAX: usize = 64 << 10;
+
+    /// Long enough for the names and values of most files.
+    const SHORT: usize = 512;
+
+    /// The names of what is kept of the attributes that a path has, itself.
+    pub(super) fn kept_names(path: &Path) -> io::Result<Vec<CString>> {
+        names_in(&match sized(LIST_LEN_MAX, |buffer| llistxattr(path, buffer)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
+            listed => listed?,
+        })
+    }
+
+    /// What is kept of the attributes of a file, through a link to it.
+    pub(super) fn values(link: &Path) -> io::Result<Vec<Attribute>> {
+        let names = names_in(&sized(LIST_LEN_MAX, |buffer| listxattr(link, buffer))?)?;
+        let mut attributes = Vec::with_capacity(names.len());
+        let mut bytes = 0;
+        for name in names {
+            let value = match sized(ATTRIBUTE_LEN_MAX, |buffer| getxattr(link, &name, buffer)) {
+                // It went after it was listed.
+                Err(Errno::NODATA) => continue,
+                value => value?,
+            };
+            bytes += name.as_bytes().len() + value.len();
+            attributes.push(Attribute { name: name.into_bytes(), value });
+        }
+        if attributes.len() > ATTRIBUTES_MAX || bytes > ATTRIBUTES_LEN_MAX {
+            let text = format!("{} with {bytes} bytes are more than are stored", attributes.len());
+            return Err(io::Error::other(text));
+        }
+        attributes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(attributes)
+    }
+
+    fn names_in(list: &[u8]) -> io::Result<Vec<CString>> {
+        let kept = list.split(|&byte| byte == 0).filter(|name| Attribute::is_kept(name));
+        kept.map(|name| CString::new(name).map_err(io::Error::other)).collect()
+    }
+
+    /// What a call writes into a buffer, which is made longer if it has to be.
+    fn sized(longest: usize, call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+        let mut buffer = vec![0; SHORT];
+        let len = match call(&mut buffer) {
+            Err(Errno::RANGE) => {
+                buffer.resize(longest, 0);
+                call(&mut buffer)?
+            }
+            len => len?,
+        };
+        buffer.truncate(len);
+        Ok(buffer)
+    }
+}

@@ -1,0 +1,496 @@
+//! A repository in a local directory.
+//!
+//! | object | path |
+//! |---|---|
+//! | configuration, its second copy | `config`, `config.copy` |
+//! | key record, its second copy | `keys/<id>`, `keys/<id>.copy` |
+//! | pack | `packs/<first two hex digits>/<id>` |
+//! | pending record, snapshot record | `pending/<id>`, `snapshots/<id>` |
+//! | mark on a snapshot | `marks/<snapshot>/<id>` |
+//! | what stays of a forgotten snapshot | `forgotten/<id>` |
+//! | tombstone | `tombstones/<id>` |
+//! | journal entry | `log/<time, 19 decimal digits>-<id>` |
+//! | what a repair has set aside | `quarantine/<word>-<id>-<content>` |
+//!
+//! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
+//! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
+
+mod names;
+mod unfinished;
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::fs::disk::Disk;
+use crate::id::{PackId, to_hex};
+use crate::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, Unfinished, WriteMode};
+
+use self::names::{directory_name, file_name, is_directory_name, parse_name, shard_name};
+
+/// The directories of a repository, each for one kind of object.
+const DIRECTORIES: [&str; 9] = ["forgotten", "keys", "log", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
+
+/// What the names of files that are still being written start with. No object has such a name.
+const TEMPORARY: &str = ".tmp-";
+
+/// Permission bits of every file: sealed or not, a repository is its owner's.
+const FILE_MODE: u32 = 0o600;
+
+/// How often an object is written, at most, if its temporary file vanishes before it has its name.
+const PLACE_TRIES: usize = 3;
+
+/// Directories below `packs`: one for each first byte of a pack's id.
+const SHARDS: usize = 256;
+
+/// A repository in a directory of a file system that has POSIX renames. Every change goes through a [`Disk`]; reads do not.
+#[derive(Debug)]
+pub struct LocalBackend {
+    root: PathBuf,
+    disk: Arc<dyn Disk>,
+    /// Which directories below `packs` this process has seen become durable. Finding one there does not tell: another process may have
+    /// made it a moment ago.
+    durable_shards: Box<[AtomicBool]>,
+}
+
+impl LocalBackend {
+    /// Makes the directories of a repository at `path`, with its parents, durably. The repository exists for [`LocalBackend::open`] once
+    /// a configuration is written.
+    ///
+    /// What an interrupted call has left is completed. A repository that is there already is left as it is: it is the write of its
+    /// configuration ([`WriteMode::CreateNew`]) that decides who makes a repository.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] if `path` is no directory, or holds other things and no repository; [`Error::Backend`] if it cannot be made.
+    pub fn create(path: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+        let wanted = std::path::absolute(path).map_err(failed("read", path))?;
+        refuse_foreign(&wanted)?;
+        let missing = wanted.ancestors().skip(1).take_while(|parent| !parent.exists()).count();
+        disk.create_dir_all(&wanted).map_err(failed("write", &wanted))?;
+        for name in DIRECTORIES {
+            let directory = wanted.join(name);
+            disk.create_dir_all(&directory).map_err(failed("write", &directory))?;
+        }
+        // Bottom up; the last is a parent that was there before, which now has a new name in it.
+        for directory in wanted.ancestors().take(missing + 2) {
+            disk.sync_dir(directory).map_err(failed("sync", directory))?;
+        }
+        let root = fs::canonicalize(&wanted).map_err(failed("read", &wanted))?;
+        Ok(Self::at(root, disk))
+    }
+
+    /// Opens the repository at `path`.
+    ///
+    /// Directories that are not there (some copying tools leave out empty ones) are made again; where that fails, as on read-only media,
+    /// they count as empty and the repository can be read.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`] if there is neither a configuration nor its second copy; [`Error::Backend`] if that cannot be found out.
+    pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
+        let root = match fs::canonicalize(path) {
+            Err(cause) if is_absent(&cause) => return Err(Error::NoRepository { location: path.display().to_string() }),
+            canonical => canonical.map_err(failed("read", path))?,
+        };
+        if !has_configuration(&root).map_err(failed("read", &root))? {
+            return Err(Error::NoRepository { location: root.display().to_string() });
+        }
+        let missing: Vec<PathBuf> = DIRECTORIES.iter().map(|name| root.join(name)).filter(|path| !path.exists()).collect();
+        if !missing.is_empty() {
+            // Whoever needs them and cannot have them gets the cause from the write that fails.
+            let _ = missing.iter().try_for_each(|directory| disk.create_dir_all(directory)).and_then(|()| disk.sync_dir(&root));
+        }
+        Ok(Self::at(root, disk))
+    }
+
+    fn at(root: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        let durable_shards = (0..SHARDS).map(|_| AtomicBool::new(false)).collect();
+        Self { root, disk, durable_shards }
+    }
+
+    /// The directory of an object.
+    fn directory_of(&self, key: &ObjectKey) -> PathBuf {
+        match key {
+            ObjectKey::Config(_) => self.root.clone(),
+            ObjectKey::Pack(id) => self.root.join("packs").join(shard_name(id)),
+            ObjectKey::Mark { snapshot, .. } => self.root.join("marks").join(snapshot.to_string()),
+            ObjectKey::Key(..)
+            | ObjectKey::Pending(_)
+            | ObjectKey::Snapshot(_)
+            | ObjectKey::Forgotten(_)
+            | ObjectKey::Tombstone(_)
+            | ObjectKey::Log { .. }
+            | ObjectKey::Quarantined { .. } => self.root.join(directory_name(key.kind())),
+        }
+    }
+
+    fn path_of(&self, key: &ObjectKey) -> PathBuf {
+        self.directory_of(key).join(file_name(key))
+    }
+
+    /// Makes the directory of a pack, or makes sure that whoever made it did so durably.
+    fn prepare_shard(&self, id: &PackId) -> io::Result<()> {
+        let packs = self.root.join("packs");
+        let shard = packs.join(shard_name(id));
+        let durable = id.0.first().and_then(|byte| self.durable_shards.get(usize::from(*byte)));
+        if durable.is_some_and(|flag| flag.load(Ordering::Acquire)) && shard.is_dir() {
+            return Ok(());
+        }
+        self.prepare_below(&packs, &shard)?;
+        if let Some(flag) = durable {
+            flag.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Makes a directory in a directory of the repository, durably, whoever made it.
+    fn prepare_below(&self, parent: &Path, directory: &Path) -> io::Result<()> {
+        // Making parents too would, on a mount point whose disk has gone, start a repository where nobody looks for it.
+        fs::metadata(parent)?;
+        self.disk.create_dir_all(directory)?;
+        self.disk.sync_dir(parent)
+    }
+
+    /// Gives the finished temporary file its name.
+    fn put_in_place(&self, temporary: &Path, path: &Path, mode: WriteMode) -> io::Result<()> {
+        match mode {
+            WriteMode::Replace => self.disk.rename(temporary, path),
+            WriteMode::CreateNew => match self.disk.hard_link(temporary, path) {
+                Ok(()) => self.disk.remove_file(temporary),
+                Err(cause) if is_unsupported(&cause) => self.move_in_place(temporary, path),
+                Err(cause) => Err(cause),
+            },
+        }
+    }
+
+    /// [`LocalBackend::put_in_place`] for new objects on file systems without hard links. Where there is no exclusive rename either,
+    /// of two writers of one name at the same moment both may succeed; the later one's bytes stay. Names made of a hash or of a random
+    /// number make that harmless; for `config` it means that two concurrent first initialisations are not told apart there.
+    fn move_in_place(&self, temporary: &Path, path: &Path) -> io::Result<()> {
+        match self.disk.rename_new(temporary, path) {
+            Err(cause) if is_unsupported(&cause) => {
+                if exists(path)? {
+                    return Err(ErrorKind::AlreadyExists.into());
+                }
+                self.disk.rename(temporary, path)
+            }
+            result => result,
+        }
+    }
+
+    /// Writes an object whose entry in this directory, which is given back, is not on disk yet.
+    fn place(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> io::Result<PathBuf> {
+        let path = self.path_of(key);
+        if mode == WriteMode::CreateNew && exists(&path)? {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let directory = self.directory_of(key);
+        let mut tries = PLACE_TRIES;
+        loop {
+            tries -= 1;
+            match self.try_to_place(key, &directory, &path, parts, mode) {
+                // A prune has taken the file, or the empty directory that it was to be in, for what a killed process has left.
+                Err(cause) if cause.kind() == ErrorKind::NotFound && tries > 0 && self.root.is_dir() => {}
+                placed => return placed.map(|()| directory),
+            }
+        }
+    }
+
+    fn try_to_place(&self, key: &ObjectKey, directory: &Path, path: &Path, parts: &[&[u8]], mode: WriteMode) -> io::Result<()> {
+        match key {
+            ObjectKey::Pack(id) => self.prepare_shard(id)?,
+            ObjectKey::Mark { .. } => self.prepare_below(&self.root.join("marks"), directory)?,
+            _ => {}
+        }
+        let temporary = directory.join(temporary_name()?);
+        let placed = self.disk.create(&temporary, parts, FILE_MODE).and_then(|()| self.put_in_place(&temporary, path, mode));
+        if placed.is_err() {
+            // The first failure is the one to report; what cannot be removed is garbage without a name of its own.
+            let _ = self.disk.remove_file(&temporary);
+        }
+        placed
+    }
+
+    /// Makes sure that the entries of these directories are on disk, each once.
+    fn sync_directories(&self, mut directories: Vec<PathBuf>) -> Result<()> {
+        directories.sort_unstable();
+        directories.dedup();
+        for directory in &directories {
+            match self.disk.sync_dir(directory) {
+                // Then its objects are not there either, and there is nothing to sync.
+                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
+                synced => synced.map_err(failed("sync", directory))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// All objects of a kind.
+    fn find(&self, kind: ObjectKind, look: Look) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>> {
+        let directory = match kind {
+            ObjectKind::Config => self.root.clone(),
+            _ => self.root.join(directory_name(kind)),
+        };
+        match kind {
+            ObjectKind::Config => {
+                let keys = [Replica::First, Replica::Second].map(ObjectKey::Config);
+                Ok(Box::new(keys.into_iter().filter_map(|key| {
+                    let found = self.stat(&key).transpose()?;
+                    Some(found.map(|size| ObjectInfo { key, size }))
+                })))
+            }
+            ObjectKind::Pack | ObjectKind::Mark => Ok(Box::new(self.list_below(kind, look).map_err(failed("list", &directory))?)),
+            ObjectKind::Key
+            | ObjectKind::Pending
+            | ObjectKind::Snapshot
+            | ObjectKind::Forgotten
+            | ObjectKind::Tombstone
+            | ObjectKind::Log
+            | ObjectKind::Quarantined => {
+                let entries = self.entries(&directory).map_err(failed("list", &directory))?;
+                Ok(Box::new(entries.into_iter().flat_map(move |entries| objects_of(directory.clone(), entries, kind, look))))
+            }
+        }
+    }
+
+    /// The objects of a kind that lies in directories of its own below that of the kind.
+    fn list_below(&self, kind: ObjectKind, look: Look) -> io::Result<impl Iterator<Item = Result<ObjectInfo>>> {
+        let top = self.root.join(directory_name(kind));
+        let directories = self.entries(&top)?.into_iter().flatten().filter_map(move |entry| match entry {
+            Ok(entry) => is_directory_name(kind, entry.file_name().to_str()?).then(|| Ok(entry.path())),
+            Err(cause) => Some(Err(failed("list", &top)(cause))),
+        });
+        Ok(directories.flat_map(move |directory| {
+            let opened = directory.and_then(|path| match fs::read_dir(&path) {
+                // A file, or a directory that has just been removed.
+                Err(cause) if is_absent(&cause) => Ok(None),
+                opened => opened.map(|entries| Some((path.clone(), entries))).map_err(failed("list", &path)),
+            });
+            let (objects, error) = match opened {
+                Ok(objects) => (objects, None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            objects.into_iter().flat_map(move |(path, entries)| objects_of(path, entries, kind, look)).chain(error)
+        }))
+    }
+
+    /// Opens a directory for listing; `None` if it is not there although the repository is.
+    fn entries(&self, directory: &Path) -> io::Result<Option<fs::ReadDir>> {
+        match fs::read_dir(directory) {
+            Ok(entries) => Ok(Some(entries)),
+            // Without the configuration the disk has gone from under its mount point: that is no empty repository.
+            Err(cause) if cause.kind() == ErrorKind::NotFound && has_configuration(&self.root)? => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+}
+
+impl Backend for LocalBackend {
+    /// The canonical path; in Rust's escaped form where it is not UTF-8, so that two places never have one name.
+    fn location(&self) -> String {
+        self.root.to_str().map_or_else(|| format!("{:?}", self.root), str::to_owned)
+    }
+
+    fn list(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>> {
+        self.find(kind, Look::Size)
+    }
+
+    fn names(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectKey>> + '_>> {
+        Ok(Box::new(self.find(kind, Look::Type)?.map(|found| found.map(|found| found.key))))
+    }
+
+    fn stat(&self, key: &ObjectKey) -> Result<Option<u64>> {
+        let path = self.path_of(key);
+        match fs::symlink_metadata(&path) {
+            Ok(found) => Ok(found.is_file().then_some(found.len())),
+            Err(cause) if is_absent(&cause) => Ok(None),
+            Err(cause) => Err(failed("read", &path)(cause)),
+        }
+    }
+
+    fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<u8>> {
+        let path = self.path_of(key);
+        read_file(&path, range).map_err(failed("read", &path))
+    }
+
+    /// An error after the object got its name (the last fsync failed) leaves it there, whole, perhaps not durable.
+    fn write(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> Result<()> {
+        let placed = self.place(key, parts, mode);
+        placed.and_then(|directory| self.disk.sync_dir(&directory)).map_err(failed("write", &self.path_of(key)))
+    }
+
+    fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>> {
+        let mut stored = Vec::with_capacity(objects.len());
+        for (key, bytes) in objects {
+            match self.place(key, &[bytes], mode) {
+                Ok(_) => stored.push(true),
+                Err(cause) if cause.kind() == ErrorKind::AlreadyExists => stored.push(false),
+                Err(cause) => return Err(failed("write", &self.path_of(key))(cause)),
+            }
+        }
+        // Also of those that were there: whoever wrote them may not have come as far as this.
+        self.sync_directories(objects.iter().map(|(key, _)| self.directory_of(key)).collect())?;
+        Ok(stored)
+    }
+
+    fn delete(&self, keys: &[ObjectKey]) -> Result<()> {
+        for key in keys {
+            let path = self.path_of(key);
+            match self.disk.remove_file(&path) {
+                Err(cause) if cause.kind() != ErrorKind::NotFound => return Err(failed("delete", &path)(cause)),
+                _ => {}
+            }
+        }
+        // Also of those that were gone: whoever removed them may not have come as far as this.
+        self.sync_directories(keys.iter().map(|key| self.directory_of(key)).collect())
+    }
+
+    fn settle(&self, keys: &[ObjectKey]) -> Result<()> {
+        let mut directories: Vec<PathBuf> = keys.iter().map(|key| self.directory_of(key)).collect();
+        let nested = keys.iter().map(ObjectKey::kind).filter(|kind| matches!(kind, ObjectKind::Pack | ObjectKind::Mark));
+        directories.extend(nested.map(|kind| self.root.join(directory_name(kind))));
+        self.sync_directories(directories)
+    }
+
+    fn unfinished(&self) -> Result<Unfinished> {
+        self.count_unfinished().map_err(failed("list", &self.root))
+    }
+
+    fn remove_unfinished(&self, min_age: Duration) -> Result<Unfinished> {
+        self.sweep_unfinished(min_age).map_err(failed("delete", &self.root))
+    }
+}
+
+/// Turns the failure of an operation on a path into the crate's error.
+fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |cause| Error::backend(operation, path.display().to_string(), cause)
+}
+
+/// Whether there is nothing of this name: no such entry, or something on the way is no directory.
+fn is_absent(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Whether the file system does not have this operation. Linux says EPERM for a missing `link` (link(2)), EINVAL for a missing flag of
+/// `renameat2` (rename(2)); ENOTSUP and ENOSYS come from others.
+fn is_unsupported(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput)
+}
+
+/// Whether anything has this name, be it a dangling link.
+fn exists(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(cause) if is_absent(&cause) => Ok(false),
+        Err(cause) => Err(cause),
+    }
+}
+
+fn has_configuration(root: &Path) -> io::Result<bool> {
+    let [first, second] = [Replica::First, Replica::Second].map(|replica| root.join(file_name(&ObjectKey::Config(replica))));
+    Ok(exists(&first)? || exists(&second)?)
+}
+
+/// An existing directory may become a repository if it is one, or holds nothing but what an interrupted creation leaves. `lost+found`
+/// is in the top directory of a fresh file system.
+fn refuse_foreign(path: &Path) -> Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(cause) if cause.kind() == ErrorKind::NotADirectory => {
+            return Err(Error::destination(path, "is no directory; choose another place for the repository"));
+        }
+        entries => entries.map_err(failed("list", path))?,
+    };
+    if has_configuration(path).map_err(failed("read", path))? {
+        return Ok(());
+    }
+    for entry in entries {
+        let name = entry.map_err(failed("list", path))?.file_name();
+        let ours = name.to_str().is_some_and(|name| DIRECTORIES.contains(&name) || name.starts_with(TEMPORARY) || name == "lost+found");
+        if !ours {
+            let detail = format!("holds {name:?} and no repository; choose a new or an empty directory");
+            return Err(Error::destination(path, detail));
+        }
+    }
+    Ok(())
+}
+
+/// A name that nobody else uses: two writers of one object must not meet before the name that decides between them.
+fn temporary_name() -> io::Result<String> {
+    let mut random = [0u8; 16];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(format!("{TEMPORARY}{}-{}", std::process::id(), to_hex(&random)))
+}
+
+/// What is wanted to be known of a directory entry besides its name.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    /// Whether it is a file, which most directories say by themselves; sizes come out as 0.
+    Type,
+    /// The size, too.
+    Size,
+}
+
+/// The objects of one kind among the entries of a directory.
+fn objects_of(directory: PathBuf, entries: fs::ReadDir, kind: ObjectKind, look: Look) -> impl Iterator<Item = Result<ObjectInfo>> {
+    entries.filter_map(move |entry| {
+        let found = entry.and_then(|entry| object_of(&directory, &entry, kind, look)).transpose()?;
+        Some(found.map_err(failed("list", &directory)))
+    })
+}
+
+/// The object that a directory entry is; `None` for a foreign one and for one that has just been removed.
+fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Look) -> io::Result<Option<ObjectInfo>> {
+    let Some(key) = entry.file_name().to_str().and_then(|name| parse_name(kind, directory, name)) else { return Ok(None) };
+    if let ObjectKey::Pack(id) = key
+        && directory.file_name() != Some(shard_name(&id).as_ref())
+    {
+        return Ok(None);
+    }
+    let found = match look {
+        Look::Type => entry.file_type().map(|found| (found.is_file(), 0)),
+        Look::Size => entry.metadata().map(|found| (found.is_file(), found.len())),
+    };
+    match found {
+        Ok((is_file, size)) => Ok(is_file.then_some(ObjectInfo { key, size })),
+        Err(cause) if is_absent(&cause) => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Reads a file or a range of it. Nothing is allocated before the range is known to be in the file.
+fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Vec<u8>> {
+    // What has the name of an object may be anything: opening a pipe must not wait for its writer, a link is not followed.
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let file = File::options().read(true).custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "is no regular file"));
+    }
+    let range = range.unwrap_or(0..found.len());
+    let Some(wanted) = range.end.checked_sub(range.start) else {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "a range that ends before it starts"));
+    };
+    if range.end > found.len() {
+        let detail = format!("bytes {} to {} of a file of {}", range.start, range.end, found.len());
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, detail));
+    }
+    let wanted = usize::try_from(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
+    let mut offset = range.start;
+    while bytes.len() < wanted {
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), offset))?;
+        if read == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        offset += read as u64;
+    }
+    bytes.truncate(wanted);
+    Ok(bytes)
+}

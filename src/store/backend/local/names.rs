@@ -1,0 +1,82 @@
+//! What objects are called in a directory, and which object a name is.
+
+use std::path::Path;
+
+use crate::id::{PackId, SnapshotId, from_hex, to_hex};
+use crate::store::backend::{LOG_TIME_DIGITS, ObjectKey, ObjectKind, Replica, SetAside};
+
+/// What the name of a second copy ends with.
+const SECOND: &str = ".copy";
+
+pub(super) fn directory_name(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Config => "",
+        ObjectKind::Key => "keys",
+        ObjectKind::Pack => "packs",
+        ObjectKind::Pending => "pending",
+        ObjectKind::Snapshot => "snapshots",
+        ObjectKind::Mark => "marks",
+        ObjectKind::Forgotten => "forgotten",
+        ObjectKind::Tombstone => "tombstones",
+        ObjectKind::Log => "log",
+        ObjectKind::Quarantined => "quarantine",
+    }
+}
+
+/// The directory below `packs` that a pack is in.
+pub(super) fn shard_name(id: &PackId) -> String {
+    to_hex(id.0.first_chunk::<1>().map_or(&[], |byte| byte.as_slice()))
+}
+
+/// Whether a directory below that of this kind is one in which its objects lie.
+pub(super) fn is_directory_name(kind: ObjectKind, name: &str) -> bool {
+    match kind {
+        ObjectKind::Mark => name.parse::<SnapshotId>().is_ok(),
+        _ => from_hex(name).is_some_and(|bytes| bytes.len() == 1),
+    }
+}
+
+pub(super) fn file_name(key: &ObjectKey) -> String {
+    let second = |replica: &Replica| if *replica == Replica::Second { SECOND } else { "" };
+    match key {
+        ObjectKey::Config(replica) => format!("config{}", second(replica)),
+        ObjectKey::Key(id, replica) => format!("{id}{}", second(replica)),
+        ObjectKey::Pack(id) | ObjectKey::Tombstone(id) => id.to_string(),
+        ObjectKey::Pending(id) | ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) => id.to_string(),
+        ObjectKey::Mark { id, .. } => id.to_string(),
+        ObjectKey::Log { time_ns, id } => format!("{time_ns:0LOG_TIME_DIGITS$}-{id}"),
+        ObjectKey::Quarantined { kind, id, content } => format!("{}-{}-{content}", kind.word(), to_hex(id)),
+    }
+}
+
+/// The object that a file of this name in this directory of this kind is; `None` for a foreign one.
+pub(super) fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Option<ObjectKey> {
+    match kind {
+        ObjectKind::Config => None,
+        ObjectKind::Key => match name.strip_suffix(SECOND) {
+            Some(first) => Some(ObjectKey::Key(first.parse().ok()?, Replica::Second)),
+            None => Some(ObjectKey::Key(name.parse().ok()?, Replica::First)),
+        },
+        ObjectKind::Pack => Some(ObjectKey::Pack(name.parse().ok()?)),
+        ObjectKind::Pending => Some(ObjectKey::Pending(name.parse().ok()?)),
+        ObjectKind::Snapshot => Some(ObjectKey::Snapshot(name.parse().ok()?)),
+        ObjectKind::Mark => {
+            let snapshot = directory.file_name()?.to_str()?.parse().ok()?;
+            Some(ObjectKey::Mark { snapshot, id: name.parse().ok()? })
+        }
+        ObjectKind::Forgotten => Some(ObjectKey::Forgotten(name.parse().ok()?)),
+        ObjectKind::Tombstone => Some(ObjectKey::Tombstone(name.parse().ok()?)),
+        ObjectKind::Log => {
+            let (time, id) = name.split_once('-')?;
+            // Digits alone: `parse` would take a sign too.
+            let is_time = time.len() == LOG_TIME_DIGITS && time.bytes().all(|c| c.is_ascii_digit());
+            Some(ObjectKey::Log { time_ns: time.parse().ok().filter(|_| is_time)?, id: id.parse().ok()? })
+        }
+        ObjectKind::Quarantined => {
+            let (word, ids) = name.split_once('-')?;
+            let (id, content) = ids.split_once('-')?;
+            let kind = SetAside::ALL.into_iter().find(|kind| kind.word() == word)?;
+            Some(ObjectKey::Quarantined { kind, id: from_hex(id)?.try_into().ok()?, content: content.parse().ok()? })
+        }
+    }
+}

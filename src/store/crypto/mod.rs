@@ -1,0 +1,166 @@
+//! Sealing and opening. Pure: every salt and key is passed in.
+//!
+//! Each object has a sub-key of its own: BLAKE3 `derive_key` over the master key and the object's random salt, in a context that names
+//! the kind. Under it the segments are sealed with AES-256-GCM (NIST SP 800-38D), the segment number as nonce, so no nonce is used twice.
+//! Repository id, format version, kind, segment number and the plain header are associated data: a segment opens nowhere else.
+
+pub mod keyring;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use zeroize::Zeroizing;
+
+use crate::id::{ChunkId, RepositoryId};
+use crate::store::format::{Cipher, FORMAT_VERSION, Kind, Malformed, ObjectHeader};
+
+/// Context of `derive_key` for the sub-keys; the kind's code is in the key material.
+pub const SUB_KEY_CONTEXT: &str = "icecore 2026-11 format 1 object sub-key";
+/// Context of `derive_key` for the padding of packs.
+pub const PADDING_CONTEXT: &str = "icecore 2026-11 format 1 padding";
+/// Context of `derive_key` for the key of chunk ids.
+pub const CHUNK_KEY_CONTEXT: &str = "icecore 2026-11 format 1 chunk id key";
+
+/// Context of `derive_key` for the name of the tombstone of a pending record whose writer seems to be dead.
+pub const SUSPICION_CONTEXT: &str = "icecore 2026-11 format 1 suspicion";
+
+/// Context of `derive_key` for the key of the local catalog's sums.
+pub const CATALOG_CONTEXT: &str = "icecore 2026-11 format 1 catalog sums";
+
+/// Context of `derive_key` for the seed of content-defined cuts.
+pub const CHUNKING_SEED_CONTEXT: &str = "icecore 2026-11 format 1 chunking seed";
+
+/// The secret of a repository, and what is derived from it. An unencrypted repository has none.
+pub struct Keys {
+    repository: RepositoryId,
+    secret: Option<Secret>,
+}
+
+struct Secret {
+    master: Zeroizing<[u8; 32]>,
+    chunk_key: Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("repository", &self.repository).field("encrypted", &self.secret.is_some()).finish()
+    }
+}
+
+impl Keys {
+    /// The keys of an encrypted repository.
+    pub fn encrypted(repository: RepositoryId, master: &[u8; 32]) -> Self {
+        let chunk_key = Zeroizing::new(blake3::derive_key(CHUNK_KEY_CONTEXT, master));
+        Keys { repository, secret: Some(Secret { master: Zeroizing::new(*master), chunk_key }) }
+    }
+
+    /// An unencrypted repository has no keys.
+    pub fn plain(repository: RepositoryId) -> Self {
+        Keys { repository, secret: None }
+    }
+
+    /// How objects of this repository are sealed.
+    pub fn cipher(&self) -> Cipher {
+        match self.secret {
+            Some(_) => Cipher::Aes256Gcm,
+            None => Cipher::None,
+        }
+    }
+
+    /// The repository's id.
+    pub fn repository(&self) -> RepositoryId {
+        self.repository
+    }
+
+    /// The id of a chunk with these plain bytes: keyed BLAKE3, so that a storage host cannot test for known contents.
+    pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {
+        match &self.secret {
+            Some(secret) => ChunkId(*blake3::keyed_hash(&secret.chunk_key, plain).as_bytes()),
+            None => ChunkId(*blake3::hash(plain).as_bytes()),
+        }
+    }
+
+    /// The seed of content-defined cuts: secret in an encrypted repository, 0 in others.
+    pub fn chunking_seed(&self) -> u64 {
+        let Some(secret) = &self.secret else { return 0 };
+        let key = Zeroizing::new(blake3::derive_key(CHUNKING_SEED_CONTEXT, &secret.master[..]));
+        key.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head))
+    }
+
+    /// The key of the local catalog's sums: with it only who has the passphrase can change what is kept there. Zeros in an unencrypted repository.
+    pub fn catalog_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, &secret.master[..])))
+    }
+
+    /// What seals and opens one object.
+    ///
+    /// # Errors
+    /// When the header names another cipher than this repository uses: a sealed repository takes nothing unsealed.
+    pub fn sealer(&self, header: &ObjectHeader) -> Result<Sealer, Malformed> {
+        if header.cipher != self.cipher() {
+            return Err(Malformed::new("it is not sealed as this repository's objects are"));
+        }
+        let Some(secret) = &self.secret else { return Ok(Sealer { key: None, noise: None, bound: Vec::new() }) };
+        let mut material = Zeroizing::new(Vec::with_capacity(65));
+        material.extend_from_slice(&secret.master[..]);
+        material.extend_from_slice(&header.salt);
+        material.push(header.kind.code());
+        let sub_key = Zeroizing::new(blake3::derive_key(SUB_KEY_CONTEXT, &material));
+        let noise = Some(Zeroizing::new(blake3::derive_key(PADDING_CONTEXT, &material)));
+        Ok(Sealer { key: Some(aead_key(&sub_key)?), noise, bound: bound_bytes(&self.repository, header.kind, &header.encode()) })
+    }
+}
+
+fn aead_key(key: &[u8; 32]) -> Result<LessSafeKey, Malformed> {
+    UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| Malformed::new("the cipher refused its key"))
+}
+
+/// The associated data that is the same for all segments of an object: repository id, format version, kind, header.
+fn bound_bytes(repository: &RepositoryId, kind: Kind, header: &[u8]) -> Vec<u8> {
+    [&repository.as_bytes()[..], &FORMAT_VERSION.to_le_bytes(), &[kind.code()], header].concat()
+}
+
+/// Seals and opens the segments of one object.
+pub struct Sealer {
+    /// `None` in an unencrypted repository.
+    key: Option<LessSafeKey>,
+    noise: Option<Zeroizing<[u8; 32]>>,
+    bound: Vec<u8>,
+}
+
+impl Sealer {
+    /// Seals in place; the tag is appended.
+    pub fn seal(&self, segment: u32, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
+        let Some(key) = &self.key else { return Ok(()) };
+        key.seal_in_place_append_tag(nonce(segment), Aad::from(self.associated(segment)), bytes)
+            .map_err(|_| Malformed::new("the cipher refused to seal"))
+    }
+
+    /// Opens in place; the tag is cut off. A byte changed anywhere, or a segment from elsewhere, fails.
+    pub fn open(&self, segment: u32, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let len = key
+            .open_in_place(nonce(segment), Aad::from(self.associated(segment)), bytes)
+            .map_err(|_| Malformed::new("its seal is broken"))?
+            .len();
+        bytes.truncate(len);
+        Ok(())
+    }
+
+    /// Bytes to pad the object with: nobody without the key can tell them from sealed ones. Zeros in an unencrypted repository.
+    pub fn padding(&self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        if let Some(noise) = &self.noise {
+            blake3::Hasher::new_keyed(noise).finalize_xof().fill(&mut bytes);
+        }
+        bytes
+    }
+
+    fn associated(&self, segment: u32) -> Vec<u8> {
+        [&self.bound[..], &segment.to_le_bytes()].concat()
+    }
+}
+
+fn nonce(segment: u32) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    bytes.iter_mut().zip(segment.to_le_bytes()).for_each(|(to, from)| *to = from);
+    Nonce::assume_unique_for_key(bytes)
+}

@@ -1,0 +1,232 @@
+//! Encodes and decodes every stored byte; holds all limits and magics. `store-format.md` says the same in words and tables, and
+//! `tests/format` compares the two.
+
+pub mod config;
+pub mod key;
+pub mod log;
+pub mod mark;
+pub mod node;
+pub mod pack;
+pub mod parity;
+pub mod record;
+pub mod snapshot;
+pub mod tombstone;
+pub mod wire;
+
+use std::fmt::Display;
+
+use crate::error::Error;
+
+/// The format version that this program writes, and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Bytes in an [`ObjectHeader`].
+pub const HEADER_LEN: usize = 48;
+/// Bytes in a salt. Drawn at random for every object, so that no sub-key and no name is ever used twice.
+pub const SALT_LEN: usize = 32;
+/// Bytes that sealing adds to a segment: the tag of AES-256-GCM (NIST SP 800-38D).
+pub const TAG_LEN: usize = 16;
+
+/// The longest chunk, plain, in bytes. Bounds every decode buffer.
+pub const CHUNK_LEN_MAX: u32 = 1 << 20;
+/// The longest segment, plain, that a reader accepts, in bytes.
+pub const SEGMENT_LEN_MAX: u32 = 2 << 20;
+/// The longest frame, plain, in bytes: what is decoded at once, one chunk or several neighbours.
+pub const FRAME_LEN_MAX: u32 = 1 << 20;
+/// Where a writer closes a frame of whole chunks, in plain bytes: neighbours are compressed together, and reading one decodes the frame.
+pub const WHOLE_FRAME_TARGET: usize = 512 << 10;
+/// Where a writer closes a segment of whole chunks, in bytes.
+pub const WHOLE_SEGMENT_TARGET: usize = 1 << 20;
+/// Where a writer closes a segment of deltas and nodes, in bytes: these are read singly, and a segment is read whole.
+pub const DELTA_SEGMENT_TARGET: usize = 64 << 10;
+/// The longest pack that a reader accepts, in bytes.
+pub const PACK_LEN_MAX: u64 = 1 << 30;
+/// Where a writer closes a pack, in bytes: large enough for one cheap request, small enough to hold three in memory.
+pub const PACK_TARGET: usize = 8 << 20;
+/// The longest pack trailer, in bytes.
+pub const TRAILER_LEN_MAX: u32 = 64 << 20;
+/// The most chunks in one pack. A pack of [`PACK_TARGET`] bytes with deltas of 60 bytes stays below it.
+pub const PACK_CHUNKS_MAX: u32 = 1 << 20;
+/// The most slices in a delta's prefix.
+pub const SLICES_MAX: usize = 64;
+/// The most different chunks among a delta's slices.
+pub const BASES_MAX: usize = 32;
+/// The longest prefix of a delta, in bytes.
+pub const PREFIX_LEN_MAX: usize = 512 << 10;
+/// The highest level that a writer gives a frame; past it the chunk is stored whole.
+pub const LEVEL_WRITE_MAX: u8 = 64;
+/// The highest level that a reader accepts.
+pub const LEVEL_READ_MAX: u8 = 128;
+/// The most work that a writer gives a frame, in frames to be decoded; past it the chunk is stored whole.
+pub const WORK_WRITE_MAX: u32 = 128;
+/// The most work that a reader accepts: what a later writer with wider bounds could need.
+pub const WORK_READ_MAX: u32 = 1024;
+/// The most children of a node that a reader accepts.
+pub const NODE_CHILDREN_MAX: usize = 1024;
+/// The children that a writer gives a node: 128 ids are 4 KiB.
+pub const NODE_FANOUT: usize = 128;
+/// The most levels of a tree: with 128 children each, 7 levels hold any stream of 2^63 bytes.
+pub const TREE_LEVELS_MAX: u8 = 16;
+/// The longest record (snapshot, key payload), in bytes.
+pub const RECORD_LEN_MAX: usize = 64 << 20;
+
+/// What kind of object a header starts. The magic is the first 8 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A pack.
+    Pack,
+    /// A snapshot record, pending or committed.
+    Snapshot,
+    /// A key record.
+    Key,
+    /// A tombstone.
+    Tombstone,
+    /// A mark on a snapshot.
+    Mark,
+    /// What stays of a forgotten snapshot.
+    Forgotten,
+    /// An entry of the journal.
+    Log,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 7] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone, Kind::Mark, Kind::Forgotten, Kind::Log];
+
+    /// The first 8 bytes of the object. The first byte is not ASCII and the last ends a line, so that a text file is never taken for an object.
+    pub fn magic(self) -> [u8; 8] {
+        match self {
+            Kind::Pack => *b"\xCEicePAK\n",
+            Kind::Snapshot => *b"\xCEiceSNP\n",
+            Kind::Key => *b"\xCEiceKEY\n",
+            Kind::Tombstone => *b"\xCEiceTMB\n",
+            Kind::Mark => *b"\xCEiceMRK\n",
+            Kind::Forgotten => *b"\xCEiceFGT\n",
+            Kind::Log => *b"\xCEiceLOG\n",
+        }
+    }
+
+    /// The number that stands for this kind in associated data and in key derivation.
+    pub fn code(self) -> u8 {
+        match self {
+            Kind::Pack => 1,
+            Kind::Snapshot => 2,
+            Kind::Key => 3,
+            Kind::Tombstone => 4,
+            Kind::Mark => 5,
+            Kind::Forgotten => 6,
+            Kind::Log => 7,
+        }
+    }
+}
+
+/// How segments and records are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cipher {
+    /// Not at all: anyone who can read the repository can read the data.
+    None,
+    /// AES-256-GCM with a sub-key for each object and the segment number as nonce.
+    Aes256Gcm,
+}
+
+impl Cipher {
+    /// The number in headers.
+    pub fn code(self) -> u8 {
+        match self {
+            Cipher::None => 0,
+            Cipher::Aes256Gcm => 1,
+        }
+    }
+
+    /// The cipher with this number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Cipher::None, Cipher::Aes256Gcm].into_iter().find(|cipher| cipher.code() == code)
+    }
+
+    /// Bytes that sealing adds.
+    pub fn overhead(self) -> usize {
+        match self {
+            Cipher::None => 0,
+            Cipher::Aes256Gcm => TAG_LEN,
+        }
+    }
+}
+
+/// The plain start of every pack and record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectHeader {
+    /// What follows.
+    pub kind: Kind,
+    /// How it is sealed.
+    pub cipher: Cipher,
+    /// What makes its sub-key, and its name, its own.
+    pub salt: [u8; SALT_LEN],
+}
+
+impl ObjectHeader {
+    /// The stored bytes.
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        let (fixed, salt) = bytes.split_at_mut(HEADER_LEN - SALT_LEN);
+        salt.copy_from_slice(&self.salt);
+        let fields = [&self.kind.magic()[..], &FORMAT_VERSION.to_le_bytes(), &[self.cipher.code(), 0], &0u32.to_le_bytes()].concat();
+        fixed.copy_from_slice(&fields);
+        bytes
+    }
+
+    /// Reads the header at the start of `bytes`; an object of another kind, version or with unknown features is refused.
+    pub fn decode(bytes: &[u8], kind: Kind) -> Result<Self, Malformed> {
+        let mut input = wire::Input::new(bytes);
+        if input.array::<8>()? != kind.magic() {
+            return Err(Malformed::new("the magic at its start is wrong"));
+        }
+        let version = input.u16()?;
+        if version != FORMAT_VERSION {
+            return Err(Malformed::newer(format!("format version {version}")));
+        }
+        let cipher = input.u8()?;
+        let cipher = Cipher::from_code(cipher).ok_or_else(|| Malformed::newer(format!("cipher {cipher}")))?;
+        if input.u8()? != 0 {
+            return Err(Malformed::new("a reserved byte of the header is not zero"));
+        }
+        let features = input.u32()?;
+        if features != 0 {
+            return Err(Malformed::newer(format!("feature flags {features:#x}")));
+        }
+        Ok(ObjectHeader { kind, cipher, salt: input.array()? })
+    }
+}
+
+/// Why bytes do not decode. The layer above knows which object they came from and makes an [`Error`] of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Malformed {
+    detail: String,
+    newer: bool,
+}
+
+impl Malformed {
+    /// The bytes break a rule of the format.
+    pub fn new(detail: impl Into<String>) -> Self {
+        Malformed { detail: detail.into(), newer: false }
+    }
+
+    /// The bytes ask for something that this version does not know.
+    pub fn newer(detail: impl Into<String>) -> Self {
+        Malformed { detail: detail.into(), newer: true }
+    }
+
+    /// What is wrong.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The error for the caller, with the object's name.
+    pub fn of(self, object: impl Display) -> Error {
+        let object = object.to_string();
+        match self.newer {
+            true => Error::UnsupportedFormat { object, detail: self.detail },
+            false => Error::Corrupt { object, detail: self.detail },
+        }
+    }
+}

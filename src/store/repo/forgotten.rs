@@ -1,0 +1,135 @@
+//! Forgetting snapshots: what stays of them is written before their records go.
+
+use std::collections::HashSet;
+
+use super::Repository;
+use super::segments::missing_is_damage;
+use crate::error::{Error, Result};
+use crate::id::SnapshotId;
+use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
+use crate::store::format::Kind;
+use crate::store::format::mark::{FORGOTTEN_CHECKSUM_LEN, ForgottenRecord, MARK_LEN_MAX};
+use crate::store::format::snapshot::{LABEL_LEN_MAX, SnapshotRecord};
+
+/// The snapshots that were forgotten.
+#[derive(Debug, Default)]
+pub struct ForgottenList {
+    /// Their records, in the order of their ids. One may be listed as a snapshot still: then forgetting it was interrupted, and it counts
+    /// as listed.
+    pub records: Vec<ForgottenRecord>,
+    /// Records that cannot be read, and why: for these ids nothing proves that they were forgotten.
+    pub unreadable: Vec<(SnapshotId, Error)>,
+}
+
+impl Repository {
+    /// Writes down, durably, that snapshots are about to be forgotten at this time, nanoseconds since 1970 UTC. What an earlier attempt
+    /// has left is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn write_forgotten(&self, snapshots: &[(SnapshotId, SnapshotRecord)], forgotten_ns: i64) -> Result<()> {
+        let records = snapshots.iter().map(|(id, snapshot)| {
+            let label = &snapshot.source.label;
+            let label_end = (0..=LABEL_LEN_MAX.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
+            ForgottenRecord {
+                snapshot: *id,
+                parent: snapshot.parent,
+                source: snapshot.source.id,
+                time_ns: snapshot.time_ns,
+                forgotten_ns,
+                label: label.get(..label_end.unwrap_or(0)).unwrap_or_default().to_string(),
+            }
+        });
+        self.write_forgotten_records(records)
+    }
+
+    /// The same with everything that the records say.
+    pub(crate) fn write_forgotten_records(&self, records: impl Iterator<Item = ForgottenRecord>) -> Result<()> {
+        let sealed = records.map(|record| {
+            let stored = self.seal_record(Kind::Forgotten, &record)?;
+            let checksum = blake3::hash(&stored);
+            Ok((ObjectKey::Forgotten(record.snapshot), self.with_copy([&stored[..], checksum.as_bytes()].concat())?))
+        });
+        let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
+        self.backend().write_all(&objects, WriteMode::Replace).map(drop)
+    }
+
+    /// The record of a forgotten snapshot; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
+    pub fn read_forgotten(&self, id: &SnapshotId) -> Result<Option<ForgottenRecord>> {
+        let object = ObjectKey::Forgotten(*id);
+        let corrupt = |detail: &str| Error::corrupt(object.to_string(), detail);
+        let read = self
+            .backend()
+            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .map_err(|error| missing_is_damage(error, &object))?;
+        let Some(bytes) = read.map(|stored| self.without_copy(&object, stored)).transpose()? else { return Ok(None) };
+        let (stored, checksum) = bytes
+            .split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>()
+            .map(|(stored, sum)| (stored, *sum))
+            .ok_or_else(|| corrupt("it is too short"))?;
+        if *blake3::hash(stored).as_bytes() != checksum {
+            return Err(corrupt("it does not have its checksum"));
+        }
+        let forgotten: ForgottenRecord = self.open_record(Kind::Forgotten, &object, stored)?;
+        match forgotten.snapshot == *id {
+            true => Ok(Some(forgotten)),
+            false => Err(corrupt("it is that of another snapshot")),
+        }
+    }
+
+    /// Whether there is a record, readable or not, that says that this snapshot is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn has_forgotten(&self, id: &SnapshotId) -> Result<bool> {
+        Ok(self.backend().stat(&ObjectKey::Forgotten(*id))?.is_some())
+    }
+
+    /// Reads the records of all forgotten snapshots.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn list_forgotten(&self) -> Result<ForgottenList> {
+        let mut list = ForgottenList::default();
+        for id in self.forgotten_ids()? {
+            match self.read_forgotten(&id) {
+                Ok(record) => list.records.extend(record),
+                Err(error @ (Error::Corrupt { .. } | Error::UnsupportedFormat { .. })) => list.unreadable.push((id, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(list)
+    }
+
+    fn forgotten_ids(&self) -> Result<Vec<SnapshotId>> {
+        let mut ids = Vec::new();
+        for key in self.backend().names(ObjectKind::Forgotten)? {
+            if let ObjectKey::Forgotten(id) = key? {
+                ids.push(id);
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Deletes the records of snapshots for which [`Repository::write_forgotten`] has returned.
+    pub(crate) fn delete_snapshots(&self, ids: &[SnapshotId]) -> Result<()> {
+        self.backend().delete(&ids.iter().map(|id| ObjectKey::Snapshot(*id)).collect::<Vec<_>>())
+    }
+
+    /// What comes after deleting snapshots: the catalog lets go of them, and the marks on snapshots that are forgotten and gone are
+    /// removed, also those that an interrupted run has left.
+    pub(crate) fn clear_forgotten(&self, deleted: &[SnapshotId]) -> Result<()> {
+        // Only saves work: the next refresh finds out by itself.
+        let _ = self.catalog().remove_snapshots(deleted);
+        let mut gone: HashSet<SnapshotId> = self.forgotten_ids()?.into_iter().collect();
+        self.list_snapshots()?.ids.iter().for_each(|listed| {
+            gone.remove(listed);
+        });
+        self.remove_marks_of(&gone)
+    }
+}

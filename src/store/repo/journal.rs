@@ -1,0 +1,88 @@
+//! The journal: what operations said when they ended. Entries are only ever added, each under a name of its own, so writers need not know of
+//! each other; nothing but people and `status` depends on them.
+
+use super::Repository;
+use super::segments::missing_is_damage;
+use crate::error::{Error, Result};
+use crate::id::LogId;
+use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
+use crate::store::format::Kind;
+use crate::store::format::log::{LOG_LEN_MAX, LogRecord};
+
+/// The name of an entry: in the order of time, then of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogName {
+    /// When it was written, nanoseconds since 1970 UTC by the writer's clock; not negative.
+    pub time_ns: i64,
+    /// The hash of its bytes.
+    pub id: LogId,
+}
+
+impl LogName {
+    fn key(self) -> ObjectKey {
+        ObjectKey::Log { time_ns: self.time_ns, id: self.id }
+    }
+}
+
+impl Repository {
+    /// Stores an entry, durably.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if its texts are too long or its time is before 1970, [`Error::Backend`].
+    pub fn write_log(&self, entry: &LogRecord) -> Result<LogName> {
+        let stored = self.seal_record(Kind::Log, entry)?;
+        if stored.len() > LOG_LEN_MAX || entry.time_ns < 0 {
+            let detail =
+                format!("a journal entry of {} bytes at {}: at most {LOG_LEN_MAX}, after 1970, are possible", stored.len(), entry.time_ns);
+            return Err(Error::InvalidArgument(detail));
+        }
+        let name = LogName { time_ns: entry.time_ns, id: LogId(*blake3::hash(&stored).as_bytes()) };
+        self.backend().write(&name.key(), &[&stored], WriteMode::CreateNew)?;
+        Ok(name)
+    }
+
+    /// An entry; `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
+    pub fn read_log(&self, name: &LogName) -> Result<Option<LogRecord>> {
+        let object = name.key();
+        let read = self.backend().read_if_there(&object, LOG_LEN_MAX as u64).map_err(|error| missing_is_damage(error, &object))?;
+        let Some(stored) = read else { return Ok(None) };
+        if blake3::hash(&stored).as_bytes() != name.id.as_bytes() {
+            return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
+        }
+        let entry: LogRecord = self.open_record(Kind::Log, &object, &stored)?;
+        match entry.time_ns == name.time_ns {
+            true => Ok(Some(entry)),
+            false => Err(Error::corrupt(object.to_string(), format!("it was written at {}", entry.time_ns))),
+        }
+    }
+
+    /// The names of all entries, oldest first by the clocks of their writers.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn list_log(&self) -> Result<Vec<LogName>> {
+        let mut names = Vec::new();
+        for key in self.backend().names(ObjectKind::Log)? {
+            if let ObjectKey::Log { time_ns, id } = key? {
+                names.push(LogName { time_ns, id });
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Removes the oldest entries, so that `keep` stay. Gives how many went.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn trim_log(&self, keep: usize) -> Result<u64> {
+        let names = self.list_log()?;
+        let old = names.get(..names.len().saturating_sub(keep)).unwrap_or_default();
+        self.backend().delete(&old.iter().map(|name| name.key()).collect::<Vec<_>>())?;
+        Ok(old.len() as u64)
+    }
+}

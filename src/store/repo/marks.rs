@@ -1,0 +1,183 @@
+//! Marks on snapshots, and what they make of a snapshot.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::Repository;
+use super::segments::missing_is_damage;
+use crate::error::{Error, Result};
+use crate::id::{MarkId, SnapshotId};
+use crate::recorded::Flag;
+use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
+use crate::store::format::Kind;
+use crate::store::format::mark::{MARK_LEN_MAX, MarkKind, MarkRecord};
+use crate::store::format::snapshot::SnapshotRecord;
+
+/// The code of a Damaged mark by which a repair says that nothing is left to heal the snapshot from: what is missing of it is lost, and prune passes over it.
+pub(crate) const LOST: &str = "lost";
+/// The flag of a snapshot that a check found damaged, where the mark has no word of its own.
+const STORED_DAMAGE: &str = "stored-damage";
+
+/// The marks on one snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SnapshotMarks {
+    /// Those that can be read, oldest first: by time, then id.
+    pub marks: Vec<(MarkId, MarkRecord)>,
+    /// How many are there and cannot be read: any of them may protect or flag the snapshot.
+    pub unreadable: usize,
+    /// Flags of the record, or of marks, that an accept has cleared.
+    pub accepted: Vec<Flag>,
+}
+
+impl SnapshotMarks {
+    /// The newest mark among these kinds.
+    pub fn newest(&self, kinds: &[MarkKind]) -> Option<&MarkRecord> {
+        self.marks.iter().rev().map(|(_, mark)| mark).find(|mark| kinds.contains(&mark.kind))
+    }
+
+    /// The mark that protects the snapshot now.
+    pub fn protection(&self) -> Option<&MarkRecord> {
+        self.newest(&[MarkKind::Protect, MarkKind::Unprotect]).filter(|mark| mark.kind == MarkKind::Protect)
+    }
+
+    /// What the last check that said something of the snapshot found: a mark of kind Verified or Damaged.
+    pub fn health(&self) -> Option<&MarkRecord> {
+        self.newest(&[MarkKind::Verified, MarkKind::Damaged])
+    }
+
+    /// The time of the newest mark, nanoseconds since 1970 UTC.
+    pub fn newest_ns(&self) -> Option<i64> {
+        self.marks.iter().map(|(_, mark)| mark.time_ns).max()
+    }
+
+    /// Makes the record's flags and tags those that count: flags of the record and of marks that no accept has cleared, those of marks one of each code;
+    /// damage that a check found last; tags of the record, with those that marks add and without those that they take away.
+    fn apply(&mut self, record: &mut SnapshotRecord) {
+        let accept = self.marks.iter().rposition(|(_, mark)| mark.kind == MarkKind::Accept);
+        let (before, after) = self.marks.split_at(accept.map_or(0, |at| at + 1));
+        let mut flags = std::mem::take(&mut record.flags);
+        add_flags(&mut flags, before);
+        // The record's own flags come before any mark, whatever its clock said.
+        self.accepted = if accept.is_some() { std::mem::take(&mut flags) } else { Vec::new() };
+        add_flags(&mut flags, after);
+        let looked = after.iter().rev().map(|(_, mark)| mark).find(|mark| matches!(mark.kind, MarkKind::Verified | MarkKind::Damaged));
+        if let Some(found) = looked.filter(|mark| mark.kind == MarkKind::Damaged) {
+            let code = if found.code.is_empty() { STORED_DAMAGE } else { &found.code };
+            put_flag(&mut flags, code, &found.detail);
+        }
+        record.flags = flags;
+        for (_, mark) in &self.marks {
+            match mark.kind {
+                MarkKind::Untag => record.tags.retain(|tag| *tag != mark.code),
+                MarkKind::Tag if !record.tags.contains(&mark.code) => record.tags.push(mark.code.clone()),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn add_flags(flags: &mut Vec<Flag>, marks: &[(MarkId, MarkRecord)]) {
+    let set = marks.iter().map(|(_, mark)| mark).filter(|mark| mark.kind == MarkKind::Flag);
+    set.for_each(|mark| put_flag(flags, &mark.code, &mark.detail));
+}
+
+/// The newest flag of a code takes the place of an older one. Marks say nothing of single streams.
+fn put_flag(flags: &mut Vec<Flag>, code: &str, detail: &str) {
+    flags.retain(|flag| flag.code != code || flag.stream.is_some());
+    flags.push(Flag::new(code, detail));
+}
+
+impl Repository {
+    /// Stores a mark, durably. Whether the snapshot is there is not looked at: see [`crate::ops::mark`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if its texts are too long, [`Error::Backend`].
+    pub fn write_mark(&self, mark: &MarkRecord) -> Result<MarkId> {
+        mark.verify_texts().map_err(|m| Error::InvalidArgument(format!("the mark cannot be stored: {}", m.detail())))?;
+        let stored = self.seal_record(Kind::Mark, mark)?;
+        if stored.len() > MARK_LEN_MAX {
+            return Err(Error::InvalidArgument(format!("a mark has {} bytes, and at most {MARK_LEN_MAX} are possible", stored.len())));
+        }
+        let stored = self.with_copy(stored)?;
+        let id = MarkId(*blake3::hash(&stored).as_bytes());
+        self.backend().write(&ObjectKey::Mark { snapshot: mark.snapshot, id }, &[&stored], WriteMode::CreateNew)?;
+        Ok(id)
+    }
+
+    /// A mark; `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
+    pub fn read_mark(&self, snapshot: &SnapshotId, id: &MarkId) -> Result<Option<MarkRecord>> {
+        let object = ObjectKey::Mark { snapshot: *snapshot, id: *id };
+        let read = self
+            .backend()
+            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .map_err(|error| missing_is_damage(error, &object))?;
+        let Some(stored) = read else { return Ok(None) };
+        let stored = self.without_copy(&object, stored)?;
+        let mark: MarkRecord = self.open_record(Kind::Mark, &object, &stored)?;
+        mark.verify_texts().map_err(|m| m.of(object))?;
+        match mark.snapshot == *snapshot {
+            true => Ok(Some(mark)),
+            false => Err(Error::corrupt(object.to_string(), format!("it is a mark on snapshot {}", mark.snapshot))),
+        }
+    }
+
+    /// The names of all marks, by snapshot, also of snapshots that are not there any more.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn list_marks(&self) -> Result<BTreeMap<SnapshotId, Vec<MarkId>>> {
+        let mut marks: BTreeMap<SnapshotId, Vec<MarkId>> = BTreeMap::new();
+        for key in self.backend().names(ObjectKind::Mark)? {
+            if let ObjectKey::Mark { snapshot, id } = key? {
+                marks.entry(snapshot).or_default().push(id);
+            }
+        }
+        marks.values_mut().for_each(|ids| {
+            ids.sort_unstable();
+            ids.dedup();
+        });
+        Ok(marks)
+    }
+
+    /// Reads the marks on these snapshots, and lets them take effect on the records. Gives the marks, and what cannot be read of them.
+    pub(super) fn apply_marks(
+        &self,
+        snapshots: &mut [(SnapshotId, SnapshotRecord)],
+    ) -> Result<(HashMap<SnapshotId, SnapshotMarks>, Vec<Error>)> {
+        let mut damage = Vec::new();
+        let mut listed = self.list_marks()?;
+        let mut all = HashMap::new();
+        for (id, record) in snapshots {
+            let Some(ids) = listed.remove(id) else { continue };
+            let mut of = self.read_marks(id, ids, &mut damage)?;
+            of.apply(record);
+            all.insert(*id, of);
+        }
+        Ok((all, damage))
+    }
+
+    fn read_marks(&self, snapshot: &SnapshotId, ids: Vec<MarkId>, damage: &mut Vec<Error>) -> Result<SnapshotMarks> {
+        let mut of = SnapshotMarks::default();
+        for id in ids {
+            match self.read_mark(snapshot, &id) {
+                Ok(mark) => of.marks.extend(mark.map(|mark| (id, mark))),
+                Err(error @ (Error::Corrupt { .. } | Error::UnsupportedFormat { .. })) => {
+                    of.unreadable += 1;
+                    damage.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        of.marks.sort_by_key(|(id, mark)| (mark.time_ns, *id));
+        Ok(of)
+    }
+
+    /// Removes the marks on snapshots that are forgotten and not listed any more.
+    pub(super) fn remove_marks_of(&self, gone: &HashSet<SnapshotId>) -> Result<()> {
+        let of_gone = self.list_marks()?.into_iter().filter(|(snapshot, _)| gone.contains(snapshot));
+        let keys = of_gone.flat_map(|(snapshot, ids)| ids.into_iter().map(move |id| ObjectKey::Mark { snapshot, id }));
+        self.backend().delete(&keys.collect::<Vec<_>>())
+    }
+}

@@ -1,0 +1,251 @@
+//! Repositories: the only layer that knows both keys and bytes.
+//!
+//! What may run beside what (every row beside every column, in any number of processes on any number of hosts; nothing waits, nothing locks):
+//!
+//! | | backup | restore, look, check | (prune, later) |
+//! |---|---|---|---|
+//! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
+//! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see [`crate::ops::forget`] |
+//! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
+//! | repair | safe: a damaged pack is marked like those of a prune before it goes | safe: what can be read has been written anew before | safe: both mark, then look |
+//!
+//! Entries of the journal are only added, each under a name of its own, and nothing reads them but people and `status`: safe beside everything.
+
+pub mod catalog;
+
+mod batches;
+mod cache;
+mod expired;
+mod features;
+mod forgotten;
+mod heal;
+mod journal;
+mod listing;
+mod locate;
+mod marks;
+mod open;
+mod packer;
+mod places;
+mod private;
+mod reader;
+mod rebuild;
+mod refresh;
+mod repack;
+mod seen;
+mod segments;
+pub mod session;
+mod spool;
+mod tree;
+mod vanished;
+mod waiting;
+mod window;
+mod writer;
+
+pub(crate) use cache::Cache;
+pub(crate) use expired::{expiry_of, suspicion_of};
+pub use features::{FeatureKeeper, KeptFeatures};
+pub use forgotten::ForgottenList;
+pub(crate) use heal::is_whole;
+pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
+pub use journal::LogName;
+pub use listing::Entries;
+pub use locate::{CopyPlace, StoredCopy};
+pub(crate) use locate::{FramePlace, PackTable};
+pub(crate) use marks::LOST;
+pub use marks::SnapshotMarks;
+pub use open::{InitOptions, OpenOptions};
+pub use packer::{BACKUP_LEN_MAX, too_much_text};
+pub use private::LocalCatalog;
+pub use reader::{ChunkBytes, Reader};
+pub use rebuild::Rebuilt;
+pub use refresh::Refreshed;
+pub(crate) use refresh::{read_pack_from, read_record_from};
+pub(crate) use repack::Repacker;
+pub use seen::{Trust, remember_made};
+pub(crate) use segments::missing_is_damage;
+pub(crate) use session::later;
+pub use session::{Committed, SessionOptions, SnapshotDraft, Suspects, WriteSession};
+pub use spool::{Held, Spool};
+pub use tree::{ChunkSpan, Spans, TreeCursor, TreeWriter};
+pub(crate) use tree::{read_node, zeros};
+pub use vanished::Vanished;
+pub use waiting::Spill;
+pub(crate) use window::WAITING_MAX;
+pub use writer::{BaseSlice, ChunkWriter, NewChunk, Reference};
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::id::{PackId, SnapshotId};
+use crate::store::backend::{Backend, ObjectKey, WriteMode};
+use crate::store::crypto::Keys;
+use crate::store::format::config::Config;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::format::tombstone::Tombstone;
+use crate::store::format::{Kind, ObjectHeader, SALT_LEN, record};
+
+/// An open repository. Cheap to clone; all clones are the same repository.
+#[derive(Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    config: Config,
+    keys: Keys,
+    local: RwLock<Arc<LocalCatalog>>,
+    cache_dir: PathBuf,
+    threads: usize,
+    key_derivation: Duration,
+    healed: heal::Healed,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository").field("backend", &self.inner.backend).field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    /// Where its objects are.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.inner.backend
+    }
+
+    /// What holds for it for ever.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    /// The local catalog that it works with at this moment.
+    pub fn catalog(&self) -> Arc<LocalCatalog> {
+        Arc::clone(&self.inner.local.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Does something with the catalog, and once more with another one if the catalog fails: it is damaged, was removed, or another
+    /// process holds it. `work` must not keep what it learnt from the first.
+    pub(crate) fn on_catalog<T>(&self, work: impl Fn(&LocalCatalog) -> Result<T>) -> Result<T> {
+        let local = self.catalog();
+        match work(&local) {
+            Err(error) if local.has_failed(&error) => work(&*self.other_catalog(&local)?),
+            other => other,
+        }
+    }
+
+    /// Replaces a catalog that has failed, unless another thread has done so, by one into which all packs are listed.
+    fn other_catalog(&self, failed: &Arc<LocalCatalog>) -> Result<Arc<LocalCatalog>> {
+        let mut local = self.inner.local.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&local, failed) {
+            let Inner { cache_dir, keys, backend, .. } = &*self.inner;
+            let other = match failed.is_damaged() {
+                true => LocalCatalog::open(cache_dir, keys, &backend.location())?,
+                false => LocalCatalog::private(cache_dir, keys, &backend.location())?,
+            };
+            let unreadable = self.list_packs_into(&other)?;
+            *other.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = Some(unreadable);
+            *local = Arc::new(other);
+        }
+        Ok(Arc::clone(&local))
+    }
+
+    /// The directory of the local catalogs and spools.
+    pub fn cache_dir(&self) -> &Path {
+        &self.inner.cache_dir
+    }
+
+    /// How many threads work for one operation.
+    pub fn threads(&self) -> usize {
+        self.inner.threads
+    }
+
+    /// How long it took to make the key of the passphrase.
+    pub fn key_derivation(&self) -> Duration {
+        self.inner.key_derivation
+    }
+
+    /// Seals a snapshot record; the id is the hash of what is stored.
+    pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
+        snapshot.verify_texts().map_err(|m| m.of("a new snapshot record"))?;
+        let stored = self.with_copy(self.seal_record(Kind::Snapshot, snapshot)?)?;
+        Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
+    }
+
+    /// Opens a stored snapshot record that was found under this name, pending or committed.
+    pub(crate) fn open_snapshot(&self, object: &ObjectKey, stored: Vec<u8>) -> Result<SnapshotRecord> {
+        let snapshot: SnapshotRecord = self.open_record(Kind::Snapshot, object, &self.without_copy(object, stored)?)?;
+        snapshot.verify_texts().map_err(|m| m.of(object))?;
+        Ok(snapshot)
+    }
+
+    /// Seals what a tombstone says.
+    pub(crate) fn seal_tombstone(&self, tombstone: &Tombstone) -> Result<Vec<u8>> {
+        self.with_copy(self.seal_record(Kind::Tombstone, tombstone)?)
+    }
+
+    /// Marks packs, durably, as to be deleted; gives how many were. In [`WriteMode::CreateNew`] a mark that is there is as good.
+    pub(crate) fn write_tombstones(&self, tombstones: impl Iterator<Item = Tombstone>, mode: WriteMode) -> Result<u64> {
+        let sealed = tombstones.map(|tombstone| Ok((ObjectKey::Tombstone(tombstone.object), self.seal_tombstone(&tombstone)?)));
+        let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
+        let written = self.backend().write_all(&objects, mode)?;
+        Ok(written.into_iter().filter(|written| *written).count() as u64)
+    }
+
+    /// What the tombstone of this id says; `None` if it has just gone, or says nothing that can be read, or was written for another id: only its name
+    /// counts.
+    pub(crate) fn read_tombstone(&self, id: PackId) -> Result<Option<Tombstone>> {
+        let object = ObjectKey::Tombstone(id);
+        let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_copy(&object, stored)?);
+        match self.read_record(&object).and_then(|stored| stored.map(open).transpose()) {
+            Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => Ok(None),
+            // Whoever holds the storage can copy an old one to the name of a pack that has just been marked.
+            other => Ok(other?.filter(|tombstone: &Tombstone| tombstone.object == id)),
+        }
+    }
+
+    /// A pending record; `None` if its writer has just removed it.
+    pub(crate) fn read_pending(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
+        let object = ObjectKey::Pending(*id);
+        let stored = self.read_record(&object)?;
+        stored.map(|stored| self.open_snapshot(&object, stored)).transpose()
+    }
+
+    /// The stored form of a record: a header with a fresh salt, then the record, sealed.
+    fn seal_record<T: Serialize>(&self, kind: Kind, plain: &T) -> Result<Vec<u8>> {
+        let malformed = |m: crate::store::format::Malformed| m.of(format!("a new record of kind {kind:?}"));
+        let header = ObjectHeader { kind, cipher: self.keys().cipher(), salt: random_salt()? };
+        let mut body = record::encode(plain).map_err(malformed)?;
+        self.keys().sealer(&header).and_then(|sealer| sealer.seal(0, &mut body)).map_err(malformed)?;
+        Ok([&header.encode()[..], &body].concat())
+    }
+
+    /// The record in what [`Repository::seal_record`] gave.
+    fn open_record<T: Serialize + DeserializeOwned>(&self, kind: Kind, object: &ObjectKey, stored: &[u8]) -> Result<T> {
+        let open = || {
+            let header = ObjectHeader::decode(stored, kind)?;
+            let mut body = stored.get(crate::store::format::HEADER_LEN..).unwrap_or_default().to_vec();
+            self.keys().sealer(&header)?.open(0, &mut body)?;
+            record::decode(&body)
+        };
+        open().map_err(|m| m.of(object))
+    }
+}
+
+/// Fresh random bytes for an object's salt.
+pub(crate) fn random_salt() -> Result<[u8; SALT_LEN]> {
+    let mut salt = [0; SALT_LEN];
+    match getrandom::fill(&mut salt) {
+        Ok(()) => Ok(salt),
+        Err(e) => Err(Error::backend("read", "the system's random numbers", std::io::Error::other(e.to_string()))),
+    }
+}

@@ -1,0 +1,97 @@
+//! Knowing where chunks lie before they are read: whole chains looked up in batches, and kept.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Repository;
+use super::cache::Cache;
+use super::locate::StoredCopy;
+use crate::error::Result;
+use crate::id::ChunkId;
+use crate::store::format::LEVEL_READ_MAX;
+use crate::store::format::pack::IdPrefix;
+
+/// Rough bytes of looked-up places kept.
+const PLACES_BUDGET: usize = 8 << 20;
+/// Rough bytes of one list of copies, beside its copies.
+const LIST_BYTES: usize = 96;
+
+/// The copies of chunks by the start of their ids. What it keeps may be out of date, as what it gives is a moment later: packs are added, which is no
+/// matter to whoever has found a copy, or go, which reading them finds out.
+pub(crate) struct Places {
+    repo: Repository,
+    known: Mutex<Cache<IdPrefix, Arc<[StoredCopy]>>>,
+}
+
+impl Places {
+    pub(crate) fn new(repo: &Repository) -> Self {
+        Places { repo: repo.clone(), known: Mutex::new(Cache::new(PLACES_BUDGET)) }
+    }
+
+    /// All copies of chunks whose id starts so, the lowest level first.
+    pub(crate) fn candidates(&self, prefix: IdPrefix) -> Result<Arc<[StoredCopy]>> {
+        if let Some(copies) = self.kept(prefix) {
+            return Ok(copies);
+        }
+        let copies: Arc<[StoredCopy]> = self.repo.candidates(prefix)?.into();
+        if !copies.is_empty() {
+            self.keep(prefix, &copies);
+        }
+        Ok(copies)
+    }
+
+    /// All copies of a chunk, the lowest level first.
+    pub(crate) fn copies(&self, id: &ChunkId) -> Result<Vec<StoredCopy>> {
+        Ok(self.candidates(id.prefix())?.iter().filter(|copy| copy.entry.id == *id).cloned().collect())
+    }
+
+    /// All copies that may serve as the base of a frame of level `below`: of a lower level, so that no cycle can exist. The lowest level first.
+    pub(crate) fn bases(&self, prefix: IdPrefix, below: u8) -> Result<Vec<StoredCopy>> {
+        Ok(self.candidates(prefix)?.iter().filter(|copy| copy.frame().level < below).cloned().collect())
+    }
+
+    /// Looks up these chunks and everything that reading them takes, a batch for each level of their chains. What is not found is left for the
+    /// one who wants it.
+    pub(crate) fn prefetch(&self, prefixes: impl Iterator<Item = IdPrefix>) -> Result<()> {
+        let mut wanted: Vec<IdPrefix> = prefixes.collect();
+        let mut seen: HashSet<IdPrefix> = wanted.iter().copied().collect();
+        for _ in 0..=LEVEL_READ_MAX {
+            wanted.sort_unstable();
+            wanted.dedup();
+            let (known, unknown): (Vec<_>, Vec<_>) =
+                wanted.iter().map(|prefix| (*prefix, self.kept(*prefix))).partition(|(_, kept)| kept.is_some());
+            let unknown: Vec<IdPrefix> = unknown.into_iter().map(|(prefix, _)| prefix).collect();
+            let mut found: Vec<Arc<[StoredCopy]>> = known.into_iter().filter_map(|(_, kept)| kept).collect();
+            if !unknown.is_empty() {
+                for (prefix, copies) in unknown.iter().zip(self.repo.candidates_of_many(&unknown)?) {
+                    let copies: Arc<[StoredCopy]> = copies.into();
+                    if !copies.is_empty() {
+                        self.keep(*prefix, &copies);
+                    }
+                    found.push(copies);
+                }
+            }
+            // The first copy is the one that will be read, unless it turns out bad.
+            let bases = found.iter().filter_map(|copies| copies.first()).flat_map(|copy| &copy.frame().slices).map(|slice| slice.base);
+            wanted = bases.filter(|base| seen.insert(*base)).collect();
+            if wanted.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets everything: what it keeps has turned out wrong.
+    pub(crate) fn forget(&self) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Cache::new(PLACES_BUDGET);
+    }
+
+    fn kept(&self, prefix: IdPrefix) -> Option<Arc<[StoredCopy]>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&prefix)
+    }
+
+    fn keep(&self, prefix: IdPrefix, copies: &Arc<[StoredCopy]>) {
+        let bytes = LIST_BYTES + copies.len() * size_of::<StoredCopy>();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).put(prefix, Arc::clone(copies), bytes);
+    }
+}

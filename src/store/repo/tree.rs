@@ -1,0 +1,351 @@
+//! Trees of chunk ids: writing them beside the parent's, and walking them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Repository;
+use super::cache::Cache;
+use super::reader::Reader;
+use super::writer::ChunkWriter;
+use crate::error::{Error, Result};
+use crate::id::ChunkId;
+use crate::store::chunker::zeros_len;
+use crate::store::format::node::{Child, Node};
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::format::{CHUNK_LEN_MAX, NODE_FANOUT, TREE_LEVELS_MAX};
+
+/// Rough bytes of nodes that a cursor keeps: those above 4 GiB of a stream in chunks of 64 KiB.
+const LATELY_BUDGET: usize = 3 << 20;
+
+/// Where a chunk lies in its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkSpan {
+    /// Its first byte's place in the stream.
+    pub offset: u64,
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// Builds the tree of one stream from its chunks in order. A node is encoded against the parent's node at the same place.
+pub struct TreeWriter {
+    /// By level, the children that have no node yet and how many nodes were made.
+    levels: Vec<(Vec<Child>, u64)>,
+    len: u64,
+}
+
+impl TreeWriter {
+    /// A tree without chunks.
+    pub fn new() -> Self {
+        TreeWriter { levels: Vec::new(), len: 0 }
+    }
+
+    /// Appends the next chunk.
+    pub fn push(&mut self, id: ChunkId, len: u32, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        self.len += u64::from(len);
+        self.push_at(0, Child { id, len: u64::from(len) }, writer, parent)
+    }
+
+    /// Appends the same chunk so many times. Nodes that hold nothing else are all the same one, and are made once.
+    pub fn push_run(&mut self, id: ChunkId, len: u32, count: u64, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        self.len = self.len.saturating_add(u64::from(len).saturating_mul(count));
+        self.push_many(0, Child { id, len: u64::from(len) }, count, writer, parent)
+    }
+
+    fn push_many(
+        &mut self,
+        level: usize,
+        child: Child,
+        mut count: u64,
+        writer: &mut ChunkWriter<'_>,
+        parent: &mut TreeCursor<'_>,
+    ) -> Result<()> {
+        while count > 0 {
+            let whole_nodes = count / NODE_FANOUT as u64;
+            match self.levels.get_mut(level) {
+                Some((open, made)) if open.is_empty() && whole_nodes > 1 => {
+                    let node = Node { level: level as u8 + 1, children: vec![child; NODE_FANOUT] };
+                    let predecessor = parent.node_id(node.level, *made)?;
+                    *made += whole_nodes;
+                    let id = writer.put_node(&node.encode(), predecessor)?;
+                    let node = Child { id, len: child.len.saturating_mul(NODE_FANOUT as u64) };
+                    self.push_many(level + 1, node, whole_nodes, writer, parent)?;
+                    count -= whole_nodes * NODE_FANOUT as u64;
+                }
+                _ => {
+                    self.push_at(level, child, writer, parent)?;
+                    count -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push_at(&mut self, level: usize, child: Child, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        if self.levels.len() <= level {
+            self.levels.push((Vec::with_capacity(NODE_FANOUT), 0));
+        }
+        debug_assert!(level < self.levels.len(), "levels are opened one by one");
+        let (open, _) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
+        open.push(child);
+        match open.len() >= NODE_FANOUT {
+            true => self.close_node(level, writer, parent),
+            false => Ok(()),
+        }
+    }
+
+    fn close_node(&mut self, level: usize, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        let (open, made) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
+        let node = Node { level: level as u8 + 1, children: std::mem::take(open) };
+        let index = *made;
+        *made += 1;
+        let len = node.children.iter().map(|child| child.len).sum();
+        let predecessor = parent.node_id(node.level, index)?;
+        let id = writer.put_node(&node.encode(), predecessor)?;
+        self.push_at(level + 1, Child { id, len }, writer, parent)
+    }
+
+    /// Closes the tree.
+    pub fn finish(mut self, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<StreamRoot> {
+        let mut level = 0;
+        while let Some((open, made)) = self.levels.get(level) {
+            let topmost = level + 1 == self.levels.len();
+            match (open.as_slice(), *made) {
+                ([only], 0) if topmost => return Ok(StreamRoot { len: self.len, levels: level as u8, top: Some(only.id) }),
+                ([], _) => level += 1,
+                _ => {
+                    self.close_node(level, writer, parent)?;
+                    level += 1;
+                }
+            }
+        }
+        Ok(StreamRoot { len: 0, levels: 0, top: None })
+    }
+}
+
+impl Default for TreeWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Looks up nodes and chunks of a stored tree by place; keeps the last node of every level, so that going through in order reads each node once.
+/// What it gives are guesses at good bases: below a damaged node there are none.
+pub struct TreeCursor<'r> {
+    reader: &'r Reader,
+    root: Option<StreamRoot>,
+    /// By level - 1: the index of the node and the node.
+    last: Vec<Option<(u64, Arc<Node>)>>,
+    /// Nodes by id, for looking up places in any order.
+    lately: Cache<ChunkId, Arc<Node>>,
+}
+
+impl<'r> TreeCursor<'r> {
+    /// Over a tree, or over none.
+    pub fn new(reader: &'r Reader, root: Option<StreamRoot>) -> Self {
+        let levels = root.map_or(0, |root| usize::from(root.levels));
+        TreeCursor { reader, root, last: vec![None; levels], lately: Cache::new(LATELY_BUDGET) }
+    }
+
+    /// The root that it looks at.
+    pub fn root(&self) -> Option<StreamRoot> {
+        self.root
+    }
+
+    /// The chunk at this place, counted in chunks; `None` past the end.
+    pub fn chunk(&mut self, index: u64) -> Result<Option<Child>> {
+        match self.root {
+            Some(StreamRoot { levels: 0, top: Some(id), len }) => Ok((index == 0).then_some(Child { id, len })),
+            Some(StreamRoot { levels: 1.., .. }) => self.child(1, index),
+            _ => Ok(None),
+        }
+    }
+
+    /// The chunk that holds this byte of the stream; `None` past the end.
+    pub fn at(&mut self, offset: u64) -> Result<Option<ChunkSpan>> {
+        let Some(StreamRoot { levels, top: Some(top), len }) = self.root else { return Ok(None) };
+        if offset >= len {
+            return Ok(None);
+        }
+        let (mut id, mut start, mut end) = (top, 0u64, len);
+        for level in (1..=levels).rev() {
+            let node = self.node(&id, level)?;
+            let mut child_start = start;
+            let found = node.children.iter().find_map(|child| {
+                let child_end = child_start.saturating_add(child.len);
+                let place = std::mem::replace(&mut child_start, child_end);
+                (offset < child_end).then_some((child.id, place, child_end))
+            });
+            let Some(found) = found else { return Ok(None) };
+            (id, start, end) = found;
+        }
+        Ok(Some(ChunkSpan { offset: start, id, len: (end - start).min(u64::from(CHUNK_LEN_MAX)) as u32 }))
+    }
+
+    /// A node, from those read lately. One that is damaged has no children.
+    fn node(&mut self, id: &ChunkId, level: u8) -> Result<Arc<Node>> {
+        if let Some(node) = self.lately.get(id).filter(|node| node.level == level) {
+            return Ok(node);
+        }
+        let node = match read_node(self.reader, id, level) {
+            Err(error) if error.is_damage() => Node { level, children: Vec::new() },
+            read => read?,
+        };
+        let node = Arc::new(node);
+        self.lately.put(*id, Arc::clone(&node), NODE_FANOUT * size_of::<Child>());
+        Ok(node)
+    }
+
+    /// The id of the node of this level at this place, counted in nodes of the level.
+    pub fn node_id(&mut self, level: u8, index: u64) -> Result<Option<ChunkId>> {
+        match self.root {
+            Some(root) if level == root.levels && level > 0 => Ok(root.top.filter(|_| index == 0)),
+            Some(root) if level < root.levels && level > 0 => Ok(self.child(level + 1, index)?.map(|child| child.id)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The child at this place of all children of nodes of `level`. Every node but the last of a level is full.
+    fn child(&mut self, level: u8, index: u64) -> Result<Option<Child>> {
+        let (node_index, slot) = (index / NODE_FANOUT as u64, (index % NODE_FANOUT as u64) as usize);
+        let cached = self.last.get(usize::from(level) - 1).and_then(Option::as_ref);
+        if let Some((at, node)) = cached
+            && *at == node_index
+        {
+            return Ok(node.children.get(slot).copied());
+        }
+        let Some(id) = self.node_id(level, node_index)? else { return Ok(None) };
+        let node = self.node(&id, level)?;
+        let child = node.children.get(slot).copied();
+        self.last.get_mut(usize::from(level) - 1).into_iter().for_each(|last| *last = Some((node_index, Arc::clone(&node))));
+        Ok(child)
+    }
+}
+
+/// Reads a node and checks that it is of the level that its parent says.
+pub(crate) fn read_node(reader: &Reader, id: &ChunkId, level: u8) -> Result<Node> {
+    let bytes = reader.chunk(id)?;
+    Node::decode(&bytes, level).map_err(|m| m.of(format!("tree node {id}")))
+}
+
+/// The chunks of a stream, in order. What the nodes say of lengths is checked against the root, so a stream is never longer or shorter than it says.
+pub struct Spans<'r> {
+    reader: &'r Reader,
+    /// From the root down: the rest of a node's children, reversed, and the node's level.
+    open: Vec<(Vec<Child>, u8)>,
+    offset: u64,
+    end: u64,
+    /// What ends up to here is passed over.
+    from: u64,
+    /// What is passed over wherever it is: the lengths of chunks and of what is below nodes, by id.
+    known: HashMap<ChunkId, u64>,
+    failed: bool,
+}
+
+impl<'r> Spans<'r> {
+    /// Walks the tree with this root.
+    ///
+    /// # Errors
+    /// When the root contradicts itself.
+    pub fn new(reader: &'r Reader, root: &StreamRoot) -> Result<Self> {
+        let open = match (root.top, root.len) {
+            (None, 0) if root.levels == 0 => Vec::new(),
+            (Some(id), 1..) if root.levels <= TREE_LEVELS_MAX => vec![(vec![Child { id, len: root.len }], root.levels + 1)],
+            _ => return Err(Error::corrupt("the root of a stream", "its length does not fit its tree")),
+        };
+        Ok(Spans { reader, open, offset: 0, end: root.len, from: 0, known: HashMap::new(), failed: false })
+    }
+
+    /// Passes over chunks and nodes that are known by their ids, with the length of what they stand for.
+    pub(crate) fn without(self, known: HashMap<ChunkId, u64>) -> Self {
+        Spans { known, ..self }
+    }
+
+    /// Passes over all chunks that end at or before this place, without reading the nodes above them.
+    pub(crate) fn skip_to(&mut self, offset: u64) {
+        self.from = self.from.max(offset.min(self.end));
+    }
+
+    fn is_passed_over(&self, child: &Child) -> bool {
+        self.offset.saturating_add(child.len) <= self.from || self.known.get(&child.id) == Some(&child.len)
+    }
+
+    fn advance(&mut self) -> Result<Option<ChunkSpan>> {
+        while let Some((rest, level)) = self.open.last_mut() {
+            let level = *level;
+            let Some(child) = rest.pop() else {
+                self.open.pop();
+                continue;
+            };
+            if self.is_passed_over(&child) {
+                self.offset = self.offset.saturating_add(child.len);
+                continue;
+            }
+            if level == 1 {
+                let span = ChunkSpan { offset: self.offset, id: child.id, len: chunk_len(&child)? };
+                self.offset += child.len;
+                return Ok(Some(span));
+            }
+            let node = read_node(self.reader, &child.id, level - 1)?;
+            if node.span_bytes() != Some(child.len) {
+                return Err(Error::corrupt(
+                    format!("tree node {}", child.id),
+                    "its children do not add up to the length that its parent says",
+                ));
+            }
+            self.open.push((node.children.into_iter().rev().collect(), level - 1));
+        }
+        match self.offset == self.end {
+            true => Ok(None),
+            false => Err(Error::corrupt("a stream's tree", "it ends too early")),
+        }
+    }
+}
+
+/// The ids of a long hole's chunk and of the nodes over nothing else, with the length of what they stand for: as the content of a node is known by its
+/// id, they need not be read.
+pub(crate) fn zeros(repo: &Repository) -> HashMap<ChunkId, u64> {
+    let keys = repo.keys();
+    let len = zeros_len(repo.config().content_chunk_len, keys.chunking_seed());
+    let mut child = Child { id: keys.chunk_id(&vec![0; len as usize]), len: u64::from(len) };
+    let mut known = HashMap::from([(child.id, child.len)]);
+    for level in 1..=TREE_LEVELS_MAX {
+        let Some(len) = child.len.checked_mul(NODE_FANOUT as u64) else { break };
+        let node = Node { level, children: vec![child; NODE_FANOUT] };
+        child = Child { id: keys.chunk_id(&node.encode()), len };
+        known.insert(child.id, len);
+    }
+    known
+}
+
+fn chunk_len(child: &Child) -> Result<u32> {
+    u32::try_from(child.len)
+        .ok()
+        .filter(|len| *len <= CHUNK_LEN_MAX)
+        .ok_or_else(|| Error::corrupt(format!("the tree node above chunk {}", child.id), "the length of the chunk is out of bounds"))
+}
+
+impl Iterator for Spans<'_> {
+    type Item = Result<ChunkSpan>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.advance();
+        self.failed = next.is_err();
+        next.transpose()
+    }
+}
+
+/// Calls `visit` with the id and level (0: chunk) of everything in a tree, parents first; what is below a node is left out when `visit` says `false`.
+pub(crate) fn walk(reader: &Reader, root: &StreamRoot, visit: &mut dyn FnMut(&ChunkId, u8) -> Result<bool>) -> Result<()> {
+    let mut open: Vec<(ChunkId, u8)> = root.top.map(|top| (top, root.levels)).into_iter().collect();
+    while let Some((id, level)) = open.pop() {
+        if visit(&id, level)? && level > 0 {
+            open.extend(read_node(reader, &id, level)?.children.iter().rev().map(|child| (child.id, level - 1)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Snapshots whose records are gone though nobody has forgotten them: the storage has lost them, or hides them for a while. The catalog remembers them, and
+//! every look at the repository tells of them, until they are back or are dropped by name: what they need may be needed still.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{LocalCatalog, Repository};
+use crate::error::{Error, Result};
+use crate::id::{SnapshotId, SourceId};
+use crate::store::backend::{ObjectKey, ObjectKind};
+use crate::store::format::mark::ForgottenRecord;
+use crate::store::format::record;
+use crate::store::format::snapshot::{SnapshotRecord, SourceRef};
+
+/// A snapshot whose record has vanished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vanished {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Its record, if this machine has seen it.
+    pub record: Option<SnapshotRecord>,
+    /// A snapshot that names it as its parent, and the source of that one.
+    pub child: Option<(SnapshotId, SourceRef)>,
+}
+
+impl Vanished {
+    fn source(&self) -> Option<&SourceRef> {
+        self.record.as_ref().map(|record| &record.source).or(self.child.as_ref().map(|(_, source)| source))
+    }
+
+    /// What is to be said of it.
+    pub fn error(&self) -> Error {
+        let of = self.source().map_or_else(String::new, |source| format!(" of source {}", source.label));
+        let how = match (&self.record, &self.child) {
+            (None, Some((child, _))) => format!("snapshot {} names it as its parent", child.short()),
+            _ => "this machine has seen it".to_owned(),
+        };
+        let detail = format!(
+            "this snapshot{of} has vanished: {how}, and nobody has forgotten it; the storage may hide it, so nothing is deleted until it is back, \
+             or is dropped with `icecore forget {}`",
+            self.id.short()
+        );
+        Error::corrupt(ObjectKey::Snapshot(self.id).to_string(), detail)
+    }
+}
+
+impl Repository {
+    /// What this machine has seen: snapshots that the catalog knows, with their records. To be asked before they are listed: another process on this machine
+    /// may see one that has been made since.
+    pub(crate) fn seen_snapshots(&self) -> Result<HashMap<SnapshotId, Vec<u8>>> {
+        self.on_catalog(|local| Ok(local.snapshots()?.into_iter().collect()))
+    }
+
+    /// The snapshots that have vanished: of those that were known before they were listed, and of the parents of these, which are listed and can be read.
+    /// `listed` are the ids of all records that are there.
+    pub(crate) fn vanished(
+        &self,
+        known: &HashMap<SnapshotId, Vec<u8>>,
+        listed: &HashSet<SnapshotId>,
+        snapshots: &[(SnapshotId, SnapshotRecord)],
+    ) -> Result<Vec<Vanished>> {
+        self.on_catalog(|local| self.vanished_from(local, known, listed, snapshots))
+    }
+
+    pub(super) fn vanished_from(
+        &self,
+        local: &LocalCatalog,
+        known: &HashMap<SnapshotId, Vec<u8>>,
+        listed: &HashSet<SnapshotId>,
+        snapshots: &[(SnapshotId, SnapshotRecord)],
+    ) -> Result<Vec<Vanished>> {
+        let mut vanished = Vec::new();
+        let mut explained = Vec::new();
+        for (id, bytes) in known.iter().filter(|(id, _)| !listed.contains(*id)) {
+            match self.is_explained(id)? {
+                true => explained.push(*id),
+                false => vanished.push(Vanished { id: *id, record: record::decode(bytes).ok(), child: None }),
+            }
+        }
+        // Last, and only those: killed before this, the next look sees again that packs have to be listed.
+        local.remove_snapshots(&explained)?;
+        self.add_parents(known, listed, snapshots, &mut vanished)?;
+        vanished.sort_by_key(|one| one.id);
+        Ok(vanished)
+    }
+
+    /// Parents that this machine has never seen. Many are forgotten, so the names of what stays of them are listed once; a prune reads them.
+    fn add_parents(
+        &self,
+        known: &HashMap<SnapshotId, Vec<u8>>,
+        listed: &HashSet<SnapshotId>,
+        snapshots: &[(SnapshotId, SnapshotRecord)],
+        vanished: &mut Vec<Vanished>,
+    ) -> Result<()> {
+        let mut wanted: HashMap<SnapshotId, &(SnapshotId, SnapshotRecord)> = HashMap::new();
+        for snapshot in snapshots {
+            let parent = snapshot.1.parent.filter(|parent| !listed.contains(parent) && !known.contains_key(parent));
+            wanted.extend(parent.map(|parent| (parent, snapshot)));
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        for key in self.backend().names(ObjectKind::Forgotten)? {
+            if let ObjectKey::Forgotten(id) = key? {
+                wanted.remove(&id);
+            }
+        }
+        for (id, (child, record)) in wanted {
+            if !self.has_expired(&id)? {
+                vanished.push(Vanished { id, record: None, child: Some((*child, record.source.clone())) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a record says that this snapshot was forgotten, or never was one. One that cannot be read says nothing.
+    pub(crate) fn is_explained(&self, id: &SnapshotId) -> Result<bool> {
+        match self.read_forgotten(id) {
+            Ok(Some(_)) => Ok(true),
+            Ok(None) => self.has_expired(id),
+            Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => self.has_expired(id),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives vanished snapshots up, as if they had been forgotten at this time, nanoseconds since 1970 UTC.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub fn drop_vanished(&self, vanished: &[Vanished], now_ns: i64) -> Result<()> {
+        let records = vanished.iter().map(|one| {
+            let source = one.source();
+            ForgottenRecord {
+                snapshot: one.id,
+                parent: one.record.as_ref().and_then(|record| record.parent),
+                source: source.map_or(SourceId([0; 32]), |source| source.id),
+                time_ns: one.record.as_ref().map_or(0, |record| record.time_ns),
+                forgotten_ns: now_ns,
+                label: source.map_or_else(String::new, |source| source.label.clone()),
+            }
+        });
+        self.write_forgotten_records(records)?;
+        self.clear_forgotten(&vanished.iter().map(|one| one.id).collect::<Vec<_>>())
+    }
+}
