@@ -21,11 +21,11 @@ const LAYERS: &[&[&str]] = &[
 const APART: &[(&str, &str)] = &[("engine", "store::"), ("store::backend", "store::format"), ("store::backend", "store::crypto")];
 /// Files with unsafe code, each small and explained.
 const UNSAFE: &[&str] = &[
-    "src/store/codec/context.rs",
-    "src/ops/place/check.rs",
+    "src/engine/sqlite/check/mod.rs",
     "src/engine/sqlite/cut.rs",
     "src/engine/sqlite/engine.rs",
     "src/engine/sqlite/held.rs",
+    "src/store/codec/context.rs",
 ];
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;

@@ -5,16 +5,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use icecore::engine::drill::{Assertion, NamedAssertion, Outcome};
+use icecore::engine::place::Placement;
 use icecore::engine::postgres::Conninfo;
+use icecore::engine::postgres::drill::{ServerPlace, ServerStaging};
 use icecore::engine::postgres::streams::{dumped_database, is_dump};
 use icecore::fs::disk::RealDisk;
 use icecore::ops::drill::demo::{DemoOptions, demo};
-use icecore::ops::drill::{Assertion, DrillOptions, NamedAssertion, Outcome, Report, ServerPlace, ServerStaging, Staging, drill};
+use icecore::ops::drill::{DrillOptions, Report, Staging, drill};
 use icecore::ops::journal::Operation;
 use icecore::ops::mark::{Statement, mark as put_mark};
-use icecore::ops::place::Placement;
 use icecore::progress::Monitor;
-use icecore::recorded::SourceKind;
 use icecore::store::format::mark::MarkKind;
 use icecore::store::repo::{Reader, Repository};
 use serde::Serialize;
@@ -191,7 +192,11 @@ fn of_snapshot(
     let listing = Reader::new(repo).listing(&record.listing, &progress)?;
     let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let options = DrillOptions {
-        staging: if record.source.kind == SourceKind::Postgres { args.on_server(context)? } else { args.in_directory(context)? },
+        staging: if icecore::engine::of(record.source.kind).needs_server() {
+            args.on_server(context)?
+        } else {
+            args.in_directory(context)?
+        },
         assertions: args.check_sql.iter().map(|text| assertion(text, &names)).collect::<Result<_, _>>()?,
         started: start.instant,
         rto: start.rto,

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use icecore::ops::drill::Account;
+use icecore::engine::postgres::drill::Account;
 
 use super::exit::Failure;
 

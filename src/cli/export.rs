@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use icecore::engine::place::{Findings, Placement};
 use icecore::fs::disk::RealDisk;
 use icecore::ops::export::{self, ExportOptions, Exported};
 use icecore::ops::journal::Operation;
-use icecore::ops::place::{Findings, Placement};
 use icecore::progress::Monitor;
 use icecore::store::repo::Repository;
 use serde::Serialize;

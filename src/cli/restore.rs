@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use icecore::Error;
+use icecore::engine::place::Placement;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::export::{self, FromOptions};
 use icecore::ops::journal::Operation;
-use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{self, Failed, Outcome, RestoreOptions, Restored};
 use icecore::ops::subtree;
 use icecore::progress::Monitor;

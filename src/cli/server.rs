@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use icecore::engine::Environment;
 use icecore::engine::postgres::Conninfo;
-use icecore::ops::journal::Operation;
-use icecore::ops::postgres::{
+use icecore::engine::postgres::restore::{
     Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
     slots_text,
 };
+use icecore::ops::journal::Operation;
+use icecore::ops::stored::stored;
 use icecore::progress::Monitor;
 use serde::Serialize;
 
@@ -156,7 +157,7 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs, dsn: &str) -> R
             progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
         }
         let from = Origin { snapshot: Some(id.to_string()), name: format!("snapshot {}", id.short()) };
-        let dump = Dump::of_snapshot(&repo, &record, &progress)?;
+        let dump = Dump::of_snapshot(stored(&repo, &record, &progress)?)?;
         load(context, &args.server, (conninfo, environment), &dump, from, progress)
     })
 }

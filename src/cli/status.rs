@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::prune::seconds;
 use super::table::{Align, Table};
-use super::views::{SourceView, kind_word};
+use super::views::SourceView;
 use super::{prometheus, time};
 
 /// States of sources, and of the repository as the worst of them.
@@ -309,7 +309,7 @@ impl NeverTakenView {
         NeverTakenView {
             label: found.label.clone(),
             host: found.host.clone(),
-            kind: found.kind.map(kind_word),
+            kind: found.kind.map(|kind| icecore::engine::of(kind).word()),
             status: NO_GOOD,
             failures: found.failures,
             last_failure: FailureView::of(&found.last_failure, clock),

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use icecore::engine;
 use icecore::id::{SnapshotId, to_hex};
 use icecore::ops::stats::{Chains, Cost, Spread};
-use icecore::recorded::{EntryKind, Flag, SourceKind, SqliteFacts};
+use icecore::recorded::{EntryKind, Flag, SqliteFacts};
 use icecore::store::format::mark::MarkKind;
 use icecore::store::format::snapshot::{SnapshotRecord, SourceRef, StreamEntry};
 use icecore::store::repo::Refreshed;
@@ -60,17 +61,7 @@ pub(crate) struct SourceView {
 
 impl SourceView {
     pub(crate) fn of(source: &SourceRef) -> Self {
-        SourceView { id: source.id.to_string(), kind: kind_word(source.kind), label: source.label.clone() }
-    }
-}
-
-/// A kind of source as documents name it.
-pub(crate) fn kind_word(kind: SourceKind) -> &'static str {
-    match kind {
-        SourceKind::Sqlite => "sqlite",
-        SourceKind::Files => "files",
-        SourceKind::Postgres => "postgres",
-        SourceKind::Command => "command",
+        SourceView { id: source.id.to_string(), kind: engine::of(source.kind).word(), label: source.label.clone() }
     }
 }
 

@@ -7,10 +7,27 @@ use std::process::{Command, Stdio};
 
 use super::child::{Running, Tee};
 use super::environment::Environment;
-use super::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use super::{Body, Capture, CaptureReport, CapturedStream, Comparison, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, Flag, SourceKind};
+
+/// What a command writes.
+pub struct CommandEngine;
+
+impl super::Engine for CommandEngine {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Command
+    }
+
+    fn word(&self) -> &'static str {
+        "command"
+    }
+
+    fn comparison(&self) -> Comparison {
+        Comparison::Programs
+    }
+}
 
 /// A command. Its identity is the stream's name, so that its history goes on when the command changes; its arguments, which may hold secrets,
 /// are not recorded. Its exit status decides: unless that is 0 there is no snapshot. No output at all makes a flagged one.

@@ -1,27 +1,143 @@
-//! What can be captured: SQLite databases, directory trees, PostgreSQL databases, what a command writes. A source gives streams; it never sees a
-//! repository.
+//! What is special about each kind of source, and nothing else: one folder for each. An engine never sees the store: it gives streams through [`Capture`], and
+//! gets stored ones through [`stored::Stored`].
+//!
+//! A kind of source is a folder, its [`Source`] and its [`Engine`], and a line in [`ENGINES`].
 
 pub(crate) mod attributes;
 pub(crate) mod child;
 pub mod command;
+pub mod drill;
 mod environment;
 pub mod files;
 mod name;
+pub mod place;
 pub mod postgres;
 pub(crate) mod program;
+pub(crate) mod pump;
 pub mod sqlite;
 pub(crate) mod stamp;
+mod stoppable;
+pub mod stored;
 
 pub use environment::Environment;
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
+use self::drill::{CheckReport, NamedAssertion};
+use self::stored::{Stored, StreamInfo};
 use crate::error::{Error, Result};
-use crate::fs::holes::Holes;
+use crate::fs::sparse_read::Holes;
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta, Flag, SourceKind, TableContent};
+
+/// All kinds of sources.
+static ENGINES: [&dyn Engine; 4] = [&sqlite::SqliteEngine, &files::FilesEngine, &postgres::PostgresEngine, &command::CommandEngine];
+
+/// The engine of a kind of source.
+pub fn of(kind: SourceKind) -> &'static dyn Engine {
+    ENGINES.into_iter().find(|engine| engine.kind() == kind).unwrap_or(&files::FilesEngine)
+}
+
+/// The engine with this word.
+pub fn named(word: &str) -> Option<&'static dyn Engine> {
+    ENGINES.into_iter().find(|engine| engine.word() == word)
+}
+
+/// What is special about a kind of source once it is stored.
+pub trait Engine: Sync {
+    /// The kind, as records have it.
+    fn kind(&self) -> SourceKind;
+
+    /// The word for it in output and in JSON; it never changes.
+    fn word(&self) -> &'static str;
+
+    /// Whether what it captures belongs to one machine. A server's databases are the same from whatever machine they are dumped.
+    fn is_of_host(&self) -> bool {
+        true
+    }
+
+    /// How a capture is compared with the last good state of its source.
+    fn comparison(&self) -> Comparison;
+
+    /// Whether a snapshot is drilled on a server of its kind instead of in a directory.
+    fn needs_server(&self) -> bool {
+        false
+    }
+
+    /// Whether a stream is a database that can be asked for its content.
+    fn is_database(&self, _name: &[u8], kind: &EntryKind) -> bool {
+        matches!(kind, EntryKind::Sqlite(_))
+    }
+
+    /// What a stream is: `sqlite`, `pgdump`, `pgdir`, or `file` for anything else.
+    fn stream_word(&self, _name: &[u8], kind: &EntryKind) -> &'static str {
+        if matches!(kind, EntryKind::Sqlite(_)) { "sqlite" } else { "file" }
+    }
+
+    /// What a stream says that is there to tell what the database in the others held. Records of SQLite databases have that themselves.
+    ///
+    /// # Errors
+    /// As reading the repository.
+    fn evidence(&self, _stored: &dyn Stored) -> Result<Option<Evidence>> {
+        Ok(None)
+    }
+
+    /// Checks the databases that were restored to a directory, as many at once as there are `threads`, and asks what must be true of them.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]. What a check finds is in its report.
+    fn verify(
+        &self,
+        dir: &Path,
+        streams: &[StreamInfo],
+        assertions: &[NamedAssertion],
+        threads: usize,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<CheckReport>> {
+        sqlite::drill::Work::of(dir, streams, assertions).run(threads, monitor)
+    }
+}
+
+/// How a capture is compared with the last good state of its source, to see whether it lacks something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// Databases that were named one by one: each that was there is missed.
+    Named,
+    /// Trees: databases are missed, files only if their whole directory is gone.
+    Trees,
+    /// What programs write: the streams of one snapshot belong together.
+    Programs,
+}
+
+/// What a stream says of the database in the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// The stream that says it.
+    pub stream: Vec<u8>,
+    /// What its tables held.
+    pub tables: Vec<TableInspection>,
+}
+
+/// What a table held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableInspection {
+    /// Its name, of PostgreSQL with its schema.
+    pub name: Vec<u8>,
+    /// Its rows.
+    pub rows: u64,
+    /// The sum of the rows' hashes, as hex digits.
+    pub content: String,
+}
+
+impl TableInspection {
+    /// Of what a record says.
+    pub fn of(table: &TableContent) -> Self {
+        TableInspection { name: table.name.clone(), rows: table.rows, content: crate::id::to_hex(&table.sum) }
+    }
+}
 
 /// Something that can be captured again and again.
 pub trait Source: Send + Sync {

@@ -3,4 +3,5 @@
 pub(crate) mod beneath;
 pub(crate) mod dirlock;
 pub mod disk;
-pub mod holes;
+pub mod sha256sums;
+pub mod sparse_read;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::store::format::snapshot::{StreamEntry, StreamRoot};
+use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{Reader, read_node};
 
 /// Ranges that a message names.
@@ -52,11 +52,11 @@ fn add(lost: &mut Vec<Range<u64>>, at: Range<u64>) {
 }
 
 /// The error of a stream that cannot be given back, with the bytes that are lost. One that is no damage is given back as it is.
-pub(super) fn explained(reader: &Reader, entry: &StreamEntry, error: Error, monitor: &dyn Monitor) -> Error {
+pub(super) fn explained(reader: &Reader, (name, root): (&[u8], &StreamRoot), error: Error, monitor: &dyn Monitor) -> Error {
     if !error.is_damage() {
         return error;
     }
-    let lost = match lost_ranges(reader, &entry.root, monitor) {
+    let lost = match lost_ranges(reader, root, monitor) {
         Ok(lost) if !lost.is_empty() => lost,
         _ => return error,
     };
@@ -65,6 +65,6 @@ pub(super) fn explained(reader: &Reader, entry: &StreamEntry, error: Error, moni
         named.push(format!("and {} more", lost.len() - named.len()));
     }
     let bytes: u64 = lost.iter().map(|range| range.end - range.start).sum();
-    let detail = format!("{bytes} of {} bytes are lost: {} (counted from 0); {error}", entry.root.len, named.join(", "));
-    Error::corrupt(format!("stream {}", String::from_utf8_lossy(&entry.name)), detail)
+    let detail = format!("{bytes} of {} bytes are lost: {} (counted from 0); {error}", root.len, named.join(", "));
+    Error::corrupt(format!("stream {}", String::from_utf8_lossy(name)), detail)
 }

@@ -1,5 +1,5 @@
 //! Restore: streams of a snapshot become files again. Every chunk is verified before a byte of it is written, and nothing that was there
-//! is lost (see [`super::place`]).
+//! is lost (see [`crate::engine::place`]).
 //!
 //! All destinations are looked at first. What cannot be restored is listed with its reason, and everything else is restored: see [`Outcome`].
 
@@ -17,9 +17,10 @@ pub(super) use fill::{Entries, Filling, Refused};
 pub use outcome::{Failed, Outcome, Restored, Tell};
 
 use super::lost::explained;
-use super::place::tree::Tree;
-use super::place::{DatabaseOptions, Fill, Placement, holes};
 use super::subtree::{Subtree, subtree, trimmed, with_bytes};
+use crate::engine::files::restore::tree::Tree;
+use crate::engine::place::{Fill, Placement, sparse_write};
+use crate::engine::sqlite::restore::DatabaseOptions;
 use crate::error::{Error, Result, joined};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
@@ -121,7 +122,7 @@ pub fn restore_streams(
         let reader = &reader;
         let fill = move |file: &File| {
             let written = write_stream(reader, entry, file, placement.monitor);
-            written.map_err(|error| explained(reader, entry, error, placement.monitor))
+            written.map_err(|error| explained(reader, (&entry.name, &entry.root), error, placement.monitor))
         };
         let is_database = matches!(entry.kind, EntryKind::Sqlite(_));
         Job { name, dest, len: entry.root.len, meta: dress(entry), is_database, fill: Box::new(fill) }
@@ -276,7 +277,7 @@ pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut
     let listing = reader.listing(&snapshot.listing, monitor)?;
     let entry = with_bytes(&listing, name)?;
     monitor.phase("reading", Some(entry.root.len));
-    write_out(&reader, &entry.root, out, monitor).map_err(|error| explained(&reader, entry, error, monitor))?;
+    write_out(&reader, &entry.root, out, monitor).map_err(|error| explained(&reader, (&entry.name, &entry.root), error, monitor))?;
     Ok(entry.root.len)
 }
 
@@ -348,7 +349,7 @@ fn write_window(
     reader.each_chunk(&ids, Some(spill), &|number, bytes| {
         let Some(span) = window.get(number) else { return Ok(()) };
         check_len(span, bytes)?;
-        let written = if has_holes { holes::write(file, bytes, span.offset) } else { file.write_all_at(bytes, span.offset) };
+        let written = if has_holes { sparse_write::write(file, bytes, span.offset) } else { file.write_all_at(bytes, span.offset) };
         written.map_err(|e| not_written(&e))?;
         monitor.advance(bytes.len() as u64);
         Ok(())

@@ -5,10 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::Error;
+use icecore::engine::place::Placement;
 use icecore::engine::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
 use icecore::fs::disk::RealDisk;
 use icecore::ops::backup::{BackupOptions, backup};
-use icecore::ops::place::Placement;
 use icecore::ops::restore::{Outcome, RestoreOptions, restore_streams, restore_tree};
 use icecore::progress::{Monitor, Silent};
 use icecore::recorded::SourceKind;

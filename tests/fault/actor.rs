@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use icecore::Error;
+use icecore::engine::place::Placement;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::mark::{Author, Statement, mark};
-use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::prune::prune;
 use icecore::ops::restore::{RestoreOptions, restore_streams};
 use icecore::progress::Silent;

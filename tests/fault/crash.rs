@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use icecore::Error;
+use icecore::engine::place::Placement;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::{Disk, RealDisk};
-use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::ops::restore::{Outcome, RestoreOptions, restore_streams};
 use icecore::progress::Silent;
 use icecore::store::backend::{Backend, LocalBackend, ObjectKey};

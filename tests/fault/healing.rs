@@ -2,12 +2,12 @@
 
 use std::fs;
 
+use icecore::engine::place::Placement;
 use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::check::{CheckOptions, Subset, check, mark_found};
 use icecore::ops::mark::Author;
-use icecore::ops::place::Placement;
 use icecore::ops::restore::{RestoreOptions, restore_tree};
 use icecore::progress::Silent;
 use icecore::store::backend::{ObjectKey, WriteMode};

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use icecore::engine::place::Placement;
 use icecore::fs::disk::{Disk, RealDisk};
-use icecore::ops::place::Placement;
 use icecore::progress::Silent;
 
 pub const STAMP: &str = "20261123T031500Z";

@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 
+use icecore::engine::files::restore::tree::Tree;
+use icecore::engine::place::Placement;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
-use icecore::ops::place::tree::Tree;
-use icecore::ops::place::{DatabaseOptions, Placement};
 use icecore::recorded::FileMeta;
 use icecore::{Error, Result};
 use rusqlite::Connection;

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use icecore::engine::files::restore::tree::Tree;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
-use icecore::ops::place::DatabaseOptions;
-use icecore::ops::place::tree::Tree;
 use icecore::recorded::{Attribute, FileMeta};
 
 use crate::support::*;

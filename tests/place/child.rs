@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
-use icecore::ops::place::DatabaseOptions;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use icecore::Error;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::{Disk, RealDisk};
-use icecore::ops::place::DatabaseOptions;
 use icecore::recorded::FileMeta;
 
 use crate::support::*;
@@ -227,7 +227,7 @@ fn a_name_that_leaves_no_room_for_a_kept_one() {
 /// On a file system without hard links a link is kept as a link, and what cannot be copied stays where it is.
 #[test]
 fn what_is_no_file_is_kept_without_hard_links_or_not_touched() {
-    use icecore::ops::place::tree::Tree;
+    use icecore::engine::files::restore::tree::Tree;
     let (_outer, dir) = scratch();
     symlink("elsewhere", dir.join("link")).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();

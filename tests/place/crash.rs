@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use icecore::Result;
+use icecore::engine::place::Placed;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::{Disk, RealDisk};
-use icecore::ops::place::{DatabaseOptions, Placed};
 
 use crate::crashdisk::{CrashDisk, Policy};
 use crate::support::*;

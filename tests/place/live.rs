@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::Error;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
-use icecore::ops::place::DatabaseOptions;
 use rusqlite::Connection;
 
 use crate::child::{self, Other};

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use icecore::engine::place::{Placed, Placement};
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::{Disk, RealDisk};
-use icecore::ops::place::{DatabaseOptions, Placed, Placement};
 use icecore::progress::Monitor;
 use icecore::{Error, Result};
 use rusqlite::Connection;

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
+use icecore::engine::files::restore::tree::Tree;
+use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
-use icecore::ops::place::DatabaseOptions;
-use icecore::ops::place::tree::Tree;
 use icecore::recorded::FileMeta;
 
 use crate::support::*;

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use icecore::engine::place::Placement;
 use icecore::fs::disk::{Disk, RealDisk};
 use icecore::id::SnapshotId;
 use icecore::ops::export::{ExportOptions, Exported, export};
-use icecore::ops::place::Placement;
 use icecore::progress::Silent;
 use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::Repository;

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use icecore::engine::Environment;
 use icecore::engine::postgres::Conninfo;
-use icecore::ops::postgres;
+use icecore::engine::postgres::restore;
 use icecore::progress::Silent;
 
 use crate::restore::{command, family, good, plain, restore, saved};
@@ -264,10 +264,10 @@ fn restores_of_one_second_have_names_of_their_own() {
     let (place, database) = filled(server(15));
     let (server, name, path) = (database.server, database.name.as_str(), place.path("x.pgdump"));
     std::fs::write(&path, database.pg_dump(&[])).unwrap();
-    let dump = postgres::Dump::of_file(&path, &Silent).unwrap();
+    let dump = restore::Dump::of_file(&path, &Silent).unwrap();
     let variables = std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"PG")).collect();
     let environment = Environment { variables, os_user: None };
-    let options = postgres::ServerOptions {
+    let options = restore::ServerOptions {
         conninfo: Conninfo::resolve(Some(&database.dsn()), &environment).unwrap(),
         environment,
         bin: Some(server.bin.clone()),
@@ -286,7 +286,7 @@ fn restores_of_one_second_have_names_of_their_own() {
     // One that was killed, whatever it had made.
     let killed = format!("{name}_restoring_20261123t031500z");
     server.sql("postgres", &format!("CREATE DATABASE {killed}"));
-    let kept: Vec<String> = (0..2).map(|_| postgres::restore(&dump, &options, &Silent).unwrap().kept.unwrap()).collect();
+    let kept: Vec<String> = (0..2).map(|_| restore::restore(&dump, &options, &Silent).unwrap().kept.unwrap()).collect();
     assert_eq!(kept, ["2", "3"].map(|number| format!("{name}_pre_restore_20261123t031500z{number}")));
     assert_eq!(family(server, name), [name, kept[0].as_str(), kept[1].as_str(), killed.as_str()]);
 }

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use icecore::engine::files::{FilesOptions, FilesSource, Selection};
+use icecore::engine::place::Placement;
 use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
 use icecore::fs::disk::RealDisk;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
-use icecore::ops::place::Placement;
 use icecore::ops::restore::{RestoreOptions, restore_tree};
 use icecore::progress::{Monitor, Silent};
 use icecore::recorded::{EntryKind, SourceKind};

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use icecore::Error;
+use icecore::engine::place::Placement;
 use icecore::fs::disk::{Disk, RealDisk};
-use icecore::ops::place::Placement;
 use icecore::ops::restore::{Outcome, RestoreOptions, Restored, restore_tree};
 use icecore::progress::{Monitor, Silent};
 use icecore::store::repo::Repository;

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::holes::Extents;
 use crate::engine::stamp::FileState;
-use crate::fs::holes::Holes;
+use crate::fs::sparse_read::Holes;
 
 /// Opens a file for reading: not through a link that may have taken its place, and without waiting if a FIFO has.
 pub(super) fn open(path: &Path) -> io::Result<File> {

@@ -41,6 +41,7 @@ mod database;
 mod exclude;
 mod holes;
 mod links;
+pub mod restore;
 mod roots;
 mod walk;
 
@@ -55,13 +56,30 @@ use self::exclude::Patterns;
 use self::roots::name_roots;
 use self::walk::{Root, Walk};
 use super::sqlite::{ContentWhen, SqliteOptions};
-use super::{Capture, Source, SourceDescription, Stamp, name};
+use super::{Capture, Comparison, Source, SourceDescription, Stamp, name};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::SourceKind;
 
 #[cfg(doc)]
 use super::CaptureReport;
+
+/// Directory trees.
+pub struct FilesEngine;
+
+impl super::Engine for FilesEngine {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Files
+    }
+
+    fn word(&self) -> &'static str {
+        "files"
+    }
+
+    fn comparison(&self) -> Comparison {
+        Comparison::Trees
+    }
+}
 
 /// How to read trees.
 #[derive(Debug, Clone)]

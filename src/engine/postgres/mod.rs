@@ -10,9 +10,12 @@ mod capture;
 pub(crate) mod client;
 pub(crate) mod connect;
 pub mod conninfo;
+pub mod drill;
 mod facts;
+mod inspect;
 pub mod lacking;
 mod parallel;
+pub mod restore;
 mod settings;
 pub(crate) mod spool;
 pub mod streams;
@@ -28,6 +31,7 @@ use std::time::{Duration, Instant};
 
 pub use connect::Connection;
 pub use conninfo::Conninfo;
+pub use inspect::PostgresEngine;
 pub use tools::Tools;
 pub use watch::Stop;
 

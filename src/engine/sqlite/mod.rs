@@ -33,8 +33,10 @@
 
 pub mod bounds;
 mod capture;
+pub(crate) mod check;
 pub mod content;
 mod cut;
+pub(crate) mod drill;
 mod engine;
 mod explain;
 mod header;
@@ -44,6 +46,7 @@ mod instant;
 mod job;
 pub(crate) mod judge;
 mod open;
+pub mod restore;
 mod stamp;
 pub mod structure;
 mod wal;
@@ -66,10 +69,27 @@ pub(crate) use capture::capture_held;
 
 use self::capture::{Given, canonical, capture_together};
 use self::instant::Instant;
-use super::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use super::{Body, Capture, CaptureReport, CapturedStream, Comparison, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, Flag, SourceKind};
+
+/// SQLite databases, named one by one.
+pub struct SqliteEngine;
+
+impl super::Engine for SqliteEngine {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Sqlite
+    }
+
+    fn word(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn comparison(&self) -> Comparison {
+        Comparison::Named
+    }
+}
 
 /// How to read databases.
 #[derive(Debug, Clone)]

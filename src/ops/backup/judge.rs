@@ -22,7 +22,7 @@ use std::path::Path;
 use super::history::Inherited;
 use crate::engine::files::CACHE_TAG;
 use crate::engine::postgres::streams::{DIRECTORY_INFIX, dumped_database, split_directory};
-use crate::engine::{CaptureReport, NamedRoot};
+use crate::engine::{self, CaptureReport, Comparison, NamedRoot};
 use crate::ops::gaps::Gaps;
 use crate::recorded::{EntryKind, Flag, SourceKind};
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
@@ -53,17 +53,17 @@ pub(super) fn judge(kind: SourceKind, entries: &[StreamEntry], report: &CaptureR
     let flags = once(&report.flags);
     let reported = flags.len();
     let mut case = Case { entries, now: OnceCell::new(), last, gaps: Gaps::of(&flags), flags };
-    match kind {
-        SourceKind::Sqlite => {
+    match engine::of(kind).comparison() {
+        Comparison::Named => {
             case.databases();
             case.not_named();
         }
-        SourceKind::Files => {
+        Comparison::Trees => {
             case.roots(&report.roots);
             case.databases();
             case.lost_in_trees();
         }
-        SourceKind::Postgres | SourceKind::Command => case.programs(),
+        Comparison::Programs => case.programs(),
     }
     case.whole();
     case.flags.get_mut(reported..).unwrap_or_default().sort_by(|a, b| a.stream.cmp(&b.stream));

@@ -25,9 +25,9 @@ use self::once::Once;
 use self::pages::SetAside;
 use self::sink::{Sink, Sinks};
 use crate::engine::files::LeftOut;
-use crate::engine::{Body, CaptureReport, CapturedStream, Source, SourceDescription};
+use crate::engine::{self, Body, CaptureReport, CapturedStream, Source, SourceDescription};
 use crate::error::{Error, Result};
-use crate::fs::holes::NoHoles;
+use crate::fs::sparse_read::NoHoles;
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::Gaps;
 use crate::progress::Monitor;
@@ -319,8 +319,7 @@ pub fn source_of(source: &dyn Source, options: &BackupOptions) -> SourceRef {
     if let Some(name) = &options.source {
         return SourceRef { id: named_source(kind, name), kind, label: name.clone() };
     }
-    // A server's databases are the same from whatever machine they are dumped.
-    let host = (kind != SourceKind::Postgres).then_some(options.host.as_bytes());
+    let host = engine::of(kind).is_of_host().then_some(options.host.as_bytes());
     let parts = host.into_iter().chain(parts.iter().map(Vec::as_slice));
     SourceRef { id: source_id(std::iter::once(kind.word().as_bytes()).chain(parts)), kind, label }
 }

@@ -7,13 +7,14 @@ use std::time::{Instant, SystemTime};
 use rusqlite::{Connection, params};
 use zeroize::Zeroizing;
 
-use super::report::{CheckReport, Report};
+use super::Report;
 use super::{DrillOptions, Staging, drill};
+use crate::engine::drill::CheckReport;
+use crate::engine::place::Placement;
 use crate::engine::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions, SqliteSource};
 use crate::error::{Error, Result};
 use crate::ops::backup::{BackupOptions, backup};
 use crate::ops::export::swap::Place;
-use crate::ops::place::Placement;
 use crate::store::backend::local::LocalBackend;
 use crate::store::format::key::KdfCost;
 use crate::store::repo::{InitOptions, OpenOptions, Repository};

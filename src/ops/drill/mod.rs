@@ -1,43 +1,40 @@
 //! Drill: the proof that a snapshot is worth something. It is restored to a staging directory or server, and what came back is looked at as a user would:
 //! by the database's own full check, by the content that was recorded at the capture, by the user's assertions, and by the clock.
 
-mod assertion;
-mod checks;
 pub mod demo;
-mod postgres;
 mod report;
-mod threads;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use assertion::{Assertion, NamedAssertion};
-pub use postgres::{Account, ServerPlace, ServerStaging};
-pub use report::{CheckReport, Outcome, Report, StreamReport};
+pub use report::{Report, StreamReport};
 
-use self::checks::Work;
 use super::export::swap::Place;
-use super::place::{DatabaseOptions, Placement};
 use super::restore::{self, RestoreOptions, restore_tree};
+use super::stored::stored;
+use crate::engine;
+use crate::engine::drill::{DrillServer, Drilled, NamedAssertion, Questions, millis, refuse_unknown};
+use crate::engine::place::Placement;
+use crate::engine::sqlite::restore::DatabaseOptions;
+use crate::engine::stored::{Stored, StreamInfo};
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
-use crate::recorded::{EntryKind, SourceKind};
-use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
-use crate::store::repo::{Reader, Repository};
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::Repository;
 
 /// Where the snapshot is restored to.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Staging {
     /// A directory that is absent or empty; what is restored stays there.
     Kept(PathBuf),
     /// A new directory below this one, which goes at the end.
     Scratch(PathBuf),
-    /// A PostgreSQL server, for the snapshots that are of a database of one.
-    Server(Box<ServerStaging>),
+    /// A server of the snapshot's kind.
+    Server(Box<dyn DrillServer>),
 }
 
 /// How to drill.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct DrillOptions {
     /// Where the snapshot is restored to.
     pub staging: Staging,
@@ -62,26 +59,58 @@ pub fn drill(
     options: &DrillOptions,
     placement: &Placement<'_>,
 ) -> Result<Report> {
-    let listing = Reader::new(repo).listing(&record.listing, placement.monitor)?;
+    let stored = stored(repo, record, placement.monitor)?;
+    let engine = engine::of(record.source.kind);
     let is_server = matches!(options.staging, Staging::Server(_));
-    if is_server != (record.source.kind == SourceKind::Postgres) {
+    if is_server != engine.needs_server() {
         let text = if is_server { "it is not of a PostgreSQL database" } else { "it is of a PostgreSQL database, which takes a server" };
         return Err(Error::InvalidArgument(format!("snapshot {}: {text}", id.short())));
     }
-    let is_sqlite = |entry: &&StreamEntry| matches!(entry.kind, EntryKind::Sqlite(_));
-    let databases = if is_server { postgres::databases(&listing) } else { listing.iter().filter(is_sqlite).collect() };
-    assertion::refuse_unknown(&options.assertions, &databases)?;
+    let databases: Vec<&[u8]> = stored
+        .streams()
+        .iter()
+        .filter(|stream| engine.is_database(&stream.name, &stream.kind))
+        .map(|stream| stream.name.as_slice())
+        .collect();
+    refuse_unknown(&options.assertions, &databases)?;
     match &options.staging {
-        Staging::Server(staging) => postgres::drill(repo, (id, record), &listing, staging, options, placement),
+        Staging::Server(server) => drill_on((id, record), stored, &**server, options, placement),
         Staging::Kept(dir) => {
             refuse_full(dir)?;
-            drill_in(repo, (id, record), &listing, dir, options, placement)
+            drill_in(repo, (id, record), &*stored, dir, options, placement)
         }
         Staging::Scratch(above) => {
             let scratch = Place::scratch(placement.disk, above, "drill")?.stage(placement.monitor)?;
-            drill_in(repo, (id, record), &listing, &scratch.path, options, placement)
+            drill_in(repo, (id, record), &*stored, &scratch.path, options, placement)
         }
     }
+}
+
+fn drill_on(
+    (id, record): (&SnapshotId, &SnapshotRecord),
+    stored: Box<dyn Stored>,
+    server: &dyn DrillServer,
+    options: &DrillOptions,
+    placement: &Placement<'_>,
+) -> Result<Report> {
+    let streams = describe(&*stored)?;
+    let questions = Questions { assertions: &options.assertions, threads: options.threads };
+    let Drilled { staging, server, server_user, restore_ms, verify_ms, checks } = server.drill(stored, questions, placement)?;
+    let mut report = Report { server, server_user, restore_ms, verify_ms, streams, ..Report::of(id, record, staging) };
+    checks.into_iter().for_each(|check| report.push(check));
+    report.finish(options.started.elapsed(), options.rto);
+    Ok(report)
+}
+
+/// What the report says of the streams.
+fn describe(stored: &dyn Stored) -> Result<Vec<StreamReport>> {
+    let engine = engine::of(stored.kind());
+    let evidence = engine.evidence(stored)?;
+    let report = |stream: &StreamInfo| {
+        let evidence = evidence.as_ref().filter(|_| engine.is_database(&stream.name, &stream.kind));
+        StreamReport::of(stream, engine.stream_word(&stream.name, &stream.kind), evidence)
+    };
+    Ok(stored.streams().iter().map(report).collect())
 }
 
 fn refuse_full(dir: &Path) -> Result<()> {
@@ -94,7 +123,7 @@ fn refuse_full(dir: &Path) -> Result<()> {
 fn drill_in(
     repo: &Repository,
     (id, record): (&SnapshotId, &SnapshotRecord),
-    listing: &[StreamEntry],
+    stored: &dyn Stored,
     dir: &Path,
     options: &DrillOptions,
     placement: &Placement<'_>,
@@ -113,17 +142,13 @@ fn drill_in(
     }
     if report.passed {
         let began = Instant::now();
-        let databases: Vec<&StreamEntry> = listing.iter().filter(|entry| matches!(entry.kind, EntryKind::Sqlite(_))).collect();
-        let work = Work::of(dir, &databases, &options.assertions);
         placement.monitor.phase("checking", None);
-        work.run(options.threads, placement.monitor)?.into_iter().for_each(|check| report.push(check));
+        let engine = engine::of(record.source.kind);
+        let checks = engine.verify(dir, stored.streams(), &options.assertions, options.threads, placement.monitor)?;
+        checks.into_iter().for_each(|check| report.push(check));
         report.verify_ms = millis(began.elapsed());
     }
-    report.streams = listing.iter().map(StreamReport::of).collect();
+    report.streams = describe(stored)?;
     report.finish(options.started.elapsed(), options.rto);
     Ok(report)
-}
-
-fn millis(span: Duration) -> f64 {
-    span.as_micros() as f64 / 1000.0
 }

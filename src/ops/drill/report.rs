@@ -4,42 +4,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::millis;
+use crate::engine::drill::{CheckReport, Outcome, millis};
+use crate::engine::stored::StreamInfo;
+use crate::engine::{Evidence, TableInspection};
 use crate::id::SnapshotId;
 use crate::ops::export::{NameInfo, TableInfo};
-use crate::recorded::EntryKind;
-use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
-
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should be.
-    Passed,
-    /// Not so: the drill has failed.
-    Failed,
-    /// There was nothing to compare with.
-    Skipped,
-}
-
-/// One check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CheckReport {
-    /// The stream that it was about, if it was about one.
-    pub stream: Option<String>,
-    /// `roles`, `restore`, `integrity`, `header`, `content`, `sql`, `rto`; in the demonstration also `recall` and `history`.
-    pub check: &'static str,
-    /// How it went.
-    pub outcome: Outcome,
-    /// What was found, for people.
-    pub detail: String,
-    /// Of `integrity`: what breaks rules of the schema, though every byte is readable.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-    /// Of `integrity`: what SQLite cannot judge without the database's application.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub not_checked: Vec<String>,
-}
+use crate::store::format::snapshot::SnapshotRecord;
 
 /// A stream of the snapshot, with what was recorded of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,13 +27,12 @@ pub struct StreamReport {
 }
 
 impl StreamReport {
-    pub(super) fn of(entry: &StreamEntry) -> Self {
-        StreamReport {
-            name: NameInfo::of(&entry.name),
-            kind: if matches!(entry.kind, EntryKind::Sqlite(_)) { "sqlite" } else { "file" },
-            bytes: entry.root.len,
-            tables: entry.tables.iter().map(TableInfo::of).collect(),
-        }
+    pub(super) fn of(stream: &StreamInfo, kind: &'static str, evidence: Option<&Evidence>) -> Self {
+        let tables = match evidence {
+            Some(evidence) => evidence.tables.iter().map(TableInfo::of).collect(),
+            None => stream.tables.iter().map(|table| TableInfo::of(&TableInspection::of(table))).collect(),
+        };
+        StreamReport { name: NameInfo::of(&stream.name), kind, bytes: stream.len, tables }
     }
 }
 
@@ -139,15 +108,5 @@ impl Report {
     /// The checks that have failed.
     pub fn failures(&self) -> impl Iterator<Item = &CheckReport> {
         self.checks.iter().filter(|check| check.outcome == Outcome::Failed)
-    }
-}
-
-impl CheckReport {
-    pub(super) fn of(stream: Option<&str>, check: &'static str, outcome: Result<String, String>) -> Self {
-        let (outcome, detail) = match outcome {
-            Ok(detail) => (Outcome::Passed, detail),
-            Err(detail) => (Outcome::Failed, detail),
-        };
-        CheckReport { stream: stream.map(str::to_owned), check, outcome, detail, warnings: Vec::new(), not_checked: Vec::new() }
     }
 }

@@ -10,11 +10,12 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::manifest::{Found, MANIFEST_LEN_MAX, MANIFEST_NAME};
-use super::sums::{self, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, ReadError, read_hashed};
+use crate::engine::place::Placement;
 use crate::engine::sqlite::begins_like_sqlite;
+use crate::engine::sqlite::restore::DatabaseOptions;
 use crate::error::{Error, Result};
 use crate::fs::beneath::{Dir, Dirs};
-use crate::ops::place::{DatabaseOptions, Placement};
+use crate::fs::sha256sums::{self as sums, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, ReadError, read_hashed};
 use crate::ops::restore::{Job, Outcome, RestoreOptions, Tell, not_written, run_jobs};
 use crate::progress::Monitor;
 

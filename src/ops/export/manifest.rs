@@ -10,11 +10,12 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{self, Engine, Evidence, TableInspection};
 use crate::id::{SnapshotId, to_hex};
-use crate::recorded::{EntryKind, FileMeta, SourceKind, SqliteFacts, TableContent};
+use crate::recorded::{EntryKind, FileMeta, SqliteFacts};
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
 
-use super::sums::FileHash;
+use crate::fs::sha256sums::FileHash;
 
 /// The file that describes an export, in its directory.
 pub const MANIFEST_NAME: &str = "manifest.json";
@@ -180,24 +181,28 @@ impl NameInfo {
 }
 
 impl TableInfo {
-    /// Of what a record says.
-    pub fn of(table: &TableContent) -> Self {
-        TableInfo { name: NameInfo::of(&table.name), rows: table.rows, content: to_hex(&table.sum) }
+    /// Of what an engine says.
+    pub fn of(table: &TableInspection) -> Self {
+        TableInfo { name: NameInfo::of(&table.name), rows: table.rows, content: table.content.clone() }
     }
 }
 
 impl FileInfo {
-    pub(super) fn of(entry: &StreamEntry, hash: &FileHash) -> Self {
+    pub(super) fn of(entry: &StreamEntry, (engine, evidence): (&dyn Engine, Option<&Evidence>), hash: &FileHash) -> Self {
         let facts = if let EntryKind::Sqlite(facts) = &entry.kind { Some(facts) } else { None };
+        let tables = match evidence.filter(|_| engine.is_database(&entry.name, &entry.kind)) {
+            Some(evidence) => evidence.tables.iter().map(TableInfo::of).collect(),
+            None => entry.tables.iter().map(|table| TableInfo::of(&TableInspection::of(table))).collect(),
+        };
         FileInfo {
             name: NameInfo::of(&entry.name),
-            kind: if facts.is_some() { "sqlite" } else { "file" },
+            kind: engine.stream_word(&entry.name, &entry.kind),
             bytes: hash.len,
             sha256: to_hex(&hash.sha256),
             blake3: to_hex(&hash.blake3),
             mtime: entry.meta.as_ref().map(|meta: &FileMeta| utc(meta.mtime_ns)),
             sqlite: facts.map(SqliteInfo::from),
-            tables: entry.tables.iter().map(TableInfo::of).collect(),
+            tables,
         }
     }
 }
@@ -205,12 +210,7 @@ impl FileInfo {
 impl Manifest {
     /// Describes this snapshot, without any file; `now_ns` is the clock, nanoseconds since 1970-01-01 UTC.
     pub(super) fn of(id: &SnapshotId, record: &SnapshotRecord, now_ns: i64) -> Self {
-        let kind = match record.source.kind {
-            SourceKind::Sqlite => "sqlite",
-            SourceKind::Files => "files",
-            SourceKind::Postgres => "postgres",
-            SourceKind::Command => "command",
-        };
+        let kind = engine::of(record.source.kind).word();
         let flag = |flag: &crate::recorded::Flag| FlagInfo { code: flag.code.clone(), detail: flag.detail.clone() };
         Manifest {
             format: MANIFEST_FORMAT,

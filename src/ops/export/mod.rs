@@ -4,29 +4,30 @@
 
 mod from;
 mod manifest;
-mod servers;
-pub(super) mod sums;
 pub(super) mod swap;
 
 use std::collections::HashMap;
 
 use std::path::{Path, PathBuf};
 
+pub use crate::fs::sha256sums::{CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, FileHash};
 pub use from::{FromOptions, Given, open_directory, restore_given};
 pub use manifest::{
     FileInfo, FlagInfo, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME, MANIFEST_SCHEMA, Manifest, NameInfo, SourceInfo, SqliteInfo,
     TableInfo,
 };
-pub(in crate::ops) use servers::{dump_kind, table_infos};
-pub use sums::{CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, FileHash};
 
 use self::swap::{Place, Staging};
-use super::place::tree::Tree;
-use super::place::{DatabaseOptions, Findings, Placement};
 use super::restore::{Entries, Filling, Refused, Restored};
+use crate::engine::files::restore::tree::Tree;
+use crate::engine::place::{Findings, Placement};
+use crate::engine::sqlite::restore::DatabaseOptions;
+use crate::engine::{self, Engine, Evidence};
 use crate::error::{Error, Result};
 use crate::fs::disk::Disk;
+use crate::fs::sha256sums as sums;
 use crate::id::SnapshotId;
+use crate::ops::stored::StoredSnapshot;
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta};
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
@@ -69,8 +70,12 @@ pub fn export(
 ) -> Result<Exported> {
     let (disk, monitor) = (placement.disk, placement.monitor);
     let reader = Reader::new(repo);
-    let mut listing = reader.listing(&record.listing, monitor)?;
-    let held = servers::take_tables(repo, record, &mut listing)?;
+    let stored = StoredSnapshot::new(repo, Reader::new(repo), record, reader.listing(&record.listing, monitor)?);
+    let engine = engine::of(record.source.kind);
+    let evidence = engine.evidence(&stored)?;
+    let mut listing = stored.into_listing();
+    // The manifest says what the evidence says, and a restore of the dump reads it anew.
+    listing.retain(|entry| evidence.as_ref().is_none_or(|evidence| evidence.stream != entry.name));
     if let Some(name) = [CHECKSUMS_NAME, MANIFEST_NAME].iter().find(|name| listing.iter().any(|entry| entry.name == name.as_bytes())) {
         return Err(Error::InvalidArgument(format!(
             "the snapshot has a stream named {name}, which an export needs for itself; use restore --to"
@@ -79,8 +84,7 @@ pub fn export(
     let place = Place::open(disk, dir)?;
     let staging = place.stage(monitor)?;
     let findings = write_streams(&reader, &listing, record, &staging, options, placement)?;
-    let mut manifest = describe(Manifest::of(id, record, options.now_ns), &listing, &staging, monitor)?;
-    servers::describe(&mut manifest.0, held);
+    let manifest = describe(Manifest::of(id, record, options.now_ns), &listing, (engine, evidence.as_ref()), &staging, monitor)?;
     write_descriptions(disk, &staging, &manifest.0, &manifest.1)?;
     if monitor.cancelled() {
         return Err(Error::Cancelled);
@@ -131,7 +135,13 @@ fn write_streams(
 }
 
 /// Reads every file again, and gives the manifest and the text of `checksums.txt`.
-fn describe(mut manifest: Manifest, listing: &[StreamEntry], staging: &Staging, monitor: &dyn Monitor) -> Result<(Manifest, Vec<u8>)> {
+fn describe(
+    mut manifest: Manifest,
+    listing: &[StreamEntry],
+    (engine, evidence): (&dyn Engine, Option<&Evidence>),
+    staging: &Staging,
+    monitor: &dyn Monitor,
+) -> Result<(Manifest, Vec<u8>)> {
     use std::os::unix::ffi::OsStrExt;
     monitor.phase("hashing", Some(listing.iter().map(|entry| entry.root.len).fold(0, u64::saturating_add)));
     let (mut sums, mut hashes) = (Vec::new(), HashMap::new());
@@ -151,7 +161,7 @@ fn describe(mut manifest: Manifest, listing: &[StreamEntry], staging: &Staging, 
         hashes.insert(entry.name.as_slice(), hash);
         sums.extend_from_slice(&sums::line(&entry.name, &hash.sha256));
         manifest.bytes += hash.len;
-        manifest.files.push(FileInfo::of(entry, &hash));
+        manifest.files.push(FileInfo::of(entry, (engine, evidence), &hash));
     }
     Ok((manifest, sums))
 }

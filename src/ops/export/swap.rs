@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::manifest::{Found, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME};
-use super::sums::CHECKSUMS_NAME;
 use crate::error::{Error, Result};
 use crate::fs::beneath::{self, Dir};
 use crate::fs::dirlock::DirLock;
 use crate::fs::disk::Disk;
+use crate::fs::sha256sums::CHECKSUMS_NAME;
 use crate::id::to_hex;
 use crate::progress::Monitor;
 

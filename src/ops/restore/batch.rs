@@ -5,11 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use super::{check_len, write_stream};
+use crate::engine::files::restore::batch::Member;
+use crate::engine::files::restore::tree::Tree;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::ops::lost::explained;
-use crate::ops::place::batch::Member;
-use crate::ops::place::tree::Tree;
 use crate::progress::Monitor;
 use crate::recorded::FileMeta;
 use crate::store::format::snapshot::StreamEntry;
@@ -139,7 +139,7 @@ impl Batch {
                 write_stream(reader, &item.entry, &file, monitor)?;
                 tree.complete(&item.member, &file, item.meta.clone())
             });
-            match written.map_err(|error| explained(reader, &item.entry, error, monitor)) {
+            match written.map_err(|error| explained(reader, (&item.entry.name, &item.entry.root), error, monitor)) {
                 Err(error @ Error::Destination { .. }) => state.ended = Some(Err(error)),
                 Err(error) if !error.is_damage() => return Err(error),
                 written => state.ended = Some(written),

@@ -14,11 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::batch::{Batch, FILE_BYTES_MAX, Item};
 use super::outcome::{Failed, Outcome, Restored, Tell};
 use super::write_stream;
+use crate::engine::files::restore::ahead::{Ahead, What};
+use crate::engine::files::restore::tree::Tree;
+use crate::engine::place::Placed;
+use crate::engine::sqlite::restore::DatabaseOptions;
 use crate::error::{Error, Result};
 use crate::ops::lost::explained;
-use crate::ops::place::ahead::{Ahead, What};
-use crate::ops::place::tree::Tree;
-use crate::ops::place::{DatabaseOptions, Placed};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta};
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
@@ -205,7 +206,9 @@ impl<'r> Run<'r, '_> {
 
     fn place_one(&self, entry: &StreamEntry) -> Result<Placed> {
         let Filling { reader, dress, monitor, database, .. } = *self.filling;
-        let fill = |file: &File| write_stream(reader, entry, file, monitor).map_err(|error| explained(reader, entry, error, monitor));
+        let fill = |file: &File| {
+            write_stream(reader, entry, file, monitor).map_err(|error| explained(reader, (&entry.name, &entry.root), error, monitor))
+        };
         let (name, len, meta) = (entry.name.as_slice(), entry.root.len, dress(entry));
         match &entry.kind {
             EntryKind::Sqlite(_) => self.tree.database(name, len, meta, &fill, database),

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::engine::place::Placed;
 use crate::error::{Error, Result};
-use crate::ops::place::Placed;
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]

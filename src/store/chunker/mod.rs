@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read};
 use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
 
 use crate::error::Error;
-use crate::fs::holes::{Holes, NoHoles};
+use crate::fs::sparse_read::{Holes, NoHoles};
 use crate::store::format::CHUNK_LEN_MAX;
 
 /// Bytes in a chunk of a page file with this page size: the repository's length, or one page where that is longer.

@@ -87,7 +87,7 @@ fn put_flag(flags: &mut Vec<Flag>, code: &str, detail: &str) {
 }
 
 impl Repository {
-    /// Stores a mark, durably. Whether the snapshot is there is not looked at: see [`crate::ops::mark`].
+    /// Stores a mark, durably. Whether the snapshot is there is not looked at: see `ops/mark.rs`.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if its texts are too long, [`Error::Backend`].

@@ -1,0 +1,53 @@
+//! Checks, several at once, that end when the user asks to stop.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::progress::Monitor;
+
+/// How often it is asked whether to stop.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Does all of these jobs; the results are in their order. When the user asks to stop, jobs see the flag that they are given, and `interrupt` is called again
+/// and again until none runs any more.
+///
+/// # Errors
+/// [`Error::Cancelled`]; [`Error::Bug`] if a job has panicked.
+pub(crate) fn in_threads<J: Sync, R: Send>(
+    threads: usize,
+    jobs: &[J],
+    monitor: &dyn Monitor,
+    run: impl Fn(&J, &AtomicBool) -> R + Sync,
+    mut interrupt: impl FnMut(),
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let done: Mutex<BTreeMap<usize, R>> = Mutex::new(BTreeMap::new());
+    let worker = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = jobs.get(number).filter(|_| !stop.load(Ordering::Relaxed)) else { return };
+            let result = run(job, &stop);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(number, result);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.clamp(1, jobs.len().max(1))).map(|_| scope.spawn(worker)).collect();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            if monitor.cancelled() {
+                stop.store(true, Ordering::Relaxed);
+                interrupt();
+            }
+            std::thread::sleep(POLL);
+        }
+        // Looked at here, so that a panic is an error and not one of this thread too.
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|panic| Error::panicked("checking", panic)))
+    })?;
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::Cancelled);
+    }
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect())
+}

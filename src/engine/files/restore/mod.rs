@@ -1,0 +1,5 @@
+//! Trees of files back in their places.
+
+pub(crate) mod ahead;
+pub(crate) mod batch;
+pub mod tree;

@@ -1,0 +1,254 @@
+//! Second names for what was there: `NAME.pre_restore.TIMESTAMP`.
+//!
+//! Where that is too long for the file system, with the longest suffix that SQLite adds, the beginning of NAME stands for it, with `~` and 8 hex
+//! digits of the BLAKE3 of the whole NAME: `BEGINNING~1a2b3c4d.pre_restore.TIMESTAMP`.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::Placement;
+use super::target::{Named, SIDES, Target, failed};
+use super::temp::Temp;
+use crate::error::{Error, Result};
+use crate::fs::beneath;
+
+/// Kept names tried for one timestamp, `.1`, `.2` and so on added, before the directory is taken for broken.
+const COUNTER_MAX: u32 = 10_000;
+
+/// A file that has a second name now.
+#[derive(Debug)]
+struct KeptFile {
+    /// `""` for the file itself, else one of [`SIDES`].
+    suffix: &'static str,
+    /// What the suffix is added to.
+    stem: Target,
+    /// Device and inode of the file under its first name.
+    identity: (u64, u64),
+}
+
+/// Files that have a second name now.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Kept {
+    files: Vec<KeptFile>,
+}
+
+impl KeptFile {
+    fn path(&self) -> PathBuf {
+        let mut path = self.stem.path.clone().into_os_string();
+        path.push(self.suffix);
+        PathBuf::from(path)
+    }
+}
+
+impl Kept {
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(KeptFile::path).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    fn list(&self) -> String {
+        self.files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Why a second name could not be given.
+enum KeepError {
+    Taken,
+    Other(Error),
+}
+
+impl Placement<'_> {
+    /// Gives the file (`""`) and the side files named by `suffixes` a second name each, durably. All of them get the same stem, so that
+    /// a kept database opens with its own WAL. `open` is the file itself where locks on it must survive a copy: opening and closing it
+    /// again would drop them.
+    pub(in crate::engine) fn keep(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
+        let kept = self.keep_unsynced(target, suffixes, open)?;
+        if let Err(e) = target.sync_dir(self.disk) {
+            self.forget(&kept);
+            return Err(failed(&target.path, "make the kept name durable", e));
+        }
+        Ok(kept)
+    }
+
+    /// The same, but the second names are not durable yet.
+    pub(in crate::engine) fn keep_unsynced(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
+        self.under_free_name(target, |kept| self.keep_as(target, kept, suffixes, open))
+    }
+
+    /// Gives a finished copy of what is at the target a kept name, durably.
+    pub(in crate::engine) fn keep_copy(&self, target: &Target, mut copy: Temp<'_>) -> Result<Named> {
+        let kept = self.under_free_name(target, |kept| {
+            let place = kept.named().map_err(KeepError::Other)?;
+            name_copy(&mut copy, &target.path, &place)?;
+            Ok(place)
+        })?;
+        target.sync_dir(self.disk).map_err(|e| {
+            let _ = self.disk.remove_file(kept.held());
+            failed(&target.path, "make the kept copy durable", e)
+        })?;
+        Ok(kept)
+    }
+
+    /// Tries kept names until one is free.
+    fn under_free_name<T>(&self, target: &Target, mut attempt: impl FnMut(&Target) -> Result<T, KeepError>) -> Result<T> {
+        for counter in 0..COUNTER_MAX {
+            let kept = target.kept(&self.kept_suffix(counter));
+            if !is_free(&kept)? {
+                continue;
+            }
+            match attempt(&kept) {
+                Ok(kept) => return Ok(kept),
+                Err(KeepError::Taken) => {}
+                Err(KeepError::Other(error)) => return Err(error),
+            }
+        }
+        Err(Error::destination(&target.path, "no free name for what is there now; remove old .pre_restore files"))
+    }
+
+    fn kept_suffix(&self, counter: u32) -> String {
+        match counter {
+            0 => format!(".pre_restore.{}", self.timestamp),
+            n => format!(".pre_restore.{}.{n}", self.timestamp),
+        }
+    }
+
+    fn keep_as(&self, target: &Target, to: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept, KeepError> {
+        let mut kept = Kept::default();
+        for &suffix in suffixes {
+            let named = || {
+                let from = target.with_suffix(suffix).map_err(KeepError::Other)?;
+                let path = to.with_suffix(suffix).map_err(KeepError::Other)?;
+                let identity = look(&from)?;
+                self.second_name(target, &from, &path, open.filter(|_| suffix.is_empty()))?;
+                Ok(identity)
+            };
+            match named() {
+                Ok(identity) => kept.files.push(KeptFile { suffix, stem: to.clone(), identity }),
+                Err(error) => {
+                    self.forget(&kept);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    /// A hard link, or where the file system has none a copy that appears under its name only when it is whole.
+    fn second_name(&self, target: &Target, from: &Named, to: &Named, open: Option<&File>) -> Result<(), KeepError> {
+        match self.disk.hard_link(from.held(), to.held()) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(KeepError::Taken),
+            Err(e) if links_unsupported(&e) => self.copy(target, from, to, open),
+            Err(e) => Err(KeepError::Other(failed(&from.path, &format!("give it the second name {}", to.path.display()), e))),
+        }
+    }
+
+    fn copy(&self, target: &Target, from: &Named, to: &Named, open: Option<&File>) -> Result<(), KeepError> {
+        let looked = std::fs::symlink_metadata(from.held());
+        let kind = looked.map_err(|e| KeepError::Other(failed(&from.path, "look at it", e)))?.file_type();
+        if kind.is_symlink() {
+            // The link itself is kept, not what it points to.
+            let made = std::fs::read_link(from.held()).and_then(|link| std::os::unix::fs::symlink(link, to.held()));
+            return made.map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => KeepError::Taken,
+                _ => KeepError::Other(failed(&from.path, "keep a copy of this link", e)),
+            });
+        }
+        if !kind.is_file() {
+            let why = "is no regular file, and cannot be kept here; move it away first";
+            return Err(KeepError::Other(Error::destination(&from.path, why)));
+        }
+        let mut temp = self.copy_to_temp(target, from, open).map_err(KeepError::Other)?;
+        name_copy(&mut temp, &from.path, to)
+    }
+
+    fn copy_to_temp(&self, target: &Target, from: &Named, open: Option<&File>) -> Result<Temp<'_>> {
+        let reading = |e| failed(&from.path, "keep a copy of it", e);
+        let opened;
+        let mut source = match open {
+            Some(file) => file,
+            None => {
+                opened = beneath::open_file(from.held()).map_err(reading)?;
+                &opened
+            }
+        };
+        let meta = source.metadata().map_err(reading)?;
+        let temp = Temp::create(self.disk, target)?;
+        source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file)).map_err(reading)?;
+        self.apply_meta(&temp.file, &from.path, &self.attributes_of(from, &meta), true);
+        temp.sync()?;
+        Ok(temp)
+    }
+
+    /// Takes second names away again while the first ones are still there.
+    pub(in crate::engine) fn forget(&self, kept: &Kept) {
+        for file in &kept.files {
+            // A second name too many is harmless.
+            let _ = file.stem.with_suffix(file.suffix).map(|place| self.disk.remove_file(place.held()));
+        }
+    }
+
+    /// Undoes everything after a failure: whatever has lost its name gets it back, the file itself last, so that it never stands there
+    /// without its WAL or journal; then the second names go. The error that led here comes back, with where things lie if this fails
+    /// too, or if somebody else has taken the name meanwhile.
+    pub(in crate::engine) fn put_back(&self, target: &Target, kept: &Kept, cause: Error) -> Error {
+        if kept.is_empty() {
+            return cause;
+        }
+        let all_back = kept.files.iter().rev().all(|file| {
+            let (Ok(original), Ok(kept)) = (target.with_suffix(file.suffix), file.stem.with_suffix(file.suffix)) else { return false };
+            match original.metadata() {
+                Ok(Some(there)) => (there.dev(), there.ino()) == file.identity,
+                Ok(None) => self.second_name(target, &kept, &original, None).is_ok(),
+                Err(_) => false,
+            }
+        });
+        if all_back && target.sync_dir(self.disk).is_ok() {
+            self.forget(kept);
+            return cause;
+        }
+        Error::half_done(&target.path, format!("{cause}; and then it could not be put back: what was there lies at {}", kept.list()))
+    }
+
+    /// The last step: from here on the new name survives a power cut.
+    pub(in crate::engine) fn settle_name(&self, target: &Target, kept: &Kept) -> Result<()> {
+        target.sync_dir(self.disk).map_err(|e| {
+            let was = if kept.is_empty() { String::new() } else { format!("; what was there lies at {}", kept.list()) };
+            Error::half_done(&target.path, format!("the new one is in place, but a power cut now may undo that: {e}{was}"))
+        })
+    }
+}
+
+fn look(place: &Named) -> Result<(u64, u64), KeepError> {
+    let meta = std::fs::symlink_metadata(place.held()).map_err(|e| KeepError::Other(failed(&place.path, "look at it", e)))?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Gives a finished copy its kept name.
+fn name_copy(copy: &mut Temp<'_>, of: &Path, to: &Named) -> Result<(), KeepError> {
+    copy.rename_new(to).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => KeepError::Taken,
+        _ => KeepError::Other(failed(of, &format!("keep a copy of it as {}", to.path.display()), e)),
+    })
+}
+
+/// Whether neither this kept name nor one that SQLite would take for its side file is there.
+fn is_free(kept: &Target) -> Result<bool> {
+    for suffix in [""].iter().chain(&SIDES) {
+        if kept.with_suffix(suffix)?.metadata()?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What file systems without hard links say (vfat and exfat: EPERM; others ENOSYS or EOPNOTSUPP), and what one says whose link count is
+/// full. EPERM is also what Linux says for files of others under `fs.protected_hardlinks`; a copy serves there too.
+pub(in crate::engine) fn links_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::TooManyLinks)
+}

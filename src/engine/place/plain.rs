@@ -1,0 +1,61 @@
+//! A plain file onto the place of another one.
+
+use std::path::Path;
+
+use super::dress::holes_of;
+use super::keep::Kept;
+use super::target::{Target, failed};
+use super::{Fill, Placed, Placement};
+use crate::error::Result;
+use crate::recorded::FileMeta;
+
+impl Placement<'_> {
+    /// Puts a new plain file at `dest`; what was there is kept. A symbolic link there is refused. `len_bytes` is the size of the new file;
+    /// `meta` is applied as far as possible, without it the new file gets owner and mode of the old one, or mode 0600.
+    ///
+    /// # Errors
+    /// As [`Placement::place_database`], but for use by others: a process that has the old file open keeps it, as the kept one.
+    pub fn place_file(&self, dest: &Path, len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Placed> {
+        let target = Target::resolve(dest)?;
+        let placed = self.place_file_at(&target, len_bytes, meta, fill)?;
+        self.settle_name(&target, &placed)?;
+        Ok(Placed { path: target.path, kept: placed.paths(), ..Placed::default() })
+    }
+
+    /// All of it but the last sync of the directory.
+    pub(in crate::engine) fn place_file_at(
+        &self,
+        target: &Target,
+        len_bytes: u64,
+        meta: Option<FileMeta>,
+        fill: &Fill<'_>,
+    ) -> Result<Kept> {
+        target.refuse_mount_point()?;
+        let mut temp = self.write_temp(target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
+        self.dress(&temp, target, meta, true)?;
+        temp.sync()?;
+        let place = target.named()?;
+        let kept = self.keep_if_there(target)?;
+        let renamed = if kept.is_empty() { temp.rename_new(&place) } else { temp.rename(&place) };
+        match renamed {
+            Ok(()) => Ok(kept),
+            Err(e) => Err(self.put_back(target, &kept, failed(&target.path, "rename the new one to it", e))),
+        }
+    }
+
+    /// A kept name for whatever has this name now, a symbolic link itself included.
+    pub(in crate::engine) fn keep_if_there(&self, target: &Target) -> Result<Kept> {
+        match target.metadata()? {
+            Some(_) => self.keep(target, &[""], None),
+            None => Ok(Kept::default()),
+        }
+    }
+
+    /// The same, but the kept name is not durable yet.
+    pub(in crate::engine) fn keep_if_there_unsynced(&self, target: &Target) -> Result<Kept> {
+        match target.metadata()? {
+            Some(_) => self.keep_unsynced(target, &[""], None),
+            None => Ok(Kept::default()),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! A file beside its `checksums.txt`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::fs::sha256sums::{self as sums, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME};
+use crate::progress::Monitor;
+
+/// Whether there is a checksum for this file; then it holds.
+pub(super) fn is_as_recorded(path: &Path, file: &File, len: u64, monitor: &dyn Monitor) -> Result<bool> {
+    let list = path.with_file_name(CHECKSUMS_NAME);
+    let text = match std::fs::metadata(&list) {
+        Ok(found) if found.len() > CHECKSUMS_LEN_MAX => {
+            return Err(Error::source(&list, format!("is larger than {CHECKSUMS_LEN_MAX} bytes")));
+        }
+        Ok(_) => std::fs::read(&list).map_err(|e| Error::source(&list, format!("cannot be read: {e}")))?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::source(&list, format!("cannot be read: {e}"))),
+    };
+    let wrong = |line| Error::corrupt(list.display().to_string(), format!("line {line} is no checksum of sha256sum; nothing was changed"));
+    let sums = sums::parse(&text).map_err(wrong)?;
+    let recorded = path.file_name().and_then(|name| sums.into_iter().find(|(known, _)| known == name.as_bytes()));
+    let Some((_, recorded)) = recorded else { return Ok(false) };
+    monitor.phase("verifying", Some(len));
+    let (_, found) = sums::read_hashed(file, monitor, &mut |_, _| Ok(())).map_err(|error| error.of(path))?;
+    match found == recorded {
+        true => Ok(true),
+        false => Err(Error::corrupt(path.display().to_string(), format!("it is not what {CHECKSUMS_NAME} says; nothing was changed"))),
+    }
+}
