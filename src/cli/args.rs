@@ -327,7 +327,7 @@ pub(crate) struct SnapArgs {
     override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...\n       \
                       icecore restore [OPTIONS] --from-dir DIR NAME=DEST...\n       \
                       icecore restore [OPTIONS] SNAP --dsn DSN\n       icecore restore [OPTIONS] --from-file FILE.pgdump --dsn DSN",
-    after_help = super::server::AFTER_HELP
+    after_help = super::restore_server::AFTER_HELP
 )]
 pub(crate) struct RestoreArgs {
     /// An id or the start of one, `latest`, `latest~N` or `@TIME`
@@ -357,7 +357,7 @@ pub(crate) struct RestoreArgs {
     #[arg(long, conflicts_with = "from_dir")]
     pub(crate) no_xattrs: bool,
     #[command(flatten)]
-    pub(crate) server: super::server::ServerArgs,
+    pub(crate) server: super::restore_server::ServerArgs,
 }
 
 /// Write one stream to standard output, verified

@@ -16,15 +16,15 @@ use serde::Serialize;
 use super::args::{BusyArgs, CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::journal::{Story, journaled};
+use super::journaled::{Story, journaled};
 use super::output::{self, count, printable};
 use super::progress::Progress;
 use super::views::{FlagView, flags};
-use super::{environment, names, time};
+use super::{environment, targets, time};
 
 /// `backup sqlite`.
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {
-    let databases = args.files.iter().map(|argument| names::database(argument)).collect::<Result<Vec<_>, _>>()?;
+    let databases = args.files.iter().map(|argument| targets::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
     let content = args.content.when.into();
     let make = || -> Result<Box<dyn Source>, Failure> {
@@ -37,7 +37,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
     // What icecore itself keeps is no part of what it is to keep.
     let exclude = vec![context.repository_path()?, context.local_dir().to_path_buf()];
-    let paths = args.paths.iter().map(|argument| names::tree(argument)).collect::<Result<Vec<_>, _>>()?;
+    let paths = args.paths.iter().map(|argument| targets::tree(argument)).collect::<Result<Vec<_>, _>>()?;
     let selection = selection(args)?;
     let given = listed(paths.iter().map(|(_, path)| path));
     let make = || -> Result<Box<dyn Source>, Failure> {

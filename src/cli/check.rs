@@ -8,12 +8,12 @@ use icecore::ops::journal::Operation;
 use icecore::store::repo::Repository;
 use serde::Serialize;
 
+use super::columns::{Align, Table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::journal::{Story, author, journaled};
+use super::journaled::{Story, author, journaled};
 use super::output::{self, count, printable};
 use super::prune::seconds;
-use super::table::{Align, Table};
 use super::time;
 use super::views::text_and_hex;
 

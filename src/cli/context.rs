@@ -15,7 +15,7 @@ use icecore::store::repo::{OpenOptions, Refreshed, Repository, Trust};
 
 use super::args::{FilterArgs, Global, SnapArgs};
 use super::exit::Failure;
-use super::local::LocalDir;
+use super::local_files::LocalDir;
 use super::output::Output;
 use super::progress::Progress;
 use super::{environment, passphrase, signals, time};

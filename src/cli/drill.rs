@@ -9,7 +9,7 @@ use icecore::engine::drill::{Assertion, NamedAssertion, Outcome};
 use icecore::engine::place::Placement;
 use icecore::engine::postgres::Conninfo;
 use icecore::engine::postgres::drill::{ServerPlace, ServerStaging};
-use icecore::engine::postgres::streams::{dumped_database, is_dump};
+use icecore::engine::postgres::stream_names::{dumped_database, is_dump};
 use icecore::fs::disk::RealDisk;
 use icecore::ops::drill::demo::{DemoOptions, demo};
 use icecore::ops::drill::{DrillOptions, Report, Staging, drill};
@@ -23,7 +23,7 @@ use serde::Serialize;
 use super::args::FilterArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
-use super::journal::{Story, author, journaled};
+use super::journaled::{Story, author, journaled};
 use super::output::{self, SCHEMA, printable};
 use super::{environment, prune, time, whole};
 

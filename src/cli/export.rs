@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::args::SnapArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::journal::{Story, journaled};
+use super::journaled::{Story, journaled};
 use super::output::{self, count, printable};
 use super::time;
 use super::views::Located;

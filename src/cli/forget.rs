@@ -12,12 +12,12 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::args::{FilterArgs, GRACE, MAX_UNUSED};
+use super::columns::{Align, Table};
 use super::context::{Context, filter, find_in};
 use super::exit::{Exit, Failure};
-use super::journal::{Story, journaled};
+use super::journaled::{Story, journaled};
 use super::output::{count, printable};
 use super::prune;
-use super::table::{Align, Table};
 use super::time;
 use super::views::SnapshotView;
 

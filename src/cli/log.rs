@@ -12,12 +12,12 @@ use icecore::store::repo::{LogName, Repository};
 use serde::Serialize;
 
 use super::args::FilterArgs;
+use super::columns::{Align, Table};
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
-use super::journal::author;
+use super::journaled::author;
 use super::output::{self, printable};
 use super::prune::seconds;
-use super::table::{Align, Table};
 use super::time;
 
 /// Entries that a terminal shows unless asked for more.

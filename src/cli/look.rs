@@ -9,10 +9,10 @@ use icecore::store::repo::{Reader, Repository};
 use serde::Serialize;
 
 use super::args::{SnapArgs, SnapshotsArgs};
+use super::columns::{Align, Table};
 use super::context::{Context, filter, find_in};
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
-use super::table::{Align, Table};
 use super::time;
 use super::views::{ChainsView, CostView, SnapshotView, StreamView};
 

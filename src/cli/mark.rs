@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::SnapArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
-use super::journal::{Story, author, journaled};
+use super::journaled::{Story, author, journaled};
 use super::output::printable;
 use super::views::SnapshotView;
 

@@ -4,24 +4,24 @@
 mod args;
 mod backup;
 mod check;
+mod columns;
 mod context;
 mod drill;
 mod environment;
 mod exit;
 mod export;
-mod fault;
 mod forget;
 mod init;
-mod journal;
-mod local;
+mod journaled;
+mod local_files;
 mod log;
 mod look;
 mod manual;
 mod mark;
 mod memory;
-mod names;
 mod outlet;
 mod output;
+mod panics;
 mod passphrase;
 mod postgres;
 mod progress;
@@ -29,13 +29,13 @@ mod prometheus;
 mod prune;
 mod repair;
 mod restore;
+mod restore_server;
 mod scrub;
 mod secrets;
-mod server;
 mod signals;
 mod stats;
 mod status;
-mod table;
+mod targets;
 mod time;
 mod views;
 mod whole;
@@ -57,8 +57,8 @@ pub(crate) fn main() -> ExitCode {
     match Args::try_parse() {
         Ok(args) => {
             let output = Output::new(&args.global);
-            fault::note_panics();
-            let exit = match fault::guarded(|| run(args, &output)) {
+            panics::note_panics();
+            let exit = match panics::guarded(|| run(args, &output)) {
                 Ok(exit) => exit,
                 Err(failure) => {
                     output.failure(&failure);

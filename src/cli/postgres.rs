@@ -14,7 +14,7 @@ use super::args::RecordArgs;
 use super::backup::{Done, name_source, options as record_options, take};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::journal::{Story, journaled};
+use super::journaled::{Story, journaled};
 use super::output::printable;
 use super::{environment, time};
 

@@ -9,7 +9,7 @@ use super::args::PruneArgs;
 use super::context::Context;
 use super::environment;
 use super::exit::{Exit, Failure};
-use super::journal::journaled;
+use super::journaled::journaled;
 use super::output::{bytes, count};
 use super::time;
 

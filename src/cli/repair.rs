@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::check::{FindingView, draw, findings_table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::journal::{Story, author, journaled};
+use super::journaled::{Story, author, journaled};
 use super::output::{bytes, count, printable};
 use super::views::text_and_hex;
 

@@ -25,12 +25,12 @@ use serde::Serialize;
 use super::args::{DumpArgs, FilterArgs, RestoreArgs};
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure, code_of};
-use super::journal::{Story, journaled};
+use super::journaled::{Story, journaled};
 use super::outlet::Outlet;
 use super::output::{self, count, printable};
 use super::progress::Progress;
 use super::views::{Located, Named};
-use super::{names, time};
+use super::{targets, time};
 
 /// Above this the paths are no news to anyone.
 const SHOWN_MAX: usize = 20;
@@ -86,7 +86,7 @@ struct RestoredView {
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
     if let Some(dsn) = &args.server.dsn {
-        return super::server::restore(context, args, dsn);
+        return super::restore_server::restore(context, args, dsn);
     }
     if let Some(dir) = &args.from_dir {
         return from_dir(context, dir, args);
@@ -211,7 +211,7 @@ fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exi
         let why = format!("{} has no {}: its files cannot be verified, only checked by SQLite", dir.display(), export::CHECKSUMS_NAME);
         progress.warn(&why);
     }
-    let targets = arguments.into_iter().map(|argument| names::target(argument, |name| given.has(name))).collect::<Result<Vec<_>, _>>()?;
+    let targets = arguments.into_iter().map(|argument| targets::target(argument, |name| given.has(name))).collect::<Result<Vec<_>, _>>()?;
     let database = database_options(args);
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
     let mut shown = Shown::new(context.output.json);
@@ -276,7 +276,7 @@ fn targets(
     let listing = Reader::new(repo).listing(&record.listing, monitor).map_err(Refused::Library)?;
     let streams: HashSet<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let is_known = |name: &[u8]| streams.contains(name) || subtree::is_directory(&listing, name);
-    let target = |argument| names::target(argument, is_known).map_err(Refused::Arguments);
+    let target = |argument| targets::target(argument, is_known).map_err(Refused::Arguments);
     args.streams.iter().map(target).collect()
 }
 

@@ -7,10 +7,10 @@ use icecore::progress::Monitor;
 use serde::Serialize;
 
 use super::args::StatsArgs;
+use super::columns::{Align, Table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
-use super::table::{Align, Table};
 use super::time;
 use super::views::{ChainsView, CostView, SpreadView};
 

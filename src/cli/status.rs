@@ -9,11 +9,11 @@ use icecore::store::format::log::LogRecord;
 use serde::Serialize;
 
 use super::args::FilterArgs;
+use super::columns::{Align, Table};
 use super::context::{Context, filter};
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::prune::seconds;
-use super::table::{Align, Table};
 use super::views::SourceView;
 use super::{prometheus, time};
 

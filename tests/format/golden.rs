@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::values::{self, MASTER, PASSPHRASE, repository};
 use icecore::id::{from_hex, to_hex};
-use icecore::store::codec::parity::section;
+use icecore::store::codec::reed_solomon::section;
 use icecore::store::crypto::{Keys, keyring};
 use icecore::store::format::config::Config;
 use icecore::store::format::key::{KeyPayload, KeyRecord};

@@ -3,7 +3,7 @@
 use super::golden;
 use super::page::Page;
 use super::values;
-use icecore::store::codec::parity::section;
+use icecore::store::codec::reed_solomon::section;
 use icecore::store::format::config::Config;
 use icecore::store::format::parity::{DESCRIPTOR_CHECKSUM_LEN, DESCRIPTOR_LEN, Geometry, PARITY_MAGIC, SHARD_CHECKSUM_LEN};
 

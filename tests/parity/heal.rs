@@ -187,7 +187,7 @@ fn bytes_full_of_descriptors_give_nothing() {
         let at = bytes.len() as u64;
         bytes.extend_from_slice(&Geometry::of_record(at).encode());
     }
-    assert!(icecore::store::codec::parity::heal(&bytes, &|_| false).is_none());
+    assert!(icecore::store::codec::reed_solomon::heal(&bytes, &|_| false).is_none());
 }
 
 /// The columns in which the code is worked out are no part of the format: the same shards as from the code at once.

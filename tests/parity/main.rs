@@ -4,7 +4,7 @@
 mod geometry;
 mod heal;
 
-use icecore::store::codec::parity::section;
+use icecore::store::codec::reed_solomon::section;
 use icecore::store::format::parity::Geometry;
 
 /// Numbers by a seed: `SEED` from the environment, else the given one; printed, so that a failure can be repeated.
@@ -59,7 +59,7 @@ impl Object {
     }
 
     pub fn heal(&self, damaged: &[u8]) -> Option<Vec<u8>> {
-        let healed = icecore::store::codec::parity::heal(damaged, &|bytes| blake3::hash(bytes) == self.name);
+        let healed = icecore::store::codec::reed_solomon::heal(damaged, &|bytes| blake3::hash(bytes) == self.name);
         assert!(healed.as_ref().is_none_or(|healed| *healed == self.bytes), "something else came out");
         healed
     }

@@ -41,8 +41,8 @@ mod database;
 mod exclude;
 mod holes;
 mod links;
+mod prefixes;
 pub mod restore;
-mod roots;
 mod walk;
 
 pub use self::exclude::{CACHE_TAG, LeftOut, Selection};
@@ -53,7 +53,7 @@ use std::path::{Path, PathBuf};
 
 use self::capture::FilesCapture;
 use self::exclude::Patterns;
-use self::roots::name_roots;
+use self::prefixes::name_roots;
 use self::walk::{Root, Walk};
 use super::sqlite::{ContentWhen, SqliteOptions};
 use super::{Capture, Comparison, Source, SourceDescription, Stamp, name};

@@ -8,7 +8,7 @@ use super::archive::{self, Archive, Unreadable};
 use super::connect::explain;
 use super::parallel::Directory;
 use super::settings::NO_VIEWS;
-use super::streams::{ARCHIVE_SUFFIX, stream_name};
+use super::stream_names::{ARCHIVE_SUFFIX, stream_name};
 use super::tables::{self, Tables};
 use super::{Connection, PostgresOptions, PostgresSource, facts, lacking};
 use crate::engine::child::{Running, Tee};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::restore::{evidence_of, read_tables};
-use super::streams::{ARCHIVE_SUFFIX, is_dump, split_directory};
+use super::stream_names::{ARCHIVE_SUFFIX, is_dump, split_directory};
 use super::tables::Tables;
 use crate::engine::drill::{CheckReport, NamedAssertion};
 use crate::engine::stored::{Stored, StreamInfo};

@@ -17,8 +17,8 @@ use std::thread::JoinHandle;
 
 use super::archive::directory::{self, TOC};
 use super::archive::{Archive, RowSum, Unreadable};
-use super::spool::PrivateDir;
-use super::streams::{DIRECTORY_INFIX, stream_name};
+use super::private_dir::PrivateDir;
+use super::stream_names::{DIRECTORY_INFIX, stream_name};
 use super::tables::{Evidence, Tables};
 use super::{OnTable, capture};
 use crate::engine::child::{self, Tee};

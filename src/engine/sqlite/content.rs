@@ -15,7 +15,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode};
 
-use super::judge::{StandIns, message};
+use super::errors::{StandIns, message};
 use crate::recorded::{CONTENT_TABLES_MAX, TableContent};
 
 /// The longest row that is read, bytes: it is in memory as a whole, perhaps twice.

@@ -15,9 +15,9 @@ use rusqlite::{Connection, FileControl, OpenFlags, ffi};
 
 use super::bounds::bound_work;
 use super::cut;
+use super::errors::{Meaning, meaning};
 use super::explain::beside;
 use super::held;
-use super::judge::{Meaning, meaning};
 use super::structure::{Root, TreeKind};
 
 /// Bytes in a region of the wal-index (<https://sqlite.org/walformat.html>, section 2.2).

@@ -12,7 +12,7 @@ use super::SqliteOptions;
 use super::bounds::refuse_boundless_journal;
 use super::engine::{Engine, EngineResult, OpenAs};
 use super::explain::{beside, explain, is_busy};
-use super::stamp::{FilesState, observe};
+use super::unchanged::{FilesState, observe};
 use crate::error::{Error, Result};
 use crate::fs::beneath::open_here;
 use crate::progress::{Monitor, Silent};

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use super::history::Inherited;
 use crate::engine::files::CACHE_TAG;
-use crate::engine::postgres::streams::{DIRECTORY_INFIX, dumped_database, split_directory};
+use crate::engine::postgres::stream_names::{DIRECTORY_INFIX, dumped_database, split_directory};
 use crate::engine::{self, CaptureReport, Comparison, NamedRoot};
 use crate::ops::gaps::Gaps;
 use crate::recorded::{EntryKind, Flag, SourceKind};

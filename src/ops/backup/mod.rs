@@ -1,7 +1,7 @@
 //! Backup: one capture becomes one snapshot.
 
+mod by_content;
 mod collect;
-mod content;
 mod doubts;
 mod history;
 mod judge;
@@ -15,8 +15,8 @@ mod sink;
 
 use std::time::Instant;
 
+use self::by_content::Input;
 use self::collect::Failure;
-use self::content::Input;
 use self::doubts::Doubts;
 use self::history::{History, Inherited, ROOTS_FACT};
 use self::judge::judge;
@@ -263,7 +263,7 @@ impl<'a> Intake<'a> {
         let old = inherited.old_streams(name, base);
         let features = base.filter(|_| compared).and_then(|root| make.session.repository().kept_features(make.source, name, &root));
         let make_sink = || if compared { make.make(name, None, Content::Rows, &old, None) } else { Ok(Sink::plain()) };
-        let (root, sink) = content::store(make.session, &mut self.writer, input, base, features, make_sink, make.monitor)?;
+        let (root, sink) = by_content::store(make.session, &mut self.writer, input, base, features, make_sink, make.monitor)?;
         sink.into_iter().for_each(|sink| self.keep(name, sink, root));
         Ok(root)
     }
@@ -306,7 +306,7 @@ impl<'a> Intake<'a> {
         }
         let input = Input::Ready(Box::new(NoHoles(std::io::Cursor::new(bytes))));
         let silent = &crate::progress::Silent;
-        let (root, _) = content::store(self.make.session, &mut self.writer, input, parent, None, || Ok(Sink::plain()), silent)
+        let (root, _) = by_content::store(self.make.session, &mut self.writer, input, parent, None, || Ok(Sink::plain()), silent)
             .map_err(Failure::into_error)?;
         self.writer.flush()?;
         Ok(root)

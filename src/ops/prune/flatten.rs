@@ -1,7 +1,7 @@
 //! Shortening the chains of what stays: where the versions between a chunk and the first one of its lineage are of no use but as links, the chunk is made
 //! a delta of the first one directly. The links are not needed then, as of several copies the one of the lowest level is kept.
 
-use super::live::Needed;
+use super::needed::Needed;
 use super::plan::PruneOptions;
 use super::run::Run;
 use crate::error::{Error, Result};

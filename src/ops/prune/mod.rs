@@ -8,7 +8,7 @@
 //! Every step can be stopped: new packs to which nothing refers are garbage for the next prune, a tombstone stays until its pack is gone.
 
 mod flatten;
-mod live;
+mod needed;
 mod plan;
 mod roots;
 mod run;
@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use self::flatten::Chains;
-use self::live::{Marked, Needed, Trust};
+use self::needed::{Marked, Needed, Trust};
 pub use self::plan::{PackUse, PruneOptions, PrunePlan};
 use self::roots::{Dead, Roots};
 use self::run::Run;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::live::{Live, Marked, Needed, Trust};
+use super::needed::{Live, Marked, Needed, Trust};
 use super::plan::PruneOptions;
 use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId};

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::flatten::Chains;
-use super::live::{Marked, Needed, Trust};
+use super::needed::{Marked, Needed, Trust};
 use super::plan::{PackUse, PruneOptions};
 use super::roots::{Dead, Roots, Stone};
 use super::{PruneReport, plan_of};

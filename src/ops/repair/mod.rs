@@ -10,9 +10,9 @@
 //! 6. snapshots of which something is lost are marked as damaged, those that are whole again as verified.
 
 mod aside;
-mod heal;
+mod findings;
+mod from_files;
 mod health;
-mod live;
 mod records;
 mod replicas;
 mod run;
@@ -28,7 +28,7 @@ use crate::progress::Monitor;
 use crate::store::backend::{ObjectKey, ObjectKind};
 use crate::store::repo::{CopyPlace, Health, Rebuilt, Repository};
 
-use self::heal::Sick;
+use self::findings::Sick;
 use self::run::Run;
 
 /// How to repair.

@@ -13,8 +13,8 @@ use crate::store::repo::catalog::PackReading;
 use crate::store::repo::{Health, Reader, Repacker, Repository, StoredCopy};
 
 use super::aside::{Copied, copy};
-use super::heal::Sick;
-use super::live::Cutter;
+use super::findings::Sick;
+use super::from_files::Cutter;
 use super::{RepairOptions, RepairReport, healable, replicas};
 
 /// How often what damaged packs are replaced by is written again because a prune marks it meanwhile.

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::batch::{Batch, FILE_BYTES_MAX, Item};
 use super::outcome::{Failed, Outcome, Restored, Tell};
+use super::small_files::{Batch, FILE_BYTES_MAX, Item};
 use super::write_stream;
 use crate::engine::files::restore::ahead::{Ahead, What};
 use crate::engine::files::restore::tree::Tree;

@@ -3,16 +3,16 @@
 //! Lookups in the encoders' own tables that cannot fail fall back to nothing: a fresh chunk is decoded and compared before its pack is
 //! committed, so an encoder that errs is found there. Decoders check every length.
 
-mod context;
-pub mod parity;
 mod patch;
-mod runs;
+pub mod reed_solomon;
+mod rows;
 mod sequences;
 pub mod similarity;
+mod zstd_contexts;
 
-use context::{CompressContext, DecompressContext};
-use runs::Runs;
+use rows::Runs;
 use zstd::zstd_safe::{CParameter, ParamSwitch};
+use zstd_contexts::{CompressContext, DecompressContext};
 
 use crate::store::format::{CHUNK_LEN_MAX, Malformed, PREFIX_LEN_MAX};
 

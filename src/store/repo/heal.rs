@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::id::PackId;
 use crate::progress::Monitor;
 use crate::store::backend::{Backend, ObjectKey, Replica};
-use crate::store::codec::parity::{heal, section};
+use crate::store::codec::reed_solomon::{heal, section};
 use crate::store::format::mark::FORGOTTEN_CHECKSUM_LEN;
 use crate::store::format::parity::{Geometry, PARITY_SECTOR_LEN, PROTECTED_LEN_MAX, record_len};
 use crate::store::format::{Kind, Malformed, ObjectHeader};

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::merkle::Spans;
 use super::reader::Reader;
-use super::tree::Spans;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::progress::Monitor;

@@ -15,7 +15,7 @@ use super::{Repository, random_salt};
 use crate::error::{Error, Result, joined};
 use crate::id::{ChunkId, PackId};
 use crate::store::backend::{ObjectKey, WriteMode};
-use crate::store::codec::parity;
+use crate::store::codec::reed_solomon;
 use crate::store::crypto::Sealer;
 use crate::store::format::pack::{ChunkEntry, FOOTER_LEN, Footer, Frame, TRAILER_SEGMENT, Trailer, padme};
 use crate::store::format::parity::{Geometry, PROTECTED_LEN_MAX};
@@ -327,7 +327,8 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>, parity_percent: u
     let footer_bytes = footer.encode(&stored_trailer);
     if let Some(geometry) = geometry {
         let head = std::mem::take(&mut parts).concat();
-        let section = parity::section(&geometry, &head, &[&stored_trailer[..], &footer_bytes].concat()).map_err(|m| m.of("a new pack"))?;
+        let section =
+            reed_solomon::section(&geometry, &head, &[&stored_trailer[..], &footer_bytes].concat()).map_err(|m| m.of("a new pack"))?;
         parts = vec![head, section];
     }
     parts.push(stored_trailer);

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::BufRead;
 
 use super::input::Input;
-use super::sum::Rows;
+use super::row_sum::Rows;
 use super::toc::{self, Layout};
 use super::{Archive, Entry, RowSum, Unreadable, Wanted};
 

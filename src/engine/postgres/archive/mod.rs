@@ -7,15 +7,15 @@
 
 pub mod directory;
 mod input;
-mod sum;
+mod row_sum;
 mod summing;
 mod toc;
 
 use std::io::BufRead;
 
 use self::input::Input;
-pub use self::sum::RowSum;
-use self::sum::Rows;
+pub use self::row_sum::RowSum;
+use self::row_sum::Rows;
 use self::summing::Summing;
 use self::toc::Layout;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::Block;
-use super::sum::{RowSum, Rows};
+use super::row_sum::{RowSum, Rows};
 
 /// Bytes of rows that a thread sums at once. What has fewer is not worth a thread.
 const BATCH_LEN: usize = 256 << 10;

@@ -9,14 +9,14 @@ use std::process::{Command, Stdio};
 use tempfile::NamedTempFile;
 
 use super::ServerOptions;
+use super::dump::{At, Dump};
 use super::failures::{FailedObject, Said};
-use super::input::{At, Dump};
 use super::making::Making;
 use super::preflight::some;
 use crate::engine::child;
 use crate::engine::postgres::Tools;
 use crate::engine::postgres::archive::Archive;
-use crate::engine::postgres::spool::PrivateDir;
+use crate::engine::postgres::private_dir::PrivateDir;
 use crate::engine::program::{self, Program};
 use crate::error::{Error, Result, joined};
 use crate::progress::Monitor;

@@ -11,25 +11,25 @@
 mod abandoned;
 mod admin;
 mod asker;
+mod dump;
 mod failures;
 mod flat;
 mod globals;
-mod input;
 mod load;
 mod making;
 mod preflight;
 mod scratch;
 mod sql;
-mod swap;
 mod table;
+mod take_name;
 mod verify;
 
 use std::path::PathBuf;
 
+pub use dump::Dump;
+pub(super) use dump::{evidence_of, read_tables};
 pub use failures::FailedObject;
 pub(crate) use globals::{Globals, MadeRoles};
-pub use input::Dump;
-pub(super) use input::{evidence_of, read_tables};
 pub(crate) use preflight::code_text;
 pub use preflight::slots_text;
 pub(crate) use scratch::{Ready, Scratch, owners, server_tools};
@@ -225,7 +225,7 @@ fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monito
         Ok(filled) => filled,
         Err(error) => return Err(making.drop_after(&mut admin, error)),
     };
-    let swapped = if scratch.is_some() { Ok(None) } else { swap::swap(&mut admin, &names, options.disconnect) };
+    let swapped = if scratch.is_some() { Ok(None) } else { take_name::swap(&mut admin, &names, options.disconnect) };
     let kept = match swapped {
         Ok(kept) => kept,
         // The new one is whole, and the message says how to go on with it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::admin::Admin;
-use super::input::Dump;
+use super::dump::Dump;
 use super::{Names, ServerOptions, sql};
 use crate::engine::postgres::archive::{Archive, Entry};
 use crate::engine::postgres::connect::explain;

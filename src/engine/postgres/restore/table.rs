@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::input::{At, Dump};
+use super::dump::{At, Dump};
 use super::sql::{self, Kind};
 use super::{NAME_BYTES_MAX, preflight, standard_strings, suffixed};
 use crate::engine::postgres::archive::{self, Archive, Entry, RowSum, directory};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::ServerOptions;
-use super::input::Dump;
+use super::dump::Dump;
 use super::preflight::{is_of_database, some};
 use crate::engine::child::{Running, Tee};
 use crate::engine::postgres::archive::{self, Archive, Entry, RowSum};

@@ -28,8 +28,8 @@ use self::classes::{Class, Lines, classify};
 use self::schema::{IndexKind, Schema};
 use crate::engine::place::Findings;
 use crate::engine::sqlite::bounds::{bound_values, bound_work};
+use crate::engine::sqlite::errors::{Meaning, meaning, message};
 use crate::engine::sqlite::held;
-use crate::engine::sqlite::judge::{Meaning, meaning, message};
 
 /// Findings after which SQLite stops looking. Rows that break a constraint count too; so if there is no damage among the first ones, it looks again without
 /// a limit. (With damage in the pages it puts all findings of them into one text: no limit would take memory without limit.)

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension, Result};
 
 use super::quoted;
-use crate::engine::sqlite::judge::StandIns;
+use crate::engine::sqlite::errors::StandIns;
 
 /// What the order of an index depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

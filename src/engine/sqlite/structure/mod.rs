@@ -29,15 +29,15 @@
 //! At [`Level::PagesOnly`] only the header, page 1 and such pages are reported as are b-tree pages by their first byte, are broken as such,
 //! and cannot be free.
 
-mod header;
 mod page;
+mod sizes;
 mod store;
 mod walk;
 
 use std::sync::{Mutex, PoisonError};
 
-use header::{Role, Shape};
 use page::{Fault, Links};
+use sizes::{Role, Shape};
 use store::{PageBits, Store};
 
 /// Most problems that a report spells out; `PRAGMA quick_check` stops at the same number.

@@ -1,7 +1,7 @@
 //! One page on its own (<https://sqlite.org/fileformat2.html#b_tree_pages>): `btreeInitPage`, `btreeComputeFreeSpace` and the page-local
 //! half of `checkTreePage` in `btree.c`.
 
-use super::header::Shape;
+use super::sizes::Shape;
 
 /// The four types of b-tree pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::header::{Role, Shape};
 use super::page::{Fault, Kind, Links, words};
+use super::sizes::{Role, Shape};
 
 /// Parts of the record memory, each under its own lock; page numbers spread over them.
 const SHARDS: usize = 16;

@@ -1,7 +1,7 @@
 //! The walk over what was kept: `sqlite3BtreeIntegrityCheck`, `checkList` and the tree half of `checkTreePage` in `btree.c`.
 
-use super::header::{Role, Shape};
 use super::page::Kind;
+use super::sizes::{Role, Shape};
 use super::store::{Frozen, PageBits, Seen, Store, TreePage};
 use super::{Root, StructureReport, TreeKind};
 

@@ -18,7 +18,7 @@ mod file;
 mod packs;
 mod readings;
 mod records;
-mod runs;
+mod sorted_runs;
 mod sum;
 #[cfg(test)]
 mod tests;
@@ -255,7 +255,7 @@ impl Catalog {
     /// The same for many prefixes at one instant; the answers are in the order of the questions. Costs much less than as many calls of
     /// [`Catalog::find`], above all when the file is not in memory.
     pub fn find_many(&self, prefixes: &[u64]) -> Result<Vec<Vec<ChunkAt>>> {
-        self.read(|conn| runs::find_many(conn, &self.sums, prefixes))
+        self.read(|conn| sorted_runs::find_many(conn, &self.sums, prefixes))
     }
 
     /// Adds snapshot records, over earlier ones of the same ids.
@@ -312,7 +312,7 @@ impl Catalog {
     /// Does the merges that are due.
     fn merge(&self) -> Result<()> {
         loop {
-            match self.write(|tx| runs::merge_step(tx, &self.sums, runs::STEP_ENTRIES)) {
+            match self.write(|tx| sorted_runs::merge_step(tx, &self.sums, sorted_runs::STEP_ENTRIES)) {
                 Ok(true) => {}
                 // Someone else is writing, or merging: merging can wait for the next addition.
                 Ok(false) | Err(Error::Busy { .. }) => return Ok(()),

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use super::block::Entry;
 use super::fault::Fault;
 use super::sum::{Kind, Sums};
-use super::{KnownPack, NewPack, PackNum, PackState, prefix, runs};
+use super::{KnownPack, NewPack, PackNum, PackState, prefix, sorted_runs};
 use crate::id::PackId;
 use crate::store::format::snapshot::PackRef;
 
@@ -90,7 +90,7 @@ pub(super) fn add(tx: &Transaction, sums: &Sums, packs: &[NewPack]) -> Result<()
         tx.prepare_cached("INSERT INTO trailer (num, data, sum) VALUES (?1, ?2, ?3)")?.execute(params![num.0, new.trailer, sum])?;
         entries.extend((0..known.chunks).zip(new.ids).map(|(index, id)| Entry { prefix: prefix(id), pack: num.0, index }));
     }
-    runs::add(tx, sums, &mut entries)
+    sorted_runs::add(tx, sums, &mut entries)
 }
 
 /// Makes the row. Numbers are never used again (AUTOINCREMENT), so entries that outlive their pack point at nothing.

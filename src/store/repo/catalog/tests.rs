@@ -185,7 +185,7 @@ fn a_merge_cut_into_steps_is_right_at_every_step() {
         add(num, &mut random, &mut model);
     }
     let mut steps = 0;
-    while catalog.write(|tx| runs::merge_step(tx, &catalog.sums, 3)).unwrap() {
+    while catalog.write(|tx| sorted_runs::merge_step(tx, &catalog.sums, 3)).unwrap() {
         steps += 1;
         if steps == 5 {
             add(100, &mut random, &mut model);

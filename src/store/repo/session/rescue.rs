@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::super::merkle;
 use super::super::repack::Repacker;
-use super::super::tree;
 use super::{Closure, WriteSession, list_tombstones};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
@@ -43,9 +43,9 @@ impl WriteSession {
             }
             Ok(true)
         };
-        tree::walk(&self.reader, &snapshot.listing, &mut visit)?;
+        merkle::walk(&self.reader, &snapshot.listing, &mut visit)?;
         for entry in self.reader.entries(&snapshot.listing)? {
-            tree::walk(&self.reader, &entry?.root, &mut visit)?;
+            merkle::walk(&self.reader, &entry?.root, &mut visit)?;
         }
         lifeboat.finish()
     }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::args::RestoreArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
-use super::journal::journaled;
+use super::journaled::journaled;
 use super::output::{self, count, printable};
 use super::progress::Progress;
 use super::{environment, time};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::flat;
 use crate::engine::postgres::archive::directory::TOC;
 use crate::engine::postgres::archive::{self, Archive, Unreadable};
-use crate::engine::postgres::streams::{ARCHIVE_SUFFIX, split_directory};
+use crate::engine::postgres::stream_names::{ARCHIVE_SUFFIX, split_directory};
 use crate::engine::postgres::tables::{self, Tables};
 use crate::engine::stored::{self, Stored, StreamInfo};
 use crate::error::{Error, Result};

@@ -3,9 +3,9 @@
 //!
 //! All destinations are looked at first. What cannot be restored is listed with its reason, and everything else is restored: see [`Outcome`].
 
-mod batch;
 mod fill;
 mod outcome;
+mod small_files;
 
 use std::collections::HashSet;
 use std::fs::File;
