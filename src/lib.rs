@@ -1,11 +1,34 @@
 //! icecore keeps the history of databases: it takes a consistent snapshot of SQLite files and PostgreSQL databases, stores it at about the
 //! price of what changed, and gives any snapshot back, verified.
 //!
+//! A program opens a [`Store`], backs up a [`Source`] into it, and reads its [`Snapshot`]s:
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! # let database = dir.path().join("app.db");
+//! # rusqlite::Connection::open(&database).and_then(|db| db.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")).map_err(|e| icecore::Error::InvalidArgument(e.to_string()))?;
+//! use icecore::{BackupOptions, Key, RestoreOptions, Settings, Silent, SqliteOptions, SqliteSource, Store};
+//!
+//! let settings = Settings::new(dir.path().join("cache"), "web1");
+//! let store = Store::create(&dir.path().join("repository"), Key::Passphrase("correct horse"), settings)?;
+//! let source = SqliteSource::new(vec![("app.db".into(), database)], SqliteOptions::default())?;
+//! store.backup(&source, &BackupOptions::default(), &Silent)?;
+//!
+//! let snapshot = store.snapshot("latest")?;
+//! let outcome = snapshot.restore(&dir.path().join("restored"), "20261130T120000Z", &RestoreOptions::default(), &Silent)?;
+//! assert!(outcome.is_whole());
+//! assert!(dir.path().join("restored/app.db").exists());
+//! # Ok::<(), icecore::Error>(())
+//! ```
+//!
+//! `examples/` has whole programs. [`Monitor`] hears of progress and can stop every operation.
+//!
 //! The library is in layers; a module uses only what stands below it (`tests/tidy.rs` checks this):
 //!
 //! | layer | modules | job |
 //! |---|---|---|
-//! | 5 | `cli`, `main` | arguments, output, progress bars, exit codes |
+//! | 6 | `cli`, `main` | arguments, output, progress bars, exit codes |
+//! | 5 | `api` | what other programs use: [`Store`], [`Snapshot`], [`Stream`] |
 //! | 4 | [`ops`] | what a user can do: backup, restore, export, drill, check, repair, prune, forget, mark, stats, journal, status |
 //! | 3 | [`engine`] | what is special about each kind of source: SQLite, PostgreSQL, files, commands; never sees the store |
 //! | 3 | [`store`] | what keeps bytes: format, encryption, deltas, chunking, backends, the repository; never sees a database |
@@ -14,13 +37,39 @@
 //!
 //! The library never prints, reads the environment or looks at the clock: `cli` passes those in.
 
+mod api;
+#[doc(hidden)]
 pub mod engine;
+#[doc(hidden)]
 pub mod error;
+#[doc(hidden)]
 pub mod fs;
+#[doc(hidden)]
 pub mod id;
+#[doc(hidden)]
 pub mod ops;
+#[doc(hidden)]
 pub mod progress;
+#[doc(hidden)]
 pub mod recorded;
+#[doc(hidden)]
 pub mod store;
 
+pub use api::{BackupOptions, Key, Settings, Snapshot, Store, Stream};
+pub use engine::command::CommandSource;
+pub use engine::files::{FilesOptions, FilesSource};
+pub use engine::place::Placed;
+pub use engine::postgres::{Conninfo, PostgresOptions, PostgresSource};
+pub use engine::sqlite::restore::DatabaseOptions;
+pub use engine::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
+pub use engine::stored::StreamInfo;
+pub use engine::{Environment, Source};
 pub use error::{Error, Result};
+pub use ops::backup::BackupReport;
+pub use ops::check::{CheckReport, Finding, Severity, Touched};
+pub use ops::forget::ForgetReport;
+pub use ops::prune::PruneReport;
+pub use ops::restore::{Failed, Outcome, RestoreOptions, Restored};
+pub use ops::retention::{Keep, Period, Rules};
+pub use progress::{Monitor, Silent};
+pub use recorded::{EntryKind, Flag};

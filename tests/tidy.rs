@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["store::repo"],
     &["engine"],
     &["ops"],
+    &["api"],
     &["cli", "main"],
 ];
 /// Uses that the layers allow but the design does not: an engine never sees the store, and a backend not what is in objects.

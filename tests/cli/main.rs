@@ -3,6 +3,7 @@
 
 mod check;
 mod codes;
+mod examples;
 mod files;
 mod forget;
 mod good;

@@ -10,6 +10,11 @@ const SMALL_BYTES: u64 = PACK_TARGET as u64 / 4;
 /// How many small packs are worth merging: fewer would be written again and again.
 const SMALL_COUNT_MIN: usize = 16;
 
+/// How long a marked pack waits unless the user says otherwise, nanoseconds: a day, longer than most backups last.
+const GRACE_NS: i64 = 24 * 3600 * 1_000_000_000;
+/// How much of the packs that stay may be of no use unless the user says otherwise, in thousandths of what is of use.
+const UNUSED_MAX_PERMILLE: u64 = 50;
+
 /// How to prune.
 #[derive(Debug, Clone)]
 pub struct PruneOptions {
@@ -23,6 +28,19 @@ pub struct PruneOptions {
     pub unused_max_permille: u64,
     /// The most bytes of packs that are written anew; what is more is left for the next time.
     pub repack_bytes_max: Option<u64>,
+}
+
+/// A day of grace, and up to 5 % of no use. The clock's time and the machine's name are the caller's to say.
+impl Default for PruneOptions {
+    fn default() -> Self {
+        PruneOptions {
+            grace_ns: GRACE_NS,
+            now_ns: 0,
+            host: String::new(),
+            unused_max_permille: UNUSED_MAX_PERMILLE,
+            repack_bytes_max: None,
+        }
+    }
 }
 
 /// A pack and what is needed of it.

@@ -1,0 +1,126 @@
+//! One snapshot of a repository.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Stream;
+use crate::engine;
+use crate::engine::place::Placement;
+use crate::engine::stored::{StreamInfo, find};
+use crate::error::{Error, Result};
+use crate::fs::disk::RealDisk;
+use crate::id::SnapshotId;
+use crate::ops::restore::{Outcome, RestoreOptions, restore_tree};
+use crate::ops::stored::stored;
+use crate::progress::{Monitor, Silent};
+use crate::recorded::Flag;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::Repository;
+
+/// The record of one capture.
+pub struct Snapshot<'s> {
+    repo: &'s Repository,
+    id: SnapshotId,
+    record: SnapshotRecord,
+}
+
+impl std::fmt::Debug for Snapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("id", &self.id.to_string()).field("source", &self.record.source.label).finish_non_exhaustive()
+    }
+}
+
+impl<'s> Snapshot<'s> {
+    pub(super) fn new(repo: &'s Repository, id: SnapshotId, record: SnapshotRecord) -> Self {
+        Snapshot { repo, id, record }
+    }
+
+    /// Its id: 64 hex digits.
+    pub fn id(&self) -> String {
+        self.id.to_string()
+    }
+
+    /// When reading its source began.
+    pub fn time(&self) -> SystemTime {
+        let span = Duration::from_nanos(self.record.time_ns.unsigned_abs());
+        if self.record.time_ns < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }
+    }
+
+    /// What was captured, for people: the name that was given, or the paths.
+    pub fn source(&self) -> &str {
+        &self.record.source.label
+    }
+
+    /// What sort of source that was: `sqlite`, `files`, `postgres` or `command`.
+    pub fn kind(&self) -> &'static str {
+        engine::of(self.record.source.kind).word()
+    }
+
+    /// The machine on which it was captured.
+    pub fn host(&self) -> &str {
+        &self.record.host
+    }
+
+    /// The words that it was given.
+    pub fn tags(&self) -> &[String] {
+        &self.record.tags
+    }
+
+    /// Why it does not count as good. Empty for a good one.
+    pub fn flags(&self) -> &[Flag] {
+        &self.record.flags
+    }
+
+    /// Bytes of all streams together.
+    pub fn bytes(&self) -> u64 {
+        self.record.logical_bytes
+    }
+
+    /// Its streams, sorted as they were captured.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the listing is damaged, [`Error::Backend`].
+    pub fn streams(&self) -> Result<Vec<StreamInfo>> {
+        Ok(stored(self.repo, &self.record, &Silent)?.streams().to_vec())
+    }
+
+    /// The bytes of a stream, from any place on. Every byte that is read was verified.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # std::fs::write(dir.path().join("notes.txt"), "first line\nsecond line\n")?;
+    /// # let settings = icecore::Settings::new(dir.path().join("cache"), "web1");
+    /// # let store = icecore::Store::create(&dir.path().join("repository"), icecore::Key::None, settings)?;
+    /// # let options = icecore::FilesOptions { sqlite: icecore::SqliteOptions::default(), exclude: Vec::new() };
+    /// # let source = icecore::FilesSource::new(vec![dir.path().join("notes.txt")], options)?;
+    /// # store.backup(&source, &icecore::BackupOptions::default(), &icecore::Silent)?;
+    /// use std::io::{Read, Seek, SeekFrom};
+    ///
+    /// let snapshot = store.snapshot("latest")?;
+    /// let mut stream = snapshot.stream("notes.txt")?;
+    /// stream.seek(SeekFrom::Start(11))?;
+    /// let mut text = String::new();
+    /// stream.read_to_string(&mut text)?;
+    /// assert_eq!(text, "second line\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoSuch`] if there is no such stream, [`Error::Corrupt`] if the listing is damaged, [`Error::Backend`].
+    pub fn stream(&self, name: impl AsRef<[u8]>) -> Result<Stream> {
+        let (name, stored) = (name.as_ref(), stored(self.repo, &self.record, &Silent)?);
+        let len = find(&*stored, name).map(|stream| stream.len);
+        let no_such = || Error::NoSuch { detail: format!("the snapshot has no stream {}", String::from_utf8_lossy(name)) };
+        Ok(Stream::new(stored, name.to_vec(), len.ok_or_else(no_such)?))
+    }
+
+    /// Restores all streams as files into a directory. What is in their places is kept as `NAME.pre_restore.TIMESTAMP`, with the word given here.
+    ///
+    /// # Errors
+    /// If nothing could be restored: [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Backend`]. What concerns one stream is in
+    /// the outcome; [`Outcome::is_whole`] says whether all is done.
+    pub fn restore(&self, dir: &Path, timestamp: &str, options: &RestoreOptions, monitor: &dyn Monitor) -> Result<Outcome> {
+        let placement = Placement { disk: &RealDisk, timestamp: timestamp.to_owned(), monitor };
+        restore_tree(self.repo, &self.record, dir, options, &placement, &mut |_| {})
+    }
+}
