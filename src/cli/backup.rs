@@ -1,5 +1,6 @@
 //! `backup`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use icecore::recorded::SourceKind;
 use icecore::store::repo::Repository;
 use serde::Serialize;
 
-use super::args::{BusyArgs, CommandArgs, Content, FilesArgs, RecordArgs, SqliteArgs};
+use super::args::{BusyArgs, RecordArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::journaled::{Story, journaled};
@@ -21,6 +22,101 @@ use super::output::{self, count, printable};
 use super::progress::Progress;
 use super::views::{FlagView, flags};
 use super::{environment, targets, time};
+
+/// Take one snapshot of SQLite databases, read at one instant
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A name for the stream can be put before the file: NAME=FILE. The first `=` divides them, if no `/` stands before it: \
+                        give a file whose name has a `=` as ./a=b.db, or name it.\n\n\
+                        Example:\n  icecore backup sqlite memory.db log=/var/lib/app/log.db --tag nightly"
+)]
+pub(crate) struct SqliteArgs {
+    /// The databases; a stream's name is the file's unless given
+    #[arg(value_name = "[NAME=]FILE", required = true)]
+    pub(crate) files: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) content: ContentArgs,
+    #[command(flatten)]
+    pub(crate) busy: BusyArgs,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+}
+
+/// How much is read: databases also as tables, files that look unchanged.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContentArgs {
+    /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
+    /// those in rollback-journal mode, whose writers wait for it
+    #[arg(long = "content", value_name = "WHEN", value_enum, default_value_t = Content::Auto)]
+    pub(crate) when: Content,
+    /// Read also what looks unchanged: a file that a program writes through a shared mapping gets its new times only later
+    #[arg(long)]
+    pub(crate) read_all: bool,
+}
+
+/// When to sum up the tables of databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Content {
+    /// As long as it is cheap.
+    #[value(help = None)]
+    Auto,
+    /// Whatever it takes.
+    #[value(help = None)]
+    Always,
+    /// Not at all.
+    #[value(help = None)]
+    Never,
+}
+
+/// Take one snapshot of files and directories; SQLite databases among them are read as such
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+With one directory, names in the snapshot are relative to it; with several paths each begins with the last part of its path, or with as many parts \
+as tell the paths apart, or with the NAME given. The first `=` divides NAME and PATH, if no `/` stands before it.\n\n\
+Patterns follow the rules of .gitignore, in each directory given: `*.log` anywhere, `/tmp` at its top, `cache/` only directories, `!keep.log` takes back \
+in; the last one that matches decides. What earlier restores kept (*.pre_restore.TIME) is left out, unless `--exclude '!*.pre_restore.*'` takes it back \
+in. Pipes, sockets and devices are left out.\n\n\
+Examples:\n  icecore backup files /var/lib/app --tag nightly\n  icecore backup files a=/srv/a/data b=/srv/b/data --exclude '*.log' --exclude-caches")]
+pub(crate) struct FilesArgs {
+    /// Files and directories
+    #[arg(value_name = "[NAME=]PATH", required = true)]
+    pub(crate) paths: Vec<OsString>,
+    /// Leave out what this pattern matches; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// Leave out what the patterns in this file match, one a line; --exclude comes after them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) exclude_file: Vec<PathBuf>,
+    /// Leave out directories that have a CACHEDIR.TAG
+    #[arg(long)]
+    pub(crate) exclude_caches: bool,
+    /// Leave out what is on other file systems
+    #[arg(long)]
+    pub(crate) one_file_system: bool,
+    /// Store no access control lists, extended attributes and capabilities
+    #[arg(long)]
+    pub(crate) no_xattrs: bool,
+    #[command(flatten)]
+    pub(crate) content: ContentArgs,
+    #[command(flatten)]
+    pub(crate) busy: BusyArgs,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+}
+
+/// Take a snapshot of what a command writes to its standard output; none if it fails. It runs once
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore backup command --name users.ldif -- slapcat -b dc=example,dc=org")]
+pub(crate) struct CommandArgs {
+    /// The stream's name, which also names the source
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// The command; its arguments are not recorded
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub(crate) command: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
+}
 
 /// `backup sqlite`.
 pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, Failure> {

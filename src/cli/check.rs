@@ -13,8 +13,8 @@ use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::journaled::{Story, author, journaled};
 use super::output::{self, count, printable};
-use super::prune::seconds;
 use super::time;
+use super::time::seconds;
 use super::views::text_and_hex;
 
 /// Check the repository: what is damaged, and which snapshots and streams that touches

@@ -25,7 +25,7 @@ use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::journaled::{Story, author, journaled};
 use super::output::{self, SCHEMA, printable};
-use super::{environment, prune, time, whole};
+use super::{environment, time, whole};
 
 /// Heads the options of drills on a server.
 const HEADING: &str = "Of a PostgreSQL snapshot";
@@ -136,7 +136,7 @@ struct Start {
 
 /// `drill`.
 pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failure> {
-    let rto = args.rto.as_deref().map(prune::seconds).transpose()?.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
+    let rto = args.rto.as_deref().map(time::seconds).transpose()?.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
     let start = Start { instant: Instant::now(), now_ns: time::now_ns(), rto };
     let Some(snap) = &args.snap else {
         let drills = of_demo(context, start.now_ns)?;

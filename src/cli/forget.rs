@@ -11,13 +11,14 @@ use icecore::store::repo::{Refreshed, Repository, Vanished};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::args::{FilterArgs, GRACE, MAX_UNUSED};
+use super::args::FilterArgs;
 use super::columns::{Align, Table};
 use super::context::{Context, filter, find_in};
 use super::exit::{Exit, Failure};
 use super::journaled::{Story, journaled};
 use super::output::{count, printable};
 use super::prune;
+use super::prune::{GRACE, MAX_UNUSED};
 use super::time;
 use super::views::SnapshotView;
 

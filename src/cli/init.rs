@@ -1,5 +1,6 @@
 //! `init`.
 
+use icecore::store::format::parity::PARITY_PERCENT_MAX;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,10 +12,29 @@ use icecore::store::repo::{InitOptions, Repository, remember_made};
 use icecore::{Error, Result};
 use serde::Serialize;
 
-use super::args::InitArgs;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::passphrase;
+
+/// Make a repository
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Parity is for bad sectors and flipped bits: a lost pack is not covered. It is for ever, like encryption.\n\n\
+                        Examples:\n  icecore -R /srv/backup/brain init\n  icecore -R /mnt/usb/brain init --parity 3%")]
+pub(crate) struct InitArgs {
+    /// Store everything readable for anyone who can read the repository
+    #[arg(long)]
+    pub(crate) no_encryption: bool,
+    /// Store parity in every pack, so much of it, and records twice: damage up to that is healed (1% to 50%)
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) parity: Option<u8>,
+}
+
+/// A whole number of percent, with its sign or without.
+fn percent(text: &str) -> Result<u8, String> {
+    let number: Option<u8> = text.trim().trim_end_matches('%').trim_end().parse().ok();
+    let fits = number.filter(|percent| (1..=PARITY_PERCENT_MAX).contains(percent));
+    fits.ok_or_else(|| format!("it is no whole number of percent from 1% to {PARITY_PERCENT_MAX}%"))
+}
 
 #[derive(Serialize)]
 struct Made {

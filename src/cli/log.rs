@@ -17,8 +17,8 @@ use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::journaled::author;
 use super::output::{self, printable};
-use super::prune::seconds;
 use super::time;
+use super::time::seconds;
 
 /// Entries that a terminal shows unless asked for more.
 const ROWS_ON_TERMINAL: usize = 50;

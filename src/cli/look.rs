@@ -8,13 +8,21 @@ use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::{Reader, Repository};
 use serde::Serialize;
 
-use super::args::{SnapArgs, SnapshotsArgs};
+use super::args::{FilterArgs, SnapArgs};
 use super::columns::{Align, Table};
 use super::context::{Context, filter, find_in};
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::time;
 use super::views::{ChainsView, CostView, SnapshotView, StreamView};
+
+/// List the snapshots, oldest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore snapshots --tag nightly")]
+pub(crate) struct SnapshotsArgs {
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
 
 #[derive(Serialize)]
 struct Snapshots {

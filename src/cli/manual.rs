@@ -1,38 +1,16 @@
 //! `completions` and `man`: both made of the arguments themselves.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Command, CommandFactory};
-use clap_complete::Shell;
 use icecore::Error;
 use serde::Serialize;
 
-use super::args::Args;
+use super::commands::{Args, CompletionsArgs, ManArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::count;
 use super::views::Located;
-
-/// Print what a shell needs to complete commands and options
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  icecore completions bash > /usr/share/bash-completion/completions/icecore\n  icecore completions zsh > /usr/share/zsh/site-functions/_icecore\n  \
-                        icecore completions fish > ~/.config/fish/completions/icecore.fish"
-)]
-pub(crate) struct CompletionsArgs {
-    /// Which shell
-    #[arg(value_name = "SHELL")]
-    shell: Shell,
-}
-
-/// Print the manual page, or write a page for each command
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  icecore man | man -l -\n  icecore man /usr/local/share/man/man1")]
-pub(crate) struct ManArgs {
-    /// Where the pages go
-    #[arg(value_name = "DIR")]
-    dir: Option<PathBuf>,
-}
 
 #[derive(Serialize)]
 struct Written {

@@ -5,6 +5,7 @@ mod args;
 mod backup;
 mod check;
 mod columns;
+mod commands;
 mod context;
 mod drill;
 mod environment;
@@ -45,7 +46,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Args, BackupWhat, Command};
+use commands::{Args, BackupWhat, Command};
 use context::Context;
 use exit::{Exit, Failure};
 use output::Output;

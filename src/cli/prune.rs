@@ -5,13 +5,39 @@ use icecore::ops::prune::{PackUse, PruneOptions, PrunePlan, PruneReport, plan, p
 use icecore::store::repo::Repository;
 use serde::Serialize;
 
-use super::args::PruneArgs;
 use super::context::Context;
 use super::environment;
 use super::exit::{Exit, Failure};
 use super::journaled::journaled;
 use super::output::{bytes, count};
 use super::time;
+
+/// How long marked packs wait.
+pub(crate) const GRACE: &str = "24h";
+/// How much of the packs that stay may be of no use, percent.
+pub(crate) const MAX_UNUSED: u16 = 5;
+
+/// Free the space that no snapshot needs any more
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Packs that are not needed are marked first, and deleted by a later prune once the grace time is over, so that backups that run \
+                  meanwhile are not disturbed. Where nothing else uses the repository at this moment, --grace 0 does both at once.\n\n\
+                  Examples:\n  icecore prune --dry-run\n  icecore prune --grace 0"
+)]
+pub(crate) struct PruneArgs {
+    /// Show what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How long marked packs wait before they are deleted: 0, or a number with s, m, h or d
+    #[arg(long, value_name = "SPAN", default_value = GRACE)]
+    pub(crate) grace: String,
+    /// How much of the packs that stay may be of no use, percent of what is of use
+    #[arg(long, value_name = "PERCENT", default_value_t = MAX_UNUSED)]
+    pub(crate) max_unused: u16,
+    /// The most to be written anew, MiB; the rest is left for the next time
+    #[arg(long, value_name = "MIB")]
+    pub(crate) max_repack: Option<u64>,
+}
 
 /// Nanoseconds in a second.
 const SECOND_NS: i64 = 1_000_000_000;
@@ -55,7 +81,7 @@ pub(crate) struct Done {
 /// What a prune goes by now that waits so long before it deletes.
 pub(crate) fn options(grace: &str, max_unused: u16, max_repack: Option<u64>) -> Result<PruneOptions, Failure> {
     Ok(PruneOptions {
-        grace_ns: seconds(grace)?.saturating_mul(SECOND_NS),
+        grace_ns: time::seconds(grace)?.saturating_mul(SECOND_NS),
         now_ns: time::now_ns(),
         host: environment::host(),
         unused_max_permille: u64::from(max_unused) * 10,
@@ -93,24 +119,6 @@ pub(crate) fn carry_out(
         tell(done)?;
         Ok(Exit::Done)
     })
-}
-
-/// A time span as `0`, `90s`, `30m`, `24h` or `7d`, in seconds.
-pub(crate) fn seconds(text: &str) -> Result<i64, Failure> {
-    let usage = || Failure::usage(format!("{text}: no time span; give 0, or a number with s, m, h or d"));
-    let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
-        Some(number) => (number, text.chars().last()),
-        None if text == "0" => ("0", None),
-        None => return Err(usage()),
-    };
-    let factor = match unit {
-        Some('m') => 60,
-        Some('h') => 3600,
-        Some('d') => 86_400,
-        _ => 1,
-    };
-    let number: u32 = number.parse().map_err(|_| usage())?;
-    Ok(i64::from(number) * factor)
 }
 
 impl PlanView {
@@ -186,18 +194,5 @@ impl Done {
             text.push_str(&format!("{} wait for the grace time; prune again after it\n", count(self.waiting_packs, "marked pack")));
         }
         text
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::seconds;
-
-    #[test]
-    fn time_spans() {
-        let all: Vec<i64> = ["0", "0s", "90s", "30m", "24h", "7d"].iter().map(|text| seconds(text).unwrap()).collect();
-        assert_eq!(all, [0, 0, 90, 1800, 86_400, 604_800]);
-        assert!(["", "5", "h", "-1h", "1.5h", "24 h", "9999999999d"].iter().all(|text| seconds(text).is_err()));
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::time::Instant;
 
 use icecore::Error;
@@ -22,7 +23,7 @@ use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::{Reader, Refreshed, Repository};
 use serde::Serialize;
 
-use super::args::{DumpArgs, FilterArgs, RestoreArgs};
+use super::args::{FilterArgs, SnapArgs, span};
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure, code_of};
 use super::journaled::{Story, journaled};
@@ -31,6 +32,56 @@ use super::output::{self, count, printable};
 use super::progress::Progress;
 use super::views::{Located, Named};
 use super::{targets, time};
+
+/// Give a snapshot back, as files or as a PostgreSQL database; what was there is kept as NAME.pre_restore.TIMESTAMP (a database: NAME_pre_restore_TIMESTAMP)
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...\n       \
+                      icecore restore [OPTIONS] --from-dir DIR NAME=DEST...\n       \
+                      icecore restore [OPTIONS] SNAP --dsn DSN\n       icecore restore [OPTIONS] --from-file FILE.pgdump --dsn DSN",
+    after_help = super::restore_server::AFTER_HELP
+)]
+pub(crate) struct RestoreArgs {
+    /// An id or the start of one, `latest`, `latest~N` or `@TIME`
+    #[arg(value_name = "SNAP", required_unless_present_any = ["from_dir", "from_file"], conflicts_with = "from_file")]
+    pub(crate) snap: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// Restore these streams onto these files, and directories into these directories
+    #[arg(value_name = "NAME=DEST")]
+    pub(crate) streams: Vec<OsString>,
+    /// Restore all streams into this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "streams")]
+    pub(crate) to: Option<PathBuf>,
+    /// Restore files of an export, without a repository
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "source", "tag", "host"])]
+    pub(crate) from_dir: Option<PathBuf>,
+    /// Write into databases that others may have open, through SQLite
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) live: bool,
+    /// With --live: how long to wait for a lock that somebody else holds on a database [default: 5s]
+    #[arg(long, value_name = "SPAN", requires = "live", value_parser = span)]
+    pub(crate) busy_timeout: Option<Duration>,
+    /// Put a database in place although SQLite finds it damaged
+    #[arg(long)]
+    pub(crate) accept_damaged: bool,
+    /// Restore no access control lists, extended attributes and capabilities; modes give no more than the lists did
+    #[arg(long, conflicts_with = "from_dir")]
+    pub(crate) no_xattrs: bool,
+    #[command(flatten)]
+    pub(crate) server: super::restore_server::ServerArgs,
+}
+
+/// Write one stream to standard output, verified
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  icecore dump latest memory.db > memory.db")]
+pub(crate) struct DumpArgs {
+    #[command(flatten)]
+    pub(crate) snap: SnapArgs,
+    /// The stream
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+}
 
 /// Above this the paths are no news to anyone.
 const SHOWN_MAX: usize = 20;

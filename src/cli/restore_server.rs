@@ -14,12 +14,12 @@ use icecore::ops::stored::stored;
 use icecore::progress::Monitor;
 use serde::Serialize;
 
-use super::args::RestoreArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::journaled::journaled;
 use super::output::{self, count, printable};
 use super::progress::Progress;
+use super::restore::RestoreArgs;
 use super::{environment, time};
 
 /// What `icecore restore --help` ends with.

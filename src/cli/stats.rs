@@ -6,13 +6,42 @@ use icecore::ops::stats::{ENCODINGS, SnapshotCost};
 use icecore::progress::Monitor;
 use serde::Serialize;
 
-use super::args::StatsArgs;
 use super::columns::{Align, Table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::time;
 use super::views::{ChainsView, CostView, SpreadView};
+
+/// Show what the repository holds and what that costs, in all and by snapshot
+#[derive(Debug, clap::Args)]
+#[command(after_help = STATS_HELP)]
+pub(crate) struct StatsArgs {
+    /// Give only the newest N snapshots a row [default: 20 on a terminal, else all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+}
+
+/// What `icecore stats --help` ends with.
+const STATS_HELP: &str = "\
+META is everything stored that is not encoded bytes of chunks: tree nodes, tables, padding, records, headers. DEPTH and WORK are mean/p99/max
+over the chunks of the snapshot's streams: deltas down to a chunk that is stored whole, and frames to decode to read the chunk by itself.
+
+With --json, for the repository and for each of `per_snapshot`:
+  logical_bytes             the streams as plain copies
+  new_chunks, new_bytes     chunks that were not there before, and their plain bytes
+  stored_bytes, ratio       packs and record of the snapshot; logical bytes per stored byte
+  raw_bytes, zstd_bytes, delta_bytes, patch_bytes
+                            encoded chunks, by encoding
+  metadata_bytes            the rest of stored_bytes; of it:
+  node_bytes, table_bytes, padding_bytes, record_bytes
+                            tree nodes, tables of packs, padding of packs, whole objects that are no packs
+  stream_chunks             chunks in the streams
+  depth, work               {mean, p99, max}; null if a tree cannot be read
+The snapshots' stored_bytes and those of `other`, what no listed snapshot has stored, add up to stored_bytes of the repository.
+
+Example:
+  icecore stats --limit 100";
 
 /// Snapshots that a terminal shows unless asked for more.
 const ROWS_ON_TERMINAL: usize = 20;

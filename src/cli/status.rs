@@ -13,7 +13,7 @@ use super::columns::{Align, Table};
 use super::context::{Context, filter};
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
-use super::prune::seconds;
+use super::time::seconds;
 use super::views::SourceView;
 use super::{prometheus, time};
 

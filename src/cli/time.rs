@@ -1,6 +1,8 @@
 //! Points in time: typed by people, shown to people, written for programs.
 
 use icecore::{Error, Result};
+
+use super::exit::Failure;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -67,7 +69,26 @@ fn shown(time_ns: i64, zone: TimeZone, format: &str) -> String {
     text.unwrap_or_else(|_| time_ns.to_string())
 }
 
+/// A time span as `0`, `90s`, `30m`, `24h` or `7d`, in seconds.
+pub(crate) fn seconds(text: &str) -> Result<i64, Failure> {
+    let usage = || Failure::usage(format!("{text}: no time span; give 0, or a number with s, m, h or d"));
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
+        Some(number) => (number, text.chars().last()),
+        None if text == "0" => ("0", None),
+        None => return Err(usage()),
+    };
+    let factor = match unit {
+        Some('m') => 60,
+        Some('h') => 3600,
+        Some('d') => 86_400,
+        _ => 1,
+    };
+    let number: u32 = number.parse().map_err(|_| usage())?;
+    Ok(i64::from(number) * factor)
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -92,5 +113,12 @@ mod tests {
             assert!(utc(time_ns).ends_with('Z'));
             assert!(local(time_ns).contains(':'));
         }
+    }
+
+    #[test]
+    fn time_spans() {
+        let all: Vec<i64> = ["0", "0s", "90s", "30m", "24h", "7d"].iter().map(|text| seconds(text).unwrap()).collect();
+        assert_eq!(all, [0, 0, 90, 1800, 86_400, 604_800]);
+        assert!(["", "5", "h", "-1h", "1.5h", "24 h", "9999999999d"].iter().all(|text| seconds(text).is_err()));
     }
 }
