@@ -137,7 +137,10 @@ struct RestoredView {
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
     if let Some(dsn) = &args.server.dsn {
-        return super::restore_server::restore(context, args, dsn);
+        if !args.streams.is_empty() {
+            return Err(Failure::usage("--dsn restores a database, NAME=DEST files: give one of them"));
+        }
+        return super::restore_server::restore(context, (args.snap.as_ref(), &args.filter), &args.server, dsn);
     }
     if let Some(dir) = &args.from_dir {
         return from_dir(context, dir, args);

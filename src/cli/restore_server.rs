@@ -1,5 +1,6 @@
 //! `restore --dsn`: into a PostgreSQL server.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -14,12 +15,12 @@ use icecore::ops::stored::stored;
 use icecore::progress::Monitor;
 use serde::Serialize;
 
+use super::args::FilterArgs;
 use super::context::{Context, find_in};
 use super::exit::{Exit, Failure};
 use super::journaled::journaled;
 use super::output::{self, count, printable};
 use super::progress::Progress;
-use super::restore::RestoreArgs;
 use super::{environment, time};
 
 /// What `icecore restore --help` ends with.
@@ -132,25 +133,27 @@ struct TableDone {
 }
 
 /// `restore --dsn`.
-pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs, dsn: &str) -> Result<Exit, Failure> {
-    if !args.streams.is_empty() {
-        return Err(Failure::usage("--dsn restores a database, NAME=DEST files: give one of them"));
-    }
+pub(crate) fn restore(
+    context: &Context<'_>,
+    (snap, filter): (Option<&OsString>, &FilterArgs),
+    args: &ServerArgs,
+    dsn: &str,
+) -> Result<Exit, Failure> {
     let environment = environment::everything();
     let conninfo = Conninfo::resolve(Some(dsn), &environment)?.stopped_by(context.stop());
-    if let Some(path) = &args.server.from_file {
+    if let Some(path) = &args.from_file {
         let progress = context.progress();
         let dump = Dump::of_file(path, &progress)?;
         let from = Origin { snapshot: None, name: path.display().to_string() };
-        return load(context, &args.server, (conninfo, environment), &dump, from, progress);
+        return load(context, args, (conninfo, environment), &dump, from, progress);
     }
-    let snap = args.snap.as_ref().ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
+    let snap = snap.ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
     let snap = snap.to_str().ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
     journaled(context, &repo, Operation::Restore, |story| {
         story.detail = format!("{snap} to {}", conninfo.label());
         let progress = context.progress();
-        let (id, record) = find_in(&context.refresh(&repo, &progress)?, snap, &args.filter)?.clone();
+        let (id, record) = find_in(&context.refresh(&repo, &progress)?, snap, filter)?.clone();
         story.snapshots.push(id);
         story.source = Some(record.source.id);
         for flag in &record.flags {
@@ -158,7 +161,7 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs, dsn: &str) -> R
         }
         let from = Origin { snapshot: Some(id.to_string()), name: format!("snapshot {}", id.short()) };
         let dump = Dump::of_snapshot(stored(&repo, &record, &progress)?)?;
-        load(context, &args.server, (conninfo, environment), &dump, from, progress)
+        load(context, args, (conninfo, environment), &dump, from, progress)
     })
 }
 

@@ -217,6 +217,13 @@ pub struct CapturedStream {
     pub body: Body,
 }
 
+impl CapturedStream {
+    /// A file of which nothing but its bytes is known.
+    pub(crate) fn of_file(name: &str, body: Body) -> Self {
+        CapturedStream { name: name.as_bytes().to_vec(), kind: EntryKind::File, meta: None, body }
+    }
+}
+
 /// The bytes of a stream.
 pub enum Body {
     /// Has none: a directory, a link.

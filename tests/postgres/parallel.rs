@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use icecore::engine::postgres::archive::{RowSum, directory};
+use icecore::engine::postgres::archive::{RowSum, directory, is_file_name};
 use icecore::engine::postgres::tables::Tables;
 use serde_json::Value;
 
@@ -269,7 +269,7 @@ fn a_damaged_table_of_contents_is_never_more_than_refused() {
             let mut changed = toc.clone();
             changed[place] ^= 0x41;
             let Ok(read) = directory::read(changed.as_slice(), &|_, _| true) else { continue };
-            assert!(read.entries.iter().filter_map(|entry| entry.file.as_ref()).all(|file| directory::is_file_name(file)));
+            assert!(read.entries.iter().filter_map(|entry| entry.file.as_ref()).all(|file| is_file_name(file)));
             let _ = directory::rename_files(&toc[..place], &read, &[(0, "x".into()), (usize::MAX, "y".into())]);
         }
         let index = archive.entries.iter().position(|entry| entry.file.is_some()).unwrap();

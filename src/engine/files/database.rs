@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::capture::{FilesCapture, Held, Task, detail, line};
-use super::links::{SIDES, beside};
+use super::sides::{SIDES, beside};
 use super::walk::{Entry, VANISHED, refusal};
 use crate::engine::sqlite::{CapturedFile, ContentJob, capture_held, report_content};
 use crate::engine::stamp::FileState;

@@ -7,7 +7,7 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::body;
-use super::links::SIDES;
+use super::sides::SIDES;
 use crate::engine::sqlite::MAGIC;
 use crate::error::{Error, Result};
 

@@ -1,19 +1,10 @@
 //! Files with several names, and files that belong to a database. Holds only what has several names.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::sides::{SIDES, beside};
 use super::walk::Entry;
-
-/// What SQLite keeps beside a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
-pub(super) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
-
-/// The file beside a database with this suffix.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(suffix);
-    PathBuf::from(name)
-}
 
 /// Device and inode.
 pub(super) type FileId = (u64, u64);

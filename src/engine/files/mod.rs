@@ -43,6 +43,7 @@ mod holes;
 mod links;
 mod prefixes;
 pub mod restore;
+mod sides;
 mod walk;
 
 pub use self::exclude::{CACHE_TAG, LeftOut, Selection};

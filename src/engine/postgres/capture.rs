@@ -15,7 +15,6 @@ use crate::engine::child::{Running, Tee};
 use crate::engine::{Body, Capture, CaptureReport, CapturedStream};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::recorded::EntryKind;
 
 /// The transaction that everything is read in.
 const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE";
@@ -207,7 +206,7 @@ impl<'a> PostgresCapture<'a> {
             },
             Step::Tables => {
                 let body = Body::Bytes(Box::new(Cursor::new(self.tables.encode().into_bytes())));
-                Started { stream: stream(tables::STREAM, body), running: None }
+                Started { stream: CapturedStream::of_file(tables::STREAM, body), running: None }
             }
         }))
     }
@@ -330,11 +329,7 @@ impl Capture for PostgresCapture<'_> {
 /// Starts a program whose output is a stream.
 fn start(name: &str, program: &'static str, command: Command, watch: impl FnOnce(&mut Tee) -> Seen + Send + 'static) -> Result<Started> {
     let (running, output) = Running::start(program, command, watch)?;
-    Ok(Started { stream: stream(name, Body::Bytes(output)), running: Some((program, running)) })
-}
-
-pub(super) fn stream(name: &str, body: Body) -> CapturedStream {
-    CapturedStream { name: name.as_bytes().to_vec(), kind: EntryKind::File, meta: None, body }
+    Ok(Started { stream: CapturedStream::of_file(name, Body::Bytes(output)), running: Some((program, running)) })
 }
 
 /// Looks for the line that a dump in SQL ends with.

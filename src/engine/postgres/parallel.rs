@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
-use super::archive::directory::{self, TOC};
+use super::OnTable;
 use super::archive::{Archive, RowSum, Unreadable};
+use super::archive::{TOC, directory};
 use super::private_dir::PrivateDir;
 use super::stream_names::{DIRECTORY_INFIX, stream_name};
 use super::tables::{Evidence, Tables};
-use super::{OnTable, capture};
 use crate::engine::child::{self, Tee};
 use crate::engine::program::{self, Program, wait_for};
 use crate::engine::{Body, CapturedStream};
@@ -113,7 +113,7 @@ impl Directory {
             (self.on_table)(&entry.full_name());
         }
         let (watching, output) = child::watched(Some(input), move |tee| look(tee, entry)).map_err(failed)?;
-        let stream = capture::stream(&format!("{}{}", self.prefix, file.name), Body::Bytes(output));
+        let stream = CapturedStream::of_file(&format!("{}{}", self.prefix, file.name), Body::Bytes(output));
         self.reading = Some(Reading { name: file.name, entry: file.holds.map(|(index, _)| index), watching });
         Ok(Some(stream))
     }

@@ -1,6 +1,6 @@
 //! Names of the streams of a dump.
 
-use super::archive::directory::TOC;
+use super::archive::TOC;
 
 /// What the name of a dump ends with that is an archive.
 pub const ARCHIVE_SUFFIX: &str = ".pgdump";

@@ -12,8 +12,6 @@ use super::row_sum::Rows;
 use super::toc::{self, Layout};
 use super::{Archive, Entry, RowSum, Unreadable, Wanted};
 
-/// The name of the table of contents.
-pub const TOC: &str = "toc.dat";
 /// Most bytes of a file's name that is made here; the longest that file systems take has 255.
 const NAME_LEN_MAX: usize = 200;
 /// Hexadecimal digits of a hash in place of the end of a longer one.
@@ -35,11 +33,6 @@ pub fn read(input: impl BufRead, wanted: Wanted<'_>) -> Result<Archive, Unreadab
         Some(file) => input.malformed(format!("two entries have the file {file}")),
         None => Ok(archive),
     }
-}
-
-/// Whether this can be the name of a file of a dump, beside its table of contents.
-pub fn is_file_name(name: &str) -> bool {
-    !matches!(name, "" | "." | ".." | TOC) && !name.contains(['/', '\0'])
 }
 
 /// The name that the file with a table's data gets: schema and table with a dot between, and `.dat`. In both `%`, `.`, `/` and control characters are
@@ -160,6 +153,7 @@ pub fn large_objects(text: &[u8]) -> Result<Vec<(u32, String)>, Unreadable> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::is_file_name;
     use super::*;
 
     #[test]

@@ -18,6 +18,7 @@ pub use self::row_sum::RowSum;
 use self::row_sum::Rows;
 use self::summing::Summing;
 use self::toc::Layout;
+pub use self::toc::{TOC, is_file_name};
 
 /// Why an archive cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,6 +5,14 @@ use std::io::BufRead;
 use super::input::Input;
 use super::{Archive, Entry, Unreadable};
 
+/// The name of the table of contents.
+pub const TOC: &str = "toc.dat";
+
+/// Whether this can be the name of a file of a dump, beside its table of contents.
+pub fn is_file_name(name: &str) -> bool {
+    !matches!(name, "" | "." | ".." | TOC) && !name.contains(['/', '\0'])
+}
+
 /// Versions 1.14 (PostgreSQL 12 to 15), 1.15 (16) and 1.16 (17 and 18).
 const MINOR_VERSIONS: std::ops::RangeInclusive<u8> = 14..=16;
 /// The first with the name of the compression in place of its level, and with `relkind` in entries.
@@ -161,7 +169,7 @@ fn entry<R: BufRead>(input: &mut Input<R>, (minor_version, layout): Variant, wan
 /// The name of a file with data. What is beside the directory is not meant.
 fn file_name<R: BufRead>(input: &mut Input<R>) -> Result<Option<String>, Unreadable> {
     let Some(name) = input.string()?.filter(|name| !name.is_empty()) else { return Ok(None) };
-    match super::directory::is_file_name(&name) {
+    match is_file_name(&name) {
         true => Ok(Some(name)),
         false => input.malformed(format!("{name:?} is no name of a file with data")),
     }

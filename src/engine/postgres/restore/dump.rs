@@ -7,8 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::flat;
-use crate::engine::postgres::archive::directory::TOC;
-use crate::engine::postgres::archive::{self, Archive, Unreadable};
+use crate::engine::postgres::archive::{self, Archive, TOC, Unreadable};
 use crate::engine::postgres::stream_names::{ARCHIVE_SUFFIX, split_directory};
 use crate::engine::postgres::tables::{self, Tables};
 use crate::engine::stored::{self, Stored, StreamInfo};
@@ -225,7 +224,7 @@ fn directory(stored: Box<dyn Stored>) -> Result<(String, u64, Place)> {
     let (mut database, mut files, mut len) = (None, BTreeMap::new(), 0_u64);
     for stream in stored.streams() {
         let Some((of, file)) = split_directory(&stream.name) else { continue };
-        let name = std::str::from_utf8(file).ok().filter(|name| *name == TOC || archive::directory::is_file_name(name));
+        let name = std::str::from_utf8(file).ok().filter(|name| *name == TOC || archive::is_file_name(name));
         let name = name.ok_or_else(|| Error::corrupt(String::from_utf8_lossy(&stream.name), "this is no name of a file of a dump"))?;
         (database, len) = (Some(of), len.saturating_add(stream.len));
         files.insert(name.to_owned(), stream.name.clone());

@@ -1,0 +1,13 @@
+//! Files that SQLite puts beside a database.
+
+use std::path::{Path, PathBuf};
+
+/// What SQLite keeps beside a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
+pub(super) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// The file beside a database with this suffix.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
