@@ -1,6 +1,7 @@
 //! Parity sections: what is healed, and that nothing wrong ever comes out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod formula;
 mod geometry;
 mod heal;
 
