@@ -52,7 +52,7 @@ cargo clippy --locked --all-targets -- -D warnings
 # Many tests wait: for a server, a disk, a process to end. Others run meanwhile.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
 if [ -n "$quick" ]; then
-    exec cargo test --locked --lib --bins --test api --test cli --test format --test place --test tidy
+    exec cargo test --locked --lib --bins --test library --test command --test tidy
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 cargo test --locked
