@@ -8,9 +8,12 @@ export SEED="${SEED:-20261130}" ICECORE_PROOF="${ICECORE_PROOF:-short}"
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 
-for test in fault fuzz hostile_bytes; do
-    cargo test --locked --test "$test" -- --nocapture >>"$output" 2>&1 || { tail -n 60 "$output" >&2; exit 1; }
-done
+try() { # PROGRAM [MODULE]
+    cargo test --locked --test "$1" -- --nocapture "${2:-}" >>"$output" 2>&1 || { tail -n 60 "$output" >&2; exit 1; }
+}
+try fault
+try library fuzz::
+try command hostile_bytes::
 
 echo "seed $SEED, $ICECORE_PROOF"
 echo

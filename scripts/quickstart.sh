@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 given=${1:-}
 [ -z "$given" ] || given=$(realpath "$given")
 
-cargo build --release --locked --quiet --target-dir target --bin icecore --example demo_store
+echo "Building icecore in target/release. The first time takes some minutes; cargo names each crate as it begins with it."
+cargo build --release --locked --target-dir target --bin icecore --example demo_store
 icecore=$PWD/target/release/icecore
 demo=$PWD/target/release/examples/demo_store
 dir=$(mktemp -d)

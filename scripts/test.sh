@@ -1,35 +1,58 @@
 #!/usr/bin/env bash
-# Runs every test, after installing what is missing. Needs Rust (rustup.rs); on Debian and Ubuntu the rest is installed by this script.
+# Checks the form of the sources and runs every test, after installing what is missing. Needs Rust (rustup.rs).
+#   bash scripts/test.sh [--quick]
+# --quick is for the time between two changes: it leaves out what needs servers and what takes long. README.md says what that is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+quick=""
+case "${1:-}" in
+"") ;;
+--quick) quick=yes ;;
+*) echo "usage: bash scripts/test.sh [--quick]" >&2; exit 2 ;;
+esac
+
+say() { echo "test.sh: $*" >&2; }
 
 install() { # PACKAGE...
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo"
-    command -v apt-get >/dev/null || { echo "please install: $*" >&2; exit 1; }
+    command -v apt-get >/dev/null || { say "please install: $*"; exit 1; }
+    say "installing Debian packages on this system, with apt-get: $*"
     $sudo apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends "$@" >/dev/null
 }
 
-command -v cargo >/dev/null || { echo "Rust is needed: see https://rustup.rs" >&2; exit 1; }
+command -v cargo >/dev/null || { say "Rust is needed: see https://rustup.rs"; exit 1; }
 missing=()
 command -v cc >/dev/null || missing+=(build-essential)
 command -v python3 >/dev/null || missing+=(python3)
-python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 command -v openssl >/dev/null || missing+=(openssl)
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
-# The script at the end of store-format.md reads zstd frames with this module.
-if ! python3 -c 'import zstandard' 2>/dev/null; then
+
+# The script at the end of store-format.md reads zstd frames with the Python module `zstandard`; the tests start `python3`. What comes from PyPI
+# stays below target/, in an environment of its own.
+venv=$PWD/target/test-venv
+[ ! -x "$venv/bin/pip" ] || export PATH="$venv/bin:$PATH"
+if ! python3 -c 'import zstandard' 2>/dev/null || ! python3 -m pip --version >/dev/null 2>&1; then
+    python3 -c 'import ensurepip' 2>/dev/null || install python3-venv
+    say "installing the Python module zstandard from PyPI, in a virtual environment: $venv"
+    python3 -m venv --system-site-packages "$venv"
+    export PATH="$venv/bin:$PATH"
+    # Without a way to PyPI the module of Debian does as well: the tests look at /usr/bin/python3, too.
     python3 -m pip install -q zstandard 2>/dev/null || install python3-zstandard
 fi
 
-bash scripts/test-servers.sh
+[ -n "$quick" ] || bash scripts/test-servers.sh
 
 # What makes a second build quick makes the first one slower, and an automatic run has only one.
 [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 # Many tests wait: for a server, a disk, a process to end. Others run meanwhile.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
+if [ -n "$quick" ]; then
+    exec cargo test --locked --lib --bins --test library --test command --test tidy
+fi
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 cargo test --locked

@@ -159,11 +159,18 @@ fn every_test_file_belongs_to_a_test() {
     let all = sources("tests");
     for (path, _) in &all {
         let parts: Vec<&str> = path.split('/').collect();
-        let [_, folder, file] = parts.as_slice() else { continue };
-        let stem = file.trim_end_matches(".rs");
-        let named = |text: &str| text.contains(&format!("mod {stem};")) || text.contains(&format!("{folder}/{file}"));
-        let is_root = stem == "main";
-        if !is_root && !all.iter().any(|(other, text)| other != path && named(text)) {
+        let [.., folder, file] = parts.as_slice() else { continue };
+        // The file of a folder's module is named in the folder above, by the folder's name.
+        let (folder, stem) = match *file {
+            "mod.rs" => (parts[parts.len() - 3], *folder),
+            _ => (*folder, file.trim_end_matches(".rs")),
+        };
+        let is_beside = |other: &str| other.rsplit('/').nth(1) == Some(folder);
+        let is_named = |(other, text): &(String, String)| {
+            is_beside(other) && text.contains(&format!("mod {stem};")) || text.contains(&format!("{folder}/{file}"))
+        };
+        let is_root = stem == "main" || parts.len() == 2;
+        if !is_root && !all.iter().any(|named| named.0 != *path && is_named(named)) {
             wrong.push(format!("{path} is part of no test"));
         }
     }

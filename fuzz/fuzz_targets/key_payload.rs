@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../../tests/fuzz/decoders.rs"]
+#[path = "../../tests/library/fuzz/decoders.rs"]
 mod decoders;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::run("key_payload", bytes));

@@ -1,4 +1,4 @@
-//! PostgreSQL, against real servers that the tests start themselves.
+//! PostgreSQL, against real servers that the tests start themselves; and the playbook, which needs them too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod abandoned;
@@ -14,6 +14,9 @@ mod lacking;
 mod parallel;
 mod parallel_failures;
 mod passwords;
+mod playbook;
+#[path = "../support/repo.rs"]
+mod repo;
 mod restore;
 mod restore_failures;
 #[path = "../support/run.rs"]
@@ -24,7 +27,7 @@ mod server;
 mod settings;
 mod silent;
 mod stopping;
-#[path = "../cli/support.rs"]
+#[path = "../support/place.rs"]
 #[allow(dead_code)]
 mod support;
 mod table_names;

@@ -36,7 +36,7 @@ const AMPLIFICATION_BULK: u64 = 32;
 const PREFIX_LEN_AIMED: usize = 256 << 10;
 
 /// The most bases of a chunk of a stream without pages: blocks of eight rows and more come from fewer. With 8 a dump in another order stored 20 times as
-/// much (`tests/delta/moved.rs`); rows that were shuffled one by one are left to [`ROWS_FOUND_SHARE`].
+/// much (`tests/library/delta/moved.rs`); rows that were shuffled one by one are left to [`ROWS_FOUND_SHARE`].
 const ROWS_BASES_MAX: usize = 24;
 /// The share of the features of such a chunk, one in so many, that must be found in its bases. Rows that were shuffled come from everywhere: the few that
 /// a delta can have would save a fifth of them, at the price of many times the work for this snapshot and all that are built upon it.

@@ -1,0 +1,20 @@
+//! The library on real files: backup, restore, check, commit protocol.
+
+mod ages;
+mod check;
+mod cost;
+mod damage;
+mod faults;
+mod forget;
+mod history;
+mod journal;
+mod marks;
+mod nowhere;
+mod parity;
+mod prune;
+mod retention;
+mod scrub;
+mod stats;
+
+use crate::chunks;
+use crate::repo as support;
