@@ -1,11 +1,11 @@
 //! Forgetting snapshots: plan, show, execute. The space is freed by a prune.
 //!
 //! "Mark, then look": for every snapshot that is to go `forgotten/<id>` is written, durably; then all snapshots and marks are read
-//! afresh, and one that has been protected meanwhile, or has become the newest good one of its source or of a stream, is spared; then the records
-//! `snapshots/<id>` are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
+//! afresh, and one that has been protected meanwhile, or has become the newest good one of its source or of a stream, is spared; for the others `forgotten/<id>` is
+//! written again, as decided; then the records `snapshots/<id>` are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
 //! again finishes. A `forgotten/<id>` of a listed snapshot says nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::gaps::Gaps;
 use super::retention::{Calendar, Candidate, Decision, Group, GroupBy, GroupKey, Reason, Rules, always_kept, decide};
@@ -153,8 +153,12 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
             false => report.spared.push(Decision { id: *id, reasons }),
         }
     }
+    let records: HashMap<&SnapshotId, &(SnapshotId, SnapshotRecord)> = going.iter().map(|snapshot| (&snapshot.0, snapshot)).collect();
     for some in gone.chunks(AT_ONCE) {
         continue_unless_cancelled(monitor)?;
+        // Durable before the records go: a machine that has seen a snapshot takes nothing less for proof that it was forgotten.
+        repo.decide_forgotten(some.iter().filter_map(|id| records.get(id).copied()), now_ns)
+            .map_err(|error| half_done(repo, &gone, error))?;
         repo.delete_snapshots(some).map_err(|error| half_done(repo, &gone, error))?;
     }
     report.forgotten = gone;

@@ -48,7 +48,10 @@ impl Template {
         for id in self.going() {
             assert!(here.known.get(&id) == listed.get(&id) || !listed.contains_key(&id));
             assert!(!(finished && listed.contains_key(&id)), "{id} is listed");
-            assert!(listed.contains_key(&id) || repo.read_forgotten(&id).unwrap().is_some(), "{id} is neither listed nor forgotten");
+            assert!(
+                listed.contains_key(&id) || repo.read_forgotten(&id).unwrap().is_some_and(|record| record.decided),
+                "{id} is neither listed nor forgotten"
+            );
         }
         check_clean(repo);
         forget(repo, &self.going(), false);

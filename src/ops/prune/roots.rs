@@ -237,7 +237,8 @@ fn all_can_be_read(repo: &Repository, known: &HashSet<SnapshotId>) -> Result<()>
 /// it needs may be needed still.
 fn must_be_forgotten(repo: &Repository, ids: impl Iterator<Item = SnapshotId>) -> Result<()> {
     for id in ids {
-        if repo.read_forgotten(&id)?.is_none() && !repo.has_expired(&id)? {
+        let is_forgotten = repo.read_forgotten(&id)?.is_some_and(|record| record.decided);
+        if !is_forgotten && !repo.has_expired(&id)? {
             let detail = "it is gone, but was not forgotten; nothing is deleted while that is so";
             return Err(Error::corrupt(ObjectKey::Snapshot(id).to_string(), detail));
         }

@@ -121,8 +121,8 @@ impl Run<'_> {
     fn write_forgotten(&self, id: &SnapshotId) -> Result<()> {
         let now_ns = self.options.author.now_ns;
         let label = "its record was damaged".to_owned();
-        let forgotten =
-            ForgottenRecord { snapshot: *id, parent: None, source: SourceId([0; 32]), time_ns: now_ns, forgotten_ns: now_ns, label };
+        let (time_ns, forgotten_ns, source) = (now_ns, now_ns, SourceId([0; 32]));
+        let forgotten = ForgottenRecord { snapshot: *id, parent: None, source, time_ns, forgotten_ns, label, decided: true };
         self.repo.write_forgotten_records(std::iter::once(forgotten))
     }
 

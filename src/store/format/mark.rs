@@ -80,4 +80,7 @@ pub struct ForgottenRecord {
     pub forgotten_ns: i64,
     /// The label of its source, for people.
     pub label: String,
+    /// Whether the second look has found that nothing spares the snapshot: only then its record is deleted. Before that, this record says only that
+    /// forgetting has begun, and proves nothing of a snapshot that is gone.
+    pub decided: bool,
 }

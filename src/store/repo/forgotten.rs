@@ -22,13 +22,45 @@ pub struct ForgottenList {
 }
 
 impl Repository {
-    /// Writes down, durably, that snapshots are about to be forgotten at this time, nanoseconds since 1970 UTC. What an earlier attempt
-    /// has left is replaced.
+    /// Writes down, durably, that forgetting these snapshots has begun at this time, nanoseconds since 1970 UTC. A record that says that it was decided stays: another
+    /// forget may be about to delete the snapshot.
     ///
     /// # Errors
     /// [`Error::Backend`].
     pub fn write_forgotten(&self, snapshots: &[(SnapshotId, SnapshotRecord)], forgotten_ns: i64) -> Result<()> {
-        let records = snapshots.iter().map(|(id, snapshot)| {
+        let is_decided = |id: &SnapshotId| match self.read_forgotten(id) {
+            Ok(record) => Ok(record.is_some_and(|record| record.decided)),
+            Err(error) if error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        };
+        let mut begun = Vec::with_capacity(snapshots.len());
+        for snapshot in snapshots {
+            if !is_decided(&snapshot.0)? {
+                begun.push(snapshot);
+            }
+        }
+        self.write_forgotten_of(begun.into_iter(), forgotten_ns, false)
+    }
+
+    /// Writes down, durably, that nothing spares these snapshots: their records are deleted next.
+    ///
+    /// # Errors
+    /// [`Error::Backend`].
+    pub(crate) fn decide_forgotten<'s>(
+        &self,
+        snapshots: impl Iterator<Item = &'s (SnapshotId, SnapshotRecord)>,
+        forgotten_ns: i64,
+    ) -> Result<()> {
+        self.write_forgotten_of(snapshots, forgotten_ns, true)
+    }
+
+    fn write_forgotten_of<'s>(
+        &self,
+        snapshots: impl Iterator<Item = &'s (SnapshotId, SnapshotRecord)>,
+        forgotten_ns: i64,
+        decided: bool,
+    ) -> Result<()> {
+        let records = snapshots.map(|(id, snapshot)| {
             let label = &snapshot.source.label;
             let label_end = (0..=LABEL_LEN_MAX.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
             ForgottenRecord {
@@ -38,6 +70,7 @@ impl Repository {
                 time_ns: snapshot.time_ns,
                 forgotten_ns,
                 label: label.get(..label_end.unwrap_or(0)).unwrap_or_default().to_string(),
+                decided,
             }
         });
         self.write_forgotten_records(records)
@@ -116,7 +149,7 @@ impl Repository {
         Ok(ids)
     }
 
-    /// Deletes the records of snapshots for which [`Repository::write_forgotten`] has returned.
+    /// Deletes the records of snapshots for which [`Repository::decide_forgotten`] has returned.
     pub(crate) fn delete_snapshots(&self, ids: &[SnapshotId]) -> Result<()> {
         self.backend().delete(&ids.iter().map(|id| ObjectKey::Snapshot(*id)).collect::<Vec<_>>())
     }

@@ -112,11 +112,12 @@ impl Repository {
         Ok(())
     }
 
-    /// Whether a record says that this snapshot was forgotten, or never was one. One that cannot be read says nothing.
+    /// Whether a record says that this snapshot was forgotten, or never was one. One that cannot be read says nothing, and neither does one of a forget that was
+    /// not decided: the snapshot may have been spared, and may be hidden.
     pub(crate) fn is_explained(&self, id: &SnapshotId) -> Result<bool> {
         match self.read_forgotten(id) {
-            Ok(Some(_)) => Ok(true),
-            Ok(None) => self.has_expired(id),
+            Ok(Some(record)) if record.decided => Ok(true),
+            Ok(_) => self.has_expired(id),
             Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => self.has_expired(id),
             Err(error) => Err(error),
         }
@@ -136,6 +137,7 @@ impl Repository {
                 time_ns: one.record.as_ref().map_or(0, |record| record.time_ns),
                 forgotten_ns: now_ns,
                 label: source.map_or_else(String::new, |source| source.label.clone()),
+                decided: true,
             }
         });
         self.write_forgotten_records(records)?;

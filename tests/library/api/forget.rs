@@ -3,6 +3,7 @@
 use std::fs;
 
 use icecore::ops::forget::{execute, plan_by_rules};
+use icecore::ops::prune::{self, PruneOptions};
 use icecore::ops::retention::{Calendar, GroupBy, Keep, Reason, Rules};
 use icecore::ops::select::SnapshotFilter;
 use icecore::progress::Silent;
@@ -142,4 +143,32 @@ fn what_stays_of_a_forgotten_snapshot_is_checked() {
     assert!(repo.refresh().unwrap().damage.is_empty(), "who looks at snapshots does not read it");
     let check = icecore::ops::check::check(&repo, &Default::default(), &Silent).unwrap();
     assert_eq!(check.findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["forgotten"; 2]);
+}
+
+/// A forget writes down that it has begun, then looks again, and spares a snapshot. Nobody can take its first word for the whole: the storage may hide the snapshot.
+#[test]
+fn what_was_begun_and_not_decided_proves_nothing() {
+    let bed = Bed::new(true);
+    let path = bed.path("db.sqlite");
+    drop(make_database(&path, 100));
+    let repo = bed.open();
+    let (first, _) = (back_up(&repo, &path, 1).id, back_up(&repo, &path, 2));
+    let snapshots = repo.refresh().unwrap().snapshots;
+    repo.write_forgotten(&snapshots[..1], 77).unwrap();
+    assert!(!repo.read_forgotten(&first).unwrap().unwrap().decided);
+    let (file, hidden) = (bed.path("repo/snapshots").join(first.to_string()), bed.path("hidden"));
+    fs::rename(&file, &hidden).unwrap();
+    let vanished: Vec<_> = repo.refresh().unwrap().vanished.into_iter().map(|one| one.id).collect();
+    assert_eq!(vanished, [first]);
+    let prune = PruneOptions { grace_ns: 0, now_ns: 1 << 60, ..PruneOptions::default() };
+    assert!(prune::prune(&repo, &prune, &Silent).is_err_and(|error| error.is_damage()), "prune deletes nothing");
+    fs::rename(&hidden, &file).unwrap();
+    assert!(repo.refresh().unwrap().vanished.is_empty());
+    forget(&repo, &[first], false);
+    let decided = repo.read_forgotten(&first).unwrap().unwrap();
+    assert!(decided.decided && repo.refresh().unwrap().vanished.is_empty());
+    // Another forget that has begun before this one ended does not take that back.
+    repo.write_forgotten(&snapshots[..1], 78).unwrap();
+    assert_eq!(repo.read_forgotten(&first).unwrap(), Some(decided));
+    prune::prune(&repo, &prune, &Silent).unwrap();
 }

@@ -183,6 +183,7 @@ struct ForgottenRecord {
     time_ns: i64,
     forgotten_ns: i64,
     label: String,
+    decided: bool,
 }
 
 #[derive(Debug, PartialEq, SchemaRead, SchemaWrite)]
@@ -250,6 +251,7 @@ fn marks_and_forgotten() {
         time_ns: ours.time_ns,
         forgotten_ns: ours.forgotten_ns,
         label: ours.label.clone(),
+        decided: ours.decided,
     };
     assert_eq!(reread!(ForgottenRecord, record::encode(&ours).unwrap()), expected);
     let ours = values::tombstone();

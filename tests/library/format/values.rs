@@ -225,6 +225,7 @@ pub fn forgotten() -> ForgottenRecord {
         time_ns: -2,
         forgotten_ns: 1_793_880_000_123_456_790,
         label: "/srv/memory.db".into(),
+        decided: true,
     }
 }
 
