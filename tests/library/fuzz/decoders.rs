@@ -17,10 +17,12 @@ use icecore::store::format::config::Config;
 use icecore::store::format::pack::{FOOTER_LEN, Footer};
 use icecore::store::repo::catalog::Catalog;
 
+// The fuzz targets include this file, and have no other way to these.
 #[path = "../format/golden.rs"]
-#[allow(unused_imports)]
+#[allow(unused_imports, clippy::duplicate_mod)]
 mod golden;
 #[path = "../format/values.rs"]
+#[allow(clippy::duplicate_mod)]
 mod values;
 
 /// Plain bytes that a decoded chunk may have here: enough for every path, few enough for many runs.
