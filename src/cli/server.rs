@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use icecore::ops::journal::Operation;
 use icecore::ops::postgres::{
-    Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
+    AtStake, Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
     slots_text,
 };
 use icecore::progress::Monitor;
@@ -200,7 +200,7 @@ fn load(
         no_tablespaces: server.no_tablespaces,
         verify: !server.no_verify,
         keep_going: server.keep_going,
-        is_thrown_away: false,
+        at_stake: AtStake::Role,
     };
     let restored = restore_database(dump, &options, &progress)?;
     let exit = if restored.failed.is_empty() { Exit::Done } else { Exit::Incomplete };

@@ -72,6 +72,11 @@ impl Hostile {
         assert!(!self.told().exists(), "{after} has run the owner's code as a superuser");
     }
 
+    /// How many roles there are that load rows.
+    pub fn loaders(&self) -> String {
+        self.database.server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_loads_')")
+    }
+
     pub fn backup(&self, place: &Place, args: &[&str]) -> Run {
         let run: Run = capture::command(place, self.database.server, &self.dsn, args).output().unwrap().into();
         assert_eq!(run.code, Some(0), "{}", run.stderr);
@@ -125,6 +130,28 @@ fn drills_and_restores_ask_and_index_without_rights() {
         assert_eq!(server.sql("postgres", roles), "0", "who asked is gone");
         assert_eq!(family(server, &hostile.database.name).len(), 2, "the new one and the kept one");
     }
+}
+
+/// Loading runs everything that the owner can make it run: with the rights of the owner.
+#[test]
+fn loading_gives_owners_no_rights() {
+    on_every_version(|server| {
+        let (place, hostile) = (plain(), Hostile::on(server, true));
+        hostile.backup(&place, &["--no-role-passwords"]);
+        let run: Run =
+            drill::command(&place, &["latest", "--pg-bin", server.bin.to_str().unwrap(), "--dsn", &hostile.dsn]).output().unwrap().into();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(!run.stderr.contains("code of"), "{}", run.stderr);
+        hostile.has_nothing("drill --dsn");
+        for jobs in ["1", "2"] {
+            let run = restore(&place, server, &["latest", "--dsn", &hostile.dsn, "--jobs", jobs]);
+            assert!(!run.stderr.contains("code of"), "{}", run.stderr);
+            let done = good(run);
+            assert_eq!((&done["verified"], &done["differing"]), (&true.into(), &serde_json::json!([])), "{done}");
+            hostile.has_nothing(&format!("restore --jobs {jobs}"));
+        }
+        assert_eq!(hostile.loaders(), "0", "who loaded is gone");
+    });
 }
 
 /// A server that lets nobody in but its superuser: that is found out before anything is restored.

@@ -93,10 +93,6 @@ impl<'a> Preflight<'a> {
         self.left_out();
         let trust = trust(self.dump, &mut self.admin.connection)?;
         self.looked.warnings.extend(trust);
-        if !self.options.is_thrown_away {
-            let code = code(&owners(self.head), &mut self.admin.connection)?;
-            self.looked.warnings.extend(code);
-        }
         let label = self.admin.label(&self.names.target);
         if !self.problems.is_empty() {
             let busy = self.connections()?;
@@ -317,7 +313,7 @@ pub(super) fn code(owners: &BTreeSet<String>, connection: &mut Connection) -> Re
 }
 
 /// That code of these roles can run with the rights of somebody.
-pub(in crate::ops) fn code_text(roles: &[String], whose: &str) -> String {
+pub(super) fn code_text(roles: &[String], whose: &str) -> String {
     format!(
         "CHECK constraints, domains, defaults and generated columns can run code of their owners while rows are loaded, with the rights of {whose}; \
          go on only if you trust these roles, or restore as a role that is no superuser: {}",

@@ -281,6 +281,19 @@ impl Conninfo {
         other
     }
 
+    /// The same for sessions that act as another role from their start, and go back to that when they reset it.
+    pub(crate) fn acting_as(self, role: &str) -> Self {
+        // A space ends a value, unless a backslash is before it.
+        let escaped = |c: char| if c == '\\' || c.is_ascii_whitespace() || c == '\x0b' { vec!['\\', c] } else { vec![c] };
+        let role: String = role.chars().flat_map(escaped).collect();
+        Conninfo { options: Some(format!("-c role={role}")), ..self }
+    }
+
+    /// The same without the user's own options, which are for the user's role.
+    pub(crate) fn without_options(self) -> Self {
+        Conninfo { options: None, ..self }
+    }
+
     /// The same for another database of the server.
     pub fn with_database(&self, database: &str) -> Self {
         // There other settings may hold.

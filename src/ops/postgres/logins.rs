@@ -1,0 +1,252 @@
+//! Roles that load rows in a superuser's place.
+//!
+//! What an ordinary role has written into CHECK constraints, domains and the like runs with the rights of who loads the rows. `SET SESSION AUTHORIZATION` and `SET ROLE` take
+//! nothing away from a superuser, as that code can take it back. So a role is made for each owner. It logs in by itself, with a password that nobody knows, and has no
+//! right but to act as the owner, which its sessions do from their start. Another one, which may act as nobody, loads the tables of superusers that use others' code.
+
+use super::admin::Admin;
+use super::passes::{Needs, Pass, Plan, Roles, Who, plan};
+use super::preflight::{code_text, some};
+use super::{AtStake, Dump, ServerOptions, passes, preflight, sql};
+use crate::error::{Error, Result};
+use crate::progress::Monitor;
+use crate::source::postgres::archive::Archive;
+use crate::source::postgres::connect::explain;
+use crate::source::postgres::{Connection, Conninfo};
+
+/// Random bytes in a name, and in a password.
+const NAME_BYTES: usize = 8;
+const PASSWORD_BYTES: usize = 24;
+
+/// A role that is there until [`Login::drop_role`].
+pub(super) struct Login {
+    who: Who,
+    name: String,
+    password: String,
+}
+
+impl Login {
+    /// Makes one that acts as `who`. Of `inherits` it has the rights without acting.
+    pub(super) fn make(admin: &mut Admin, who: Who, inherits: bool) -> Result<Self> {
+        let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| Error::destination("a role", format!("no randomness: {e}")));
+        let (mut name, mut password) = ([0; NAME_BYTES], [0; PASSWORD_BYTES]);
+        random(&mut name).and_then(|()| random(&mut password))?;
+        let login = Login { who, name: format!("icecore_loads_{}", crate::id::to_hex(&name)), password: crate::id::to_hex(&password) };
+        let role = login.quoted();
+        let member = match &login.who {
+            Who::Owner(owner) => format!("; GRANT {} TO {role}", sql::quote(owner)),
+            Who::Superuser | Who::Nobody => String::new(),
+        };
+        let inherits = if inherits { "INHERIT" } else { "NOINHERIT" };
+        let text = format!("CREATE ROLE {role} LOGIN {inherits} PASSWORD {}{member}", sql::literal(&login.password));
+        admin.run("", "no role can be made that loads rows", &text).map(|()| login)
+    }
+
+    /// Its name, in quotes.
+    pub(super) fn quoted(&self) -> String {
+        sql::quote(&self.name)
+    }
+
+    /// The same place for sessions that log in as this role and act as the owner.
+    pub(super) fn conninfo(&self, conninfo: &Conninfo) -> Conninfo {
+        let own = self.plain(conninfo);
+        match &self.who {
+            Who::Owner(owner) => own.acting_as(owner),
+            Who::Superuser | Who::Nobody => own,
+        }
+    }
+
+    /// The same place for sessions that only log in.
+    pub(super) fn plain(&self, conninfo: &Conninfo) -> Conninfo {
+        conninfo.with_role(&self.name, &self.password).without_options()
+    }
+
+    /// Makes sure that its sessions are what they should be.
+    pub(super) fn try_out(&self, conninfo: &Conninfo) -> Result<()> {
+        let mut connection = Connection::open(&self.conninfo(conninfo))?;
+        let failed = |e: postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
+        let row = connection.client.query_one("SELECT session_user::text, current_user::text", &[]).map_err(failed)?;
+        let (logged_in, acting): (String, String) = row.try_get(0).and_then(|first| Ok((first, row.try_get(1)?))).map_err(failed)?;
+        match logged_in == self.name && acting == self.acting() {
+            true => Ok(()),
+            false => Err(Error::source(connection.conninfo.label(), format!("its sessions are of role {logged_in} and act as {acting}"))),
+        }
+    }
+
+    /// Whose rights its sessions have.
+    pub(super) fn acting(&self) -> &str {
+        match &self.who {
+            Who::Owner(owner) => owner,
+            Who::Superuser | Who::Nobody => &self.name,
+        }
+    }
+
+    /// The same, for people.
+    pub(super) fn told(&self) -> String {
+        match &self.who {
+            Who::Owner(owner) => format!("role {owner}, the owner"),
+            Who::Superuser | Who::Nobody => "a role that was made for it".to_owned(),
+        }
+    }
+
+    /// What drops it where all is gone that it has anywhere.
+    pub(super) fn drop_role(&self, admin: &mut Admin) -> Result<()> {
+        let dropped = admin.run("", "the role that loaded rows is left", &format!("DROP ROLE {}", self.quoted()));
+        dropped.map_err(|error| {
+            super::making::add(error, &format!("; it has to be dropped by hand: DROP OWNED BY {0}; DROP ROLE {0}", self.quoted()))
+        })
+    }
+}
+
+/// How a dump is loaded.
+#[derive(Default)]
+pub(super) struct Logins {
+    /// What is restored by whom. None: all of it by who connects.
+    pub(super) passes: Vec<Pass>,
+    logins: Vec<Login>,
+}
+
+impl Logins {
+    /// Looks who has to load what, makes the roles that it takes, and has them log in. What runs with a superuser's rights all the same is told.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if the server does not say who is a superuser; else as reading the dump.
+    pub(super) fn prepare(
+        admin: &mut Admin,
+        (dump, head): (&Dump, &Archive),
+        options: &ServerOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
+        let owners = preflight::owners(head);
+        let Some((role, roles)) = roles(admin)? else { return Ok(Logins::default()) };
+        let ordinary: Vec<String> = owners.into_iter().filter(|owner| !roles.superusers.contains(owner)).collect();
+        if ordinary.is_empty() {
+            return Ok(Logins::default());
+        }
+        let tell = |text: &dyn Fn(&str) -> String| match &options.at_stake {
+            AtStake::Role => monitor.warn(&text(&format!("role {role}, a superuser"))),
+            AtStake::ServerUser(who) => monitor.warn(&text(who)),
+            AtStake::Nothing => {}
+        };
+        if options.no_owner {
+            tell(&|whose| code_text(&ordinary, whose));
+            return Ok(Logins::default());
+        }
+        let Plan { passes, left } = plan(&dump.head(&passes::is_wanted)?, &roles);
+        if !left.is_empty() {
+            tell(&|whose| left_text(&left, whose));
+        }
+        match Self::of(admin, passes) {
+            Ok(logins) => Ok(logins),
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(error) => {
+                tell(&|whose| {
+                    format!("{}; roles without rights, made for it, would load the rows, but: {error}", code_text(&ordinary, whose))
+                });
+                Ok(Logins::default())
+            }
+        }
+    }
+
+    fn of(admin: &mut Admin, passes: Vec<Pass>) -> Result<Self> {
+        let mut logins = Logins { passes, logins: Vec::new() };
+        let who: std::collections::BTreeSet<Who> =
+            logins.passes.iter().map(|pass| pass.who.clone()).filter(|who| *who != Who::Superuser).collect();
+        match who.into_iter().try_for_each(|who| logins.add(admin, who)) {
+            // All of it is one pass.
+            Ok(()) if logins.logins.is_empty() => Ok(Logins::default()),
+            Ok(()) => Ok(logins),
+            Err(error) => {
+                let left: Result<()> = logins.logins.iter().try_for_each(|login| login.drop_role(admin));
+                Err(left.err().unwrap_or(error))
+            }
+        }
+    }
+
+    fn add(&mut self, admin: &mut Admin, who: Who) -> Result<()> {
+        let login = Login::make(admin, who, false)?;
+        let tried = login.try_out(&admin.connection.conninfo);
+        self.logins.push(login);
+        tried
+    }
+
+    /// Who restores a pass, if that is not a superuser.
+    pub(super) fn of_pass(&self, pass: &Pass) -> Option<&Login> {
+        self.logins.iter().find(|login| login.who == pass.who)
+    }
+
+    /// Drops what code has made or been given in the role's name.
+    pub(super) fn let_go(&self, conninfo: &Conninfo) -> Result<()> {
+        if self.logins.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = self.logins.iter().map(Login::quoted).collect();
+        let mut connection = Connection::open(conninfo)?;
+        // Event triggers of the database do not fire in this role.
+        let text = format!("SET session_replication_role = replica; DROP OWNED BY {} CASCADE", names.join(", "));
+        let done = connection.client.batch_execute(&text);
+        done.map_err(|e| {
+            Error::destination(conninfo.label(), format!("what roles have that loaded rows cannot be dropped: {}", explain(&e)))
+        })
+    }
+
+    /// Drops the roles. What is left of them is told.
+    pub(super) fn remove(self, admin: &mut Admin, monitor: &dyn Monitor) {
+        if self.logins.is_empty() {
+            return;
+        }
+        let refreshed = admin.refresh();
+        for login in &self.logins {
+            let dropped = if refreshed.is_ok() {
+                login.drop_role(admin)
+            } else {
+                Err(Error::destination(admin.label(""), format!("role {} is left", login.name)))
+            };
+            dropped.err().iter().for_each(|error| monitor.warn(&error.to_string()));
+        }
+    }
+}
+
+/// The role of this session, if it is a superuser, and those of the server.
+pub(super) fn roles(admin: &mut Admin) -> Result<Option<(String, Roles)>> {
+    let own = admin.list("SELECT rolname::text FROM pg_roles WHERE rolname = current_user AND rolsuper", &[])?;
+    let Some(role) = own.into_iter().next() else { return Ok(None) };
+    let mut named = |which: &str| -> Result<_> {
+        Ok(admin.list(&format!("SELECT rolname::text FROM pg_roles WHERE {which}"), &[])?.into_iter().collect())
+    };
+    Ok(Some((role, Roles { superusers: named("rolsuper")?, ordinary: named("NOT rolsuper")? })))
+}
+
+fn left_text(left: &[String], whose: &str) -> String {
+    format!("only a superuser can restore what uses code of ordinary roles here, which runs with the rights of {whose}: {}", some(left))
+}
+
+/// Lets a role do what a pass needs and its owner may not, and gives what takes that back.
+pub(super) fn lend(connection: &mut Connection, login: &Login, needs: &Needs) -> Result<String> {
+    const SCHEMA: &str = "to_regnamespace";
+    const TABLE: &str = "to_regclass";
+    let lists = [
+        (&needs.schemas, "has_schema_privilege", SCHEMA, "USAGE", "ON SCHEMA"),
+        (&needs.makes_in, "has_schema_privilege", SCHEMA, "CREATE", "ON SCHEMA"),
+        (&needs.inserts, "has_table_privilege", TABLE, "INSERT", "ON TABLE"),
+        (&needs.references, "has_table_privilege", TABLE, "REFERENCES", "ON TABLE"),
+    ];
+    let failed = |conninfo: &Conninfo, e: postgres::Error| {
+        Error::destination(conninfo.label(), format!("role {} cannot be let load its rows: {}", login.acting(), explain(&e)))
+    };
+    let (mut grants, mut revokes) = (String::new(), String::new());
+    let role = sql::quote(login.acting());
+    for (names, has, of, right, on) in lists {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        // Of what is not there, as it could not be restored, the function gives null.
+        let query = format!("SELECT name FROM unnest($1::text[]) name WHERE NOT {has}($2::name, {of}(name)::oid, $3)");
+        let rows = connection.client.query(&query, &[&names, &login.acting(), &right]).map_err(|e| failed(&connection.conninfo, e))?;
+        for row in rows {
+            let name: String = row.try_get(0).map_err(|e| failed(&connection.conninfo, e))?;
+            grants.push_str(&format!("GRANT {right} {on} {name} TO {role}; "));
+            revokes.push_str(&format!("REVOKE {right} {on} {name} FROM {role}; "));
+        }
+    }
+    connection.client.batch_execute(&grants).map_err(|e| failed(&connection.conninfo, e))?;
+    Ok(revokes)
+}
