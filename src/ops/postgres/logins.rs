@@ -10,7 +10,7 @@ use super::preflight::{code_text, some};
 use super::{AtStake, Dump, ServerOptions, passes, preflight, sql};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-use crate::source::postgres::archive::Archive;
+use crate::source::postgres::archive::{Archive, Entry};
 use crate::source::postgres::connect::explain;
 use crate::source::postgres::{Connection, Conninfo};
 
@@ -21,25 +21,53 @@ const PASSWORD_BYTES: usize = 24;
 /// A role that is there until [`Login::drop_role`].
 pub(super) struct Login {
     who: Who,
+    /// Whether its sessions act as the owner. Else they have the owner's rights, and what they make is theirs.
+    acts: bool,
     name: String,
     password: String,
+    /// Whether it logs in over TCP where others use a socket.
+    is_over_tcp: bool,
 }
 
 impl Login {
-    /// Makes one that acts as `who`. Of `inherits` it has the rights without acting.
-    pub(super) fn make(admin: &mut Admin, who: Who, inherits: bool) -> Result<Self> {
+    /// Makes one that `acts` as `who`, or has its rights without that, and has it log in.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] or [`Error::Source`] if it cannot be made, or the server does not let it in. Then it is gone.
+    fn make(admin: &mut Admin, who: Who, acts: bool) -> Result<Self> {
         let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| Error::destination("a role", format!("no randomness: {e}")));
         let (mut name, mut password) = ([0; NAME_BYTES], [0; PASSWORD_BYTES]);
         random(&mut name).and_then(|()| random(&mut password))?;
-        let login = Login { who, name: format!("icecore_loads_{}", crate::id::to_hex(&name)), password: crate::id::to_hex(&password) };
+        let name = format!("icecore_loads_{}", crate::id::to_hex(&name));
+        let mut login = Login { who, acts, name, password: crate::id::to_hex(&password), is_over_tcp: false };
         let role = login.quoted();
         let member = match &login.who {
             Who::Owner(owner) => format!("; GRANT {} TO {role}", sql::quote(owner)),
             Who::Superuser | Who::Nobody => String::new(),
         };
-        let inherits = if inherits { "INHERIT" } else { "NOINHERIT" };
+        let inherits = if acts { "NOINHERIT" } else { "INHERIT" };
         let text = format!("CREATE ROLE {role} LOGIN {inherits} PASSWORD {}{member}", sql::literal(&login.password));
-        admin.run("", "no role can be made that loads rows", &text).map(|()| login)
+        admin.run("", "no role can be made that loads rows", &text)?;
+        match login.log_in(admin) {
+            Ok(()) => Ok(login),
+            Err(error) => login.drop_role(admin).and(Err(error)),
+        }
+    }
+
+    /// Sockets often let in only the role that has the name of the user (`peer`), and TCP those with a password. What the server says that it listens on
+    /// is its own.
+    fn log_in(&mut self, admin: &mut Admin) -> Result<()> {
+        const LISTENS: &str = "string_to_array(replace(current_setting('listen_addresses'), ' ', ''), ',') && ARRAY['*', '0.0.0.0', '127.0.0.1', 'localhost']";
+        let Err(error) = self.try_out(admin) else { return Ok(()) };
+        let is_socket = admin.connection.conninfo.targets.first().is_some_and(|target| target.is_socket());
+        if matches!(error, Error::Cancelled) || !is_socket || !admin.is(LISTENS, &[])? {
+            return Err(error);
+        }
+        self.is_over_tcp = true;
+        match self.try_out(admin) {
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            tried => tried.map_err(|_| error),
+        }
     }
 
     /// Its name, in quotes.
@@ -47,27 +75,26 @@ impl Login {
         sql::quote(&self.name)
     }
 
-    /// The same place for sessions that log in as this role and act as the owner.
+    /// The same place for sessions that log in as this role.
     pub(super) fn conninfo(&self, conninfo: &Conninfo) -> Conninfo {
-        let own = self.plain(conninfo);
+        let own = conninfo.with_role(&self.name, &self.password).without_options();
+        let own = if self.is_over_tcp { own.over_tcp() } else { own };
         match &self.who {
-            Who::Owner(owner) => own.acting_as(owner),
-            Who::Superuser | Who::Nobody => own,
+            Who::Owner(owner) if self.acts => own.acting_as(owner),
+            _ => own,
         }
     }
 
-    /// The same place for sessions that only log in.
-    pub(super) fn plain(&self, conninfo: &Conninfo) -> Conninfo {
-        conninfo.with_role(&self.name, &self.password).without_options()
-    }
-
-    /// Makes sure that its sessions are what they should be.
-    pub(super) fn try_out(&self, conninfo: &Conninfo) -> Result<()> {
-        let mut connection = Connection::open(&self.conninfo(conninfo))?;
+    /// Makes sure that its sessions are what they should be, and on this server.
+    fn try_out(&self, admin: &mut Admin) -> Result<()> {
+        const SAME: &str = "EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1::text::int4 AND usename = $2::text)";
+        let mut connection = Connection::open(&self.conninfo(&admin.connection.conninfo))?;
         let failed = |e: postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
-        let row = connection.client.query_one("SELECT session_user::text, current_user::text", &[]).map_err(failed)?;
-        let (logged_in, acting): (String, String) = row.try_get(0).and_then(|first| Ok((first, row.try_get(1)?))).map_err(failed)?;
-        match logged_in == self.name && acting == self.acting() {
+        let row =
+            connection.client.query_one("SELECT session_user::text, current_user::text, pg_backend_pid()::text", &[]).map_err(failed)?;
+        let column = |index: usize| row.try_get::<_, String>(index).map_err(failed);
+        let (logged_in, acting, pid) = (column(0)?, column(1)?, column(2)?);
+        match logged_in == self.name && acting == self.acting() && admin.is(SAME, &[&pid, &self.name])? {
             true => Ok(()),
             false => Err(Error::source(connection.conninfo.label(), format!("its sessions are of role {logged_in} and act as {acting}"))),
         }
@@ -76,8 +103,8 @@ impl Login {
     /// Whose rights its sessions have.
     pub(super) fn acting(&self) -> &str {
         match &self.who {
-            Who::Owner(owner) => owner,
-            Who::Superuser | Who::Nobody => &self.name,
+            Who::Owner(owner) if self.acts => owner,
+            _ => &self.name,
         }
     }
 
@@ -152,7 +179,7 @@ impl Logins {
         let mut logins = Logins { passes, logins: Vec::new() };
         let who: std::collections::BTreeSet<Who> =
             logins.passes.iter().map(|pass| pass.who.clone()).filter(|who| *who != Who::Superuser).collect();
-        match who.into_iter().try_for_each(|who| logins.add(admin, who)) {
+        match who.into_iter().try_for_each(|who| Login::make(admin, who, true).map(|login| logins.logins.push(login))) {
             // All of it is one pass.
             Ok(()) if logins.logins.is_empty() => Ok(Logins::default()),
             Ok(()) => Ok(logins),
@@ -161,13 +188,6 @@ impl Logins {
                 Err(left.err().unwrap_or(error))
             }
         }
-    }
-
-    fn add(&mut self, admin: &mut Admin, who: Who) -> Result<()> {
-        let login = Login::make(admin, who, false)?;
-        let tried = login.try_out(&admin.connection.conninfo);
-        self.logins.push(login);
-        tried
     }
 
     /// Who restores a pass, if that is not a superuser.
@@ -207,8 +227,30 @@ impl Logins {
     }
 }
 
+/// The role that makes one table and loads it in the place of a superuser, if that is needed. Of the owner it has the rights.
+pub(super) fn for_table(admin: &mut Admin, head: &Archive, data: &Entry, monitor: &dyn Monitor) -> Result<Option<Login>> {
+    let Some((role, roles)) = roles(admin)? else { return Ok(None) };
+    let who = passes::who_loads(head, data, &roles);
+    if who == Who::Superuser {
+        return Ok(None);
+    }
+    match Login::make(admin, who, false) {
+        Ok(login) => Ok(Some(login)),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(error) => {
+            let ordinary: Vec<String> = preflight::owners(head).into_iter().filter(|owner| !roles.superusers.contains(owner)).collect();
+            monitor.warn(&fallback_text(&ordinary, &format!("role {role}, a superuser"), &error));
+            Ok(None)
+        }
+    }
+}
+
+fn fallback_text(ordinary: &[String], whose: &str, error: &Error) -> String {
+    format!("{}; roles without rights, made for it, would load the rows, but: {error}", code_text(ordinary, whose))
+}
+
 /// The role of this session, if it is a superuser, and those of the server.
-pub(super) fn roles(admin: &mut Admin) -> Result<Option<(String, Roles)>> {
+fn roles(admin: &mut Admin) -> Result<Option<(String, Roles)>> {
     let own = admin.list("SELECT rolname::text FROM pg_roles WHERE rolname = current_user AND rolsuper", &[])?;
     let Some(role) = own.into_iter().next() else { return Ok(None) };
     let mut named = |which: &str| -> Result<_> {

@@ -132,6 +132,12 @@ pub(super) fn plan(head: &Archive, roles: &Roles) -> Plan {
     Plan { passes, left }
 }
 
+/// Who has to load this table's rows.
+pub(super) fn who_loads(head: &Archive, data: &Entry, roles: &Roles) -> Who {
+    let index = head.entries.iter().position(|entry| entry.dump_id == data.dump_id);
+    index.map_or(Who::Nobody, |index| Planner::new(head, roles).who(index, data, &mut Vec::new()))
+}
+
 /// Definitions; rights on them; rows; indexes, keys, triggers; and [`LATE`].
 const STAGES: usize = 5;
 
@@ -295,4 +301,118 @@ fn reaching(entries: &[Entry], uses: &[Vec<usize>], wanted: impl Fn(&Entry) -> b
         fresh.extend(users.get(index).into_iter().flatten());
     }
     reached
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Number, kind, name, owner, what it needs, statement.
+    type Row = (i64, &'static str, &'static str, &'static str, &'static [i64], &'static str);
+
+    fn archive(rows: &[Row]) -> Archive {
+        let section = |kind: &str| match kind {
+            "ACL" | "COMMENT" => None,
+            "TABLE DATA" | "SEQUENCE SET" => Some(Section::Data),
+            "INDEX" | "FK CONSTRAINT" | "CHECK CONSTRAINT" | "EVENT TRIGGER" => Some(Section::PostData),
+            _ => Some(Section::PreData),
+        };
+        let entry = |(dump_id, kind, name, owner, dependencies, text): &Row| Entry {
+            dump_id: *dump_id,
+            kind: (*kind).to_owned(),
+            section: section(kind),
+            schema: Some("s".to_owned()),
+            name: (*name).to_owned(),
+            owner: (*owner).to_owned(),
+            has_data: *kind == "TABLE DATA",
+            file: None,
+            file_at: 0,
+            is_copy: *kind == "TABLE DATA",
+            dependencies: dependencies.to_vec(),
+            tablespace: None,
+            definition: Some((*text).to_owned()),
+            copy_statement: (*kind == "TABLE DATA").then(|| (*text).to_owned()),
+            digest: [0; 32],
+        };
+        Archive {
+            minor_version: 14,
+            database: "db".to_owned(),
+            server_version: "15".to_owned(),
+            dump_version: "15".to_owned(),
+            entries: rows.iter().map(entry).collect(),
+            blocks: Vec::new(),
+            data_offset: 0,
+            len: 0,
+            widths: (4, 8),
+        }
+    }
+
+    fn planned(rows: &[Row]) -> (Vec<(Who, Vec<i64>)>, Vec<String>) {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let roles = Roles { superusers: names(&["root"]), ordinary: names(&["app", "other"]) };
+        let Plan { passes, left } = plan(&archive(rows), &roles);
+        (passes.into_iter().map(|pass| (pass.who, pass.entries)).collect(), left)
+    }
+
+    #[test]
+    fn each_owner_loads_its_rows_after_rights_are_there() {
+        let app = || Who::Owner("app".to_owned());
+        let rows: &[Row] = &[
+            (1, "TABLE", "a", "app", &[], ""),
+            (2, "ACL", "a", "app", &[1], ""),
+            (3, "TABLE", "b", "root", &[], ""),
+            (4, "TABLE DATA", "a", "app", &[1], "COPY s.a (n) FROM stdin;"),
+            (5, "TABLE DATA", "b", "root", &[3], "COPY s.b (n) FROM stdin;"),
+            (6, "EVENT TRIGGER", "e", "root", &[], ""),
+            (7, "INDEX", "i", "app", &[1], "CREATE INDEX i ON s.a USING btree (n);"),
+            (8, "FK CONSTRAINT", "f", "app", &[1, 7], "ALTER TABLE ONLY s.a ADD CONSTRAINT f FOREIGN KEY (n) REFERENCES s.\"B\"(n);"),
+            (9, "COMMENT", "f", "app", &[8], ""),
+        ];
+        let expected = vec![
+            (Who::Superuser, vec![1, 3, 2, 5]),
+            (app(), vec![4]),
+            (Who::Superuser, vec![7]),
+            (app(), vec![8]),
+            (Who::Superuser, vec![9, 6]),
+        ];
+        assert_eq!(planned(rows), (expected, Vec::new()));
+        let roles = Roles { superusers: ["root".to_owned()].into(), ordinary: ["app".to_owned()].into() };
+        let head = archive(rows);
+        let needs = Planner::new(&head, &roles).needs(&[4, 8]);
+        assert_eq!(needs.inserts, ["\"s\".\"a\"".to_owned()].into());
+        assert_eq!(needs.references, ["\"s\".\"B\"".to_owned()].into());
+        assert!(needs.makes_in.is_empty());
+    }
+
+    #[test]
+    fn what_makes_code_run_is_made_by_its_owner() {
+        let app = || Who::Owner("app".to_owned());
+        let rows: &[Row] = &[
+            (1, "FUNCTION", "f", "app", &[], "SELECT 'x'::text"),
+            (2, "DOMAIN", "d", "app", &[1], "CREATE DOMAIN s.d AS text CHECK (s.f(VALUE) > '1'::text);"),
+            (3, "TABLE", "plain", "app", &[2], "CREATE TABLE s.plain (d s.d);"),
+            (4, "TABLE", "computed", "app", &[1], "CREATE TABLE s.computed (n int GENERATED ALWAYS AS (s.f(1)) STORED);"),
+            (5, "VIEW", "v", "app", &[2], "CREATE VIEW s.v AS SELECT '{1}'::s.d[];"),
+            (6, "VIEW", "w", "root", &[2], "CREATE VIEW s.w AS SELECT '{1}'::s.d[];"),
+            (7, "TABLE", "trusting", "root", &[2], "CREATE TABLE s.trusting (d s.d);"),
+            (8, "TABLE", "lost", "missing", &[], "CREATE TABLE s.lost (n int);"),
+            (9, "TABLE DATA", "trusting", "root", &[7], "COPY s.trusting (d) FROM stdin;"),
+            (10, "TABLE DATA", "lost", "missing", &[8], "COPY s.lost (n) FROM stdin;"),
+            (11, "CHECK CONSTRAINT", "c", "root", &[7, 1], ""),
+        ];
+        let expected =
+            vec![(Who::Superuser, vec![1, 2, 3, 6, 7, 8]), (app(), vec![4, 5]), (Who::Nobody, vec![9, 10]), (Who::Superuser, vec![11])];
+        assert_eq!(planned(rows), (expected, vec!["VIEW s.w".to_owned(), "CHECK CONSTRAINT s.c".to_owned()]));
+    }
+
+    #[test]
+    fn a_dump_of_superusers_is_one_pass() {
+        let rows: &[Row] = &[
+            (1, "TABLE", "a", "root", &[], "CREATE TABLE s.a (n int CHECK (n > '1'::int));"),
+            (2, "TABLE DATA", "a", "root", &[1], "COPY s.a (n) FROM stdin;"),
+            (3, "FK CONSTRAINT", "f", "root", &[1], ""),
+        ];
+        assert_eq!(planned(rows), (vec![(Who::Superuser, vec![1, 2, 3])], Vec::new()));
+    }
 }
