@@ -7,7 +7,7 @@ use std::time::Instant;
 use icecore::engine::Environment;
 use icecore::engine::postgres::Conninfo;
 use icecore::engine::postgres::restore::{
-    Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
+    AtStake, Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
     slots_text,
 };
 use icecore::ops::journal::Operation;
@@ -204,7 +204,7 @@ fn load(
         no_tablespaces: server.no_tablespaces,
         verify: !server.no_verify,
         keep_going: server.keep_going,
-        is_thrown_away: false,
+        at_stake: AtStake::Role,
     };
     let restored = restore_database(dump, &options, &progress)?;
     let exit = if restored.failed.is_empty() { Exit::Done } else { Exit::Incomplete };

@@ -72,6 +72,15 @@ impl Hostile {
         assert!(!self.told().exists(), "{after} has run the owner's code as a superuser");
     }
 
+    /// How many roles there are that load rows of this owner.
+    pub fn loaders(&self) -> String {
+        let query = format!(
+            "SELECT count(*) FROM pg_auth_members WHERE roleid = '{}'::regrole AND starts_with(member::regrole::text, 'icecore_loads_')",
+            self.owner
+        );
+        self.database.server.sql("postgres", &query)
+    }
+
     pub fn backup(&self, place: &Place, args: &[&str]) -> Run {
         let run: Run = capture::command(place, self.database.server, &self.dsn, args).output().unwrap().into();
         assert_eq!(run.code, Some(0), "{}", run.stderr);
@@ -125,6 +134,119 @@ fn drills_and_restores_ask_and_index_without_rights() {
         assert_eq!(server.sql("postgres", roles), "0", "who asked is gone");
         assert_eq!(family(server, &hostile.database.name).len(), 2, "the new one and the kept one");
     }
+}
+
+/// Loading runs everything that the owner can make it run: with the rights of the owner.
+#[test]
+fn loading_gives_owners_no_rights() {
+    on_every_version(|server| {
+        let (place, hostile) = (plain(), Hostile::on(server, true));
+        hostile.backup(&place, &["--no-role-passwords"]);
+        let run: Run =
+            drill::command(&place, &["latest", "--pg-bin", server.bin.to_str().unwrap(), "--dsn", &hostile.dsn]).output().unwrap().into();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert!(!run.stderr.contains("code of"), "{}", run.stderr);
+        hostile.has_nothing("drill --dsn");
+        for jobs in ["1", "2"] {
+            let run = restore(&place, server, &["latest", "--dsn", &hostile.dsn, "--jobs", jobs]);
+            assert!(!run.stderr.contains("code of"), "{}", run.stderr);
+            let done = good(run);
+            assert_eq!((&done["verified"], &done["differing"]), (&true.into(), &serde_json::json!([])), "{done}");
+            hostile.has_nothing(&format!("restore --jobs {jobs}"));
+        }
+        assert_eq!(hostile.loaders(), "0", "who loaded is gone");
+    });
+}
+
+/// So does loading one table, which is whole or not there.
+#[test]
+fn loading_a_table_gives_its_owner_no_rights() {
+    for server in [15, 18].map(server) {
+        let (place, hostile) = (plain(), Hostile::on(server, true));
+        hostile.backup(&place, &["--no-role-passwords"]);
+        for (table, rows) in
+            [("public.loaded", "3"), ("public.folded", "1"), ("public.constant", "1"), ("public.first", "1"), ("closed.t", "1")]
+        {
+            let args = ["latest", "--dsn", &hostile.dsn, "--table", table, "--as", "again"];
+            let run = restore(&place, server, &args);
+            assert_eq!(run.code, Some(0), "{table}: {}", run.stderr);
+            assert!(!run.stderr.contains("code of"), "{}", run.stderr);
+            restore(&place, server, &args).failed(1, &["already exists"]);
+            let schema = table.split('.').next().unwrap();
+            let query = format!(
+                "SET search_path = pg_catalog; SELECT count(*) || (SELECT ' ' || relowner::regrole FROM pg_class \
+                 WHERE oid = '{schema}.again'::regclass) FROM {schema}.again"
+            );
+            assert_eq!(hostile.database.sql(&query), format!("{rows} {}_admin", hostile.database.name), "{table}");
+            hostile.database.sql(&format!("DROP TABLE {schema}.again"));
+        }
+        hostile.has_nothing("--table");
+        assert_eq!(hostile.loaders(), "0");
+    }
+}
+
+/// What fails leaves no role and no database.
+#[test]
+fn a_load_that_fails_leaves_no_role() {
+    let server = server(16);
+    let (place, hostile) = (plain(), Hostile::on(server, false));
+    let only_here = format!(
+        "CREATE FUNCTION here(int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN RETURN current_database() = '{}' AND $1 < 2; END$$; \
+         CREATE TABLE held (n int CHECK (here(n))); INSERT INTO held VALUES (1); ALTER TABLE held OWNER TO {}",
+        hostile.database.name, hostile.owner
+    );
+    hostile.database.sql(&format!("SET search_path = public; {only_here}"));
+    hostile.backup(&place, &["--no-role-passwords"]);
+    for jobs in ["1", "2"] {
+        let run = restore(&place, server, &["latest", "--dsn", &hostile.dsn, "--jobs", jobs]);
+        run.failed(1, &["TABLE DATA public.held cannot be restored", &format!("no more rights than those of role {}", hostile.owner)]);
+        assert_eq!(hostile.loaders(), "0");
+        assert_eq!(family(server, &hostile.database.name), [hostile.database.name.as_str()]);
+    }
+    let run =
+        restore(&place, server, &["latest", "--dsn", &hostile.dsn, "--keep-going", "--as", &format!("{}_all", hostile.database.name)]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert_eq!(hostile.loaders(), "0");
+    hostile.has_nothing("a load that fails");
+}
+
+/// A server that lets nobody in but its superuser: then loading runs the owner's code as a superuser, which is told, and no role is left.
+#[test]
+fn who_loads_has_to_be_let_in() {
+    let server: &'static Server = Box::leak(Box::new(Server::start_with(16, "", |data| {
+        std::fs::write(data.join("pg_hba.conf"), "local all postgres trust\n").unwrap();
+    })));
+    let (place, database) = (plain(), server.database());
+    database.sql("CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS n; ALTER TABLE t OWNER TO app");
+    assert_eq!(capture::backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
+    for args in [&[][..], &["--table", "t"]] {
+        let run = restore(&place, server, &[&["latest", "--dsn", &database.dsn()], args].concat());
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        for words in
+            ["with the rights of role postgres, a superuser", "trust these roles", "app; roles without rights", "no pg_hba.conf entry"]
+        {
+            assert!(run.stderr.contains(words), "{}", run.stderr);
+        }
+    }
+    assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_loads_')"), "0");
+}
+
+/// As Debian's servers are set up: a socket lets in only the role that has the user's name, and TCP those with a password.
+#[test]
+fn who_loads_logs_in_over_tcp_where_sockets_ask_for_the_user() {
+    let server: &'static Server = Box::leak(Box::new(Server::start_with(18, "127.0.0.1", |data| {
+        std::fs::write(data.join("pg_hba.conf"), "local all postgres trust\nlocal all all peer\nhost all all 127.0.0.1/32 scram-sha-256\n")
+            .unwrap();
+    })));
+    let (place, database) = (plain(), server.database());
+    database.sql("CREATE ROLE \"o'dd \\role\"; CREATE TABLE t AS SELECT 1 AS n; ALTER TABLE t OWNER TO \"o'dd \\role\"");
+    assert_eq!(capture::backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
+    for args in [&[][..], &["--table", "t"]] {
+        let run = restore(&place, server, &[&["latest", "--dsn", &database.dsn()], args].concat());
+        assert!(!run.stderr.contains("code of"), "{}", run.stderr);
+        good(run);
+    }
+    assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_loads_')"), "0");
 }
 
 /// A server that lets nobody in but its superuser: that is found out before anything is restored.

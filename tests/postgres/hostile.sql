@@ -58,3 +58,37 @@ INSERT INTO public.loaded (n) SELECT generate_series(1, 3);
 CREATE TABLE public.parted (n int) PARTITION BY LIST (public.taking(n));
 CREATE TABLE public.part PARTITION OF public.parted DEFAULT;
 INSERT INTO public.parted VALUES (7);
+-- What attaching partitions runs, and making a table whose expressions have functions of constants.
+CREATE TABLE public.ranged (n int, kind public.kind) PARTITION BY RANGE (kind);
+CREATE TABLE public.first PARTITION OF public.ranged FOR VALUES FROM (0) TO (5);
+INSERT INTO public.ranged VALUES (1, 1);
+CREATE TABLE public.folded (n int, CHECK (n > public.taking(-1)), more int GENERATED ALWAYS AS (n + public.taking(1)) STORED);
+INSERT INTO public.folded VALUES (1);
+CREATE TABLE public.keyed (n int) PARTITION BY LIST ((n + public.taking(1)));
+CREATE TABLE public.keyed1 PARTITION OF public.keyed DEFAULT;
+INSERT INTO public.keyed VALUES (1);
+-- Constants that are computed when a statement is parsed.
+CREATE TABLE public.constant (n int, kinds public.kind[] DEFAULT '{1,2}'::public.kind[]);
+INSERT INTO public.constant VALUES (1);
+CREATE VIEW public.constants AS SELECT '{1,2}'::public.kind[] AS kinds;
+CREATE FUNCTION public.adding(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + $2';
+CREATE FUNCTION public.kinds(public.kind, int) RETURNS public.kind IMMUTABLE LANGUAGE sql AS 'SELECT ($1 + $2)::public.kind';
+CREATE AGGREGATE public.adding(int) (SFUNC = public.kinds, STYPE = public.kind, INITCOND = '1');
+CREATE INDEX ON public.constant (n) WHERE kinds <> '{7}'::public.kind[];
+-- A CHECK that is added when rows are there, since it needs what needs the table.
+CREATE TABLE public.looped (n int);
+CREATE FUNCTION public.one_of(public.looped) RETURNS bool LANGUAGE sql AS 'SELECT public.taking($1.n) > 0';
+ALTER TABLE public.looped ADD CONSTRAINT looped CHECK (public.one_of(looped));
+INSERT INTO public.looped VALUES (1);
+-- A foreign key that is checked by a query, which takes up an index.
+CREATE TABLE public.referred (n int PRIMARY KEY);
+INSERT INTO public.referred VALUES (1);
+CREATE INDEX ON public.referred ((n + public.taking(2)));
+CREATE TABLE public.referring (n int REFERENCES public.referred);
+INSERT INTO public.referring VALUES (1);
+-- Rights that the owner does not have.
+CREATE SCHEMA closed;
+CREATE TABLE closed.t (n int CHECK (public.taking(n) > 0));
+INSERT INTO closed.t VALUES (1);
+REVOKE ALL ON closed.t FROM @OWNER@;
+REVOKE ALL ON SCHEMA closed FROM @OWNER@;

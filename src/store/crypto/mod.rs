@@ -5,10 +5,12 @@
 //! Repository id, format version, kind, segment number and the plain header are associated data: a segment opens nowhere else.
 
 pub mod keyring;
+mod locked;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
+use self::locked::Locked;
 use crate::id::{ChunkId, RepositoryId};
 use crate::store::format::{Cipher, FORMAT_VERSION, Kind, Malformed, ObjectHeader};
 
@@ -34,9 +36,10 @@ pub struct Keys {
     secret: Option<Secret>,
 }
 
+/// The keys that are in memory as long as the repository is open: locked, so that they are not written to swap space.
 struct Secret {
-    master: Zeroizing<[u8; 32]>,
-    chunk_key: Zeroizing<[u8; 32]>,
+    master: Locked<32>,
+    chunk_key: Locked<32>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -49,7 +52,8 @@ impl Keys {
     /// The keys of an encrypted repository.
     pub fn encrypted(repository: RepositoryId, master: &[u8; 32]) -> Self {
         let chunk_key = Zeroizing::new(blake3::derive_key(CHUNK_KEY_CONTEXT, master));
-        Keys { repository, secret: Some(Secret { master: Zeroizing::new(*master), chunk_key }) }
+        let locked = |key: &[u8; 32]| Locked::new(|bytes| bytes.copy_from_slice(key));
+        Keys { repository, secret: Some(Secret { master: locked(master), chunk_key: locked(&chunk_key) }) }
     }
 
     /// An unencrypted repository has no keys.
@@ -73,7 +77,7 @@ impl Keys {
     /// The id of a chunk with these plain bytes: keyed BLAKE3, so that a storage host cannot test for known contents.
     pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {
         match &self.secret {
-            Some(secret) => ChunkId(*blake3::keyed_hash(&secret.chunk_key, plain).as_bytes()),
+            Some(secret) => ChunkId(*blake3::keyed_hash(secret.chunk_key.bytes(), plain).as_bytes()),
             None => ChunkId(*blake3::hash(plain).as_bytes()),
         }
     }
@@ -81,13 +85,13 @@ impl Keys {
     /// The seed of content-defined cuts: secret in an encrypted repository, 0 in others.
     pub fn chunking_seed(&self) -> u64 {
         let Some(secret) = &self.secret else { return 0 };
-        let key = Zeroizing::new(blake3::derive_key(CHUNKING_SEED_CONTEXT, &secret.master[..]));
+        let key = Zeroizing::new(blake3::derive_key(CHUNKING_SEED_CONTEXT, secret.master.bytes()));
         key.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head))
     }
 
     /// The key of the local catalog's sums: with it only who has the passphrase can change what is kept there. Zeros in an unencrypted repository.
     pub fn catalog_key(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, &secret.master[..])))
+        Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, secret.master.bytes())))
     }
 
     /// What seals and opens one object.
@@ -100,7 +104,7 @@ impl Keys {
         }
         let Some(secret) = &self.secret else { return Ok(Sealer { key: None, noise: None, bound: Vec::new() }) };
         let mut material = Zeroizing::new(Vec::with_capacity(65));
-        material.extend_from_slice(&secret.master[..]);
+        material.extend_from_slice(secret.master.bytes());
         material.extend_from_slice(&header.salt);
         material.push(header.kind.code());
         let sub_key = Zeroizing::new(blake3::derive_key(SUB_KEY_CONTEXT, &material));
@@ -163,4 +167,31 @@ fn nonce(segment: u32) -> Nonce {
     let mut bytes = [0; NONCE_LEN];
     bytes.iter_mut().zip(segment.to_le_bytes()).for_each(|(to, from)| *to = from);
     Nonce::assume_unique_for_key(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// KiB that this process has locked.
+    #[cfg(target_os = "linux")]
+    fn locked() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Other tests of this process may have keys too, so nothing is said of a time without any.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn keys_are_locked_in_memory() {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+        if limit.is_some_and(|limit| limit < 1 << 20) && !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let keys = Keys::encrypted(RepositoryId([1; 32]), &[7; 32]);
+        assert!(locked() >= 8, "{} KiB are locked", locked());
+        assert_eq!(keys.chunk_id(b"x").0, *blake3::keyed_hash(&blake3::derive_key(CHUNK_KEY_CONTEXT, &[7; 32]), b"x").as_bytes());
+    }
 }

@@ -53,6 +53,17 @@ pub struct Archive {
     pub(crate) widths: (u8, u8),
 }
 
+/// A part of a restore (`teSection` of `pg_backup.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    /// Definitions that data needs.
+    PreData,
+    /// Rows, large objects, where sequences are.
+    Data,
+    /// Indexes, keys, triggers and the like.
+    PostData,
+}
+
 /// An entry of the table of contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -60,6 +71,8 @@ pub struct Entry {
     pub dump_id: i64,
     /// What it is: `TABLE`, `TABLE DATA`, `INDEX`.
     pub kind: String,
+    /// When it is restored. `None`: together with what stands before it in the table, as comments and rights are.
+    pub section: Option<Section>,
     /// Its schema, if it is in one.
     pub schema: Option<String>,
     /// Its name.

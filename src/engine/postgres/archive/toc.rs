@@ -3,7 +3,7 @@
 use std::io::BufRead;
 
 use super::input::Input;
-use super::{Archive, Entry, Unreadable};
+use super::{Archive, Entry, Section, Unreadable};
 
 /// The name of the table of contents.
 pub const TOC: &str = "toc.dat";
@@ -118,7 +118,12 @@ fn entry<R: BufRead>(input: &mut Input<R>, (minor_version, layout): Variant, wan
     input.skip_string()?; // and the object's in it.
     let name = input.string()?.unwrap_or_default();
     let kind = input.string()?.unwrap_or_default();
-    input.int()?; // The section.
+    let section = match input.int()? {
+        2 => Some(Section::PreData),
+        3 => Some(Section::Data),
+        4 => Some(Section::PostData),
+        _ => None,
+    };
     let is_wanted = wanted(&kind, &name);
     let mut hasher = blake3::Hasher::new();
     let (_, definition) = input.sql(&mut hasher, is_wanted)?;
@@ -151,6 +156,7 @@ fn entry<R: BufRead>(input: &mut Input<R>, (minor_version, layout): Variant, wan
     Ok(Entry {
         dump_id,
         kind,
+        section,
         schema,
         name,
         owner,

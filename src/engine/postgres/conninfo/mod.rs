@@ -183,6 +183,9 @@ fn is_known(key: &str) -> bool {
     SETTINGS.iter().any(|(name, _)| *name == key) || IGNORED.contains(&key) || REFUSED.contains(&key)
 }
 
+/// This machine.
+const LOOPBACK: &str = "127.0.0.1";
+
 impl Conninfo {
     /// What a connection string (a URI, `key=value` settings, a database's name, or nothing) means in these surroundings.
     ///
@@ -279,6 +282,25 @@ impl Conninfo {
         let mut other = Conninfo { user: name.to_owned(), session: Session::default(), ..self.clone() };
         other.targets.iter_mut().for_each(|target| target.password = Some(Zeroizing::new(password.to_owned())));
         other
+    }
+
+    /// The same for sessions that act as another role from their start, and go back to that when they reset it.
+    pub(crate) fn acting_as(self, role: &str) -> Self {
+        // A space ends a value, unless a backslash is before it.
+        let escaped = |c: char| if c == '\\' || c.is_ascii_whitespace() || c == '\x0b' { vec!['\\', c] } else { vec![c] };
+        let role: String = role.chars().flat_map(escaped).collect();
+        Conninfo { options: Some(format!("-c role={role}")), ..self }
+    }
+
+    /// The same servers over TCP, where they are named by sockets.
+    pub(crate) fn over_tcp(mut self) -> Self {
+        self.targets.iter_mut().filter(|target| target.is_socket()).for_each(|target| target.host = LOOPBACK.to_owned());
+        self
+    }
+
+    /// The same without the user's own options, which are for the user's role.
+    pub(crate) fn without_options(self) -> Self {
+        Conninfo { options: None, ..self }
     }
 
     /// The same for another database of the server.

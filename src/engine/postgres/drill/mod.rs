@@ -15,7 +15,7 @@ use crate::engine::Environment;
 use crate::engine::drill::{CheckReport, DrillServer, Drilled, Outcome, Questions, millis};
 use crate::engine::place::Placement;
 use crate::engine::postgres::Conninfo;
-use crate::engine::postgres::restore::{Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, code_text, owners, server_tools};
+use crate::engine::postgres::restore::{AtStake, Dump, Globals, MadeRoles, Ready, Scratch, ServerOptions, server_tools};
 use crate::engine::stored::{self, Stored};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
@@ -86,28 +86,29 @@ fn drill(stored: Box<dyn Stored>, staging: &ServerStaging, questions: Questions<
         ServerPlace::Beside { .. } => None,
     };
     let mut drill = Drill { dump: Dump::of_snapshot(stored)?, questions, monitor };
-    let how = |conninfo: &Conninfo, bin: Option<PathBuf>, spool_dir: PathBuf, (no_owner, no_privileges): (bool, bool)| ServerOptions {
-        conninfo: conninfo.clone(),
-        environment: staging.environment.clone(),
-        bin,
-        name: None,
-        jobs: staging.jobs,
-        spool_dir,
-        timestamp: placement.timestamp.clone(),
-        disconnect: false,
-        no_owner,
-        no_privileges,
-        // They are directories of the machine that was dumped, and prove nothing.
-        no_tablespaces: true,
-        verify: true,
-        keep_going: false,
-        is_thrown_away: matches!(staging.place, ServerPlace::ThrowAway { .. }),
-    };
+    let how =
+        |conninfo: &Conninfo, bin: Option<PathBuf>, spool_dir: PathBuf, (no_owner, no_privileges): (bool, bool), at_stake| ServerOptions {
+            conninfo: conninfo.clone(),
+            environment: staging.environment.clone(),
+            bin,
+            name: None,
+            jobs: staging.jobs,
+            spool_dir,
+            timestamp: placement.timestamp.clone(),
+            disconnect: false,
+            no_owner,
+            no_privileges,
+            // They are directories of the machine that was dumped, and prove nothing.
+            no_tablespaces: true,
+            verify: true,
+            keep_going: false,
+            at_stake,
+        };
     let began = Instant::now();
     match &staging.place {
         ServerPlace::Beside { conninfo, spool_dir, no_owner, no_privileges } => {
             let report = Drilled { staging: conninfo.label(), ..Drilled::default() };
-            let how = how(conninfo, staging.bin.clone(), spool_dir.clone(), (*no_owner, *no_privileges));
+            let how = how(conninfo, staging.bin.clone(), spool_dir.clone(), (*no_owner, *no_privileges), AtStake::Role);
             drill.in_database(report, began, false, &how)
         }
         ServerPlace::ThrowAway { above, account } => {
@@ -119,17 +120,20 @@ fn drill(stored: Box<dyn Stored>, staging: &ServerStaging, questions: Questions<
                 monitor.warn(&trust(why, account.as_ref(), server.is_confined));
             }
             // User nobody has no rights that code could use.
-            if !server.is_confined || account.as_ref().is_none_or(|account| account.name != NOBODY) {
-                let ordinary: Vec<String> = owners(&drill.dump)?.into_iter().filter(|owner| owner != roles.superuser()).collect();
-                let text = format!("{}, whose rights this drill's server has; {}", who(account.as_ref()), confinement(server.is_confined));
-                (!ordinary.is_empty()).then(|| code_text(&ordinary, &text)).iter().for_each(|text| monitor.warn(text));
-            }
+            let at_stake = match account.as_ref() {
+                Some(account) if server.is_confined && account.name == NOBODY => AtStake::Nothing,
+                account => AtStake::ServerUser(format!(
+                    "{}, whose rights this drill's server has; {}",
+                    who(account),
+                    confinement(server.is_confined)
+                )),
+            };
             let mut report = Drilled { staging: server.dir.to_string_lossy().into_owned(), ..Drilled::default() };
             report.server_user = account.as_ref().map(|account| account.name.clone()).or_else(|| staging.environment.os_user.clone());
             report.checks.push(roles_check(globals.is_some(), roles.make(&server.conninfo)?, monitor));
             // Below a directory of another user, who can exchange what is in it, nothing is written.
             let spool_dir = if account.is_some() { above.clone() } else { server.dir.clone() };
-            let how = how(&server.conninfo, Some(tools.bin), spool_dir, (false, false));
+            let how = how(&server.conninfo, Some(tools.bin), spool_dir, (false, false), at_stake);
             let report = drill.in_database(report, began, true, &how);
             server.end(monitor);
             report

@@ -41,7 +41,8 @@ impl Admin {
         Err(failure.unwrap_or_else(none))
     }
 
-    fn of(mut connection: Connection) -> Result<Self> {
+    /// Over this connection.
+    pub(super) fn of(mut connection: Connection) -> Result<Self> {
         let set = connection.client.batch_execute(SETTINGS);
         set.map_err(|e| Error::source(&connection.conninfo.database, explain(&e)))?;
         Ok(Admin { connection, claim: None })

@@ -11,15 +11,24 @@ use tempfile::NamedTempFile;
 use super::ServerOptions;
 use super::dump::{At, Dump};
 use super::failures::{FailedObject, Said};
-use super::making::Making;
+use super::logins::{self, Logins};
+use super::making::{self, Making};
+use super::passes::Pass;
 use super::preflight::some;
 use crate::engine::child;
-use crate::engine::postgres::Tools;
 use crate::engine::postgres::archive::Archive;
+use crate::engine::postgres::connect::explain;
 use crate::engine::postgres::private_dir::PrivateDir;
+use crate::engine::postgres::{Connection, Conninfo, Tools};
 use crate::engine::program::{self, Program};
 use crate::error::{Error, Result, joined};
 use crate::progress::Monitor;
+
+/// Where pg_restore reads the dump.
+enum Place<'a> {
+    Pipe,
+    Path(&'a Path),
+}
 
 /// Loads the dump, of which `head` is the table of contents, into the new database: through a pipe, or with several jobs from a file: the one that it is, or
 /// one that only this user may read. One that is a directory becomes one again, in a private place. Gives what could not be loaded, if that is no failure.
@@ -28,44 +37,109 @@ pub(super) fn load(
     making: &Making<'_>,
     tools: &Tools,
     options: &ServerOptions,
+    logins: &Logins,
     monitor: &dyn Monitor,
 ) -> Result<Vec<FailedObject>> {
     monitor.phase("loading", Some(dump.len));
-    let how = How { head, keep_going: options.keep_going, monitor };
-    let conninfo = making.connect()?.conninfo;
-    let mut command = tools.loader("pg_restore", &options.environment, &conninfo);
-    // What is given here is taken for a connection string if it looks like one, so it is one.
-    let database = making.conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
-    // Only then it says which object an error is about.
-    command.args(["--no-password", "--verbose"]).arg(format!("--dbname=dbname='{database}'"));
-    let left_out = [
-        ("--exit-on-error", !options.keep_going),
-        ("--no-owner", options.no_owner),
-        ("--no-privileges", options.no_privileges),
-        ("--no-tablespaces", options.no_tablespaces),
-    ];
-    command.args(left_out.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option));
+    let how = How { head, keep_going: options.keep_going, is_part: !logins.passes.is_empty(), monitor };
+    let work = Work { dump, making, tools, options, logins, how };
     if !dump.needs_room(options.jobs) {
-        return Loader::start(command.stdin(Stdio::piped()))?.run(Some(dump), &how);
+        return work.run(&Place::Pipe);
     }
-    command.arg(format!("--jobs={}", options.jobs)).stdin(Stdio::null());
-    let mut run = |path: &Path| {
-        monitor.phase("loading", None);
-        Loader::start(command.arg(path))?.run(None, &how)
-    };
     if let Some(files) = dump.files() {
         let spool = PrivateDir::create(&options.spool_dir)?;
         files.into_iter().try_for_each(|name| write_file(dump, At::File(name), &spool.path().join(name), monitor))?;
-        return run(spool.path());
+        return work.run(&Place::Path(spool.path()));
     }
     match dump.path() {
         Some(path) => {
-            let failed = run(path)?;
+            let failed = work.run(&Place::Path(path))?;
             dump.is_still_there().map(|()| failed)
         }
         None => {
             let spool = spooled(dump, &options.spool_dir, monitor)?;
-            run(spool.path())
+            work.run(&Place::Path(spool.path()))
+        }
+    }
+}
+
+/// What is loaded, and how.
+struct Work<'a> {
+    dump: &'a Dump,
+    making: &'a Making<'a>,
+    tools: &'a Tools,
+    options: &'a ServerOptions,
+    logins: &'a Logins,
+    how: How<'a>,
+}
+
+impl Work<'_> {
+    fn run(&self, place: &Place<'_>) -> Result<Vec<FailedObject>> {
+        if self.logins.passes.is_empty() {
+            return self.restore(place, self.command(&self.making.conninfo)?);
+        }
+        let failed: Result<Vec<Vec<FailedObject>>> = self.logins.passes.iter().map(|pass| self.pass(place, pass)).collect();
+        // Where it has failed, the database is dropped with all that the roles have.
+        Ok(failed?.concat()).and_then(|failed| self.logins.let_go(&self.making.conninfo).map(|()| failed))
+    }
+
+    /// Restores some entries, as who has to.
+    fn pass(&self, place: &Place<'_>, pass: &Pass) -> Result<Vec<FailedObject>> {
+        let dir = &self.options.spool_dir;
+        let cannot = |e: std::io::Error| Error::destination(dir, format!("a list cannot be put there: {e}; --tmp names another directory"));
+        let mut list = tempfile::Builder::new().prefix("icecore-").suffix(".list").rand_bytes(16).tempfile_in(dir).map_err(cannot)?;
+        let text: String = pass.entries.iter().map(|id| format!("{id};\n")).collect();
+        list.write_all(text.as_bytes()).map_err(cannot)?;
+        let restore = |conninfo: &Conninfo| {
+            let mut command = self.command(conninfo)?;
+            command.arg("--use-list").arg(list.path());
+            self.restore(place, command)
+        };
+        let Some(login) = self.logins.of_pass(pass) else { return restore(&self.making.conninfo) };
+        let mut connection = self.making.connect()?;
+        let back = logins::lend(&mut connection, login, &pass.needs)?;
+        drop(connection);
+        let as_whom = format!(
+            "\nit was restored with no more rights than those of {}, so that code in the dump has none of a superuser's",
+            login.told()
+        );
+        let restored = restore(&login.conninfo(&self.making.conninfo)).map_err(|error| making::add(error, &as_whom))?;
+        let returned = self.making.connect()?.client.batch_execute(&back);
+        returned
+            .map_err(|e| failed(format!("rights that it was lent stay with role {}: {}", login.acting(), explain(&e))))
+            .map(|()| restored)
+    }
+
+    /// The program, which connects as these settings say.
+    fn command(&self, conninfo: &Conninfo) -> Result<Command> {
+        let options = self.options;
+        let conninfo = Connection::open(conninfo)?.conninfo;
+        let mut command = self.tools.loader("pg_restore", &options.environment, &conninfo);
+        // What is given here is taken for a connection string if it looks like one, so it is one.
+        let database = conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
+        // Only then it says which object an error is about.
+        command.args(["--no-password", "--verbose"]).arg(format!("--dbname=dbname='{database}'"));
+        let left_out = [
+            ("--exit-on-error", !options.keep_going),
+            ("--no-owner", options.no_owner),
+            ("--no-privileges", options.no_privileges),
+            ("--no-tablespaces", options.no_tablespaces),
+        ];
+        command.args(left_out.into_iter().filter(|(_, is_given)| *is_given).map(|(option, _)| option));
+        Ok(command)
+    }
+
+    fn restore(&self, place: &Place<'_>, mut command: Command) -> Result<Vec<FailedObject>> {
+        match place {
+            Place::Pipe => {
+                self.how.monitor.phase("loading", Some(self.dump.len));
+                Loader::start(command.stdin(Stdio::piped()))?.run(Some(self.dump), &self.how)
+            }
+            Place::Path(path) => {
+                self.how.monitor.phase("loading", None);
+                command.arg(format!("--jobs={}", self.options.jobs)).stdin(Stdio::null());
+                Loader::start(command.arg(path))?.run(None, &self.how)
+            }
         }
     }
 }
@@ -74,6 +148,8 @@ pub(super) fn load(
 struct How<'a> {
     head: &'a Archive,
     keep_going: bool,
+    /// Whether it may be told to restore less than the dump has, and then reads no further.
+    is_part: bool,
     monitor: &'a dyn Monitor,
 }
 
@@ -102,7 +178,12 @@ impl Loader {
             // A pipe that is full makes its writer wait, who could not be interrupted then.
             let feeder = scope.spawn(move || match (dump, pipe) {
                 (Some(dump), Some(mut pipe)) => {
-                    copy(dump, At::Offset(0), monitor, &mut pipe, |e| failed(format!("does not take the dump: {e}")))
+                    let is_enough = std::cell::Cell::new(false);
+                    let fed = copy(dump, At::Offset(0), monitor, &mut pipe, |e| {
+                        is_enough.set(how.is_part && e.kind() == std::io::ErrorKind::BrokenPipe);
+                        failed(format!("does not take the dump: {e}"))
+                    });
+                    if is_enough.get() { Ok(()) } else { fed }
                 }
                 _ => Ok(()),
             });

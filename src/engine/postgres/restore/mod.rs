@@ -16,7 +16,9 @@ mod failures;
 mod flat;
 mod globals;
 mod load;
+mod logins;
 mod making;
+mod passes;
 mod preflight;
 mod scratch;
 mod sql;
@@ -30,12 +32,12 @@ pub use dump::Dump;
 pub(super) use dump::{evidence_of, read_tables};
 pub use failures::FailedObject;
 pub(crate) use globals::{Globals, MadeRoles};
-pub(crate) use preflight::code_text;
 pub use preflight::slots_text;
-pub(crate) use scratch::{Ready, Scratch, owners, server_tools};
+pub(crate) use scratch::{Ready, Scratch, server_tools};
 pub use table::{RestoredTable, TableOptions, restore_table};
 
 use self::admin::Admin;
+use self::logins::Logins;
 use self::making::Making;
 use self::preflight::{Preflight, is_wanted};
 use crate::engine::Environment;
@@ -82,8 +84,19 @@ pub struct ServerOptions {
     pub verify: bool,
     /// Restore all that can be, into a database that takes no other's place.
     pub keep_going: bool,
-    /// Whether the server is there for this alone, so that nobody's rights on it are worth anything.
-    pub is_thrown_away: bool,
+    /// What code in the dump could use if it got a superuser's rights.
+    pub at_stake: AtStake,
+}
+
+/// Whose rights code of a dump would have that runs as a superuser of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtStake {
+    /// Those of the role that connects.
+    Role,
+    /// The server is there for this alone, and runs as this user, with these rights.
+    ServerUser(String),
+    /// The same; its user has no rights.
+    Nothing,
 }
 
 /// A database that was restored.
@@ -220,18 +233,10 @@ fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monito
     let tools = preflight::tools(options, &head, admin.connection.version)?;
     let looked = Preflight::new(&mut admin, options, dump, &head, &names).check()?;
     looked.warnings.iter().for_each(|warning| monitor.warn(warning));
-    let mut making = Making::create(&mut admin, &head, &names, options, scratch)?;
-    let filled = match fill((dump, &head), &mut making, &mut admin, &tools, options, monitor) {
-        Ok(filled) => filled,
-        Err(error) => return Err(making.drop_after(&mut admin, error)),
-    };
-    let swapped = if scratch.is_some() { Ok(None) } else { take_name::swap(&mut admin, &names, options.disconnect) };
-    let kept = match swapped {
-        Ok(kept) => kept,
-        // The new one is whole, and the message says how to go on with it.
-        Err(busy @ Error::Busy { .. }) => return Err(busy),
-        Err(error) => return Err(making.drop_after(&mut admin, error)),
-    };
+    let logins = Logins::prepare(&mut admin, (dump, &head), options, monitor)?;
+    let made = make((dump, &head), &mut admin, &names, &tools, options, (scratch, &logins), monitor);
+    logins.remove(&mut admin, monitor);
+    let (filled, kept) = made?;
     let count = |kind: &str| {
         let blocks = dump.evidence.blocks.iter().filter(|block| block.kind == kind);
         blocks.fold((0, 0), |(number, rows), block| (number + 1, rows + block.rows))
@@ -241,6 +246,30 @@ fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monito
     let Filled { verified, differing, failed } = filled;
     let (name, slots, dump_bytes) = (names.target, looked.slots, dump.len);
     Ok(RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing, failed, slots })
+}
+
+/// Makes the database, fills it and gives it its name. Gives that of the old one too.
+fn make(
+    (dump, head): (&Dump, &Archive),
+    admin: &mut Admin,
+    names: &Names,
+    tools: &crate::engine::postgres::Tools,
+    options: &ServerOptions,
+    (scratch, logins): (Option<i64>, &Logins),
+    monitor: &dyn Monitor,
+) -> Result<(Filled, Option<String>)> {
+    let mut making = Making::create(admin, head, names, options, scratch)?;
+    let filled = match fill((dump, head), &mut making, admin, tools, (options, logins), monitor) {
+        Ok(filled) => filled,
+        Err(error) => return Err(making.drop_after(admin, error)),
+    };
+    let swapped = if scratch.is_some() { Ok(None) } else { take_name::swap(admin, names, options.disconnect) };
+    match swapped {
+        Ok(kept) => Ok((filled, kept)),
+        // The new one is whole, and the message says how to go on with it.
+        Err(busy @ Error::Busy { .. }) => Err(busy),
+        Err(error) => Err(making.drop_after(admin, error)),
+    }
 }
 
 /// A database that is loaded.
@@ -256,12 +285,12 @@ fn fill(
     making: &mut Making<'_>,
     admin: &mut Admin,
     tools: &crate::engine::postgres::Tools,
-    options: &ServerOptions,
+    (options, logins): (&ServerOptions, &Logins),
     monitor: &dyn Monitor,
 ) -> Result<Filled> {
     preflight::collation(admin, dump, making.names)?.iter().for_each(|warning| monitor.warn(warning));
     making.drop_absent(dump.fact(ABSENT_FACT), monitor)?;
-    let failed = load::load((dump, head), making, tools, options, monitor)?;
+    let failed = load::load((dump, head), making, tools, options, logins, monitor)?;
     let mut filled = Filled { verified: options.verify, differing: Vec::new(), failed };
     monitor.phase("analyzing", None);
     match making.analyze(monitor) {

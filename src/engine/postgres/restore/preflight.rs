@@ -93,10 +93,6 @@ impl<'a> Preflight<'a> {
         self.left_out();
         let trust = trust(self.dump, &mut self.admin.connection)?;
         self.looked.warnings.extend(trust);
-        if !self.options.is_thrown_away {
-            let code = code(&owners(self.head), &mut self.admin.connection)?;
-            self.looked.warnings.extend(code);
-        }
         let label = self.admin.label(&self.names.target);
         if !self.problems.is_empty() {
             let busy = self.connections()?;
@@ -303,21 +299,8 @@ pub(super) fn owners(head: &Archive) -> BTreeSet<String> {
     entries.map(|entry| entry.owner.clone()).collect()
 }
 
-/// What is said where a superuser restores what belongs to roles that are none: PostgreSQL builds indexes and fills materialized views with the rights of their owners, but
-/// loads rows, and checks them, with those of who restores.
-pub(super) fn code(owners: &BTreeSet<String>, connection: &mut Connection) -> Result<Option<String>> {
-    let failed = |e: postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
-    let query = "SELECT rolname::text, rolname = current_user FROM pg_roles WHERE rolsuper";
-    let rows = connection.client.query(query, &[]).map_err(failed)?;
-    let superusers: Result<Vec<(String, bool)>, _> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
-    let superusers = superusers.map_err(failed)?;
-    let Some((role, _)) = superusers.iter().find(|(_, is_own)| *is_own) else { return Ok(None) };
-    let ordinary: Vec<String> = owners.iter().filter(|owner| !superusers.iter().any(|(name, _)| name == *owner)).cloned().collect();
-    Ok((!ordinary.is_empty()).then(|| code_text(&ordinary, &format!("role {role}, a superuser"))))
-}
-
 /// That code of these roles can run with the rights of somebody.
-pub(crate) fn code_text(roles: &[String], whose: &str) -> String {
+pub(super) fn code_text(roles: &[String], whose: &str) -> String {
     format!(
         "CHECK constraints, domains, defaults and generated columns can run code of their owners while rows are loaded, with the rights of {whose}; \
          go on only if you trust these roles, or restore as a role that is no superuser: {}",

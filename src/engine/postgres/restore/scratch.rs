@@ -1,6 +1,5 @@
 //! A database that is restored only to be looked at.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::admin::Admin;
@@ -23,14 +22,6 @@ const DIGITS: usize = 4;
 pub(crate) fn server_tools(dump: &Dump, bin: Option<&Path>, environment: &Environment) -> Result<Tools> {
     let head = dump.head(&is_wanted)?;
     Tools::find_server(bin, environment, dumped_major(&head).max(reader_major(&head)))
-}
-
-/// The roles whose code this dump may run while it is restored.
-///
-/// # Errors
-/// As reading the dump.
-pub(crate) fn owners(dump: &Dump) -> Result<BTreeSet<String>> {
-    Ok(preflight::owners(&dump.head(&is_wanted)?))
 }
 
 /// A server that has answered, and what can restore a dump into it.

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 
+use super::admin::Admin;
 use super::dump::{At, Dump};
+use super::logins::{self, Login};
 use super::sql::{self, Kind};
-use super::{NAME_BYTES_MAX, preflight, standard_strings, suffixed};
+use super::{NAME_BYTES_MAX, making, preflight, standard_strings, suffixed};
 use crate::engine::postgres::archive::{self, Archive, Entry, RowSum, directory};
 use crate::engine::postgres::client::Client;
 use crate::engine::postgres::connect::explain;
@@ -70,18 +72,40 @@ pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor)
     let schema = data.schema.clone().unwrap_or_default();
     let new = format!("{}.{}", sql::quote(&schema), sql::quote(&table));
     let evidence = evidence(dump, &head, data)?;
-    let mut connection = Connection::open(&options.conninfo)?;
-    preflight::trust(dump, &mut connection)?.iter().for_each(|warning| monitor.warn(warning));
-    preflight::code(&preflight::owners(&head), &mut connection)?.iter().for_each(|warning| monitor.warn(warning));
-    let label = connection.conninfo.label();
+    let mut admin = Admin::of(Connection::open(&options.conninfo)?)?;
+    preflight::trust(dump, &mut admin.connection)?.iter().for_each(|warning| monitor.warn(warning));
+    let label = admin.connection.conninfo.label();
     let work = Work { dump, head: &head, data, evidence, monitor, label: &label };
     let create = renamed(definition, &new).ok_or_else(|| strange(data))?;
     let columns = copy_columns(copy);
     let encoding = encoding(&head);
     let load = format!("COPY {new} {columns} FROM STDIN WITH (ENCODING {})", sql::literal(&encoding));
     let unload = format!("COPY {new} {columns} TO STDOUT WITH (ENCODING {})", sql::literal(&encoding));
-    work.run(&mut connection.client, &create, &load, &unload)?;
+    match logins::for_table(&mut admin, &head, data, monitor)? {
+        None => work.run(&mut admin.connection.client, &create, &load, &unload)?,
+        Some(login) => {
+            let made = work.run_as(&mut admin, &login, [&create, &load, &unload]);
+            finish(&mut admin, &login, &new, made)?;
+        }
+    }
     Ok(RestoredTable { name: format!("{schema}.{table}"), label, rows: evidence.rows, bytes: evidence.len, head_bytes: head.len })
+}
+
+/// Takes over the table that a role has made, and drops that role with whatever code has made in its name.
+fn finish(admin: &mut Admin, login: &Login, new: &str, made: Result<()>) -> Result<()> {
+    let (role, refreshed) = (login.quoted(), admin.refresh());
+    let take = if made.is_ok() { format!("ALTER TABLE {new} OWNER TO CURRENT_USER; ") } else { String::new() };
+    let drop = |take: &str| format!("BEGIN; {take}DROP OWNED BY {role} CASCADE; DROP ROLE {role}; COMMIT");
+    let done = refreshed.and_then(|()| admin.run("", "the role that made the table cannot be dropped", &drop(&take)));
+    let Err(why) = done else { return made };
+    // Of what cannot be taken over nothing is to be left either.
+    let is_gone = admin.run("", "", "ROLLBACK").and_then(|()| admin.run("", "", &drop(""))).is_ok();
+    let left = if is_gone { String::new() } else { format!("; it has to be dropped by hand: {}", drop("")) };
+    match made {
+        Ok(()) => Err(making::add(why, &left)),
+        Err(error) if is_gone => Err(error),
+        Err(error) => Err(making::add(error, &format!("; {why}{left}"))),
+    }
 }
 
 fn strange(entry: &Entry) -> Error {
@@ -218,6 +242,31 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// The same as a role that has the rights of the table's owner, and may make it in its schema.
+    fn run_as(&self, admin: &mut Admin, login: &Login, [create, load, unload]: [&str; 3]) -> Result<()> {
+        let schemas = self
+            .head
+            .entries
+            .iter()
+            .filter(|entry| self.data.schema.is_some() && self.is_used(entry))
+            .filter_map(|entry| entry.schema.as_ref());
+        let schemas: std::collections::BTreeSet<&String> = schemas.chain(&self.data.schema).collect();
+        let role = login.quoted();
+        let mut grants: String =
+            schemas.into_iter().map(|schema| format!("GRANT USAGE ON SCHEMA {} TO {role}; ", sql::quote(schema))).collect();
+        grants.extend(self.data.schema.iter().map(|schema| format!("GRANT CREATE ON SCHEMA {} TO {role}; ", sql::quote(schema))));
+        admin.run("", "the table cannot be made, and nothing was changed", &grants)?;
+        let mut connection = Connection::open(&login.conninfo(&admin.connection.conninfo))?;
+        let made = self.run(&mut connection.client, create, load, unload);
+        made.map_err(|error| making::add(error, &format!("; it had no more rights than those of {}", login.told())))
+    }
+
+    /// Whether the table's definition names it.
+    fn is_used(&self, entry: &Entry) -> bool {
+        let tables = self.head.entries.iter().filter(|table| table.kind == "TABLE" && self.data.dependencies.contains(&table.dump_id));
+        tables.into_iter().any(|table| table.dependencies.contains(&entry.dump_id))
+    }
+
     fn run(&self, client: &mut Client, create: &str, load: &str, unload: &str) -> Result<()> {
         let failed =
             |what: &str, e: &postgres::Error| Error::destination(self.label, format!("{what}, and nothing was changed: {}", explain(e)));

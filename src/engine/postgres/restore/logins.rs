@@ -1,0 +1,294 @@
+//! Roles that load rows in a superuser's place.
+//!
+//! What an ordinary role has written into CHECK constraints, domains and the like runs with the rights of who loads the rows. `SET SESSION AUTHORIZATION` and `SET ROLE` take
+//! nothing away from a superuser, as that code can take it back. So a role is made for each owner. It logs in by itself, with a password that nobody knows, and has no
+//! right but to act as the owner, which its sessions do from their start. Another one, which may act as nobody, loads the tables of superusers that use others' code.
+
+use super::admin::Admin;
+use super::passes::{Needs, Pass, Plan, Roles, Who, plan};
+use super::preflight::{code_text, some};
+use super::{AtStake, Dump, ServerOptions, passes, preflight, sql};
+use crate::engine::postgres::archive::{Archive, Entry};
+use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::{Connection, Conninfo};
+use crate::error::{Error, Result};
+use crate::progress::Monitor;
+
+/// Random bytes in a name, and in a password.
+const NAME_BYTES: usize = 8;
+const PASSWORD_BYTES: usize = 24;
+
+/// A role that is there until [`Login::drop_role`].
+pub(super) struct Login {
+    who: Who,
+    /// Whether its sessions act as the owner. Else they have the owner's rights, and what they make is theirs.
+    acts: bool,
+    name: String,
+    password: String,
+    /// Whether it logs in over TCP where others use a socket.
+    is_over_tcp: bool,
+}
+
+impl Login {
+    /// Makes one that `acts` as `who`, or has its rights without that, and has it log in.
+    ///
+    /// # Errors
+    /// [`Error::Destination`] or [`Error::Source`] if it cannot be made, or the server does not let it in. Then it is gone.
+    fn make(admin: &mut Admin, who: Who, acts: bool) -> Result<Self> {
+        let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| Error::destination("a role", format!("no randomness: {e}")));
+        let (mut name, mut password) = ([0; NAME_BYTES], [0; PASSWORD_BYTES]);
+        random(&mut name).and_then(|()| random(&mut password))?;
+        let name = format!("icecore_loads_{}", crate::id::to_hex(&name));
+        let mut login = Login { who, acts, name, password: crate::id::to_hex(&password), is_over_tcp: false };
+        let role = login.quoted();
+        let member = match &login.who {
+            Who::Owner(owner) => format!("; GRANT {} TO {role}", sql::quote(owner)),
+            Who::Superuser | Who::Nobody => String::new(),
+        };
+        let inherits = if acts { "NOINHERIT" } else { "INHERIT" };
+        let text = format!("CREATE ROLE {role} LOGIN {inherits} PASSWORD {}{member}", sql::literal(&login.password));
+        admin.run("", "no role can be made that loads rows", &text)?;
+        match login.log_in(admin) {
+            Ok(()) => Ok(login),
+            Err(error) => login.drop_role(admin).and(Err(error)),
+        }
+    }
+
+    /// Sockets often let in only the role that has the name of the user (`peer`), and TCP those with a password. What the server says that it listens on
+    /// is its own.
+    fn log_in(&mut self, admin: &mut Admin) -> Result<()> {
+        const LISTENS: &str = "string_to_array(replace(current_setting('listen_addresses'), ' ', ''), ',') && ARRAY['*', '0.0.0.0', '127.0.0.1', 'localhost']";
+        let Err(error) = self.try_out(admin) else { return Ok(()) };
+        let is_socket = admin.connection.conninfo.targets.first().is_some_and(|target| target.is_socket());
+        if matches!(error, Error::Cancelled) || !is_socket || !admin.is(LISTENS, &[])? {
+            return Err(error);
+        }
+        self.is_over_tcp = true;
+        match self.try_out(admin) {
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            tried => tried.map_err(|_| error),
+        }
+    }
+
+    /// Its name, in quotes.
+    pub(super) fn quoted(&self) -> String {
+        sql::quote(&self.name)
+    }
+
+    /// The same place for sessions that log in as this role.
+    pub(super) fn conninfo(&self, conninfo: &Conninfo) -> Conninfo {
+        let own = conninfo.with_role(&self.name, &self.password).without_options();
+        let own = if self.is_over_tcp { own.over_tcp() } else { own };
+        match &self.who {
+            Who::Owner(owner) if self.acts => own.acting_as(owner),
+            _ => own,
+        }
+    }
+
+    /// Makes sure that its sessions are what they should be, and on this server.
+    fn try_out(&self, admin: &mut Admin) -> Result<()> {
+        const SAME: &str = "EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1::text::int4 AND usename = $2::text)";
+        let mut connection = Connection::open(&self.conninfo(&admin.connection.conninfo))?;
+        let failed = |e: postgres::Error| Error::source(connection.conninfo.label(), explain(&e));
+        let row =
+            connection.client.query_one("SELECT session_user::text, current_user::text, pg_backend_pid()::text", &[]).map_err(failed)?;
+        let column = |index: usize| row.try_get::<_, String>(index).map_err(failed);
+        let (logged_in, acting, pid) = (column(0)?, column(1)?, column(2)?);
+        match logged_in == self.name && acting == self.acting() && admin.is(SAME, &[&pid, &self.name])? {
+            true => Ok(()),
+            false => Err(Error::source(connection.conninfo.label(), format!("its sessions are of role {logged_in} and act as {acting}"))),
+        }
+    }
+
+    /// Whose rights its sessions have.
+    pub(super) fn acting(&self) -> &str {
+        match &self.who {
+            Who::Owner(owner) if self.acts => owner,
+            _ => &self.name,
+        }
+    }
+
+    /// The same, for people.
+    pub(super) fn told(&self) -> String {
+        match &self.who {
+            Who::Owner(owner) => format!("role {owner}, the owner"),
+            Who::Superuser | Who::Nobody => "a role that was made for it".to_owned(),
+        }
+    }
+
+    /// What drops it where all is gone that it has anywhere.
+    pub(super) fn drop_role(&self, admin: &mut Admin) -> Result<()> {
+        let dropped = admin.run("", "the role that loaded rows is left", &format!("DROP ROLE {}", self.quoted()));
+        dropped.map_err(|error| {
+            super::making::add(error, &format!("; it has to be dropped by hand: DROP OWNED BY {0}; DROP ROLE {0}", self.quoted()))
+        })
+    }
+}
+
+/// How a dump is loaded.
+#[derive(Default)]
+pub(super) struct Logins {
+    /// What is restored by whom. None: all of it by who connects.
+    pub(super) passes: Vec<Pass>,
+    logins: Vec<Login>,
+}
+
+impl Logins {
+    /// Looks who has to load what, makes the roles that it takes, and has them log in. What runs with a superuser's rights all the same is told.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if the server does not say who is a superuser; else as reading the dump.
+    pub(super) fn prepare(
+        admin: &mut Admin,
+        (dump, head): (&Dump, &Archive),
+        options: &ServerOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
+        let owners = preflight::owners(head);
+        let Some((role, roles)) = roles(admin)? else { return Ok(Logins::default()) };
+        let ordinary: Vec<String> = owners.into_iter().filter(|owner| !roles.superusers.contains(owner)).collect();
+        if ordinary.is_empty() {
+            return Ok(Logins::default());
+        }
+        let tell = |text: &dyn Fn(&str) -> String| match &options.at_stake {
+            AtStake::Role => monitor.warn(&text(&format!("role {role}, a superuser"))),
+            AtStake::ServerUser(who) => monitor.warn(&text(who)),
+            AtStake::Nothing => {}
+        };
+        if options.no_owner {
+            tell(&|whose| code_text(&ordinary, whose));
+            return Ok(Logins::default());
+        }
+        let Plan { passes, left } = plan(&dump.head(&passes::is_wanted)?, &roles);
+        if !left.is_empty() {
+            tell(&|whose| left_text(&left, whose));
+        }
+        match Self::of(admin, passes) {
+            Ok(logins) => Ok(logins),
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(error) => {
+                tell(&|whose| {
+                    format!("{}; roles without rights, made for it, would load the rows, but: {error}", code_text(&ordinary, whose))
+                });
+                Ok(Logins::default())
+            }
+        }
+    }
+
+    fn of(admin: &mut Admin, passes: Vec<Pass>) -> Result<Self> {
+        let mut logins = Logins { passes, logins: Vec::new() };
+        let who: std::collections::BTreeSet<Who> =
+            logins.passes.iter().map(|pass| pass.who.clone()).filter(|who| *who != Who::Superuser).collect();
+        match who.into_iter().try_for_each(|who| Login::make(admin, who, true).map(|login| logins.logins.push(login))) {
+            // All of it is one pass.
+            Ok(()) if logins.logins.is_empty() => Ok(Logins::default()),
+            Ok(()) => Ok(logins),
+            Err(error) => {
+                let left: Result<()> = logins.logins.iter().try_for_each(|login| login.drop_role(admin));
+                Err(left.err().unwrap_or(error))
+            }
+        }
+    }
+
+    /// Who restores a pass, if that is not a superuser.
+    pub(super) fn of_pass(&self, pass: &Pass) -> Option<&Login> {
+        self.logins.iter().find(|login| login.who == pass.who)
+    }
+
+    /// Drops what code has made or been given in the role's name.
+    pub(super) fn let_go(&self, conninfo: &Conninfo) -> Result<()> {
+        if self.logins.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = self.logins.iter().map(Login::quoted).collect();
+        let mut connection = Connection::open(conninfo)?;
+        // Event triggers of the database do not fire in this role.
+        let text = format!("SET session_replication_role = replica; DROP OWNED BY {} CASCADE", names.join(", "));
+        let done = connection.client.batch_execute(&text);
+        done.map_err(|e| {
+            Error::destination(conninfo.label(), format!("what roles have that loaded rows cannot be dropped: {}", explain(&e)))
+        })
+    }
+
+    /// Drops the roles. What is left of them is told.
+    pub(super) fn remove(self, admin: &mut Admin, monitor: &dyn Monitor) {
+        if self.logins.is_empty() {
+            return;
+        }
+        let refreshed = admin.refresh();
+        for login in &self.logins {
+            let dropped = if refreshed.is_ok() {
+                login.drop_role(admin)
+            } else {
+                Err(Error::destination(admin.label(""), format!("role {} is left", login.name)))
+            };
+            dropped.err().iter().for_each(|error| monitor.warn(&error.to_string()));
+        }
+    }
+}
+
+/// The role that makes one table and loads it in the place of a superuser, if that is needed. Of the owner it has the rights.
+pub(super) fn for_table(admin: &mut Admin, head: &Archive, data: &Entry, monitor: &dyn Monitor) -> Result<Option<Login>> {
+    let Some((role, roles)) = roles(admin)? else { return Ok(None) };
+    let who = passes::who_loads(head, data, &roles);
+    if who == Who::Superuser {
+        return Ok(None);
+    }
+    match Login::make(admin, who, false) {
+        Ok(login) => Ok(Some(login)),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(error) => {
+            let ordinary: Vec<String> = preflight::owners(head).into_iter().filter(|owner| !roles.superusers.contains(owner)).collect();
+            monitor.warn(&fallback_text(&ordinary, &format!("role {role}, a superuser"), &error));
+            Ok(None)
+        }
+    }
+}
+
+fn fallback_text(ordinary: &[String], whose: &str, error: &Error) -> String {
+    format!("{}; roles without rights, made for it, would load the rows, but: {error}", code_text(ordinary, whose))
+}
+
+/// The role of this session, if it is a superuser, and those of the server.
+fn roles(admin: &mut Admin) -> Result<Option<(String, Roles)>> {
+    let own = admin.list("SELECT rolname::text FROM pg_roles WHERE rolname = current_user AND rolsuper", &[])?;
+    let Some(role) = own.into_iter().next() else { return Ok(None) };
+    let mut named = |which: &str| -> Result<_> {
+        Ok(admin.list(&format!("SELECT rolname::text FROM pg_roles WHERE {which}"), &[])?.into_iter().collect())
+    };
+    Ok(Some((role, Roles { superusers: named("rolsuper")?, ordinary: named("NOT rolsuper")? })))
+}
+
+fn left_text(left: &[String], whose: &str) -> String {
+    format!("only a superuser can restore what uses code of ordinary roles here, which runs with the rights of {whose}: {}", some(left))
+}
+
+/// Lets a role do what a pass needs and its owner may not, and gives what takes that back.
+pub(super) fn lend(connection: &mut Connection, login: &Login, needs: &Needs) -> Result<String> {
+    const SCHEMA: &str = "to_regnamespace";
+    const TABLE: &str = "to_regclass";
+    let lists = [
+        (&needs.schemas, "has_schema_privilege", SCHEMA, "USAGE", "ON SCHEMA"),
+        (&needs.makes_in, "has_schema_privilege", SCHEMA, "CREATE", "ON SCHEMA"),
+        (&needs.inserts, "has_table_privilege", TABLE, "INSERT", "ON TABLE"),
+        (&needs.references, "has_table_privilege", TABLE, "REFERENCES", "ON TABLE"),
+    ];
+    let failed = |conninfo: &Conninfo, e: postgres::Error| {
+        Error::destination(conninfo.label(), format!("role {} cannot be let load its rows: {}", login.acting(), explain(&e)))
+    };
+    let (mut grants, mut revokes) = (String::new(), String::new());
+    let role = sql::quote(login.acting());
+    for (names, has, of, right, on) in lists {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        // Of what is not there, as it could not be restored, the function gives null.
+        let query = format!("SELECT name FROM unnest($1::text[]) name WHERE NOT {has}($2::name, {of}(name)::oid, $3)");
+        let rows = connection.client.query(&query, &[&names, &login.acting(), &right]).map_err(|e| failed(&connection.conninfo, e))?;
+        for row in rows {
+            let name: String = row.try_get(0).map_err(|e| failed(&connection.conninfo, e))?;
+            grants.push_str(&format!("GRANT {right} {on} {name} TO {role}; "));
+            revokes.push_str(&format!("REVOKE {right} {on} {name} FROM {role}; "));
+        }
+    }
+    connection.client.batch_execute(&grants).map_err(|e| failed(&connection.conninfo, e))?;
+    Ok(revokes)
+}
