@@ -281,7 +281,7 @@ fn restores_of_one_second_have_names_of_their_own() {
         no_tablespaces: false,
         verify: true,
         keep_going: false,
-        at_stake: icecore::ops::postgres::AtStake::Role,
+        at_stake: restore::AtStake::Role,
     };
     // One that was killed, whatever it had made.
     let killed = format!("{name}_restoring_20261123t031500z");
