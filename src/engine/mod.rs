@@ -1,7 +1,7 @@
 //! What is special about each kind of source, and nothing else: one folder for each. An engine never sees the store: it gives streams through [`Capture`], and
 //! gets stored ones through [`stored::Stored`].
 //!
-//! A kind of source is a folder, its [`Source`] and its [`Engine`], and a line in [`ENGINES`].
+//! A kind of source is a folder, its [`Source`] and its [`Engine`], and a line in `ENGINES`.
 
 pub(crate) mod attributes;
 pub(crate) mod child;
