@@ -6,6 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 
+/// Where programs and their libraries are found.
+const SERVER_VARIABLES: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
+
 /// The surroundings, as the caller found them.
 #[derive(Clone, Default)]
 pub struct Environment {
@@ -42,13 +45,10 @@ impl Environment {
         command.env_clear().envs(self.variables.iter().filter(|(name, _)| !is_ours(name)));
     }
 
-    /// The same without libpq's variables: a server that is made here is nobody else's.
+    /// Gives a server that is made here what it needs to start, and nothing else: the code in a dump can read its variables, and many programs take secrets from theirs.
     pub(crate) fn give_to_server(&self, command: &mut Command) {
-        self.give(command);
-        for name in self.variables.keys().filter(|name| name.as_encoded_bytes().starts_with(b"PG")) {
-            command.env_remove(name);
-        }
-        command.env("TZ", "UTC").env("LC_ALL", "C");
+        let needed = self.variables.iter().filter(|(name, _)| SERVER_VARIABLES.iter().any(|needed| name.as_os_str() == *needed));
+        command.env_clear().envs(needed).env("TZ", "UTC").env("LC_ALL", "C");
     }
 }
 
@@ -56,5 +56,21 @@ impl Environment {
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment").field("variables", &self.variables.len()).field("os_user", &self.os_user).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_gets_no_secrets() {
+        let variables = ["PATH", "AWS_SECRET_ACCESS_KEY", "ICECORE_PASSWORD", "PGPASSWORD", "HOME", "SSH_AUTH_SOCK"]
+            .map(|name| (name.into(), "value".into()));
+        let environment = Environment { variables: variables.into(), os_user: None };
+        let mut command = Command::new("true");
+        environment.give_to_server(&mut command);
+        let given: Vec<_> = command.get_envs().filter(|(_, value)| value.is_some()).map(|(name, _)| name.to_owned()).collect();
+        assert_eq!(given, ["LC_ALL", "PATH", "TZ"]);
     }
 }

@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
+use super::disk::Disk;
+
 /// Symbolic links that are followed before a path is given up as a loop (Linux: 40, path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
@@ -41,6 +43,9 @@ const HOLD: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 /// How names below a held directory begin.
 #[cfg(target_os = "linux")]
 pub(crate) const HELD: &str = "/proc/self/fd/";
+
+/// Directories that were made, each with the one that it is in.
+pub(crate) type MadeDirs = Vec<(Arc<Dir>, OsString)>;
 
 /// A directory that is held open.
 #[derive(Debug)]
@@ -64,6 +69,32 @@ impl Dir {
             return Self::of(found);
         }
         Self::of(walk(path)?)
+    }
+
+    /// The same for a directory that is made with its parents if it is not there: gives what was made, the deepest last. Each part is made in the one before it, which is
+    /// held, so that nobody can exchange it meanwhile.
+    ///
+    /// # Errors
+    /// As [`Dir::find`].
+    pub fn find_or_make(disk: &dyn Disk, path: &Path) -> io::Result<(Self, MadeDirs)> {
+        let mut missing = Vec::new();
+        let mut above: &Path = path;
+        let mut dir = loop {
+            match Dir::find(if above.as_os_str().is_empty() { Path::new(".") } else { above }) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    missing.push(above.file_name().ok_or(e)?.to_os_string());
+                    above = above.parent().unwrap_or(Path::new(""));
+                }
+                found => break found?,
+            }
+        };
+        let mut made = Vec::new();
+        while let Some(name) = missing.pop() {
+            disk.create_dir_all(&dir.at(&name))?;
+            let next = dir.enter(Path::new(&name))?;
+            made.push((Arc::new(std::mem::replace(&mut dir, next)), name));
+        }
+        Ok((dir, made))
     }
 
     /// Opens a directory below this one, by a relative path without `..`. No link is followed.

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 /// A directory that nobody else has locked until this is dropped or its process ends.
 ///
 /// On a file system that has no such locks everybody gets one that is not [`DirLock::is_exclusive`]: it keeps processes out of each other's
@@ -18,9 +21,11 @@ pub(crate) struct DirLock {
 impl DirLock {
     /// Locks a directory; `None` if somebody else has it, or if it is no longer the one of this name.
     pub(crate) fn try_new(path: &Path) -> io::Result<Option<Self>> {
-        let dir = match File::open(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
+        // Another user may have put a link or a FIFO there: the first would be followed, the second waited for.
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let dir: File = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened?.into(),
         };
         let exclusive = match dir.try_lock() {
             Ok(()) => true,

@@ -80,9 +80,15 @@ impl Place {
     /// # Errors
     /// [`Error::Destination`] if something is there that no export may replace; [`Error::Busy`] if another export is at work there.
     pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<Self> {
-        let path = match dir.canonicalize() {
-            Ok(path) => path,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(dir).is_err() => Self::absent(disk, dir)?,
+        // Without `/` at its end, which would follow a link.
+        let given: PathBuf = dir.components().collect();
+        let path = match fs::symlink_metadata(&given) {
+            // A link of another user could lead anywhere.
+            Ok(found) if found.is_dir() || found.is_symlink() => {
+                Dir::find(&given).map_err(|e| failed(dir, "use this directory", e))?.path().to_path_buf()
+            }
+            Ok(_) => return Err(Error::destination(dir, "is no directory; name the directory that the files go to")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::absent(disk, dir)?,
             Err(e) => return Err(failed(dir, "use this directory", e)),
         };
         let named = |path: &Path| Some((path.parent()?.to_path_buf(), path.file_name()?.to_os_string()));
@@ -104,21 +110,17 @@ impl Place {
     fn absent(disk: &dyn Disk, dir: &Path) -> Result<PathBuf> {
         let name = dir.file_name().ok_or_else(|| Error::destination(dir, "names no directory"))?;
         let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let missing = above.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
-        disk.create_dir_all(above).map_err(|e| failed(above, "make this directory", e))?;
-        let above = above.canonicalize().map_err(|e| failed(above, "use this directory", e))?;
-        for holder in above.ancestors().skip(1).take(missing) {
-            disk.sync_dir(holder).map_err(|e| failed(holder, "make its names durable", e))?;
+        let (above, made) = Dir::find_or_make(disk, above).map_err(|e| failed(above, "use this directory", e))?;
+        for (holder, _) in made {
+            disk.sync_dir(holder.itself()).map_err(|e| failed(holder.path(), "make its names durable", e))?;
         }
-        Ok(above.join(name))
+        Ok(above.path().join(name))
     }
 
     /// A place for directories that never get a name: they go when dropped, or when the next one is made after a kill.
     pub(in crate::ops) fn scratch(disk: &dyn Disk, above: &Path, name: &str) -> Result<Self> {
-        disk.create_dir_all(above).map_err(|e| failed(above, "make this directory", e))?;
-        let above = above.canonicalize().map_err(|e| failed(above, "use this directory", e))?;
-        let held = Dir::find(&above).map_err(|e| failed(&above, "use this directory", e))?;
-        Ok(Place { path: above.join(name), above: held, name: name.into(), old: None })
+        let (held, _) = Dir::find_or_make(disk, above).map_err(|e| failed(above, "use this directory", e))?;
+        Ok(Place { path: held.path().join(name), above: held, name: name.into(), old: None })
     }
 
     /// A directory of something else, named by mistake, is not moved away.
@@ -209,8 +211,12 @@ impl Place {
     pub(super) fn publish(&self, disk: &dyn Disk, mut staging: Staging, timestamp: &str, monitor: &dyn Monitor) -> Result<Option<PathBuf>> {
         let old = self.classify();
         if let Some(there) = &self.old {
-            let mode = there.metadata().map_err(|e| failed(&self.path, "look at it", e))?.permissions();
-            fs::set_permissions(staging.dir.itself(), mode).map_err(|e| failed(&self.path, "give the new directory its mode", e))?;
+            let there = there.metadata().map_err(|e| failed(&self.path, "look at it", e))?;
+            // What another user has made there does not say who may read this.
+            let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&there.uid());
+            let mode = if is_ours { there.mode() & 0o777 } else { 0o700 };
+            fs::set_permissions(staging.dir.itself(), fs::Permissions::from_mode(mode))
+                .map_err(|e| failed(&self.path, "give the new directory its mode", e))?;
         }
         if old == Old::Foreign {
             self.rename_to_kept(disk, &mut staging, timestamp)?;

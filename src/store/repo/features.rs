@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::NamedTempFile;
 
 use super::Repository;
+use crate::fs::beneath;
 use crate::id::{SourceId, to_hex};
 use crate::store::codec::similarity::{FEATURES_LEN, Features, PIECE_LEN, Sampler};
 use crate::store::format::snapshot::StreamRoot;
@@ -112,7 +113,7 @@ impl FeatureKeeper {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).ok()?;
         let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dir).ok()?;
         if let Some(parent) = parent {
-            std::io::copy(&mut File::open(parent).ok()?, file.as_file_mut()).ok()?;
+            std::io::copy(&mut beneath::open_file(parent).ok()?, file.as_file_mut()).ok()?;
         }
         Some(file)
     }
@@ -126,7 +127,7 @@ impl Repository {
 
     /// The kept features of the stream with this root; `None` if there are none, or only those of another content.
     pub fn kept_features(&self, source: SourceId, stream: &[u8], root: &StreamRoot) -> Option<KeptFeatures> {
-        let mut file = File::open(self.features_dir(source).join(file_name(stream))).ok()?;
+        let mut file = beneath::open_file(&self.features_dir(source).join(file_name(stream))).ok()?;
         let mut header = [0; HEADER_LEN];
         file.read_exact(&mut header).ok()?;
         let expected = [&MAGIC[..], &root.len.to_le_bytes(), root.top?.as_bytes()].concat();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::fs::beneath;
 use crate::id::{RepositoryId, to_hex};
 
 /// What the names of these files start with.
@@ -146,6 +147,7 @@ pub fn remember_made(dir: &Path, location: &str, id: RepositoryId, encrypted: bo
 
 fn read(path: &Path) -> Option<Content> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(LEN_MAX + 1).read_to_end(&mut bytes).ok()?;
+    // Whoever can write there may have put a FIFO, which would be waited for.
+    beneath::open_file(path).ok()?.take(LEN_MAX + 1).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

@@ -1,7 +1,7 @@
 //! Exports into directories that somebody else may change, and directories with files to restore that somebody else has made.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use icecore::Error;
@@ -11,6 +11,9 @@ use icecore::progress::Silent;
 
 use super::attacker::{Scene, at_every_moment, placement};
 use super::support::{Bed, back_up, make_database};
+
+/// A user who is neither root nor the present one.
+const SOMEBODY: u32 = 4242;
 
 /// What takes the place of a file: something that has no end, or that nobody writes to.
 fn put(path: &Path, what: &str) {
@@ -113,4 +116,42 @@ fn an_export_stays_in_the_directory_that_it_has_made() {
             assert!(moments > 8, "attack {number}: {moments}");
         }
     }
+}
+
+/// What another user has put in the place of an export, or on the way to it, leads nowhere and gives no rights.
+#[test]
+fn what_another_user_has_put_in_the_place_is_not_followed() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped (1 test): only root can make what belongs to another user");
+        return;
+    }
+    let bed = Bed::new(false);
+    drop(make_database(&bed.path("db"), 20));
+    let repo = bed.open();
+    let report = back_up(&repo, &bed.path("db"), 1);
+    let scene = Scene::new();
+    let run = |dest: &str| {
+        let (disk, options) = (RealDisk, ExportOptions::default());
+        export(&repo, (&report.id, &report.record), &scene.theirs.join(dest), &options, &placement(&disk))
+    };
+    let theirs = |name: &str| std::os::unix::fs::lchown(scene.theirs.join(name), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    fs::create_dir(scene.outside.join("empty")).unwrap();
+    for (name, to) in [("way", ""), ("link", "empty")] {
+        symlink(scene.outside.join(to), scene.theirs.join(name)).unwrap();
+        theirs(name);
+    }
+    let before = scene.untouched();
+    for dest in ["way/new", "way/new/deep", "way/empty", "link", "link/"] {
+        let error = run(dest).unwrap_err().to_string();
+        assert!(error.contains("belongs to another user"), "{dest}: {error}");
+    }
+    assert_eq!(scene.untouched(), before);
+    // A directory of theirs does not say who may read; under the hidden name nothing is waited for.
+    let open = scene.theirs.join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o7777)).unwrap();
+    theirs("open");
+    put(&scene.theirs.join(".open.icecore-export-0123456789abcdef"), "fifo");
+    run("open").unwrap();
+    assert_eq!(fs::metadata(&open).unwrap().mode() & 0o7777, 0o700);
 }

@@ -49,3 +49,25 @@ fn exchanged_records_of_snapshots() {
         assert!(stream(&repo, id, "db").unwrap() == *state, "the restored one is another snapshot's");
     }
 }
+
+/// What belongs to the cache may be a FIFO, which a reader would wait for without end.
+#[test]
+fn no_file_of_the_cache_is_waited_for() {
+    let bed = Bed::new(true);
+    let path = bed.path("db.sqlite");
+    let db = make_database(&path, 50);
+    back_up(&bed.open(), &path, 0);
+    let mut exchanged = 0;
+    for file in walkdir::WalkDir::new(bed.path("cache")).into_iter().map(Result::unwrap).filter(|entry| entry.file_type().is_file()) {
+        // SQLite refuses what is no file by itself.
+        if file.path().extension().is_none_or(|end| end != "db") {
+            fs::remove_file(file.path()).unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, file.path(), rustix::fs::Mode::RWXU).unwrap();
+            exchanged += 1;
+        }
+    }
+    assert!(exchanged > 0);
+    step(&db, 1);
+    let id = back_up(&bed.open(), &path, 1).id;
+    assert!(stream(&bed.open(), &id, "db").unwrap() == fs::read(&path).unwrap());
+}

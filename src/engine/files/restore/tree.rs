@@ -23,7 +23,7 @@ use crate::engine::place::temp::{HiddenNames, hidden_name};
 use crate::engine::place::{Fill, Placed, Placement};
 use crate::engine::sqlite::restore::DatabaseOptions;
 use crate::error::{Error, Result};
-use crate::fs::beneath::{self, Dir, Dirs};
+use crate::fs::beneath::{self, Dir, Dirs, MadeDirs};
 use crate::recorded::FileMeta;
 
 /// A directory being filled. Its methods may be called from several threads for different names.
@@ -386,9 +386,6 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Directories that were made, the deepest last: each by the directory that it is in, and its name.
-type MadeDirs = Vec<(Arc<Dir>, OsString)>;
-
 /// Finds the directory that is to be filled, or makes it with its parents: gives what was made, the deepest last. A link in its own place is refused.
 fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, MadeDirs)> {
     let unusable = |e| failed(root, "use this directory", e);
@@ -397,24 +394,7 @@ fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, MadeDirs)> 
     if std::fs::symlink_metadata(&named).is_ok_and(|there| there.is_symlink()) {
         return Err(refuse_link(root, &named));
     }
-    let mut missing = Vec::new();
-    let mut above: &Path = &named;
-    let mut dir = loop {
-        match Dir::find(if above.as_os_str().is_empty() { Path::new(".") } else { above }) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                missing.push(above.file_name().ok_or_else(|| unusable(e))?.to_os_string());
-                above = above.parent().unwrap_or(Path::new(""));
-            }
-            found => break found.map_err(unusable)?,
-        }
-    };
-    let mut made = Vec::new();
-    while let Some(name) = missing.pop() {
-        placement.disk.create_dir_all(&dir.at(&name)).map_err(|e| failed(root, "make this directory", e))?;
-        let next = dir.enter(Path::new(&name)).map_err(unusable)?;
-        made.push((Arc::new(std::mem::replace(&mut dir, next)), name));
-    }
-    Ok((dir, made))
+    Dir::find_or_make(placement.disk, &named).map_err(unusable)
 }
 
 /// The path of a directory that is named from the root, for messages.
