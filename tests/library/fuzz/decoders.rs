@@ -17,10 +17,12 @@ use icecore::source::sqlite::structure::{Root, StructureInspector, TreeKind};
 use icecore::source::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
 use icecore::source::{Body, PageRead, Source};
 
+// The fuzz targets have no other way to them; `tests/library/format` has them too.
 #[path = "../format/golden.rs"]
-#[allow(unused_imports)]
+#[allow(unused_imports, clippy::duplicate_mod)]
 mod golden;
 #[path = "../format/values.rs"]
+#[allow(clippy::duplicate_mod)]
 mod values;
 
 /// Plain bytes that a decoded chunk may have here: enough for every path, few enough for many runs.

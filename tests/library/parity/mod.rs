@@ -3,6 +3,8 @@
 mod geometry;
 mod heal;
 
+use crate::proof;
+
 use icecore::codec::parity::section;
 use icecore::format::parity::Geometry;
 
