@@ -13,6 +13,8 @@ try() { # PROGRAM [MODULE]
 }
 try fault
 try library fuzz::
+try library parity::
+try library delta::versions::
 try command hostile_bytes::
 
 echo "seed $SEED, $ICECORE_PROOF"

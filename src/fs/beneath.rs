@@ -295,6 +295,24 @@ fn read_link(dir: &OwnedFd, name: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(OsString::from_vec(read?.into_bytes()))))
 }
 
+/// Refuses a directory that others can exchange, as they own it, or one above it, or may write there. These `users` may, too. For what programs have to reach by its path.
+///
+/// # Errors
+/// [`io::ErrorKind::PermissionDenied`], naming the directory.
+pub(crate) fn refuse_changeable(path: &Path, users: &[u32]) -> io::Result<()> {
+    for dir in path.canonicalize()?.ancestors() {
+        let found = std::fs::metadata(dir)?;
+        let is_trusted = found.uid() == 0 || found.uid() == rustix::process::geteuid().as_raw() || users.contains(&found.uid());
+        // In a directory with the sticky bit only owners rename.
+        let is_open = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
+        if !is_trusted || is_open {
+            let text = format!("other users can change {}; name another directory", dir.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+    }
+    Ok(())
+}
+
 /// The directories below one, opened when they are needed; the last ones stay open.
 #[derive(Debug)]
 pub(crate) struct Dirs {

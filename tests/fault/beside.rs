@@ -8,10 +8,11 @@ use icecore::store::backend::ObjectKey;
 
 use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
+use crate::proof;
 use crate::pruning::{Prune, is_expected, prune_now};
 use crate::repair::{calls_of, packs, path, settled, sick, template, try_repair, whole};
 use crate::support::open_backend;
-use crate::world::{Known, World, in_parallel, states};
+use crate::world::{Known, World, in_parallel, seed, states};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Other {
@@ -59,6 +60,7 @@ fn others_in(template: &World) {
     let places = calls.iter().enumerate().filter(|(_, call)| matters(call)).map(|(number, _)| number);
     let cases: Vec<(usize, Other)> = places.flat_map(|number| [(number, Other::Prune), (number, Other::BackUp)]).collect();
     let came = AtomicUsize::new(0);
+    let cases = proof::some_of(cases, 4, seed());
     in_parallel(&cases, |(at, other)| {
         let (here, memory, at, other) = (template.copy(), Memory::new(objects.clone()), *at, *other);
         let (inner, cache, new) = (memory.clone(), here.path("other cache"), Arc::new(Mutex::new(None)));

@@ -97,7 +97,7 @@ fn crash_in_backup(encrypted: bool, before: usize) {
     let (_, disk, result) = run(u64::MAX);
     result.unwrap();
     let total = disk.ops();
-    let steps: Vec<u64> = (0..=total + 2).collect();
+    let steps = proof::some_of((0..=total + 2).collect(), 3, seed_once());
     in_parallel(&steps, |&step| {
         let (world, disk, result) = run(step);
         let mut known = world.known.clone();
@@ -190,7 +190,7 @@ fn two_writers_over_one_crash() {
     let packs = contents(&world.repo_dir().join("packs"));
     let bytes: Vec<usize> = packs.values().map(Vec::len).collect();
     assert!(bytes.len() == 3 && bytes.iter().min() < Some(&8192), "the second writer took over what the first had stored: {bytes:?}");
-    let steps: Vec<u64> = (0..48).collect();
+    let steps = proof::some_of((0..48).collect(), 3, seed_once());
     let committed = AtomicUsize::new(0);
     in_parallel(&steps, |&step| {
         let (world, disk, first, second) = run(step);
@@ -209,7 +209,7 @@ fn two_writers_over_one_crash() {
 fn two_writers_at_once() {
     let mut template = World::new(false);
     template.back_up(&template.open("cache"), &states()[0], 1);
-    let steps: Vec<u64> = (0..60).collect();
+    let steps = proof::some_of((0..60).collect(), 3, seed_once());
     in_parallel(&steps, |&step| {
         let world = template.copy();
         let (disk, backend) = simulated(&world);

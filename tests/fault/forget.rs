@@ -84,7 +84,7 @@ fn crash_in(
     };
     let (_, disk, result) = run(u64::MAX);
     result.unwrap();
-    let steps: Vec<u64> = (0..=disk.ops() + 1).collect();
+    let steps = proof::some_of((0..=disk.ops() + 1).collect(), 3, seed());
     in_parallel(&steps, |&step| {
         let (world, disk, result) = run(step);
         assert!(result.is_ok() || disk.is_off());
@@ -157,7 +157,7 @@ fn every_call_fails_once(
         let fates = calls.iter().enumerate().flat_map(|(number, call)| every_fate(*call).into_iter().map(move |fate| (number, fate)));
         cases.extend(fates.map(|(number, fate)| (number, fate, cache)));
     }
-    let cases = proof::some_of(cases, 2, seed());
+    let cases = proof::some_of(cases, 5, seed());
     let failed = AtomicUsize::new(0);
     in_parallel(&cases, |(call, fate, cache)| {
         let (here, memory, call, fate) = (template.world.copy(), Memory::new(objects.clone()), *call, *fate);

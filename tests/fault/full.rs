@@ -119,7 +119,7 @@ fn each_step_of_the_disk_fails() {
         result.unwrap();
         let cases: Vec<(u64, ErrorKind)> =
             (0..disk.ops()).flat_map(|step| [ErrorKind::StorageFull, ErrorKind::Other].map(|kind| (step, kind))).collect();
-        let cases = proof::some_of(cases, 3, seed());
+        let cases = proof::some_of(cases, 10, seed());
         let told = AtomicUsize::new(0);
         in_parallel(&cases, |&(step, kind)| {
             let (world, disk, result) = run(Some((step, kind)));
@@ -148,7 +148,7 @@ fn the_disk_is_full() {
         let (_, left, result) = run(enough);
         result.unwrap();
         let bytes = enough - left;
-        let budgets: Vec<usize> = (0..BUDGETS).map(|number| bytes * number / BUDGETS).collect();
+        let budgets = proof::some_of((0..BUDGETS).map(|number| bytes * number / BUDGETS).collect(), 3, seed());
         in_parallel(&budgets, |&budget| {
             let (world, _, result) = run(budget);
             let error = result.as_ref().expect_err("there was not enough room");

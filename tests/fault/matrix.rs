@@ -223,7 +223,7 @@ fn cases(world: &World, random: &mut Random) -> Vec<Case> {
 
 fn matrix(encrypted: bool) {
     let world = template(encrypted);
-    let cases = proof::some_of(cases(&world, &mut Random(seed())), 3, seed());
+    let cases = proof::some_of(cases(&world, &mut Random(seed())), 9, seed());
     let codes: Mutex<BTreeMap<(String, i32), usize>> = Mutex::default();
     in_parallel(&cases, |case| {
         let code = case.run(&world);

@@ -192,7 +192,7 @@ fn a_prune_at_every_call() {
             }
         }
     }
-    let cases = proof::some_of(cases, 4, seed());
+    let cases = proof::some_of(cases, 14, seed());
     run_all("a prune between any two calls, whole or stopped half-way", &template, &cases);
 }
 
@@ -209,7 +209,7 @@ fn a_prune_spread_over_a_backup() {
             cases.push(Case { steps, expire: random.below(2) == 0, forget_parent: random.below(4) == 0, state, cache });
         }
     }
-    let cases = proof::some_of(cases, 2, seed());
+    let cases = proof::some_of(cases, 8, seed());
     run_all("a prune with its steps anywhere", &template, &cases);
 }
 
@@ -221,6 +221,7 @@ fn the_parent_is_forgotten_and_pruned() {
         let total = calls(&template, state, cache).len();
         cases.extend((0..=total).map(|call| Case { steps: [call; 4], expire: false, forget_parent: true, state, cache }));
     }
+    let cases = proof::some_of(cases, 3, seed());
     run_all("the parent forgotten and pruned", &template, &cases);
 }
 
@@ -279,5 +280,6 @@ fn a_writer_that_was_taken_for_dead() {
             }
         }
     }
+    let cases = proof::some_of(cases, 4, seed());
     run_all("a writer taken for dead", &template, &cases);
 }

@@ -17,7 +17,7 @@ use crate::memory::{Memory, Objects};
 use crate::proof::{self, FAULTS};
 use crate::pruning::{is_expected, options, prune_now};
 use crate::support::try_forget;
-use crate::world::{World, check_clean, copy_tree, in_parallel, states, verify};
+use crate::world::{World, check_clean, copy_tree, in_parallel, seed, states, verify};
 
 /// Seven snapshots, of which the middle ones were forgotten, with packs that go whole and packs that go in part, a dead writer's record and a
 /// tombstone of a prune that died, on a pack that is needed.
@@ -73,7 +73,7 @@ fn the_power_goes() {
         let (_, disk, result) = run(u64::MAX);
         let report = result.unwrap();
         assert!(report.deleted > 2 && report.written > 0 && report.expired == 1, "{report:?}");
-        let steps: Vec<u64> = (0..=disk.ops() + 1).collect();
+        let steps = proof::some_of((0..=disk.ops() + 1).collect(), 10, seed() ^ u64::from(encrypted));
         in_parallel(&steps, |&step| {
             let (world, disk, result) = run(step);
             assert!(result.is_ok() || disk.is_off());
@@ -116,6 +116,7 @@ fn every_call_fails_or_lies() {
             cases.extend(fates.map(|fate| (number, call, fate, cache)));
         }
     }
+    let cases = proof::some_of(cases, 12, seed());
     let failed = AtomicUsize::new(0);
     in_parallel(&cases, |(at, _, fate, cache)| {
         let (here, memory, at, fate) = (template.copy(), Memory::new(objects.clone()), *at, *fate);

@@ -140,6 +140,7 @@ fn matrix(encrypted: bool) {
                 .extend([("cache", true), ("new cache", false), ("cache", false)].map(|(cache, from)| (*key, other, *action, cache, from)));
         }
     }
+    let cases = proof::some_of(cases, 5, seed() ^ u64::from(encrypted));
     let (healed, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
     in_parallel(&cases, |(key, other, action, cache, from)| {
         let here = world.copy();
@@ -237,7 +238,7 @@ fn the_power_goes() {
         let (_, disk, result) = run(u64::MAX);
         let report = result.unwrap();
         assert!(report.set_aside.len() == 2 && report.written > 0 && report.copies.len() == 1, "{report:?}");
-        let steps: Vec<u64> = (0..=disk.ops() + 1).collect();
+        let steps = proof::some_of((0..=disk.ops() + 1).collect(), 6, seed() ^ u64::from(encrypted));
         in_parallel(&steps, |&step| {
             let (world, disk, result) = run(step);
             assert!(result.is_ok() || disk.is_off());
@@ -286,7 +287,7 @@ fn every_call_fails() {
         cases.extend(fates(call).into_iter().filter(honest).map(|fate| (number, Some(fate))));
         cases.push((number, None));
     }
-    let cases = proof::some_of(cases, 2, seed());
+    let cases = proof::some_of(cases, 6, seed());
     let told = AtomicUsize::new(0);
     in_parallel(&cases, |(at, fate)| {
         let (here, memory, at, fate) = (template.copy(), Memory::new(objects.clone()), *at, *fate);

@@ -18,7 +18,7 @@ use crate::proof::{self, ORDERS};
 use crate::protocol::{Template, left_behind, template};
 use crate::pruning::{is_expected, options, prune_now};
 use crate::support::{open_backend, sqlite_source};
-use crate::world::{World, check_clean, in_parallel, states, verify};
+use crate::world::{World, check_clean, in_parallel, seed, states, verify};
 
 /// A call that is not made.
 const NEVER: usize = usize::MAX;
@@ -170,6 +170,7 @@ fn killed_anywhere_beside_a_prune_that_stands_anywhere() {
             cases.extend(deaths.map(|dies| Case { writer, prune, dies }));
         }
     }
+    let cases = proof::some_of(cases, 6, seed());
     let hidden = AtomicUsize::new(0);
     in_parallel(&cases, |case| case.run(&template, &hidden));
     println!("{} orders, {} looks at a record that is no snapshot", cases.len(), hidden.load(Ordering::Relaxed));

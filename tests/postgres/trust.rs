@@ -111,7 +111,7 @@ fn what_a_dump_has_run_reaches_nothing_and_what_is_trusted_is_said() {
         assert_eq!(user, "nobody", "it has nothing, and not the data of other servers");
     }
     let said = if is_root { "it runs as user nobody" } else { "it runs as this user" };
-    let confined = if can_confine() { "it can start no programs" } else { "this system cannot keep it" };
+    let confined = if can_confine() { "it opens no files but its own" } else { "this system cannot keep it" };
     for words in ["this repository is not encrypted", said, confined] {
         assert!(run.stderr.contains(words), "{}", run.stderr);
     }

@@ -45,6 +45,11 @@ pub fn some_of<C>(cases: Vec<C>, one_in: u64, seed: u64) -> Vec<C> {
     (0..).zip(cases).filter(|(number, _)| drawn(*number)).map(|(_, case)| case).collect()
 }
 
+/// How many: of a thing that is tried many times, a plain test run tries `some`, and `scripts/proof.sh` tries `all`.
+pub fn all_or(all: u32, some: u32) -> u32 {
+    if std::env::var_os("ICECORE_PROOF").is_some() { all } else { some }
+}
+
 /// Whether the long versions are wanted: `ICECORE_PROOF=long`.
 pub fn is_long() -> bool {
     std::env::var("ICECORE_PROOF").is_ok_and(|value| value == "long")

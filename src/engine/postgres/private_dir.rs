@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::fs::beneath;
 
 /// How often removing is tried: a program that is being ended may still make a file.
 const TRIES: usize = 5;
@@ -20,6 +21,7 @@ impl PrivateDir {
     /// # Errors
     /// [`Error::Destination`] if it cannot be made.
     pub(crate) fn create(dir: &Path) -> Result<Self> {
+        refuse_if_changeable(dir)?;
         let made = tempfile::Builder::new()
             .prefix("icecore-")
             .suffix(".pgdir")
@@ -34,6 +36,17 @@ impl PrivateDir {
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// PostgreSQL's programs reach what is there by its path. Root works for others, so who can exchange the path would get what belongs to somebody else.
+///
+/// # Errors
+/// [`Error::Destination`] if this is root and other users can change the directory.
+pub(crate) fn refuse_if_changeable(dir: &Path) -> Result<()> {
+    match rustix::process::geteuid().is_root() {
+        true => beneath::refuse_changeable(dir, &[]).map_err(|e| Error::destination(dir, format!("{e} with --tmp"))),
+        false => Ok(()),
     }
 }
 

@@ -17,4 +17,5 @@ mod scrub;
 mod stats;
 
 use crate::chunks;
+use crate::proof;
 use crate::repo as support;

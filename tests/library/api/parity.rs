@@ -14,6 +14,7 @@ use icecore::store::backend::{Backend, LocalBackend, ObjectInfo, ObjectKey, Obje
 use icecore::store::format::mark::MarkKind;
 use icecore::store::repo::{Health, Repository, health, stored_parity};
 
+use super::proof;
 use super::support::{Bed, back_up, forget, make_database, step, stream, try_mark};
 
 struct Scene {
@@ -161,7 +162,7 @@ fn every_object_is_damaged_and_everything_restores() {
     }
 }
 
-/// Every byte of every pack of a small repository, flipped one at a time; every cut.
+/// Every byte of every pack of a small repository, flipped one at a time; every cut. A plain test run tries a part of them.
 #[test]
 fn every_flip_of_a_pack_is_healed_and_every_cut_healed_or_named() {
     let bed = Bed::with_parity(true, 3);
@@ -181,7 +182,7 @@ fn every_flip_of_a_pack_is_healed_and_every_cut_healed_or_named() {
             healed.is_some()
         };
         let step = (whole.len() / 1500).max(1);
-        for place in (0..whole.len()).step_by(step) {
+        for place in proof::some_of((0..whole.len()).step_by(step).collect(), 6, whole.len() as u64) {
             let mut bytes = whole.clone();
             bytes[place] ^= 1 << (place % 8);
             assert!(heals(&bytes), "byte {place}");
@@ -190,7 +191,7 @@ fn every_flip_of_a_pack_is_healed_and_every_cut_healed_or_named() {
         }
     }
     println!("{flips} flips healed; {healed_cuts} cuts healed, {lost_cuts} too short");
-    assert!(flips > 1000 && healed_cuts > 300 && lost_cuts > 0);
+    assert!(flips > 300 && healed_cuts > 80 && lost_cuts > 0);
 }
 
 /// More damage than parity: named as lost, what it does not touch restores, and nothing wrong comes out.

@@ -24,4 +24,5 @@ use crate::chunks;
 use crate::common;
 use crate::crashdisk as simulated;
 use crate::memory;
+use crate::proof;
 use crate::repo as support;

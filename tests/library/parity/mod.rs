@@ -4,6 +4,8 @@ mod formula;
 mod geometry;
 mod heal;
 
+use crate::proof;
+
 use icecore::store::codec::reed_solomon::section;
 use icecore::store::format::parity::Geometry;
 

@@ -150,7 +150,7 @@ fn trust(why: &str, account: Option<&Account>, is_confined: bool) -> String {
 /// What the code of a dump can reach.
 fn confinement(is_confined: bool) -> &'static str {
     match is_confined {
-        true => "it can start no programs, and open no files but its own",
+        true => "it opens no files but its own and the system's",
         false => "this system cannot keep it from other files and programs",
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -17,7 +17,7 @@ use super::confined;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::engine::{Environment, child};
 use crate::error::{Error, Result};
-use crate::fs::beneath::Dir;
+use crate::fs::beneath::{self, Dir};
 use crate::progress::Monitor;
 
 /// What a socket's path may have at most: `sun_path` is 104 bytes on macOS and the BSDs, 108 on Linux, with its end.
@@ -248,7 +248,8 @@ fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
     std::fs::create_dir_all(above).map_err(failed)?;
     let above = Dir::find(above).map_err(failed)?.path().to_path_buf();
     if let Some(account) = account {
-        refuse_others(&above, account)?;
+        // Root reaches the server by a path: somebody who can rename a directory on the way could put a server of theirs there, and get the whole database.
+        beneath::refuse_changeable(&above, &[account.uid]).map_err(failed)?;
     }
     // The socket's path has to be short.
     let dir = tempfile::Builder::new()
@@ -265,20 +266,6 @@ fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
         return Err(Error::destination(&dir, format!("cannot be given to user {}: {e}", account.name)));
     }
     Ok(dir)
-}
-
-/// Root reaches the server by a path. Who can rename a directory on the way could put a server of theirs there, and get the whole database.
-fn refuse_others(above: &Path, account: &Account) -> Result<()> {
-    for dir in above.ancestors() {
-        let found = std::fs::metadata(dir).map_err(|e| Error::destination(dir, e))?;
-        let is_ours = [0, rustix::process::geteuid().as_raw(), account.uid].contains(&found.uid());
-        let is_open = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
-        if !is_ours || is_open {
-            let text = format!("{} can be changed by other users: name another directory to stage in", dir.display());
-            return Err(Error::InvalidArgument(text));
-        }
-    }
-    Ok(())
 }
 
 /// The directory as text that can stand for a host: libpq takes a comma for the end of one.

@@ -1,25 +1,29 @@
 //! A file beside its `checksums.txt`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::fs::beneath;
 use crate::fs::sha256sums::{self as sums, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME};
 use crate::progress::Monitor;
 
 /// Whether there is a checksum for this file; then it holds.
 pub(super) fn is_as_recorded(path: &Path, file: &File, len: u64, monitor: &dyn Monitor) -> Result<bool> {
     let list = path.with_file_name(CHECKSUMS_NAME);
-    let text = match std::fs::metadata(&list) {
-        Ok(found) if found.len() > CHECKSUMS_LEN_MAX => {
-            return Err(Error::source(&list, format!("is larger than {CHECKSUMS_LEN_MAX} bytes")));
-        }
-        Ok(_) => std::fs::read(&list).map_err(|e| Error::source(&list, format!("cannot be read: {e}")))?,
+    let unreadable = |e: io::Error| Error::source(&list, format!("cannot be read: {e}"));
+    // Whoever can write beside the dump may have put a FIFO or a link to a device there.
+    let mut text = Vec::new();
+    match beneath::open_file(&list) {
+        Ok(file) => file.take(CHECKSUMS_LEN_MAX + 1).read_to_end(&mut text).map_err(unreadable)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(Error::source(&list, format!("cannot be read: {e}"))),
+        Err(e) => return Err(unreadable(e)),
     };
+    if text.len() as u64 > CHECKSUMS_LEN_MAX {
+        return Err(Error::source(&list, format!("is larger than {CHECKSUMS_LEN_MAX} bytes")));
+    }
     let wrong = |line| Error::corrupt(list.display().to_string(), format!("line {line} is no checksum of sha256sum; nothing was changed"));
     let sums = sums::parse(&text).map_err(wrong)?;
     let recorded = path.file_name().and_then(|name| sums.into_iter().find(|(known, _)| known == name.as_bytes()));

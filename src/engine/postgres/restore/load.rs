@@ -18,7 +18,7 @@ use super::preflight::some;
 use crate::engine::child;
 use crate::engine::postgres::archive::Archive;
 use crate::engine::postgres::connect::explain;
-use crate::engine::postgres::private_dir::PrivateDir;
+use crate::engine::postgres::private_dir::{PrivateDir, refuse_if_changeable};
 use crate::engine::postgres::{Connection, Conninfo, Tools};
 use crate::engine::program::{self, Program};
 use crate::error::{Error, Result, joined};
@@ -268,6 +268,7 @@ fn write_file(dump: &Dump, at: At<'_>, path: &Path, monitor: &dyn Monitor) -> Re
 
 /// The dump as a file that only this user may read, gone when dropped.
 fn spooled(dump: &Dump, dir: &Path, monitor: &dyn Monitor) -> Result<NamedTempFile> {
+    refuse_if_changeable(dir)?;
     let cannot = |what: &str, e: std::io::Error| {
         Error::destination(dir, format!("a dump cannot be {what} there: {e}; --tmp names another directory"))
     };
