@@ -95,7 +95,7 @@ impl Run<'_> {
             Some(snapshot) => {
                 let new = self.list_again(id, snapshot)?;
                 self.report.reissued.push((*id, new));
-                self.repo.write_forgotten(&[(*id, snapshot.clone())], self.options.author.now_ns)?;
+                self.repo.decide_forgotten(std::iter::once(&(*id, snapshot.clone())), self.options.author.now_ns)?;
             }
             None => self.write_forgotten(id)?,
         }
