@@ -306,7 +306,7 @@ pub(crate) fn refuse_changeable(path: &Path, users: &[u32]) -> io::Result<()> {
         // In a directory with the sticky bit only owners rename.
         let is_open = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
         if !is_trusted || is_open {
-            let text = format!("other users can change {}; name another directory", dir.display());
+            let text = format!("other users can change {}", dir.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
     }

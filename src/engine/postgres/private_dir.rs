@@ -45,7 +45,8 @@ impl PrivateDir {
 /// [`Error::Destination`] if this is root and other users can change the directory.
 pub(crate) fn refuse_if_changeable(dir: &Path) -> Result<()> {
     match rustix::process::geteuid().is_root() {
-        true => beneath::refuse_changeable(dir, &[]).map_err(|e| Error::destination(dir, format!("{e} with --tmp"))),
+        true => beneath::refuse_changeable(dir, &[])
+            .map_err(|e| Error::destination(dir, format!("no directory can be made there: {e}; --tmp names another directory"))),
         false => Ok(()),
     }
 }

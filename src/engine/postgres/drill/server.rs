@@ -249,7 +249,8 @@ fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
     let above = Dir::find(above).map_err(failed)?.path().to_path_buf();
     if let Some(account) = account {
         // Root reaches the server by a path: somebody who can rename a directory on the way could put a server of theirs there, and get the whole database.
-        beneath::refuse_changeable(&above, &[account.uid]).map_err(failed)?;
+        beneath::refuse_changeable(&above, &[account.uid])
+            .map_err(|e| failed(std::io::Error::new(e.kind(), format!("{e}; --staging names another one"))))?;
     }
     // The socket's path has to be short.
     let dir = tempfile::Builder::new()
