@@ -6,7 +6,7 @@
 //! ```
 //! # let dir = tempfile::tempdir()?;
 //! # let database = dir.path().join("app.db");
-//! # rusqlite::Connection::open(&database).and_then(|db| db.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")).map_err(|e| icecore::Error::InvalidArgument(e.to_string()))?;
+//! # rusqlite::Connection::open(&database)?.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")?;
 //! use icecore::{BackupOptions, Key, RestoreOptions, Settings, Silent, SqliteOptions, SqliteSource, Store};
 //!
 //! let settings = Settings::new(dir.path().join("cache"), "web1");
@@ -18,7 +18,7 @@
 //! let outcome = snapshot.restore(&dir.path().join("restored"), "20261130T120000Z", &RestoreOptions::default(), &Silent)?;
 //! assert!(outcome.is_whole());
 //! assert!(dir.path().join("restored/app.db").exists());
-//! # Ok::<(), icecore::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! `examples/` has whole programs. [`Monitor`] hears of progress and can stop every operation.

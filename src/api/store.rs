@@ -87,7 +87,7 @@ impl Store {
     /// let settings = Settings::new(dir.path().join("cache"), "web1");
     /// let store = Store::create(&dir.path().join("repository"), Key::Passphrase("correct horse"), settings)?;
     /// assert!(store.snapshots()?.is_empty());
-    /// # Ok::<(), icecore::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Store {
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// # let database = dir.path().join("app.db");
-    /// # rusqlite::Connection::open(&database).and_then(|db| db.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")).map_err(|e| icecore::Error::InvalidArgument(e.to_string()))?;
+    /// # rusqlite::Connection::open(&database)?.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")?;
     /// # let settings = icecore::Settings::new(dir.path().join("cache"), "web1");
     /// # let store = icecore::Store::create(&dir.path().join("repository"), icecore::Key::None, settings)?;
     /// use icecore::{BackupOptions, Silent, SqliteOptions, SqliteSource};
@@ -138,7 +138,7 @@ impl Store {
     /// let source = SqliteSource::new(vec![("app.db".into(), database)], SqliteOptions::default())?;
     /// let report = store.backup(&source, &BackupOptions::default(), &Silent)?;
     /// assert!(report.record.flags.is_empty());
-    /// # Ok::<(), icecore::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
