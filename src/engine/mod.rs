@@ -218,7 +218,7 @@ pub struct CapturedStream {
 }
 
 impl CapturedStream {
-    /// A file of which nothing but its bytes is known.
+    /// A file without metadata: only its bytes are known.
     pub(crate) fn of_file(name: &str, body: Body) -> Self {
         CapturedStream { name: name.as_bytes().to_vec(), kind: EntryKind::File, meta: None, body }
     }

@@ -147,7 +147,7 @@ pub fn remember_made(dir: &Path, location: &str, id: RepositoryId, encrypted: bo
 
 fn read(path: &Path) -> Option<Content> {
     let mut bytes = Vec::new();
-    // Whoever can write there may have put a FIFO, which would be waited for.
+    // Another user may have put a FIFO there. Reading it would wait without end.
     beneath::open_file(path).ok()?.take(LEN_MAX + 1).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

@@ -14,7 +14,7 @@ use crate::progress::Monitor;
 pub(super) fn is_as_recorded(path: &Path, file: &File, len: u64, monitor: &dyn Monitor) -> Result<bool> {
     let list = path.with_file_name(CHECKSUMS_NAME);
     let unreadable = |e: io::Error| Error::source(&list, format!("cannot be read: {e}"));
-    // Whoever can write beside the dump may have put a FIFO or a link to a device there.
+    // Other users may write beside the dump. They can put a FIFO or a link to a device there.
     let mut text = Vec::new();
     match beneath::open_file(&list) {
         Ok(file) => file.take(CHECKSUMS_LEN_MAX + 1).read_to_end(&mut text).map_err(unreadable)?,

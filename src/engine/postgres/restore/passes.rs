@@ -103,7 +103,7 @@ pub(super) struct Plan {
     pub(super) left: Vec<String>,
 }
 
-/// Plans the restore of a dump, of which the statements are there that [`is_wanted`] names.
+/// Plans the restore of a dump. The entries need the statements that [`is_wanted`] names.
 pub(super) fn plan(head: &Archive, roles: &Roles) -> Plan {
     let planner = Planner::new(head, roles);
     let mut left = Vec::new();
