@@ -18,6 +18,7 @@ use crate::engine::postgres::{Connection, Conninfo};
 use crate::engine::{Environment, child};
 use crate::error::{Error, Result};
 use crate::fs::beneath::{self, Dir};
+use crate::fs::disk::RealDisk;
 use crate::progress::Monitor;
 
 /// What a socket's path may have at most: `sun_path` is 104 bytes on macOS and the BSDs, 108 on Linux, with its end.
@@ -245,8 +246,8 @@ impl Drop for ThrowAway {
 
 fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
     let failed = |e: std::io::Error| Error::destination(above, format!("no directory for a server can be made there: {e}"));
-    std::fs::create_dir_all(above).map_err(failed)?;
-    let above = Dir::find(above).map_err(failed)?.path().to_path_buf();
+    let (above, _) = Dir::find_or_make(&RealDisk, above).map_err(failed)?;
+    let above = above.path().to_path_buf();
     if let Some(account) = account {
         // Root reaches the server by a path: somebody who can rename a directory on the way could put a server of theirs there, and get the whole database.
         beneath::refuse_changeable(&above, &[account.uid])

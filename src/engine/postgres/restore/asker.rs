@@ -4,15 +4,11 @@
 //! nothing away from one, as the function can take it back. So a superuser has a role made that logs in by itself, with a password that nobody knows. It may read all of this
 //! one database, and nothing else.
 
-use super::admin::Admin;
+use super::admin::{Admin, new_role};
 use super::sql;
 use crate::engine::postgres::connect::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
-
-/// Random bytes in its name, and in its password.
-const NAME_BYTES: usize = 8;
-const PASSWORD_BYTES: usize = 24;
 
 /// A role that is there until [`Asker::remove`].
 pub(super) struct Asker {
@@ -29,10 +25,8 @@ impl Asker {
         if !admin.is("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[])? {
             return Ok(None);
         }
-        let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| Error::destination("a role", format!("no randomness: {e}")));
-        let (mut name, mut password) = ([0; NAME_BYTES], [0; PASSWORD_BYTES]);
-        random(&mut name).and_then(|()| random(&mut password))?;
-        let asker = Asker { name: format!("icecore_asks_{}", crate::id::to_hex(&name)), password: crate::id::to_hex(&password) };
+        let (name, password) = new_role("asks")?;
+        let asker = Asker { name, password };
         // Large objects have rights of their own, which nobody can be given on all of them.
         let role = sql::quote(&asker.name);
         let text = format!(

@@ -4,7 +4,7 @@
 //! nothing away from a superuser, as that code can take it back. So a role is made for each owner. It logs in by itself, with a password that nobody knows, and has no
 //! right but to act as the owner, which its sessions do from their start. Another one, which may act as nobody, loads the tables of superusers that use others' code.
 
-use super::admin::Admin;
+use super::admin::{Admin, new_role};
 use super::passes::{Needs, Pass, Plan, Roles, Who, plan};
 use super::preflight::{code_text, some};
 use super::{AtStake, Dump, ServerOptions, passes, preflight, sql};
@@ -13,10 +13,6 @@ use crate::engine::postgres::connect::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
-
-/// Random bytes in a name, and in a password.
-const NAME_BYTES: usize = 8;
-const PASSWORD_BYTES: usize = 24;
 
 /// A role that is there until [`Login::drop_role`].
 pub(super) struct Login {
@@ -35,11 +31,8 @@ impl Login {
     /// # Errors
     /// [`Error::Destination`] or [`Error::Source`] if it cannot be made, or the server does not let it in. Then it is gone.
     fn make(admin: &mut Admin, who: Who, acts: bool) -> Result<Self> {
-        let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| Error::destination("a role", format!("no randomness: {e}")));
-        let (mut name, mut password) = ([0; NAME_BYTES], [0; PASSWORD_BYTES]);
-        random(&mut name).and_then(|()| random(&mut password))?;
-        let name = format!("icecore_loads_{}", crate::id::to_hex(&name));
-        let mut login = Login { who, acts, name, password: crate::id::to_hex(&password), is_over_tcp: false };
+        let (name, password) = new_role("loads")?;
+        let mut login = Login { who, acts, name, password, is_over_tcp: false };
         let role = login.quoted();
         let member = match &login.who {
             Who::Owner(owner) => format!("; GRANT {} TO {role}", sql::quote(owner)),
@@ -167,9 +160,7 @@ impl Logins {
             Ok(logins) => Ok(logins),
             Err(Error::Cancelled) => Err(Error::Cancelled),
             Err(error) => {
-                tell(&|whose| {
-                    format!("{}; roles without rights, made for it, would load the rows, but: {error}", code_text(&ordinary, whose))
-                });
+                tell(&|whose| fallback_text(&ordinary, whose, &error));
                 Ok(Logins::default())
             }
         }
@@ -184,8 +175,9 @@ impl Logins {
             Ok(()) if logins.logins.is_empty() => Ok(Logins::default()),
             Ok(()) => Ok(logins),
             Err(error) => {
-                let left: Result<()> = logins.logins.iter().try_for_each(|login| login.drop_role(admin));
-                Err(left.err().unwrap_or(error))
+                // Each of them, also if one cannot be dropped.
+                let left: Vec<Error> = logins.logins.iter().filter_map(|login| login.drop_role(admin).err()).collect();
+                Err(left.into_iter().next().unwrap_or(error))
             }
         }
     }
