@@ -29,7 +29,8 @@ fn put_stream(session: &WriteSession, writer: &mut ChunkWriter<'_>, chunks: &[(V
     stream.finish(writer, &mut no_parent).unwrap()
 }
 
-fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
+/// The record of a snapshot with this listing. Its other fields do not matter.
+pub fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
     SnapshotRecord {
         time_ns: 1,
         duration_us: 0,

@@ -1,15 +1,16 @@
 //! Thousands of versions of one page; in a plain test run a part of them.
 
-use icecore::id::{ChunkId, SourceId};
-use icecore::recorded::{EntryKind, SourceKind};
+use icecore::id::ChunkId;
+use icecore::recorded::EntryKind;
 use icecore::store::format::pack::Trailer;
 use icecore::store::format::record;
-use icecore::store::format::snapshot::{SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
+use icecore::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
 use icecore::store::repo::{NewChunk, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession};
 
 use super::common::rng::Rng;
 use super::proof;
 use super::scene::{Scene, check_clean, deltas_within_bounds, read, tables};
+use crate::chunks::draft;
 
 const PAGE: usize = 4096;
 /// Pages of the file; each is a chunk here.
@@ -53,28 +54,6 @@ fn commit(
     let listing = StreamRoot { len: entry.len() as u64, levels: 0, top: Some(id) };
     let committed = session.commit(draft(listing, root.len)).unwrap();
     (committed.record, root, ids)
-}
-
-fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
-    SnapshotRecord {
-        time_ns: 1,
-        duration_us: 0,
-        host: "test".into(),
-        user: String::new(),
-        tool: String::new(),
-        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: String::new() },
-        parent: None,
-        tags: Vec::new(),
-        flags: Vec::new(),
-        accepted: Vec::new(),
-        listing,
-        entries: 1,
-        logical_bytes,
-        packs: Vec::new(),
-        stats: SnapshotStats::default(),
-        written_ns: 1,
-        facts: Vec::new(),
-    }
 }
 
 #[test]
