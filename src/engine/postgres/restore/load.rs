@@ -86,6 +86,8 @@ impl Work<'_> {
     /// Restores some entries, as who has to.
     fn pass(&self, place: &Place<'_>, pass: &Pass) -> Result<Vec<FailedObject>> {
         let dir = &self.options.spool_dir;
+        // Who exchanges the list decides what is restored with whose rights.
+        refuse_if_changeable(dir)?;
         let cannot = |e: std::io::Error| Error::destination(dir, format!("a list cannot be put there: {e}; --tmp names another directory"));
         let mut list = tempfile::Builder::new().prefix("icecore-").suffix(".list").rand_bytes(16).tempfile_in(dir).map_err(cannot)?;
         let text: String = pass.entries.iter().map(|id| format!("{id};\n")).collect();
@@ -199,7 +201,7 @@ impl Loader {
     }
 
     fn wait(&mut self, how: &How<'_>) -> Result<Vec<FailedObject>> {
-        // One that is told to stop closes its end of the pipe, so that whoever writes to it ends too.
+        // One that is told to stop closes its end of the pipe, so that the thread that writes to it ends too.
         let status = self.program.wait("pg_restore", how.monitor).inspect_err(|_| self.program.end())?;
         let said = self.messages.take();
         let objects = said.failed(how.head);
