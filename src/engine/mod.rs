@@ -41,11 +41,6 @@ pub fn of(kind: SourceKind) -> &'static dyn Engine {
     ENGINES.into_iter().find(|engine| engine.kind() == kind).unwrap_or(&files::FilesEngine)
 }
 
-/// The engine with this word.
-pub fn named(word: &str) -> Option<&'static dyn Engine> {
-    ENGINES.into_iter().find(|engine| engine.word() == word)
-}
-
 /// What is special about a kind of source once it is stored.
 pub trait Engine: Sync {
     /// The kind, as records have it.

@@ -47,7 +47,7 @@ pub fn find<'s>(stored: &'s dyn Stored, name: &[u8]) -> Option<&'s StreamInfo> {
 /// All bytes of a short stream.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if it has more than `len_max` bytes, as nobody writes such a one; else as [`Stored::open`].
+/// [`Error::Corrupt`] if it has more than `len_max` bytes: no writer makes such a stream. Else as [`Stored::open`].
 pub(in crate::engine) fn read_all(stored: &dyn Stored, stream: &StreamInfo, len_max: u64) -> Result<Vec<u8>> {
     let name = String::from_utf8_lossy(&stream.name);
     if stream.len > len_max {
