@@ -71,6 +71,8 @@ fn an_update_that_leaves_size_and_page_1_as_they_were() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.db");
     make_closed(&path, "wal");
+    // An entry of an index would move to another page, which now and then has to be split, and page 1 counts pages.
+    Connection::open(&path).unwrap().execute_batch("DROP INDEX ti; VACUUM").unwrap();
     let before = std::fs::read(&path).unwrap();
     let known = stamps(&path);
     let conn = Connection::open(&path).unwrap();
