@@ -116,7 +116,7 @@ fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
         host: "db-1".into(),
         user: "mia".into(),
         tool: "icecore".into(),
-        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: "/srv/memory.db".into() },
+        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::FILES, label: "/srv/memory.db".into() },
         parent: None,
         tags: Vec::new(),
         flags: Vec::new(),

@@ -81,7 +81,7 @@ fn record(number: u32) -> SnapshotRecord {
         host: "a host with a name".into(),
         user: "somebody".into(),
         tool: "icecore".into(),
-        source: SourceRef { id: SourceId([1; 32]), kind: SourceKind::Sqlite, label: "/var/lib/app/memory.db".into() },
+        source: SourceRef { id: SourceId([1; 32]), kind: SourceKind::SQLITE, label: "/var/lib/app/memory.db".into() },
         parent: None,
         tags: vec!["nightly".into()],
         flags: Vec::new(),

@@ -49,12 +49,12 @@ pub enum Error {
         /// The repository.
         location: String,
     },
-    /// The bytes were written by a version of icecore that this one does not know.
-    #[error("{object} needs a newer icecore: {detail}")]
+    /// The bytes are of a format that this version of icecore does not read.
+    #[error("{object} needs {detail}")]
     UnsupportedFormat {
         /// The object, by kind and id.
         object: String,
-        /// The unknown version or feature.
+        /// Which icecore reads it, and the version or feature: `a newer icecore: format version 9`.
         detail: String,
     },
     /// The backend failed: disk full, permission, network.

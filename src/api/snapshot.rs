@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Stream;
-use crate::engine;
 use crate::engine::place::Placement;
 use crate::engine::stored::{StreamInfo, find};
 use crate::error::{Error, Result};
@@ -51,9 +50,9 @@ impl<'s> Snapshot<'s> {
         &self.record.source.label
     }
 
-    /// What sort of source that was: `sqlite`, `files`, `postgres` or `command`.
-    pub fn kind(&self) -> &'static str {
-        engine::of(self.record.source.kind).word()
+    /// What sort of source that was: `sqlite`, `files`, `postgres`, `command`, or what a later version of icecore knows.
+    pub fn kind(&self) -> &str {
+        self.record.source.kind.name()
     }
 
     /// The machine on which it was captured.

@@ -20,6 +20,7 @@ use crate::ops::select::{SnapshotFilter, SnapshotSpec};
 use crate::progress::Monitor;
 use crate::store::backend::{Backend, LocalBackend};
 use crate::store::format::key::KdfCost;
+use crate::store::format::parity::PARITY_PERCENT_DEFAULT;
 use crate::store::repo::{InitOptions, OpenOptions, Repository, Trust, remember_made};
 
 /// What opens a repository.
@@ -78,7 +79,8 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Makes a repository in a directory, which must be absent or empty, and opens it. Without a key it is not encrypted.
+    /// Makes a repository in a directory, which must be absent or empty, and opens it. Without a key it is not encrypted. Its packs carry 3 % of parity, which heals
+    /// bad sectors and flipped bits.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -99,7 +101,7 @@ impl Store {
             Key::Passphrase(text) => Some(Zeroizing::new(text.to_owned())),
         };
         let is_encrypted = passphrase.is_some();
-        let id = Repository::init(&backend, &InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: 0 })?;
+        let id = Repository::init(&backend, &InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: PARITY_PERCENT_DEFAULT })?;
         // Without this the first opening would do it.
         let _ = remember_made(&settings.cache_dir, &backend.location(), id, is_encrypted);
         Store::open(location, key, settings)

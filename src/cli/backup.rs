@@ -126,7 +126,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
     let make = || -> Result<Box<dyn Source>, Failure> {
         Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?))
     };
-    run(context, SourceKind::Sqlite, (&args.record, args.content.read_all), &given, make)
+    run(context, SourceKind::SQLITE, (&args.record, args.content.read_all), &given, make)
 }
 
 /// `backup files`.
@@ -140,7 +140,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
         let sqlite = sqlite_options(context, args.content.when.into(), &args.busy);
         Ok(Box::new(FilesSource::select(paths, FilesOptions { sqlite, exclude }, selection)?))
     };
-    run(context, SourceKind::Files, (&args.record, args.content.read_all), &given, make)
+    run(context, SourceKind::FILES, (&args.record, args.content.read_all), &given, make)
 }
 
 /// The patterns of files come first, so that those of the command line can take back in.
@@ -162,7 +162,7 @@ pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit,
     let make = || -> Result<Box<dyn Source>, Failure> {
         Ok(Box::new(CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?))
     };
-    run(context, SourceKind::Command, (&args.record, false), &args.name, make)
+    run(context, SourceKind::COMMAND, (&args.record, false), &args.name, make)
 }
 
 fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> String {
@@ -258,7 +258,7 @@ fn run(
     let options = BackupOptions { read_all, ..options(args)? };
     let repo = context.open()?;
     journaled(context, &repo, Operation::Backup, |story| {
-        name_source(story, kind, args, given);
+        name_source(story, &kind, args, given);
         let source = make()?;
         let progress = context.progress();
         let done = take(&repo, &progress, &*source, &options, story)?;
@@ -269,9 +269,9 @@ fn run(
 }
 
 /// What the journal calls the source, before it is known whether there is one.
-pub(crate) fn name_source(story: &mut Story, kind: SourceKind, args: &RecordArgs, given: &str) {
+pub(crate) fn name_source(story: &mut Story, kind: &SourceKind, args: &RecordArgs, given: &str) {
     story.detail = args.source.as_deref().unwrap_or(given).to_owned();
-    let facts = [(LABEL_FACT, story.detail.as_str()), (KIND_FACT, kind.word()), (HOST_FACT, args.host.as_deref().unwrap_or_default())];
+    let facts = [(LABEL_FACT, story.detail.as_str()), (KIND_FACT, kind.name()), (HOST_FACT, args.host.as_deref().unwrap_or_default())];
     let known = facts.into_iter().filter(|(_, value)| !value.is_empty());
     story.facts.extend(known.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }

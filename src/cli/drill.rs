@@ -192,7 +192,7 @@ fn of_snapshot(
     let listing = Reader::new(repo).listing(&record.listing, &progress)?;
     let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
     let options = DrillOptions {
-        staging: if icecore::engine::of(record.source.kind).needs_server() {
+        staging: if icecore::engine::of(&record.source.kind).needs_server() {
             args.on_server(context)?
         } else {
             args.in_directory(context)?

@@ -1,6 +1,6 @@
 //! `init`.
 
-use icecore::store::format::parity::PARITY_PERCENT_MAX;
+use icecore::store::format::parity::{PARITY_PERCENT_DEFAULT, PARITY_PERCENT_MAX};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,21 +19,21 @@ use super::passphrase;
 /// Make a repository
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Parity is for bad sectors and flipped bits: a lost pack is not covered. It is for ever, like encryption.\n\n\
-                        Examples:\n  icecore -R /srv/backup/brain init\n  icecore -R /mnt/usb/brain init --parity 3%")]
+                        Examples:\n  icecore -R /srv/backup/brain init\n  icecore -R /mnt/usb/brain init --parity 10%")]
 pub(crate) struct InitArgs {
     /// Store everything readable for anyone who can read the repository
     #[arg(long)]
     pub(crate) no_encryption: bool,
-    /// Store parity in every pack, so much of it, and records twice: damage up to that is healed (1% to 50%)
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
-    pub(crate) parity: Option<u8>,
+    /// Store so much parity in every pack, and records twice: damage up to that is healed (0%: none, to 50%)
+    #[arg(long, value_name = "PERCENT", value_parser = percent, default_value_t = PARITY_PERCENT_DEFAULT)]
+    pub(crate) parity: u8,
 }
 
 /// A whole number of percent, with its sign or without.
 fn percent(text: &str) -> Result<u8, String> {
     let number: Option<u8> = text.trim().trim_end_matches('%').trim_end().parse().ok();
-    let fits = number.filter(|percent| (1..=PARITY_PERCENT_MAX).contains(percent));
-    fits.ok_or_else(|| format!("it is no whole number of percent from 1% to {PARITY_PERCENT_MAX}%"))
+    let fits = number.filter(|percent| *percent <= PARITY_PERCENT_MAX);
+    fits.ok_or_else(|| format!("it is no whole number of percent from 0% to {PARITY_PERCENT_MAX}%"))
 }
 
 #[derive(Serialize)]
@@ -61,15 +61,14 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
         false => Some(passphrase::of_new_repository(&path.display().to_string(), context.cancelled(), &|text| context.output.warn(text))?),
     };
     let backend = LocalBackend::create(&path, disk)?;
-    let options = InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: args.parity.unwrap_or(0) };
+    let options = InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: args.parity };
     let id = Repository::init(&backend, &options).map_err(|error| match error {
         Error::InvalidArgument(_) => taken(&backend.location()),
         other => other.into(),
     })?;
     // Without this the first command that opens it would do it.
     let _ = remember_made(context.local_dir(), &backend.location(), id, !args.no_encryption);
-    let made =
-        Made { repository: id.to_string(), location: backend.location(), encrypted: !args.no_encryption, parity: args.parity.unwrap_or(0) };
+    let made = Made { repository: id.to_string(), location: backend.location(), encrypted: !args.no_encryption, parity: args.parity };
     context.output.report(&made, |made| {
         let last = match made.encrypted {
             true => "It is encrypted: without the passphrase the data is lost. Keep the passphrase in a safe place.",

@@ -130,7 +130,7 @@ fn one(
     story: &mut Story,
 ) -> Result<Done, Failure> {
     let label = options.conninfo.label();
-    name_source(story, SourceKind::Postgres, record, &if options.globals_only { format!("globals of {label}") } else { label });
+    name_source(story, &SourceKind::POSTGRES, record, &if options.globals_only { format!("globals of {label}") } else { label });
     let progress = context.progress();
     let source = PostgresSource::connect(PostgresOptions { on_table: progress.on_item(), ..options })?;
     take(repo, &progress, &source, &record_options(record)?, story)

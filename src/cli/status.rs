@@ -85,7 +85,7 @@ pub(crate) struct Source {
 pub(crate) struct NeverTakenView {
     pub(crate) label: String,
     pub(crate) host: String,
-    kind: Option<&'static str>,
+    kind: Option<String>,
     /// `no-good-snapshot`.
     status: &'static str,
     /// Backups that failed within a month.
@@ -309,7 +309,7 @@ impl NeverTakenView {
         NeverTakenView {
             label: found.label.clone(),
             host: found.host.clone(),
-            kind: found.kind.map(|kind| icecore::engine::of(kind).word()),
+            kind: found.kind.as_ref().map(|kind| kind.name().to_owned()),
             status: NO_GOOD,
             failures: found.failures,
             last_failure: FailureView::of(&found.last_failure, clock),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use icecore::engine;
 use icecore::id::{SnapshotId, to_hex};
 use icecore::ops::stats::{Chains, Cost, Spread};
 use icecore::recorded::{EntryKind, Flag, SqliteFacts};
@@ -55,13 +54,13 @@ pub(crate) fn text_and_hex(bytes: &[u8]) -> (String, Option<String>) {
 #[derive(Debug, Serialize)]
 pub(crate) struct SourceView {
     pub(crate) id: String,
-    pub(crate) kind: &'static str,
+    pub(crate) kind: String,
     pub(crate) label: String,
 }
 
 impl SourceView {
     pub(crate) fn of(source: &SourceRef) -> Self {
-        SourceView { id: source.id.to_string(), kind: engine::of(source.kind).word(), label: source.label.clone() }
+        SourceView { id: source.id.to_string(), kind: source.kind.name().to_owned(), label: source.label.clone() }
     }
 }
 

@@ -17,11 +17,7 @@ pub struct CommandEngine;
 
 impl super::Engine for CommandEngine {
     fn kind(&self) -> SourceKind {
-        SourceKind::Command
-    }
-
-    fn word(&self) -> &'static str {
-        "command"
+        SourceKind::COMMAND
     }
 
     fn comparison(&self) -> Comparison {
@@ -58,7 +54,7 @@ impl CommandSource {
 
 impl Source for CommandSource {
     fn identity(&self) -> SourceDescription {
-        SourceDescription { kind: SourceKind::Command, parts: vec![self.name.clone().into_bytes()], label: self.name.clone() }
+        SourceDescription { kind: SourceKind::COMMAND, parts: vec![self.name.clone().into_bytes()], label: self.name.clone() }
     }
 
     fn runs_once(&self) -> bool {

@@ -18,6 +18,7 @@ pub mod sqlite;
 pub(crate) mod stamp;
 mod stoppable;
 pub mod stored;
+mod unknown;
 
 pub use environment::Environment;
 
@@ -36,18 +37,15 @@ use crate::recorded::{EntryKind, FileMeta, Flag, SourceKind, TableContent};
 /// All kinds of sources.
 static ENGINES: [&dyn Engine; 4] = [&sqlite::SqliteEngine, &files::FilesEngine, &postgres::PostgresEngine, &command::CommandEngine];
 
-/// The engine of a kind of source.
-pub fn of(kind: SourceKind) -> &'static dyn Engine {
-    ENGINES.into_iter().find(|engine| engine.kind() == kind).unwrap_or(&files::FilesEngine)
+/// The engine of a kind of source. Of a kind that is none of them, one that takes every stream as bytes: a later version of icecore may have stored it.
+pub fn of(kind: &SourceKind) -> &'static dyn Engine {
+    ENGINES.into_iter().find(|engine| engine.kind() == *kind).unwrap_or(&unknown::UnknownEngine)
 }
 
 /// What is special about a kind of source once it is stored.
 pub trait Engine: Sync {
     /// The kind, as records have it.
     fn kind(&self) -> SourceKind;
-
-    /// The word for it in output and in JSON; it never changes.
-    fn word(&self) -> &'static str;
 
     /// Whether what it captures belongs to one machine. A server's databases are the same from whatever machine they are dumped.
     fn is_of_host(&self) -> bool {

@@ -21,7 +21,7 @@ pub struct StreamInfo {
 /// The streams of one snapshot.
 pub trait Stored: Send + Sync {
     /// What sort of source the snapshot is of.
-    fn kind(&self) -> SourceKind;
+    fn kind(&self) -> &SourceKind;
 
     /// All its streams, in the order of the listing.
     fn streams(&self) -> &[StreamInfo];

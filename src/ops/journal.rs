@@ -20,7 +20,7 @@ const FACTS_MAX: usize = 16;
 
 /// The fact that names the source of a backup as its snapshots do, also where the source could not be found.
 pub const LABEL_FACT: &str = "label";
-/// The fact that names the kind of the source of a backup: the word of [`crate::recorded::SourceKind::word`].
+/// The fact that names the kind of the source of a backup: [`crate::recorded::SourceKind::name`].
 pub const KIND_FACT: &str = "kind";
 /// The fact that names the machine that a backup was to record, if that was not the one it ran on.
 pub const HOST_FACT: &str = "host";

@@ -190,7 +190,7 @@ impl<'r> Look<'r> {
 
     /// Takes the next snapshot of the list.
     fn add(&mut self, id: SnapshotId, record: &SnapshotRecord) {
-        let is_named = named_source(record.source.kind, &record.source.label) == record.source.id;
+        let is_named = named_source(&record.source.kind, &record.source.label) == record.source.id;
         let is_same = |one: &Open| one.status.source.id == record.source.id && (!is_named || one.status.host == record.host);
         let place = self.sources.iter().position(is_same);
         let mut one = place.map_or_else(|| Open::new(record), |place| self.sources.remove(place));
@@ -284,7 +284,7 @@ impl<'r> Look<'r> {
             let of_source = filter.source.as_ref().is_none_or(|wanted| *wanted == label || by_id(wanted));
             let passes = of_source && filter.tag.is_none() && filter.host.as_ref().is_none_or(|wanted| *wanted == host);
             if is_recent && passes {
-                let kind = SourceKind::ALL.into_iter().find(|other| other.word() == kind);
+                let kind = SourceKind::named(&kind);
                 all.push(NeverTaken { label, host, kind, last_failure, failures: failed.count });
             }
         }
@@ -360,7 +360,6 @@ impl About {
 
     /// The identity of the source if its label is a name of the user's choice.
     fn named(&self) -> Option<SourceId> {
-        let kind = SourceKind::ALL.into_iter().find(|kind| kind.word() == self.kind)?;
-        Some(named_source(kind, &self.label))
+        Some(named_source(&SourceKind::named(&self.kind)?, &self.label))
     }
 }

@@ -38,7 +38,7 @@ impl StoredSnapshot {
             (StreamInfo { name, kind, len: root.len, tables }, (root, meta))
         };
         let (streams, rest) = listing.into_iter().map(split).unzip();
-        let (kind, facts) = (record.source.kind, record.facts.clone());
+        let (kind, facts) = (record.source.kind.clone(), record.facts.clone());
         StoredSnapshot { reader, kind, facts, streams, rest, is_sealed: repo.config().encrypted }
     }
 
@@ -53,8 +53,8 @@ impl StoredSnapshot {
 }
 
 impl Stored for StoredSnapshot {
-    fn kind(&self) -> SourceKind {
-        self.kind
+    fn kind(&self) -> &SourceKind {
+        &self.kind
     }
 
     fn streams(&self) -> &[StreamInfo] {

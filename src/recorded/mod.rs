@@ -4,33 +4,41 @@
 
 mod acl;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
-/// What sort of source a snapshot came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum SourceKind {
-    /// SQLite databases, named one by one.
-    Sqlite,
-    /// Directory trees.
-    Files,
-    /// A PostgreSQL database, dumped by its own programs, or what is global in a cluster.
-    Postgres,
-    /// The output of a command.
-    Command,
-}
+/// What sort of source a snapshot came from: the name of its engine. A record may name an engine that this program does not have; then its streams are bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceKind(Cow<'static, str>);
 
 impl SourceKind {
-    /// All kinds.
-    pub const ALL: [SourceKind; 4] = [SourceKind::Sqlite, SourceKind::Files, SourceKind::Postgres, SourceKind::Command];
+    /// SQLite databases, named one by one.
+    pub const SQLITE: SourceKind = SourceKind(Cow::Borrowed("sqlite"));
+    /// Directory trees.
+    pub const FILES: SourceKind = SourceKind(Cow::Borrowed("files"));
+    /// A PostgreSQL database, dumped by its own programs, or what is global in a cluster.
+    pub const POSTGRES: SourceKind = SourceKind(Cow::Borrowed("postgres"));
+    /// The output of a command.
+    pub const COMMAND: SourceKind = SourceKind(Cow::Borrowed("command"));
 
-    /// The word that goes into source ids; it never changes.
-    pub fn word(self) -> &'static str {
-        match self {
-            SourceKind::Sqlite => "Sqlite",
-            SourceKind::Files => "Files",
-            SourceKind::Postgres => "Postgres",
-            SourceKind::Command => "Command",
-        }
+    /// Of no engine at all.
+    pub(crate) const UNKNOWN: SourceKind = SourceKind(Cow::Borrowed("unknown"));
+
+    /// The longest name, in bytes.
+    pub const LEN_MAX: usize = 32;
+
+    /// The kind of this name; `None` unless it is 1 to 32 lower-case letters, digits and hyphens (ASCII), so that it can stand in any output.
+    pub fn named(name: &str) -> Option<Self> {
+        let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        let is_name = (1..=Self::LEN_MAX).contains(&name.len()) && name.bytes().all(fits);
+        is_name.then(|| SourceKind(Cow::Owned(name.to_owned())))
+    }
+
+    /// Its name, which goes into records, source ids, output and JSON. It never changes.
+    pub fn name(&self) -> &str {
+        &self.0
     }
 }
 

@@ -238,3 +238,37 @@ fn forget_and_protect_meet() {
     let expected = [(false, true), (true, false), (true, true)];
     assert_eq!(outcomes.into_inner().unwrap().into_iter().collect::<Vec<_>>(), expected, "every way of meeting was tried");
 }
+
+/// Somebody else forgets the same snapshot before each call of a forget. Who has seen it finds it forgotten afterwards, and not vanished.
+#[test]
+fn two_forgets_of_one_snapshot_meet() {
+    let template = Template::new(false);
+    let objects = Memory::load(&*template.world.local());
+    let id = template.ids[2];
+    let run = |at: usize| {
+        let (here, memory) = (template.world.copy(), Memory::new(objects.clone()));
+        let on = |cache: &str| crate::support::open_backend(memory.clone(), here.path(cache), 1).unwrap();
+        let (witness, other) = (on("third cache"), on("other cache"));
+        assert!(witness.refresh().unwrap().snapshots.iter().any(|(seen, _)| *seen == id));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let hooked = Hooked::new(memory.clone(), move |number, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            if number == at {
+                try_forget(&other, &[id], false).unwrap();
+            }
+            Fate::Proceed
+        });
+        let repo = crate::support::open_backend(Arc::new(hooked), here.path("cache"), 1).unwrap();
+        try_forget(&repo, &[id], false).unwrap();
+        assert!(memory.stat(&ObjectKey::Snapshot(id)).unwrap().is_none(), "call {at}");
+        let seen = witness.refresh().unwrap();
+        assert!(seen.damage.is_empty() && seen.vanished.is_empty(), "call {at}: {:?}", seen.damage);
+        calls.load(Ordering::Relaxed)
+    };
+    let calls = run(usize::MAX);
+    for at in 0..calls {
+        run(at);
+    }
+    proof::count("two forgets meet", &[(ORDERS, calls)]);
+}

@@ -125,7 +125,7 @@ impl PageRead for FlowPages {
 
 impl Source for Flow {
     fn identity(&self) -> SourceDescription {
-        SourceDescription { kind: SourceKind::Files, parts: vec![b"flow".to_vec()], label: "flow".into() }
+        SourceDescription { kind: SourceKind::FILES, parts: vec![b"flow".to_vec()], label: "flow".into() }
     }
 
     fn capture<'a>(&'a self, _: &'a HashMap<Vec<u8>, Stamp>, _: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {

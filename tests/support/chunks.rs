@@ -18,7 +18,8 @@ pub fn commit(repo: &Repository, chunks: &[(Vec<u8>, Reference)]) -> Committed {
     session.commit(draft(listing, root.len)).unwrap()
 }
 
-fn put_stream(session: &WriteSession, writer: &mut ChunkWriter<'_>, chunks: &[(Vec<u8>, Reference)]) -> StreamRoot {
+/// Stores a stream of these chunks.
+pub fn put_stream(session: &WriteSession, writer: &mut ChunkWriter<'_>, chunks: &[(Vec<u8>, Reference)]) -> StreamRoot {
     let mut no_parent = TreeCursor::new(session.reader(), None);
     let mut stream = TreeWriter::new();
     for (plain, reference) in chunks {
@@ -37,7 +38,7 @@ pub fn draft(listing: StreamRoot, logical_bytes: u64) -> SnapshotRecord {
         host: "test".into(),
         user: String::new(),
         tool: String::new(),
-        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: String::new() },
+        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::FILES, label: String::new() },
         parent: None,
         tags: Vec::new(),
         flags: Vec::new(),

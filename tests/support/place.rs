@@ -23,8 +23,17 @@ impl Place {
 
     /// With an unencrypted repository and the database `a.db`.
     pub fn with_repository() -> Self {
+        Self::with_a_repository(&[])
+    }
+
+    /// The same where no damage heals.
+    pub fn without_parity() -> Self {
+        Self::with_a_repository(&["--parity", "0"])
+    }
+
+    fn with_a_repository(options: &[&str]) -> Self {
         let place = Self::new();
-        assert_eq!(place.run(["init", "--no-encryption"]).code, Some(0));
+        assert_eq!(place.run([&["init", "--no-encryption"], options].concat()).code, Some(0));
         place.database("a.db", 100);
         place
     }
@@ -81,7 +90,8 @@ impl Place {
     /// Every file of the repository below this directory.
     pub fn stored(&self, directory: &str) -> Vec<PathBuf> {
         let files = walkdir::WalkDir::new(self.path(".icecore").join(directory)).into_iter();
-        files.map(|entry| entry.unwrap()).filter(|entry| entry.file_type().is_file()).map(|entry| entry.into_path()).collect()
+        let objects = files.map(|entry| entry.unwrap()).filter(|entry| entry.file_type().is_file() && entry.file_name() != "FORMAT.md");
+        objects.map(|entry| entry.into_path()).collect()
     }
 }
 

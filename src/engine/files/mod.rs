@@ -70,11 +70,7 @@ pub struct FilesEngine;
 
 impl super::Engine for FilesEngine {
     fn kind(&self) -> SourceKind {
-        SourceKind::Files
-    }
-
-    fn word(&self) -> &'static str {
-        "files"
+        SourceKind::FILES
     }
 
     fn comparison(&self) -> Comparison {
@@ -176,7 +172,7 @@ impl Source for FilesSource {
     fn identity(&self) -> SourceDescription {
         let parts = self.roots.iter().map(|root| root.path.as_os_str().as_bytes().to_vec()).collect();
         let given: Vec<String> = self.given.iter().map(|path| path.display().to_string()).collect();
-        SourceDescription { kind: SourceKind::Files, parts, label: given.join(" ") }
+        SourceDescription { kind: SourceKind::FILES, parts, label: given.join(" ") }
     }
 
     fn wants_content(&self) -> bool {

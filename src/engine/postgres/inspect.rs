@@ -26,11 +26,7 @@ pub struct PostgresEngine;
 
 impl Engine for PostgresEngine {
     fn kind(&self) -> SourceKind {
-        SourceKind::Postgres
-    }
-
-    fn word(&self) -> &'static str {
-        "postgres"
+        SourceKind::POSTGRES
     }
 
     fn is_of_host(&self) -> bool {

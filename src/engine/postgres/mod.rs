@@ -251,7 +251,7 @@ impl Source for PostgresSource {
         };
         let label = conninfo.label();
         let label = if self.options.globals_only { format!("globals of {label}") } else { label };
-        SourceDescription { kind: SourceKind::Postgres, parts: vec![server.into_bytes(), what], label }
+        SourceDescription { kind: SourceKind::POSTGRES, parts: vec![server.into_bytes(), what], label }
     }
 
     fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {

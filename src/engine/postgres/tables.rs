@@ -70,7 +70,7 @@ impl Tables {
         let Some((magic, offset)) = first.split_once('\t') else { return Err(malformed(0)) };
         if magic != MAGIC {
             return Err(match magic.starts_with("icecore-tables ") {
-                true => Error::UnsupportedFormat { object: STREAM.into(), detail: magic.into() },
+                true => Error::UnsupportedFormat { object: STREAM.into(), detail: format!("a newer icecore: {magic}") },
                 false => malformed(0),
             });
         }

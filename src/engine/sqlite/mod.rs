@@ -79,11 +79,7 @@ pub struct SqliteEngine;
 
 impl super::Engine for SqliteEngine {
     fn kind(&self) -> SourceKind {
-        SourceKind::Sqlite
-    }
-
-    fn word(&self) -> &'static str {
-        "sqlite"
+        SourceKind::SQLITE
     }
 
     fn comparison(&self) -> Comparison {
@@ -184,7 +180,7 @@ impl Source for SqliteSource {
         let mut parts: Vec<Vec<u8>> = self.databases.iter().map(part).collect();
         parts.sort();
         let given: Vec<String> = self.databases.iter().map(|database| database.given.display().to_string()).collect();
-        SourceDescription { kind: SourceKind::Sqlite, parts, label: given.join(" ") }
+        SourceDescription { kind: SourceKind::SQLITE, parts, label: given.join(" ") }
     }
 
     fn wants_content(&self) -> bool {

@@ -89,7 +89,21 @@ pub(super) fn store<'a>(
     let config = session.repository().config();
     let seed = session.repository().keys().chunking_seed();
     let go_on = || go_on(session, monitor);
-    let mut chunks = content_cuts(input.begin(&go_on)?, config.content_chunk_len, seed);
+    let cuts = content_cuts(input.begin(&go_on)?, config.content_chunk_len, seed);
+    store_cuts(session, writer, cuts, parent, features, make_sink, monitor)
+}
+
+/// [`store`] of what is cut already.
+pub(super) fn store_cuts<'a>(
+    session: &WriteSession,
+    writer: &mut ChunkWriter<'_>,
+    mut chunks: impl Iterator<Item = std::io::Result<Cut>>,
+    parent: Option<StreamRoot>,
+    features: Option<KeptFeatures>,
+    make_sink: impl FnOnce() -> Result<Sink<'a>>,
+    monitor: &dyn Monitor,
+) -> Result<(StreamRoot, Option<Sink<'a>>), Failure> {
+    let go_on = || go_on(session, monitor);
     let mut next_piece = |prediction: &mut _, offset: &mut _| {
         go_on()?;
         next_piece(session, &mut chunks, offset, prediction).map_err(|failure| match (failure, go_on()) {

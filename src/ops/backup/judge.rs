@@ -49,7 +49,7 @@ impl Verdict {
 }
 
 /// Judges a capture by what its source reports, its streams and the last good state.
-pub(super) fn judge(kind: SourceKind, entries: &[StreamEntry], report: &CaptureReport, last: &Inherited) -> Verdict {
+pub(super) fn judge(kind: &SourceKind, entries: &[StreamEntry], report: &CaptureReport, last: &Inherited) -> Verdict {
     let flags = once(&report.flags);
     let reported = flags.len();
     let mut case = Case { entries, now: OnceCell::new(), last, gaps: Gaps::of(&flags), flags };

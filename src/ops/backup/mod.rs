@@ -36,9 +36,8 @@ use crate::store::chunker::page_chunk_len;
 use crate::store::format::snapshot::{
     LABEL_LEN_MAX, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot, TAG_LEN_MAX, TAGS_MAX,
 };
-use crate::store::format::{Malformed, record};
 use crate::store::repo::{
-    BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, Repository, SessionOptions, Spool, WriteSession, later, too_much_text,
+    BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, ListingCuts, Repository, SessionOptions, Spool, WriteSession, later, too_much_text,
 };
 
 /// A snapshot whose recorded time is further than this ahead of the clock is flagged, nanoseconds.
@@ -161,13 +160,14 @@ fn try_backup(
     record_contents(&mut entries, &mut report, &inherited);
     let capture_us = capture_started.elapsed().as_micros() as u64;
     intake.store_set_aside()?;
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let listing = intake.store_listing(&entries, inherited.listing)?;
     let keepers = intake.into_keepers();
     if doubts.have_grown(&session, options.now_ns, monitor)? {
         return Ok(None);
     }
     let healed_chunks = session.healed_chunks();
-    let (source_id, verdict) = (source_ref.id, judge(source_ref.kind, &entries, &report, &inherited));
+    let (source_id, verdict) = (source_ref.id, judge(&source_ref.kind, &entries, &report, &inherited));
     report.skipped.retain(|line| verdict.accepted.iter().all(|flag| flag.detail != *line));
     let draft = verdict.on(draft(&entries, listing, source_ref, parent, &report, options, started));
     monitor.phase("committing", None);
@@ -298,15 +298,12 @@ impl<'a> Intake<'a> {
         self.sinks.iter_mut().try_for_each(Sink::finish)
     }
 
-    /// Stores the listing and hands over everything that is still in this thread's segments.
+    /// Stores the listing of these entries, which are sorted by name, and hands over everything that is still in this thread's segments.
     fn store_listing(&mut self, entries: &[StreamEntry], parent: Option<StreamRoot>) -> Result<StreamRoot> {
-        let mut bytes = Vec::new();
-        for entry in entries {
-            bytes.extend_from_slice(&record::encode(entry).map_err(|m: Malformed| m.of("the new listing"))?);
-        }
-        let input = Input::Ready(Box::new(NoHoles(std::io::Cursor::new(bytes))));
+        let session = self.make.session;
+        let cuts = ListingCuts::new(entries, session.repository().keys().chunking_seed());
         let silent = &crate::progress::Silent;
-        let (root, _) = by_content::store(self.make.session, &mut self.writer, input, parent, None, || Ok(Sink::plain()), silent)
+        let (root, _) = by_content::store_cuts(session, &mut self.writer, cuts, parent, None, || Ok(Sink::plain()), silent)
             .map_err(Failure::into_error)?;
         self.writer.flush()?;
         Ok(root)
@@ -317,11 +314,12 @@ impl<'a> Intake<'a> {
 pub fn source_of(source: &dyn Source, options: &BackupOptions) -> SourceRef {
     let SourceDescription { kind, parts, label } = source.identity();
     if let Some(name) = &options.source {
-        return SourceRef { id: named_source(kind, name), kind, label: name.clone() };
+        return SourceRef { id: named_source(&kind, name), kind, label: name.clone() };
     }
-    let host = engine::of(kind).is_of_host().then_some(options.host.as_bytes());
+    let host = engine::of(&kind).is_of_host().then_some(options.host.as_bytes());
     let parts = host.into_iter().chain(parts.iter().map(Vec::as_slice));
-    SourceRef { id: source_id(std::iter::once(kind.word().as_bytes()).chain(parts)), kind, label }
+    let id = source_id(std::iter::once(kind.name().as_bytes()).chain(parts));
+    SourceRef { id, kind, label }
 }
 
 /// What lists of snapshots show is bounded, and refused before anything is read.
@@ -342,8 +340,8 @@ fn refuse_long_texts(source: &SourceRef, options: &BackupOptions) -> Result<()> 
 }
 
 /// The identity of a source of this kind with a name of the user's choice. Sources of different kinds have nothing in common but the name.
-pub fn named_source(kind: SourceKind, name: &str) -> SourceId {
-    source_id([kind.word().as_bytes(), b"named", name.as_bytes()].into_iter())
+pub fn named_source(kind: &SourceKind, name: &str) -> SourceId {
+    source_id([kind.name().as_bytes(), b"named", name.as_bytes()].into_iter())
 }
 
 fn source_id<'p>(parts: impl Iterator<Item = &'p [u8]>) -> SourceId {

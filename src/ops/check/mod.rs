@@ -143,9 +143,7 @@ impl CheckReport {
     pub(crate) fn damage(&mut self, code: &'static str, error: Error) -> Result<()> {
         match error {
             Error::Corrupt { object, detail } => self.found(Severity::Damage, code, object, detail),
-            Error::UnsupportedFormat { object, detail } => {
-                self.found(Severity::Damage, code, object, format!("a newer icecore is needed: {detail}"))
-            }
+            Error::UnsupportedFormat { object, detail } => self.found(Severity::Damage, code, object, format!("it needs {detail}")),
             Error::NotFound { what } => self.found(Severity::Damage, code, what, "it is missing"),
             other => return Err(other),
         }

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::id::{ChunkId, SnapshotId};
 use crate::progress::Monitor;
 use crate::store::format::pack::IdPrefix;
-use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
-use crate::store::repo::{Reader, Repository, read_node};
+use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
+use crate::store::repo::{Part, Reader, Repository, read_node};
 
 /// Chunks that are remembered as sound, so that what many snapshots share is looked up once; bounds the memory, not the result. Nodes are as many at most.
 const SOUND_MAX: usize = 1 << 19;
@@ -28,36 +28,12 @@ pub(crate) fn check_streams(
 ) -> Result<()> {
     monitor.phase("checking snapshots", None);
     let reader = Reader::for_trees(repo);
-    let (sound_chunks, sound_nodes) = (HashSet::new(), HashSet::new());
-    let mut walker = Walker { reader: &reader, bad, monitor, sound_chunks, sound_nodes, nodes_read: 0 };
+    let (sound_chunks, sound_nodes, sound_parts) = Default::default();
+    let mut walker = Walker { reader: &reader, bad, monitor, sound_chunks, sound_nodes, sound_parts, nodes_read: 0 };
     for (id, snapshot) in snapshots {
-        reader.prefetch(snapshot.listing.top.into_iter())?;
-        let listing = match walker.check_tree(&snapshot.listing)? {
-            None => reader.listing(&snapshot.listing, monitor),
-            Some(damage) => Err(damage),
-        };
-        let entries = match listing {
-            Ok(entries) => entries,
-            Err(error) if error.is_damage() => {
-                report.found(Severity::Damage, "stream", format!("snapshot {id}"), format!("its listing cannot be read: {error}"));
-                report.touched.push(Touched { snapshot: *id, stream: None });
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        for group in entries.chunks(PLACES_KEPT) {
-            walker.prefetch(&mut group.iter().filter(|entry| entry.root.levels > 0).filter_map(|entry| entry.root.top))?;
-            walker.find_small(group.iter().map(|entry| &entry.root))?;
-            for entry in group {
-                if monitor.cancelled() {
-                    return Err(Error::Cancelled);
-                }
-                if let Some(damage) = walker.check_tree(&entry.root)? {
-                    let object = format!("snapshot {id}, stream {}", String::from_utf8_lossy(&entry.name));
-                    report.found(Severity::Damage, "stream", object, damage.to_string());
-                    report.touched.push(Touched { snapshot: *id, stream: Some(entry.name.clone()) });
-                }
-            }
+        if let Some(damage) = walker.check_snapshot(id, &snapshot.listing, report)? {
+            report.found(Severity::Damage, "stream", format!("snapshot {id}"), format!("its listing cannot be read: {damage}"));
+            report.touched.push(Touched { snapshot: *id, stream: None });
         }
     }
     Ok(())
@@ -70,6 +46,8 @@ struct Walker<'a> {
     sound_chunks: HashSet<ChunkId>,
     /// Nodes, with their levels and lengths, below which everything is sound.
     sound_nodes: HashSet<(ChunkId, u8, u64)>,
+    /// Parts of listings of which all streams are sound.
+    sound_parts: HashSet<ChunkId>,
     nodes_read: usize,
 }
 
@@ -84,6 +62,50 @@ struct Tree {
 }
 
 impl Walker<'_> {
+    /// Checks all streams of a snapshot. Gives what is wrong with its listing.
+    fn check_snapshot(&mut self, id: &SnapshotId, listing: &StreamRoot, report: &mut CheckReport) -> Result<Option<Error>> {
+        let reader = self.reader;
+        reader.prefetch(listing.top.into_iter())?;
+        if let Some(damage) = self.check_tree(listing)? {
+            return Ok(Some(damage));
+        }
+        let damage_or = |error: Error| if error.is_damage() { Ok(Some(error)) } else { Err(error) };
+        let mut parts = match reader.parts(listing) {
+            Ok(parts) => parts,
+            Err(error) => return damage_or(error),
+        };
+        while let Some(part) = parts.next_besides(&mut |chunk| self.sound_parts.contains(chunk)) {
+            match part {
+                Ok(Part { chunk, entries }) => {
+                    if self.check_entries(id, &entries, report)? {
+                        self.sound_parts.extend(chunk);
+                    }
+                }
+                Err(error) => return damage_or(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Checks the streams of a part of a listing; whether all are sound.
+    fn check_entries(&mut self, id: &SnapshotId, entries: &[StreamEntry], report: &mut CheckReport) -> Result<bool> {
+        self.prefetch(&mut entries.iter().filter(|entry| entry.root.levels > 0).filter_map(|entry| entry.root.top))?;
+        self.find_small(entries.iter().map(|entry| &entry.root))?;
+        let mut is_sound = true;
+        for entry in entries {
+            if self.monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if let Some(damage) = self.check_tree(&entry.root)? {
+                let object = format!("snapshot {id}, stream {}", String::from_utf8_lossy(&entry.name));
+                report.found(Severity::Damage, "stream", object, damage.to_string());
+                report.touched.push(Touched { snapshot: *id, stream: Some(entry.name.clone()) });
+                is_sound = false;
+            }
+        }
+        Ok(is_sound)
+    }
+
     /// Some damage in a tree, if there is any.
     fn check_tree(&mut self, root: &StreamRoot) -> Result<Option<Error>> {
         let mut tree = Tree::default();

@@ -17,6 +17,7 @@ use crate::ops::backup::{BackupOptions, backup};
 use crate::ops::export::swap::Place;
 use crate::store::backend::local::LocalBackend;
 use crate::store::format::key::KdfCost;
+use crate::store::format::parity::PARITY_PERCENT_DEFAULT;
 use crate::store::repo::{InitOptions, OpenOptions, Repository};
 
 /// Rows of the first state.
@@ -89,7 +90,10 @@ fn repository(path: &Path, cache: &Path, threads: usize) -> Result<Repository> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|e| Error::destination(path, e))?;
     let passphrase = Zeroizing::new(crate::id::to_hex(&random));
-    Repository::init(&*backend, &InitOptions { passphrase: Some(passphrase.clone()), cost: KdfCost::DEFAULT, parity_percent: 0 })?;
+    Repository::init(
+        &*backend,
+        &InitOptions { passphrase: Some(passphrase.clone()), cost: KdfCost::DEFAULT, parity_percent: PARITY_PERCENT_DEFAULT },
+    )?;
     let ask = || Ok(passphrase.clone());
     Repository::open(backend, &OpenOptions { passphrase: &ask, cache_dir: cache.to_path_buf(), threads, trust: Default::default() })
 }

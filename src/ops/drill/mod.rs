@@ -60,7 +60,7 @@ pub fn drill(
     placement: &Placement<'_>,
 ) -> Result<Report> {
     let stored = stored(repo, record, placement.monitor)?;
-    let engine = engine::of(record.source.kind);
+    let engine = engine::of(&record.source.kind);
     let is_server = matches!(options.staging, Staging::Server(_));
     if is_server != engine.needs_server() {
         let text = if is_server { "it is not of a PostgreSQL database" } else { "it is of a PostgreSQL database, which takes a server" };
@@ -143,7 +143,7 @@ fn drill_in(
     if report.passed {
         let began = Instant::now();
         placement.monitor.phase("checking", None);
-        let engine = engine::of(record.source.kind);
+        let engine = engine::of(&record.source.kind);
         let checks = engine.verify(dir, stored.streams(), &options.assertions, options.threads, placement.monitor)?;
         checks.into_iter().for_each(|check| report.push(check));
         report.verify_ms = millis(began.elapsed());

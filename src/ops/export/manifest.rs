@@ -10,7 +10,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{self, Engine, Evidence, TableInspection};
+use crate::engine::{Engine, Evidence, TableInspection};
 use crate::id::{SnapshotId, to_hex};
 use crate::recorded::{EntryKind, FileMeta, SqliteFacts};
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
@@ -210,7 +210,7 @@ impl FileInfo {
 impl Manifest {
     /// Describes this snapshot, without any file; `now_ns` is the clock, nanoseconds since 1970-01-01 UTC.
     pub(super) fn of(id: &SnapshotId, record: &SnapshotRecord, now_ns: i64) -> Self {
-        let kind = engine::of(record.source.kind).word();
+        let kind = record.source.kind.name().to_owned();
         let flag = |flag: &crate::recorded::Flag| FlagInfo { code: flag.code.clone(), detail: flag.detail.clone() };
         Manifest {
             format: MANIFEST_FORMAT,

@@ -71,7 +71,7 @@ pub fn export(
     let (disk, monitor) = (placement.disk, placement.monitor);
     let reader = Reader::new(repo);
     let stored = StoredSnapshot::new(repo, Reader::new(repo), record, reader.listing(&record.listing, monitor)?);
-    let engine = engine::of(record.source.kind);
+    let engine = engine::of(&record.source.kind);
     let evidence = engine.evidence(&stored)?;
     let mut listing = stored.into_listing();
     // The manifest says what the evidence says, and a restore of the dump reads it anew.

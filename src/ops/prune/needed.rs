@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
 use crate::progress::Monitor;
 use crate::store::format::node::Node;
-use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
-use crate::store::repo::{Reader, StoredCopy};
+use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
+use crate::store::repo::{Part, Reader, StoredCopy};
 
 /// Chunks that are looked up together.
 const BATCH: usize = 4096;
@@ -164,22 +164,31 @@ impl<'a> Live<'a> {
         Needed { places: self.needed, reached: self.reached, stranded }
     }
 
-    /// Adds what these snapshots reach, the oldest first: of each stream only what differs from the same stream of the snapshot before is looked at.
+    /// Adds what these snapshots reach, the oldest first. A part of a listing that several have is read once, and of each stream only what differs from the
+    /// same stream of the snapshot before is looked at.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if something cannot be read or is nowhere: then nothing may be deleted. [`Error::Cancelled`].
     pub(super) fn add_snapshots<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<()> {
         let mut last: HashMap<Vec<u8>, StreamRoot> = HashMap::new();
         let mut last_listing = None;
+        let mut parts = HashSet::new();
         for snapshot in snapshots {
             self.walk(&snapshot.listing, last_listing.replace(snapshot.listing).as_ref())?;
             // The listing itself can be read only once it is known to be there.
             self.settle()?;
-            let entries: Vec<StreamEntry> = self.reader.listing(&snapshot.listing, self.monitor)?;
-            for entry in entries {
-                let before = last.get(&entry.name).copied();
-                self.walk(&entry.root, before.as_ref())?;
-                last.insert(entry.name, entry.root);
+            let mut listing = self.reader.parts(&snapshot.listing)?;
+            while let Some(part) = listing.next_besides(&mut |chunk| parts.contains(chunk)) {
+                let Part { chunk, entries } = part?;
+                for entry in entries {
+                    let before = last.get(&entry.name).copied();
+                    self.walk(&entry.root, before.as_ref())?;
+                    // Of a stream that is one chunk nothing is shared that would not be seen.
+                    if entry.root.levels > 0 {
+                        last.insert(entry.name, entry.root);
+                    }
+                }
+                parts.extend(chunk);
             }
         }
         self.settle()
@@ -194,10 +203,12 @@ impl<'a> Live<'a> {
         for snapshot in snapshots {
             self.walk(&snapshot.listing, None)?;
             self.settle()?;
-            match self.reader.listing(&snapshot.listing, self.monitor) {
-                Ok(entries) => entries.iter().try_for_each(|entry| self.walk(&entry.root, None))?,
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
+            for part in self.reader.parts(&snapshot.listing)? {
+                match part {
+                    Ok(part) => part.entries.iter().try_for_each(|entry| self.walk(&entry.root, None))?,
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         self.settle()

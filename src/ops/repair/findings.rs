@@ -7,7 +7,7 @@ use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::progress::Monitor;
 use crate::store::format::pack::IdPrefix;
 use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
-use crate::store::repo::{CopyPlace, Reader, Repository, StoredCopy, read_node};
+use crate::store::repo::{CopyPlace, Part, Reader, Repository, StoredCopy, read_node};
 
 /// Chunks, or deltas, that are looked up at once.
 const AT_ONCE: usize = 8 << 10;
@@ -74,12 +74,19 @@ impl Sick {
     ) -> Result<HashSet<IdPrefix>> {
         let reader = Reader::for_trees(repo);
         let mut search = Search { sick: self, reader: &reader, monitor, seen: HashSet::new(), chunks: Vec::new(), wanted: HashSet::new() };
+        let mut parts = HashSet::new();
         for (_, snapshot) in snapshots {
             search.walk(&snapshot.listing)?;
-            match reader.listing(&snapshot.listing, monitor) {
-                Ok(entries) => entries.iter().try_for_each(|entry| search.walk(&entry.root))?,
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
+            let mut listing = reader.parts(&snapshot.listing)?;
+            while let Some(part) = listing.next_besides(&mut |chunk| parts.contains(chunk)) {
+                match part {
+                    Ok(Part { chunk, entries }) => {
+                        entries.iter().try_for_each(|entry| search.walk(&entry.root))?;
+                        parts.extend(chunk);
+                    }
+                    Err(error) if error.is_damage() => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         search.look_up()?;

@@ -123,7 +123,7 @@ impl Run<'_> {
         let label = "its record was damaged".to_owned();
         let (time_ns, forgotten_ns, source) = (now_ns, now_ns, SourceId([0; 32]));
         let forgotten = ForgottenRecord { snapshot: *id, parent: None, source, time_ns, forgotten_ns, label, decided: true };
-        self.repo.write_forgotten_records(std::iter::once(forgotten))
+        self.repo.write_forgotten_records(std::iter::once(forgotten), WriteMode::Replace)
     }
 
     /// Nobody knows what the mark said; it may have protected its snapshot, so another one does that now.

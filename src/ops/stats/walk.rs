@@ -8,9 +8,8 @@ use super::depths::Depths;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::store::format::record;
-use crate::store::format::snapshot::{StreamEntry, StreamRoot};
-use crate::store::repo::{Cache, Reader, Spans, read_node};
+use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::{Cache, Part, Reader, read_node};
 
 /// Rough bytes of what is known of nodes.
 const NODES_BUDGET: usize = 16 << 20;
@@ -20,8 +19,6 @@ const NODE_BYTES: usize = 160;
 const NODES_AT_ONCE: usize = 256;
 /// Children after which those of further nodes wait: what one level of a walk holds.
 const CHILDREN_AT_ONCE: usize = 32 << 10;
-/// Streams that are gone through together.
-const STREAMS_AT_ONCE: usize = 4 << 10;
 /// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
 const PLACES_KEPT: usize = 1024;
 
@@ -30,7 +27,7 @@ pub(super) struct Walker<'a> {
     reader: &'a Reader,
     monitor: &'a dyn Monitor,
     depths: Depths,
-    /// What is below a node.
+    /// What is below a node, or in the streams of a part of a listing.
     nodes: Cache<ChunkId, Arc<Profile>>,
     /// The snapshot before: without a change the next one has its listing.
     last: Option<(StreamRoot, Arc<Profile>)>,
@@ -54,10 +51,19 @@ impl<'a> Walker<'a> {
             return Ok(Arc::clone(profile));
         }
         let mut sum = Profile::default();
-        each_batch(self.reader, listing, &mut |roots| {
-            sum.add(&self.streams(roots)?);
-            Ok(())
-        })?;
+        let mut known = Vec::new();
+        let reader = self.reader;
+        let mut parts = reader.parts(listing)?;
+        while let Some(part) = parts.next_besides(&mut |chunk| self.nodes.get(chunk).map(|profile| known.push(profile)).is_some()) {
+            let Part { chunk, entries } = part?;
+            let roots: Vec<StreamRoot> = entries.iter().map(|entry| entry.root).collect();
+            let profile = Arc::new(self.streams(&roots)?);
+            sum.add(&profile);
+            if let Some(chunk) = chunk {
+                self.nodes.put(chunk, Arc::clone(&profile), NODE_BYTES + profile.weight());
+            }
+        }
+        known.iter().for_each(|profile| sum.add(profile));
         let sum = Arc::new(sum);
         self.last = Some((*listing, Arc::clone(&sum)));
         Ok(sum)
@@ -147,31 +153,6 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// Gives the roots of the streams of a listing, some at a time: a listing can be longer than memory.
-fn each_batch(reader: &Reader, listing: &StreamRoot, visit: &mut dyn FnMut(&[StreamRoot]) -> Result<()>) -> Result<()> {
-    let mut bytes = Vec::new();
-    let mut roots = Vec::new();
-    for span in Spans::new(reader, listing)? {
-        bytes.extend_from_slice(&reader.chunk(&span?.id)?);
-        let mut rest = bytes.as_slice();
-        // What does not decode may go on in the next chunk.
-        while let Ok((StreamEntry { root, .. }, after)) = record::decode_first(rest) {
-            roots.push(root);
-            rest = after;
-        }
-        let done = bytes.len() - rest.len();
-        bytes.drain(..done);
-        if roots.len() >= STREAMS_AT_ONCE {
-            visit(&roots)?;
-            roots.clear();
-        }
-    }
-    match bytes.is_empty() {
-        true => visit(&roots),
-        false => Err(Error::corrupt("a snapshot's listing", "it does not consist of entries")),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
@@ -184,6 +165,8 @@ mod tests {
     use crate::store::backend::LocalBackend;
     use crate::store::format::NODE_FANOUT;
     use crate::store::format::key::KdfCost;
+    use crate::store::format::record;
+    use crate::store::format::snapshot::StreamEntry;
     use crate::store::format::snapshot::{SnapshotRecord, SourceRef};
     use crate::store::repo::{
         ChunkWriter, InitOptions, NewChunk, OpenOptions, Reference, Repository, SessionOptions, TreeCursor, TreeWriter, WriteSession,
@@ -215,7 +198,7 @@ mod tests {
         writer.flush().unwrap();
         drop(writer);
         // Its packs are all that matters of the snapshot.
-        let source = SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: String::new() };
+        let source = SourceRef { id: SourceId([0; 32]), kind: SourceKind::FILES, label: String::new() };
         let (time_ns, duration_us, parent, listing) = (0, 0, None, *listings.last().unwrap());
         let (host, user, tool, tags, flags, facts) = Default::default();
         let (entries, logical_bytes, packs, stats) = Default::default();

@@ -239,6 +239,12 @@ pub trait Backend: Send + Sync + Debug {
     /// visible before its directory entry is on disk. Those that are not there are no error.
     fn settle(&self, keys: &[ObjectKey]) -> Result<()>;
 
+    /// Puts a text for people beside the objects, under this name, unless one is there. It is no object, in no listing, and nothing reads it. A backend that has
+    /// no place for one leaves it out.
+    fn leave_text(&self, _name: &str, _text: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// What writes that have not ended, by killed processes or running ones, have put here so far. No object, and in no listing.
     fn unfinished(&self) -> Result<Unfinished> {
         Ok(Unfinished::default())

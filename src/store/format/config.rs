@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::parity::PARITY_PERCENT_MAX;
-use super::{Cipher, FORMAT_VERSION, Malformed, record};
+use super::{Cipher, FORMAT_VERSION, Malformed, record, refuse_other_version};
 use crate::id::{RepositoryId, from_hex, to_hex};
 
 /// The longest configuration, in bytes.
@@ -75,12 +75,10 @@ impl Config {
         if bytes.len() as u64 > CONFIG_LEN_MAX {
             return Err(Malformed::new("it is too long"));
         }
-        refuse_newer(bytes)?;
+        refuse_others(bytes)?;
         let file: ConfigFile =
             serde_json::from_slice(bytes).map_err(|e| Malformed::new(format!("it is not the JSON of a configuration: {e}")))?;
-        if file.icecore != FORMAT_VERSION {
-            return Err(Malformed::new(format!("there is no format version {}", file.icecore)));
-        }
+        refuse_other_version(file.icecore)?;
         let encrypted = match file.cipher.as_str() {
             name if name == cipher_name(true) => true,
             name if name == cipher_name(false) => false,
@@ -135,13 +133,11 @@ fn parity_of(name: &str) -> Option<u8> {
     (1..=PARITY_PERCENT_MAX).find(|percent| parity_feature(*percent).as_deref() == Some(name))
 }
 
-/// Names what is too new before the strict decoder trips over it.
-fn refuse_newer(bytes: &[u8]) -> Result<(), Malformed> {
+/// Names what is of another version before the strict decoder trips over it.
+fn refuse_others(bytes: &[u8]) -> Result<(), Malformed> {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(()) };
-    if let Some(version) = value.get("icecore").and_then(|v| v.as_u64())
-        && version > u64::from(FORMAT_VERSION)
-    {
-        return Err(Malformed::newer(format!("format version {version}")));
+    if let Some(version) = value.get("icecore").and_then(|v| v.as_u64()) {
+        refuse_other_version(u16::try_from(version).unwrap_or(u16::MAX))?;
     }
     let features = value.get("features").and_then(|v| v.as_array());
     let is_known = |feature: &&serde_json::Value| feature.as_str().and_then(parity_of).is_some();

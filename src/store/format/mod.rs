@@ -17,8 +17,10 @@ use std::fmt::Display;
 
 use crate::error::Error;
 
-/// The format version that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u16 = 1;
+/// The format version that this program writes and reads.
+pub const FORMAT_VERSION: u16 = 2;
+/// Of each version that is not read any more the release of icecore that reads it.
+pub const FORMER_VERSIONS: [(u16, &str); 1] = [(1, "0.1")];
 
 /// Bytes in an [`ObjectHeader`].
 pub const HEADER_LEN: usize = 48;
@@ -181,9 +183,7 @@ impl ObjectHeader {
             return Err(Malformed::new("the magic at its start is wrong"));
         }
         let version = input.u16()?;
-        if version != FORMAT_VERSION {
-            return Err(Malformed::newer(format!("format version {version}")));
-        }
+        refuse_other_version(version)?;
         let cipher = input.u8()?;
         let cipher = Cipher::from_code(cipher).ok_or_else(|| Malformed::newer(format!("cipher {cipher}")))?;
         if input.u8()? != 0 {
@@ -197,23 +197,39 @@ impl ObjectHeader {
     }
 }
 
+/// Refuses what is of another format version, by the name of the release that reads it.
+fn refuse_other_version(version: u16) -> Result<(), Malformed> {
+    let former = FORMER_VERSIONS.iter().find(|(former, _)| *former == version);
+    match former {
+        _ if version == FORMAT_VERSION => Ok(()),
+        Some((_, release)) => Err(Malformed::unsupported(format!("icecore {release}: format version {version}"))),
+        None if version > FORMAT_VERSION => Err(Malformed::newer(format!("format version {version}"))),
+        None => Err(Malformed::new(format!("there is no format version {version}"))),
+    }
+}
+
 /// Why bytes do not decode. The layer above knows which object they came from and makes an [`Error`] of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Malformed {
     detail: String,
-    newer: bool,
+    is_unsupported: bool,
 }
 
 impl Malformed {
     /// The bytes break a rule of the format.
     pub fn new(detail: impl Into<String>) -> Self {
-        Malformed { detail: detail.into(), newer: false }
+        Malformed { detail: detail.into(), is_unsupported: false }
     }
 
     /// The bytes ask for something that this version does not know.
-    pub fn newer(detail: impl Into<String>) -> Self {
-        Malformed { detail: detail.into(), newer: true }
+    pub fn newer(detail: impl Display) -> Self {
+        Malformed::unsupported(format!("a newer icecore: {detail}"))
+    }
+
+    /// The bytes are of a format that another version of icecore reads.
+    fn unsupported(detail: String) -> Self {
+        Malformed { detail, is_unsupported: true }
     }
 
     /// What is wrong.
@@ -224,7 +240,7 @@ impl Malformed {
     /// The error for the caller, with the object's name.
     pub fn of(self, object: impl Display) -> Error {
         let object = object.to_string();
-        match self.newer {
+        match self.is_unsupported {
             true => Error::UnsupportedFormat { object, detail: self.detail },
             false => Error::Corrupt { object, detail: self.detail },
         }

@@ -28,6 +28,8 @@ pub const DATA_SHARDS_MAX: u32 = 4096;
 pub const PARITY_SHARDS_MIN: u32 = 2;
 /// The most parity that a repository may ask for, in percent of the data.
 pub const PARITY_PERCENT_MAX: u8 = 50;
+/// The parity of a new repository in a directory unless another is asked for, in percent: it heals a bad sector or two in a pack of usual length.
+pub const PARITY_PERCENT_DEFAULT: u8 = 3;
 /// The longest object with a section, in bytes: the longest record with its second copy.
 pub const PROTECTED_LEN_MAX: u64 = 160 << 20;
 

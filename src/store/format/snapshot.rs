@@ -58,6 +58,9 @@ impl SnapshotRecord {
     /// # Errors
     /// [`Malformed`], with what is too long.
     pub fn verify_texts(&self) -> Result<(), Malformed> {
+        if SourceKind::named(self.source.kind.name()).is_none() {
+            return Err(Malformed::new("the name of its kind of source is none"));
+        }
         for (what, text) in [("label", &self.source.label), ("host", &self.host), ("user", &self.user), ("version", &self.tool)] {
             verify_text(what, text, LABEL_LEN_MAX)?;
         }

@@ -22,24 +22,13 @@ pub struct ForgottenList {
 }
 
 impl Repository {
-    /// Writes down, durably, that forgetting these snapshots has begun at this time, nanoseconds since 1970 UTC. A record that says that it was decided stays: another
-    /// forget may be about to delete the snapshot.
+    /// Writes down, durably, that forgetting these snapshots has begun at this time, nanoseconds since 1970 UTC. A record that is there already stays: it may say
+    /// that another forget has decided, and that one may have deleted the snapshot since this one looked.
     ///
     /// # Errors
     /// [`Error::Backend`].
     pub fn write_forgotten(&self, snapshots: &[(SnapshotId, SnapshotRecord)], forgotten_ns: i64) -> Result<()> {
-        let is_decided = |id: &SnapshotId| match self.read_forgotten(id) {
-            Ok(record) => Ok(record.is_some_and(|record| record.decided)),
-            Err(error) if error.is_damage() => Ok(false),
-            Err(error) => Err(error),
-        };
-        let mut begun = Vec::with_capacity(snapshots.len());
-        for snapshot in snapshots {
-            if !is_decided(&snapshot.0)? {
-                begun.push(snapshot);
-            }
-        }
-        self.write_forgotten_of(begun.into_iter(), forgotten_ns, false)
+        self.write_forgotten_of(snapshots.iter(), (forgotten_ns, false), WriteMode::CreateNew)
     }
 
     /// Writes down, durably, that nothing spares these snapshots: their records are deleted next.
@@ -51,14 +40,14 @@ impl Repository {
         snapshots: impl Iterator<Item = &'s (SnapshotId, SnapshotRecord)>,
         forgotten_ns: i64,
     ) -> Result<()> {
-        self.write_forgotten_of(snapshots, forgotten_ns, true)
+        self.write_forgotten_of(snapshots, (forgotten_ns, true), WriteMode::Replace)
     }
 
     fn write_forgotten_of<'s>(
         &self,
         snapshots: impl Iterator<Item = &'s (SnapshotId, SnapshotRecord)>,
-        forgotten_ns: i64,
-        decided: bool,
+        (forgotten_ns, decided): (i64, bool),
+        mode: WriteMode,
     ) -> Result<()> {
         let records = snapshots.map(|(id, snapshot)| {
             let label = &snapshot.source.label;
@@ -73,18 +62,18 @@ impl Repository {
                 decided,
             }
         });
-        self.write_forgotten_records(records)
+        self.write_forgotten_records(records, mode)
     }
 
     /// The same with everything that the records say.
-    pub(crate) fn write_forgotten_records(&self, records: impl Iterator<Item = ForgottenRecord>) -> Result<()> {
+    pub(crate) fn write_forgotten_records(&self, records: impl Iterator<Item = ForgottenRecord>, mode: WriteMode) -> Result<()> {
         let sealed = records.map(|record| {
             let stored = self.seal_record(Kind::Forgotten, &record)?;
             let checksum = blake3::hash(&stored);
             Ok((ObjectKey::Forgotten(record.snapshot), self.with_copy([&stored[..], checksum.as_bytes()].concat())?))
         });
         let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
-        self.backend().write_all(&objects, WriteMode::Replace).map(drop)
+        self.backend().write_all(&objects, mode).map(drop)
     }
 
     /// The record of a forgotten snapshot; `None` if there is none.

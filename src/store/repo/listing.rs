@@ -1,4 +1,5 @@
-//! The entries of a snapshot, one after the other: of a listing only the chunk at hand is in memory.
+//! The listing of a snapshot: its entries sorted by name, in chunks that hold whole entries. Without a change of an entry a chunk is that of the snapshot before,
+//! so whoever knows a chunk knows its entries. Only the part at hand is in memory.
 
 use std::collections::HashSet;
 
@@ -7,110 +8,262 @@ use super::reader::Reader;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
-use crate::store::format::record;
+use crate::store::chunker::Cut;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
+use crate::store::format::{CHUNK_LEN_MAX, Malformed, RECORD_LEN_MAX, record};
 
-/// Bytes that are at hand before an entry is decoded, so that nearly every one is decoded at the first try.
-const AHEAD_BYTES: usize = 16 << 10;
-/// Bytes of a name's hash that are compared.
-const NAME_HASH_LEN: usize = 16;
+/// What a message calls a listing.
+const LISTING: &str = "a snapshot's listing";
+/// After one entry in so many a chunk ends: with usual names that makes chunks of about 64 KiB.
+const CUT_ONE_IN: u64 = 512;
+/// A chunk ends after so many bytes in any case.
+const CUT_LEN_MAX: usize = 256 << 10;
 
-/// Goes through a listing.
-pub struct Entries<'r> {
+/// A part of a listing.
+pub struct Part {
+    /// The chunk that is this part, by whose id it is known in other listings; `None` if it takes several.
+    pub chunk: Option<ChunkId>,
+    /// Its entries; there is one at least.
+    pub entries: Vec<StreamEntry>,
+}
+
+/// Goes through a listing part by part.
+pub struct Parts<'r> {
     reader: &'r Reader,
     spans: Spans<'r>,
-    /// What was read and not yet decoded, from `start`.
-    bytes: Vec<u8>,
-    start: usize,
-    ended: bool,
-    failed: bool,
+    /// A few nodes that name the same chunks over and over could make a listing without end.
     chunks: HashSet<ChunkId>,
-    /// The names since a chunk came for the second time, as hashes.
-    names: Option<HashSet<[u8; NAME_HASH_LEN]>>,
+    last_name: Option<Vec<u8>>,
+    failed: bool,
+}
+
+/// Goes through a listing entry by entry.
+pub struct Entries<'r> {
+    parts: Parts<'r>,
+    part: std::vec::IntoIter<StreamEntry>,
 }
 
 impl Reader {
+    /// The parts of a listing, in order.
+    ///
+    /// # Errors
+    /// When the root contradicts itself. Each part may be an error, too: the last one that comes.
+    pub fn parts(&self, root: &StreamRoot) -> Result<Parts<'_>> {
+        Ok(Parts { reader: self, spans: Spans::new(self, root)?, chunks: HashSet::new(), last_name: None, failed: false })
+    }
+
     /// The entries of a snapshot, in order.
     ///
     /// # Errors
-    /// When the root contradicts itself. Each entry may be an error, too: the last one that comes.
+    /// As [`Reader::parts`].
     pub fn entries(&self, root: &StreamRoot) -> Result<Entries<'_>> {
-        let spans = Spans::new(self, root)?;
-        Ok(Entries { reader: self, spans, bytes: Vec::new(), start: 0, ended: false, failed: false, chunks: HashSet::new(), names: None })
+        Ok(Entries { parts: self.parts(root)?, part: Vec::new().into_iter() })
     }
 
     /// All entries of a snapshot.
     ///
     /// # Errors
-    /// As [`Reader::entries`]; [`Error::Cancelled`] as soon as the user wants to stop: a listing can have a million entries.
+    /// As [`Reader::parts`]; [`Error::Cancelled`] as soon as the user wants to stop: a listing can have a million entries.
     pub fn listing(&self, root: &StreamRoot, monitor: &dyn Monitor) -> Result<Vec<StreamEntry>> {
         let to_the_end = |entry| if monitor.cancelled() { Err(Error::Cancelled) } else { entry };
         self.entries(root)?.map(to_the_end).collect()
     }
 }
 
-impl Entries<'_> {
-    fn advance(&mut self) -> Result<Option<StreamEntry>> {
-        loop {
-            let rest = self.bytes.get(self.start..).unwrap_or_default();
-            if rest.is_empty() && self.ended {
-                return Ok(None);
-            }
-            if !self.ended && rest.len() < AHEAD_BYTES {
-                self.read_on()?;
+impl Parts<'_> {
+    /// The next part that does not begin with a chunk that is known. Known ones are not read.
+    pub fn next_besides(&mut self, is_known: &mut dyn FnMut(&ChunkId) -> bool) -> Option<Result<Part>> {
+        if self.failed {
+            return None;
+        }
+        let next = self.advance(is_known);
+        self.failed = next.is_err();
+        next.transpose()
+    }
+
+    fn advance(&mut self, is_known: &mut dyn FnMut(&ChunkId) -> bool) -> Result<Option<Part>> {
+        let mut bytes = Vec::new();
+        let mut chunks = 0;
+        while let Some(id) = self.next_chunk()? {
+            if bytes.is_empty() && is_known(&id) {
                 continue;
             }
-            match record::decode_first::<StreamEntry>(rest) {
-                Ok((entry, after)) => {
-                    self.start = self.bytes.len() - after.len();
-                    self.refuse_again(&entry)?;
-                    return Ok(Some(entry));
-                }
-                // It may go on in the next chunk.
-                Err(_) if !self.ended => self.read_on()?,
-                Err(malformed) => return Err(malformed.of("a snapshot's listing")),
+            chunks += 1;
+            bytes.extend_from_slice(&self.reader.chunk(&id)?);
+            if let Some(entries) = whole_entries(&bytes) {
+                self.verify_order(&entries)?;
+                return Ok(Some(Part { chunk: (chunks == 1).then_some(id), entries }));
             }
+            // One entry may be longer than a chunk, but not longer than a record.
+            if bytes.len() > RECORD_LEN_MAX {
+                break;
+            }
+        }
+        match bytes.is_empty() {
+            true => Ok(None),
+            false => Err(Error::corrupt(LISTING, "it does not consist of entries")),
         }
     }
 
-    /// A few nodes that name the same chunks over and over can make a listing without end. Names in a listing are different, so it ends where one comes again;
-    /// they need to be compared only once a chunk has come again.
-    fn refuse_again(&mut self, entry: &StreamEntry) -> Result<()> {
-        let Some(names) = &mut self.names else { return Ok(()) };
-        let hash = *blake3::hash(&entry.name).as_bytes().first_chunk().unwrap_or(&[0; NAME_HASH_LEN]);
-        match names.insert(hash) {
-            true => Ok(()),
-            false => Err(Error::corrupt("a snapshot's listing", "it has a name twice")),
+    fn next_chunk(&mut self) -> Result<Option<ChunkId>> {
+        let Some(span) = self.spans.next() else { return Ok(None) };
+        let id = span?.id;
+        match self.chunks.insert(id) {
+            true => Ok(Some(id)),
+            false => Err(Error::corrupt(LISTING, "it has a part twice")),
         }
     }
 
-    /// Takes the next chunk.
-    fn read_on(&mut self) -> Result<()> {
-        self.bytes.drain(..self.start);
-        self.start = 0;
-        match self.spans.next() {
-            Some(span) => {
-                let id = span?.id;
-                if !self.chunks.insert(id) {
-                    self.names.get_or_insert_default();
-                }
-                self.bytes.extend_from_slice(&self.reader.chunk(&id)?);
+    fn verify_order(&mut self, entries: &[StreamEntry]) -> Result<()> {
+        let mut last = self.last_name.as_deref();
+        for entry in entries {
+            if last.is_some_and(|last| last >= entry.name.as_slice()) {
+                return Err(Error::corrupt(LISTING, "its entries are not sorted by name"));
             }
-            None => self.ended = true,
+            last = Some(&entry.name);
         }
+        self.last_name = entries.last().map(|entry| entry.name.clone());
         Ok(())
     }
 }
 
-impl Iterator for Entries<'_> {
-    type Item = Result<StreamEntry, Error>;
+/// The entries that these bytes are; `None` if the bytes end within one, or are something else.
+fn whole_entries(bytes: &[u8]) -> Option<Vec<StreamEntry>> {
+    let mut entries = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (entry, after) = record::decode_first::<StreamEntry>(rest).ok()?;
+        entries.push(entry);
+        rest = after;
+    }
+    Some(entries)
+}
+
+impl Iterator for Parts<'_> {
+    type Item = Result<Part>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
+        self.next_besides(&mut |_| false)
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<StreamEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.part.next() {
+                return Some(Ok(entry));
+            }
+            match self.parts.next()? {
+                Ok(part) => self.part = part.entries.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
         }
-        let next = self.advance();
-        self.failed = next.is_err();
-        next.transpose()
+    }
+}
+
+/// Cuts a listing into chunks; the entries must be sorted by name. Where a chunk ends depends on the name before, so that other entries do not move it.
+pub struct ListingCuts<'e> {
+    entries: std::slice::Iter<'e, StreamEntry>,
+    seed: u64,
+    /// What is left of an entry that is longer than a chunk.
+    long: Vec<u8>,
+}
+
+impl<'e> ListingCuts<'e> {
+    /// `seed` makes the cuts of an encrypted repository its own.
+    pub fn new(entries: &'e [StreamEntry], seed: u64) -> Self {
+        ListingCuts { entries: entries.iter(), seed, long: Vec::new() }
+    }
+
+    fn ends_chunk(&self, name: &[u8]) -> bool {
+        let hash = blake3::Hasher::new().update(&self.seed.to_le_bytes()).update(name).finalize();
+        hash.as_bytes().first_chunk::<8>().is_some_and(|head| u64::from_le_bytes(*head).is_multiple_of(CUT_ONE_IN))
+    }
+
+    fn advance(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
+        let mut bytes = std::mem::take(&mut self.long);
+        while bytes.len() < CUT_LEN_MAX {
+            let Some(entry) = self.entries.next() else { break };
+            let encoded = record::encode(entry)?;
+            // Too long for the rest of a chunk: it gets chunks of its own.
+            if !bytes.is_empty() && bytes.len() + encoded.len() > CHUNK_LEN_MAX as usize {
+                self.long = encoded;
+                return Ok(Some(bytes));
+            }
+            bytes.extend_from_slice(&encoded);
+            if self.ends_chunk(&entry.name) {
+                break;
+            }
+        }
+        if bytes.len() > CHUNK_LEN_MAX as usize {
+            self.long = bytes.split_off(CHUNK_LEN_MAX as usize);
+        }
+        Ok((!bytes.is_empty()).then_some(bytes))
+    }
+}
+
+impl Iterator for ListingCuts<'_> {
+    type Item = std::io::Result<Cut>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let cut = self.advance().map_err(|m| std::io::Error::other(m.of("the new listing")));
+        cut.map(|bytes| bytes.map(Cut::Bytes)).transpose()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::recorded::{Attribute, EntryKind, FileMeta};
+
+    const EMPTY: StreamRoot = StreamRoot { len: 0, levels: 0, top: None };
+
+    fn entry(name: &str, mode: u32) -> StreamEntry {
+        let meta = FileMeta { mode, ..FileMeta::default() };
+        StreamEntry { name: name.as_bytes().to_vec(), kind: EntryKind::File, root: EMPTY, meta: Some(meta), tables: Vec::new() }
+    }
+
+    fn entries(count: u32) -> Vec<StreamEntry> {
+        (0..count).map(|n| entry(&format!("dir/{n:08}"), 0o644)).collect()
+    }
+
+    fn cut(entries: &[StreamEntry]) -> Vec<Vec<u8>> {
+        let bytes = |cut: std::io::Result<Cut>| match cut.unwrap() {
+            Cut::Bytes(bytes) => bytes,
+            other => panic!("{other:?}"),
+        };
+        ListingCuts::new(entries, 7).map(bytes).collect()
+    }
+
+    #[test]
+    fn chunks_hold_whole_entries_and_stay_where_they_are() {
+        let mut listing = entries(20_000);
+        let before = cut(&listing);
+        assert!(before.len() > 10 && before.iter().all(|chunk| chunk.len() <= CUT_LEN_MAX + 100));
+        let back: Vec<StreamEntry> = before.iter().flat_map(|chunk| whole_entries(chunk).unwrap()).collect();
+        assert!(back == listing);
+        let differing = |after: &[Vec<u8>]| after.iter().filter(|chunk| !before.contains(chunk)).count();
+        listing[9_999] = entry("dir/00009999", 0o600);
+        assert_eq!(differing(&cut(&listing)), 1);
+        listing.insert(5_000, entry("dir/00004999a", 0o600));
+        listing.remove(15_000);
+        assert!(differing(&cut(&listing)) <= 6);
+        assert!(cut(&[]).is_empty());
+    }
+
+    /// An entry may be longer than a chunk: it goes on in the next ones, and no other does.
+    #[test]
+    fn a_long_entry_takes_several_chunks() {
+        let mut listing = entries(3);
+        let attributes = (0..40u8).map(|n| Attribute { name: vec![b'a', n], value: vec![n; 60 << 10] }).collect();
+        listing[1].meta = Some(FileMeta { attributes, ..FileMeta::default() });
+        let chunks = cut(&listing);
+        assert!(chunks.len() >= 3 && chunks.iter().all(|chunk| chunk.len() <= CHUNK_LEN_MAX as usize), "{}", chunks.len());
+        assert_eq!(whole_entries(&chunks[0]).unwrap().len(), 1);
+        assert!(whole_entries(&chunks[1]).is_none());
+        assert!(whole_entries(&chunks.concat()).unwrap() == listing);
     }
 }

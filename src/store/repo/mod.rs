@@ -48,7 +48,7 @@ pub use forgotten::ForgottenList;
 pub(crate) use heal::is_whole;
 pub use heal::{Health, heal_pack, heal_record, health, stored_parity};
 pub use journal_entries::LogName;
-pub use listing::Entries;
+pub use listing::{ListingCuts, Part};
 pub use locate::{CopyPlace, StoredCopy};
 pub(crate) use locate::{FramePlace, PackTable};
 pub(crate) use marks::LOST;

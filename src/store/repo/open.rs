@@ -25,6 +25,10 @@ const PAGE_CHUNK_LEN: u32 = 64 << 10;
 /// Aimed-at bytes in a content-defined chunk, for new repositories.
 const CONTENT_CHUNK_LEN: u32 = 64 << 10;
 
+/// The page that says how to read a repository without icecore, and what it is called in each.
+const PAGE: &str = include_str!("../../../store-format.md");
+const PAGE_NAME: &str = "FORMAT.md";
+
 /// How to make a repository.
 pub struct InitOptions {
     /// The passphrase; `None` makes an unencrypted repository.
@@ -99,6 +103,8 @@ impl Repository {
         // From here on nobody else can make it one, and key records of inits that were interrupted or came too late open nothing.
         remove_other_keys(backend, own)?;
         backend.write(&ObjectKey::Config(Replica::First), &[&config_bytes], WriteMode::CreateNew)?;
+        // Whoever finds the disk in twenty years can read it. The repository is made, so what keeps the page from being written is no failure.
+        let _ = backend.leave_text(PAGE_NAME, PAGE);
         Ok(config.repository)
     }
 

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::{LocalCatalog, Repository};
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
-use crate::store::backend::{ObjectKey, ObjectKind};
+use crate::store::backend::{ObjectKey, ObjectKind, WriteMode};
 use crate::store::format::mark::ForgottenRecord;
 use crate::store::format::record;
 use crate::store::format::snapshot::{SnapshotRecord, SourceRef};
@@ -140,7 +140,7 @@ impl Repository {
                 decided: true,
             }
         });
-        self.write_forgotten_records(records)?;
+        self.write_forgotten_records(records, WriteMode::Replace)?;
         self.clear_forgotten(&vanished.iter().map(|one| one.id).collect::<Vec<_>>())
     }
 }

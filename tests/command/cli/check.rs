@@ -4,7 +4,7 @@ use super::support::Place;
 
 /// A repository with one snapshot whose newest pack is damaged.
 fn damaged() -> Place {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     let pack = place.stored("packs").pop().unwrap();
     let mut bytes = std::fs::read(&pack).unwrap();
@@ -54,7 +54,7 @@ fn damage_is_marked_if_asked_for() {
 
 #[test]
 fn a_part_and_a_time() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     let all = place.ok(["check", "--read-data", "--max-duration", "1h"]).stdout;
     assert!(all.contains("read data of 100 % of packs within 7 days\n"), "{all}");

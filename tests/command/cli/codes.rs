@@ -66,7 +66,7 @@ fn a_flagged_snapshot_is_incomplete_and_damaged_data_is_4() {
 
 #[test]
 fn damage_in_the_repository_is_4() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     assert!(place.ok(["check"]).stdout.ends_with("no damage found\n"));
     let pack = place.stored("packs").into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();

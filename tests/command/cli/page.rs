@@ -128,7 +128,7 @@ fn make_tree(place: &Place) -> bool {
 
 fn make_documents(place: &Place, page: &mut Page) {
     use std::os::unix::fs::FileExt;
-    page.document("init", answer(place, &["init", "--no-encryption"]));
+    page.document("init", answer(place, &["init", "--no-encryption", "--parity", "0"]));
     let page_of = |page: &mut Page, title: &str, args: &[&str]| page.document(title, answer(place, args));
     page_of(page, "status", &["status"]);
     place.database("a.db", 2000);
@@ -237,7 +237,7 @@ fn make_damage(place: &Place, page: &mut Page) {
 
 /// Damage to a snapshot record and to a part of a pack.
 fn make_repairs(page: &mut Page) {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     let snapshot = place.stored("snapshots").pop().unwrap();
     std::fs::write(snapshot, "damaged").unwrap();

@@ -4,7 +4,7 @@ use super::support::Place;
 
 fn with_parity() -> Place {
     let place = Place::new();
-    let said = place.ok(["init", "--no-encryption", "--parity", "3%"]).stdout;
+    let said = place.ok(["init", "--no-encryption"]).stdout;
     assert!(said.contains("Packs carry 3 % of parity") && said.contains("lost files are not"), "{said}");
     place.database("a.db", 2000);
     place
@@ -48,10 +48,12 @@ fn a_damaged_repository_restores_says_so_and_check_names_it() {
 #[test]
 fn shares_that_make_no_sense() {
     let place = Place::new();
-    for share in ["0", "51%", "-1", "3.5%", "much", "", "%"] {
+    for share in ["51%", "-1", "3.5%", "much", "", "%"] {
         let run = place.run(["init", "--no-encryption", &format!("--parity={share}")]);
-        run.failed(2, &["1% to 50%"]);
+        run.failed(2, &["0% to 50%"]);
         assert!(!place.path(".icecore").exists());
     }
     assert_eq!(place.json(["init", "--no-encryption", "--parity", "5"])["parity"], 5);
+    let none = place.ok(["-R", "none", "init", "--no-encryption", "--parity", "0"]).stdout;
+    assert!(!none.contains("parity"), "{none}");
 }

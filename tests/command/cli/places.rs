@@ -52,7 +52,7 @@ fn names_of_streams() {
     place.ok(["backup", "sqlite", "a.db", "other=sub/a.db", "./a=b.db"]);
     let names: Vec<String> =
         place.json(["ls", "latest"])["streams"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap().into()).collect();
-    assert_eq!(names, ["a.db", "other", "a=b.db"]);
+    assert_eq!(names, ["a.db", "a=b.db", "other"]);
     place.ok(["restore", "latest", "a=b.db=x=y.db", "other=new.db"]);
     assert_eq!((rows(&place.path("x=y.db")), rows(&place.path("new.db"))), (4, 3));
     place.run(["restore", "latest", "other"]).failed(2, &["NAME=DEST"]);

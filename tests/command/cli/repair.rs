@@ -21,7 +21,7 @@ fn flip(path: &PathBuf, at: usize) {
 
 #[test]
 fn nothing_to_mend() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     assert_eq!(place.ok(["repair", "--dry-run"]).stdout, "nothing to mend\n");
     let run = place.ok(["repair"]);
@@ -32,7 +32,7 @@ fn nothing_to_mend() {
 
 #[test]
 fn plan_then_losses_then_healed_from_the_file() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     flip(&packs(&place)[0], 1000);
     let before = fs::read(&packs(&place)[0]).unwrap();
@@ -67,7 +67,7 @@ fn plan_then_losses_then_healed_from_the_file() {
 
 #[test]
 fn a_backup_says_what_it_heals() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     fs::remove_file(&packs(&place)[0]).unwrap();
     let run = place.ok(["--json", "backup", "sqlite", "a.db"]);
@@ -79,7 +79,7 @@ fn a_backup_says_what_it_heals() {
 
 #[test]
 fn wrong_usage() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     for wrong in [&["repair", "--catalog", "--dry-run"][..], &["repair", "--from", "not-there"], &["repair", "--read-data-subset", "x"]] {
         assert_eq!(place.run(wrong).code, Some(2), "{wrong:?}");
     }

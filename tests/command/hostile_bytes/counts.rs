@@ -28,7 +28,7 @@ fn endless(bed: &Bed) -> StreamRoot {
     };
     let empty = StreamRoot { len: 0, levels: 0, top: None };
     let entry =
-        |n: u32| StreamEntry { name: n.to_le_bytes().to_vec(), kind: EntryKind::Directory, root: empty, meta: None, tables: Vec::new() };
+        |n: u32| StreamEntry { name: n.to_be_bytes().to_vec(), kind: EntryKind::Directory, root: empty, meta: None, tables: Vec::new() };
     let bytes: Vec<u8> = (0..1000).flat_map(|n| record::encode(&entry(n)).unwrap()).collect();
     let mut child = Child { id: put(&bytes), len: bytes.len() as u64 };
     let mut levels = 0;
@@ -45,12 +45,12 @@ fn endless(bed: &Bed) -> StreamRoot {
 }
 
 #[test]
-fn a_listing_ends_where_a_name_comes_again() {
+fn a_listing_ends_where_a_part_comes_again() {
     let bed = Bed::new(false);
     let listing = endless(&bed);
     let repo = bed.open();
     let error = Reader::new(&repo).listing(&listing, &Silent).unwrap_err();
-    assert!(error.to_string().contains("a name twice"), "{error}");
+    assert!(error.to_string().contains("a part twice"), "{error}");
     let counted = Reader::new(&repo).entries(&listing).unwrap().filter(Result::is_ok).count();
     assert_eq!(counted, 1000, "all that are there");
     let report = check(&repo, &CheckOptions::read_all(), &Silent).unwrap();

@@ -97,7 +97,7 @@ fn chain(bytes: &mut [u8], first: usize, leaf: u32) {
 
 #[test]
 fn tables_whose_pages_name_each_other() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     let path = place.path("t.db");
     let first =
         with_room(&path, "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2), (3); CREATE TABLE leaf(a); INSERT INTO leaf VALUES (1)");
@@ -115,7 +115,7 @@ fn tables_whose_pages_name_each_other() {
 
 #[test]
 fn a_schema_whose_pages_name_each_other() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     let path = place.path("s.db");
     // The entry of the table fills a page, so that of its index, which may come again and again, is in another.
     let first = with_room(&path, &format!("CREATE TABLE t(a UNIQUE /* {} */)", "x".repeat(380)));
@@ -132,7 +132,7 @@ fn a_schema_whose_pages_name_each_other() {
 #[test]
 fn a_schema_that_computes_gigabytes() {
     for column in ["g TEXT AS (hex(zeroblob(7))) NOT NULL", "g TEXT AS (replace(hex(zeroblob(7)), '0', hex(zeroblob(7)))) NOT NULL"] {
-        let place = Place::with_repository();
+        let place = Place::without_parity();
         let conn = Connection::open(place.path("g.db")).unwrap();
         conn.execute_batch(&format!("CREATE TABLE t(a, {column}); INSERT INTO t VALUES (1), (2)")).unwrap();
         let swap = "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'zeroblob(7)', 'zeroblob(490000000)')";
@@ -144,7 +144,7 @@ fn a_schema_that_computes_gigabytes() {
 
 #[test]
 fn a_journal_that_asks_for_terabytes() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
     for word in [0_u32, 7, 0x1500_0000, 512, 4096] {
         journal.extend(word.to_be_bytes());
@@ -196,7 +196,7 @@ pub fn forge_log(log: &mut [u8], change: impl Fn(usize, &mut [u8])) {
 
 #[test]
 fn a_log_that_makes_terabytes() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     let conn = Connection::open(place.path("w.db")).unwrap();
     conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     for end in ["", "-wal"] {

@@ -73,7 +73,7 @@ fn another_id_is_refused_until_it_is_accepted() {
 
 #[test]
 fn a_repository_that_was_made_on_purpose_is_not_refused() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     fs::remove_dir_all(place.path(".icecore")).unwrap();
     place.ok(["init", "--no-encryption"]);

@@ -12,7 +12,7 @@ use super::support::Place;
 
 /// A repository with two snapshots of unlike databases; the second one's record, where it lies and where it is hidden.
 fn hidden() -> (Place, String, [PathBuf; 2]) {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.database("b.db", 300);
     place.ok(["backup", "sqlite", "a.db"]);
     place.ok(["backup", "sqlite", "b.db"]);
@@ -57,7 +57,7 @@ fn what_vanished_is_dropped_by_name() {
 
 #[test]
 fn a_machine_that_never_saw_it_learns_of_it_from_its_child() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     place.database("a.db", 10);
     place.ok(["backup", "sqlite", "a.db"]);

@@ -74,7 +74,7 @@ fn every_command_ends() {
     let runs = if proof::is_long() { 800 } else { 8 };
     for run in 0..runs {
         let (page_size, files) = &seeds[run % seeds.len()];
-        let place = Place::with_repository();
+        let place = Place::without_parity();
         for (end, file) in ENDS.iter().zip(files) {
             let Some(mut bytes) = file.clone() else { continue };
             // Sometimes only one of them, so that the others are reached.

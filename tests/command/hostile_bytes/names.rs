@@ -25,7 +25,7 @@ fn texts_that_are_too_long_are_damage_and_stop_nobody() {
         |snapshot| snapshot.host = "h".repeat(70_000),
     ];
     for change in changes {
-        let place = Place::with_repository();
+        let place = Place::without_parity();
         place.ok(["backup", "sqlite", "a.db"]);
         forge(&place, change);
         for args in [&["snapshots"][..], &["status"], &["forget", "--keep-last", "1", "--dry-run"], &["show", "latest"]] {
@@ -37,7 +37,7 @@ fn texts_that_are_too_long_are_damage_and_stop_nobody() {
 
 #[test]
 fn texts_that_are_too_long_are_not_stored() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     for args in [["--tag", &"t".repeat(2000)], ["--source", &"s".repeat(5000)]] {
         place.run(["backup", "sqlite", "a.db"].into_iter().chain(args)).failed(2, &["nothing was stored", "too long"]);
     }
@@ -48,7 +48,7 @@ fn texts_that_are_too_long_are_not_stored() {
 
 #[test]
 fn what_is_shown_stays_on_its_line_and_in_its_order() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.ok(["backup", "sqlite", "a.db"]);
     let bad = "x\nerror: all is well\r\u{202e}\u{2066}\u{200f}\u{9b}";
     forge(&place, |snapshot| {

@@ -8,7 +8,7 @@ use super::support::Place;
 
 #[test]
 fn a_file_with_the_same_times_is_read_if_that_is_asked_for() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     fs::create_dir(place.path("tree")).unwrap();
     let file = place.path("tree/f");
     fs::write(&file, "before").unwrap();

@@ -82,7 +82,7 @@ struct Huge(u64);
 
 impl Source for Huge {
     fn identity(&self) -> SourceDescription {
-        SourceDescription { kind: SourceKind::Files, parts: vec![b"huge".to_vec()], label: "huge".into() }
+        SourceDescription { kind: SourceKind::FILES, parts: vec![b"huge".to_vec()], label: "huge".into() }
     }
 
     fn capture(&self, _known: &HashMap<Vec<u8>, Stamp>, _monitor: &dyn Monitor) -> icecore::Result<Box<dyn Capture>> {

@@ -98,7 +98,7 @@ pub fn store_snapshot(scene: &Scene, top: &Crafted, packs: &[PackRef]) -> (Snaps
         host: "hostile".into(),
         user: String::new(),
         tool: String::new(),
-        source: SourceRef { id: SourceId([1; 32]), kind: SourceKind::Files, label: String::new() },
+        source: SourceRef { id: SourceId([1; 32]), kind: SourceKind::FILES, label: String::new() },
         parent: None,
         tags: Vec::new(),
         flags: Vec::new(),

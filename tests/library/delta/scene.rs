@@ -111,7 +111,7 @@ impl PageRead for Bytes {
 
 impl Source for Streams<'_> {
     fn identity(&self) -> SourceDescription {
-        SourceDescription { kind: SourceKind::Files, parts: Vec::new(), label: "streams".into() }
+        SourceDescription { kind: SourceKind::FILES, parts: Vec::new(), label: "streams".into() }
     }
 
     fn capture<'a>(&'a self, _: &'a HashMap<Vec<u8>, Stamp>, _: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {

@@ -6,7 +6,7 @@ use icecore::id::ID_LEN;
 use icecore::store::format::config::Config;
 use icecore::store::format::key::{KEY_CHECKSUM_LEN, KeyRecord};
 use icecore::store::format::node::Node;
-use icecore::store::format::pack::{ChunkEntry, Encoding, Frame, TRAILER_HEADER_LEN, Trailer};
+use icecore::store::format::pack::{ChunkEntry, Encoding, FOOTER_CHECKSUM_LEN, Footer, Frame, TRAILER_HEADER_LEN, Trailer};
 use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::format::{FORMAT_VERSION, record, wire};
 
@@ -223,8 +223,9 @@ fn a_key_record_says_that_it_is_sealed() {
 fn versions_and_features_are_refused_by_name() {
     let text = String::from_utf8(values::config(true).encode().unwrap()).unwrap();
     for (from, to, says) in [
-        ("\"icecore\": 1", "\"icecore\": 2".to_string(), "format version 2"),
-        ("\"icecore\": 1", "\"icecore\": 0".into(), "no format version 0"),
+        ("\"icecore\": 2", "\"icecore\": 3".to_string(), "a newer icecore: format version 3"),
+        ("\"icecore\": 2", "\"icecore\": 1".into(), "icecore 0.1: format version 1"),
+        ("\"icecore\": 2", "\"icecore\": 0".into(), "no format version 0"),
         ("\"features\": []", "\"features\": [\"parity\"]".into(), "parity"),
         ("aes-256-gcm", "aes-512-gcm".into(), "aes-512-gcm"),
         ("\"keyed blake3\"", "\"blake3\"".into(), "checksum"),
@@ -236,13 +237,46 @@ fn versions_and_features_are_refused_by_name() {
         assert!(said.contains(says), "{said}");
     }
     let mut header = values::header(icecore::store::format::Kind::Pack, icecore::store::format::Cipher::None).encode();
-    for (at, value, says) in [(8, FORMAT_VERSION as u8 + 1, "version 2"), (10, 2, "cipher 2"), (12, 4, "flags 0x4")] {
+    for (at, value, says) in [
+        (8, FORMAT_VERSION as u8 + 1, "a newer icecore: format version 3"),
+        (8, 1, "icecore 0.1: format version 1"),
+        (10, 2, "cipher 2"),
+        (12, 4, "flags 0x4"),
+    ] {
         let old = std::mem::replace(&mut header[at], value);
         let error = icecore::store::format::ObjectHeader::decode(&header, icecore::store::format::Kind::Pack).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
         assert!(matches!(error.of("x"), icecore::Error::UnsupportedFormat { .. }));
         header[at] = old;
     }
+}
+
+/// Readers do not read a pack's header, so its footer says of which version it is.
+#[test]
+fn a_newer_pack_is_newer_and_not_damaged() {
+    let trailer = b"a trailer";
+    let footer = values::footer(trailer);
+    let newer = |at: usize, value: u8| {
+        let mut bytes = footer.encode(trailer);
+        bytes[at] = value;
+        let end = bytes.len() - FOOTER_CHECKSUM_LEN;
+        let sum = blake3::Hasher::new().update(&bytes[..end]).update(trailer).finalize();
+        bytes[end..].copy_from_slice(&sum.as_bytes()[..FOOTER_CHECKSUM_LEN]);
+        bytes
+    };
+    for (at, value, says) in
+        [(24, 3, "a newer icecore: format version 3"), (24, 1, "icecore 0.1: format version 1"), (28, 4, "flags"), (26, 1, "flags")]
+    {
+        let bytes = newer(at, value);
+        let error = Footer::decode(&bytes, footer.pack_len).unwrap().verify(&bytes, trailer).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(matches!(error.of("x"), icecore::Error::UnsupportedFormat { .. }));
+    }
+    // A flipped bit is damage.
+    let mut bytes = footer.encode(trailer);
+    bytes[24] ^= 1;
+    let error = Footer::decode(&bytes, footer.pack_len).unwrap().verify(&bytes, trailer).unwrap_err();
+    assert!(error.of("x").is_damage());
 }
 
 /// Keys are bound to the bytes, so these count, not what the JSON says.

@@ -7,7 +7,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use icecore::id::to_hex;
 use icecore::store::crypto::Keys;
 use icecore::store::format::pack::TRAILER_SEGMENT;
-use icecore::store::format::{Cipher, Kind, record};
+use icecore::store::format::{Cipher, FORMAT_VERSION, Kind, record};
 
 fn open(key: &[u8; 32], nonce: [u8; 12], associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
@@ -47,7 +47,7 @@ fn segments_open_by_the_page() {
                 page.bytes_of("Associated data"),
                 &[
                     ("repository", repository().as_bytes()),
-                    ("version", &1u16.to_le_bytes()),
+                    ("version", &FORMAT_VERSION.to_le_bytes()),
                     ("kind", &[kind.code()]),
                     ("header", &header.encode()),
                     ("segment", &number),
@@ -75,7 +75,7 @@ fn key_records_open_by_the_page() {
     let mut key = [0; 32];
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
     argon.hash_password_into(PASSPHRASE, &counted(0x80), &mut key).unwrap();
-    let associated = [&repository().as_bytes()[..], &1u16.to_le_bytes(), &[Kind::Key.code()], &stored[..len]].concat();
+    let associated = [&repository().as_bytes()[..], &FORMAT_VERSION.to_le_bytes(), &[Kind::Key.code()], &stored[..len]].concat();
     let sealed = &stored[len..len + number("sealed_len") as usize];
     let payload = open(&key, [0; 12], &associated, sealed).expect("it opens");
     assert_eq!(payload, record::encode(&values::key_payload()).unwrap());

@@ -52,7 +52,7 @@ fn hostile_counts_allocate_nothing() {
         let host = [&least[..2], &long(len), &least[3..]].concat();
         refused_without_allocating("a long text", || record::decode::<SnapshotRecord>(&host));
         // After the source (id, kind, label) and the absent parent come the tags.
-        let before_tags = 5 + 32 + 1 + 1 + 1;
+        let before_tags = 5 + 32 + (1 + "files".len()) + 1 + 1;
         assert_eq!(least[before_tags], 0);
         let tags = [&least[..before_tags], &long(len), &least[before_tags + 1..]].concat();
         refused_without_allocating("a long list", || record::decode::<SnapshotRecord>(&tags));

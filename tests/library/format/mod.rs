@@ -5,6 +5,7 @@ mod compat;
 mod derive;
 mod golden;
 mod limits;
+mod listings;
 mod mutate;
 mod page;
 mod parity;

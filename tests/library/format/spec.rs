@@ -110,11 +110,16 @@ fn footer() {
     let stored_trailer = b"a trailer";
     let footer = values::footer(stored_trailer);
     let bytes = footer.encode(stored_trailer);
-    assert_eq!(table.names(), ["magic", "trailer_offset", "pack_len", "trailer_len", "features", "salt", "checksum"]);
+    assert_eq!(
+        table.names(),
+        ["magic", "trailer_offset", "pack_len", "trailer_len", "version", "reserved", "features", "salt", "checksum"]
+    );
     assert_eq!(table.bytes("magic", &bytes), FOOTER_MAGIC);
     assert_eq!(table.number("trailer_offset", &bytes), footer.trailer_offset);
     assert_eq!(table.number("pack_len", &bytes), footer.pack_len);
     assert_eq!(table.number("trailer_len", &bytes), 9);
+    assert_eq!(table.number("version", &bytes), u64::from(format::FORMAT_VERSION));
+    assert_eq!(table.number("reserved", &bytes), 0);
     assert_eq!(table.number("features", &bytes), 0);
     assert_eq!(table.bytes("salt", &bytes), counted(0x80));
     let checksum = table.place("checksum");
@@ -198,7 +203,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
         mark: MARK_LEN_MAX FORGOTTEN_CHECKSUM_LEN;
         node: NODE_HEADER_LEN NODE_TAG;
         pack: TRAILER_HEADER_LEN TRAILER_SEGMENT BASE_PREFIX_LEN PATCH_PIECE_LEN FOOTER_LEN FOOTER_CHECKSUM_LEN;
-        parity: DESCRIPTOR_LEN DESCRIPTOR_CHECKSUM_LEN SHARD_CHECKSUM_LEN PARITY_SECTOR_LEN COPY_SHARD_LEN DATA_SHARDS_MAX PARITY_SHARDS_MIN PARITY_PERCENT_MAX
+        parity: DESCRIPTOR_LEN DESCRIPTOR_CHECKSUM_LEN SHARD_CHECKSUM_LEN PARITY_SECTOR_LEN COPY_SHARD_LEN DATA_SHARDS_MAX PARITY_SHARDS_MIN PARITY_PERCENT_MAX PARITY_PERCENT_DEFAULT
             PROTECTED_LEN_MAX;
     }
 }
@@ -302,8 +307,8 @@ fn records() {
     ] {
         let text = source(path);
         for structure in text.split("pub struct ").skip(1).map(|rest| rest.split(' ').next().unwrap()) {
-            // Not records: laid out by the byte tables.
-            if matches!(structure, "KdfCost" | "KeyRecord") {
+            // Not records: laid out by the byte tables, or a string.
+            if matches!(structure, "KdfCost" | "KeyRecord") || structure.starts_with("SourceKind(") {
                 continue;
             }
             let stated: Vec<&[String]> = page.table(structure, "field").rows.iter().map(|row| &row[..2]).collect();
@@ -392,6 +397,7 @@ fn layout() {
         }
     }
     let expected = [
+        "FORMAT.md",
         "config",
         "config.copy",
         "forgotten/<id>",
@@ -402,4 +408,5 @@ fn layout() {
         "snapshots/<id>",
     ];
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    assert_eq!(std::fs::read_to_string(bed.path("repo/FORMAT.md")).unwrap(), page.text);
 }

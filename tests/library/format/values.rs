@@ -141,7 +141,7 @@ pub fn snapshot() -> SnapshotRecord {
         host: "db-1.example".into(),
         user: "mia".into(),
         tool: "icecore 0.1.0".into(),
-        source: SourceRef { id: SourceId(counted(0x41)), kind: SourceKind::Sqlite, label: "/srv/memory.db".into() },
+        source: SourceRef { id: SourceId(counted(0x41)), kind: SourceKind::SQLITE, label: "/srv/memory.db".into() },
         parent: Some(SnapshotId(counted(0x42))),
         tags: vec!["nightly".into(), String::new(), "gr\u{fc}n".into()],
         flags: vec![
@@ -179,7 +179,7 @@ pub fn least_snapshot() -> SnapshotRecord {
         host: String::new(),
         user: String::new(),
         tool: String::new(),
-        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::Files, label: String::new() },
+        source: SourceRef { id: SourceId([0; 32]), kind: SourceKind::FILES, label: String::new() },
         parent: None,
         tags: Vec::new(),
         flags: Vec::new(),

@@ -87,7 +87,7 @@ fn a_database_with_two_names_is_read_through_the_one_with_the_log() {
     let monitor = Meddler::default();
     let report = try_run(&repo, &source(&[&tree], &[]), 1, &monitor).unwrap();
     assert_eq!(report.skipped, Vec::<String>::new());
-    assert_eq!(names(&repo, &report), ["sub", "alias", "sub/real"]);
+    assert_eq!(names(&repo, &report), ["alias", "sub", "sub/real"]);
     assert!(monitor.warnings.lock().unwrap().iter().any(|line| line.contains("several names")));
     assert!(!tree.join("alias-wal").exists() && !tree.join("alias-shm").exists(), "it was not opened under this name");
     restore(&repo, &report, &back);

@@ -162,7 +162,7 @@ const LARGE: usize = 24 << 20;
 
 impl Source for Failing {
     fn identity(&self) -> SourceDescription {
-        SourceDescription { kind: SourceKind::Files, parts: vec![b"failing".to_vec()], label: "failing".into() }
+        SourceDescription { kind: SourceKind::FILES, parts: vec![b"failing".to_vec()], label: "failing".into() }
     }
 
     fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, _monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {

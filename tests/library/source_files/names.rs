@@ -41,7 +41,7 @@ fn entries_are_named_after_what_was_given() {
     assert_eq!(named(&["to-a"]), ["x", "x/file"]);
     assert_eq!(named(&["c/x"]), Vec::<String>::new());
     assert_eq!(named(&["one.db"]), ["one.db"]);
-    assert_eq!(named(&["b", "one.db", "a/x"]), ["x", "x/file", "b", "b/file", "one.db"]);
+    assert_eq!(named(&["b", "one.db", "a/x"]), ["b", "b/file", "one.db", "x", "x/file"]);
 }
 
 #[test]
@@ -75,11 +75,11 @@ fn paths_with_the_same_last_part_are_told_apart_by_those_before() {
         let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
         names(&repo, &run(&repo, &source(&paths, &[]), 1))
     };
-    let expected = ["x", "x/f", "a/data", "a/data/f", "b/data", "b/data/f"];
+    let expected = ["a/data", "a/data/f", "b/data", "b/data/f", "x", "x/f"];
     assert_eq!(named(&["srv/a/data", "c/x", "srv/b/data"]), expected);
     assert_eq!(named(&["srv/b/data", "srv/a/data", "c/x"]), expected);
     // A name may not begin another one either: what is in one directory would seem to be in the other.
-    assert_eq!(named(&["srv/a/data", "srv/b/data", "c/a"]), ["c/a", "c/a/f", "srv/a/data", "srv/a/data/f", "b/data", "b/data/f"]);
+    assert_eq!(named(&["srv/a/data", "srv/b/data", "c/a"]), ["b/data", "b/data/f", "c/a", "c/a/f", "srv/a/data", "srv/a/data/f"]);
 
     let (a, b) = (bed.path("srv/a/data"), bed.path("srv/b/data"));
     let given = |names: [Option<&str>; 2]| selected(&[(names[0], &a), (names[1], &b)], Selection::default());
@@ -101,7 +101,7 @@ fn the_identity_is_the_canonical_paths() {
     symlink("b", bed.path("to-b")).unwrap();
     let of = |paths: &[&Path]| source(paths, &[]).identity();
     let both = of(&[&bed.path("to-b"), &bed.path("a")]);
-    assert_eq!(both.kind, SourceKind::Files);
+    assert_eq!(both.kind, SourceKind::FILES);
     assert_eq!(both.parts, of(&[&bed.path("a"), &bed.path("./b")]).parts);
     assert_ne!(both.parts, of(&[&bed.path("a")]).parts);
     assert!(both.label.contains("to-b"));

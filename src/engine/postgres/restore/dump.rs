@@ -235,7 +235,7 @@ fn directory(stored: Box<dyn Stored>) -> Result<(String, u64, Place)> {
 
 /// The stream of a snapshot with the evidence of its dump.
 pub(in crate::engine::postgres) fn evidence_of(stored: &dyn Stored) -> Option<&StreamInfo> {
-    stored::find(stored, tables::STREAM.as_bytes()).filter(|_| stored.kind() == SourceKind::Postgres)
+    stored::find(stored, tables::STREAM.as_bytes()).filter(|_| *stored.kind() == SourceKind::POSTGRES)
 }
 
 /// Reads the evidence of a snapshot's dump, if it has one.

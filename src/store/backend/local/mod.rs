@@ -207,6 +207,11 @@ impl LocalBackend {
             ObjectKey::Mark { .. } => self.prepare_below(&self.root.join("marks"), directory)?,
             _ => {}
         }
+        self.put_file(directory, path, parts, mode)
+    }
+
+    /// Writes a file beside its place, then gives it its name.
+    fn put_file(&self, directory: &Path, path: &Path, parts: &[&[u8]], mode: WriteMode) -> io::Result<()> {
         let temporary = directory.join(temporary_name()?);
         let placed = self.disk.create(&temporary, parts, FILE_MODE).and_then(|()| self.put_in_place(&temporary, path, mode));
         if placed.is_err() {
@@ -355,6 +360,14 @@ impl Backend for LocalBackend {
         let nested = keys.iter().map(ObjectKey::kind).filter(|kind| matches!(kind, ObjectKind::Pack | ObjectKind::Mark));
         directories.extend(nested.map(|kind| self.root.join(directory_name(kind))));
         self.sync_directories(directories)
+    }
+
+    fn leave_text(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.root.join(name);
+        match self.put_file(&self.root, &path, &[text.as_bytes()], WriteMode::CreateNew) {
+            Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(()),
+            left => left.and_then(|()| self.disk.sync_dir(&self.root)).map_err(failed("write", &path)),
+        }
     }
 
     fn unfinished(&self) -> Result<Unfinished> {

@@ -6,11 +6,16 @@ mod rows;
 use std::collections::HashSet;
 
 use super::wire::{Input, put_varint};
-use super::{BASES_MAX, CHUNK_LEN_MAX, FRAME_LEN_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SALT_LEN, SLICES_MAX, TRAILER_LEN_MAX};
+use super::{
+    BASES_MAX, CHUNK_LEN_MAX, FORMAT_VERSION, FRAME_LEN_MAX, Malformed, PACK_CHUNKS_MAX, PREFIX_LEN_MAX, SALT_LEN, SLICES_MAX,
+    TRAILER_LEN_MAX, refuse_other_version,
+};
 use crate::id::{ChunkId, ID_LEN};
 
 /// Bytes in the footer at the end of a pack.
 pub const FOOTER_LEN: usize = 80;
+/// Where the version stands in the footer.
+const VERSION_OFFSET: usize = 24;
 /// Bytes of the checksum in the footer.
 pub const FOOTER_CHECKSUM_LEN: usize = 16;
 /// The first 8 bytes of the footer.
@@ -232,8 +237,8 @@ pub struct Footer {
 }
 
 impl Footer {
-    /// The stored bytes: magic, trailer offset, pack length, trailer length, feature flags as in the header, salt, then 16 bytes of the BLAKE3 of these and
-    /// the stored trailer.
+    /// The stored bytes: magic, trailer offset, pack length, trailer length, version and feature flags as in the header, salt, then 16 bytes of the BLAKE3 of
+    /// these and the stored trailer.
     pub fn encode(&self, stored_trailer: &[u8]) -> Vec<u8> {
         let mut out = self.fields();
         let checksum = checksum(&out, stored_trailer);
@@ -245,8 +250,11 @@ impl Footer {
         let mut out = Vec::with_capacity(FOOTER_LEN);
         out.extend_from_slice(&FOOTER_MAGIC);
         out.extend_from_slice(&self.trailer_offset.to_le_bytes());
-        out.extend_from_slice(&self.pack_len.to_le_bytes());
+        // No pack is as long, see PACK_LEN_MAX; what were too long would be refused by whoever reads it.
+        out.extend_from_slice(&u32::try_from(self.pack_len).unwrap_or(u32::MAX).to_le_bytes());
         out.extend_from_slice(&self.trailer_len.to_le_bytes());
+        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&0u16.to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
         out.extend_from_slice(&self.salt);
         out
@@ -258,10 +266,10 @@ impl Footer {
         if input.array::<8>()? != FOOTER_MAGIC {
             return Err(Malformed::new("its footer is not there"));
         }
-        let (trailer_offset, stated_len, trailer_len) = (input.u64()?, input.u64()?, input.u32()?);
-        // Feature flags; the checksum that covers them is still to be verified, so this may be damage as well.
-        input.u32()?;
-        let footer = Footer { trailer_offset, pack_len: stated_len, trailer_len, salt: input.array()? };
+        let (trailer_offset, stated_len, trailer_len) = (input.u64()?, input.u32()?, input.u32()?);
+        // Version and feature flags; the checksum that covers them is still to be verified, so others may be damage as well.
+        input.u64()?;
+        let footer = Footer { trailer_offset, pack_len: u64::from(stated_len), trailer_len, salt: input.array()? };
         let end = footer.trailer_offset.checked_add(u64::from(footer.trailer_len)).and_then(|end| end.checked_add(FOOTER_LEN as u64));
         match footer.pack_len == pack_len && end == Some(pack_len) && footer.trailer_len <= TRAILER_LEN_MAX && bytes.len() == FOOTER_LEN {
             true => Ok(footer),
@@ -272,10 +280,15 @@ impl Footer {
     /// Whether the footer's bytes and the stored trailer are those that were written together.
     pub fn verify(&self, bytes: &[u8], stored_trailer: &[u8]) -> Result<(), Malformed> {
         let whole = bytes.split_last_chunk::<FOOTER_CHECKSUM_LEN>().is_some_and(|(fields, sum)| checksum(fields, stored_trailer) == *sum);
-        match whole {
-            false => Err(Malformed::new("the checksum of its trailer does not match")),
-            true if self.encode(stored_trailer) != bytes => Err(Malformed::newer("unknown feature flags in its footer")),
+        if !whole {
+            return Err(Malformed::new("the checksum of its trailer does not match"));
+        }
+        refuse_other_version(
+            bytes.get(VERSION_OFFSET..).and_then(|rest| rest.first_chunk()).map_or(0, |version| u16::from_le_bytes(*version)),
+        )?;
+        match self.encode(stored_trailer) == bytes {
             true => Ok(()),
+            false => Err(Malformed::newer("unknown feature flags in its footer")),
         }
     }
 }
