@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use super::chunks::commit;
 use super::page::Page;
 use super::rng::Rng;
-use super::support::{Bed, back_up, make_database, step};
+use super::support::{Bed, back_up, make_database, sqlite_options, step};
+use icecore::engine::files::{FilesOptions, FilesSource};
 use icecore::id::ChunkId;
-use icecore::ops::backup::BackupReport;
+use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
 use icecore::store::format::SALT_LEN;
@@ -16,7 +18,7 @@ use icecore::store::format::pack::{Encoding, Frame, Trailer};
 use icecore::store::repo::{BaseSlice, Committed, Reader, Reference, Repository};
 
 /// An interpreter that has the modules; the one of the system may have packages that another one lacks.
-pub fn python() -> &'static str {
+fn find_python() -> &'static str {
     let modules = "import zstandard, blake3, cryptography, argon2";
     let has_modules = |python: &&str| Command::new(python).args(["-c", modules]).output().is_ok_and(|output| output.status.success());
     let of_tests = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-venv/bin/python3");
@@ -25,6 +27,8 @@ pub fn python() -> &'static str {
          `pip install zstandard blake3 cryptography argon2-cffi`",
     )
 }
+
+static PYTHON: LazyLock<&str> = LazyLock::new(find_python);
 
 pub struct Script {
     pub bed: Bed,
@@ -51,7 +55,7 @@ impl Script {
     }
 
     fn run_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Output {
-        let mut command = Command::new(python());
+        let mut command = Command::new(*PYTHON);
         command.arg(&self.path).arg(self.bed.path("repo")).args(args).stdin(Stdio::null());
         for name in ["ICECORE_PASSWORD", "ICECORE_PASSWORD_FILE"] {
             command.env_remove(name);
@@ -302,6 +306,29 @@ fn what_cannot_be_healed_is_refused() {
     for bytes in [vec![0; size], Vec::new(), b"\xceicePAR\n".repeat(size / 8)] {
         std::fs::write(script.object(&pack), bytes).unwrap();
         assert!(script.refusal("db", RIGHT).contains(&report.record.packs[0].id.to_string()));
+    }
+}
+
+/// An empty file is one; a link and a directory have no bytes of their own, and none are made up.
+#[test]
+fn entries_of_a_tree_are_told_apart() {
+    let script = Script::new(Bed::new(true));
+    let tree = script.bed.path("tree");
+    std::fs::create_dir_all(tree.join("sub")).unwrap();
+    std::fs::write(tree.join("a"), "bytes").unwrap();
+    std::fs::write(tree.join("empty"), "").unwrap();
+    std::fs::hard_link(tree.join("a"), tree.join("hard")).unwrap();
+    std::os::unix::fs::symlink("a", tree.join("soft")).unwrap();
+    let source = FilesSource::new(vec![tree], FilesOptions { sqlite: sqlite_options(), exclude: Vec::new() }).unwrap();
+    backup(&script.bed.open(), &source, &BackupOptions::default(), &Silent).unwrap();
+    let listed = String::from_utf8(script.run(&["latest"]).stdout).unwrap();
+    let mut lines: Vec<&str> = listed.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["directory 0 sub", "file 0 empty", "file 5 a", "hardlink 0 hard -> a", "symlink 0 soft -> a"]);
+    assert_eq!(script.stream("latest", "a"), b"bytes");
+    assert_eq!(script.stream("latest", "empty"), b"");
+    for name in ["hard", "soft", "sub"] {
+        assert!(script.refusal(name, RIGHT).contains("no bytes of its own"));
     }
 }
 
