@@ -298,6 +298,21 @@ fn without_parity_damage_is_refused() {
     }
 }
 
+/// A byte of a raw frame, whose damage nothing but the id of the chunk tells.
+#[test]
+fn a_flipped_byte_that_decodes_is_refused() {
+    let script = Script::new(Bed::new(false));
+    let mut rng = Rng::new(1, "raw");
+    let noise: Vec<u8> = (0..20_000).map(|_| rng.next() as u8).collect();
+    let committed = commit(&script.bed.open(), &[(noise.clone(), Reference::default())]);
+    let id = committed.record.packs[0].id.to_string();
+    let pack = format!("packs/{}/{id}", &id[..2]);
+    script.flip(&pack, 5000);
+    assert!(script.refusal("db", RIGHT).contains("not what its id is the hash of"));
+    script.flip(&pack, 5000);
+    assert_eq!(script.stream("latest", "db"), noise);
+}
+
 /// More damage than there is parity for.
 #[test]
 fn what_cannot_be_healed_is_refused() {
