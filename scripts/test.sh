@@ -30,17 +30,22 @@ command -v python3 >/dev/null || missing+=(python3)
 command -v openssl >/dev/null || missing+=(openssl)
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 
-# The script at the end of store-format.md reads zstd frames with the Python module `zstandard`; the tests start `python3`. What comes from PyPI
-# stays below target/, in an environment of its own.
+# The script at the end of store-format.md reads repositories with Python modules; the tests start `python3`. What comes from PyPI stays below
+# target/, in an environment of its own.
+modules="zstandard blake3 cryptography argon2-cffi"
 venv=$PWD/target/test-venv
 [ ! -x "$venv/bin/pip" ] || export PATH="$venv/bin:$PATH"
-if ! python3 -c 'import zstandard' 2>/dev/null || ! python3 -m pip --version >/dev/null 2>&1; then
+if ! python3 -c 'import zstandard, blake3, cryptography, argon2' 2>/dev/null || ! python3 -m pip --version >/dev/null 2>&1; then
     python3 -c 'import ensurepip' 2>/dev/null || install python3-venv
-    say "installing the Python module zstandard from PyPI, in a virtual environment: $venv"
+    say "installing Python modules from PyPI, in a virtual environment: $modules: $venv"
     python3 -m venv --system-site-packages "$venv"
     export PATH="$venv/bin:$PATH"
-    # Without a way to PyPI the module of Debian does as well: the tests look at /usr/bin/python3, too.
-    python3 -m pip install -q zstandard 2>/dev/null || install python3-zstandard
+    # Without a way to PyPI the modules of Debian do as well, as far as there are any: the tests look at /usr/bin/python3, too.
+    # shellcheck disable=SC2086
+    if ! python3 -m pip install -q $modules 2>/dev/null; then
+        install python3-zstandard python3-cryptography python3-argon2
+        python3 -c 'import blake3' 2>/dev/null || say "PyPI cannot be reached, and Debian has no blake3 for Python: the tests that need it will fail"
+    fi
 fi
 
 [ -n "$quick" ] || bash scripts/test-servers.sh

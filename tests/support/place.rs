@@ -87,7 +87,7 @@ impl Place {
         self.json(["snapshots"])["snapshots"].as_array().unwrap().clone()
     }
 
-    /// Every file of the repository below this directory.
+    /// Every object of the repository below this directory: all files but the page.
     pub fn stored(&self, directory: &str) -> Vec<PathBuf> {
         let files = walkdir::WalkDir::new(self.path(".icecore").join(directory)).into_iter();
         let objects = files.map(|entry| entry.unwrap()).filter(|entry| entry.file_type().is_file() && entry.file_name() != "FORMAT.md");

@@ -9,7 +9,7 @@ use icecore::store::crypto::Keys;
 use icecore::store::format::pack::TRAILER_SEGMENT;
 use icecore::store::format::{Cipher, FORMAT_VERSION, Kind, record};
 
-fn open(key: &[u8; 32], nonce: [u8; 12], associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+pub fn open(key: &[u8; 32], nonce: [u8; 12], associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
     let mut bytes = sealed.to_vec();
     Some(key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), &mut bytes).ok()?.to_vec())

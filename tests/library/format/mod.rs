@@ -1,5 +1,6 @@
 //! The stored bytes: the page that specifies them, golden bytes, hostile bytes, and readers that are not icecore.
 
+mod annotate;
 mod canonical;
 mod compat;
 mod derive;
@@ -13,6 +14,7 @@ mod script;
 mod second;
 mod spec;
 mod values;
+mod vectors;
 
 use crate::chunks;
 use crate::common::rng;

@@ -1,52 +1,117 @@
-//! The script at the end of the page gives every stream of an unencrypted repository back.
+//! The script at the end of the page gives every stream of a repository back, or says why not.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use super::chunks::commit;
 use super::page::Page;
 use super::rng::Rng;
-use super::support::{Bed, add_rows, back_up, make_database, step};
+use super::support::{Bed, back_up, make_database, sqlite_options, step};
+use icecore::engine::files::{FilesOptions, FilesSource};
 use icecore::id::ChunkId;
+use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
 use icecore::store::format::SALT_LEN;
 use icecore::store::format::pack::{Encoding, Frame, Trailer};
 use icecore::store::repo::{BaseSlice, Committed, Reader, Reference, Repository};
 
-/// An interpreter that has the module; the one of the system may have packages that another one lacks.
-fn python() -> &'static str {
-    let has_module =
-        |python: &&str| Command::new(python).args(["-c", "import zstandard"]).output().is_ok_and(|output| output.status.success());
-    ["python3", "/usr/bin/python3"].into_iter().find(has_module).expect(
-        "the script of store-format.md needs python3 with the module zstandard: `apt-get install -y python3-zstandard`, or \
-         `pip install zstandard`",
+/// An interpreter that has the modules; the one of the system may have packages that another one lacks.
+fn find_python() -> &'static str {
+    let modules = "import zstandard, blake3, cryptography, argon2";
+    let has_modules = |python: &&str| Command::new(python).args(["-c", modules]).output().is_ok_and(|output| output.status.success());
+    let of_tests = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-venv/bin/python3");
+    ["python3", of_tests, "/usr/bin/python3"].into_iter().find(has_modules).expect(
+        "the script of store-format.md needs python3 with the modules zstandard, blake3, cryptography and argon2: \
+         `pip install zstandard blake3 cryptography argon2-cffi`",
     )
 }
 
-struct Script {
-    bed: Bed,
+static PYTHON: LazyLock<&str> = LazyLock::new(find_python);
+
+pub struct Script {
+    pub bed: Bed,
     path: PathBuf,
 }
 
 impl Script {
-    fn new(bed: Bed) -> Self {
+    pub fn new(bed: Bed) -> Self {
         let path = bed.path("extract.py");
         std::fs::write(&path, Page::read().script()).unwrap();
         Script { bed, path }
     }
 
-    fn run(&self, args: &[&str]) -> Output {
-        Command::new(python()).arg(&self.path).arg(self.bed.path("repo")).args(args).output().unwrap()
+    /// Of a database with these many rows, backed up once.
+    fn of_rows(bed: Bed, rows: u32) -> (Self, BackupReport) {
+        let script = Script::new(bed);
+        drop(make_database(&script.bed.path("db.sqlite"), rows));
+        let report = back_up(&script.bed.open(), &script.bed.path("db.sqlite"), 1);
+        (script, report)
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.run_with(args, &[("ICECORE_PASSWORD", "correct horse")])
+    }
+
+    fn run_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Output {
+        let mut command = Command::new(*PYTHON);
+        command.arg(&self.path).arg(self.bed.path("repo")).args(args).stdin(Stdio::null());
+        for name in ["ICECORE_PASSWORD", "ICECORE_PASSWORD_FILE"] {
+            command.env_remove(name);
+        }
+        command.envs(environment.iter().copied()).output().unwrap()
     }
 
     /// What the script gives for a stream.
-    fn stream(&self, snapshot: &str, name: &str) -> Vec<u8> {
+    pub fn stream(&self, snapshot: &str, name: &str) -> Vec<u8> {
+        self.stream_and_words(snapshot, name).0
+    }
+
+    /// The same, and what it says.
+    fn stream_and_words(&self, snapshot: &str, name: &str) -> (Vec<u8>, String) {
         let out = self.bed.path("out");
         let output = self.run(&[snapshot, name, out.to_str().unwrap()]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        std::fs::read(out).unwrap()
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        (std::fs::read(out).unwrap(), said)
     }
+
+    /// What the script says when it gives nothing, not even a part.
+    fn refusal(&self, name: &str, environment: &[(&str, &str)]) -> String {
+        let out = self.bed.path("refused");
+        let output = self.run_with(&["latest", name, out.to_str().unwrap()], environment);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.lines().all(|line| line.starts_with("extract.py: ")), "{said}");
+        assert!(!out.exists() && !self.bed.path("refused.part").exists(), "{said}");
+        said
+    }
+
+    fn object(&self, path: &str) -> PathBuf {
+        self.bed.path("repo").join(path)
+    }
+
+    /// Flips one byte of an object.
+    fn flip(&self, path: &str, place: usize) {
+        let path = self.object(path);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[place] ^= 0x10;
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn key_record(&self) -> String {
+        let names = std::fs::read_dir(self.object("keys")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        format!("keys/{}", names.min().unwrap())
+    }
+}
+
+const RIGHT: &[(&str, &str)] = &[("ICECORE_PASSWORD", "correct horse")];
+
+fn pack_of(report: &BackupReport) -> (String, usize, usize) {
+    let pack = &report.record.packs[0];
+    let id = pack.id.to_string();
+    (format!("packs/{}/{id}", &id[..2]), pack.size as usize, pack.trailer_offset as usize)
 }
 
 /// Deltas of several levels, trees of two levels, a VACUUM, several packs.
@@ -150,16 +215,163 @@ fn what_is_not_there_is_said() {
     assert!(!output.status.success() && said.contains("is in no pack"), "{said}");
 }
 
+/// By a passphrase out of the environment, or out of a file, whose last line may end in any way.
 #[test]
-fn an_encrypted_repository_is_refused() {
+fn an_encrypted_repository_is_extracted() {
     let script = Script::new(Bed::new(true));
     let path = script.bed.path("db.sqlite");
-    let db = make_database(&path, 10);
-    add_rows(&db, 10, 10);
-    back_up(&script.bed.open(), &path, 1);
-    let output = script.run(&["latest"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("encrypted"), "{said}");
+    let db = make_database(&path, 3000);
+    let repo = script.bed.open();
+    let mut history = Vec::new();
+    for n in 0..3 {
+        step(&db, n);
+        history.push((back_up(&repo, &path, i64::from(n)).id.to_string(), std::fs::read(&path).unwrap()));
+    }
+    for (id, expected) in &history {
+        assert!(script.stream(id, "db") == *expected, "snapshot {id}");
+    }
+    let listed = String::from_utf8(script.run(&[]).stdout).unwrap();
+    let ids: Vec<&str> = listed.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(ids, history.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>());
+    let file = script.bed.path("passphrase");
+    let from_file = [("ICECORE_PASSWORD_FILE", file.to_str().unwrap())];
+    std::fs::write(&file, "correct horse\r\n").unwrap();
+    assert!(script.run_with(&["latest"], &from_file).status.success());
+    std::fs::write(&file, "correct horse\n\n").unwrap();
+    for environment in [&[("ICECORE_PASSWORD", "correct horse ")], &from_file] {
+        assert_eq!(script.refusal("db", environment), "extract.py: the passphrase is wrong\n");
+    }
+    assert!(script.refusal("db", &[]).contains("is encrypted"));
+}
+
+#[test]
+fn second_copies_of_configuration_and_key_serve() {
+    let (script, _) = Script::of_rows(Bed::new(true), 10);
+    let (key, expected) = (script.key_record(), std::fs::read(script.bed.path("db.sqlite")).unwrap());
+    script.flip("config", 40);
+    script.flip(&key, 70);
+    let (found, said) = script.stream_and_words("latest", "db");
+    assert!(found == expected && said.matches("the second copy serves").count() == 2, "{said}");
+    std::fs::remove_file(script.object("config")).unwrap();
+    std::fs::remove_file(script.object(&key)).unwrap();
+    assert!(script.stream("latest", "db") == expected);
+    script.flip(&format!("{key}.copy"), 70);
+    assert!(script.refusal("db", RIGHT).contains("no key record that can be read"));
+    script.flip("config.copy", 40);
+    assert!(script.refusal("db", RIGHT).contains("config.copy: "));
+}
+
+/// One damaged place at a time: in a segment, in the middle, in trailer and footer, at a lost end, in the record of the snapshot.
+#[test]
+fn damage_is_healed_from_parity() {
+    for encrypted in [false, true] {
+        let (script, report) = Script::of_rows(Bed::with_parity(encrypted, 3), 600);
+        let expected = std::fs::read(script.bed.path("db.sqlite")).unwrap();
+        let (pack, size, trailer) = pack_of(&report);
+        let whole = std::fs::read(script.object(&pack)).unwrap();
+        for place in [100, trailer / 4, trailer + 5, size - 70, size - 40] {
+            script.flip(&pack, place);
+            let (found, said) = script.stream_and_words("latest", "db");
+            assert!(found == expected && said.contains("was healed"), "place {place} of {size}: {said}");
+            std::fs::write(script.object(&pack), &whole).unwrap();
+        }
+        std::fs::write(script.object(&pack), &whole[..size - 300]).unwrap();
+        assert!(script.stream("latest", "db") == expected, "a lost end");
+        let record = format!("snapshots/{}", report.id);
+        script.flip(&record, 60);
+        assert!(script.stream("latest", "db") == expected, "a damaged record");
+        assert!(std::fs::read(script.object(&pack)).unwrap() == whole[..size - 300], "the script has written to the repository");
+    }
+}
+
+#[test]
+fn without_parity_damage_is_refused() {
+    for encrypted in [false, true] {
+        let (script, report) = Script::of_rows(Bed::new(encrypted), 600);
+        let (pack, size, trailer) = pack_of(&report);
+        for (path, place) in [(&pack, 100), (&pack, trailer + 5), (&pack, size - 70), (&format!("snapshots/{}", report.id), 60)] {
+            script.flip(path, place);
+            script.refusal("db", RIGHT);
+            script.flip(path, place);
+        }
+        assert!(script.stream("latest", "db") == std::fs::read(script.bed.path("db.sqlite")).unwrap());
+    }
+}
+
+/// A byte of a raw frame, whose damage nothing but the id of the chunk tells.
+#[test]
+fn a_flipped_byte_that_decodes_is_refused() {
+    let script = Script::new(Bed::new(false));
+    let mut rng = Rng::new(1, "raw");
+    let noise: Vec<u8> = (0..20_000).map(|_| rng.next() as u8).collect();
+    let committed = commit(&script.bed.open(), &[(noise.clone(), Reference::default())]);
+    let id = committed.record.packs[0].id.to_string();
+    let pack = format!("packs/{}/{id}", &id[..2]);
+    script.flip(&pack, 5000);
+    assert!(script.refusal("db", RIGHT).contains("not what its id is the hash of"));
+    script.flip(&pack, 5000);
+    assert_eq!(script.stream("latest", "db"), noise);
+}
+
+/// More damage than there is parity for.
+#[test]
+fn what_cannot_be_healed_is_refused() {
+    let (script, report) = Script::of_rows(Bed::with_parity(false, 3), 600);
+    let (pack, size, _) = pack_of(&report);
+    for bytes in [vec![0; size], Vec::new(), b"\xceicePAR\n".repeat(size / 8)] {
+        std::fs::write(script.object(&pack), bytes).unwrap();
+        assert!(script.refusal("db", RIGHT).contains(&report.record.packs[0].id.to_string()));
+    }
+}
+
+/// An empty file is one; a link and a directory have no bytes of their own, and none are made up.
+#[test]
+fn entries_of_a_tree_are_told_apart() {
+    let script = Script::new(Bed::new(true));
+    let tree = script.bed.path("tree");
+    std::fs::create_dir_all(tree.join("sub")).unwrap();
+    std::fs::write(tree.join("a"), "bytes").unwrap();
+    std::fs::write(tree.join("empty"), "").unwrap();
+    std::fs::hard_link(tree.join("a"), tree.join("hard")).unwrap();
+    std::os::unix::fs::symlink("a", tree.join("soft")).unwrap();
+    let source = FilesSource::new(vec![tree], FilesOptions { sqlite: sqlite_options(), exclude: Vec::new() }).unwrap();
+    backup(&script.bed.open(), &source, &BackupOptions::default(), &Silent).unwrap();
+    let listed = String::from_utf8(script.run(&["latest"]).stdout).unwrap();
+    let mut lines: Vec<&str> = listed.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["directory 0 sub", "file 0 empty", "file 5 a", "hardlink 0 hard -> a", "symlink 0 soft -> a"]);
+    assert_eq!(script.stream("latest", "a"), b"bytes");
+    assert_eq!(script.stream("latest", "empty"), b"");
+    for name in ["hard", "soft", "sub"] {
+        assert!(script.refusal(name, RIGHT).contains("no bytes of its own"));
+    }
+}
+
+#[test]
+fn an_expired_snapshot_is_none() {
+    let (script, report) = Script::of_rows(Bed::new(false), 10);
+    std::fs::write(script.object(&format!("tombstones/{}", report.id)), b"anything").unwrap();
+    assert!(script.refusal("db", RIGHT).contains("0 snapshots"));
+}
+
+/// With zstandard alone plain repositories can be read, unverified; encrypted ones cannot.
+#[test]
+fn modules_that_are_not_there_are_named() {
+    for encrypted in [false, true] {
+        let (script, _) = Script::of_rows(Bed::new(encrypted), 10);
+        let without = script.bed.path("without");
+        std::fs::create_dir(&without).unwrap();
+        std::fs::write(without.join("blake3.py"), "raise ImportError").unwrap();
+        let environment = [RIGHT[0], ("PYTHONPATH", without.to_str().unwrap())];
+        if encrypted {
+            assert!(script.refusal("db", &environment).contains("needs the modules blake3, cryptography and argon2-cffi"));
+            continue;
+        }
+        let out = script.bed.path("out");
+        let output = script.run_with(&["latest", "db", out.to_str().unwrap()], &environment);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is verified"));
+        assert!(std::fs::read(out).unwrap() == std::fs::read(script.bed.path("db.sqlite")).unwrap());
+    }
 }
 
 /// Readers that know nothing of parity pass over it.
