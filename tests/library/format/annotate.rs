@@ -162,8 +162,17 @@ impl Text {
         let rows = table.len() - TRAILER_HEADER_LEN - 32 * trailer.chunks.len();
         let lens: Vec<_> = heads.into_iter().chain(ids).chain([("lengths of segments, and rows", rows)]).collect();
         self.plain(&table, &cut(&table, &lens));
-        let lens =
-            [("magic", 8), ("trailer_offset", 8), ("pack_len", 8), ("trailer_len", 4), ("features", 4), ("salt", 32), ("checksum", 16)];
+        let lens = [
+            ("magic", 8),
+            ("trailer_offset", 8),
+            ("pack_len", 4),
+            ("trailer_len", 4),
+            ("version", 2),
+            ("reserved", 2),
+            ("features", 4),
+            ("salt", 32),
+            ("checksum", 16),
+        ];
         self.stored(footer_bytes, &lens);
     }
 
