@@ -1,4 +1,4 @@
-//! Typed identifiers. All are 32 bytes and print as 64 lower-case hex digits.
+//! Typed identifiers. All but the tag of a source are 32 bytes and print as 64 lower-case hex digits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -112,3 +112,29 @@ define_id!(
     /// A source identity: BLAKE3 of what names it.
     SourceId
 );
+
+/// Bytes in the tag of a source.
+const TAG_LEN: usize = 8;
+
+/// Stands for a source in the names of its snapshots: made of its identity, with a key in encrypted repositories. Prints as 16 lower-case hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceTag(pub [u8; TAG_LEN]);
+
+impl fmt::Display for SourceTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&to_hex(&self.0))
+    }
+}
+
+/// The text is not 16 lower-case hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the tag of a source: 16 lower-case hex digits are needed")]
+pub struct ParseTagError;
+
+impl FromStr for SourceTag {
+    type Err = ParseTagError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        from_hex(text).and_then(|bytes| bytes.try_into().ok()).map(SourceTag).ok_or(ParseTagError)
+    }
+}

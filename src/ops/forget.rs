@@ -2,7 +2,7 @@
 //!
 //! "Mark, then look": for every snapshot that is to go `forgotten/<id>` is written, durably; then all snapshots and marks are read
 //! afresh, and one that has been protected meanwhile, or has become the newest good one of its source or of a stream, is spared; for the others `forgotten/<id>` is
-//! written again, as decided; then the records `snapshots/<id>` are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
+//! written again, as decided; then their records are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
 //! again finishes. A `forgotten/<id>` of a listed snapshot says nothing.
 
 use std::collections::{HashMap, HashSet};
@@ -157,9 +157,9 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
     for some in gone.chunks(AT_ONCE) {
         continue_unless_cancelled(monitor)?;
         // Durable before the records go: a machine that has seen a snapshot takes nothing less for proof that it was forgotten.
-        repo.decide_forgotten(some.iter().filter_map(|id| records.get(id).copied()), now_ns)
-            .map_err(|error| half_done(repo, &gone, error))?;
-        repo.delete_snapshots(some).map_err(|error| half_done(repo, &gone, error))?;
+        let snapshots = || some.iter().filter_map(|id| records.get(id).copied());
+        repo.decide_forgotten(snapshots(), now_ns).map_err(|error| half_done(repo, &gone, error))?;
+        repo.delete_snapshots(snapshots()).map_err(|error| half_done(repo, &gone, error))?;
     }
     report.forgotten = gone;
     repo.clear_forgotten(&report.forgotten).map_err(|error| half_done(repo, &report.forgotten, error))?;

@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::id::{MarkId, SnapshotId};
-use crate::store::backend::ObjectKey;
 use crate::store::format::mark::{MarkKind, MarkRecord};
 use crate::store::repo::{Refreshed, Repository};
 
@@ -50,9 +49,7 @@ pub fn mark(repo: &Repository, refreshed: &Refreshed, snapshot: &SnapshotId, sta
         return Err(Error::InvalidArgument(format!("{:?} and {:?} make no mark", statement.kind, statement.code)));
     }
     let gone = || Error::NotFound { what: format!("snapshot {snapshot}") };
-    if !refreshed.snapshots.iter().any(|(id, _)| id == snapshot) {
-        return Err(gone());
-    }
+    let (_, record) = refreshed.snapshots.iter().find(|(id, _)| id == snapshot).ok_or_else(gone)?;
     let newest = refreshed.marks.get(snapshot).and_then(|marks| marks.newest_ns());
     let mark = MarkRecord {
         snapshot: *snapshot,
@@ -66,7 +63,7 @@ pub fn mark(repo: &Repository, refreshed: &Refreshed, snapshot: &SnapshotId, sta
     let id = repo.write_mark(&mark)?;
     // Mark, then look, as a forget does: of two at once at least one sees the other.
     let is_being_forgotten = repo.has_forgotten(snapshot)?;
-    match repo.backend().stat(&ObjectKey::Snapshot(*snapshot))? {
+    match repo.backend().stat(&repo.snapshot_key(snapshot, &record.source.id))? {
         Some(_) => Ok(Marked { id, is_being_forgotten }),
         None => Err(gone()),
     }

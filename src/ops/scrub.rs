@@ -12,12 +12,13 @@ use crate::store::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, PACK_LEN_M
 use crate::store::repo::{Health, health, is_whole, read_pack_from, read_record_from, stored_parity};
 
 /// What cannot be found without a key, for people.
-pub const NOT_CHECKED: [&str; 5] = [
+pub const NOT_CHECKED: [&str; 6] = [
     "whether an object is missing that was never listed here, or was replaced by an older one",
     "whether the tables of packs say what is in them, and whether chunks decode to what their ids say",
     "whether every chunk of every snapshot is in some pack, with what it is a delta of",
     "what tombstones say: only their headers are looked at, as their names are not made of their bytes",
     "whether the times in the names of journal entries are theirs",
+    "whether snapshot records lie under the names of their own sources",
 ];
 
 /// What a scrub found.
@@ -114,7 +115,7 @@ fn code(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Result<&'st
 /// Checks a small object; `None` for what is no record of its own.
 fn scrub_record(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Option<Result<()>> {
     let kind = match key {
-        ObjectKey::Snapshot(_) | ObjectKey::Pending(_) => Kind::Snapshot,
+        ObjectKey::Snapshot { .. } | ObjectKey::Pending { .. } => Kind::Snapshot,
         ObjectKey::Mark { .. } => Kind::Mark,
         ObjectKey::Forgotten(_) => Kind::Forgotten,
         ObjectKey::Tombstone(_) => Kind::Tombstone,

@@ -153,7 +153,7 @@ impl Inherited {
                 // Packs that nobody has are gone, or a prune has moved what was in them. What is inherited from such a snapshot might be gone, too.
                 let has_all = session.repository().knows_all(record.packs.iter().map(|pack| pack.id))?;
                 if has_all {
-                    session.inherit_from(*id);
+                    session.inherit_from(*id, &record.source.id);
                 }
                 let held = entries.into_iter().filter(|entry| holder.holds(&entry.name));
                 all.others.extend(held.map(|entry| (entry.name.clone(), (entry, has_all))));

@@ -131,7 +131,8 @@ fn try_backup(
     refuse_long_texts(&source_ref, options)?;
     let history = History::of(&refreshed, source_ref.id, options.now_ns.saturating_add(FUTURE_MAX_NS));
     let parent = history.parent.map(|(id, _)| *id);
-    let mut session = WriteSession::begin(repo, &SessionOptions { parent })?;
+    let of_parent = history.parent.map(|(id, record)| (*id, record.source.id));
+    let mut session = WriteSession::begin(repo, &SessionOptions { parent: of_parent })?;
     let is_careful = doubts.tell(&mut session, history.parent.map(|(_, record)| record))?;
     let mut inherited = Inherited::of(&mut session, &history, source_ref.id, monitor)?;
     inherited.have_read_again(is_careful || options.read_all, source.wants_content());

@@ -66,12 +66,13 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
     let mut snapshots = Vec::new();
     let known = repo.seen_snapshots()?;
     let listed = repo.list_snapshots()?;
-    repo.false_expiries(listed.expired.iter())?.into_iter().try_for_each(|error| report.damage("tombstone", error))?;
-    let all = listed.ids.union(&listed.expired).copied().collect();
-    for id in listed.ids {
-        let key = ObjectKey::Snapshot(id);
+    repo.false_expiries(listed.expired.keys())?.into_iter().try_for_each(|error| report.damage("tombstone", error))?;
+    listed.strays.into_iter().try_for_each(|error| report.damage("snapshot", error))?;
+    let all = listed.ids.keys().chain(listed.expired.keys()).copied().collect();
+    for (id, source) in listed.ids {
+        let key = ObjectKey::Snapshot { source, id };
         report.snapshots += 1;
-        match repo.read_snapshot(&id) {
+        match repo.read_snapshot(&key) {
             Ok(Some(snapshot)) => snapshots.push((id, snapshot)),
             // Forgotten since it was listed, or a call that lies.
             Ok(None) => match repo.backend().stat(&key)? {

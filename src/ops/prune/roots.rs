@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::needed::{Live, Marked, Needed, Trust};
 use super::plan::PruneOptions;
 use crate::error::{Error, Result};
-use crate::id::{PackId, SnapshotId};
+use crate::id::{PackId, SnapshotId, SourceTag};
 use crate::progress::Monitor;
 use crate::store::backend::{ObjectKey, ObjectKind};
 use crate::store::format::mark::MarkKind;
@@ -26,7 +26,7 @@ pub(super) enum Dead {
 pub(super) struct Roots {
     listed: HashSet<SnapshotId>,
     /// Records among the snapshots that are none.
-    hidden: Vec<SnapshotId>,
+    hidden: Vec<ObjectKey>,
     records: Vec<SnapshotRecord>,
     /// Those of which something is lost, as a repair has stated: what is missing of them stops nothing.
     lossy: Vec<SnapshotRecord>,
@@ -43,6 +43,8 @@ pub(super) struct Roots {
 /// A pending record.
 struct Pending {
     id: SnapshotId,
+    /// The sources that it lies under: one, if nobody has meddled.
+    sources: Vec<SourceTag>,
     /// When it was written, as its writer's clock says; `None` if it cannot be read.
     written_ns: Option<i64>,
     /// Its snapshot is there.
@@ -88,14 +90,10 @@ impl Roots {
     /// [`Error::Corrupt`] if a snapshot is gone that nobody has forgotten, or cannot be read.
     pub(super) fn list(repo: &Repository, options: &PruneOptions, dead: Dead) -> Result<Self> {
         let mut waiting = Vec::new();
-        for id in pending_ids(repo)? {
-            match repo.read_pending(&id) {
-                Ok(Some(record)) => waiting.push((id, Ok(record))),
-                // Its writer has just removed it, and the snapshot, if it made one, is listed below.
-                Ok(None) => {}
-                Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => waiting.push((id, Err(error))),
-                Err(error) => return Err(error),
-            }
+        for (id, sources) in repo.record_names(ObjectKind::Pending)? {
+            // If there is none any more its writer has just removed it, and the snapshot, if it made one, is listed below.
+            let found = repo.read_same_id(&sources, |source| ObjectKey::Pending { source, id })?;
+            waiting.extend(found.map(|found| (id, sources, found.read)));
         }
         let known = repo.on_catalog(|local| local.snapshot_ids())?;
         let refreshed = repo.refresh()?;
@@ -117,10 +115,10 @@ impl Roots {
         let [lossy, records] = [lossy, records].map(|of| of.into_iter().map(|(_, record)| record).collect::<Vec<SnapshotRecord>>());
         let tombstones = tombstones(repo)?;
         let (mut pending, mut alive, mut unclear) = (Vec::new(), Vec::new(), None);
-        for (id, record) in waiting {
+        for (id, sources, record) in waiting {
             let written_ns = record.as_ref().ok().map(|record| record.written_ns);
             let has_expired = tombstones.iter().any(|stone| stone.id == expiry_of(&id) && stone.is_expiry);
-            let mut found = Pending { id, written_ns, is_committed: listed.contains(&id), has_expired, counts: true };
+            let mut found = Pending { id, sources, written_ns, is_committed: listed.contains(&id), has_expired, counts: true };
             let would_expire = || found.is_suspect(options) && (options.grace_ns <= 0 || is_suspected(&tombstones, &id, options));
             found.counts = !(has_expired || dead == Dead::WouldExpire && would_expire());
             match record {
@@ -171,9 +169,10 @@ impl Roots {
         self.pending.iter().filter(|pending| pending.is_suspect(options)).map(|pending| &pending.id)
     }
 
-    /// Pending records that have been suspected for the grace time.
-    pub(super) fn suspected(&self, options: &PruneOptions) -> impl Iterator<Item = &SnapshotId> {
-        self.suspects(options).filter(|id| is_suspected(&self.tombstones, id, options))
+    /// Pending records that have been suspected for the grace time, and the sources that they lie under.
+    pub(super) fn suspected(&self, options: &PruneOptions) -> impl Iterator<Item = (&SnapshotId, &[SourceTag])> {
+        let suspects = self.pending.iter().filter(|pending| pending.is_suspect(options));
+        suspects.filter(|of| is_suspected(&self.tombstones, &of.id, options)).map(|of| (&of.id, &of.sources[..]))
     }
 
     /// All tombstones.
@@ -189,8 +188,9 @@ impl Roots {
     /// The records that can go: pending ones that have expired or whose dead writers have committed them, and those in the place of snapshots that are none.
     pub(super) fn useless_records(&self, options: &PruneOptions) -> Vec<ObjectKey> {
         let is_useless = |pending: &&Pending| pending.has_expired || pending.is_committed && pending.seems_dead(options);
-        let pending = self.pending.iter().filter(is_useless).map(|pending| ObjectKey::Pending(pending.id));
-        pending.chain(self.hidden.iter().map(|id| ObjectKey::Snapshot(*id))).collect()
+        let names = |of: &Pending| of.sources.iter().map(|source| ObjectKey::Pending { source: *source, id: of.id }).collect::<Vec<_>>();
+        let pending = self.pending.iter().filter(is_useless).flat_map(names);
+        pending.chain(self.hidden.iter().copied()).collect()
     }
 
     /// Lists the snapshots once more, as a listing that lies must not cost data; `false` if there is one that was not looked at.
@@ -199,11 +199,11 @@ impl Roots {
     /// [`Error::Corrupt`] if one is gone that nobody has forgotten.
     pub(super) fn confirm(&self, repo: &Repository) -> Result<bool> {
         let again = repo.list_snapshots()?.ids;
-        must_be_forgotten(repo, self.listed.difference(&again).copied())?;
+        must_be_forgotten(repo, self.listed.iter().filter(|id| !again.contains_key(*id)).copied())?;
         // What a writer needs that was taken for dead was not looked at, if its snapshot is there all the same.
         let looked_at =
             |id: &SnapshotId| self.listed.contains(id) || self.pending.iter().any(|pending| pending.counts && pending.id == *id);
-        Ok(again.iter().all(looked_at))
+        Ok(again.keys().all(looked_at))
     }
 }
 
@@ -229,8 +229,9 @@ fn is_suspected(tombstones: &[Stone], id: &SnapshotId, options: &PruneOptions) -
 /// that does not say that it has expired.
 fn all_can_be_read(repo: &Repository, known: &HashSet<SnapshotId>) -> Result<()> {
     let listed = repo.list_snapshots()?;
-    listed.ids.iter().filter(|id| !known.contains(*id)).try_for_each(|id| repo.read_snapshot(id).map(drop))?;
-    repo.false_expiries(listed.expired.iter())?.pop().map_or(Ok(()), Err)
+    let unknown = listed.ids.iter().filter(|(id, _)| !known.contains(*id));
+    unknown.map(|(id, source)| ObjectKey::Snapshot { source: *source, id: *id }).try_for_each(|key| repo.read_snapshot(&key).map(drop))?;
+    repo.false_expiries(listed.expired.keys())?.pop().map_or(Ok(()), Err)
 }
 
 /// A snapshot that was there and is not listed must have been forgotten, or have been none: else a listing lies, or somebody has deleted its record, and what
@@ -240,26 +241,17 @@ fn must_be_forgotten(repo: &Repository, ids: impl Iterator<Item = SnapshotId>) -
         let is_forgotten = repo.read_forgotten(&id)?.is_some_and(|record| record.decided);
         if !is_forgotten && !repo.has_expired(&id)? {
             let detail = "it is gone, but was not forgotten; nothing is deleted while that is so";
-            return Err(Error::corrupt(ObjectKey::Snapshot(id).to_string(), detail));
+            return Err(Error::corrupt(format!("snapshot {id}"), detail));
         }
     }
     Ok(())
 }
 
-fn list<T>(repo: &Repository, kind: ObjectKind, of: impl Fn(ObjectKey) -> Option<T>) -> Result<Vec<T>> {
-    let mut found = Vec::new();
-    for key in repo.backend().names(kind)? {
-        found.extend(of(key?));
-    }
-    Ok(found)
-}
-
-fn pending_ids(repo: &Repository) -> Result<Vec<SnapshotId>> {
-    list(repo, ObjectKind::Pending, |key| if let ObjectKey::Pending(id) = key { Some(id) } else { None })
-}
-
 fn tombstones(repo: &Repository) -> Result<Vec<Stone>> {
-    let ids = list(repo, ObjectKind::Tombstone, |key| if let ObjectKey::Tombstone(id) = key { Some(id) } else { None })?;
+    let mut ids = Vec::new();
+    for key in repo.backend().names(ObjectKind::Tombstone)? {
+        ids.extend(if let ObjectKey::Tombstone(id) = key? { Some(id) } else { None });
+    }
     let read = |id: PackId| {
         let says = repo.read_tombstone(id)?;
         let is_expiry = says.as_ref().and_then(|says| says.expired).is_some_and(|of| expiry_of(&of) == id);

@@ -8,7 +8,7 @@ use super::plan::{PackUse, PruneOptions};
 use super::roots::{Dead, Roots, Stone};
 use super::{PruneReport, plan_of};
 use crate::error::{Error, Result};
-use crate::id::PackId;
+use crate::id::{PackId, SnapshotId, SourceTag};
 use crate::progress::Monitor;
 use crate::store::backend::{ObjectKey, WriteMode};
 use crate::store::format::tombstone::Tombstone;
@@ -162,14 +162,24 @@ impl Run<'_> {
         }
         let committed = self.repo.list_snapshots()?;
         let mut any = false;
-        for id in suspected {
+        for (id, sources) in suspected {
             // A listing that lies must not cost a snapshot.
-            if !committed.ids.contains(id) && self.repo.backend().stat(&ObjectKey::Snapshot(*id))?.is_none() {
+            if !committed.ids.contains_key(id) && !self.is_there(id, sources)? {
                 self.repo.write_expiry(id, self.options.now_ns, &self.options.host)?;
                 any = true;
             }
         }
         Ok(any)
+    }
+
+    /// Whether a committed record of this id is there, of one of these sources.
+    fn is_there(&self, id: &SnapshotId, sources: &[SourceTag]) -> Result<bool> {
+        for source in sources {
+            if self.repo.backend().stat(&ObjectKey::Snapshot { source: *source, id: *id })?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn write_tombstones(&self, ids: impl Iterator<Item = PackId>, mode: WriteMode) -> Result<u64> {

@@ -65,7 +65,8 @@ pub struct RepairPlan {
     pub report: CheckReport,
     /// Packs that are set aside after what is whole in them was written anew.
     pub packs: Vec<BadPack>,
-    /// Damaged objects that are healed by what they carry for that, and written again under their own names.
+    /// Damaged objects that are healed by what they carry for that, and written again under their own names; records that lie under the names of other
+    /// sources, and are put under their own.
     pub healable: Vec<ObjectKey>,
     /// Damaged records that are set aside.
     pub records: Vec<ObjectKey>,
@@ -91,7 +92,7 @@ impl RepairPlan {
 /// What a repair did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RepairReport {
-    /// Objects that were healed by their own parity, or second copy, under their own names.
+    /// Objects that were healed by their own parity, or second copy, under their own names; records that lay under the names of other sources.
     pub healed: Vec<ObjectKey>,
     /// Second copies that were written again.
     pub copies: Vec<ObjectKey>,
@@ -149,7 +150,8 @@ pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -
     let mut sick = Sick { dead, at_fault: survey.bad.packs.iter().copied().collect::<BTreeSet<PackId>>() };
     sick.look_again(repo)?;
     sick.find_forged(repo)?;
-    let healable = healable(repo, &sick)?;
+    let mut healable = healable(repo, &sick)?;
+    healable.extend(records::misplaced(repo)?.into_iter().map(|(key, _)| key));
     let mends: BTreeSet<PackId> = healable.iter().filter_map(|key| if let ObjectKey::Pack(id) = key { Some(*id) } else { None }).collect();
     let after = Sick {
         dead: sick.dead.iter().filter(|place| !mends.contains(&place.pack())).copied().collect(),

@@ -1,13 +1,13 @@
 //! Damaged records: set aside, each with something whole in its place that keeps what it may have said.
 
 use crate::error::{Error, Result};
-use crate::id::{MarkId, SnapshotId, SourceId};
+use crate::id::{MarkId, SnapshotId, SourceId, SourceTag};
 use crate::ops::mark::{Statement, mark};
 use crate::store::backend::{ObjectKey, ObjectKind, SetAside, WriteMode};
 use crate::store::format::mark::{ForgottenRecord, MarkKind};
 use crate::store::format::record;
 use crate::store::format::snapshot::SnapshotRecord;
-use crate::store::repo::{LogName, Repository};
+use crate::store::repo::{Health, LogName, Misplaced, Repository};
 
 use super::aside::{Copied, copy};
 use super::run::Run;
@@ -15,16 +15,16 @@ use super::run::Run;
 /// The records that are damaged.
 pub(super) fn damaged(repo: &Repository) -> Result<Vec<ObjectKey>> {
     let mut keys = Vec::new();
-    for id in listed(repo)? {
-        keys.extend(is_damaged(repo.read_snapshot(&id))?.then_some(ObjectKey::Snapshot(id)));
+    for key in unreadable(repo)? {
+        keys.extend(repo.misplaced(&key)?.is_none().then_some(key));
     }
     for (snapshot, ids) in repo.list_marks()? {
         for id in ids {
             keys.extend(is_damaged(repo.read_mark(&snapshot, &id))?.then_some(ObjectKey::Mark { snapshot, id }));
         }
     }
-    let unreadable = repo.list_forgotten()?.unreadable.into_iter();
-    keys.extend(unreadable.filter(|(_, error)| matches!(error, Error::Corrupt { .. })).map(|(id, _)| ObjectKey::Forgotten(id)));
+    let forgotten = repo.list_forgotten()?.unreadable.into_iter();
+    keys.extend(forgotten.filter(|(_, error)| matches!(error, Error::Corrupt { .. })).map(|(id, _)| ObjectKey::Forgotten(id)));
     for LogName { time_ns, id } in repo.list_log()? {
         keys.extend(is_damaged(repo.read_log(&LogName { time_ns, id }))?.then_some(ObjectKey::Log { time_ns, id }));
     }
@@ -40,23 +40,46 @@ fn is_damaged<T>(read: Result<T>) -> Result<bool> {
     }
 }
 
-fn listed(repo: &Repository) -> Result<Vec<SnapshotId>> {
-    let mut ids = Vec::new();
-    for key in repo.backend().names(ObjectKind::Snapshot)? {
-        if let ObjectKey::Snapshot(id) = key? {
-            ids.push(id);
+/// The records of snapshots that are damaged, or lie under the names of other sources.
+fn unreadable(repo: &Repository) -> Result<Vec<ObjectKey>> {
+    let mut keys = Vec::new();
+    for (id, sources) in repo.record_names(ObjectKind::Snapshot)? {
+        for key in sources.into_iter().map(|source| ObjectKey::Snapshot { source, id }) {
+            keys.extend(is_damaged(repo.read_snapshot(&key))?.then_some(key));
         }
     }
-    ids.sort_unstable();
-    Ok(ids)
+    Ok(keys)
+}
+
+/// The records of snapshots that are whole and lie under the names of other sources.
+pub(super) fn misplaced(repo: &Repository) -> Result<Vec<(ObjectKey, Misplaced)>> {
+    let mut found = Vec::new();
+    for key in unreadable(repo)? {
+        found.extend(repo.misplaced(&key)?.map(|misplaced| (key, misplaced)));
+    }
+    Ok(found)
 }
 
 impl Run<'_> {
+    /// Puts records that lie under the names of other sources under their own, unless they have been forgotten.
+    pub(super) fn put_in_place(&mut self) -> Result<()> {
+        for (key, Misplaced { own, stored }) in misplaced(self.repo)? {
+            let ObjectKey::Snapshot { id, .. } = key else { continue };
+            if !matches!(self.repo.health(&own)?, Health::Whole) && !self.repo.is_explained(&id)? {
+                // The id is the hash of what is written, so nothing whole can be lost.
+                self.repo.backend().write(&own, &[&stored], WriteMode::Replace)?;
+            }
+            self.repo.backend().delete(&[key])?;
+            self.report.healed.push(own);
+        }
+        Ok(())
+    }
+
     /// Sets aside what is damaged of the small records.
     pub(super) fn set_aside_records(&mut self) -> Result<()> {
         for key in damaged(self.repo)? {
             match key {
-                ObjectKey::Snapshot(id) => self.set_aside_snapshot(&id)?,
+                ObjectKey::Snapshot { source, id } => self.set_aside_snapshot(source, &id)?,
                 ObjectKey::Mark { snapshot, id } => self.set_aside_mark(&snapshot, &id)?,
                 ObjectKey::Forgotten(id) => self.set_aside_forgotten(&id)?,
                 // Nothing depends on it, so nothing stands in its place.
@@ -84,10 +107,16 @@ impl Run<'_> {
 
     /// A snapshot that the local catalog knows is listed again under a new id, with its marks; any other counts as forgotten from now on, as nobody
     /// can tell any more what it needs.
-    fn set_aside_snapshot(&mut self, id: &SnapshotId) -> Result<()> {
-        let known = self.repo.on_catalog(|local| local.snapshots())?.into_iter().find(|(known, _)| known == id);
-        let known: Option<SnapshotRecord> = known.and_then(|(_, bytes)| record::decode(&bytes).ok());
-        let key = ObjectKey::Snapshot(*id);
+    fn set_aside_snapshot(&mut self, source: SourceTag, id: &SnapshotId) -> Result<()> {
+        let key = ObjectKey::Snapshot { source, id: *id };
+        let names = self.repo.record_names(ObjectKind::Snapshot)?.remove(id).unwrap_or_default();
+        let counts = self.repo.read_same_id(&names, |source| ObjectKey::Snapshot { source, id: *id })?;
+        if counts.is_some_and(|counts| counts.source != source) {
+            // Another one stands for the snapshot.
+            let is_there = self.copied(SetAside::Snapshot, &key, *id.as_bytes())?;
+            return if is_there { self.repo.backend().delete(&[key]) } else { Ok(()) };
+        }
+        let known = self.known(id)?;
         if !self.copied(SetAside::Snapshot, &key, *id.as_bytes())? {
             return Ok(());
         }
@@ -99,10 +128,16 @@ impl Run<'_> {
             }
             None => self.write_forgotten(id)?,
         }
-        self.repo.delete_snapshots(&[*id])?;
+        self.repo.backend().delete(&[key])?;
         // Only saves work: the next refresh finds out by itself.
         let _ = self.repo.catalog().remove_snapshots(&[*id]);
         Ok(())
+    }
+
+    /// The record of a snapshot, if the local catalog knows it.
+    fn known(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
+        let known = self.repo.on_catalog(|local| local.snapshots())?.into_iter().find(|(known, _)| known == id);
+        Ok(known.and_then(|(_, bytes)| record::decode(&bytes).ok()))
     }
 
     fn list_again(&self, old: &SnapshotId, snapshot: &SnapshotRecord) -> Result<SnapshotId> {
@@ -113,7 +148,7 @@ impl Run<'_> {
                 self.repo.write_mark(&crate::store::format::mark::MarkRecord { snapshot: new, ..mark })?;
             }
         }
-        self.repo.backend().write(&ObjectKey::Snapshot(new), &[&stored], WriteMode::CreateNew)?;
+        self.repo.backend().write(&self.repo.snapshot_key(&new, &snapshot.source.id), &[&stored], WriteMode::CreateNew)?;
         Ok(new)
     }
 
@@ -151,9 +186,10 @@ impl Run<'_> {
         if !self.copied(SetAside::Forgotten, &key, *id.as_bytes())? {
             return Ok(());
         }
-        match self.repo.backend().stat(&ObjectKey::Snapshot(*id))? {
-            Some(_) => self.repo.backend().delete(&[key]),
-            None => self.write_forgotten(id),
-        }
+        let is_listed = self.repo.record_names(ObjectKind::Snapshot)?.contains_key(id);
+        // A listing that lies must not cost a snapshot.
+        let own = self.known(id)?.map(|record| self.repo.snapshot_key(id, &record.source.id));
+        let is_there = is_listed || own.map_or(Ok(None), |own| self.repo.backend().stat(&own))?.is_some();
+        if is_there { self.repo.backend().delete(&[key]) } else { self.write_forgotten(id) }
     }
 }

@@ -38,6 +38,7 @@ impl Run<'_> {
             self.report.copies.push(key);
         }
         self.heal_objects()?;
+        self.put_in_place()?;
         self.set_aside_records()?;
         self.heal_chunks()?;
         self.replace_packs()?;

@@ -98,7 +98,7 @@ pub struct Stats {
 pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
     monitor.phase("adding up", None);
     let refreshed = repo.refresh()?;
-    let mut sums = Sums::new(&refreshed.snapshots, refreshed.damage);
+    let mut sums = Sums::new(repo, &refreshed.snapshots, refreshed.damage);
     sums.small_objects(repo.backend())?;
     sums.unfinished = repo.backend().unfinished()?;
     sums.packs(repo, monitor)?;
@@ -114,7 +114,7 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
 pub fn cost_of(repo: &Repository, id: &SnapshotId, record: &SnapshotRecord, monitor: &dyn Monitor) -> Result<(SnapshotCost, Vec<Error>)> {
     let mut found = SnapshotCost::of(*id, record);
     let mut damage = Vec::new();
-    found.cost.add_small(repo.backend().stat(&ObjectKey::Snapshot(*id))?.unwrap_or(0));
+    found.cost.add_small(repo.backend().stat(&repo.snapshot_key(id, &record.source.id))?.unwrap_or(0));
     for pack in &record.packs {
         // What is gone was rewritten or pruned; it costs nothing any more.
         let Some(size) = repo.backend().stat(&ObjectKey::Pack(pack.id))? else { continue };
@@ -135,7 +135,7 @@ struct Sums {
     snapshots: Vec<SnapshotCost>,
     /// Which snapshot has written which pack; the older one, should two claim it.
     writer_of: HashMap<PackId, usize>,
-    place_of: HashMap<SnapshotId, usize>,
+    place_of: HashMap<ObjectKey, usize>,
     total: Cost,
     other: Cost,
     packs: u64,
@@ -148,7 +148,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(snapshots: &[(SnapshotId, SnapshotRecord)], damage: Vec<Error>) -> Self {
+    fn new(repo: &Repository, snapshots: &[(SnapshotId, SnapshotRecord)], damage: Vec<Error>) -> Self {
         let mut writer_of = HashMap::new();
         for (place, (_, record)) in snapshots.iter().enumerate() {
             record.packs.iter().for_each(|pack| {
@@ -156,7 +156,7 @@ impl Sums {
             });
         }
         Sums {
-            place_of: snapshots.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect(),
+            place_of: snapshots.iter().enumerate().map(|(place, (id, of))| (repo.snapshot_key(id, &of.source.id), place)).collect(),
             snapshots: snapshots.iter().map(|(id, record)| SnapshotCost::of(*id, record)).collect(),
             writer_of,
             total: Cost::default(),
@@ -184,10 +184,7 @@ impl Sums {
         for kind in ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::Pack) {
             for info in backend.list(kind)? {
                 let info = info?;
-                let place = match info.key {
-                    ObjectKey::Snapshot(id) => self.place_of.get(&id).copied(),
-                    _ => None,
-                };
+                let place = self.place_of.get(&info.key).copied();
                 self.cost_at(place).add_small(info.size);
                 self.total.add_small(info.size);
             }

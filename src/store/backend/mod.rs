@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::id::{ContentId, ID_LEN, KeyId, LogId, MarkId, PackId, SnapshotId};
+use crate::id::{ContentId, ID_LEN, KeyId, LogId, MarkId, PackId, SnapshotId, SourceTag};
 
 pub use local::LocalBackend;
 
@@ -34,9 +34,19 @@ pub enum ObjectKey {
     /// Encoded chunks; named by the hash of its bytes.
     Pack(PackId),
     /// A snapshot record before its commit.
-    Pending(SnapshotId),
+    Pending {
+        /// What stands for its source.
+        source: SourceTag,
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// A committed snapshot record.
-    Snapshot(SnapshotId),
+    Snapshot {
+        /// What stands for its source.
+        source: SourceTag,
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// A small fact about a snapshot, stated after its commit.
     Mark {
         /// The snapshot.
@@ -145,8 +155,8 @@ impl ObjectKey {
             ObjectKey::Config(_) => ObjectKind::Config,
             ObjectKey::Key(..) => ObjectKind::Key,
             ObjectKey::Pack(_) => ObjectKind::Pack,
-            ObjectKey::Pending(_) => ObjectKind::Pending,
-            ObjectKey::Snapshot(_) => ObjectKind::Snapshot,
+            ObjectKey::Pending { .. } => ObjectKind::Pending,
+            ObjectKey::Snapshot { .. } => ObjectKind::Snapshot,
             ObjectKey::Mark { .. } => ObjectKind::Mark,
             ObjectKey::Forgotten(_) => ObjectKind::Forgotten,
             ObjectKey::Tombstone(_) => ObjectKind::Tombstone,
@@ -164,8 +174,8 @@ impl std::fmt::Display for ObjectKey {
             ObjectKey::Key(id, Replica::First) => write!(f, "key {id}"),
             ObjectKey::Key(id, Replica::Second) => write!(f, "key {id} (second copy)"),
             ObjectKey::Pack(id) => write!(f, "pack {id}"),
-            ObjectKey::Pending(id) => write!(f, "pending snapshot {id}"),
-            ObjectKey::Snapshot(id) => write!(f, "snapshot {id}"),
+            ObjectKey::Pending { id, .. } => write!(f, "pending snapshot {id}"),
+            ObjectKey::Snapshot { id, .. } => write!(f, "snapshot {id}"),
             ObjectKey::Mark { snapshot, id } => write!(f, "mark {} of snapshot {snapshot}", id.short()),
             ObjectKey::Forgotten(id) => write!(f, "record of forgotten snapshot {id}"),
             ObjectKey::Tombstone(id) => write!(f, "tombstone of pack {id}"),

@@ -11,7 +11,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use zeroize::Zeroizing;
 
 use self::locked::Locked;
-use crate::id::{ChunkId, RepositoryId};
+use crate::id::{ChunkId, RepositoryId, SourceId, SourceTag};
 use crate::store::format::{Cipher, FORMAT_VERSION, Kind, Malformed, ObjectHeader};
 
 /// Context of `derive_key` for the sub-keys; the kind's code is in the key material.
@@ -29,6 +29,9 @@ pub const CATALOG_CONTEXT: &str = "icecore 2026-11 format 1 catalog sums";
 
 /// Context of `derive_key` for the seed of content-defined cuts.
 pub const CHUNKING_SEED_CONTEXT: &str = "icecore 2026-11 format 1 chunking seed";
+
+/// Context of `derive_key` for the key of the tags of sources.
+pub const SOURCE_TAG_CONTEXT: &str = "icecore 2026-11 format 2 source tag";
 
 /// The secret of a repository, and what is derived from it. An unencrypted repository has none.
 pub struct Keys {
@@ -92,6 +95,20 @@ impl Keys {
     /// The key of the local catalog's sums: with it only who has the passphrase can change what is kept there. Zeros in an unencrypted repository.
     pub fn catalog_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, secret.master.bytes())))
+    }
+
+    /// What stands for a source in the names of its snapshots: keyed in an encrypted repository, so that a storage host learns which snapshots are of one source,
+    /// and not of which.
+    pub fn source_tag(&self, source: &SourceId) -> SourceTag {
+        let hash = match &self.secret {
+            Some(secret) => {
+                let key = Zeroizing::new(blake3::derive_key(SOURCE_TAG_CONTEXT, secret.master.bytes()));
+                blake3::keyed_hash(&key, source.as_bytes())
+            }
+            None => blake3::hash(source.as_bytes()),
+        };
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        SourceTag([a, b, c, d, e, f, g, h])
     }
 
     /// What seals and opens one object.

@@ -139,8 +139,9 @@ impl Repository {
     }
 
     /// Deletes the records of snapshots for which [`Repository::decide_forgotten`] has returned.
-    pub(crate) fn delete_snapshots(&self, ids: &[SnapshotId]) -> Result<()> {
-        self.backend().delete(&ids.iter().map(|id| ObjectKey::Snapshot(*id)).collect::<Vec<_>>())
+    pub(crate) fn delete_snapshots<'s>(&self, snapshots: impl Iterator<Item = &'s (SnapshotId, SnapshotRecord)>) -> Result<()> {
+        let keys = snapshots.map(|(id, snapshot)| self.snapshot_key(id, &snapshot.source.id));
+        self.backend().delete(&keys.collect::<Vec<_>>())
     }
 
     /// What comes after deleting snapshots: the catalog lets go of them, and the marks on snapshots that are forgotten and gone are
@@ -149,7 +150,7 @@ impl Repository {
         // Only saves work: the next refresh finds out by itself.
         let _ = self.catalog().remove_snapshots(deleted);
         let mut gone: HashSet<SnapshotId> = self.forgotten_ids()?.into_iter().collect();
-        self.list_snapshots()?.ids.iter().for_each(|listed| {
+        self.list_snapshots()?.ids.keys().for_each(|listed| {
             gone.remove(listed);
         });
         self.remove_marks_of(&gone)

@@ -95,7 +95,7 @@ pub fn heal_record(key: &ObjectKey, damaged: &[u8]) -> Option<Vec<u8>> {
 pub(crate) fn is_whole(key: &ObjectKey, bytes: &[u8], has_parity: bool) -> bool {
     let name = match key {
         ObjectKey::Pack(id) => id.as_bytes(),
-        ObjectKey::Snapshot(id) | ObjectKey::Pending(id) => id.as_bytes(),
+        ObjectKey::Snapshot { id, .. } | ObjectKey::Pending { id, .. } => id.as_bytes(),
         ObjectKey::Mark { id, .. } => id.as_bytes(),
         ObjectKey::Log { id, .. } => id.as_bytes(),
         ObjectKey::Config(_) | ObjectKey::Key(..) => return is_replica_whole(key, bytes),

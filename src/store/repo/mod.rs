@@ -24,6 +24,7 @@ mod listing;
 mod locate;
 mod marks;
 mod merkle;
+mod names;
 mod open;
 mod packer;
 mod places;
@@ -55,6 +56,7 @@ pub(crate) use marks::LOST;
 pub use marks::SnapshotMarks;
 pub use merkle::{ChunkSpan, Spans, TreeCursor, TreeWriter};
 pub(crate) use merkle::{read_node, zeros};
+pub(crate) use names::Misplaced;
 pub use open::{InitOptions, OpenOptions};
 pub use packer::{BACKUP_LEN_MAX, too_much_text};
 pub use private::LocalCatalog;
@@ -181,8 +183,8 @@ impl Repository {
         Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
     }
 
-    /// Opens a stored snapshot record that was found under this name, pending or committed.
-    pub(crate) fn open_snapshot(&self, object: &ObjectKey, stored: Vec<u8>) -> Result<SnapshotRecord> {
+    /// Opens a stored snapshot record that was found under this name, pending or committed. Whether the name is that of its source has to be looked at yet.
+    fn open_snapshot(&self, object: &ObjectKey, stored: Vec<u8>) -> Result<SnapshotRecord> {
         let snapshot: SnapshotRecord = self.open_record(Kind::Snapshot, object, &self.without_copy(object, stored)?)?;
         snapshot.verify_texts().map_err(|m| m.of(object))?;
         Ok(snapshot)
@@ -211,13 +213,6 @@ impl Repository {
             // Whoever holds the storage can copy an old one to the name of a pack that has just been marked.
             other => Ok(other?.filter(|tombstone: &Tombstone| tombstone.object == id)),
         }
-    }
-
-    /// A pending record; `None` if its writer has just removed it.
-    pub(crate) fn read_pending(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let object = ObjectKey::Pending(*id);
-        let stored = self.read_record(&object)?;
-        stored.map(|stored| self.open_snapshot(&object, stored)).transpose()
     }
 
     /// The stored form of a record: a header with a fresh salt, then the record, sealed.

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use super::catalog::{NewPack, PackState};
 use super::expired::SnapshotList;
 use super::locate::PackTable;
+use super::names::other_source;
 use super::segments::missing_is_damage;
 use super::{Health, LocalCatalog, Repository, SnapshotMarks, Vanished};
 use crate::error::{Error, Result};
@@ -30,7 +31,7 @@ pub struct Refreshed {
     /// What is listed but cannot be read, and what has vanished.
     pub damage: Vec<Error>,
     /// What lies in the place of snapshots and is none: prune had taken the writer for dead before. It is ignored, and goes with the next prune.
-    pub expired: Vec<SnapshotId>,
+    pub expired: Vec<ObjectKey>,
     /// What was listed once, or is the parent of what is listed, and is gone though nobody has forgotten it. It is among the damage, too.
     pub vanished: Vec<Vanished>,
 }
@@ -48,18 +49,25 @@ impl Repository {
         self.inner.healed.look_again();
         // First: what another process on this machine adds after the listing has not vanished.
         let known: HashMap<SnapshotId, Vec<u8>> = local.snapshots()?.into_iter().collect();
-        let SnapshotList { ids: listed, expired } = self.list_snapshots()?;
+        let SnapshotList { ids, strays, expired } = self.list_snapshots()?;
+        let listed: HashSet<SnapshotId> = ids.keys().copied().collect();
         let is_any_gone = known.keys().any(|id| !listed.contains(id));
-        let mut refreshed = Refreshed { damage: self.false_expiries(expired.iter())?, ..Refreshed::default() };
-        refreshed.expired.extend(expired);
+        let mut refreshed = Refreshed { damage: self.false_expiries(expired.keys())?, ..Refreshed::default() };
+        refreshed.damage.extend(strays);
         let must_list_packs = local.was_rebuilt() || is_any_gone;
         let mut fresh = Vec::new();
-        for id in &listed {
+        for (id, source) in &ids {
+            let key = ObjectKey::Snapshot { source: *source, id: *id };
             // A record in the catalog was verified when it went in; one that does not decode is read again.
-            let cached = known.get(id).and_then(|bytes| record::decode(bytes).ok());
+            let cached = known.get(id).and_then(|bytes| record::decode::<SnapshotRecord>(bytes).ok());
             let snapshot = match cached {
+                // Not read: that it is not there any more must not hide that it lay where it does not belong.
+                Some(snapshot) if self.snapshot_key(id, &snapshot.source.id) != key => {
+                    refreshed.damage.push(other_source(&key));
+                    continue;
+                }
                 Some(snapshot) => snapshot,
-                None => match self.read_snapshot(id) {
+                None => match self.read_snapshot(&key) {
                     Ok(Some(snapshot)) => {
                         fresh.push((*id, snapshot.clone()));
                         snapshot
@@ -77,20 +85,16 @@ impl Repository {
         self.take_in(local, &fresh, must_list_packs, &mut refreshed.damage)?;
         refreshed.vanished = self.vanished_from(local, &known, &listed, &refreshed.snapshots)?;
         // One that a tombstone hides has been told of.
-        refreshed.vanished.retain(|one| !refreshed.expired.contains(&one.id));
+        refreshed.vanished.retain(|one| !expired.contains_key(&one.id));
+        let hidden =
+            expired.into_iter().flat_map(|(id, sources)| sources.into_iter().map(move |source| ObjectKey::Snapshot { source, id }));
+        refreshed.expired.extend(hidden);
         refreshed.damage.extend(refreshed.vanished.iter().map(Vanished::error));
         sort_by_history(&mut refreshed.snapshots);
         let (marks, unreadable) = self.apply_marks(&mut refreshed.snapshots)?;
         refreshed.marks = marks;
         refreshed.damage.extend(unreadable);
         Ok(refreshed)
-    }
-
-    /// A committed record; `None` if it has just been forgotten.
-    pub(crate) fn read_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotRecord>> {
-        let object = ObjectKey::Snapshot(*id);
-        let stored = self.read_record(&object)?;
-        stored.map(|stored| self.open_snapshot(&object, stored)).transpose()
     }
 
     /// Takes new snapshots and their packs into the catalog; the packs first, so that a crash in between only means doing it again.
@@ -113,7 +117,7 @@ impl Repository {
         }
         let mut records = Vec::new();
         for (id, snapshot) in fresh {
-            records.push((*id, record::encode(snapshot).map_err(|m| m.of(ObjectKey::Snapshot(*id)))?));
+            records.push((*id, record::encode(snapshot).map_err(|m| m.of(format!("snapshot {id}")))?));
         }
         local.put_snapshots(&records)
     }

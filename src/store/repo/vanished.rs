@@ -39,7 +39,7 @@ impl Vanished {
              or is dropped with `icecore forget {}`",
             self.id.short()
         );
-        Error::corrupt(ObjectKey::Snapshot(self.id).to_string(), detail)
+        Error::corrupt(format!("snapshot {}", self.id), detail)
     }
 }
 

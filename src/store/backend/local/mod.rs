@@ -120,8 +120,8 @@ impl LocalBackend {
             ObjectKey::Pack(id) => self.root.join("packs").join(shard_name(id)),
             ObjectKey::Mark { snapshot, .. } => self.root.join("marks").join(snapshot.to_string()),
             ObjectKey::Key(..)
-            | ObjectKey::Pending(_)
-            | ObjectKey::Snapshot(_)
+            | ObjectKey::Pending { .. }
+            | ObjectKey::Snapshot { .. }
             | ObjectKey::Forgotten(_)
             | ObjectKey::Tombstone(_)
             | ObjectKey::Log { .. }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::id::{PackId, SnapshotId, from_hex, to_hex};
+use crate::id::{PackId, SnapshotId, SourceTag, from_hex, to_hex};
 use crate::store::backend::{LOG_TIME_DIGITS, ObjectKey, ObjectKind, Replica, SetAside};
 
 /// What the name of a second copy ends with.
@@ -42,11 +42,18 @@ pub(super) fn file_name(key: &ObjectKey) -> String {
         ObjectKey::Config(replica) => format!("config{}", second(replica)),
         ObjectKey::Key(id, replica) => format!("{id}{}", second(replica)),
         ObjectKey::Pack(id) | ObjectKey::Tombstone(id) => id.to_string(),
-        ObjectKey::Pending(id) | ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) => id.to_string(),
+        ObjectKey::Pending { source, id } | ObjectKey::Snapshot { source, id } => format!("{source}-{id}"),
+        ObjectKey::Forgotten(id) => id.to_string(),
         ObjectKey::Mark { id, .. } => id.to_string(),
         ObjectKey::Log { time_ns, id } => format!("{time_ns:0LOG_TIME_DIGITS$}-{id}"),
         ObjectKey::Quarantined { kind, id, content } => format!("{}-{}-{content}", kind.word(), to_hex(id)),
     }
+}
+
+/// Source and id in the name of a snapshot record.
+fn parse_by_source(name: &str) -> Option<(SourceTag, SnapshotId)> {
+    let (source, id) = name.split_once('-')?;
+    Some((source.parse().ok()?, id.parse().ok()?))
 }
 
 /// The object that a file of this name in this directory of this kind is; `None` for a foreign one.
@@ -58,8 +65,8 @@ pub(super) fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Opti
             None => Some(ObjectKey::Key(name.parse().ok()?, Replica::First)),
         },
         ObjectKind::Pack => Some(ObjectKey::Pack(name.parse().ok()?)),
-        ObjectKind::Pending => Some(ObjectKey::Pending(name.parse().ok()?)),
-        ObjectKind::Snapshot => Some(ObjectKey::Snapshot(name.parse().ok()?)),
+        ObjectKind::Pending => parse_by_source(name).map(|(source, id)| ObjectKey::Pending { source, id }),
+        ObjectKind::Snapshot => parse_by_source(name).map(|(source, id)| ObjectKey::Snapshot { source, id }),
         ObjectKind::Mark => {
             let snapshot = directory.file_name()?.to_str()?.parse().ok()?;
             Some(ObjectKey::Mark { snapshot, id: name.parse().ok()? })

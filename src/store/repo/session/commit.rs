@@ -41,7 +41,7 @@ impl WriteSession {
         let result = self.mark_and_look(&mut record, &mut pending);
         if let Some(id) = pending {
             // The mark has served, or failed. What cannot be removed is garbage, and of a snapshot that is there no failure.
-            let _ = self.repo.backend().delete(&[ObjectKey::Pending(id)]);
+            let _ = self.repo.backend().delete(&[self.repo.pending_key(&id, &record.source.id)]);
         }
         let id = result?;
         // So is a catalog that cannot be written: the next refresh reads the record again.
@@ -61,9 +61,9 @@ impl WriteSession {
             backend.settle(&used)?;
             let (id, stored) = self.repo.seal_snapshot(record)?;
             let old = pending.replace(id);
-            backend.write(&ObjectKey::Pending(id), &[&stored], WriteMode::CreateNew)?;
+            backend.write(&self.repo.pending_key(&id, &record.source.id), &[&stored], WriteMode::CreateNew)?;
             if let Some(old) = old {
-                backend.delete(&[ObjectKey::Pending(old)])?;
+                backend.delete(&[self.repo.pending_key(&old, &record.source.id)])?;
             }
             if self.look(&id, record)? && self.publish(&id, &stored, record)? {
                 return Ok(id);
@@ -92,8 +92,8 @@ impl WriteSession {
                 return Ok(false);
             }
         }
-        for id in &self.inherits {
-            if tombstoned.contains(&expiry_of(id)) || backend.stat(&ObjectKey::Snapshot(*id))?.is_none() {
+        for (id, source) in &self.inherits {
+            if tombstoned.contains(&expiry_of(id)) || backend.stat(&ObjectKey::Snapshot { source: *source, id: *id })?.is_none() {
                 return Ok(false);
             }
         }
@@ -104,9 +104,10 @@ impl WriteSession {
     /// may have deleted what it needs: then, and after a failure, the record is taken back.
     fn publish(&self, id: &SnapshotId, stored: &[u8], record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();
-        let key = ObjectKey::Snapshot(*id);
+        let key = self.repo.snapshot_key(id, &record.source.id);
         let written = backend.write(&key, &[stored], WriteMode::CreateNew);
-        let stands = written.and_then(|()| Ok(!self.repo.is_taken_for_dead(id)?));
+        let pending = self.repo.pending_key(id, &record.source.id);
+        let stands = written.and_then(|()| Ok(!self.repo.is_taken_for_dead(id, &pending)?));
         match stands {
             Ok(true) => return Ok(true),
             Ok(false) => self.take_back(id, record)?,
@@ -119,7 +120,7 @@ impl WriteSession {
     /// Removes what was committed. Others may have seen it, so it is said first, for ever, that it is no snapshot: prune must know that nobody lost it.
     fn take_back(&self, id: &SnapshotId, record: &SnapshotRecord) -> Result<()> {
         let backend = self.repo.backend();
-        let key = ObjectKey::Snapshot(*id);
+        let key = self.repo.snapshot_key(id, &record.source.id);
         if matches!(backend.stat(&key), Ok(None)) {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Write sessions: from the first chunk to the one commit point.
 //!
-//! "Mark, then look": packs durable, then `pending/<id>` durable (the mark), then a look at what prune has marked and at whether everything
-//! that was built upon is there, then `snapshots/<id>`. No lock and no clock decides. What inherited subtrees need is safe while
+//! "Mark, then look": packs durable, then the record durable in `pending` (the mark), then a look at what prune has marked and at whether everything
+//! that was built upon is there, then the record in `snapshots`. No lock and no clock decides. What inherited subtrees need is safe while
 //! the snapshots that they come from are listed; every other pack that was built upon is looked for by name.
 
 mod closure;
@@ -19,7 +19,7 @@ use super::packer::Packer;
 use super::reader::Reader;
 use super::writer::ChunkWriter;
 use crate::error::Result;
-use crate::id::{ChunkId, PackId, SnapshotId};
+use crate::id::{ChunkId, PackId, SnapshotId, SourceId, SourceTag};
 use crate::store::backend::{ObjectKey, ObjectKind};
 use crate::store::format::pack::{ChunkEntry, Encoding};
 use crate::store::format::snapshot::SnapshotStats;
@@ -32,8 +32,8 @@ pub use suspects::Suspects;
 /// What a session builds upon.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
-    /// The snapshot whose trees may be inherited.
-    pub parent: Option<SnapshotId>,
+    /// The snapshot whose trees may be inherited, and its source.
+    pub parent: Option<(SnapshotId, SourceId)>,
 }
 
 /// Takes chunks from several threads and commits one snapshot. Dropped without a commit it leaves packs that nothing refers to.
@@ -42,7 +42,7 @@ pub struct WriteSession {
     reader: Reader,
     packer: Packer,
     /// The snapshots whose trees are inherited: the parent, and others that have streams which the parent lacks.
-    inherits: Vec<SnapshotId>,
+    inherits: Vec<(SnapshotId, SourceTag)>,
     /// Chunks of this session that are not in the catalog yet.
     claimed: Arc<Mutex<HashSet<ChunkId>>>,
     /// Packs of others that this session builds upon, apart from what it inherits.
@@ -74,7 +74,7 @@ impl WriteSession {
             repo: repo.clone(),
             reader: Reader::new(repo),
             packer,
-            inherits: options.parent.into_iter().collect(),
+            inherits: options.parent.iter().map(|(id, source)| (*id, repo.keys().source_tag(source))).collect(),
             claimed,
             used: Mutex::default(),
             tombstoned: list_tombstones(repo)?,
@@ -90,9 +90,9 @@ impl WriteSession {
         &self.repo
     }
 
-    /// Trees of this snapshot may be inherited, too.
-    pub fn inherit_from(&mut self, snapshot: SnapshotId) {
-        self.inherits.push(snapshot);
+    /// Trees of this snapshot, which is of this source, may be inherited, too.
+    pub fn inherit_from(&mut self, snapshot: SnapshotId, source: &SourceId) {
+        self.inherits.push((snapshot, self.repo.keys().source_tag(source)));
     }
 
     /// Reads what is stored already.
