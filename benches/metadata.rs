@@ -12,7 +12,6 @@ use common::rng::Rng;
 use icecore::fs::disk::RealDisk;
 use icecore::id::{ChunkId, SourceId};
 use icecore::recorded::{EntryKind, SourceKind};
-use icecore::store::backend::ObjectKey;
 use icecore::store::backend::local::LocalBackend;
 use icecore::store::format::key::KdfCost;
 use icecore::store::format::record;
@@ -105,7 +104,7 @@ fn tree(
 
 fn metadata(repo: &Repository, committed: &Committed) -> common::Result<u64> {
     let stats = committed.record.stats;
-    let record: u64 = repo.backend().stat(&ObjectKey::Snapshot(committed.id))?.ok_or("the record is gone")?;
+    let record: u64 = repo.backend().stat(&repo.snapshot_key(&committed.id, &committed.record.source.id))?.ok_or("the record is gone")?;
     Ok(stats.pack_bytes - stats.raw_bytes - stats.zstd_bytes - stats.delta_bytes + record)
 }
 

@@ -172,7 +172,7 @@ fn two_writers_over_one_crash() {
         let outcome = Arc::new(std::sync::Mutex::new(None));
         let told = outcome.clone();
         let hook = move |_: usize, call: Call| {
-            if matches!(call, Call::Write(ObjectKey::Pending(_))) && told.lock().unwrap().is_none() {
+            if matches!(call, Call::Write(ObjectKey::Pending { .. })) && told.lock().unwrap().is_none() {
                 in_hook.power_off_at(in_hook.ops().saturating_add(step));
                 fs::write(&path, &states()[2]).unwrap();
                 *told.lock().unwrap() = Some(crate::support::try_back_up(&second, &path, 3).map(|report| report.id));

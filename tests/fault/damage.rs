@@ -42,8 +42,8 @@ pub fn path_of(key: &ObjectKey) -> PathBuf {
         ObjectKey::Key(id, Replica::First) => format!("keys/{id}").into(),
         ObjectKey::Key(id, Replica::Second) => format!("keys/{id}.copy").into(),
         ObjectKey::Pack(id) => format!("packs/{}/{id}", &id.to_string()[..2]).into(),
-        ObjectKey::Pending(id) => format!("pending/{id}").into(),
-        ObjectKey::Snapshot(id) => format!("snapshots/{id}").into(),
+        ObjectKey::Pending { source, id } => format!("pending/{source}-{id}").into(),
+        ObjectKey::Snapshot { source, id } => format!("snapshots/{source}-{id}").into(),
         ObjectKey::Mark { snapshot, id } => format!("marks/{snapshot}/{id}").into(),
         ObjectKey::Forgotten(id) => format!("forgotten/{id}").into(),
         ObjectKey::Tombstone(id) => format!("tombstones/{id}").into(),
@@ -129,8 +129,10 @@ fn matrix(encrypted: bool) {
             }
         }
         // One that this machine has seen, or that a listed one names as its parent, is told of. Of the newest one a new machine knows nothing.
-        let gone = matches!(key, ObjectKey::Snapshot(_)) && matches!(action, Action::Delete | Action::Directory);
-        let is_told = |id: &SnapshotId| gone && *key == ObjectKey::Snapshot(*id) && (*cache == "cache" || here.known[id] != states()[2]);
+        let gone = matches!(key, ObjectKey::Snapshot { .. }) && matches!(action, Action::Delete | Action::Directory);
+        let is_told = |id: &SnapshotId| {
+            gone && matches!(key, ObjectKey::Snapshot { id: of, .. } if of == id) && (*cache == "cache" || here.known[id] != states()[2])
+        };
         let told: Vec<SnapshotId> = here.known.keys().copied().filter(is_told).collect();
         assert_eq!(refreshed.vanished.iter().map(|one| one.id).collect::<Vec<_>>(), told);
         let report = read_data(&repo);
@@ -238,7 +240,9 @@ fn foreign_files_are_left_alone() {
     ] {
         let dir = world.repo_dir().join(dir);
         fs::create_dir_all(&dir).unwrap();
-        for name in ["x", ".DS_Store", ".tmp-1-00ff", "config~", &id.to_uppercase(), &id[1..], &format!("{id}.part"), "..."] {
+        let of_no_source = format!("{}-{id}", &id[..15]);
+        let others = [&id.to_uppercase(), &id[1..], &format!("{id}.part"), &of_no_source, &format!("-{id}"), "..."];
+        for name in ["x", ".DS_Store", ".tmp-1-00ff", "config~"].into_iter().chain(others) {
             fs::write(dir.join(name), b"not ours").unwrap();
         }
         std::os::unix::fs::symlink("/nonexistent", dir.join("link")).unwrap();
@@ -266,7 +270,7 @@ fn marks_of_others_stop_nothing() {
             fs::write(world.repo_dir().join("tombstones").join(id.to_string()), b"").unwrap();
         }
     }
-    fs::write(world.repo_dir().join("pending").join("cd".repeat(32)), b"no record").unwrap();
+    fs::write(world.repo_dir().join("pending").join(format!("{}-{}", "cd".repeat(8), "cd".repeat(32))), b"no record").unwrap();
     for cache in ["cache", "new cache"] {
         let repo = world.open(cache);
         verify(&repo, &world.known, &[]);

@@ -215,7 +215,7 @@ fn a_commit_that_is_not_known_to_have_failed() {
         let (world, objects) = template();
         let memory = Memory::new(objects);
         let hooked = Hooked::new(memory.clone(), move |_, call| match call {
-            Call::Write(icecore::store::backend::ObjectKey::Snapshot(_)) => Fate::FailAfter(ErrorKind::TimedOut),
+            Call::Write(icecore::store::backend::ObjectKey::Snapshot { .. }) => Fate::FailAfter(ErrorKind::TimedOut),
             Call::Write(icecore::store::backend::ObjectKey::Tombstone(_)) if !can_be_told => Fate::Fail(ErrorKind::TimedOut),
             Call::Delete(_) => Fate::Fail(ErrorKind::TimedOut),
             _ => Fate::Proceed,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use icecore::id::SnapshotId;
-use icecore::store::backend::{Backend, ObjectKey, ObjectKind};
+use icecore::store::backend::{Backend, ObjectKind};
 use icecore::store::format::mark::MarkKind;
 use icecore::store::repo::Repository;
 
@@ -218,7 +218,7 @@ fn forget_and_protect_meet() {
         });
         let repo = crate::support::open_backend(Arc::new(hooked), here.path("cache"), 1).unwrap();
         try_forget(&repo, &[id], false).unwrap();
-        let stays = memory.stat(&ObjectKey::Snapshot(id)).unwrap().is_some();
+        let stays = crate::support::record_key(&*memory, &id).is_some();
         let told = told.lock().unwrap().take();
         match told {
             Some(Ok(marked)) => {
@@ -261,7 +261,7 @@ fn two_forgets_of_one_snapshot_meet() {
         });
         let repo = crate::support::open_backend(Arc::new(hooked), here.path("cache"), 1).unwrap();
         try_forget(&repo, &[id], false).unwrap();
-        assert!(memory.stat(&ObjectKey::Snapshot(id)).unwrap().is_none(), "call {at}");
+        assert!(crate::support::record_key(&*memory, &id).is_none(), "call {at}");
         let seen = witness.refresh().unwrap();
         assert!(seen.damage.is_empty() && seen.vanished.is_empty(), "call {at}: {:?}", seen.damage);
         calls.load(Ordering::Relaxed)

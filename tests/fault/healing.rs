@@ -4,7 +4,7 @@ use std::fs;
 
 use icecore::engine::place::Placement;
 use icecore::fs::disk::RealDisk;
-use icecore::id::SnapshotId;
+use icecore::id::{SnapshotId, SourceTag};
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::check::{CheckOptions, Subset, check, mark_found};
 use icecore::ops::mark::Author;
@@ -14,6 +14,7 @@ use icecore::store::backend::{ObjectKey, WriteMode};
 use icecore::store::repo::Repository;
 
 use crate::repair::{Action, damage, packs, path, repair, template};
+use crate::support::{pending_key, record_key};
 use crate::world::{World, check_clean, database_of, read_data, states, verify};
 
 fn back_up(world: &World, repo: &Repository, state: &[u8], time: i64) -> BackupReport {
@@ -187,9 +188,10 @@ fn nothing_dead_stops_anybody() {
     let mut world = template(true);
     let local = world.local();
     let ids: Vec<SnapshotId> = world.known.keys().copied().collect();
-    let dead = local.read(&ObjectKey::Snapshot(ids[0]), None).unwrap();
-    local.write(&ObjectKey::Pending(ids[0]), &[&dead], WriteMode::CreateNew).unwrap();
-    local.write(&ObjectKey::Pending(SnapshotId([9; 32])), &[b"torn"], WriteMode::CreateNew).unwrap();
+    let dead = local.read(&record_key(&*local, &ids[0]).unwrap(), None).unwrap();
+    local.write(&pending_key(&*local, &ids[0]), &[&dead], WriteMode::CreateNew).unwrap();
+    let torn = ObjectKey::Pending { source: SourceTag([9; 8]), id: SnapshotId([9; 32]) };
+    local.write(&torn, &[b"torn"], WriteMode::CreateNew).unwrap();
     for pack in packs(&world) {
         local.write(&ObjectKey::Tombstone(pack), &[b"torn"], WriteMode::CreateNew).unwrap();
     }

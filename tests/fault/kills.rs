@@ -9,7 +9,7 @@ use icecore::id::SnapshotId;
 use icecore::store::repo::Repository;
 
 use crate::proof::{self, KILLS};
-use crate::support::open_backend;
+use crate::support::{open_backend, record_key};
 use crate::world::{Random, World, check_clean, local, seed, states, verify};
 
 /// Rounds of a short run; most of them kill.
@@ -125,7 +125,7 @@ impl Field {
         }
         for order in &orders {
             if let Order::Forget(id) = order
-                && !self.world.repo_dir().join("snapshots").join(id.to_string()).exists()
+                && record_key(&*self.world.local(), id).is_none()
             {
                 self.world.known.remove(id);
             }
@@ -154,7 +154,7 @@ impl Field {
         }
         let oldest = *self.world.known.keys().next().unwrap();
         self.undisturbed(Order::Forget(oldest));
-        let is_there = self.world.repo_dir().join("snapshots").join(oldest.to_string()).exists();
+        let is_there = record_key(&*self.world.local(), &oldest).is_some();
         self.world.known.retain(|id, _| is_there || *id != oldest);
         self.undisturbed(Order::Prune("0"));
     }

@@ -211,7 +211,7 @@ fn cases(world: &World, random: &mut Random) -> Vec<Case> {
     let parents: Vec<SnapshotId> =
         world.open("cache").refresh().unwrap().snapshots.iter().filter_map(|(_, record)| record.parent).collect();
     for key in objects.keys() {
-        let is_parent = matches!(key, ObjectKey::Snapshot(id) | ObjectKey::Forgotten(id) if parents.contains(id));
+        let is_parent = matches!(key, ObjectKey::Snapshot { id, .. } | ObjectKey::Forgotten(id) if parents.contains(id));
         let other = objects.keys().find(|other| other.kind() == key.kind() && *other != key).copied();
         for (action, later) in ACTIONS.into_iter().flat_map(|action| LATER.map(|later| (action, later))) {
             let place = random.next() as usize >> 1;

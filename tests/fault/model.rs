@@ -234,7 +234,9 @@ impl<'c> Life<'c> {
                     add(&self.counts.deaths, 1);
                     match job {
                         Job::Backup { state, .. } => unclear.push(state),
-                        Job::Forget { ids, .. } => gone.extend(ids.into_iter().filter(|id| !self.has(&ObjectKey::Snapshot(*id)))),
+                        Job::Forget { ids, .. } => {
+                            gone.extend(ids.into_iter().filter(|id| crate::support::record_key(&*self.memory, id).is_none()))
+                        }
                         Job::Protect { id, .. } => {
                             must_stay.remove(&id);
                             open.insert(id);

@@ -42,7 +42,7 @@ pub fn template() -> Template {
         let told = outcome.clone();
         // The other host begins and ends while this one stands before its commit.
         let hook = move |_: usize, call: Call| {
-            if matches!(call, Call::Write(ObjectKey::Pending(_))) {
+            if matches!(call, Call::Write(ObjectKey::Pending { .. })) {
                 let repo = crate::support::open_backend(Arc::new(Hooked::quiet(backend.clone())), other.clone(), 1).unwrap();
                 *told.lock().unwrap() = Some(try_back_up_as(Some(name), &repo, &path, 10 + time as i64).unwrap().id);
             }
@@ -138,7 +138,7 @@ impl Case {
 /// not encrypted.
 pub fn left_behind(objects: &Objects) -> Vec<ObjectKey> {
     let is_left = |key: &ObjectKey, bytes: &[u8]| match key {
-        ObjectKey::Pending(_) => true,
+        ObjectKey::Pending { .. } => true,
         ObjectKey::Tombstone(id) => !bytes.ends_with(id.as_bytes()),
         _ => false,
     };
@@ -230,7 +230,7 @@ fn the_parent_is_forgotten_and_pruned() {
 fn what_is_marked_is_copied() {
     let template = template();
     let calls = calls(&template, 5, "cache");
-    let pending = calls.iter().find(|(_, call)| matches!(call, Call::Write(ObjectKey::Pending(_)))).map(|(at, _)| *at).unwrap();
+    let pending = calls.iter().find(|(_, call)| matches!(call, Call::Write(ObjectKey::Pending { .. }))).map(|(at, _)| *at).unwrap();
     for at in [0, pending - 1, pending, pending + 1] {
         let here = template.world.copy();
         let memory = Memory::new(template.objects.clone());
@@ -242,7 +242,7 @@ fn what_is_marked_is_copied() {
                 prune.lock().unwrap().step(0);
             }
             counted.fetch_add(usize::from(call == Call::List(ObjectKind::Snapshot)), Ordering::Relaxed);
-            counted_marks.fetch_add(usize::from(matches!(call, Call::Write(ObjectKey::Pending(_)))), Ordering::Relaxed);
+            counted_marks.fetch_add(usize::from(matches!(call, Call::Write(ObjectKey::Pending { .. }))), Ordering::Relaxed);
             Fate::Proceed
         });
         let repo = here.open_on_hook(Arc::new(hooked), "cache").unwrap();
@@ -269,8 +269,8 @@ fn a_writer_that_was_taken_for_dead() {
     for (state, cache) in VARIANTS {
         let calls = calls(&template, state, cache);
         let place = |wanted: &dyn Fn(&Call) -> bool| *calls.iter().find(|(_, call)| wanted(call)).unwrap().0;
-        let marked = place(&|call| matches!(call, Call::Write(ObjectKey::Pending(_))));
-        let commit = place(&|call| matches!(call, Call::Write(ObjectKey::Snapshot(_))));
+        let marked = place(&|call| matches!(call, Call::Write(ObjectKey::Pending { .. })));
+        let commit = place(&|call| matches!(call, Call::Write(ObjectKey::Snapshot { .. })));
         for first in (marked + 1..=commit).rev().step_by(2) {
             for last in (first..=commit + 3).step_by(2) {
                 for forget_parent in [false, true] {

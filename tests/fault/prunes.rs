@@ -16,7 +16,7 @@ use crate::hook::{Call, Fate, Hooked};
 use crate::memory::{Memory, Objects};
 use crate::proof::{self, FAULTS};
 use crate::pruning::{is_expected, options, prune_now};
-use crate::support::try_forget;
+use crate::support::{pending_key, record_key, try_forget};
 use crate::world::{World, check_clean, copy_tree, in_parallel, seed, states, verify};
 
 /// Seven snapshots, of which the middle ones were forgotten, with packs that go whole and packs that go in part, a dead writer's record and a
@@ -30,8 +30,8 @@ pub fn template(encrypted: bool) -> World {
     let needed = repo.refresh().unwrap().snapshots[0].1.packs[0].id;
     gone.iter().for_each(|id| drop(world.known.remove(id)));
     let local = world.local();
-    let dead = local.read(&ObjectKey::Snapshot(ids[2]), None).unwrap();
-    local.write(&ObjectKey::Pending(ids[2]), &[&dead], icecore::store::backend::WriteMode::CreateNew).unwrap();
+    let dead = local.read(&record_key(&*local, &ids[2]).unwrap(), None).unwrap();
+    local.write(&pending_key(&*local, &ids[2]), &[&dead], icecore::store::backend::WriteMode::CreateNew).unwrap();
     local.write(&ObjectKey::Tombstone(needed), &[b"torn"], icecore::store::backend::WriteMode::CreateNew).unwrap();
     world
 }

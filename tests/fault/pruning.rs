@@ -73,7 +73,7 @@ struct State {
 /// The step that a call belongs to.
 fn step_of(call: Call, marked: bool) -> usize {
     match call {
-        Call::Delete(ObjectKey::Pack(_) | ObjectKey::Pending(_)) => 2,
+        Call::Delete(ObjectKey::Pack(_) | ObjectKey::Pending { .. }) => 2,
         Call::Delete(ObjectKey::Tombstone(_)) => 3,
         Call::List(ObjectKind::Pending) if marked => 1,
         _ => 0,

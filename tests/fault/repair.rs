@@ -149,7 +149,7 @@ fn matrix(encrypted: bool) {
         let before = whole(&repo, &here.known);
         let was_damaged = !read_data(&repo).findings.is_empty();
         let report = repair(&here, &repo, *from);
-        let gone = *action == Action::Delete && matches!(key, ObjectKey::Snapshot(_) | ObjectKey::Mark { .. });
+        let gone = *action == Action::Delete && matches!(key, ObjectKey::Snapshot { .. } | ObjectKey::Mark { .. });
         assert!(was_damaged || gone || *action == Action::Swap);
         // Where a pack with its table is known, and the newest state is at hand, the newest snapshot is whole again.
         if *from && matches!(key, ObjectKey::Pack(_)) && !report.lost.iter().any(|one| one.stream.is_none()) {
@@ -158,7 +158,7 @@ fn matrix(encrypted: bool) {
         lost.fetch_add(usize::from(!report.lost.is_empty()), Ordering::Relaxed);
         healed.fetch_add(usize::from(report.lost.is_empty()), Ordering::Relaxed);
         assert!(report.left.is_empty(), "{:?}", report.left);
-        let usurped = matches!(key, ObjectKey::Snapshot(_)) && *action == Action::Delete;
+        let usurped = matches!(key, ObjectKey::Snapshot { .. }) && *action == Action::Delete;
         if !usurped {
             settled(&here, here.local(), &before, cache);
         }
@@ -335,7 +335,7 @@ fn lies_cost_nothing() {
         let content = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
         let kept: std::collections::BTreeSet<[u8; 32]> = left.values().map(|bytes| content(bytes)).collect();
         let precious =
-            objects.iter().filter(|(key, _)| matches!(key, ObjectKey::Pack(_) | ObjectKey::Snapshot(_) | ObjectKey::Mark { .. }));
+            objects.iter().filter(|(key, _)| matches!(key, ObjectKey::Pack(_) | ObjectKey::Snapshot { .. } | ObjectKey::Mark { .. }));
         for (key, bytes) in precious {
             assert!(kept.contains(&content(bytes)), "{key} is gone");
         }

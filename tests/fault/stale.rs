@@ -15,7 +15,7 @@ use crate::hook::{Call, Fate, Hooked};
 use crate::memory::Memory;
 use crate::proof;
 use crate::prunes;
-use crate::support::open_backend;
+use crate::support::{open_backend, record_key};
 use crate::world::{Known, Random, World, check_clean, copy_tree, local, seed, states, verify};
 
 /// A repository at a place of its own, with what it must give back.
@@ -162,7 +162,7 @@ fn rolled_back() {
                 let repo = place.open(&world);
                 repo.refresh().unwrap();
                 for id in place.known.keys().filter(|id| !known.contains_key(id)) {
-                    fs::remove_file(place.dir.join("snapshots").join(id.to_string())).unwrap();
+                    remove_record(&place.dir, id);
                 }
                 assert_eq!(place.open(&world).refresh().unwrap().snapshots.len(), known.len());
             }
@@ -175,6 +175,12 @@ fn rolled_back() {
             place.back_up(&world, "db", 3, 7);
         }
     }
+}
+
+/// Takes the record of a snapshot away, as a rollback does.
+fn remove_record(repo: &std::path::Path, id: &SnapshotId) {
+    let backend = local(repo);
+    backend.delete(&[record_key(&*backend, id).unwrap()]).unwrap();
 }
 
 /// A snapshot that is gone shows that the catalog is wrong, so nothing is begun twice.
@@ -215,7 +221,7 @@ fn rolled_back_with_copies_that_are_gone() {
         let state = 2 + random.below(3);
         let lost = world.try_back_up(&other, "whole", &states()[state], 3).unwrap();
         place.open(&world).refresh().unwrap();
-        fs::remove_file(place.dir.join("snapshots").join(lost.to_string())).unwrap();
+        remove_record(&place.dir, &lost);
         place.open(&world).refresh().unwrap();
         fs::remove_dir_all(&place.dir).unwrap();
         copy_tree(&old, &place.dir);

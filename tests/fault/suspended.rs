@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use icecore::id::{PackId, SnapshotId};
+use icecore::id::PackId;
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::prune::prune;
 use icecore::progress::Silent;
@@ -158,7 +158,7 @@ fn place(calls: &[Call], wanted: impl Fn(&Call) -> bool) -> usize {
 fn killed_anywhere_beside_a_prune_that_stands_anywhere() {
     let template = template();
     let backup = calls_of_backup(&template);
-    let pending = place(&backup, |call| matches!(call, Call::Write(ObjectKey::Pending(_))));
+    let pending = place(&backup, |call| matches!(call, Call::Write(ObjectKey::Pending { .. })));
     // With a pending record in its way a prune makes some more calls.
     let undisturbed = calls(&template, |backend, here| assert!(prune_now(backend, here.path("prune cache")).unwrap().deleted > 0));
     let prune = undisturbed.len() + 60;
@@ -179,7 +179,7 @@ fn killed_anywhere_beside_a_prune_that_stands_anywhere() {
 }
 
 /// Stops the writer before its commit, runs a whole prune, lets it commit, and kills it.
-fn leave_a_broken_one(template: &Template) -> (Arc<Memory>, SnapshotId) {
+fn leave_a_broken_one(template: &Template) -> (Arc<Memory>, ObjectKey) {
     let here = template.world.copy();
     let memory = Memory::new(template.objects.clone());
     let (for_prune, cache) = (memory.clone(), here.path("prune cache"));
@@ -190,28 +190,29 @@ fn leave_a_broken_one(template: &Template) -> (Arc<Memory>, SnapshotId) {
         if found.is_some() {
             return Fate::Fail(ErrorKind::BrokenPipe);
         }
-        if let Call::Write(ObjectKey::Snapshot(id)) = call {
+        if let Call::Write(key @ ObjectKey::Snapshot { .. }) = call {
             assert!(prune_now(for_prune.clone(), cache.clone()).unwrap().deleted > 0);
-            *found = Some(id);
+            *found = Some(key);
         }
         Fate::Proceed
     });
     let repo = open_backend(Arc::new(hooked), here.path("cache"), 1).unwrap();
     here.try_back_up(&repo, "db", &states()[STATE], 30).unwrap_err();
-    let id = committed.lock().unwrap().unwrap();
-    assert!(memory.copy().contains_key(&ObjectKey::Snapshot(id)));
-    (memory, id)
+    let key = committed.lock().unwrap().unwrap();
+    assert!(memory.copy().contains_key(&key));
+    (memory, key)
 }
 
 #[test]
 fn what_has_expired_is_no_snapshot() {
     let template = template();
-    let (memory, id) = leave_a_broken_one(&template);
+    let (memory, key) = leave_a_broken_one(&template);
+    let ObjectKey::Snapshot { id, .. } = key else { unreachable!() };
     let here = template.world.copy();
     for cache in ["cache", "fresh"] {
         let repo = here.open_on(memory.clone(), cache).unwrap();
         assert_eq!(verify(&repo, &here.known, &[]).len(), here.known.len());
-        assert_eq!(repo.refresh().unwrap().expired, [id]);
+        assert_eq!(repo.refresh().unwrap().expired, [key]);
         check_clean(&repo);
     }
     // It is no parent, and what is backed up beside it is whole.
@@ -224,7 +225,7 @@ fn what_has_expired_is_no_snapshot() {
     // Prune removes it, and keeps what says that it is none: its writer may come back once more.
     for _ in 0..2 {
         prune_now(memory.clone(), here.path("later prune cache")).unwrap();
-        assert!(!memory.copy().contains_key(&ObjectKey::Snapshot(id)));
+        assert!(!memory.copy().contains_key(&key));
         assert!(memory.copy().contains_key(&ObjectKey::Tombstone(PackId(*id.as_bytes()))));
     }
     let repo = here.open_on(memory, "fresh").unwrap();
@@ -274,7 +275,7 @@ fn the_parent_expires_beside_a_backup() {
     let marks = Arc::new(AtomicUsize::new(0));
     let counted = marks.clone();
     let hooked = Hooked::new(memory.clone(), move |_, call| {
-        if matches!(call, Call::Write(ObjectKey::Pending(_))) && counted.fetch_add(1, Ordering::Relaxed) == 0 {
+        if matches!(call, Call::Write(ObjectKey::Pending { .. })) && counted.fetch_add(1, Ordering::Relaxed) == 0 {
             objects.write(&ObjectKey::Tombstone(PackId(*parent.as_bytes())), &[b"torn"], WriteMode::CreateNew).unwrap();
         }
         Fate::Proceed
@@ -296,8 +297,8 @@ fn the_time_of_a_snapshot_says_nothing_of_its_writer() {
         let marks = Arc::new(AtomicUsize::new(0));
         let (for_prune, cache, counted) = (memory.clone(), here.path("prune cache"), marks.clone());
         let hooked = Hooked::new(memory.clone(), move |_, call| {
-            counted.fetch_add(usize::from(matches!(call, Call::Write(ObjectKey::Pending(_)))), Ordering::Relaxed);
-            if matches!(call, Call::Write(ObjectKey::Snapshot(_))) {
+            counted.fetch_add(usize::from(matches!(call, Call::Write(ObjectKey::Pending { .. }))), Ordering::Relaxed);
+            if matches!(call, Call::Write(ObjectKey::Snapshot { .. })) {
                 let repo = open_backend(for_prune.clone(), cache.clone(), 1).unwrap();
                 prune(&repo, &options(HOUR, NOW + HOUR / 2), &Silent).unwrap();
             }

@@ -130,7 +130,7 @@ impl Target {
     /// The snapshots that damage to this object may touch: its own, and those of the same history that came later.
     fn may_touch(&self, key: &ObjectKey) -> BTreeSet<SnapshotId> {
         match key {
-            ObjectKey::Snapshot(id) => [*id].into(),
+            ObjectKey::Snapshot { id, .. } => [*id].into(),
             ObjectKey::Pack(id) => {
                 let owner = self.packs.iter().find(|(pack, _)| pack == id).unwrap().1;
                 let place = self.order.iter().position(|id| *id == owner);
@@ -150,7 +150,7 @@ impl Target {
         let refreshed = repo.refresh().unwrap();
         let hex = match case.key {
             ObjectKey::Pack(id) => id.to_string(),
-            ObjectKey::Snapshot(id) => id.to_string(),
+            ObjectKey::Snapshot { id, .. } => id.to_string(),
             _ => String::new(),
         };
         for damage in &refreshed.damage {

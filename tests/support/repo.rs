@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use icecore::engine::sqlite::{SqliteOptions, SqliteSource};
 use icecore::fs::disk::RealDisk;
-use icecore::id::SnapshotId;
+use icecore::id::{SnapshotId, SourceTag};
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::forget::{ForgetReport, execute, plan_named};
 use icecore::ops::journal::{Event, Operation, Outcome, record};
 use icecore::ops::mark::{Author, Marked, Statement, mark};
 use icecore::ops::restore::dump;
 use icecore::progress::Silent;
-use icecore::store::backend::{Backend, LocalBackend};
+use icecore::store::backend::{Backend, LocalBackend, ObjectKey, ObjectKind};
 use icecore::store::format::key::KdfCost;
 use icecore::store::format::mark::MarkKind;
 use icecore::store::repo::{InitOptions, LogName, OpenOptions, Repository};
@@ -161,4 +161,23 @@ pub fn step(db: &Connection, n: u32) {
     db.execute("UPDATE memory SET body = body || ?1 WHERE id % 211 = ?2", (format!(" step {n}"), n % 211)).unwrap();
     db.execute("DELETE FROM memory WHERE id % 503 = ?1", [n % 503]).unwrap();
     add_rows(db, 1_000_000 + n * 100, 20);
+}
+
+/// The sources that the records of a snapshot lie under.
+pub fn sources_of(backend: &dyn Backend, of: &SnapshotId) -> Vec<SourceTag> {
+    let found = backend.names(ObjectKind::Snapshot).unwrap().filter_map(|key| match key.unwrap() {
+        ObjectKey::Snapshot { source, id } if id == *of => Some(source),
+        _ => None,
+    });
+    found.collect()
+}
+
+/// Where the record of a snapshot lies, if it is there.
+pub fn record_key(backend: &dyn Backend, id: &SnapshotId) -> Option<ObjectKey> {
+    sources_of(backend, id).first().map(|source| ObjectKey::Snapshot { source: *source, id: *id })
+}
+
+/// Where the record of a snapshot that is there lay before its commit.
+pub fn pending_key(backend: &dyn Backend, id: &SnapshotId) -> ObjectKey {
+    ObjectKey::Pending { source: sources_of(backend, id)[0], id: *id }
 }

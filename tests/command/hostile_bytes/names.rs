@@ -9,11 +9,13 @@ use super::support::Place;
 
 /// Puts a changed copy of the only snapshot's record beside it, as whoever keeps an unencrypted repository can.
 fn forge(place: &Place, change: impl FnOnce(&mut SnapshotRecord)) {
-    let stored = fs::read(&place.stored("snapshots")[0]).unwrap();
+    let file = &place.stored("snapshots")[0];
+    let stored = fs::read(file).unwrap();
     let mut snapshot: SnapshotRecord = record::decode(&stored[48..]).unwrap();
     change(&mut snapshot);
     let forged = [&stored[..48], &record::encode(&snapshot).unwrap()].concat();
-    fs::write(place.path(".icecore/snapshots").join(blake3::hash(&forged).to_hex().as_str()), forged).unwrap();
+    let (source, _) = file.file_name().unwrap().to_str().unwrap().split_once('-').unwrap();
+    fs::write(file.with_file_name(format!("{source}-{}", blake3::hash(&forged).to_hex())), forged).unwrap();
 }
 
 #[test]

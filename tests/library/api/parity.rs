@@ -15,7 +15,7 @@ use icecore::store::format::mark::MarkKind;
 use icecore::store::repo::{Health, Repository, health, stored_parity};
 
 use super::proof;
-use super::support::{Bed, back_up, forget, make_database, step, stream, try_mark};
+use super::support::{Bed, back_up, forget, make_database, pending_key, record_key, step, stream, try_mark};
 
 struct Scene {
     bed: Bed,
@@ -40,8 +40,8 @@ fn scene(encrypted: bool, rows: u32) -> Scene {
         PruneOptions { grace_ns: i64::MAX, now_ns: 3_000_000_000_000, host: "test".into(), unused_max_permille: 0, repack_bytes_max: None };
     prune(&repo, &options, &Silent).unwrap();
     std::fs::create_dir_all(bed.path("repo/pending")).unwrap();
-    let of = |dir: &str| bed.path("repo").join(dir).join(ids[0].to_string());
-    std::fs::copy(of("snapshots"), of("pending")).unwrap();
+    let [committed, pending] = [record_key(repo.backend(), &ids[0]).unwrap(), pending_key(repo.backend(), &ids[0])];
+    repo.backend().write(&pending, &[&repo.backend().read(&committed, None).unwrap()], WriteMode::CreateNew).unwrap();
     let kept = [ids[0], ids[3]].map(|id| (id, stream(&repo, &id, "db").unwrap())).to_vec();
     Scene { bed, kept }
 }

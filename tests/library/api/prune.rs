@@ -9,7 +9,7 @@ use icecore::progress::{Monitor, Silent};
 use icecore::store::backend::{ObjectKey, ObjectKind, WriteMode};
 use icecore::store::repo::Repository;
 
-use super::support::{Bed, back_up, forget, make_database, step, stream};
+use super::support::{Bed, back_up, forget, make_database, pending_key, record_key, step, stream};
 
 fn options(grace_ns: i64, now_ns: i64) -> PruneOptions {
     PruneOptions { grace_ns, now_ns, host: "test".into(), unused_max_permille: 50, repack_bytes_max: None }
@@ -97,13 +97,15 @@ fn a_grace_time_passes_twice() {
     let bed = Bed::new(false);
     let history = forgotten(&bed, 30);
     let repo = bed.open();
-    let dead = repo.backend().read(&ObjectKey::Snapshot(history[0].0), None).unwrap();
-    repo.backend().write(&ObjectKey::Pending(history[0].0), &[&dead], WriteMode::CreateNew).unwrap();
+    let dead = repo.backend().read(&record_key(repo.backend(), &history[0].0).unwrap(), None).unwrap();
+    let pending = pending_key(repo.backend(), &history[0].0);
+    let ObjectKey::Pending { source, .. } = pending else { unreachable!() };
+    repo.backend().write(&pending, &[&dead], WriteMode::CreateNew).unwrap();
     // The same record with another salt, by a writer that has not committed it.
     let mut never = dead.clone();
     never[20] ^= 1;
     let expires = SnapshotId(*blake3::hash(&never).as_bytes());
-    repo.backend().write(&ObjectKey::Pending(expires), &[&never], WriteMode::CreateNew).unwrap();
+    repo.backend().write(&ObjectKey::Pending { source, id: expires }, &[&never], WriteMode::CreateNew).unwrap();
     let (grace, at) = (1_000_000_000_000, 5_000_000_000_000);
     let first = prune(&repo, &options(grace, at), &Silent).unwrap();
     assert!(first.marked > 0 && first.deleted == 0 && first.waiting == first.marked, "{first:?}");

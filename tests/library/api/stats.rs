@@ -7,7 +7,7 @@ use icecore::id::{ChunkId, SnapshotId};
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::stats::{Chains, SnapshotCost, Spread, Stats, cost_of, stats};
 use icecore::progress::Silent;
-use icecore::store::backend::{ObjectKey, ObjectKind};
+use icecore::store::backend::ObjectKind;
 use icecore::store::format::HEADER_LEN;
 use icecore::store::format::pack::{FOOTER_LEN, Footer, Trailer};
 use icecore::store::format::snapshot::SnapshotRecord;
@@ -72,7 +72,7 @@ fn bytes_add_up_to_what_is_stored() {
         let mut padded = 0;
         for found in &sums.snapshots {
             let record = &records[&found.id];
-            let record_bytes = repo.backend().stat(&ObjectKey::Snapshot(found.id)).unwrap().unwrap();
+            let record_bytes = repo.backend().stat(&repo.snapshot_key(&found.id, &record.source.id)).unwrap().unwrap();
             assert_eq!(found.cost.record_bytes, record_bytes);
             assert_eq!(found.cost.stored_bytes, record.stats.pack_bytes + record_bytes);
             // The writer has counted the same while it wrote.
@@ -276,7 +276,7 @@ fn an_empty_repository_costs_its_configuration() {
 /// The file of the object with this id.
 fn file_of(bed: &Bed, id: &str) -> std::path::PathBuf {
     let mut files = walkdir::WalkDir::new(bed.path("repo")).into_iter().map(|entry| entry.unwrap().into_path());
-    files.find(|path| path.file_name().unwrap() == id).unwrap()
+    files.find(|path| path.is_file() && path.file_name().unwrap().to_str().unwrap().ends_with(id)).unwrap()
 }
 
 /// What no listed snapshot has written is counted too, as is what cannot be read; the rest stays right.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use icecore::Error;
-use icecore::id::{ContentId, KeyId, LogId, MarkId, PackId, SnapshotId};
+use icecore::id::{ContentId, KeyId, LogId, MarkId, PackId, SnapshotId, SourceTag};
 use icecore::store::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, SetAside, WriteMode};
 
 pub const KINDS: [ObjectKind; 10] = ObjectKind::ALL;
@@ -17,8 +17,15 @@ pub fn pack(byte: u8) -> ObjectKey {
     ObjectKey::Pack(PackId([byte; 32]))
 }
 
+/// The source that these are of.
+const SOURCE: SourceTag = SourceTag([0xab; 8]);
+
 pub fn snapshot(byte: u8) -> ObjectKey {
-    ObjectKey::Snapshot(SnapshotId([byte; 32]))
+    ObjectKey::Snapshot { source: SOURCE, id: SnapshotId([byte; 32]) }
+}
+
+pub fn pending(byte: u8) -> ObjectKey {
+    ObjectKey::Pending { source: SOURCE, id: SnapshotId([byte; 32]) }
 }
 
 pub fn log(time_ns: i64, id: u8) -> ObjectKey {
@@ -42,8 +49,9 @@ pub fn keys_of_all_shapes() -> Vec<ObjectKey> {
         pack(7),
         ObjectKey::Pack(PackId(sibling)),
         pack(0xff),
-        ObjectKey::Pending(SnapshotId([7; 32])),
+        pending(7),
         snapshot(7),
+        ObjectKey::Snapshot { source: SourceTag([0xcd; 8]), id: SnapshotId([7; 32]) },
         mark(7, 1),
         mark(7, 2),
         mark(8, 1),
@@ -164,7 +172,7 @@ pub fn create_new_never_replaces(backend: &dyn Backend) {
 
 pub fn one_of_sixteen_creators_wins(backend: &dyn Backend) {
     for round in 0..8 {
-        for key in [ObjectKey::Pending(SnapshotId([round; 32])), pack(round)] {
+        for key in [pending(round), pack(round)] {
             race(&[backend; 16], &key);
         }
     }

@@ -14,7 +14,7 @@ use icecore::fs::disk::RealDisk;
 use icecore::id::{PackId, SnapshotId};
 use icecore::store::backend::{Backend, BackendExt, LocalBackend, ObjectKey, Replica, WriteMode};
 
-use super::contract::{io_kind, list_all, log, mark, pack, snapshot};
+use super::contract::{io_kind, list_all, log, mark, pack, pending, snapshot};
 use super::local::temporaries;
 use super::simulated::{CrashDisk, Policy, scratch};
 
@@ -68,7 +68,7 @@ fn history(writer: u8) -> Vec<Action> {
         id[31] = writer; // Writers meet in the directories of packs.
         ObjectKey::Pack(PackId(id))
     };
-    let pending = ObjectKey::Pending(SnapshotId([writer; 32]));
+    let pending = pending(writer);
     vec![
         Action::Create(pack_of(1), bytes(1)),
         Action::Create(pack_of(1), bytes(15)), // Is there: refused.

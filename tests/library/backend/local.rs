@@ -77,6 +77,7 @@ fn each_object_has_its_place_and_is_its_owners() {
     let (seven, nine, ff) = ("07".repeat(32), "09".repeat(32), "ff".repeat(32));
     let (one, two, eight) = ("01".repeat(32), "02".repeat(32), "08".repeat(32));
     let sibling = format!("{}08", "07".repeat(31));
+    let (of_one, of_other) = ("ab".repeat(8), "cd".repeat(8));
     let expected = [
         "config".to_owned(),
         "config.copy".to_owned(),
@@ -94,10 +95,11 @@ fn each_object_has_its_place_and_is_its_owners() {
         format!("packs/07/{seven}"),
         format!("packs/07/{sibling}"),
         format!("packs/ff/{ff}"),
-        format!("pending/{seven}"),
+        format!("pending/{of_one}-{seven}"),
         format!("quarantine/pack-{seven}-{eight}"),
         format!("quarantine/snapshot-{seven}-{eight}"),
-        format!("snapshots/{seven}"),
+        format!("snapshots/{of_one}-{seven}"),
+        format!("snapshots/{of_other}-{seven}"),
         format!("tombstones/{seven}"),
     ];
     let root = PathBuf::from(backend.location());
@@ -140,6 +142,16 @@ fn foreign_names_are_not_listed() {
     }
     for id in [&hex[1..], "", &format!("{hex}.bak"), &"0A".repeat(32)] {
         fs::write(root.join("log").join(format!("{:019}-{id}", 1)), "no id").unwrap();
+        fs::write(root.join("snapshots").join(format!("{}-{id}", "ab".repeat(8))), "no id").unwrap();
+    }
+    let of = |source: &str| format!("{source}-{hex}");
+    let whole = "ab".repeat(8);
+    let no_sources =
+        [&whole[1..], &format!("{whole}0"), &"AB".repeat(8), "", &format!("{whole}-{whole}"), &format!("+{}", &whole[1..])].map(of);
+    for name in no_sources.iter().chain([&hex, &format!("{whole}_{hex}"), &format!("{whole}{hex}"), &format!("{whole}--{hex}")]) {
+        for directory in ["pending", "snapshots"] {
+            fs::write(root.join(directory).join(name), "no source").unwrap();
+        }
     }
     fs::write(root.join("packs/07").join(&other), "in the wrong directory").unwrap();
     fs::write(root.join("packs").join(&hex), "not in a directory of its own").unwrap();
@@ -166,9 +178,10 @@ fn what_is_no_regular_file_is_no_object() {
     let (_tmp, backend) = fresh();
     let directory = PathBuf::from(backend.location()).join("snapshots");
     fs::write(directory.join("target"), "bytes").unwrap();
-    symlink("target", directory.join("01".repeat(32))).unwrap();
-    fs::create_dir(directory.join("02".repeat(32))).unwrap();
-    let pipe = directory.join("03".repeat(32));
+    let place = |id: &str| directory.join(format!("{}-{}", "ab".repeat(8), id.repeat(32)));
+    symlink("target", place("01")).unwrap();
+    fs::create_dir(place("02")).unwrap();
+    let pipe = place("03");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
     for number in 1..=3 {
         assert_eq!(backend.stat(&snapshot(number)).unwrap(), None);
@@ -320,7 +333,7 @@ fn a_write_costs_two_syncs_and_settle_one_for_each_directory() {
     let disk = Arc::new(CrashDisk::new(&root));
     let backend = LocalBackend::create(&root.join("r"), disk.clone()).unwrap();
     let hex = |byte: &str| byte.repeat(32);
-    let (one, two) = (hex("01"), hex("02"));
+    let (one, two, of) = (hex("01"), hex("02"), "ab".repeat(8));
 
     let first = steps(&disk, || backend.write(&pack(1), &[b"a", b"b"], WriteMode::CreateNew).unwrap());
     let write = ["create TEMP", "write TEMP part 0", "write TEMP part 1", "sync TEMP"];
@@ -334,7 +347,7 @@ fn a_write_costs_two_syncs_and_settle_one_for_each_directory() {
     assert_eq!(second.iter().filter(|step| step.starts_with("sync")).count(), 2, "{second:?}");
 
     let replace = steps(&disk, || backend.write(&snapshot(2), &[], WriteMode::Replace).unwrap());
-    assert_eq!(replace, ["create TEMP", "sync TEMP", &format!("rename TEMP r/snapshots/{two}"), "syncdir r/snapshots"]);
+    assert_eq!(replace, ["create TEMP", "sync TEMP", &format!("rename TEMP r/snapshots/{of}-{two}"), "syncdir r/snapshots"]);
 
     backend.write(&pack(2), &[b"a"], WriteMode::CreateNew).unwrap();
     let settle =
@@ -350,5 +363,5 @@ fn a_write_costs_two_syncs_and_settle_one_for_each_directory() {
     assert_eq!(many.iter().position(|step| step == "syncdir r/snapshots"), Some(many.len() - 1), "{many:?}");
     let (four, five) = (hex("04"), hex("05"));
     let gone = steps(&disk, || backend.delete(&[snapshot(4), snapshot(5)]).unwrap());
-    assert_eq!(gone, [format!("remove r/snapshots/{four}"), format!("remove r/snapshots/{five}"), "syncdir r/snapshots".into()]);
+    assert_eq!(gone, [format!("remove r/snapshots/{of}-{four}"), format!("remove r/snapshots/{of}-{five}"), "syncdir r/snapshots".into()]);
 }

@@ -1,8 +1,9 @@
 //! Packs and snapshots made by hand, in an unencrypted repository: whatever a hostile writer could store.
 
-use icecore::id::{ChunkId, PackId, SnapshotId, SourceId};
+use icecore::id::{ChunkId, PackId, RepositoryId, SnapshotId, SourceId};
 use icecore::recorded::{EntryKind, SourceKind};
 use icecore::store::backend::{Backend, ObjectKey, WriteMode};
+use icecore::store::crypto::Keys;
 use icecore::store::format::pack::{ChunkEntry, Encoding, Footer, Frame, Slice, Trailer};
 use icecore::store::format::snapshot::{PackRef, SnapshotRecord, SnapshotStats, SourceRef, StreamEntry, StreamRoot};
 use icecore::store::format::{Cipher, HEADER_LEN, Kind, ObjectHeader, record};
@@ -115,6 +116,7 @@ pub fn store_snapshot(scene: &Scene, top: &Crafted, packs: &[PackRef]) -> (Snaps
     assert_eq!(header.len(), HEADER_LEN);
     let stored = [&header[..], &record::encode(&snapshot).unwrap()].concat();
     let id = SnapshotId(*blake3::hash(&stored).as_bytes());
-    scene.memory.write(&ObjectKey::Snapshot(id), &[&stored], WriteMode::Replace).unwrap();
+    let source = Keys::plain(RepositoryId([0; 32])).source_tag(&snapshot.source.id);
+    scene.memory.write(&ObjectKey::Snapshot { source, id }, &[&stored], WriteMode::Replace).unwrap();
     (id, snapshot)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use icecore::id::{ChunkId, PackId, SnapshotId};
+use icecore::id::{ChunkId, PackId};
 use icecore::progress::Silent;
 use icecore::store::backend::{Backend, ObjectKey, ObjectKind, WriteMode};
 use icecore::store::format::node::Node;
@@ -18,7 +18,7 @@ pub struct Prune {
     /// Takes all pending records that are there when it marks for those of dead writers.
     expire: bool,
     /// Pending records, by the id of their tombstones.
-    expired: BTreeSet<SnapshotId>,
+    expired: BTreeSet<ObjectKey>,
     marked: BTreeSet<PackId>,
     doomed: Vec<PackId>,
     pub deleted: usize,
@@ -45,7 +45,7 @@ impl Prune {
         }
         let live = self.live();
         self.marked = self.packs().into_iter().filter(|pack| !live.contains(pack)).collect();
-        let dead_writers = self.expired.iter().map(|id| PackId(*id.as_bytes()));
+        let dead_writers = self.expired.iter().map(expiry_of);
         for id in self.marked.iter().copied().chain(dead_writers) {
             // One that an earlier prune has left is as good.
             let _ = self.backend.write(&ObjectKey::Tombstone(id), &[b"marked"], WriteMode::CreateNew);
@@ -62,11 +62,11 @@ impl Prune {
     fn delete(&mut self) {
         self.deleted += self.doomed.len();
         self.doomed.drain(..).for_each(|pack| self.backend.delete(&[ObjectKey::Pack(pack)]).unwrap());
-        self.expired.iter().for_each(|id| self.backend.delete(&[ObjectKey::Pending(*id)]).unwrap());
+        self.expired.iter().for_each(|key| self.backend.delete(&[*key]).unwrap());
     }
 
     fn unmark(&mut self) {
-        let dead_writers = self.expired.iter().map(|id| PackId(*id.as_bytes()));
+        let dead_writers = self.expired.iter().map(expiry_of);
         for id in self.marked.iter().copied().chain(dead_writers) {
             self.backend.delete(&[ObjectKey::Tombstone(id)]).unwrap();
         }
@@ -80,9 +80,8 @@ impl Prune {
         self.list(ObjectKind::Pack).into_iter().filter_map(pack_of).collect()
     }
 
-    fn pending(&self) -> Vec<SnapshotId> {
-        let ids = self.list(ObjectKind::Pending).into_iter();
-        ids.filter_map(|key| if let ObjectKey::Pending(id) = key { Some(id) } else { None }).collect()
+    fn pending(&self) -> Vec<ObjectKey> {
+        self.list(ObjectKind::Pending)
     }
 
     /// The packs that listed and pending snapshots need: of every chunk the copy of the lowest level, with the same of its bases.
@@ -90,7 +89,7 @@ impl Prune {
         let cache = super::simulated::scratch();
         let repo = super::support::open_backend(self.backend.clone(), cache.path().to_path_buf(), 1).unwrap();
         let pending: Vec<SnapshotRecord> =
-            self.pending().into_iter().filter(|id| !self.expired.contains(id)).filter_map(|id| open_pending(&repo, id)).collect();
+            self.pending().into_iter().filter(|key| !self.expired.contains(key)).filter_map(|key| open_pending(&repo, &key)).collect();
         let listed = repo.refresh().unwrap();
         assert!(listed.damage.is_empty(), "{:?}", listed.damage);
         repo.list_all_packs().unwrap();
@@ -105,6 +104,12 @@ impl Prune {
     }
 }
 
+/// The tombstone of a pending record that has expired.
+fn expiry_of(pending: &ObjectKey) -> PackId {
+    let ObjectKey::Pending { id, .. } = pending else { unreachable!() };
+    PackId(*id.as_bytes())
+}
+
 fn pack_of(key: ObjectKey) -> Option<PackId> {
     match key {
         ObjectKey::Pack(id) | ObjectKey::Tombstone(id) => Some(id),
@@ -113,8 +118,8 @@ fn pack_of(key: ObjectKey) -> Option<PackId> {
 }
 
 /// A pending record; `None` if its writer has just removed it.
-fn open_pending(repo: &Repository, id: SnapshotId) -> Option<SnapshotRecord> {
-    let stored = repo.backend().read(&ObjectKey::Pending(id), None).ok()?;
+fn open_pending(repo: &Repository, key: &ObjectKey) -> Option<SnapshotRecord> {
+    let stored = repo.backend().read(key, None).ok()?;
     let header = ObjectHeader::decode(&stored, Kind::Snapshot).unwrap();
     let mut body = stored[HEADER_LEN..].to_vec();
     repo.keys().sealer(&header).unwrap().open(0, &mut body).unwrap();

@@ -261,11 +261,12 @@ fn contexts() {
         ("PADDING_CONTEXT", crypto::PADDING_CONTEXT),
         ("CHUNK_KEY_CONTEXT", crypto::CHUNK_KEY_CONTEXT),
         ("CHUNKING_SEED_CONTEXT", crypto::CHUNKING_SEED_CONTEXT),
+        ("SOURCE_TAG_CONTEXT", crypto::SOURCE_TAG_CONTEXT),
         ("CATALOG_CONTEXT", crypto::CATALOG_CONTEXT),
         ("SUSPICION_CONTEXT", crypto::SUSPICION_CONTEXT),
     ];
-    assert_eq!(stated[..6], expected);
-    let [(_, source_context)] = stated[6..] else { panic!("{stated:?}") };
+    assert_eq!(stated[..7], expected);
+    let [(_, source_context)] = stated[7..] else { panic!("{stated:?}") };
     assert!(source("ops/backup/mod.rs").contains(&format!("\"{source_context}\"")));
 }
 
@@ -383,6 +384,7 @@ fn layout() {
             let shown = match (stem.len(), prefix.as_str()) {
                 (64, "marks/") => "marks/<snapshot>".to_string(),
                 (64, _) => format!("{prefix}<id>{suffix}"),
+                (81, _) => format!("{prefix}<source>-<id>"),
                 (2, "packs/") => "packs/<xx>".to_string(),
                 _ => format!("{prefix}{name}"),
             };
@@ -405,7 +407,7 @@ fn layout() {
         "keys/<id>.copy",
         "marks/<snapshot>/<id>",
         "packs/<xx>/<id>",
-        "snapshots/<id>",
+        "snapshots/<source>-<id>",
     ];
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     assert_eq!(std::fs::read_to_string(bed.path("repo/FORMAT.md")).unwrap(), page.text);
