@@ -256,7 +256,7 @@ impl Done {
     /// How much of what was done, but for nothing.
     fn deeds(&self) -> Vec<String> {
         let deeds = [
-            (self.healed.len() as u64, "object healed by its own parity or second copy"),
+            (self.healed.len() as u64, "object healed by its own parity or second copy, or put under its own name"),
             (self.rewritten_copies.len() as u64, "second copy written again"),
             (self.chunks_from_copies, "chunk healed from another copy"),
             (self.chunks_from_files, "chunk healed from files"),

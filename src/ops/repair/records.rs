@@ -70,7 +70,9 @@ impl Run<'_> {
                 self.repo.backend().write(&own, &[&stored], WriteMode::Replace)?;
             }
             self.repo.backend().delete(&[key])?;
-            self.report.healed.push(own);
+            if !self.report.healed.contains(&own) {
+                self.report.healed.push(own);
+            }
         }
         Ok(())
     }

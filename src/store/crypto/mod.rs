@@ -31,7 +31,7 @@ pub const CATALOG_CONTEXT: &str = "icecore 2026-11 format 1 catalog sums";
 pub const CHUNKING_SEED_CONTEXT: &str = "icecore 2026-11 format 1 chunking seed";
 
 /// Context of `derive_key` for the key of the tags of sources.
-pub const SOURCE_TAG_CONTEXT: &str = "icecore 2026-11 format 2 source tag";
+pub const SOURCE_TAG_CONTEXT: &str = "icecore 2026-11 format 1 source tag";
 
 /// The secret of a repository, and what is derived from it. An unencrypted repository has none.
 pub struct Keys {

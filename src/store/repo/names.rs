@@ -118,7 +118,7 @@ impl Repository {
 /// What is wrong with a record under the name of a source that is not its own.
 pub(super) fn other_source(key: &ObjectKey) -> Error {
     let name = match key {
-        ObjectKey::Snapshot { source, id } => format!("snapshots/{source}-{id}"),
+        ObjectKey::Snapshot { source, id } => format!("snapshots/{source}-{id}; `icecore repair` puts it in its place"),
         ObjectKey::Pending { source, id } => format!("pending/{source}-{id}"),
         other => other.to_string(),
     };

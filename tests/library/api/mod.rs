@@ -14,6 +14,7 @@ mod parity;
 mod prune;
 mod retention;
 mod scrub;
+mod sources;
 mod stats;
 
 use crate::chunks;

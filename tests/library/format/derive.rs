@@ -4,7 +4,7 @@ use super::golden;
 use super::page::{Page, Table};
 use super::values::{self, MASTER, PASSPHRASE, counted, repository};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use icecore::id::to_hex;
+use icecore::id::{SourceId, to_hex};
 use icecore::store::crypto::Keys;
 use icecore::store::format::pack::TRAILER_SEGMENT;
 use icecore::store::format::{Cipher, FORMAT_VERSION, Kind, record};
@@ -90,6 +90,9 @@ fn ids_and_seeds_are_made_by_the_page() {
     let seed = blake3::derive_key(&context(&page, "CHUNKING_SEED_CONTEXT"), &MASTER);
     assert_eq!(golden::keys().chunking_seed().to_le_bytes(), seed[..8]);
     assert_eq!(Keys::plain(repository()).chunking_seed(), 0);
+    let (source, tag_key) = (SourceId([7; 32]), blake3::derive_key(&context(&page, "SOURCE_TAG_CONTEXT"), &MASTER));
+    assert_eq!(golden::keys().source_tag(&source).0, blake3::keyed_hash(&tag_key, &source.0).as_bytes()[..8]);
+    assert_eq!(Keys::plain(repository()).source_tag(&source).0, blake3::hash(&source.0).as_bytes()[..8]);
     let header = values::header(Kind::Pack, Cipher::Aes256Gcm);
     let material = [&MASTER[..], &header.salt, &[Kind::Pack.code()]].concat();
     let padding_key = blake3::derive_key(&context(&page, "PADDING_CONTEXT"), &material);
@@ -104,8 +107,10 @@ fn derivations_never_change() {
     let id = golden::keys().chunk_id(b"chunk");
     let header = values::header(Kind::Pack, Cipher::Aes256Gcm);
     let padding = to_hex(&golden::keys().sealer(&header).unwrap().padding(8));
-    let found = [id.to_string(), format!("{:016x}", golden::keys().chunking_seed()), padding];
-    assert_eq!(found, ["f1cf0895d2727539a8f8baea6d811366773edda3613937e40db265a20a7d8951", "76c7ee0431b9f608", "da62f381c54e0b4c"]);
+    let tag = golden::keys().source_tag(&SourceId([7; 32])).to_string();
+    let found = [id.to_string(), format!("{:016x}", golden::keys().chunking_seed()), padding, tag];
+    let expected = ["f1cf0895d2727539a8f8baea6d811366773edda3613937e40db265a20a7d8951", "76c7ee0431b9f608", "da62f381c54e0b4c", "?"];
+    assert_eq!(found, expected);
 }
 
 /// A sealed repository takes nothing unsealed, and the other way round.

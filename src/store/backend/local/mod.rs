@@ -5,7 +5,7 @@
 //! | configuration, its second copy | `config`, `config.copy` |
 //! | key record, its second copy | `keys/<id>`, `keys/<id>.copy` |
 //! | pack | `packs/<first two hex digits>/<id>` |
-//! | pending record, snapshot record | `pending/<id>`, `snapshots/<id>` |
+//! | pending record, snapshot record | `pending/<source>-<id>`, `snapshots/<source>-<id>` |
 //! | mark on a snapshot | `marks/<snapshot>/<id>` |
 //! | what stays of a forgotten snapshot | `forgotten/<id>` |
 //! | tombstone | `tombstones/<id>` |
