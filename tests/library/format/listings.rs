@@ -79,7 +79,7 @@ fn a_source_of_an_unknown_kind_is_bytes() {
     let bed = Bed::new(true);
     let repo = bed.open();
     let Committed { id, record } = commit(&repo, &[(b"of the future".to_vec(), Reference::default())]);
-    let session = WriteSession::begin(&repo, &SessionOptions { parent: Some(id) }).unwrap();
+    let session = WriteSession::begin(&repo, &SessionOptions { parent: Some((id, record.source.id)) }).unwrap();
     let mut source = record.source.clone();
     source.kind = SourceKind::named("oracle-9").unwrap();
     let future = session.commit(SnapshotRecord { source, time_ns: 5, ..record }).unwrap();

@@ -42,6 +42,7 @@ fn sealing() -> Vec<[String; 2]> {
     sealer.seal(1, &mut sealed).unwrap();
     assert_eq!(open(&sub_key, nonce, &associated, &sealed).as_deref(), Some(&b"chunk"[..]));
     let row = |what: &str, bytes: &[u8]| [what.to_string(), to_hex(bytes)];
+    let memory = named_source(&SourceKind::SQLITE, "memory");
     vec![
         row("key of chunk ids", &blake3::derive_key(CHUNK_KEY_CONTEXT, &MASTER)),
         row("id of the chunk `chunk`, encrypted", keys.chunk_id(b"chunk").as_bytes()),
@@ -55,7 +56,9 @@ fn sealing() -> Vec<[String; 2]> {
         row("associated data of its segment 1", &associated),
         row("its segment 1 with the plain bytes `chunk`, sealed", &sealed),
         row("id of the suspicion of the pending record R", &blake3::derive_key(SUSPICION_CONTEXT, repository().as_bytes())),
-        row("id of the source of kind `sqlite` with the name `memory`", named_source(&SourceKind::SQLITE, "memory").as_bytes()),
+        row("id of the source of kind `sqlite` with the name `memory`", memory.as_bytes()),
+        row("tag of this source, encrypted", &keys.source_tag(&memory).0),
+        row("tag of this source, unencrypted", &Keys::plain(repository()).source_tag(&memory).0),
     ]
 }
 
