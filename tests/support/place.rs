@@ -87,6 +87,12 @@ impl Place {
         self.json(["snapshots"])["snapshots"].as_array().unwrap().clone()
     }
 
+    /// Where the record of a snapshot lies.
+    pub fn record(&self, id: &str) -> PathBuf {
+        let is_its = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().ends_with(id);
+        self.stored("snapshots").into_iter().find(is_its).unwrap()
+    }
+
     /// Every object of the repository below this directory: all files but the page.
     pub fn stored(&self, directory: &str) -> Vec<PathBuf> {
         let files = walkdir::WalkDir::new(self.path(".icecore").join(directory)).into_iter();

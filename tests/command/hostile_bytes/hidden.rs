@@ -17,7 +17,7 @@ fn hidden() -> (Place, String, [PathBuf; 2]) {
     place.ok(["backup", "sqlite", "a.db"]);
     place.ok(["backup", "sqlite", "b.db"]);
     let id = place.snapshots()[1]["id"].as_str().unwrap().to_owned();
-    let record = place.path(".icecore/snapshots").join(&id);
+    let record = place.record(&id);
     let away = place.path("away");
     fs::rename(&record, &away).unwrap();
     (place, id, [record, away])
@@ -62,7 +62,7 @@ fn a_machine_that_never_saw_it_learns_of_it_from_its_child() {
     place.database("a.db", 10);
     place.ok(["backup", "sqlite", "a.db"]);
     let parent = place.snapshots()[0]["id"].as_str().unwrap().to_owned();
-    fs::rename(place.path(".icecore/snapshots").join(&parent), place.path("away")).unwrap();
+    fs::rename(place.record(&parent), place.path("away")).unwrap();
     let run: super::run::Run = place.command().arg("snapshots").env("ICECORE_CACHE_DIR", place.path("new")).output().unwrap().into();
     assert_eq!(run.code, Some(4));
     assert!(run.stderr.contains("vanished") && run.stderr.contains("parent") && run.stderr.contains(&parent[..12]), "{}", run.stderr);

@@ -6,6 +6,7 @@ mod counts;
 mod databases;
 mod exchanged;
 mod hidden;
+mod misplaced;
 mod mutated;
 mod names;
 mod unseen;

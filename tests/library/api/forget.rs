@@ -7,10 +7,11 @@ use icecore::ops::prune::{self, PruneOptions};
 use icecore::ops::retention::{Calendar, GroupBy, Keep, Reason, Rules};
 use icecore::ops::select::SnapshotFilter;
 use icecore::progress::Silent;
+use icecore::store::backend::WriteMode;
 use icecore::store::format::mark::MarkKind;
 use jiff::tz::TimeZone;
 
-use super::support::{Bed, back_up, forget, make_database, protect, step, stream, try_mark};
+use super::support::{Bed, back_up, forget, make_database, protect, record_key, step, stream, try_mark};
 
 fn last(count: u32) -> Rules {
     let mut rules = Rules::default();
@@ -156,13 +157,14 @@ fn what_was_begun_and_not_decided_proves_nothing() {
     let snapshots = repo.refresh().unwrap().snapshots;
     repo.write_forgotten(&snapshots[..1], 77).unwrap();
     assert!(!repo.read_forgotten(&first).unwrap().unwrap().decided);
-    let (file, hidden) = (bed.path("repo/snapshots").join(first.to_string()), bed.path("hidden"));
-    fs::rename(&file, &hidden).unwrap();
+    let key = record_key(repo.backend(), &first).unwrap();
+    let hidden = repo.backend().read(&key, None).unwrap();
+    repo.backend().delete(&[key]).unwrap();
     let vanished: Vec<_> = repo.refresh().unwrap().vanished.into_iter().map(|one| one.id).collect();
     assert_eq!(vanished, [first]);
     let prune = PruneOptions { grace_ns: 0, now_ns: 1 << 60, ..PruneOptions::default() };
     assert!(prune::prune(&repo, &prune, &Silent).is_err_and(|error| error.is_damage()), "prune deletes nothing");
-    fs::rename(&hidden, &file).unwrap();
+    repo.backend().write(&key, &[&hidden], WriteMode::CreateNew).unwrap();
     assert!(repo.refresh().unwrap().vanished.is_empty());
     forget(&repo, &[first], false);
     let decided = repo.read_forgotten(&first).unwrap().unwrap();

@@ -39,7 +39,6 @@ fn scene(encrypted: bool, rows: u32) -> Scene {
     let options =
         PruneOptions { grace_ns: i64::MAX, now_ns: 3_000_000_000_000, host: "test".into(), unused_max_permille: 0, repack_bytes_max: None };
     prune(&repo, &options, &Silent).unwrap();
-    std::fs::create_dir_all(bed.path("repo/pending")).unwrap();
     let [committed, pending] = [record_key(repo.backend(), &ids[0]).unwrap(), pending_key(repo.backend(), &ids[0])];
     repo.backend().write(&pending, &[&repo.backend().read(&committed, None).unwrap()], WriteMode::CreateNew).unwrap();
     let kept = [ids[0], ids[3]].map(|id| (id, stream(&repo, &id, "db").unwrap())).to_vec();

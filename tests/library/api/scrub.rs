@@ -8,10 +8,10 @@ use icecore::ops::check::Severity;
 use icecore::ops::prune::{PruneOptions, prune};
 use icecore::ops::scrub::{ScrubReport, scrub};
 use icecore::progress::Silent;
-use icecore::store::backend::LocalBackend;
+use icecore::store::backend::{LocalBackend, WriteMode};
 use icecore::store::format::mark::MarkKind;
 
-use super::support::{Bed, back_up, forget, make_database, step, tell, try_mark};
+use super::support::{Bed, back_up, forget, make_database, pending_key, record_key, step, tell, try_mark};
 
 /// With an object of each kind.
 fn bed() -> Bed {
@@ -31,9 +31,8 @@ fn bed() -> Bed {
     let options =
         PruneOptions { grace_ns: i64::MAX, now_ns: 3_000_000_000_000, host: "test".into(), unused_max_permille: 0, repack_bytes_max: None };
     prune(&repo, &options, &Silent).unwrap();
-    let snapshot = bed.path("repo/snapshots").join(ids[0].to_string());
-    std::fs::create_dir_all(bed.path("repo/pending")).unwrap();
-    std::fs::copy(snapshot, bed.path("repo/pending").join(ids[0].to_string())).unwrap();
+    let record = repo.backend().read(&record_key(repo.backend(), &ids[0]).unwrap(), None).unwrap();
+    repo.backend().write(&pending_key(repo.backend(), &ids[0]), &[&record], WriteMode::CreateNew).unwrap();
     bed
 }
 
