@@ -202,7 +202,9 @@ fn refuse_other_version(version: u16) -> Result<(), Malformed> {
     let former = FORMER_VERSIONS.iter().find(|(former, _)| *former == version);
     match former {
         _ if version == FORMAT_VERSION => Ok(()),
-        Some((_, release)) => Err(Malformed::unsupported(format!("icecore {release}: format version {version}"))),
+        Some((_, release)) => Err(Malformed::unsupported(format!(
+            "icecore {release}: format version {version}, and this icecore reads version {FORMAT_VERSION}"
+        ))),
         None if version > FORMAT_VERSION => Err(Malformed::newer(format!("format version {version}"))),
         None => Err(Malformed::new(format!("there is no format version {version}"))),
     }

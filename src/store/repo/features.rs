@@ -1,6 +1,6 @@
 //! Features of the pieces of a stream, kept beside the catalog: where a later backup looks for what has moved.
 //!
-//! One file a stream, of its newest snapshot. Like the catalog it is a cache: bytes of it are hints, and one that is lost or damaged costs one backup
+//! One file a stream, of its newest snapshot. A backup writes what has changed into a file of its own first, and into this one once the snapshot is there. Like the catalog it is a cache: bytes of it are hints, and one that is lost or damaged costs one backup
 //! that finds nothing moved.
 
 use std::collections::HashSet;
@@ -8,7 +8,7 @@ use std::fs::{DirBuilder, File};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tempfile::NamedTempFile;
 
@@ -72,51 +72,100 @@ impl KeptFeatures {
 
 /// Takes the features of a stream while it is stored. It never fails: what cannot be written is not kept.
 pub struct FeatureKeeper {
-    dir: PathBuf,
     place: PathBuf,
-    /// Removed when dropped, unless it took the place.
-    file: Option<NamedTempFile>,
-    continues: bool,
+    taken: Taken,
     failed: AtomicBool,
+}
+
+/// What was taken so far, in a file that is removed when it is dropped.
+enum Taken {
+    /// All features of the stream, for the place of what was kept.
+    Whole(NamedTempFile),
+    /// Those that are other ones than in the parent's stream with this root: they go into what is kept of it.
+    Changes { file: NamedTempFile, end: AtomicU64, parent: StreamRoot },
 }
 
 impl FeatureKeeper {
     /// Whether it begins with what was kept of the parent's stream, so that only what has changed need be put.
     pub fn continues(&self) -> bool {
-        self.continues
+        matches!(self.taken, Taken::Changes { .. })
     }
 
     /// Takes the features of the pieces from this number on. Threads may put different pieces at the same time.
     pub fn put(&self, first_piece: u64, features: &[Features]) {
-        let bytes: Vec<u8> = features.iter().flat_map(|features| features.to_bytes()).collect();
-        let written =
-            self.file.as_ref().map(|file| file.as_file().write_all_at(&bytes, HEADER_LEN as u64 + first_piece * FEATURES_LEN as u64));
-        if written.is_some_and(|written| written.is_err()) {
+        let bytes = features.iter().flat_map(|features| features.to_bytes());
+        let written = match &self.taken {
+            Taken::Whole(file) => file.as_file().write_all_at(&bytes.collect::<Vec<u8>>(), offset_of(first_piece)),
+            Taken::Changes { file, end, .. } => {
+                let head = [first_piece, features.len() as u64].map(u64::to_le_bytes);
+                let change: Vec<u8> = head.into_iter().flatten().chain(bytes).collect();
+                file.as_file().write_all_at(&change, end.fetch_add(change.len() as u64, Ordering::Relaxed))
+            }
+        };
+        if written.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
     }
 
     /// Keeps them as those of the stream with this root, in place of what was there.
     pub fn finish(self, root: &StreamRoot) {
-        let (Some(temporary), Some(top)) = (self.file, root.top) else { return };
-        let file = temporary.as_file();
-        let mut header = [0; HEADER_LEN];
-        let fields = [&MAGIC[..], &root.len.to_le_bytes(), top.as_bytes()].concat();
-        header.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-        let whole = HEADER_LEN as u64 + root.len.div_ceil(PIECE_LEN as u64) * FEATURES_LEN as u64;
-        if !self.failed.load(Ordering::Relaxed) && file.set_len(whole).is_ok() && file.write_all_at(&header, 0).is_ok() {
-            let _kept = temporary.persist(&self.place);
+        let Some(header) = header_of(root).filter(|_| !self.failed.load(Ordering::Relaxed)) else { return };
+        match self.taken {
+            Taken::Whole(file) => {
+                let whole = file.as_file().set_len(len_of(root)).and_then(|()| file.as_file().write_all_at(&header, 0));
+                if whole.is_ok() {
+                    let _kept = file.persist(&self.place);
+                }
+            }
+            Taken::Changes { file, parent, .. } if parent != *root => {
+                // Another backup may have changed what is kept, or be at it. Then these are not kept, and the next backup begins anew.
+                let _kept = apply(file.as_file(), &self.place, &parent, root, &header);
+            }
+            Taken::Changes { .. } => {}
         }
     }
+}
 
-    fn begin(&self, parent: Option<&Path>) -> Option<NamedTempFile> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).ok()?;
-        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dir).ok()?;
-        if let Some(parent) = parent {
-            std::io::copy(&mut beneath::open_file(parent).ok()?, file.as_file_mut()).ok()?;
-        }
-        Some(file)
+/// Writes changes into what is kept. Until all are there it is that of no stream.
+fn apply(changes: &File, place: &Path, parent: &StreamRoot, root: &StreamRoot, header: &[u8; HEADER_LEN]) -> std::io::Result<()> {
+    let kept = beneath::open_file_to_write(place)?;
+    kept.try_lock().map_err(|_| std::io::ErrorKind::WouldBlock)?;
+    let mut found = [0; HEADER_LEN];
+    kept.read_exact_at(&mut found, 0)?;
+    if header_of(parent) != Some(found) {
+        return Ok(());
     }
+    kept.write_all_at(&[0; HEADER_LEN], 0)?;
+    kept.set_len(len_of(root))?;
+    let (end, mut at) = (changes.metadata()?.len(), 0);
+    let mut bytes = Vec::new();
+    while at < end {
+        let mut head = [[0; 8]; 2];
+        changes.read_exact_at(head.as_flattened_mut(), at)?;
+        let [first_piece, count] = head.map(u64::from_le_bytes);
+        bytes.resize(count.saturating_mul(FEATURES_LEN as u64).min(end - at) as usize, 0);
+        changes.read_exact_at(&mut bytes, at + 16)?;
+        kept.write_all_at(&bytes, offset_of(first_piece))?;
+        at += 16 + bytes.len() as u64;
+    }
+    kept.write_all_at(header, 0)
+}
+
+fn offset_of(piece: u64) -> u64 {
+    HEADER_LEN as u64 + piece * FEATURES_LEN as u64
+}
+
+/// Bytes of a file of the features of this stream.
+fn len_of(root: &StreamRoot) -> u64 {
+    offset_of(root.len.div_ceil(PIECE_LEN as u64))
+}
+
+/// What the file begins with; `None` for an empty stream.
+fn header_of(root: &StreamRoot) -> Option<[u8; HEADER_LEN]> {
+    let mut header = [0; HEADER_LEN];
+    let fields = [&MAGIC[..], &root.len.to_le_bytes(), root.top?.as_bytes()].concat();
+    header.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+    Some(header)
 }
 
 impl Repository {
@@ -130,8 +179,7 @@ impl Repository {
         let mut file = beneath::open_file(&self.features_dir(source).join(file_name(stream))).ok()?;
         let mut header = [0; HEADER_LEN];
         file.read_exact(&mut header).ok()?;
-        let expected = [&MAGIC[..], &root.len.to_le_bytes(), root.top?.as_bytes()].concat();
-        header.starts_with(&expected).then(|| KeptFeatures { file, pieces: root.len.div_ceil(PIECE_LEN as u64) })
+        (header_of(root)? == header).then(|| KeptFeatures { file, pieces: root.len.div_ceil(PIECE_LEN as u64) })
     }
 
     /// Begins to keep the features of a stream of about this length; `parent` is the root of its parent's. `None` for a stream that is too short.
@@ -141,10 +189,13 @@ impl Repository {
         }
         let dir = self.features_dir(source);
         let place = dir.join(file_name(stream));
-        let continues = parent.is_some_and(|root| self.kept_features(source, stream, root).is_some());
-        let mut keeper = FeatureKeeper { dir, place, file: None, continues, failed: AtomicBool::new(false) };
-        keeper.file = keeper.begin(continues.then_some(keeper.place.as_path()));
-        keeper.file.is_some().then_some(keeper)
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).ok()?;
+        let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&dir).ok()?;
+        let taken = match parent.filter(|root| self.kept_features(source, stream, root).is_some()) {
+            Some(parent) => Taken::Changes { file, end: AtomicU64::new(0), parent: *parent },
+            None => Taken::Whole(file),
+        };
+        Some(FeatureKeeper { place, taken, failed: AtomicBool::new(false) })
     }
 
     /// Removes what is kept of a source's streams that are not among these any more.

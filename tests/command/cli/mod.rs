@@ -28,6 +28,7 @@ mod stats;
 mod status;
 mod stopping;
 mod trees;
+mod versions;
 
 use crate::locked;
 use crate::place as support;

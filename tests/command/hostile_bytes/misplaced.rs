@@ -7,7 +7,7 @@ use super::support::Place;
 /// Whoever copies a record so is told of by every command that looks, stops no backup, and adds nothing to the list; a repair removes the copy.
 #[test]
 fn a_copied_record_is_told_and_mended() {
-    let place = Place::with_repository();
+    let place = Place::without_parity();
     place.database("b.db", 300);
     place.ok(["backup", "sqlite", "a.db"]);
     place.ok(["backup", "sqlite", "b.db"]);

@@ -58,6 +58,8 @@ fn collect(directory: &Path, prefix: &str, found: &mut Vec<String>) {
         let path = format!("{prefix}{}", entry.file_name().into_string().unwrap());
         match entry.file_type().unwrap().is_dir() {
             true => collect(&entry.path(), &format!("{path}/"), found),
+            // The page itself is no object.
+            false if path == "FORMAT.md" => {}
             false => found.push(path),
         }
     }

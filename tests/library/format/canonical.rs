@@ -224,7 +224,7 @@ fn versions_and_features_are_refused_by_name() {
     let text = String::from_utf8(values::config(true).encode().unwrap()).unwrap();
     for (from, to, says) in [
         ("\"icecore\": 2", "\"icecore\": 3".to_string(), "a newer icecore: format version 3"),
-        ("\"icecore\": 2", "\"icecore\": 1".into(), "icecore 0.1: format version 1"),
+        ("\"icecore\": 2", "\"icecore\": 1".into(), "icecore 0.1: format version 1, and this icecore reads version 2"),
         ("\"icecore\": 2", "\"icecore\": 0".into(), "no format version 0"),
         ("\"features\": []", "\"features\": [\"parity\"]".into(), "parity"),
         ("aes-256-gcm", "aes-512-gcm".into(), "aes-512-gcm"),
@@ -239,7 +239,7 @@ fn versions_and_features_are_refused_by_name() {
     let mut header = values::header(icecore::store::format::Kind::Pack, icecore::store::format::Cipher::None).encode();
     for (at, value, says) in [
         (8, FORMAT_VERSION as u8 + 1, "a newer icecore: format version 3"),
-        (8, 1, "icecore 0.1: format version 1"),
+        (8, 1, "icecore 0.1: format version 1, and this icecore reads version 2"),
         (10, 2, "cipher 2"),
         (12, 4, "flags 0x4"),
     ] {
@@ -264,9 +264,12 @@ fn a_newer_pack_is_newer_and_not_damaged() {
         bytes[end..].copy_from_slice(&sum.as_bytes()[..FOOTER_CHECKSUM_LEN]);
         bytes
     };
-    for (at, value, says) in
-        [(24, 3, "a newer icecore: format version 3"), (24, 1, "icecore 0.1: format version 1"), (28, 4, "flags"), (26, 1, "flags")]
-    {
+    for (at, value, says) in [
+        (24, 3, "a newer icecore: format version 3"),
+        (24, 1, "icecore 0.1: format version 1, and this icecore reads version 2"),
+        (28, 4, "flags"),
+        (26, 1, "flags"),
+    ] {
         let bytes = newer(at, value);
         let error = Footer::decode(&bytes, footer.pack_len).unwrap().verify(&bytes, trailer).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
