@@ -226,3 +226,34 @@ fn documents_name_files_that_exist() {
     assert!(seen > 50, "the test has lost sight of the paths: {seen}");
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
+
+/// A file that a comment names by a part of its path is there: `store/repo/reader.rs`.
+#[test]
+fn comments_name_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let of = |dir: &str| walkdir::WalkDir::new(root.join(dir)).into_iter().map(|entry| entry.unwrap().into_path()).collect::<Vec<_>>();
+    let files: Vec<_> = ["src", "tests", "benches", "examples"]
+        .iter()
+        .flat_map(|dir| of(dir))
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        .collect();
+    let (mut missing, mut seen) = (Vec::new(), 0);
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        for line in text.lines().filter(|line| line.trim_start().starts_with("//")) {
+            let words = line
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|word| word.ends_with(".rs") && word.contains('/') && !word.contains([' ', '{', '*']));
+            for word in words {
+                seen += 1;
+                if !files.iter().any(|other| other.ends_with(word)) {
+                    missing.push(format!("{}: {word}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "the test has lost sight of the paths: {seen}");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}

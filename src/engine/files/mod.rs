@@ -27,7 +27,7 @@
 //!
 //! # When a file is not read
 //!
-//! Plain files follow the rule in `source/stamp.rs`, databases that in [`super::sqlite`].
+//! Plain files follow the rule in `engine/stamp.rs`, databases that in [`super::sqlite`].
 //!
 //! # Locks
 //!

@@ -29,7 +29,7 @@
 //!
 //! # When a database is not read
 //!
-//! Only if the file system proves that nothing was written: see [`SqliteSource`] and the rule in `source/stamp.rs`.
+//! Only if the file system proves that nothing was written: see [`SqliteSource`] and the rule in `engine/stamp.rs`.
 
 pub mod bounds;
 mod capture;

@@ -2,7 +2,7 @@
 //!
 //! Nothing inside a database proves it: in WAL mode an update can leave the size and all of page 1 as they were. So the file system has to.
 //! A stamp holds the states of the main file and of the -wal (or its absence), taken *before* the read transaction, and follows the rule
-//! of `source/stamp.rs`; besides, none is given out while there is a rollback journal.
+//! of `engine/stamp.rs`; besides, none is given out while there is a rollback journal.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;

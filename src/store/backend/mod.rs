@@ -11,6 +11,9 @@ use crate::id::{ContentId, ID_LEN, KeyId, LogId, MarkId, PackId, SnapshotId, Sou
 
 pub use local::LocalBackend;
 
+/// What the format page is called in a repository.
+pub const FORMAT_PAGE_NAME: &str = "FORMAT.md";
+
 /// Which of the two stored copies of a small, precious object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Replica {

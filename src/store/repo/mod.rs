@@ -2,7 +2,7 @@
 //!
 //! What may run beside what (every row beside every column, in any number of processes on any number of hosts; nothing waits, nothing locks):
 //!
-//! | | backup | restore, look, check | (prune, later) |
+//! | | backup | restore, look, check | prune |
 //! |---|---|---|---|
 //! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
 //! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see `ops/forget.rs` |

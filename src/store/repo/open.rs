@@ -13,7 +13,7 @@ use super::seen::{Memory, Seen, Trust};
 use super::{Inner, Repository, random_salt};
 use crate::error::{Error, Result};
 use crate::id::{KeyId, RepositoryId};
-use crate::store::backend::{Backend, BackendExt, ObjectKey, ObjectKind, Replica, WriteMode};
+use crate::store::backend::{Backend, BackendExt, FORMAT_PAGE_NAME, ObjectKey, ObjectKind, Replica, WriteMode};
 use crate::store::crypto::{Keys, keyring};
 use crate::store::format::Malformed;
 use crate::store::format::config::{CONFIG_LEN_MAX, Config};
@@ -25,9 +25,8 @@ const PAGE_CHUNK_LEN: u32 = 64 << 10;
 /// Aimed-at bytes in a content-defined chunk, for new repositories.
 const CONTENT_CHUNK_LEN: u32 = 64 << 10;
 
-/// The page that says how to read a repository without icecore, and what it is called in each.
-const PAGE: &str = include_str!("../../../store-format.md");
-const PAGE_NAME: &str = "FORMAT.md";
+/// The page that says how to read a repository without icecore.
+const FORMAT_PAGE: &str = include_str!("../../../store-format.md");
 
 /// How to make a repository.
 pub struct InitOptions {
@@ -66,6 +65,8 @@ impl Repository {
             }
         }
         refuse_remains(backend)?;
+        // Whoever finds the disk in twenty years can read it.
+        backend.leave_text(FORMAT_PAGE_NAME, FORMAT_PAGE)?;
         let config = Config {
             repository: RepositoryId(random_salt()?),
             encrypted: options.passphrase.is_some(),
@@ -103,8 +104,6 @@ impl Repository {
         // From here on nobody else can make it one, and key records of inits that were interrupted or came too late open nothing.
         remove_other_keys(backend, own)?;
         backend.write(&ObjectKey::Config(Replica::First), &[&config_bytes], WriteMode::CreateNew)?;
-        // Whoever finds the disk in twenty years can read it. The repository is made, so what keeps the page from being written is no failure.
-        let _ = backend.leave_text(PAGE_NAME, PAGE);
         Ok(config.repository)
     }
 

@@ -125,7 +125,7 @@ fn errors_are_one_line_of_json() {
 fn a_warning_is_a_line_of_json_too() {
     let place = Place::with_repository();
     std::fs::create_dir_all(place.path(".icecore/snapshots")).unwrap();
-    std::fs::write(place.path(".icecore/snapshots").join("ab".repeat(32)), "nothing").unwrap();
+    std::fs::write(place.path(".icecore/snapshots").join(format!("{}-{}", "ab".repeat(8), "ab".repeat(32))), "nothing").unwrap();
     let run = place.run(["--json", "snapshots"]);
     assert_eq!(run.code, Some(4));
     assert_eq!(run.json()["unreadable"].as_array().unwrap().len(), 1);

@@ -3,7 +3,7 @@
 //! `tests/fixtures/repos/vN` holds, for format N: `repo`, the repository as that release wrote it, with the passphrase of
 //! `tests/support/repo.rs`; and `expected`, a line for each stream: snapshot id, length, BLAKE3 in hex, name.
 //! How to add one, when a format is released: put `vN` into [`RELEASED`], run
-//! `cargo test --test format compat::freeze -- --ignored` with that release, and commit what it wrote. It never writes over one that is there.
+//! `cargo test --test library format::compat::freeze -- --ignored` with that release, and commit what it wrote. It never writes over one that is there.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Golden bytes: what is written for a fixed value never changes, and is read back as that value.
 //!
 //! `tests/fixtures/golden` holds one file for each: hex digits, `#` starts a comment. A new one is written by
-//! `cargo test --test format golden::write_new -- --ignored`; a file that is there is never written again: other bytes are another format.
+//! `cargo test --test library format::golden::write_new -- --ignored`; a file that is there is never written again: other bytes are another format.
 
 use std::path::{Path, PathBuf};
 

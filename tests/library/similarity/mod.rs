@@ -1,6 +1,7 @@
 //! Similarity: what features survive, what is found, what slices never exceed.
 
 mod features;
+mod kept;
 mod matching;
 mod slices;
 

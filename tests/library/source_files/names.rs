@@ -84,8 +84,8 @@ fn paths_with_the_same_last_part_are_told_apart_by_those_before() {
     let (a, b) = (bed.path("srv/a/data"), bed.path("srv/b/data"));
     let given = |names: [Option<&str>; 2]| selected(&[(names[0], &a), (names[1], &b)], Selection::default());
     let names_of = |names_given| names(&repo, &run(&repo, &given(names_given).unwrap(), 1));
-    assert_eq!(names_of([Some("one"), None]), ["one", "one/f", "data", "data/f"]);
-    assert_eq!(names_of([Some("data"), None]), ["data", "data/f", "b/data", "b/data/f"]);
+    assert_eq!(names_of([Some("one"), None]), ["data", "data/f", "one", "one/f"]);
+    assert_eq!(names_of([Some("data"), None]), ["b/data", "b/data/f", "data", "data/f"]);
     let alone = selected(&[(Some("one"), &a)], Selection::default()).unwrap();
     assert_eq!(names(&repo, &run(&repo, &alone, 1)), ["one", "one/f"], "so that another path can be added later");
     for wrong in [[Some("n"), Some("n")], [Some("n"), Some("n/x")], [Some("../n"), None], [Some(""), None]] {

@@ -1,4 +1,4 @@
-//! Dumps become databases of a PostgreSQL server again, and what was there is kept (promise 6 of the design).
+//! Dumps become databases of a PostgreSQL server again, and what was there is kept.
 //!
 //! The new database is made under a name of its own, from `template0` and with the statement that the dump has for that, loaded by `pg_restore`,
 //! analyzed, dumped once more and compared with the dump row by row (by sums). Only then both databases are renamed, in one transaction:

@@ -15,13 +15,13 @@
 //! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
 //! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
 
+mod files;
 mod names;
 mod unfinished;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,9 +30,10 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::fs::disk::Disk;
 use crate::id::{PackId, to_hex};
-use crate::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind, Replica, Unfinished, WriteMode};
+use crate::store::backend::{Backend, FORMAT_PAGE_NAME, ObjectInfo, ObjectKey, ObjectKind, Replica, Unfinished, WriteMode};
 
-use self::names::{directory_name, file_name, is_directory_name, parse_name, shard_name};
+use self::files::{Look, objects_of, read_file};
+use self::names::{directory_name, file_name, is_directory_name, shard_name};
 
 /// The directories of a repository, each for one kind of object.
 const DIRECTORIES: [&str; 9] = ["forgotten", "keys", "log", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
@@ -424,7 +425,8 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     }
     for entry in entries {
         let name = entry.map_err(failed("list", path))?.file_name();
-        let ours = name.to_str().is_some_and(|name| DIRECTORIES.contains(&name) || name.starts_with(TEMPORARY) || name == "lost+found");
+        let is_ours = |name: &str| DIRECTORIES.contains(&name) || name == FORMAT_PAGE_NAME || name.starts_with(TEMPORARY);
+        let ours = name.to_str().is_some_and(|name| is_ours(name) || name == "lost+found");
         if !ours {
             let detail = format!("holds {name:?} and no repository; choose a new or an empty directory");
             return Err(Error::destination(path, detail));
@@ -438,72 +440,4 @@ fn temporary_name() -> io::Result<String> {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(format!("{TEMPORARY}{}-{}", std::process::id(), to_hex(&random)))
-}
-
-/// What is wanted to be known of a directory entry besides its name.
-#[derive(Debug, Clone, Copy)]
-enum Look {
-    /// Whether it is a file, which most directories say by themselves; sizes come out as 0.
-    Type,
-    /// The size, too.
-    Size,
-}
-
-/// The objects of one kind among the entries of a directory.
-fn objects_of(directory: PathBuf, entries: fs::ReadDir, kind: ObjectKind, look: Look) -> impl Iterator<Item = Result<ObjectInfo>> {
-    entries.filter_map(move |entry| {
-        let found = entry.and_then(|entry| object_of(&directory, &entry, kind, look)).transpose()?;
-        Some(found.map_err(failed("list", &directory)))
-    })
-}
-
-/// The object that a directory entry is; `None` for a foreign one and for one that has just been removed.
-fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Look) -> io::Result<Option<ObjectInfo>> {
-    let Some(key) = entry.file_name().to_str().and_then(|name| parse_name(kind, directory, name)) else { return Ok(None) };
-    if let ObjectKey::Pack(id) = key
-        && directory.file_name() != Some(shard_name(&id).as_ref())
-    {
-        return Ok(None);
-    }
-    let found = match look {
-        Look::Type => entry.file_type().map(|found| (found.is_file(), 0)),
-        Look::Size => entry.metadata().map(|found| (found.is_file(), found.len())),
-    };
-    match found {
-        Ok((is_file, size)) => Ok(is_file.then_some(ObjectInfo { key, size })),
-        Err(cause) if is_absent(&cause) => Ok(None),
-        Err(cause) => Err(cause),
-    }
-}
-
-/// Reads a file or a range of it. Nothing is allocated before the range is known to be in the file.
-fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Vec<u8>> {
-    // What has the name of an object may be anything: opening a pipe must not wait for its writer, a link is not followed.
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-    let file = File::options().read(true).custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?).open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidData, "is no regular file"));
-    }
-    let range = range.unwrap_or(0..found.len());
-    let Some(wanted) = range.end.checked_sub(range.start) else {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "a range that ends before it starts"));
-    };
-    if range.end > found.len() {
-        let detail = format!("bytes {} to {} of a file of {}", range.start, range.end, found.len());
-        return Err(io::Error::new(ErrorKind::UnexpectedEof, detail));
-    }
-    let wanted = usize::try_from(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
-    let mut offset = range.start;
-    while bytes.len() < wanted {
-        let read = rustix::io::retry_on_intr(|| rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), offset))?;
-        if read == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        offset += read as u64;
-    }
-    bytes.truncate(wanted);
-    Ok(bytes)
 }

@@ -1,0 +1,85 @@
+//! Looking at files of a repository: what is in a directory, what is in a file. Whatever has the name of an object may be anything.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::names::{parse_name, shard_name};
+use super::{failed, is_absent};
+use crate::error::Result;
+use crate::store::backend::{ObjectInfo, ObjectKey, ObjectKind};
+
+/// What is wanted to be known of a directory entry besides its name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Look {
+    /// Whether it is a file, which most directories say by themselves; sizes come out as 0.
+    Type,
+    /// The size, too.
+    Size,
+}
+
+/// The objects of one kind among the entries of a directory.
+pub(super) fn objects_of(
+    directory: PathBuf,
+    entries: fs::ReadDir,
+    kind: ObjectKind,
+    look: Look,
+) -> impl Iterator<Item = Result<ObjectInfo>> {
+    entries.filter_map(move |entry| {
+        let found = entry.and_then(|entry| object_of(&directory, &entry, kind, look)).transpose()?;
+        Some(found.map_err(failed("list", &directory)))
+    })
+}
+
+/// The object that a directory entry is; `None` for a foreign one and for one that has just been removed.
+fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Look) -> io::Result<Option<ObjectInfo>> {
+    let Some(key) = entry.file_name().to_str().and_then(|name| parse_name(kind, directory, name)) else { return Ok(None) };
+    if let ObjectKey::Pack(id) = key
+        && directory.file_name() != Some(shard_name(&id).as_ref())
+    {
+        return Ok(None);
+    }
+    let found = match look {
+        Look::Type => entry.file_type().map(|found| (found.is_file(), 0)),
+        Look::Size => entry.metadata().map(|found| (found.is_file(), found.len())),
+    };
+    match found {
+        Ok((is_file, size)) => Ok(is_file.then_some(ObjectInfo { key, size })),
+        Err(cause) if is_absent(&cause) => Ok(None),
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Reads a file or a range of it. Nothing is allocated before the range is known to be in the file.
+pub(super) fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Vec<u8>> {
+    // What has the name of an object may be anything: opening a pipe must not wait for its writer, a link is not followed.
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let file = File::options().read(true).custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "is no regular file"));
+    }
+    let range = range.unwrap_or(0..found.len());
+    let Some(wanted) = range.end.checked_sub(range.start) else {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "a range that ends before it starts"));
+    };
+    if range.end > found.len() {
+        let detail = format!("bytes {} to {} of a file of {}", range.start, range.end, found.len());
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, detail));
+    }
+    let wanted = usize::try_from(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
+    let mut offset = range.start;
+    while bytes.len() < wanted {
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), offset))?;
+        if read == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        offset += read as u64;
+    }
+    bytes.truncate(wanted);
+    Ok(bytes)
+}
