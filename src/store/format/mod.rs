@@ -20,7 +20,7 @@ use crate::error::Error;
 /// The format version that this program writes and reads.
 pub const FORMAT_VERSION: u16 = 2;
 /// Of each version that is not read any more the release of icecore that reads it.
-pub const FORMER_VERSIONS: [(u16, &str); 1] = [(1, "0.1")];
+const FORMER_VERSIONS: [(u16, &str); 1] = [(1, "0.1")];
 
 /// Bytes in an [`ObjectHeader`].
 pub const HEADER_LEN: usize = 48;
