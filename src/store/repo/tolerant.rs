@@ -12,9 +12,6 @@ use crate::progress::Monitor;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 use crate::store::format::{CHUNK_LEN_MAX, RECORD_LEN_MAX, TREE_LEVELS_MAX};
 
-/// Chunks of a listing that may belong to one entry and wait for the next ones. The longest entry takes no more in whole chunks.
-const PENDING_MAX: usize = RECORD_LEN_MAX / CHUNK_LEN_MAX as usize;
-
 /// A piece of a tree, in order.
 #[derive(Debug)]
 pub(crate) enum Piece {
@@ -133,27 +130,26 @@ impl Reader {
         };
         let mut seen = HashSet::new();
         let mut last_name = None;
-        let mut pending = Pending::default();
+        let mut parts = Assembly::default();
         while let Some(piece) = pieces.next()? {
             if monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
-            let read = match piece {
+            let (len, read) = match piece {
                 Piece::Chunk(span) if !seen.insert(span.id) => {
                     // Few nodes that name the same chunks over and over would make a listing without end.
                     loss.add(&"it has a part twice");
                     break;
                 }
-                Piece::Chunk(span) => self.chunk(&span.id).map(|bytes| bytes.to_vec()),
-                Piece::Zeros(_) => Err(Error::corrupt("a snapshot's listing", "it has a part that is no entry")),
-                Piece::Lost(_, error) => Err(error),
+                Piece::Chunk(span) => (Some(span.len), self.chunk(&span.id).map(|bytes| bytes.to_vec())),
+                Piece::Zeros(_) => (None, Err(Error::corrupt("a snapshot's listing", "it has a part that is no entry"))),
+                Piece::Lost(_, error) => (None, Err(error)),
             };
             let entries = match read {
-                Ok(bytes) => pending.entries_with(bytes, &mut loss),
+                Ok(bytes) => parts.add(&bytes, &mut loss),
                 Err(error) if error.is_damage() => {
                     loss.add(&error);
-                    // What it began is not ended any more.
-                    pending = Pending { chunks: Vec::new(), after_loss: true };
+                    parts.lose(len);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -168,38 +164,67 @@ impl Reader {
                 }
             }
         }
-        if !pending.chunks.is_empty() {
+        if !parts.pending.is_empty() {
             loss.add(&"an entry is cut off");
         }
         Ok(loss)
     }
 }
 
-/// Chunks of a listing that end within an entry.
+/// Entries from the chunks of a listing. Only an entry longer than a chunk goes on in the next ones: then all its chunks but the last are of the full length.
 #[derive(Default)]
-struct Pending {
-    chunks: Vec<Vec<u8>>,
-    /// Something before them is lost, so that the first ones may be the end of an entry that is lost, too. Otherwise an entry begins with the first: what
-    /// looks like one further on is the content of an entry.
-    after_loss: bool,
+struct Assembly {
+    state: State,
+    /// The beginning of an entry that goes on.
+    pending: Vec<u8>,
 }
 
-impl Pending {
-    /// The entries with which the chunks and this next one end, if they do.
-    fn entries_with(&mut self, bytes: Vec<u8>, loss: &mut ListingLoss) -> Vec<StreamEntry> {
-        self.chunks.push(bytes);
-        let starts = if self.after_loss { self.chunks.len() } else { 1 };
-        let found = (0..starts).find_map(|start| self.chunks.get(start..).and_then(|chunks| whole_entries(&chunks.concat())));
-        match found {
-            Some(_) => *self = Pending::default(),
-            None if self.chunks.len() > PENDING_MAX => {
-                self.chunks.remove(0);
-                if !std::mem::replace(&mut self.after_loss, true) {
-                    loss.add(&"it does not consist of entries");
-                }
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The next chunk begins with an entry, or goes on with the pending one.
+    #[default]
+    Known,
+    /// The next chunk is of an entry whose beginning is lost.
+    InLost,
+    /// What is before the next chunk is lost, and of unknown length.
+    Unknown,
+}
+
+impl Assembly {
+    /// A chunk of this length is lost; `None`: several chunks.
+    fn lose(&mut self, len: Option<u32>) {
+        self.pending.clear();
+        self.state = match len {
+            Some(CHUNK_LEN_MAX) => State::InLost,
+            Some(_) => State::Known,
+            None => State::Unknown,
+        };
+    }
+
+    /// The entries that end with this chunk.
+    fn add(&mut self, bytes: &[u8], loss: &mut ListingLoss) -> Vec<StreamEntry> {
+        let after = if bytes.len() == CHUNK_LEN_MAX as usize { State::InLost } else { State::Known };
+        match std::mem::take(&mut self.state) {
+            State::Known => {}
+            State::InLost => {
+                self.state = after;
+                return Vec::new();
             }
-            None => {}
+            State::Unknown => {
+                let entries = whole_entries(bytes);
+                self.state = if entries.is_some() { State::Known } else { after };
+                return entries.unwrap_or_default();
+            }
         }
-        found.unwrap_or_default()
+        self.pending.extend_from_slice(bytes);
+        let entries = whole_entries(&self.pending);
+        if entries.is_some() {
+            self.pending.clear();
+        } else if self.pending.len() > RECORD_LEN_MAX {
+            loss.add(&"it does not consist of entries");
+            self.pending.clear();
+            self.state = after;
+        }
+        entries.unwrap_or_default()
     }
 }

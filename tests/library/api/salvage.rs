@@ -4,19 +4,20 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use icecore::engine::place::Placement;
 use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
 use icecore::ops::restore::RestoreOptions;
 use icecore::ops::restore::salvage::{Salvage, salvage};
 use icecore::progress::Silent;
 use icecore::recorded::{Attribute, EntryKind, FileMeta};
+use icecore::store::chunker::Cut;
 use icecore::store::format::record;
 use icecore::store::format::snapshot::{StreamEntry, StreamRoot};
-use icecore::store::repo::{Reference, Repository, SessionOptions, WriteSession};
+use icecore::store::repo::{ListingCuts, Reference, Repository, SessionOptions, WriteSession};
 
 use super::chunks::{draft, put_stream};
 use super::support::Bed;
-use icecore::engine::place::Placement;
 
 /// A repository whose packs are told apart by when they came.
 struct Scene {
@@ -179,37 +180,49 @@ fn after_a_lost_part_a_listing_goes_on() {
 
 /// An entry that takes three chunks, the second of which looks like an entry by itself.
 #[test]
-fn an_entry_of_several_chunks() {
-    let inner = entry("inner", StreamRoot { len: 0, levels: 0, top: None });
-    let attributes = vec![Attribute { name: b"user.x".to_vec(), value: [b"mark".to_vec(), encoded(&[inner]), vec![b'y'; 100]].concat() }];
-    let long = |root| StreamEntry {
-        meta: Some(FileMeta { mode: 0o600, attributes: attributes.clone(), ..FileMeta::default() }),
-        ..entry("long", root)
-    };
-    let inner_len = attributes[0].value.len() - 104;
+fn what_looks_like_an_entry_within_one() {
+    let inner = encoded(&[entry("inner", StreamRoot { len: 0, levels: 0, top: None })]);
+    let value = [b"mark".to_vec(), inner.clone(), vec![b'y'; 100]].concat();
+    let attributes = vec![Attribute { name: b"user.x".to_vec(), value }];
     let mut scene = Scene::new();
-    let streams = [chunks(0..2), chunks(2..4)];
-    let views: Vec<&[Vec<u8>]> = streams.iter().map(Vec::as_slice).collect();
-    let cut = |roots: &[StreamRoot]| {
-        let bytes = encoded(&[long(roots[0])]);
-        let start = bytes.windows(4).position(|window| window == b"mark").unwrap() + 4;
-        vec![
-            bytes[..start].to_vec(),
-            bytes[start..start + inner_len].to_vec(),
-            bytes[start + inner_len..].to_vec(),
-            encoded(&[entry("z", roots[1])]),
-        ]
-    };
-    let (roots, _, _) = scene.store(&views, &|_| Vec::new());
-    let first = scene.store_chunks(&cut(&roots)[..1]);
-    let (_, id, _) = scene.store(&views, &|roots| cut(roots));
-    let whole = scene.salvage(&id, "out-0", &[]).unwrap();
-    assert_eq!((scene.names("out-0"), whole.has_losses()), (vec!["long".to_owned(), "z".to_owned()], false));
-    lose(&first);
-    let outcome = scene.salvage(&id, "out-1", &[]).unwrap();
-    let names = scene.names("out-1");
-    assert!(names.contains(&"z".to_owned()) && !names.contains(&"long".to_owned()), "{names:?}");
-    assert!(outcome.listing.places > 0);
+    let stream = chunks(0..2);
+    let (_, id, _) = scene.store(&[&stream], &|roots| {
+        let meta = FileMeta { mode: 0o600, attributes: attributes.clone(), ..FileMeta::default() };
+        let bytes = encoded(&[StreamEntry { meta: Some(meta), ..entry("long", roots[0]) }]);
+        let (head, rest) = bytes.split_at(bytes.windows(4).position(|window| window == b"mark").unwrap() + 4);
+        let (middle, rest) = rest.split_at(inner.len());
+        vec![head.to_vec(), middle.to_vec(), rest.to_vec(), encoded(&[entry("z", roots[0])])]
+    });
+    let outcome = scene.salvage(&id, "out-0", &[]).unwrap();
+    assert_eq!((scene.names("out-0"), outcome.has_losses()), (vec!["long".to_owned(), "z".to_owned()], false));
+}
+
+/// Whichever chunk of a long entry is lost, it alone is.
+#[test]
+fn a_part_of_an_entry_of_several_chunks() {
+    for lost in 0..3 {
+        let mut scene = Scene::new();
+        let stream = chunks(0..2);
+        let attributes = (0..40u64).map(|number| Attribute { name: vec![b'a', number as u8], value: chunk(number, 60 << 10) }).collect();
+        let meta = Some(FileMeta { mode: 0o600, attributes, ..FileMeta::default() });
+        let cut = |roots: &[StreamRoot]| -> Vec<Vec<u8>> {
+            let long = StreamEntry { meta: meta.clone(), ..entry("long", roots[0]) };
+            let entries = [entry("a", roots[0]), long, entry("y", roots[0]), entry("z", roots[0])];
+            let bytes = |cut: std::io::Result<Cut>| match cut.unwrap() {
+                Cut::Bytes(bytes) => bytes,
+                other => panic!("{other:?}"),
+            };
+            ListingCuts::new(&entries, 7).map(bytes).collect()
+        };
+        let (roots, _, _) = scene.store(&[&stream], &|_| Vec::new());
+        let parts = cut(&roots);
+        assert_eq!(parts.len(), 5, "one entry, three chunks of the long one, two entries");
+        let packs = scene.store_chunks(&parts[1 + lost..2 + lost]);
+        let (_, id, _) = scene.store(&[&stream], &cut);
+        lose(&packs);
+        let outcome = scene.salvage(&id, "out-1", &[]).unwrap();
+        assert_eq!((scene.names("out-1"), outcome.listing.places), (["a", "y", "z"].map(String::from).to_vec(), 1), "{lost}");
+    }
 }
 
 #[test]
