@@ -247,7 +247,8 @@ fn no_name_is_taken_twice_and_none_leads_out() {
     let there = ["a.salvaged", "a.salvaged.1", "b.salvaged", "b.salvaged/c", "b.salvaged.1", "c.salvaged", "c.salvaged.1", "c.salvaged.2"];
     let mut expected = [&there[..], &["f.salvaged", "g.salvaged", "h.salvaged"]].concat();
     let mut found = scene.names("out-1");
-    (expected.sort_unstable(), found.sort_unstable());
+    expected.sort_unstable();
+    found.sort_unstable();
     assert_eq!(found, expected);
     for name in ["a.salvaged", "b.salvaged/c", "c.salvaged", "c.salvaged.1"] {
         assert!(read(&scene.bed.path("out-1").join(name)) == good.concat(), "{name}");
