@@ -31,6 +31,7 @@ mod prune;
 mod repair;
 mod restore;
 mod restore_server;
+mod salvage;
 mod scrub;
 mod secrets;
 mod signals;

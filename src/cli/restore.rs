@@ -36,7 +36,7 @@ use super::{targets, time};
 /// Give a snapshot back, as files or as a PostgreSQL database; what was there is kept as NAME.pre_restore.TIMESTAMP (a database: NAME_pre_restore_TIMESTAMP)
 #[derive(Debug, clap::Args)]
 #[command(
-    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...\n       \
+    override_usage = "icecore restore [OPTIONS] SNAP --to DIR\n       icecore restore [OPTIONS] SNAP NAME=DEST...\n       icecore restore [OPTIONS] SNAP --salvage --to DIR [NAME...]\n       \
                       icecore restore [OPTIONS] --from-dir DIR NAME=DEST...\n       \
                       icecore restore [OPTIONS] SNAP --dsn DSN\n       icecore restore [OPTIONS] --from-file FILE.pgdump --dsn DSN",
     after_help = super::restore_server::AFTER_HELP
@@ -47,14 +47,17 @@ pub(crate) struct RestoreArgs {
     pub(crate) snap: Option<OsString>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
-    /// Restore these streams onto these files, and directories into these directories
+    /// Restore these streams onto these files, and directories into these directories; with --salvage NAME alone
     #[arg(value_name = "NAME=DEST")]
     pub(crate) streams: Vec<OsString>,
     /// Restore all streams into this directory
-    #[arg(long, value_name = "DIR", conflicts_with = "streams")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = super::restore_server::FOR_SERVERS)]
     pub(crate) to: Option<PathBuf>,
+    /// Give every byte that can be had of damaged streams, into a new directory: with zeros for what is lost, as NAME.salvaged
+    #[arg(long, requires = "to", conflicts_with_all = ["live", "busy_timeout", "accept_damaged", "from_dir", "from_file", "dsn"])]
+    pub(crate) salvage: bool,
     /// Restore files of an export, without a repository
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "source", "tag", "host"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "source", "tag", "host"], conflicts_with_all = super::restore_server::FOR_SERVERS)]
     pub(crate) from_dir: Option<PathBuf>,
     /// Write into databases that others may have open, through SQLite
     #[arg(long, conflicts_with = "to")]
@@ -84,9 +87,9 @@ pub(crate) struct DumpArgs {
 }
 
 /// Above this the paths are no news to anyone.
-const SHOWN_MAX: usize = 20;
+pub(crate) const SHOWN_MAX: usize = 20;
 /// Failures that are told one by one; of more the reasons repeat.
-const FAILED_SHOWN_MAX: usize = 50;
+pub(crate) const FAILED_SHOWN_MAX: usize = 50;
 
 #[derive(Serialize)]
 struct Done {
@@ -111,7 +114,7 @@ struct Done {
 }
 
 #[derive(Serialize)]
-struct FailedView {
+pub(crate) struct FailedView {
     #[serde(flatten)]
     named: Named,
     #[serde(flatten)]
@@ -150,10 +153,16 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
             "say where to: --to DIR for all streams, NAME=DEST for one of them, or --dsn DSN for a PostgreSQL server",
         ));
     }
+    if args.to.is_some() && !args.streams.is_empty() && !args.salvage {
+        return Err(Failure::usage("--to restores all streams, NAME=DEST one of them: give one of the two"));
+    }
     let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
     journaled(context, &repo, Operation::Restore, |story| {
         story.detail = snap.to_owned();
+        if let (true, Some(dir)) = (args.salvage, &args.to) {
+            return super::salvage::salvage(context, &repo, snap, dir, args, story);
+        }
         put_back(context, &repo, snap, args, story)
     })
 }
@@ -342,7 +351,7 @@ fn refused(refused: Refused, snap: &str, filter: &FilterArgs) -> Failure {
 }
 
 impl FailedView {
-    fn of(failed: &Failed) -> Self {
+    pub(crate) fn of(failed: &Failed) -> Self {
         FailedView {
             named: Named::of(&failed.name),
             located: Located::of(&failed.path),
@@ -353,7 +362,7 @@ impl FailedView {
 }
 
 /// Of a stream that is not there: perhaps another source was meant.
-fn of_which_source(error: Error, snap: &str, filter: &FilterArgs) -> Failure {
+pub(crate) fn of_which_source(error: Error, snap: &str, filter: &FilterArgs) -> Failure {
     let is_of_all = matches!(error, Error::NoSuch { .. }) && snap.starts_with("latest") && filter.source.is_none();
     let failure = Failure::from(error);
     let hint = if is_of_all { "; `latest` is the newest of all sources: choose one with --source" } else { "" };

@@ -42,9 +42,13 @@ names are verified before anything is touched; so it is with --from-file and the
 --table makes one table with its rows beside what is in the database that --dsn names, as NAME_restored_TIMESTAMP in its schema, without indexes,
 keys and triggers, to look at and to copy rows back from; only this table's part of the dump is read.
 
+--salvage gives every byte that can be had of damaged streams. What is lost is zeros in the file, which never takes the stream's name but NAME.salvaged;
+the report names the lost ranges and the tables of a database that have losses. The exit code is 4 if something is lost.
+
 Examples:
   icecore restore latest --to restored
   icecore restore '@2026-11-23 03:15' memory.db=/var/lib/app/memory.db
+  icecore restore latest --salvage --to salvaged
   icecore restore --from-dir /srv/artefacts/brain memory.db=/var/lib/app/memory.db
   icecore restore latest --dsn postgresql://admin@db.example.org/brainstem --jobs 4
   icecore restore latest --dsn postgresql://admin@db.example.org/postgres --as brainstem_yesterday
@@ -54,6 +58,10 @@ Examples:
 
 /// Heads the options of restores into a server.
 const HEADING: &str = "Into a PostgreSQL server";
+
+/// What needs --dsn. It has to be said where --dsn is refused, too: there clap does not ask for what else an option needs.
+pub(crate) const FOR_SERVERS: [&str; 11] =
+    ["name", "table", "jobs", "tmp", "disconnect", "no_owner", "no_privileges", "no_tablespaces", "no_verify", "keep_going", "pg_bin"];
 
 /// How to restore into a server.
 #[derive(Debug, clap::Args)]

@@ -47,6 +47,7 @@ mod instant;
 mod job;
 mod open;
 pub mod restore;
+pub mod salvage;
 pub mod structure;
 mod unchanged;
 mod wal;

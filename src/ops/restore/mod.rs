@@ -5,6 +5,7 @@
 
 mod fill;
 mod outcome;
+pub mod salvage;
 mod small_files;
 
 use std::collections::HashSet;

@@ -115,20 +115,25 @@ impl Parts<'_> {
     }
 
     fn verify_order(&mut self, entries: &[StreamEntry]) -> Result<()> {
-        let mut last = self.last_name.as_deref();
-        for entry in entries {
-            if last.is_some_and(|last| last >= entry.name.as_slice()) {
-                return Err(Error::corrupt(LISTING, "its entries are not sorted by name"));
-            }
-            last = Some(&entry.name);
-        }
+        verify_order(self.last_name.as_deref(), entries)?;
         self.last_name = entries.last().map(|entry| entry.name.clone());
         Ok(())
     }
 }
 
+/// Refuses entries that are not sorted by name, after the one with the name `last`.
+pub(super) fn verify_order<'e>(mut last: Option<&'e [u8]>, entries: &'e [StreamEntry]) -> Result<()> {
+    for entry in entries {
+        if last.is_some_and(|last| last >= entry.name.as_slice()) {
+            return Err(Error::corrupt(LISTING, "its entries are not sorted by name"));
+        }
+        last = Some(&entry.name);
+    }
+    Ok(())
+}
+
 /// The entries that these bytes are; `None` if the bytes end within one, or are something else.
-fn whole_entries(bytes: &[u8]) -> Option<Vec<StreamEntry>> {
+pub(super) fn whole_entries(bytes: &[u8]) -> Option<Vec<StreamEntry>> {
     let mut entries = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {

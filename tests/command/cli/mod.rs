@@ -22,6 +22,7 @@ mod races;
 mod recipes;
 mod repair;
 mod rescue;
+mod salvage;
 mod select;
 mod signals;
 mod stats;

@@ -255,6 +255,33 @@ fn make_repairs(page: &mut Page) {
     }
 }
 
+/// Damage to streams, then to everything.
+fn make_salvages(page: &mut Page) {
+    let place = Place::without_parity();
+    page.document("restore --salvage", {
+        place.ok(["backup", "sqlite", "a.db"]);
+        answer(&place, &["restore", "latest", "--salvage", "--to", "whole"])
+    });
+    let flip = |at: &dyn Fn(usize) -> usize| {
+        let pack = place.stored("packs").into_iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+        let mut bytes = std::fs::read(&pack).unwrap();
+        let at = at(bytes.len());
+        bytes[at] ^= 1;
+        std::fs::write(&pack, bytes).unwrap();
+    };
+    // Its only chunk, with the schema.
+    flip(&|_| 100);
+    page.document("restore --salvage", answer(&place, &["restore", "latest", "--salvage", "--to", "first"]));
+    place.database("large.db", 2000);
+    place.ok(["backup", "sqlite", "large.db"]);
+    flip(&|len| len / 2);
+    let document = answer(&place, &["restore", "latest", "--salvage", "--to", "second"]);
+    assert!(!document["streams"][0]["tables"]["damaged"].as_array().unwrap().is_empty(), "{document}");
+    page.document("restore --salvage", document);
+    place.stored("packs").iter().for_each(|pack| std::fs::write(pack, "damaged").unwrap());
+    page.document("restore --salvage", answer(&place, &["restore", "latest", "--salvage", "--to", "third"]));
+}
+
 #[test]
 fn every_document_is_as_the_page_says() {
     let place = Place::new();
@@ -266,12 +293,16 @@ fn every_document_is_as_the_page_says() {
     make_copies(&place, &mut page);
     make_damage(&place, &mut page);
     make_repairs(&mut page);
+    make_salvages(&mut page);
     // All of the page was met, but for what takes the rarest of circumstances.
     let rare = [
         "Restored.path_hex",
         "Place.path_hex",
         "man.path_hex",
         "export.path_hex",
+        "restore --salvage.path_hex",
+        "SalvagedStream.name_hex",
+        "SalvagedStream.path_hex",
         "Touched.stream_hex",
         "TableContent.name_hex",
         "Flag.stream_hex",

@@ -13,6 +13,7 @@ mod nowhere;
 mod parity;
 mod prune;
 mod retention;
+mod salvage;
 mod scrub;
 mod sources;
 mod stats;

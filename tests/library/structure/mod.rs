@@ -3,6 +3,7 @@
 mod checks;
 mod damage;
 mod hostile;
+mod lost;
 mod speed;
 mod support;
 mod valid;

@@ -2,4 +2,5 @@
 
 pub(crate) mod ahead;
 pub(crate) mod batch;
+pub(crate) mod salvaged;
 pub mod tree;

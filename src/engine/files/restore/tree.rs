@@ -31,7 +31,7 @@ pub struct Tree<'a> {
     pub(in crate::engine) placement: &'a Placement<'a>,
     /// For messages.
     pub(in crate::engine) root: PathBuf,
-    dirs: Arc<Dirs>,
+    pub(in crate::engine) dirs: Arc<Dirs>,
     /// If the whole file system is synced at once: its directory, open since before the first byte is written.
     pub(in crate::engine) whole: Option<Whole>,
     pub(in crate::engine) hidden: HiddenNames,

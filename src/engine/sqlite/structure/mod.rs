@@ -34,6 +34,7 @@ mod sizes;
 mod store;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use page::{Fault, Links};
@@ -55,6 +56,8 @@ const SUSPECTS_MAX: usize = 1 << 14;
 pub struct Problem {
     /// The page that is wrong, or that is wrongly used; counted from 1.
     pub page: u32,
+    /// The root page of the tree in which that was met; 0 outside of trees.
+    pub root: u32,
     /// What does not hold, for people: one line, without the page number.
     pub detail: String,
 }
@@ -110,12 +113,23 @@ pub struct StructureReport {
     pub problems: Vec<Problem>,
     /// Further problems that were found and not spelled out.
     pub more: u64,
+    /// How many problems each tree has, by its root page; those not spelled out count.
+    pub trees: BTreeMap<u32, u64>,
 }
 
 impl StructureReport {
     fn add(&mut self, page: u32, detail: impl Into<String>) {
+        self.add_in(0, page, detail);
+    }
+
+    /// Adds a problem that was met in the tree with this root page; 0: in none.
+    fn add_in(&mut self, root: u32, page: u32, detail: impl Into<String>) {
+        if root != 0 {
+            let count = self.trees.entry(root).or_default();
+            *count = count.saturating_add(1);
+        }
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(Problem { page, detail: detail.into() });
+            self.problems.push(Problem { page, root, detail: detail.into() });
         } else {
             self.more = self.more.saturating_add(1);
         }
@@ -182,6 +196,19 @@ impl StructureInspector {
         }
     }
 
+    /// Takes note of a page, counted from 1, whose bytes are lost; it counts as one that has passed. Whatever needs it is a finding.
+    pub fn lost(&self, number: u64) {
+        let (Ok(shape), Ok(number), Some(store)) = (&self.shape, u32::try_from(number), &self.store) else { return };
+        if number == 0 || number > shape.pages {
+            return;
+        }
+        match shape.role(number) {
+            Role::Lock => {}
+            Role::PointerMap => store.put_lost_pointer_map(number),
+            Role::Other => store.put_broken(number, Fault::Lost),
+        }
+    }
+
     /// Looks at a run of pages, the first of which is page `first` (counted from 1). A last piece shorter than a page is ignored.
     pub fn pages(&self, first: u64, bytes: &[u8]) {
         let Ok(shape) = &self.shape else { return };
@@ -203,7 +230,7 @@ impl StructureInspector {
     /// `SELECT rootpage, type FROM sqlite_schema WHERE rootpage > 0`; page 1 need not be among them. `None`: the schema could not be read,
     /// which is a finding of its own; then only the schema's tree and the freelist are walked.
     pub fn finish(mut self, roots: Option<&[Root]>) -> StructureReport {
-        let mut report = StructureReport { level: Level::Full, problems: Vec::new(), more: 0 };
+        let mut report = StructureReport { level: Level::Full, problems: Vec::new(), more: 0, trees: BTreeMap::new() };
         let shape = match &self.shape {
             Ok(shape) => shape,
             Err(detail) => {

@@ -54,11 +54,13 @@ pub(super) enum Fault {
     Overflow,
     /// Cells and free bytes overlap or leave gaps.
     Coverage,
+    /// Its bytes are not there to be looked at.
+    Lost,
 }
 
 impl Fault {
     /// All of them; the position is the code.
-    const ALL: [Fault; 11] = [
+    const ALL: [Fault; 12] = [
         Fault::Type,
         Fault::CellCount,
         Fault::Freeblocks,
@@ -70,6 +72,7 @@ impl Fault {
         Fault::Child,
         Fault::Overflow,
         Fault::Coverage,
+        Fault::Lost,
     ];
 
     /// The fault with this code (`fault as u32`).
@@ -91,6 +94,7 @@ impl Fault {
             Fault::Child => "b-tree page names a child page that does not exist",
             Fault::Overflow => "b-tree page names an overflow page that does not exist",
             Fault::Coverage => "b-tree page has cells and free bytes that do not fill it exactly",
+            Fault::Lost => "is lost",
         }
     }
 }

@@ -72,6 +72,8 @@ pub(super) struct Store {
     shards: [Mutex<Vec<u32>>; SHARDS],
     shard_words_max: usize,
     complete: AtomicBool,
+    /// Whether entries of pointer maps are lost.
+    maps_lost: AtomicBool,
 }
 
 /// What was seen of one page.
@@ -112,6 +114,7 @@ impl Store {
             shards: std::array::from_fn(|_| Mutex::new(Vec::new())),
             shard_words_max: left / 4 / SHARDS,
             complete: AtomicBool::new(true),
+            maps_lost: AtomicBool::new(false),
         })
     }
 
@@ -180,6 +183,12 @@ impl Store {
             parent.store(u32::from_be_bytes(parent_bytes), Relaxed);
             kind.store(tag, Relaxed);
         }
+    }
+
+    /// Keeps that the entries of a pointer-map page are lost.
+    pub fn put_lost_pointer_map(&self, number: u32) {
+        self.put(number, POINTER_MAP, 0);
+        self.maps_lost.store(true, Relaxed);
     }
 
     /// The pointer-map entry of a page: type and parent.
@@ -277,9 +286,10 @@ impl Frozen {
         }
     }
 
-    /// The pointer-map entry of a page: type and parent.
-    pub fn pointer_map(&self, page: u32) -> (u8, u32) {
-        self.store.pointer_map(page)
+    /// The pointer-map entry of a page: type and parent; `None` if it is lost.
+    pub fn pointer_map(&self, page: u32) -> Option<(u8, u32)> {
+        let entry = self.store.pointer_map(page);
+        (entry != (0, 0) || !self.store.maps_lost.load(Relaxed)).then_some(entry)
     }
 
     fn word(&self, number: u32) -> u32 {

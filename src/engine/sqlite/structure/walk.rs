@@ -1,6 +1,6 @@
 //! The walk over what was kept: `sqlite3BtreeIntegrityCheck`, `checkList` and the tree half of `checkTreePage` in `btree.c`.
 
-use super::page::Kind;
+use super::page::{Fault, Kind};
 use super::sizes::{Role, Shape};
 use super::store::{Frozen, PageBits, Seen, Store, TreePage};
 use super::{Root, StructureReport, TreeKind};
@@ -53,12 +53,14 @@ struct Walk<'a> {
     /// Pages that something refers to. Every loop takes only pages that were not set, so it ends.
     used: PageBits,
     report: &'a mut StructureReport,
+    /// The root page of the tree that is walked; 0: none.
+    root: u32,
 }
 
 /// Follows every reference from the header, page 1 and the other roots.
 pub(super) fn walk(shape: &Shape, store: Store, roots: Option<&[Root]>, report: &mut StructureReport) {
     let pages = Frozen::new(store);
-    let mut walk = Walk { shape, pages: &pages, used: PageBits::new(shape.pages), report };
+    let mut walk = Walk { shape, pages: &pages, used: PageBits::new(shape.pages), report, root: 0 };
     walk.freelist();
     walk.tree(Root { page: 1, kind: TreeKind::Table });
     let Some(roots) = roots else { return };
@@ -73,14 +75,25 @@ pub(super) fn walk(shape: &Shape, store: Store, roots: Option<&[Root]>, report: 
 }
 
 impl<'a> Walk<'a> {
+    fn found(&mut self, page: u32, detail: impl Into<String>) {
+        self.report.add_in(self.root, page, detail);
+    }
+
+    /// Follows everything below a root page.
+    fn tree(&mut self, root: Root) {
+        self.root = root.page;
+        self.pages_of(root);
+        self.root = 0;
+    }
+
     fn header(&mut self, roots: &[Root]) {
         let largest = roots.iter().map(|root| root.page).max().unwrap_or(1).max(1);
         let stated = self.shape.largest_root;
         if self.shape.auto_vacuum() && stated != largest {
-            self.report.add(1, format!("the header says that the largest root page is {stated}, but it is {largest}"));
+            self.found(1, format!("the header says that the largest root page is {stated}, but it is {largest}"));
         }
         if !self.shape.auto_vacuum() && self.shape.incremental != 0 {
-            self.report.add(1, "the header asks for incremental vacuum without auto_vacuum");
+            self.found(1, "the header asks for incremental vacuum without auto_vacuum");
         }
     }
 
@@ -93,7 +106,7 @@ impl<'a> Walk<'a> {
             }
             self.check_map(at, MAP_FREE, 0);
             let Some((next, leaves)) = self.pages.trunk(at) else {
-                self.report.add(at, "is a freelist trunk page, but names impossible pages");
+                self.found(at, "is a freelist trunk page, but names impossible pages");
                 return;
             };
             for leaf in leaves {
@@ -105,11 +118,11 @@ impl<'a> Walk<'a> {
         }
         let stated = self.shape.free_pages;
         if self.report.problems.len() == problems_before && (found != u64::from(stated) || at != 0) {
-            self.report.add(1, format!("the header counts {stated} free pages, but the freelist does not have that many ({found})"));
+            self.found(1, format!("the header counts {stated} free pages, but the freelist does not have that many ({found})"));
         }
     }
 
-    fn tree(&mut self, root: Root) {
+    fn pages_of(&mut self, root: Root) {
         if !self.claim(root.page, By::Schema) {
             return;
         }
@@ -130,7 +143,7 @@ impl<'a> Walk<'a> {
                 // Once per tree is enough; a misplaced branch has many leaves.
                 if *leaf_level.get_or_insert(step.level) != step.level {
                     leaf_level = Some(step.level);
-                    self.report.add(step.page, format!("is a leaf at another depth than others of the tree at page {}", root.page));
+                    self.found(step.page, format!("is a leaf at another depth than others of the tree at page {}", root.page));
                 }
             } else {
                 self.descend(&step, &page, &mut steps);
@@ -141,7 +154,7 @@ impl<'a> Walk<'a> {
     /// The page of a step if it can be part of a tree of this kind; else reports why not.
     fn tree_page(&mut self, step: &Step, kind: TreeKind) -> Option<TreePage<'a>> {
         if step.level >= DEPTH_MAX {
-            self.report.add(step.page, format!("lies more than {DEPTH_MAX} pages deep in its tree"));
+            self.found(step.page, format!("lies more than {DEPTH_MAX} pages deep in its tree"));
             return None;
         }
         match self.pages.tree(step.page) {
@@ -154,10 +167,10 @@ impl<'a> Walk<'a> {
                 if wanted {
                     return Some(page);
                 }
-                self.report.add(step.page, format!("is a page of a table where an index is wanted, or the reverse (used by {})", step.by));
+                self.found(step.page, format!("is a page of a table where an index is wanted, or the reverse (used by {})", step.by));
             }
-            Seen::Broken(fault) => self.report.add(step.page, fault.describe()),
-            Seen::NotTree => self.report.add(step.page, format!("is not a b-tree page, but is used as one by {}", step.by)),
+            Seen::Broken(fault) => self.found(step.page, fault.describe()),
+            Seen::NotTree => self.found(step.page, format!("is not a b-tree page, but is used as one by {}", step.by)),
         }
         None
     }
@@ -166,7 +179,7 @@ impl<'a> Walk<'a> {
         let smallest = page.ranks.first().map(|rank| *rank as i32).or(page.first_rank);
         let largest = page.ranks.last().map(|rank| *rank as i32).or(page.first_rank);
         if smallest.is_some_and(|rank| rank < step.low) || largest.is_some_and(|rank| rank > step.high) {
-            self.report.add(step.page, format!("has rowids outside the range that {} gives it", step.by));
+            self.found(step.page, format!("has rowids outside the range that {} gives it", step.by));
         }
     }
 
@@ -193,7 +206,10 @@ impl<'a> Walk<'a> {
             }
             found += 1;
             let Some(next) = self.pages.next(at) else {
-                self.report.add(at, format!("is not an overflow page, but is used as one by page {before}"));
+                match self.pages.tree(at) {
+                    Seen::Broken(Fault::Lost) => self.found(at, Fault::Lost.describe()),
+                    _ => self.found(at, format!("is not an overflow page, but is used as one by page {before}")),
+                }
                 return;
             };
             if found < wanted && next != 0 {
@@ -202,7 +218,7 @@ impl<'a> Walk<'a> {
             (before, at) = (at, next);
         }
         if found != wanted {
-            self.report.add(owner, format!("has an overflow chain of {found} pages from page {first} that needs {wanted}"));
+            self.found(owner, format!("has an overflow chain of {found} pages from page {first} that needs {wanted}"));
         }
     }
 
@@ -210,7 +226,7 @@ impl<'a> Walk<'a> {
     fn claim(&mut self, page: u32, by: By) -> bool {
         if page == 0 || page > self.shape.pages {
             let culprit = if let By::Page(page) = by { page } else { 1 };
-            self.report.add(culprit, format!("{by} refers to page {page}, which does not exist"));
+            self.found(culprit, format!("{by} refers to page {page}, which does not exist"));
             return false;
         }
         let what = match self.shape.role(page) {
@@ -219,7 +235,7 @@ impl<'a> Walk<'a> {
             Role::Other if self.used.set(page) => "is used already",
             Role::Other => return true,
         };
-        self.report.add(page, format!("{what}, but {by} refers to it"));
+        self.found(page, format!("{what}, but {by} refers to it"));
         false
     }
 
@@ -228,17 +244,17 @@ impl<'a> Walk<'a> {
         if !self.shape.auto_vacuum() || page == 0 || page > self.shape.pages || !matches!(self.shape.role(page), Role::Other) {
             return;
         }
-        let (stated_kind, stated_parent) = self.pages.pointer_map(page);
+        let Some((stated_kind, stated_parent)) = self.pages.pointer_map(page) else { return };
         if (stated_kind, stated_parent) != (kind, parent) {
             let detail = format!("has pointer-map entry ({stated_kind}, {stated_parent}), but should have ({kind}, {parent})");
-            self.report.add(page, detail);
+            self.found(page, detail);
         }
     }
 
     fn lost_pages(&mut self) {
         for page in 2..=self.shape.pages {
             if !self.used.get(page) && matches!(self.shape.role(page), Role::Other) {
-                self.report.add(page, "is used by nothing and not free");
+                self.found(page, "is used by nothing and not free");
             }
         }
     }

@@ -1,0 +1,230 @@
+//! Trees and listings in which something is lost: what can be read is given, and the rest is told.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::listing::{verify_order, whole_entries};
+use super::merkle::{ChunkSpan, read_node, zeros};
+use super::reader::Reader;
+use crate::error::{Error, Result};
+use crate::id::ChunkId;
+use crate::progress::Monitor;
+use crate::store::format::snapshot::{StreamEntry, StreamRoot};
+use crate::store::format::{CHUNK_LEN_MAX, RECORD_LEN_MAX, TREE_LEVELS_MAX};
+
+/// A piece of a tree, in order.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// A chunk, still to be read.
+    Chunk(ChunkSpan),
+    /// Bytes that are zeros, whatever is stored of them.
+    Zeros(Range<u64>),
+    /// Bytes below a node that is lost.
+    Lost(Range<u64>, Error),
+}
+
+/// All pieces of a tree. They follow each other without gaps from 0 to the length that the root says.
+pub(crate) struct Pieces<'r> {
+    reader: &'r Reader,
+    /// What is still to be opened, the next last: id, level (0: chunk), place.
+    open: Vec<(ChunkId, u8, Range<u64>)>,
+    /// What stands for zeros: the lengths by id.
+    zeros: HashMap<ChunkId, u64>,
+}
+
+impl<'r> Pieces<'r> {
+    /// The pieces of the tree with this root.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the root contradicts itself: then nothing can be had.
+    pub fn new(reader: &'r Reader, root: &StreamRoot) -> Result<Self> {
+        let open = match (root.top, root.len) {
+            (None, 0) if root.levels == 0 => Vec::new(),
+            (Some(id), 1..) if root.levels <= TREE_LEVELS_MAX => vec![(id, root.levels, 0..root.len)],
+            _ => return Err(Error::corrupt("the root of a stream", "its length does not fit its tree")),
+        };
+        Ok(Pieces { reader, open, zeros: zeros(reader.repository()) })
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when reading itself fails. What is damaged is a piece.
+    pub fn next(&mut self) -> Result<Option<Piece>> {
+        while let Some((id, level, at)) = self.open.pop() {
+            let len = at.end - at.start;
+            if self.zeros.get(&id) == Some(&len) {
+                return Ok(Some(Piece::Zeros(at)));
+            }
+            if level == 0 {
+                return Ok(Some(match u32::try_from(len).ok().filter(|len| *len <= CHUNK_LEN_MAX) {
+                    Some(len) => Piece::Chunk(ChunkSpan { offset: at.start, id, len }),
+                    None => Piece::Lost(
+                        at,
+                        Error::corrupt(format!("the tree node above chunk {id}"), "it gives the chunk an impossible length"),
+                    ),
+                }));
+            }
+            match self.children(&id, level, &at) {
+                Ok(children) => self.open.extend(children),
+                Err(error) if error.is_damage() => return Ok(Some(Piece::Lost(at, error))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is below a node, the last first.
+    fn children(&self, id: &ChunkId, level: u8, at: &Range<u64>) -> Result<Vec<(ChunkId, u8, Range<u64>)>> {
+        let node = read_node(self.reader, id, level)?;
+        if node.span_bytes() != Some(at.end - at.start) {
+            let detail = "its children do not add up to the length that its parent says";
+            return Err(Error::corrupt(format!("tree node {id}"), detail));
+        }
+        let mut end = at.end;
+        let place = |child: &crate::store::format::node::Child| {
+            let start = end.saturating_sub(child.len);
+            let place = start..end;
+            end = start;
+            (child.id, level - 1, place)
+        };
+        Ok(node.children.iter().rev().map(place).collect())
+    }
+}
+
+/// What is missing of a listing.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct ListingLoss {
+    /// Places at which something is missing.
+    pub places: u64,
+    /// What is wrong at the first of them.
+    pub first: Option<String>,
+}
+
+impl ListingLoss {
+    fn add(&mut self, why: &dyn std::fmt::Display) {
+        self.places += 1;
+        self.first.get_or_insert_with(|| why.to_string());
+    }
+}
+
+impl Reader {
+    /// Calls `visit` with each entry of a listing that can be had, in order, and says what is missing. The chunks of a listing hold whole entries, so
+    /// that after a damaged one the next gives its entries; only of an entry that takes several chunks the rest is of no use.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when reading itself fails; [`Error::Cancelled`]; what `visit` fails with.
+    pub(crate) fn salvage_listing(
+        &self,
+        root: &StreamRoot,
+        monitor: &dyn Monitor,
+        visit: &mut dyn FnMut(StreamEntry) -> Result<()>,
+    ) -> Result<ListingLoss> {
+        let mut loss = ListingLoss::default();
+        let mut pieces = match Pieces::new(self, root) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                loss.add(&error);
+                return Ok(loss);
+            }
+        };
+        let mut seen = HashSet::new();
+        let mut last_name = None;
+        let mut parts = Assembly::default();
+        while let Some(piece) = pieces.next()? {
+            if monitor.cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let (len, read) = match piece {
+                Piece::Chunk(span) if !seen.insert(span.id) => {
+                    // Few nodes that name the same chunks over and over would make a listing without end.
+                    loss.add(&"it has a part twice");
+                    break;
+                }
+                Piece::Chunk(span) => (Some(span.len), self.chunk(&span.id).map(|bytes| bytes.to_vec())),
+                Piece::Zeros(_) => (None, Err(Error::corrupt("a snapshot's listing", "it has a part that is no entry"))),
+                Piece::Lost(_, error) => (None, Err(error)),
+            };
+            let entries = match read {
+                Ok(bytes) => parts.add(&bytes, &mut loss),
+                Err(error) if error.is_damage() => {
+                    loss.add(&error);
+                    parts.lose(len);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                match verify_order(last_name.as_deref(), std::slice::from_ref(&entry)) {
+                    Ok(()) => {
+                        last_name = Some(entry.name.clone());
+                        visit(entry)?;
+                    }
+                    Err(error) => loss.add(&error),
+                }
+            }
+        }
+        if !parts.pending.is_empty() {
+            loss.add(&"an entry is cut off");
+        }
+        Ok(loss)
+    }
+}
+
+/// Entries from the chunks of a listing. Only an entry longer than a chunk goes on in the next ones: then all its chunks but the last are of the full length.
+#[derive(Default)]
+struct Assembly {
+    state: State,
+    /// The beginning of an entry that goes on.
+    pending: Vec<u8>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The next chunk begins with an entry, or goes on with the pending one.
+    #[default]
+    Known,
+    /// The next chunk is of an entry whose beginning is lost.
+    InLost,
+    /// What is before the next chunk is lost, and of unknown length.
+    Unknown,
+}
+
+impl Assembly {
+    /// A chunk of this length is lost; `None`: several chunks.
+    fn lose(&mut self, len: Option<u32>) {
+        self.pending.clear();
+        self.state = match len {
+            Some(CHUNK_LEN_MAX) => State::InLost,
+            Some(_) => State::Known,
+            None => State::Unknown,
+        };
+    }
+
+    /// The entries that end with this chunk.
+    fn add(&mut self, bytes: &[u8], loss: &mut ListingLoss) -> Vec<StreamEntry> {
+        let after = if bytes.len() == CHUNK_LEN_MAX as usize { State::InLost } else { State::Known };
+        match std::mem::take(&mut self.state) {
+            State::Known => {}
+            State::InLost => {
+                self.state = after;
+                return Vec::new();
+            }
+            State::Unknown => {
+                let entries = whole_entries(bytes);
+                self.state = if entries.is_some() { State::Known } else { after };
+                return entries.unwrap_or_default();
+            }
+        }
+        self.pending.extend_from_slice(bytes);
+        let entries = whole_entries(&self.pending);
+        if entries.is_some() {
+            self.pending.clear();
+        } else if self.pending.len() > RECORD_LEN_MAX {
+            loss.add(&"it does not consist of entries");
+            self.pending.clear();
+            self.state = after;
+        }
+        entries.unwrap_or_default()
+    }
+}
