@@ -256,7 +256,7 @@ fn write(
 fn write_what_there_is(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn Monitor) -> Result<Vec<Range<u64>>> {
     let mut pieces = match Pieces::new(reader, &entry.root) {
         Ok(pieces) => pieces,
-        Err(error) if error.is_damage() => return Ok(merged(Vec::from_iter([0..entry.root.len]))),
+        Err(error) if error.is_damage() => return Ok(merged(Vec::from_iter(std::iter::once(0..entry.root.len)))),
         Err(error) => return Err(error),
     };
     let writer = Writer { reader, file, end: entry.root.len, has_holes: entry.meta.as_ref().is_some_and(|meta| meta.holes > 0), monitor };

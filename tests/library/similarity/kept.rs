@@ -84,8 +84,9 @@ fn what_is_damaged_is_not_continued() {
     keeper.finish(&first);
     let keeper = repo.keep_features(SOURCE, b"db", Some(first.len), Some(&first)).unwrap();
     keeper.put(3, &features[..2]);
-    let file = walkdir::WalkDir::new(bed.path("cache").join("features")).into_iter().map(Result::unwrap);
-    let file = file.filter(|entry| entry.file_type().is_file() && !entry.file_name().to_string_lossy().starts_with('.')).next().unwrap();
+    let mut files = walkdir::WalkDir::new(bed.path("cache").join("features")).into_iter().map(Result::unwrap);
+    let is_kept = |entry: &walkdir::DirEntry| entry.file_type().is_file() && !entry.file_name().to_string_lossy().starts_with('.');
+    let file = files.find(is_kept).unwrap();
     std::fs::write(file.path(), "something else").unwrap();
     keeper.finish(&root(300, 2));
     assert!(kept(&repo, &root(300, 2)).is_none() && kept(&repo, &first).is_none());
