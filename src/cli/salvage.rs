@@ -146,7 +146,11 @@ fn end(context: &Context<'_>, mut done: Done, outcome: Salvage, progress: Progre
     }
     drop(progress);
     done.status = status;
-    context.output.report_as(exit, &done, Done::text)
+    match exit {
+        Exit::Done => context.output.report_as(exit, &done, Done::text),
+        // What is missing is said with -q, too.
+        _ => context.output.insist_as(exit, &done, Done::text),
+    }
 }
 
 impl Done {

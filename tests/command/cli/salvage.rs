@@ -80,6 +80,8 @@ fn of_a_damaged_database_all_but_what_is_told_is_there() {
     for said in ["b.db.salvaged", range.as_str(), &format!("table {} has losses", expected[0]), "lost in 1 stream"] {
         assert!(text.stdout.contains(said), "{said}: {}", text.stdout);
     }
+    let quiet = place.run(["-q", "restore", "latest", "--salvage", "--to", "quiet"]);
+    assert!(quiet.code == Some(4) && quiet.stdout.contains(&range), "{}", quiet.stdout);
     let told = place.json(["log", "-n", "1"]);
     assert_eq!((&told["entries"][0]["operation"], &told["entries"][0]["outcome"]), (&"restore".into(), &"damaged".into()));
 }
