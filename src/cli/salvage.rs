@@ -124,7 +124,7 @@ fn end(context: &Context<'_>, mut done: Done, outcome: Salvage, progress: Progre
         drop(progress);
         let Salvage { failed, untried, stopped, .. } = outcome;
         let error = Outcome { failed, untried, stopped, ..Outcome::default() }.whole().err();
-        return Err(Failure::from(error.unwrap_or(Error::Poisoned)));
+        return Err(Failure::from(error.unwrap_or_else(|| Error::bug("a salvage wrote nothing and names no reason"))));
     }
     if let Some(missing) = &done.listing {
         progress.warn(missing);
@@ -158,7 +158,9 @@ impl Done {
         let sum = |of: fn(&Salvaged) -> u64| outcome.streams.iter().map(of).fold(0, u64::saturating_add);
         let missing = |why: &String| {
             let places = count(outcome.listing.places, "place");
-            format!("the snapshot's listing is damaged in {places}: entries may be missing of which nothing is known; the first: {why}")
+            format!(
+                "the snapshot's listing is damaged in {places}: streams may be missing here, and nobody knows their names; the first damage: {why}"
+            )
         };
         Done {
             snapshot: String::new(),

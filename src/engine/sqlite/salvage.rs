@@ -55,7 +55,7 @@ struct Named {
     table: String,
 }
 
-/// Looks at a database of which these ranges are lost, through icecore's own check of the structure. `page_size` is what was recorded.
+/// Runs the structure check on a database that has lost these ranges. `page_size` is what was recorded.
 ///
 /// # Errors
 /// [`Error::Destination`] when the file cannot be read; [`Error::Cancelled`].

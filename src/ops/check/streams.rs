@@ -46,7 +46,7 @@ struct Walker<'a> {
     sound_chunks: HashSet<ChunkId>,
     /// Nodes, with their levels and lengths, below which everything is sound.
     sound_nodes: HashSet<(ChunkId, u8, u64)>,
-    /// Parts of listings of which all streams are sound.
+    /// Parts of listings; all streams in them are sound.
     sound_parts: HashSet<ChunkId>,
     nodes_read: usize,
 }

@@ -30,7 +30,7 @@ pub const RANGES_MAX: usize = 1000;
 /// Chunks that are read together.
 const WINDOW_CHUNKS: usize = 1 << 16;
 
-/// A stream of which everything was written that can be had.
+/// A stream that was written as far as it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Salvaged {
     /// Its name.
@@ -64,7 +64,7 @@ pub struct Salvage {
     pub untried: u64,
     /// Why not.
     pub stopped: Option<Error>,
-    /// What is missing of the listing: entries of which nothing is known.
+    /// The damage to the listing: entries may be missing.
     pub listing: ListingLoss,
 }
 

@@ -97,8 +97,8 @@ impl Keys {
         Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, secret.master.bytes())))
     }
 
-    /// What stands for a source in the names of its snapshots: keyed in an encrypted repository, so that a storage host learns which snapshots are of one source,
-    /// and not of which.
+    /// What stands for a source in the names of its snapshots. In an encrypted repository it is keyed: a storage host learns which snapshots belong together, but not
+    /// what they are of.
     pub fn source_tag(&self, source: &SourceId) -> SourceTag {
         let hash = match &self.secret {
             Some(secret) => {

@@ -1,5 +1,5 @@
-//! The listing of a snapshot: its entries sorted by name, in chunks that hold whole entries. Without a change of an entry a chunk is that of the snapshot before,
-//! so whoever knows a chunk knows its entries. Only the part at hand is in memory.
+//! The listing of a snapshot: its entries sorted by name, in chunks that hold whole entries. A chunk whose entries have not changed is
+//! the same as in the snapshot before, so it need not be read again. Only one part is in memory at a time.
 
 use std::collections::HashSet;
 

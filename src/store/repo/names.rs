@@ -1,7 +1,7 @@
 //! The names that snapshot records lie under: `<source>-<id>`, in `pending` and in `snapshots`.
 //!
-//! The id is the hash of the record, so the same bytes may lie under the names of several sources: whoever holds the storage can copy and rename them. The name of
-//! the record's own source is the one that counts. Any other one is damage, and is told.
+//! The id is the hash of the record, and a person with access to the storage can copy or rename it. Then the same bytes lie under the names of several sources.
+//! Only the name of the record's own source counts. Any other one is damage, and is told.
 
 use std::collections::BTreeMap;
 

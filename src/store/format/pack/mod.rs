@@ -250,7 +250,7 @@ impl Footer {
         let mut out = Vec::with_capacity(FOOTER_LEN);
         out.extend_from_slice(&FOOTER_MAGIC);
         out.extend_from_slice(&self.trailer_offset.to_le_bytes());
-        // No pack is as long, see PACK_LEN_MAX; what were too long would be refused by whoever reads it.
+        // PACK_LEN_MAX is far below this limit. A reader refuses a longer pack.
         out.extend_from_slice(&u32::try_from(self.pack_len).unwrap_or(u32::MAX).to_le_bytes());
         out.extend_from_slice(&self.trailer_len.to_le_bytes());
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
