@@ -1,13 +1,12 @@
 //! Whatever a command writes to its standard output, as one stream.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::BufRead;
 use std::process::{Command, Stdio};
 
 use super::child::{Running, Tee};
 use super::environment::Environment;
-use super::{Body, Capture, CaptureReport, CapturedStream, Comparison, Source, SourceDescription, Stamp};
+use super::{Body, Capture, CaptureReport, CapturedStream, Comparison, Known, Source, SourceDescription};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, Flag, SourceKind};
@@ -61,7 +60,7 @@ impl Source for CommandSource {
         true
     }
 
-    fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, _known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let Some((program, arguments)) = self.command.split_first() else { return Err(Error::source(&self.name, "has no command")) };
         let mut command = Command::new(program);
         self.environment.give(&mut command);

@@ -150,12 +150,24 @@ pub trait Source: Send + Sync {
 
     /// Begins one reading. What is in one stream is consistent; whether all streams are of one instant, the source says in its facts.
     ///
-    /// `known` holds, per stream name, what was recorded about its files when this host captured the parent snapshot; a stream whose files
+    /// `known` knows what was recorded about the files of a stream when this host captured the parent snapshot; a stream whose files
     /// still look the same may come back as [`Body::Unchanged`] (only by the rule documented in [`sqlite`]).
     ///
     /// # Errors
     /// [`crate::Error::Source`] when a database cannot be read as one, [`crate::Error::Busy`] when it stays locked.
-    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>>;
+    fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>>;
+}
+
+/// What the files of the parent snapshot's streams looked like.
+pub trait Known: Sync {
+    /// The stamp of the stream of this name, if it has one.
+    fn stamp(&self, name: &[u8]) -> Option<Stamp>;
+}
+
+impl Known for HashMap<Vec<u8>, Stamp> {
+    fn stamp(&self, name: &[u8]) -> Option<Stamp> {
+        self.get(name).cloned()
+    }
 }
 
 /// Names a source.
@@ -174,6 +186,11 @@ pub struct SourceDescription {
 pub trait Capture: Send {
     /// Bytes that will be read in all, for progress; `None` if only reading will show.
     fn total_bytes(&self) -> Option<u64>;
+
+    /// The files and directories that were named, of a source that is made of trees.
+    fn roots(&self) -> Vec<NamedRoot> {
+        Vec::new()
+    }
 
     /// The next stream, or `None` after the last.
     fn next_stream(&mut self) -> Result<Option<CapturedStream>>;
@@ -194,6 +211,11 @@ pub trait Capture: Send {
         true
     }
 
+    /// Hands over the stamps that there are so far; the report has only the others. A capture of few streams keeps all of them for its report.
+    fn take_stamps(&mut self) -> HashMap<Vec<u8>, Stamp> {
+        HashMap::new()
+    }
+
     /// Lets go of everything and says what was found. All bodies must have been dropped or fully read.
     fn finish(self: Box<Self>) -> Result<CaptureReport>;
 }
@@ -204,7 +226,7 @@ pub struct CapturedStream {
     pub name: Vec<u8>,
     /// What it is, with what is known about it.
     pub kind: EntryKind,
-    /// Mode, times, owner, where it is a file.
+    /// Mode, times, owner, where it is a file. If its body is [`Body::Unchanged`] and there is nothing here, these have not changed either.
     pub meta: Option<FileMeta>,
     /// Its bytes.
     pub body: Body,
@@ -259,8 +281,6 @@ pub struct CaptureReport {
     pub skipped: Vec<String>,
     /// What was left out because the user, or icecore, wants it so.
     pub left_out: files::LeftOut,
-    /// The files and directories that were named, of a source that is made of trees.
-    pub roots: Vec<NamedRoot>,
     /// Facts for the record: `instant` = `proven`, `locked` or `each` (every database has its own), `sqlite` = library version.
     pub facts: Vec<(String, String)>,
     /// Per stream what its files looked like before reading, for the next capture's `known`.

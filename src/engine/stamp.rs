@@ -26,7 +26,7 @@ pub(super) const STAMP_BYTES_MAX: usize = 512;
 
 /// Version of the encoding of a plain file's stamp; a stamp of another one is no stamp. Far from those of databases, so that neither is
 /// taken for the other.
-const PLAIN_VERSION: u8 = 101;
+const PLAIN_VERSION: u8 = 102;
 
 const NS_PER_S: i64 = 1_000_000_000;
 
@@ -40,13 +40,22 @@ pub(super) struct FileState {
     pub(super) ctime_ns: i64,
 }
 
-/// A plain file's stamp, as it is encoded.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct PlainRecord {
+/// A plain file's stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PlainStamp {
     version: u8,
     file: FileState,
     /// When the content was last read, nanoseconds since 1970-01-01 UTC.
     read_ns: i64,
+    /// Whether the snapshot has all attributes of the file that are kept. Their change sets the change time, so then they are as they were, too.
+    pub(super) has_attributes: bool,
+}
+
+impl PlainStamp {
+    /// As it is kept.
+    pub(super) fn encoded(&self) -> Option<Stamp> {
+        bincode::serde::encode_to_vec(self, bincode::config::standard()).ok().map(Stamp)
+    }
 }
 
 impl FileState {
@@ -72,18 +81,17 @@ impl FileState {
     }
 
     /// The stamp of a plain file on a local file system that looked like this at `now`, before its content was read, if it may have one.
-    pub(super) fn plain_stamp(&self, now: SystemTime) -> Option<Stamp> {
+    pub(super) fn plain_stamp(&self, now: SystemTime, has_attributes: bool) -> Option<Stamp> {
         let read_ns = to_ns(now).filter(|&now_ns| self.is_settled(now_ns))?;
-        let record = PlainRecord { version: PLAIN_VERSION, file: *self, read_ns };
-        bincode::serde::encode_to_vec(record, bincode::config::standard()).ok().map(Stamp)
+        PlainStamp { version: PLAIN_VERSION, file: *self, read_ns, has_attributes }.encoded()
     }
 
-    /// Whether a stamp proves that this plain file has not changed.
-    pub(super) fn is_unchanged_since(&self, known: &Stamp, now: SystemTime) -> bool {
+    /// What a stamp says, if it proves that this plain file has not changed.
+    pub(super) fn unchanged_since(&self, known: &Stamp, now: SystemTime) -> Option<PlainStamp> {
         let config = bincode::config::standard().with_limit::<STAMP_BYTES_MAX>();
-        let Ok((record, used)) = bincode::serde::decode_from_slice::<PlainRecord, _>(&known.0, config) else { return false };
-        let whole = used == known.0.len() && record.version == PLAIN_VERSION;
-        whole && record.file == *self && is_fresh(record.read_ns, now)
+        let (stamp, used) = bincode::serde::decode_from_slice::<PlainStamp, _>(&known.0, config).ok()?;
+        let whole = used == known.0.len() && stamp.version == PLAIN_VERSION;
+        (whole && stamp.file == *self && is_fresh(stamp.read_ns, now)).then_some(stamp)
     }
 }
 
@@ -142,20 +150,20 @@ mod tests {
     fn a_stamp_holds_for_the_same_file_and_a_day() {
         let state = FileState { dev: 1, ino: 2, size: 3, mtime_ns: 4, ctime_ns: 5 };
         let at = |s: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
-        assert_eq!(state.plain_stamp(at(2)), None, "the last change is too young");
-        let stamp = state.plain_stamp(at(3)).unwrap();
-        assert!(state.is_unchanged_since(&stamp, at(3)));
-        assert!(state.is_unchanged_since(&stamp, at(3 + 86_399)));
-        assert!(!state.is_unchanged_since(&stamp, at(3 + 86_400)), "once a day it is read anyway");
-        assert!(!state.is_unchanged_since(&stamp, at(2)), "the clock went back");
+        assert_eq!(state.plain_stamp(at(2), true), None, "the last change is too young");
+        let stamp = state.plain_stamp(at(3), true).unwrap();
+        assert!(state.unchanged_since(&stamp, at(3)).is_some());
+        assert!(state.unchanged_since(&stamp, at(3 + 86_399)).is_some());
+        assert!(state.unchanged_since(&stamp, at(3 + 86_400)).is_none(), "once a day it is read anyway");
+        assert!(state.unchanged_since(&stamp, at(2)).is_none(), "the clock went back");
         let changes: [fn(&mut FileState); 5] = [|s| s.dev += 1, |s| s.ino += 1, |s| s.size += 1, |s| s.mtime_ns += 1, |s| s.ctime_ns += 1];
         for change in changes {
             let mut changed = state;
             change(&mut changed);
-            assert!(!changed.is_unchanged_since(&stamp, at(3)), "{changed:?}");
+            assert!(changed.unchanged_since(&stamp, at(3)).is_none(), "{changed:?}");
         }
         for len in 0..stamp.0.len() {
-            assert!(!state.is_unchanged_since(&Stamp(stamp.0.get(..len).unwrap().to_vec()), at(3)), "cut at {len}");
+            assert!(state.unchanged_since(&Stamp(stamp.0.get(..len).unwrap().to_vec()), at(3)).is_none(), "cut at {len}");
         }
     }
 }

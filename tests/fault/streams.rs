@@ -1,6 +1,5 @@
 //! Long streams, stored by several threads and written by two: a call that fails, a wish to stop and a source that stalls.
 
-use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use icecore::Error;
-use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
+use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, Known, PageRead, Source, SourceDescription};
 use icecore::id::SnapshotId;
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::restore::dump;
@@ -128,7 +127,7 @@ impl Source for Flow {
         SourceDescription { kind: SourceKind::FILES, parts: vec![b"flow".to_vec()], label: "flow".into() }
     }
 
-    fn capture<'a>(&'a self, _: &'a HashMap<Vec<u8>, Stamp>, _: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, _: &'a dyn Known, _: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
         Ok(Box::new(Flowing(Some(self))))
     }
 }

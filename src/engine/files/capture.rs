@@ -13,7 +13,7 @@ use super::links::{Covered, Links, SharedDatabases};
 use super::walk::{Entry, VANISHED, Walk, refusal};
 use crate::engine::sqlite::{CapturedFile, ContentBudget, ContentJob, SqliteOptions, begins_like_sqlite};
 use crate::engine::stamp::{FileState, is_local};
-use crate::engine::{Body, Capture, CaptureReport, CapturedStream, NamedRoot, Stamp, attributes};
+use crate::engine::{Body, Capture, CaptureReport, CapturedStream, Known, NamedRoot, Stamp, attributes};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta, Flag};
@@ -33,7 +33,7 @@ pub(super) struct FilesCapture<'a> {
     links: Links,
     pub(super) options: &'a SqliteOptions,
     pub(super) budget: ContentBudget,
-    pub(super) known: &'a HashMap<Vec<u8>, Stamp>,
+    pub(super) known: &'a dyn Known,
     pub(super) monitor: &'a dyn Monitor,
     now: SystemTime,
     /// By device, whether its stamps can be trusted.
@@ -72,6 +72,8 @@ pub(super) struct Reading {
     at_end: AtEnd,
     /// Whether the next capture may do without reading it.
     may_stamp: bool,
+    /// Whether all of its attributes are stored.
+    has_attributes: bool,
 }
 
 impl<'a> FilesCapture<'a> {
@@ -79,7 +81,7 @@ impl<'a> FilesCapture<'a> {
         walk: Walk<'a>,
         selection: &'a Selection,
         options: &'a SqliteOptions,
-        known: &'a HashMap<Vec<u8>, Stamp>,
+        known: &'a dyn Known,
         monitor: &'a dyn Monitor,
     ) -> FilesCapture<'a> {
         FilesCapture {
@@ -154,13 +156,17 @@ impl<'a> FilesCapture<'a> {
     /// A file that the file system proves to be as it was.
     fn unchanged(&mut self, entry: &Entry) -> Option<CapturedStream> {
         let state = FileState::of(&entry.metadata);
-        let stamp = self.known.get(&entry.name).filter(|known| state.is_unchanged_since(known, self.now))?;
+        let mut stamp = state.unchanged_since(&self.known.stamp(&entry.name)?, self.now)?;
         if self.links.contains_key(&state.id()) {
             return None;
         }
-        self.report.stamps.insert(entry.name.clone(), stamp.clone());
+        stamp.has_attributes &= self.selection.xattrs;
+        self.report.stamps.extend(stamp.encoded().map(|stamp| (entry.name.clone(), stamp)));
         self.remember_link(entry, state);
-        Some(self.stream(entry, EntryKind::File, Body::Unchanged))
+        Some(match stamp.has_attributes {
+            true => CapturedStream { name: entry.name.clone(), kind: EntryKind::File, meta: None, body: Body::Unchanged },
+            false => self.stream(entry, EntryKind::File, Body::Unchanged),
+        })
     }
 
     /// A file as it is, unless it is to be probed and turns out to be a database.
@@ -202,8 +208,10 @@ impl<'a> FilesCapture<'a> {
             true => Body::Sparse { input: Box::new(body), len: before.size },
             false => Body::Bytes(Box::new(body)),
         };
-        let stream = self.stream(&entry, EntryKind::File, body);
-        self.held = Some(Held::Plain(Reading { entry, before, at_end, may_stamp: probe }));
+        let meta = self.meta(&entry);
+        let has_attributes = meta.is_some() && self.selection.xattrs;
+        let stream = self.stream_with(&entry, EntryKind::File, meta, body);
+        self.held = Some(Held::Plain(Reading { entry, before, at_end, may_stamp: probe, has_attributes }));
         Ok(Some(stream))
     }
 
@@ -224,7 +232,7 @@ impl<'a> FilesCapture<'a> {
             let text = "changed while it was read; what is stored may be a mixture of old and new";
             self.incomplete("changed-while-read", &reading.entry.name, line(&reading.entry.path, text));
         } else if reading.may_stamp && self.is_local(&reading.entry.path, before.dev) {
-            let stamp = before.plain_stamp(self.now);
+            let stamp = before.plain_stamp(self.now, reading.has_attributes);
             self.report.stamps.extend(stamp.map(|stamp| (reading.entry.name, stamp)));
         }
     }
@@ -248,14 +256,24 @@ impl<'a> FilesCapture<'a> {
     }
 
     fn stream(&mut self, entry: &Entry, kind: EntryKind, body: Body) -> CapturedStream {
+        let meta = self.meta(entry);
+        self.stream_with(entry, kind, meta, body)
+    }
+
+    fn stream_with(&mut self, entry: &Entry, kind: EntryKind, meta: Option<FileMeta>, body: Body) -> CapturedStream {
+        let meta = meta.unwrap_or_else(|| attributes::narrow(&entry.metadata));
+        CapturedStream { name: entry.name.clone(), kind, meta: Some(self.selected(meta)), body }
+    }
+
+    /// All attributes of a file that are kept; `None`, which is noted, if they cannot be read.
+    fn meta(&mut self, entry: &Entry) -> Option<FileMeta> {
         let seen = entry.held().and_then(|held| attributes::seen(&held.path, &entry.metadata));
-        let meta = seen.unwrap_or_else(|e| {
-            // Its content is there all the same.
+        // Its content is there all the same.
+        let note = |e| {
             let text = format!("its extended attributes are not stored, and its mode is stored for the owner alone: {e}");
             self.report.skipped.push(line(&entry.path, &text));
-            attributes::narrow(&entry.metadata)
-        });
-        CapturedStream { name: entry.name.clone(), kind, meta: Some(self.selected(meta)), body }
+        };
+        seen.map_err(note).ok()
     }
 
     /// What of a file's attributes is to be stored.
@@ -293,6 +311,10 @@ impl<'a> FilesCapture<'a> {
 impl Capture for FilesCapture<'_> {
     fn total_bytes(&self) -> Option<u64> {
         None
+    }
+
+    fn roots(&self) -> Vec<NamedRoot> {
+        self.walk.roots().iter().map(|root| NamedRoot { path: root.path.clone(), prefix: root.prefix.clone() }).collect()
     }
 
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {
@@ -338,10 +360,12 @@ impl Capture for FilesCapture<'_> {
         matches!(&self.held, Some(Held::Plain(reading)) if reading.before.size >= LONG)
     }
 
+    fn take_stamps(&mut self) -> HashMap<Vec<u8>, Stamp> {
+        std::mem::take(&mut self.report.stamps)
+    }
+
     fn finish(mut self: Box<Self>) -> Result<CaptureReport> {
         self.let_go()?;
-        let named = |root: &super::walk::Root| NamedRoot { path: root.path.clone(), prefix: root.prefix.clone() };
-        self.report.roots = self.walk.roots().iter().map(named).collect();
         self.report.facts.push(("sqlite".to_owned(), rusqlite::version().to_owned()));
         self.report.facts.push(("instant".to_owned(), "each".to_owned()));
         self.report.facts.extend(self.selection.facts());

@@ -34,7 +34,8 @@ impl FilesCapture<'_> {
             Ok(_) => return Ok(self.skip(&entry.path, VANISHED)),
             Err(e) => return Ok(self.skip(&entry.path, &refusal(&e))),
         };
-        let file = match capture_held((dir, through.own_name(), &through.path), self.known.get(&entry.name), self.options, self.monitor) {
+        let known = self.known.stamp(&entry.name);
+        let file = match capture_held((dir, through.own_name(), &through.path), known.as_ref(), self.options, self.monitor) {
             Ok(file) => file,
             Err(error) => {
                 self.refused(entry, error)?;

@@ -48,7 +48,6 @@ mod walk;
 
 pub use self::exclude::{CACHE_TAG, LeftOut, Selection};
 
-use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -57,7 +56,7 @@ use self::exclude::Patterns;
 use self::prefixes::name_roots;
 use self::walk::{Root, Walk};
 use super::sqlite::{ContentWhen, SqliteOptions};
-use super::{Capture, Comparison, Source, SourceDescription, Stamp, name};
+use super::{Capture, Comparison, Known, Source, SourceDescription, name};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::SourceKind;
@@ -184,7 +183,7 @@ impl Source for FilesSource {
     /// # Errors
     /// [`Error::Source`] when a path that was named cannot be read at all (gone, not mounted, no permission): a snapshot without it
     /// would look as if everything had been deleted.
-    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let walk = Walk::begin(&self.roots, &self.options.exclude, &self.selection, &self.patterns)?;
         self.warn_of_absolute(monitor);
         Ok(Box::new(FilesCapture::new(walk, &self.selection, &self.options.sqlite, known, monitor)))

@@ -76,22 +76,30 @@ pub(super) struct Held {
 impl Entry {
     /// The directory that it is in, without a link on the way.
     pub(super) fn dir(&self) -> std::io::Result<Arc<Dir>> {
-        let above = self.path.parent().and_then(|above| above.strip_prefix(self.dirs.root().path()).ok());
-        self.dirs.get(above.unwrap_or(Path::new("")))
+        dir_of(&self.dirs, &self.path)
     }
 
     /// Its name there; the tree's own directory is named by itself.
     pub(super) fn own_name(&self) -> &OsStr {
-        match self.path == self.dirs.root().path() {
-            true => OsStr::new("."),
-            false => self.path.file_name().unwrap_or_default(),
-        }
+        own_name(&self.dirs, &self.path)
     }
 
     /// How it is reached.
     pub(super) fn held(&self) -> std::io::Result<Held> {
         let dir = self.dir()?;
         Ok(Held { path: dir.at(self.own_name()), dir })
+    }
+}
+
+fn dir_of(dirs: &Dirs, path: &Path) -> std::io::Result<Arc<Dir>> {
+    let above = path.parent().and_then(|above| above.strip_prefix(dirs.root().path()).ok());
+    dirs.get(above.unwrap_or(Path::new("")))
+}
+
+fn own_name<'p>(dirs: &Dirs, path: &'p Path) -> &'p OsStr {
+    match path == dirs.root().path() {
+        true => OsStr::new("."),
+        false => path.file_name().unwrap_or_default(),
     }
 }
 
@@ -176,10 +184,9 @@ impl<'a> Walk<'a> {
         // By the directory that is held: the path may lead elsewhere by now.
         let path = found.path().to_path_buf();
         let name = name_in(tree.root, &path);
-        let listed = found.metadata().map_err(|error| unseen(tree.root, error))?;
-        let mut entry = Entry { path, name, depth: found.depth(), metadata: listed, dirs: Arc::clone(&tree.dirs) };
-        let looked = entry.dir().and_then(|dir| dir.look(entry.own_name()));
-        entry.metadata = looked.map_err(|e| (entry.path.clone(), exchanged(&e)))?;
+        let looked = dir_of(&tree.dirs, &path).and_then(|dir| dir.look(own_name(&tree.dirs, &path)));
+        let metadata = looked.map_err(|e| (path.clone(), exchanged(&e)))?;
+        let entry = Entry { path, name, depth: found.depth(), metadata, dirs: Arc::clone(&tree.dirs) };
         let metadata = &entry.metadata;
         if self.excluded.contains(&(metadata.dev(), metadata.ino())) {
             return Ok(Choice::LeaveOut);

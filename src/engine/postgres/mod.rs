@@ -24,7 +24,6 @@ mod tls;
 mod tools;
 mod watch;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +36,7 @@ pub use watch::Stop;
 
 use self::settings::{Pin, Purpose};
 use super::child::{self, Running};
-use super::{Capture, Environment, Source, SourceDescription, Stamp};
+use super::{Capture, Environment, Known, Source, SourceDescription};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::SourceKind;
@@ -254,7 +253,7 @@ impl Source for PostgresSource {
         SourceDescription { kind: SourceKind::POSTGRES, parts: vec![server.into_bytes(), what], label }
     }
 
-    fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, _known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let connection = self.take_connection()?;
         Ok(Box::new(capture::PostgresCapture::begin(self, connection, monitor)?))
     }

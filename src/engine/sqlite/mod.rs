@@ -52,7 +52,7 @@ pub mod structure;
 mod unchanged;
 mod wal;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -70,7 +70,7 @@ pub(crate) use capture::capture_held;
 
 use self::capture::{Given, canonical, capture_together};
 use self::instant::Instant;
-use super::{Body, Capture, CaptureReport, CapturedStream, Comparison, Source, SourceDescription, Stamp};
+use super::{Body, Capture, CaptureReport, CapturedStream, Comparison, Known, Source, SourceDescription, Stamp};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, Flag, SourceKind};
@@ -188,9 +188,10 @@ impl Source for SqliteSource {
         self.options.content == ContentWhen::Always
     }
 
-    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
-        let given = |database: &Database| Given::find(&database.path, known.get(database.name.as_bytes()));
-        let given = self.databases.iter().map(given).collect::<Result<Vec<_>>>()?;
+    fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
+        let stamps: Vec<Option<Stamp>> = self.databases.iter().map(|database| known.stamp(database.name.as_bytes())).collect();
+        let given = self.databases.iter().zip(&stamps).map(|(database, stamp)| Given::find(&database.path, stamp.as_ref()));
+        let given = given.collect::<Result<Vec<_>>>()?;
         let (files, instant) = capture_together(&given, &self.options, monitor)?;
         let files: Vec<_> = self.databases.iter().map(|database| database.name.clone().into_bytes()).zip(files).collect();
         let content = ContentJob::start(files.iter().map(|(_, file)| file), &mut ContentBudget::new(self.options.content));

@@ -6,22 +6,26 @@
 //! name as holders of streams that are flagged in it.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
-use super::judge::measure;
-use crate::engine::Stamp;
-use crate::error::Result;
+use super::census::{Past, is_database, measure};
+use crate::engine::{self, Comparison, Known, Stamp};
+use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::{Gaps, Holder, holders};
 use crate::progress::Monitor;
-use crate::recorded::{EntryKind, Flag};
+use crate::recorded::Flag;
 use crate::store::format::mark::MarkKind;
-use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
-use crate::store::repo::{Refreshed, WriteSession};
+use crate::store::format::snapshot::{SnapshotRecord, SourceRef, StreamEntry, StreamRoot};
+use crate::store::repo::catalog::{NamedStamp, StampSet};
+use crate::store::repo::{ListingLookup, Reader, Refreshed, WriteSession};
 
 /// How many snapshots are asked for streams that are flagged in the parent. Streams that only older ones have are compared with nothing.
 const HOLDERS_MAX: usize = 8;
 /// How many of the parent's streams a new one is compared with.
 const OLD_STREAMS_MAX: usize = 4;
+/// Blocks of stamps that are kept in memory: going through a tree comes back to those of the directories above.
+const BLOCKS_KEPT: usize = 8;
 /// The fact that says how many files and directories were named, if there were several.
 pub(super) const ROOTS_FACT: &str = "roots";
 
@@ -66,34 +70,18 @@ impl<'r> History<'r> {
     }
 }
 
-/// The streams of a snapshot by their names. A tree may have millions: as a sorted list they take half of the memory that a hash map does.
-#[derive(Default)]
-pub(super) struct Streams(Vec<StreamEntry>);
-
-impl Streams {
-    fn of(mut entries: Vec<StreamEntry>) -> Self {
-        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        Streams(entries)
-    }
-
-    /// The stream of this name.
-    pub(super) fn get(&self, name: &[u8]) -> Option<&StreamEntry> {
-        self.0.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok().and_then(|at| self.0.get(at))
-    }
-
-    fn iter(&self) -> std::slice::Iter<'_, StreamEntry> {
-        self.0.iter()
-    }
-}
-
-/// What earlier snapshots give a new one.
+/// What earlier snapshots give a new one. Of the parent's streams only what is asked for is in memory, as there may be millions.
 pub(super) struct Inherited {
     /// The parent's streams.
-    pub(super) entries: Streams,
+    entries: Option<ListingLookup>,
     /// The parent's listing.
     pub(super) listing: Option<StreamRoot>,
-    /// What the files of the parent's streams looked like.
-    pub(super) known: HashMap<Vec<u8>, Stamp>,
+    /// What the files of the parent's streams looked like, if that counts.
+    stamps: Option<StampSet>,
+    /// Whether databases whose content was not recorded are read again.
+    wants_content: bool,
+    /// The parent's longest streams.
+    longest: Vec<(Vec<u8>, StreamRoot)>,
     parent_gaps: Gaps,
     lasting_gaps: Gaps,
     /// Whether the parent is the newest one with good streams, so that its own entries that are good are the newest good states.
@@ -106,16 +94,20 @@ pub(super) struct Inherited {
     pub(super) accepted: Vec<Flag>,
     /// Whether there is any good state.
     pub(super) has_good: bool,
+    /// The newest good states, counted.
+    pub(super) past: Past,
     /// Bytes in all streams of the oldest snapshot that was read for its good states: often the newest one without a flag.
     pub(super) whole_bytes: u64,
 }
 
 impl Inherited {
-    pub(super) fn of(session: &mut WriteSession, history: &History<'_>, source: SourceId, monitor: &dyn Monitor) -> Result<Self> {
+    pub(super) fn of(session: &mut WriteSession, history: &History<'_>, source: &SourceRef, monitor: &dyn Monitor) -> Result<Self> {
         let mut all = Inherited {
-            entries: Streams::default(),
+            entries: None,
             listing: None,
-            known: HashMap::new(),
+            stamps: None,
+            wants_content: false,
+            longest: Vec::new(),
             parent_gaps: history.parent_gaps.clone(),
             lasting_gaps: history.lasting_gaps.clone(),
             parent_holds: false,
@@ -123,71 +115,113 @@ impl Inherited {
             roots: 1,
             accepted: history.accepted.clone(),
             has_good: false,
+            past: Past::default(),
             whole_bytes: 0,
         };
         let Some((parent, record)) = history.parent else { return Ok(all) };
-        if let Some(entries) = listing(session, parent, record, monitor)? {
-            all.known = match session.repository().on_catalog(|local| local.stamps(source))? {
-                Some((of, stamps)) if of == *parent => stamps.into_iter().map(|(name, stamp)| (name, Stamp(stamp))).collect(),
-                _ => HashMap::new(),
-            };
-            all.entries = Streams::of(entries);
+        let comparison = engine::of(&source.kind).comparison();
+        let parent_bytes = all.take_parent(session, history, comparison, monitor)?;
+        if all.entries.is_some() {
+            all.stamps = session.repository().on_catalog(|local| local.stamps(source.id))?.filter(|set| set.snapshot == *parent);
             all.listing = Some(record.listing);
         }
         for (number, holder) in history.holders.iter().enumerate() {
             let (id, record) = holder.snapshot;
-            let is_parent = id == parent;
-            let entries = if is_parent { None } else { listing(session, id, record, monitor)? };
-            if is_parent && all.listing.is_none() || !is_parent && entries.is_none() {
-                continue;
-            }
-            all.parent_holds |= is_parent;
+            let bytes = if id == parent { all.entries.as_ref().map(|_| parent_bytes) } else { all.take_other(session, holder, monitor)? };
+            let Some(bytes) = bytes else { continue };
+            all.parent_holds |= id == parent;
             all.has_good = true;
+            all.whole_bytes = bytes;
             if number == 0 {
-                let named = record.facts.iter().find(|(name, _)| name == ROOTS_FACT).and_then(|(_, number)| number.parse().ok());
-                all.roots = named.unwrap_or(1);
-            }
-            let of_all = entries.as_deref().unwrap_or(&all.entries.0);
-            all.whole_bytes = of_all.iter().map(measure).sum();
-            if let Some(entries) = entries {
-                // Packs that nobody has are gone, or a prune has moved what was in them. What is inherited from such a snapshot might be gone, too.
-                let has_all = session.repository().knows_all(record.packs.iter().map(|pack| pack.id))?;
-                if has_all {
-                    session.inherit_from(*id, &record.source.id);
-                }
-                let held = entries.into_iter().filter(|entry| holder.holds(&entry.name));
-                all.others.extend(held.map(|entry| (entry.name.clone(), (entry, has_all))));
+                all.roots = named_roots(record);
             }
         }
+        let several_trees = all.roots > 1;
+        all.others.values().for_each(|(entry, _)| all.past.add(entry, comparison, several_trees));
         Ok(all)
+    }
+
+    /// Looks through the parent's listing. Gives the bytes of all streams.
+    fn take_parent(&mut self, session: &WriteSession, history: &History<'_>, comparison: Comparison, monitor: &dyn Monitor) -> Result<u64> {
+        let Some((parent, record)) = history.parent else { return Ok(0) };
+        let holds = history.holders.iter().any(|holder| holder.snapshot.0 == *parent);
+        let several_trees = history.holders.first().is_some_and(|holder| named_roots(&holder.snapshot.1) > 1);
+        let (mut past, mut longest, mut bytes) = (Past::default(), Vec::new(), 0_u64);
+        let look = &mut |entry: &StreamEntry| {
+            bytes = bytes.saturating_add(measure(entry));
+            offer(&mut longest, entry);
+            if holds && !history.parent_gaps.covers(&entry.name) {
+                past.add(entry, comparison, several_trees);
+            }
+        };
+        let opened = ListingLookup::open(session.reader(), &record.listing, monitor, look);
+        if let Some(entries) = unless_damaged(opened, parent, monitor)? {
+            (self.entries, self.longest, self.past) = (Some(entries), longest, past);
+        }
+        Ok(bytes)
+    }
+
+    /// Takes the newest good states out of a snapshot that is not the parent. Gives the bytes of all its streams; `None` if its listing is damaged.
+    fn take_other(&mut self, session: &mut WriteSession, holder: &Holder<&Listed>, monitor: &dyn Monitor) -> Result<Option<u64>> {
+        let (id, record) = holder.snapshot;
+        let (mut held, mut bytes) = (Vec::new(), 0_u64);
+        let mut look = |entry: StreamEntry| {
+            bytes = bytes.saturating_add(measure(&entry));
+            held.extend(holder.holds(&entry.name).then_some(entry));
+        };
+        let read = session.reader().entries(&record.listing).and_then(|mut entries| {
+            entries.try_for_each(|entry| if monitor.cancelled() { Err(Error::Cancelled) } else { entry.map(&mut look) })
+        });
+        if unless_damaged(read, id, monitor)?.is_none() {
+            return Ok(None);
+        }
+        // Packs that nobody has are gone, or a prune has moved what was in them. What is inherited from such a snapshot might be gone, too.
+        let has_all = session.repository().knows_all(record.packs.iter().map(|pack| pack.id))?;
+        if has_all {
+            session.inherit_from(*id, &record.source.id);
+        }
+        self.others.extend(held.into_iter().map(|entry| (entry.name.clone(), (entry, has_all))));
+        Ok(Some(bytes))
     }
 
     /// Drops what is known of streams that are to be read although their files look the same: all of them, as what is not read cannot be stored
     /// anew, or those whose content is wanted and was not recorded.
-    pub(super) fn have_read_again(&mut self, all: bool, without_content: bool) {
-        let entries = &self.entries;
-        let lacks_content =
-            |name: &Vec<u8>| entries.get(name).is_none_or(|entry| matches!(entry.kind, EntryKind::Sqlite(_)) && entry.tables.is_empty());
-        self.known.retain(|name, _| !(all || without_content && lacks_content(name)));
+    pub(super) fn have_read_again(&mut self, all: bool, wants_content: bool) {
+        if all {
+            self.stamps = None;
+        }
+        self.wants_content = wants_content;
     }
 
-    /// The newest good state of a stream.
-    pub(super) fn good(&self, name: &[u8]) -> Option<&StreamEntry> {
+    /// The parent's stream of this name.
+    pub(super) fn entry(&self, reader: &Reader, name: &[u8]) -> Result<Option<StreamEntry>> {
+        self.entries.as_ref().map_or(Ok(None), |entries| entries.get(reader, name))
+    }
+
+    /// Whether there is a good state of a stream.
+    pub(super) fn has_good_of(&self, reader: &Reader, name: &[u8]) -> Result<bool> {
         match self.parent_holds && !self.parent_gaps.covers(name) {
-            true => self.entries.get(name),
-            false => self.others.get(name).map(|(entry, _)| entry),
+            true => Ok(self.entry(reader, name)?.is_some()),
+            false => Ok(self.others.contains_key(name)),
         }
     }
 
-    /// The newest good states of all streams.
-    pub(super) fn all_good(&self) -> impl Iterator<Item = &StreamEntry> {
-        let of_parent = self.entries.iter().filter(|entry| self.parent_holds && !self.parent_gaps.covers(&entry.name));
-        of_parent.chain(self.others.values().map(|(entry, _)| entry))
+    /// Goes through the newest good states of all streams.
+    pub(super) fn each_good(&self, reader: &Reader, look: &mut dyn FnMut(&StreamEntry)) -> Result<()> {
+        if let Some(listing) = self.listing.as_ref().filter(|_| self.parent_holds) {
+            for entry in reader.entries(listing)? {
+                let entry = entry?;
+                if !self.parent_gaps.covers(&entry.name) {
+                    look(&entry);
+                }
+            }
+        }
+        self.others.values().for_each(|(entry, _)| look(entry));
+        Ok(())
     }
 
-    /// What a new stream of this name is most like; `len` is its length, where that is known before it is read.
-    pub(super) fn base(&self, name: &[u8], len: Option<u64>) -> Option<StreamRoot> {
-        let parent = self.entries.get(name).map(|entry| entry.root);
+    /// What a new stream is most like; `parent` is the parent's stream of its name, `len` its length, where that is known before it is read.
+    pub(super) fn base(&self, name: &[u8], parent: Option<StreamRoot>, len: Option<u64>) -> Option<StreamRoot> {
         let good = self.others.get(name).filter(|(_, may_inherit)| *may_inherit).map(|(entry, _)| entry.root);
         let (Some(of_parent), Some(of_good)) = (parent, good) else { return parent.or(good) };
         let is_better = match len {
@@ -200,23 +234,80 @@ impl Inherited {
 
     /// Where moved content of a stream is looked for: in the stream that is its base, or if there is none in the parent's longest ones.
     pub(super) fn old_streams(&self, name: &[u8], base: Option<StreamRoot>) -> Vec<(Vec<u8>, StreamRoot)> {
-        if let Some(root) = base {
-            return vec![(name.to_vec(), root)];
-        }
-        let mut longest: Vec<&StreamEntry> = self.entries.iter().collect();
-        longest.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.root.len));
-        longest.iter().take(OLD_STREAMS_MAX).map(|entry| (entry.name.clone(), entry.root)).collect()
+        base.map_or_else(|| self.longest.clone(), |root| vec![(name.to_vec(), root)])
+    }
+
+    /// What is known of the files of the parent's streams.
+    pub(super) fn known<'a>(&'a self, session: &'a WriteSession) -> KnownStamps<'a> {
+        KnownStamps { inherited: self, session, lately: Mutex::new(Vec::new()) }
     }
 }
 
-/// The streams of a snapshot; `None` if its listing is damaged: that must not stop a backup.
-fn listing(session: &WriteSession, id: &SnapshotId, record: &SnapshotRecord, monitor: &dyn Monitor) -> Result<Option<Vec<StreamEntry>>> {
-    match session.reader().listing(&record.listing, monitor) {
-        Ok(entries) => Ok(Some(entries)),
+/// Keeps the longest streams, the longest one first.
+fn offer(longest: &mut Vec<(Vec<u8>, StreamRoot)>, entry: &StreamEntry) {
+    let at = longest.partition_point(|(_, root)| root.len >= entry.root.len);
+    if at < OLD_STREAMS_MAX {
+        longest.insert(at, (entry.name.clone(), entry.root));
+        longest.truncate(OLD_STREAMS_MAX);
+    }
+}
+
+/// How many files and directories were named for a snapshot.
+fn named_roots(record: &SnapshotRecord) -> usize {
+    let fact = record.facts.iter().find(|(name, _)| name == ROOTS_FACT);
+    fact.and_then(|(_, number)| number.parse().ok()).unwrap_or(1)
+}
+
+/// `None` if a listing is damaged: that must not stop a backup.
+fn unless_damaged<T>(read: Result<T>, id: &SnapshotId, monitor: &dyn Monitor) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
         Err(error) if error.is_damage() => {
             monitor.warn(&format!("the earlier snapshot {} cannot be used: {error}", id.short()));
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Stamps as they are asked for. They are hints: one that cannot be read is none.
+pub(super) struct KnownStamps<'a> {
+    inherited: &'a Inherited,
+    session: &'a WriteSession,
+    /// Blocks of stamps that were read, the one used last at the end.
+    lately: Mutex<Vec<Vec<NamedStamp>>>,
+}
+
+impl Known for KnownStamps<'_> {
+    fn stamp(&self, name: &[u8]) -> Option<Stamp> {
+        let stamp = self.find(self.inherited.stamps.as_ref()?, name)?;
+        if self.inherited.wants_content {
+            let entry = self.inherited.entry(self.session.reader(), name).ok()??;
+            if is_database(&entry) && entry.tables.is_empty() {
+                return None;
+            }
+        }
+        Some(Stamp(stamp))
+    }
+}
+
+impl KnownStamps<'_> {
+    fn find(&self, set: &StampSet, name: &[u8]) -> Option<Vec<u8>> {
+        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |block: &Vec<NamedStamp>| match (block.first(), block.last()) {
+            (Some(first), Some(last)) => (first.0.as_slice()..=last.0.as_slice()).contains(&name),
+            _ => false,
+        };
+        let block = match lately.iter().rposition(has) {
+            Some(at) => lately.remove(at),
+            None => self.session.repository().catalog().stamps_around(set, name).ok()?,
+        };
+        if lately.len() >= BLOCKS_KEPT {
+            lately.remove(0);
+        }
+        let found = block.binary_search_by(|(other, _)| other.as_slice().cmp(name)).ok();
+        let stamp = found.and_then(|at| block.get(at)).map(|(_, stamp)| stamp.clone());
+        lately.push(block);
+        stamp
     }
 }

@@ -15,17 +15,20 @@
 //!
 //! What a user has accepted in the newest good state does not become a flag again as long as it stays as it is.
 
-use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use super::census::{Census, SIDES, Sum, above, add_to_tree, first_part, measure, parent_of, tag_in};
 use super::history::Inherited;
-use crate::engine::files::CACHE_TAG;
-use crate::engine::postgres::stream_names::{DIRECTORY_INFIX, dumped_database, split_directory};
-use crate::engine::{self, CaptureReport, Comparison, NamedRoot};
+use super::intake::Captured;
+use super::sorted::Sorted;
+use crate::engine::{Comparison, NamedRoot};
+use crate::error::Result;
 use crate::ops::gaps::Gaps;
-use crate::recorded::{EntryKind, Flag, SourceKind};
+use crate::recorded::{EntryKind, Flag};
+use crate::store::format::record;
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
+use crate::store::repo::Reader;
 
 /// What had at least this many bytes is flagged if it loses more than half of them.
 const SHRUNK_FROM: u64 = 64 << 10;
@@ -49,27 +52,31 @@ impl Verdict {
 }
 
 /// Judges a capture by what its source reports, its streams and the last good state.
-pub(super) fn judge(kind: &SourceKind, entries: &[StreamEntry], report: &CaptureReport, last: &Inherited) -> Verdict {
-    let flags = once(&report.flags);
+///
+/// # Errors
+/// As reading the listing of the parent, and the new entries, again.
+pub(super) fn judge(captured: &Captured, last: &Inherited, reader: &Reader) -> Result<Verdict> {
+    let Captured { census, entries, roots, .. } = captured;
+    let flags = once(&captured.report.flags);
     let reported = flags.len();
-    let mut case = Case { entries, now: OnceCell::new(), last, gaps: Gaps::of(&flags), flags };
-    match engine::of(kind).comparison() {
+    let mut case = Case { now: census, last, reader, gaps: Gaps::of(&flags), flags };
+    match census.comparison {
         Comparison::Named => {
             case.databases();
             case.not_named();
         }
         Comparison::Trees => {
-            case.roots(&report.roots);
+            case.roots(roots)?;
             case.databases();
             case.lost_in_trees();
         }
         Comparison::Programs => case.programs(),
     }
-    case.whole();
+    case.whole(entries)?;
     case.flags.get_mut(reported..).unwrap_or_default().sort_by(|a, b| a.stream.cmp(&b.stream));
     let was_accepted = |flag: &Flag| flag.stream.is_some() && last.accepted.iter().any(|old| is_same(old, flag));
     let (accepted, flags) = case.flags.into_iter().partition(was_accepted);
-    Verdict { flags: bounded(flags), accepted: bounded(accepted) }
+    Ok(Verdict { flags: bounded(flags), accepted: bounded(accepted) })
 }
 
 /// One stream may show in several ways that it is damaged: the last one, that of its structure, says it best.
@@ -84,18 +91,6 @@ fn is_same(old: &Flag, new: &Flag) -> bool {
     old.code == new.code && old.stream == new.stream && (new.code != "damaged" || old.detail == new.detail)
 }
 
-/// Bytes that say how much there is in a stream.
-pub(super) fn measure(entry: &StreamEntry) -> u64 {
-    match &entry.kind {
-        EntryKind::Sqlite(facts) => entry.root.len.saturating_sub(u64::from(facts.freelist_pages) * u64::from(facts.page_size)),
-        _ => entry.root.len,
-    }
-}
-
-fn is_database(entry: &StreamEntry) -> bool {
-    matches!(entry.kind, EntryKind::Sqlite(_))
-}
-
 fn has_shrunk(before: u64, after: u64) -> bool {
     before >= SHRUNK_FROM && after < before / 2
 }
@@ -106,21 +101,15 @@ fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
 }
 
 struct Case<'a> {
-    entries: &'a [StreamEntry],
-    now: OnceCell<HashMap<&'a [u8], &'a StreamEntry>>,
+    now: &'a Census,
     last: &'a Inherited,
+    reader: &'a Reader,
     /// What the flags so far are about.
     gaps: Gaps,
     flags: Vec<Flag>,
 }
 
-impl<'a> Case<'a> {
-    /// The stream of this name in the capture.
-    fn now(&self, name: &[u8]) -> Option<&'a StreamEntry> {
-        let by_name = || self.entries.iter().map(|entry| (entry.name.as_slice(), entry)).collect();
-        self.now.get_or_init(by_name).get(name).copied()
-    }
-
+impl Case<'_> {
     fn flag(&mut self, code: &str, stream: &[u8], detail: String) {
         if !self.gaps.covers(stream) {
             self.flags.push(Flag::new(code, detail).about(stream));
@@ -134,9 +123,9 @@ impl<'a> Case<'a> {
 
     /// Databases that are there, and less than they were.
     fn databases(&mut self) {
-        let last = self.last;
-        for old in last.all_good().filter(|old| is_database(old)) {
-            let Some(new) = self.now(&old.name) else { continue };
+        let (last, census) = (self.last, self.now);
+        for old in &last.past.databases {
+            let Some(new) = census.get(&old.name) else { continue };
             let (before, after) = (measure(old), measure(new));
             let name = shown(&old.name);
             match new.kind {
@@ -161,8 +150,8 @@ impl<'a> Case<'a> {
     /// Of databases that are named one by one: those that are not named any more.
     fn not_named(&mut self) {
         let last = self.last;
-        for old in last.all_good().filter(|old| is_database(old)) {
-            if self.now(&old.name).is_none() {
+        for old in &last.past.databases {
+            if self.now.get(&old.name).is_none() {
                 self.flag("missing", &old.name, format!("{} is in the last good snapshot, and was not named this time", shown(&old.name)));
             }
         }
@@ -171,27 +160,22 @@ impl<'a> Case<'a> {
 
     /// Databases in trees that are not there, for another reason than that a user has deleted them.
     fn lost_in_trees(&mut self) {
-        let last = self.last;
+        let (last, census) = (self.last, self.now);
         let mut lost: BTreeMap<Vec<u8>, String> = BTreeMap::new();
-        let mut full: Option<HashSet<&[u8]>> = None;
-        for old in last.all_good().filter(|old| is_database(old)) {
-            if self.now(&old.name).is_some() {
+        for old in &last.past.databases {
+            if census.get(&old.name).is_some() {
                 continue;
             }
-            let beside = ["-wal", "-journal", "-shm"].into_iter().find(|side| self.now(&[&old.name, side.as_bytes()].concat()).is_some());
+            let beside = SIDES.into_iter().find(|side| census.get(&[&old.name, side.as_bytes()].concat()).is_some());
             if let Some(side) = beside {
                 let name = shown(&old.name);
                 lost.insert(old.name.clone(), format!("{name} is gone, while {name}{side} is still there"));
                 continue;
             }
-            let is_tag = |entry: &&StreamEntry| entry.name.rsplit(|byte| *byte == b'/').next() == Some(CACHE_TAG.as_bytes());
-            let filling = || self.entries.iter().filter(|entry| !is_tag(entry)).filter_map(|entry| parent_of(&entry.name)).collect();
-            let full = full.get_or_insert_with(filling);
-            let mut above = std::iter::successors(parent_of(&old.name), |dir| parent_of(dir));
-            let still_there = above.find(|dir| self.now(dir).is_some_and(|entry| entry.kind == EntryKind::Directory));
-            if let Some(dir) = still_there.filter(|dir| !full.contains(dir)) {
+            let still_there = above(&old.name).find(|dir| census.get(dir).is_some_and(|entry| entry.kind == EntryKind::Directory));
+            if let Some(dir) = still_there.filter(|dir| !census.is_full(dir)) {
                 let (name, old) = (shown(dir), shown(&old.name));
-                let text = match self.now(&[dir, b"/", CACHE_TAG.as_bytes()].concat()) {
+                let text = match census.get(&tag_in(dir)) {
                     Some(_) => format!("{name} is left out, as it says that it is a cache: {old} was in it"),
                     None => format!("{name} is empty, where {old} was: is a volume not mounted?"),
                 };
@@ -203,15 +187,18 @@ impl<'a> Case<'a> {
     }
 
     /// Trees that were named: those with nothing in them, and those that are not named any more.
-    fn roots(&mut self, roots: &[NamedRoot]) {
-        let last = self.last;
-        let prefixes: HashSet<&[u8]> = roots.iter().map(|root| root.prefix.as_slice()).collect();
-        let now = sums(self.entries.iter(), &prefixes);
-        let before = sums(last.all_good(), &prefixes);
-        for root in roots {
-            let of = |sums: &HashMap<&[u8], Sum>| sums.get(root.prefix.as_slice()).copied().unwrap_or_default();
-            let (now, before) = (of(&now), of(&before));
-            let was_known = last.has_good && (root.prefix.is_empty() || last.good(&root.prefix).is_some());
+    fn roots(&mut self, roots: &[NamedRoot]) -> Result<()> {
+        let (last, census) = (self.last, self.now);
+        let is_suspect = |root: &&NamedRoot| census.tree(&root.prefix).bytes == 0;
+        let mut before: HashMap<Vec<u8>, Sum> = roots.iter().filter(is_suspect).map(|root| (root.prefix.clone(), Sum::default())).collect();
+        if !before.is_empty() {
+            // All trees, as one may be within another one's prefix.
+            before.extend(roots.iter().map(|root| (root.prefix.clone(), Sum::default())));
+            last.each_good(self.reader, &mut |entry| add_to_tree(&mut before, entry))?;
+        }
+        for root in roots.iter().filter(is_suspect) {
+            let (now, before) = (census.tree(&root.prefix), before.get(&root.prefix).copied().unwrap_or_default());
+            let was_known = last.has_good && (root.prefix.is_empty() || last.has_good_of(self.reader, &root.prefix)?);
             let path = root.path.display();
             if now.entries == 0 && (before.entries > 0 || !was_known) {
                 self.flag("empty", &root.prefix, format!("{path} has nothing in it: is its volume not mounted?"));
@@ -224,22 +211,21 @@ impl<'a> Case<'a> {
             }
         }
         if last.roots > 1 {
-            let mut named: BTreeSet<&[u8]> = prefixes.iter().map(|prefix| first_part(prefix)).collect();
+            let mut named: BTreeSet<&[u8]> = roots.iter().map(|root| first_part(&root.prefix)).collect();
             named.extend(roots.iter().filter_map(|root| Some(last_part(&root.path)?.as_encoded_bytes())));
-            let gone: BTreeSet<&[u8]> = last.all_good().map(|entry| first_part(&entry.name)).filter(|part| !named.contains(part)).collect();
-            for part in gone {
+            for part in last.past.tops.iter().filter(|part| !named.contains(part.as_slice())) {
                 self.flag("missing", part, format!("{} is in the last good snapshot, and was not named this time", shown(part)));
             }
         }
         self.settle();
+        Ok(())
     }
 
     /// Output of programs. The files of a dump count as one, and as the same whether it is an archive or a directory: one table may well be emptied.
     fn programs(&mut self) {
-        let last = self.last;
-        let now = outputs(self.entries.iter());
-        for (name, before) in outputs(last.all_good()) {
-            let Some(after) = now.get(name) else {
+        let (last, census) = (self.last, self.now);
+        for (name, before) in &last.past.outputs {
+            let Some(after) = census.outputs.get(name) else {
                 self.flag("missing", &before.stream, format!("{} is in the last good snapshot, and not in this one", shown(name)));
                 continue;
             };
@@ -254,72 +240,29 @@ impl<'a> Case<'a> {
     }
 
     /// Everything that no flag is about, taken together.
-    fn whole(&mut self) {
-        let sum = |entries: &mut dyn Iterator<Item = &'a StreamEntry>| -> u64 {
-            entries.filter(|entry| !self.gaps.covers(&entry.name)).map(measure).fold(0, u64::saturating_add)
-        };
-        let (before, after) = (sum(&mut self.last.all_good()), sum(&mut self.entries.iter()));
+    fn whole(&mut self, entries: &Sorted) -> Result<()> {
         // The newest good states come from several snapshots, and no single one may have had them all. So one whole snapshot is compared as well:
         // otherwise a file that only a flagged snapshot had is missed for ever.
-        if has_shrunk(before, after) && has_shrunk(self.last.whole_bytes, self.entries.iter().map(measure).sum()) {
+        if !has_shrunk(self.last.whole_bytes, self.now.bytes) {
+            return Ok(());
+        }
+        let (mut before, mut after) = (0_u64, 0_u64);
+        let is_outside = |entry: &StreamEntry| !self.gaps.covers(&entry.name);
+        let add = |sum: &mut u64, entry: &StreamEntry| *sum = sum.saturating_add(if is_outside(entry) { measure(entry) } else { 0 });
+        self.last.each_good(self.reader, &mut |entry| add(&mut before, entry))?;
+        for item in entries.iter()? {
+            let entry = record::decode::<StreamEntry>(&item?.1).map_err(|m| m.of("the new listing"))?;
+            add(&mut after, &entry);
+        }
+        if has_shrunk(before, after) {
             self.flag("shrunk", b"", format!("there are {after} bytes in all; there were {before}"));
         }
+        Ok(())
     }
-}
-
-/// The directory of a name; none at the top.
-fn parent_of(name: &[u8]) -> Option<&[u8]> {
-    name.iter().rposition(|byte| *byte == b'/').and_then(|at| name.get(..at))
-}
-
-fn first_part(name: &[u8]) -> &[u8] {
-    name.split(|byte| *byte == b'/').next().unwrap_or_default()
 }
 
 fn last_part(path: &Path) -> Option<&std::ffi::OsStr> {
     path.file_name()
-}
-
-/// What a tree holds.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum {
-    entries: u64,
-    bytes: u64,
-}
-
-/// What is below each of these roots; a directory does not count as its own entry.
-fn sums<'e>(entries: impl Iterator<Item = &'e StreamEntry>, prefixes: &HashSet<&'e [u8]>) -> HashMap<&'e [u8], Sum> {
-    let mut sums: HashMap<&[u8], Sum> = HashMap::new();
-    for entry in entries {
-        let above = std::iter::successors(Some(entry.name.as_slice()), |name| parent_of(name)).chain([b"".as_slice()]);
-        let Some(root) = above.into_iter().find(|name| prefixes.contains(name)) else { continue };
-        if root != entry.name.as_slice() || entry.kind != EntryKind::Directory {
-            let sum = sums.entry(root).or_default();
-            sum.entries += 1;
-            sum.bytes += entry.root.len;
-        }
-    }
-    sums
-}
-
-/// What a program wrote.
-struct Output {
-    bytes: u64,
-    /// The stream, or the directory of streams, that has it.
-    stream: Vec<u8>,
-}
-
-fn outputs<'e>(entries: impl Iterator<Item = &'e StreamEntry>) -> BTreeMap<&'e [u8], Output> {
-    let mut outputs = BTreeMap::new();
-    for entry in entries {
-        let stream = match split_directory(&entry.name) {
-            Some((database, _)) => [database, DIRECTORY_INFIX.trim_end_matches('/').as_bytes()].concat(),
-            None => entry.name.clone(),
-        };
-        let name = dumped_database(&entry.name).unwrap_or(&entry.name);
-        outputs.entry(name).or_insert(Output { bytes: 0, stream }).bytes += entry.root.len;
-    }
-    outputs
 }
 
 /// At most [`FLAGS_MAX`]: as long as there are more, the directories of the deepest streams stand for them. That says more than is wrong, never less.

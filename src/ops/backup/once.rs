@@ -3,12 +3,11 @@
 //! A command may answer otherwise when it runs again, or do its work twice. So what it writes is kept until the commit, sealed and without a name, as far as there is
 //! room; a longer output is not kept, and then the backup fails where others start over. The next one knows what is damaged.
 
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::engine::{Body, Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use crate::engine::{Body, Capture, CaptureReport, CapturedStream, Known, NamedRoot, Source, SourceDescription};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta};
@@ -117,7 +116,7 @@ impl Source for Once<'_> {
         self.source.runs_once()
     }
 
-    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         if !self.source.runs_once() {
             return self.source.capture(known, monitor);
         }
@@ -153,6 +152,10 @@ struct Recorder<'a> {
 impl Capture for Recorder<'_> {
     fn total_bytes(&self) -> Option<u64> {
         self.inner.total_bytes()
+    }
+
+    fn roots(&self) -> Vec<NamedRoot> {
+        self.inner.roots()
     }
 
     fn next_stream(&mut self) -> Result<Option<CapturedStream>> {

@@ -9,7 +9,7 @@ use crate::id::{ChunkId, SnapshotId};
 use crate::progress::Monitor;
 use crate::store::format::pack::IdPrefix;
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
-use crate::store::repo::{Part, Reader, Repository, read_node};
+use crate::store::repo::{Reader, Repository, read_node};
 
 /// Chunks that are remembered as sound, so that what many snapshots share is looked up once; bounds the memory, not the result. Nodes are as many at most.
 const SOUND_MAX: usize = 1 << 19;
@@ -76,7 +76,8 @@ impl Walker<'_> {
         };
         while let Some(part) = parts.next_besides(&mut |chunk| self.sound_parts.contains(chunk)) {
             match part {
-                Ok(Part { chunk, entries }) => {
+                Ok(part) => {
+                    let (chunk, entries) = (part.chunk(), part.entries);
                     if self.check_entries(id, &entries, report)? {
                         self.sound_parts.extend(chunk);
                     }

@@ -7,7 +7,7 @@ use crate::id::{ChunkId, PackId};
 use crate::progress::Monitor;
 use crate::store::format::node::Node;
 use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
-use crate::store::repo::{Part, Reader, StoredCopy};
+use crate::store::repo::{Reader, StoredCopy};
 
 /// Chunks that are looked up together.
 const BATCH: usize = 4096;
@@ -179,7 +179,9 @@ impl<'a> Live<'a> {
             self.settle()?;
             let mut listing = self.reader.parts(&snapshot.listing)?;
             while let Some(part) = listing.next_besides(&mut |chunk| parts.contains(chunk)) {
-                let Part { chunk, entries } = part?;
+                let part = part?;
+                let chunk = part.chunk();
+                let entries = part.entries;
                 for entry in entries {
                     let before = last.get(&entry.name).copied();
                     self.walk(&entry.root, before.as_ref())?;

@@ -7,7 +7,7 @@ use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::progress::Monitor;
 use crate::store::format::pack::IdPrefix;
 use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
-use crate::store::repo::{CopyPlace, Part, Reader, Repository, StoredCopy, read_node};
+use crate::store::repo::{CopyPlace, Reader, Repository, StoredCopy, read_node};
 
 /// Chunks, or deltas, that are looked up at once.
 const AT_ONCE: usize = 8 << 10;
@@ -80,7 +80,8 @@ impl Sick {
             let mut listing = reader.parts(&snapshot.listing)?;
             while let Some(part) = listing.next_besides(&mut |chunk| parts.contains(chunk)) {
                 match part {
-                    Ok(Part { chunk, entries }) => {
+                    Ok(part) => {
+                        let (chunk, entries) = (part.chunk(), part.entries);
                         entries.iter().try_for_each(|entry| search.walk(&entry.root))?;
                         parts.extend(chunk);
                     }

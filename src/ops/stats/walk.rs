@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
 use crate::store::format::snapshot::StreamRoot;
-use crate::store::repo::{Cache, Part, Reader, read_node};
+use crate::store::repo::{Cache, Reader, read_node};
 
 /// Rough bytes of what is known of nodes.
 const NODES_BUDGET: usize = 16 << 20;
@@ -55,7 +55,9 @@ impl<'a> Walker<'a> {
         let reader = self.reader;
         let mut parts = reader.parts(listing)?;
         while let Some(part) = parts.next_besides(&mut |chunk| self.nodes.get(chunk).map(|profile| known.push(profile)).is_some()) {
-            let Part { chunk, entries } = part?;
+            let part = part?;
+            let chunk = part.chunk();
+            let entries = part.entries;
             let roots: Vec<StreamRoot> = entries.iter().map(|entry| entry.root).collect();
             let profile = Arc::new(self.streams(&roots)?);
             sum.add(&profile);

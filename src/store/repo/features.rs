@@ -4,6 +4,7 @@
 //! that finds nothing moved.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tempfile::NamedTempFile;
 
 use super::Repository;
+use crate::error::Result;
 use crate::fs::beneath;
 use crate::id::{SourceId, to_hex};
 use crate::store::codec::similarity::{FEATURES_LEN, Features, PIECE_LEN, Sampler};
@@ -199,14 +201,21 @@ impl Repository {
     }
 
     /// Removes what is kept of a source's streams that are not among these any more.
-    pub fn drop_features(&self, source: SourceId, but_of: impl Iterator<Item = Vec<u8>>) {
-        let Ok(listed) = std::fs::read_dir(self.features_dir(source)) else { return };
-        let current: HashSet<String> = but_of.map(|stream| file_name(&stream)).collect();
-        for entry in listed.flatten() {
-            // One that another backup is writing goes too: it is a cache.
-            if !current.contains(entry.file_name().to_string_lossy().as_ref()) {
-                let _gone_already = std::fs::remove_file(entry.path());
+    pub fn drop_features(&self, source: SourceId, but_of: &mut dyn Iterator<Item = Result<Vec<u8>>>) {
+        let dir = self.features_dir(source);
+        let Ok(listed) = std::fs::read_dir(&dir) else { return };
+        let mut old: HashSet<OsString> = listed.flatten().map(|entry| entry.file_name()).collect();
+        // A source may have a million streams, and features of few.
+        while !old.is_empty() {
+            match but_of.next() {
+                Some(Ok(stream)) => drop(old.remove(OsStr::new(&file_name(&stream)))),
+                Some(Err(_)) => return,
+                None => break,
             }
+        }
+        for name in old {
+            // One that another backup is writing goes too: it is a cache.
+            let _gone_already = std::fs::remove_file(dir.join(name));
         }
     }
 

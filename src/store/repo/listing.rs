@@ -10,7 +10,7 @@ use crate::id::ChunkId;
 use crate::progress::Monitor;
 use crate::store::chunker::Cut;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
-use crate::store::format::{CHUNK_LEN_MAX, Malformed, RECORD_LEN_MAX, record};
+use crate::store::format::{CHUNK_LEN_MAX, RECORD_LEN_MAX, record};
 
 /// What a message calls a listing.
 const LISTING: &str = "a snapshot's listing";
@@ -21,10 +21,20 @@ const CUT_LEN_MAX: usize = 256 << 10;
 
 /// A part of a listing.
 pub struct Part {
-    /// The chunk that is this part, by whose id it is known in other listings; `None` if it takes several.
-    pub chunk: Option<ChunkId>,
+    /// The chunks that are this part; more than one if an entry is longer than a chunk.
+    pub chunks: Vec<ChunkId>,
     /// Its entries; there is one at least.
     pub entries: Vec<StreamEntry>,
+}
+
+impl Part {
+    /// The chunk that is this part, by whose id it is known in other listings; `None` if it takes several.
+    pub fn chunk(&self) -> Option<ChunkId> {
+        match self.chunks.as_slice() {
+            [chunk] => Some(*chunk),
+            _ => None,
+        }
+    }
 }
 
 /// Goes through a listing part by part.
@@ -83,16 +93,16 @@ impl Parts<'_> {
 
     fn advance(&mut self, is_known: &mut dyn FnMut(&ChunkId) -> bool) -> Result<Option<Part>> {
         let mut bytes = Vec::new();
-        let mut chunks = 0;
+        let mut chunks = Vec::new();
         while let Some(id) = self.next_chunk()? {
             if bytes.is_empty() && is_known(&id) {
                 continue;
             }
-            chunks += 1;
+            chunks.push(id);
             bytes.extend_from_slice(&self.reader.chunk(&id)?);
             if let Some(entries) = whole_entries(&bytes) {
                 self.verify_order(&entries)?;
-                return Ok(Some(Part { chunk: (chunks == 1).then_some(id), entries }));
+                return Ok(Some(Part { chunks, entries }));
             }
             // One entry may be longer than a chunk, but not longer than a record.
             if bytes.len() > RECORD_LEN_MAX {
@@ -168,18 +178,19 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// Cuts a listing into chunks; the entries must be sorted by name. Where a chunk ends depends on the name before, so that other entries do not move it.
-pub struct ListingCuts<'e> {
-    entries: std::slice::Iter<'e, StreamEntry>,
+/// Cuts a listing into chunks. Its entries come sorted by name, each with its name and encoded. Where a chunk ends depends on the name before, so that other
+/// entries do not move it.
+pub struct ListingCuts<I> {
+    entries: I,
     seed: u64,
     /// What is left of an entry that is longer than a chunk.
     long: Vec<u8>,
 }
 
-impl<'e> ListingCuts<'e> {
+impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> ListingCuts<I> {
     /// `seed` makes the cuts of an encrypted repository its own.
-    pub fn new(entries: &'e [StreamEntry], seed: u64) -> Self {
-        ListingCuts { entries: entries.iter(), seed, long: Vec::new() }
+    pub fn new(entries: I, seed: u64) -> Self {
+        ListingCuts { entries, seed, long: Vec::new() }
     }
 
     fn ends_chunk(&self, name: &[u8]) -> bool {
@@ -187,18 +198,18 @@ impl<'e> ListingCuts<'e> {
         hash.as_bytes().first_chunk::<8>().is_some_and(|head| u64::from_le_bytes(*head).is_multiple_of(CUT_ONE_IN))
     }
 
-    fn advance(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
+    fn advance(&mut self) -> Result<Option<Vec<u8>>> {
         let mut bytes = std::mem::take(&mut self.long);
         while bytes.len() < CUT_LEN_MAX {
             let Some(entry) = self.entries.next() else { break };
-            let encoded = record::encode(entry)?;
+            let (name, encoded) = entry?;
             // Too long for the rest of a chunk: it gets chunks of its own.
             if !bytes.is_empty() && bytes.len() + encoded.len() > CHUNK_LEN_MAX as usize {
                 self.long = encoded;
                 return Ok(Some(bytes));
             }
             bytes.extend_from_slice(&encoded);
-            if self.ends_chunk(&entry.name) {
+            if self.ends_chunk(&name) {
                 break;
             }
         }
@@ -209,11 +220,11 @@ impl<'e> ListingCuts<'e> {
     }
 }
 
-impl Iterator for ListingCuts<'_> {
+impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> Iterator for ListingCuts<I> {
     type Item = std::io::Result<Cut>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let cut = self.advance().map_err(|m| std::io::Error::other(m.of("the new listing")));
+        let cut = self.advance().map_err(std::io::Error::other);
         cut.map(|bytes| bytes.map(Cut::Bytes)).transpose()
     }
 }
@@ -240,7 +251,7 @@ mod tests {
             Cut::Bytes(bytes) => bytes,
             other => panic!("{other:?}"),
         };
-        ListingCuts::new(entries, 7).map(bytes).collect()
+        ListingCuts::new(entries.iter().map(|entry| Ok((entry.name.clone(), record::encode(entry).unwrap()))), 7).map(bytes).collect()
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! Faults of icecore itself are told as such, in whatever thread they come up; and what is too large is said early.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::Error;
 use icecore::engine::place::Placement;
-use icecore::engine::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use icecore::engine::{Capture, CaptureReport, CapturedStream, Known, Source, SourceDescription};
 use icecore::fs::disk::RealDisk;
 use icecore::ops::backup::{BackupOptions, backup};
 use icecore::ops::restore::{Outcome, RestoreOptions, restore_streams, restore_tree};
@@ -85,7 +84,7 @@ impl Source for Huge {
         SourceDescription { kind: SourceKind::FILES, parts: vec![b"huge".to_vec()], label: "huge".into() }
     }
 
-    fn capture(&self, _known: &HashMap<Vec<u8>, Stamp>, _monitor: &dyn Monitor) -> icecore::Result<Box<dyn Capture>> {
+    fn capture(&self, _known: &dyn Known, _monitor: &dyn Monitor) -> icecore::Result<Box<dyn Capture>> {
         Ok(Box::new(Huge(self.0)))
     }
 }

@@ -8,6 +8,7 @@ mod faults;
 mod forget;
 mod history;
 mod journal;
+mod large_listing;
 mod marks;
 mod nowhere;
 mod parity;

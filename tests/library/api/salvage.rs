@@ -212,7 +212,8 @@ fn a_part_of_an_entry_of_several_chunks() {
                 Cut::Bytes(bytes) => bytes,
                 other => panic!("{other:?}"),
             };
-            ListingCuts::new(&entries, 7).map(bytes).collect()
+            let encoded = entries.iter().map(|entry| Ok((entry.name.clone(), record::encode(entry).unwrap())));
+            ListingCuts::new(encoded, 7).map(bytes).collect()
         };
         let (roots, _, _) = scene.store(&[&stream], &|_| Vec::new());
         let parts = cut(&roots);

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 
 use icecore::Error;
@@ -149,18 +149,51 @@ fn stamps_are_replaced_per_source() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = open(dir.path());
     let (one, two) = (SourceId([1; 32]), SourceId([2; 32]));
-    let stamps = |words: &[(&str, &str)]| -> Vec<(Vec<u8>, Vec<u8>)> {
-        words.iter().map(|(n, s)| (n.as_bytes().into(), s.as_bytes().into())).collect()
+    let put = |source, snapshot, words: &[(&str, &str)]| {
+        let stamps = words.iter().map(|(name, stamp)| Ok((name.as_bytes().to_vec(), stamp.as_bytes().to_vec())));
+        catalog.put_stamps(source, SnapshotId([snapshot; 32]), &mut stamps.into_iter()).unwrap();
+    };
+    let kept = |source, name: &str| {
+        let set = catalog.stamps(source).unwrap().unwrap();
+        let around = catalog.stamps_around(&set, name.as_bytes()).unwrap();
+        let stamp = around.into_iter().find(|(other, _)| other == name.as_bytes()).map(|(_, stamp)| String::from_utf8(stamp).unwrap());
+        (set.snapshot.0[0], stamp)
     };
     assert!(catalog.stamps(one).unwrap().is_none());
-    catalog.put_stamps(one, SnapshotId([1; 32]), &stamps(&[("a", "1"), ("b", "2")])).unwrap();
-    catalog.put_stamps(two, SnapshotId([2; 32]), &stamps(&[("a", "x")])).unwrap();
-    catalog.put_stamps(one, SnapshotId([3; 32]), &stamps(&[("b", "3"), ("", "")])).unwrap();
-    let map = |words: &[(&str, &str)]| stamps(words).into_iter().collect::<HashMap<_, _>>();
-    assert_eq!(catalog.stamps(one).unwrap(), Some((SnapshotId([3; 32]), map(&[("b", "3"), ("", "")]))));
-    assert_eq!(catalog.stamps(two).unwrap(), Some((SnapshotId([2; 32]), map(&[("a", "x")]))));
-    catalog.put_stamps(two, SnapshotId([4; 32]), &[]).unwrap();
-    assert_eq!(catalog.stamps(two).unwrap(), Some((SnapshotId([4; 32]), HashMap::new())));
+    put(one, 1, &[("a", "1"), ("b", "2")]);
+    put(two, 2, &[("a", "x")]);
+    assert_eq!([kept(one, "a"), kept(one, "b"), kept(one, "c")], [(1, Some("1".into())), (1, Some("2".into())), (1, None)]);
+    put(one, 3, &[("", ""), ("b", "3")]);
+    assert_eq!([kept(one, ""), kept(one, "a"), kept(one, "b")], [(3, Some("".into())), (3, None), (3, Some("3".into()))]);
+    assert_eq!(kept(two, "a"), (2, Some("x".into())));
+    put(two, 4, &[]);
+    assert_eq!(kept(two, "a"), (4, None));
+}
+
+/// Many stamps lie in many blocks. Sets that differ a little leave what was kept for the new one, and nothing else.
+#[test]
+fn stamps_are_found_in_whichever_block_they_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = open(dir.path());
+    let source = SourceId([1; 32]);
+    for round in 0..4_u64 {
+        let has = |n: u64| !(n + round).is_multiple_of(97) && (round != 2 || n < 1_500);
+        let stamp = |n: u64| format!("stamp {}", if n.is_multiple_of(500) { n + round } else { n }).into_bytes();
+        let name = |n: u64| format!("dir/{n:05}").into_bytes();
+        let mut stamps = (0..3_000).filter(|n| has(*n)).map(|n| Ok((name(n), stamp(n))));
+        catalog.put_stamps(source, SnapshotId([round as u8; 32]), &mut stamps).unwrap();
+        let set = catalog.stamps(source).unwrap().unwrap();
+        assert_eq!(set.snapshot.0[0], round as u8);
+        let mut blocks = HashSet::new();
+        for n in 0..3_000 {
+            let around = catalog.stamps_around(&set, &name(n)).unwrap();
+            let found = around.iter().find(|(other, _)| *other == name(n)).map(|(_, stamp)| stamp.clone());
+            assert_eq!(found, has(n).then(|| stamp(n)), "{round} {n}");
+            assert!(around.iter().map(|(name, _)| name).is_sorted());
+            blocks.extend(around.first().map(|(first, _)| first.clone()));
+        }
+        assert!(blocks.len() > 5, "{}", blocks.len());
+    }
 }
 
 #[test]
@@ -170,7 +203,7 @@ fn clearing_forgets_everything_but_numbers() {
     let made = Made::from(1, 500);
     catalog.add_packs(&[made.listed()]).unwrap();
     catalog.put_snapshots(&[(SnapshotId([1; 32]), vec![1])]).unwrap();
-    catalog.put_stamps(SourceId([1; 32]), SnapshotId([1; 32]), &[(vec![1], vec![2])]).unwrap();
+    catalog.put_stamps(SourceId([1; 32]), SnapshotId([1; 32]), &mut std::iter::once(Ok((vec![1], vec![2])))).unwrap();
     let num = catalog.pack_num(&made.pack.id).unwrap().unwrap();
     catalog.clear().unwrap();
     assert!(catalog.packs().unwrap().is_empty() && catalog.snapshots().unwrap().is_empty());

@@ -28,7 +28,7 @@ fn fill(dir: &Path) -> PathBuf {
     }
     let snapshots: Vec<_> = (0..30_u8).map(|num| (SnapshotId([num; 32]), vec![num; 400])).collect();
     catalog.put_snapshots(&snapshots).unwrap();
-    catalog.put_stamps(SOURCE, SnapshotId([1; 32]), &stamps()).unwrap();
+    catalog.put_stamps(SOURCE, SnapshotId([1; 32]), &mut stamps().into_iter().map(Ok)).unwrap();
     let path = catalog.path().to_path_buf();
     drop(catalog);
     fold(&path);
@@ -60,10 +60,12 @@ fn ask(catalog: &Catalog, packs: &[Made]) -> Result<(), Error> {
     for (id, record) in catalog.snapshots()? {
         assert_eq!(record, vec![id.0[0]; 400]);
     }
-    if let Some((snapshot, found)) = catalog.stamps(SOURCE)? {
-        assert_eq!(snapshot, SnapshotId([1; 32]));
+    if let Some(set) = catalog.stamps(SOURCE)? {
+        assert_eq!(set.snapshot, SnapshotId([1; 32]));
         let stamps = stamps();
-        assert!(found.into_iter().all(|stamp| stamps.contains(&stamp)));
+        for (name, _) in &stamps {
+            assert!(catalog.stamps_around(&set, name)?.into_iter().all(|stamp| stamps.contains(&stamp)));
+        }
     }
     Ok(())
 }
@@ -75,7 +77,7 @@ fn change(catalog: &Catalog) -> Result<(), Error> {
         catalog.add_packs(&[made.listed()])?;
     }
     catalog.set_listed(&packs().iter().map(|made| made.pack.id).collect::<Vec<_>>())?;
-    catalog.put_stamps(SOURCE, SnapshotId([2; 32]), &stamps())?;
+    catalog.put_stamps(SOURCE, SnapshotId([2; 32]), &mut stamps().into_iter().map(Ok))?;
     catalog.put_snapshots(&[(SnapshotId([99; 32]), vec![1])])?;
     catalog.remove_packs(&packs().iter().map(|made| made.pack.id).collect::<Vec<_>>())
 }
@@ -157,7 +159,12 @@ fn cut_files() {
     let (path, packs) = (fill(whole.path()), packs());
     let bytes = fs::read(&path).unwrap();
     for len in [0, 1, 99, 100, 511, 4095, 4096, 4097, 8192, bytes.len() / 2, bytes.len() - 4096, bytes.len() - 1] {
-        assert!(survive(damaged(&path, &bytes[..len]).path(), &packs, &format!("cut to {len}")), "cut to {len} is not noticed");
+        let noticed = survive(damaged(&path, &bytes[..len]).path(), &packs, &format!("cut to {len}"));
+        // SQLite reads zeros where the last page ends too early.
+        assert!(
+            noticed || len / 4096 == bytes.len() / 4096 - 1 && bytes[len..].iter().all(|byte| *byte == 0),
+            "cut to {len} is not noticed"
+        );
     }
     let longer = [bytes.as_slice(), &[7; 10_000]].concat();
     survive(damaged(&path, &longer).path(), &packs, "longer");
@@ -220,7 +227,7 @@ fn rows_that_were_changed_are_noticed() {
         "UPDATE run SET entries = entries - 1",
         "UPDATE snapshot SET record = zeroblob(400) WHERE num = 3",
         "UPDATE snapshot SET id = zeroblob(31) WHERE num = 3",
-        "UPDATE stamp SET stamp = (SELECT max(stamp) FROM stamp)",
+        "UPDATE stamp SET block = zeroblob(length(block))",
         "UPDATE stamp_set SET snapshot = zeroblob(32)",
         "UPDATE meta SET location = CAST('/elsewhere' AS BLOB)",
         "UPDATE meta SET key = zeroblob(32)",

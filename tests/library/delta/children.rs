@@ -1,9 +1,8 @@
 //! Two children of one parent, by two hosts that do not know of each other; the parent forgotten and pruned between.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use icecore::engine::{Capture, CaptureReport, CapturedStream, Source, SourceDescription, Stamp};
+use icecore::engine::{Capture, CaptureReport, CapturedStream, Known, Source, SourceDescription};
 use icecore::progress::Monitor;
 use icecore::store::backend::{Backend, ObjectKind};
 use icecore::store::repo::Repository;
@@ -26,7 +25,7 @@ impl<F: Fn() + Send + Sync> Source for Meanwhile<'_, F> {
         self.streams.identity()
     }
 
-    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
         (self.act)();
         self.streams.capture(known, monitor)
     }
@@ -44,7 +43,7 @@ impl<F: Fn() + Send + Sync> Source for AtTheEnd<'_, F> {
         self.streams.identity()
     }
 
-    fn capture<'a>(&'a self, known: &'a HashMap<Vec<u8>, Stamp>, monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
         let act = || {
             if !self.done.swap(true, Ordering::Relaxed) {
                 (self.act)();

@@ -1,11 +1,10 @@
 //! Repositories in memory, sources made of bytes, and a look into the stored tables.
 
-use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
+use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, Known, PageRead, Source, SourceDescription};
 use icecore::id::{KeyId, RepositoryId, SnapshotId};
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::check::{CheckOptions, check};
@@ -114,7 +113,7 @@ impl Source for Streams<'_> {
         SourceDescription { kind: SourceKind::FILES, parts: Vec::new(), label: "streams".into() }
     }
 
-    fn capture<'a>(&'a self, _: &'a HashMap<Vec<u8>, Stamp>, _: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, _: &'a dyn Known, _: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
         Ok(Box::new(Reading(self.0.iter())))
     }
 }

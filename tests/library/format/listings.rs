@@ -61,7 +61,7 @@ fn known_parts_are_passed_over() {
     let chunks = [encoded(&["a", "b"]), encoded(&["c"]), halves[..3].to_vec(), halves[3..].to_vec(), encoded(&["z"])];
     let record = listing(&repo, &chunks);
     let parts: Vec<(Option<ChunkId>, usize)> =
-        reader.parts(&record.listing).unwrap().map(|part| part.map(|part| (part.chunk, part.entries.len())).unwrap()).collect();
+        reader.parts(&record.listing).unwrap().map(|part| part.map(|part| (part.chunk(), part.entries.len())).unwrap()).collect();
     let id = |number: usize| Some(repo.keys().chunk_id(&chunks[number]));
     assert_eq!(parts, [(id(0), 2), (id(1), 1), (None, 1), (id(4), 1)]);
     let known: HashSet<ChunkId> = [id(0), id(4)].into_iter().flatten().collect();

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::{Duration, SystemTime};
 
-use icecore::engine::files::Selection;
+use icecore::engine::files::{FilesOptions, FilesSource, Selection};
+use icecore::ops::backup::BackupReport;
+use icecore::store::format::snapshot::StreamEntry;
 
 use super::harness::{listing, restore, run, selected, source};
-use super::support::{Bed, make_database};
+use super::support::{Bed, make_database, sqlite_options};
 use super::xattrs::{ACCESS, CAPABILITY, DEFAULT, acl, are_there, capability, of, set};
 
 #[test]
@@ -56,4 +59,40 @@ fn lists_attributes_and_capabilities_come_back() {
         assert_eq!(meta.mode, expected, "{name}: the mask is not the group's mode");
     }
     assert!(report.record.facts.contains(&("no-xattrs".to_owned(), "yes".to_owned())));
+}
+
+/// A file that is not read keeps the attributes that the parent has of it, and only if that has them all.
+#[test]
+fn attributes_of_files_that_are_not_read() {
+    let bed = Bed::new(true);
+    let tree = bed.path("tree");
+    fs::create_dir(&tree).unwrap();
+    for name in ["a", "b"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    if !are_there(&tree, "user.x", b"") {
+        return;
+    }
+    set(&tree.join("a"), "user.x", b"1");
+    let at = |xattrs| {
+        let mut sqlite = sqlite_options();
+        sqlite.clock = || SystemTime::now() + Duration::from_secs(3600);
+        let options = FilesOptions { sqlite, exclude: Vec::new() };
+        FilesSource::select(vec![(None, tree.clone())], options, Selection { xattrs, ..Selection::default() }).unwrap()
+    };
+    let repo = bed.open();
+    let values = |report: &BackupReport| -> Vec<Vec<Vec<u8>>> {
+        let of = |entry: StreamEntry| entry.meta.unwrap().attributes.into_iter().map(|attribute| attribute.value).collect();
+        listing(&repo, report).into_iter().map(of).collect()
+    };
+    let one = |value: &[u8]| vec![value.to_vec()];
+    assert_eq!(values(&run(&repo, &at(true), 1)), [one(b"1"), vec![]]);
+    let unchanged = run(&repo, &at(true), 2);
+    assert_eq!((values(&unchanged), unchanged.unchanged_streams), (vec![one(b"1"), vec![]], 2));
+    set(&tree.join("b"), "user.x", b"2");
+    assert_eq!(values(&run(&repo, &at(true), 3)), [one(b"1"), one(b"2")]);
+    let without = run(&repo, &at(false), 4);
+    assert_eq!((values(&without), without.unchanged_streams), (vec![vec![], vec![]], 2));
+    let again = run(&repo, &at(true), 5);
+    assert_eq!((values(&again), again.unchanged_streams), (vec![one(b"1"), one(b"2")], 2), "not those of a snapshot without them");
 }

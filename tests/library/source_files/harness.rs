@@ -1,6 +1,6 @@
 //! Backs trees up, restores them, and compares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use icecore::engine::files::{FilesOptions, FilesSource, Selection};
 use icecore::engine::place::Placement;
-use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, PageRead, Source, SourceDescription, Stamp};
+use icecore::engine::{Body, Capture, CaptureReport, CapturedStream, Known, PageRead, Source, SourceDescription};
 use icecore::fs::disk::RealDisk;
 use icecore::ops::backup::{BackupOptions, BackupReport, backup};
 use icecore::ops::restore::{RestoreOptions, restore_tree};
@@ -165,7 +165,7 @@ impl Source for Failing {
         SourceDescription { kind: SourceKind::FILES, parts: vec![b"failing".to_vec()], label: "failing".into() }
     }
 
-    fn capture<'a>(&'a self, _known: &'a HashMap<Vec<u8>, Stamp>, _monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
+    fn capture<'a>(&'a self, _known: &'a dyn Known, _monitor: &'a dyn Monitor) -> icecore::Result<Box<dyn Capture + 'a>> {
         let bytes = || std::io::Cursor::new(noise(7, LARGE));
         let failing = bytes().take(LARGE as u64 - 1).chain(Fails);
         let pages = |fails| Body::Pages(Arc::new(NoisePages { bytes: noise(8, LARGE), fails }));

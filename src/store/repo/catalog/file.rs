@@ -24,7 +24,7 @@ use crate::id::{RepositoryId, to_hex};
 const APPLICATION_ID: i32 = 0x6963_6563;
 
 /// Changes with every change of the tables or of the blocks. A file of another version is replaced, never converted.
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (one INTEGER PRIMARY KEY, repository BLOB, location BLOB, key BLOB, replaced INTEGER, sum INTEGER);
@@ -35,7 +35,7 @@ CREATE TABLE run (num INTEGER PRIMARY KEY, entries INTEGER, target INTEGER, sum 
 CREATE TABLE block (key INTEGER PRIMARY KEY, data BLOB);
 CREATE TABLE snapshot (num INTEGER PRIMARY KEY, id BLOB UNIQUE, record BLOB, sum INTEGER);
 CREATE TABLE stamp_set (num INTEGER PRIMARY KEY, source BLOB UNIQUE, snapshot BLOB, sum INTEGER);
-CREATE TABLE stamp (stamp_set INTEGER, name BLOB, stamp BLOB, sum INTEGER, PRIMARY KEY (stamp_set, name)) WITHOUT ROWID;
+CREATE TABLE stamp (stamp_set INTEGER, name BLOB, block BLOB, sum INTEGER, PRIMARY KEY (stamp_set, name)) WITHOUT ROWID;
 CREATE TABLE reading (id BLOB PRIMARY KEY, time INTEGER, sound INTEGER, sum INTEGER) WITHOUT ROWID;
 ";
 

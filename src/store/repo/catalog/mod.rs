@@ -19,11 +19,11 @@ mod packs;
 mod readings;
 mod records;
 mod sorted_runs;
+mod stamps;
 mod sum;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,8 +104,17 @@ pub struct PackReading {
     pub is_sound: bool,
 }
 
-/// The stamps of a source's streams by name, with the snapshot that they were taken for.
-pub type StampSet = (SnapshotId, HashMap<Vec<u8>, Vec<u8>>);
+/// The stamps that are kept of a source's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StampSet {
+    source: SourceId,
+    /// The snapshot that they were taken for.
+    pub snapshot: SnapshotId,
+    num: i64,
+}
+
+/// A stream's name and its stamp.
+pub type NamedStamp = (Vec<u8>, Vec<u8>);
 
 /// The part of a chunk's id by which the catalog finds it: its first 8 bytes as a big-endian number.
 pub fn prefix(id: &ChunkId) -> u64 {
@@ -281,17 +290,19 @@ impl Catalog {
         self.read(records::snapshot_ids)
     }
 
-    /// Keeps the stamps of a source's streams by name, taken for this snapshot, in place of all earlier ones of this source.
-    pub fn put_stamps(&self, source: SourceId, snapshot: SnapshotId, stamps: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
-        if stamps.iter().any(|(name, stamp)| name.len().saturating_add(stamp.len()) >= VALUE_BYTES_MAX / 2) {
-            return Err(Error::InvalidArgument(format!("a name with its stamp must be smaller than {} bytes", VALUE_BYTES_MAX / 2)));
-        }
-        self.write(|tx| records::put_stamps(tx, &self.sums, source, snapshot, stamps))
+    /// Keeps the stamps of a source's streams, taken for this snapshot, in place of all earlier ones of this source. They come sorted by name, each name once.
+    pub fn put_stamps(&self, source: SourceId, snapshot: SnapshotId, stamps: &mut dyn Iterator<Item = Result<NamedStamp>>) -> Result<()> {
+        self.write(|tx| stamps::put(tx, &self.sums, source, snapshot, stamps))
     }
 
-    /// The stamps that were last kept for a source, if any.
+    /// What was kept for a source last, if anything.
     pub fn stamps(&self, source: SourceId) -> Result<Option<StampSet>> {
-        self.read(|conn| records::stamps(conn, &self.sums, source))
+        self.read(|conn| stamps::set(conn, &self.sums, source))
+    }
+
+    /// The neighbours of a name among the stamps of a set, sorted by name. Its own stamp is among them if it has one.
+    pub fn stamps_around(&self, set: &StampSet, name: &[u8]) -> Result<Vec<NamedStamp>> {
+        self.read(|conn| stamps::around(conn, &self.sums, set, name))
     }
 
     /// Remembers what came out when packs were read, in place of what was remembered of them before.

@@ -1,13 +1,10 @@
-//! The rows of snapshots and of stamps.
+//! The rows of snapshots.
 
-use std::collections::HashMap;
+use rusqlite::{Connection, Transaction, params};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
-
-use super::StampSet;
 use super::fault::Fault;
 use super::sum::{Kind, Sums};
-use crate::id::{SnapshotId, SourceId};
+use crate::id::SnapshotId;
 
 pub(super) fn put_snapshots(tx: &Transaction, sums: &Sums, snapshots: &[(SnapshotId, Vec<u8>)]) -> Result<(), Fault> {
     let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO snapshot (id, record, sum) VALUES (?1, ?2, ?3)")?;
@@ -42,58 +39,6 @@ pub(super) fn snapshot_ids(conn: &Connection) -> Result<Vec<SnapshotId>, Fault> 
     let mut statement = conn.prepare_cached("SELECT id FROM snapshot ORDER BY id")?;
     let ids = statement.query_map([], |row| Ok(SnapshotId(row.get(0)?)))?;
     Ok(ids.collect::<rusqlite::Result<_>>()?)
-}
-
-fn stamp_sum(sums: &Sums, source: &SourceId, snapshot: &SnapshotId, name: &[u8], stamp: &[u8]) -> i64 {
-    sums.of(Kind::Stamp, &[source.as_bytes(), snapshot.as_bytes(), name, stamp])
-}
-
-pub(super) fn put_stamps(
-    tx: &Transaction,
-    sums: &Sums,
-    source: SourceId,
-    snapshot: SnapshotId,
-    stamps: &[(Vec<u8>, Vec<u8>)],
-) -> Result<(), Fault> {
-    remove_stamps(tx, source)?;
-    let sum = sums.of(Kind::StampSet, &[source.as_bytes(), snapshot.as_bytes()]);
-    tx.prepare_cached("INSERT INTO stamp_set (source, snapshot, sum) VALUES (?1, ?2, ?3)")?.execute(params![
-        source.as_bytes(),
-        snapshot.as_bytes(),
-        sum
-    ])?;
-    let set = tx.last_insert_rowid();
-    let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO stamp (stamp_set, name, stamp, sum) VALUES (?1, ?2, ?3, ?4)")?;
-    for (name, stamp) in stamps {
-        insert.execute(params![set, name, stamp, stamp_sum(sums, &source, &snapshot, name, stamp)])?;
-    }
-    Ok(())
-}
-
-fn remove_stamps(tx: &Transaction, source: SourceId) -> Result<(), Fault> {
-    let mut select = tx.prepare_cached("SELECT num FROM stamp_set WHERE source = ?1")?;
-    let Some(set) = select.query_row([source.as_bytes()], |row| row.get::<_, i64>(0)).optional()? else { return Ok(()) };
-    tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1")?.execute([set])?;
-    tx.prepare_cached("DELETE FROM stamp_set WHERE num = ?1")?.execute([set])?;
-    Ok(())
-}
-
-pub(super) fn stamps(conn: &Connection, sums: &Sums, source: SourceId) -> Result<Option<StampSet>, Fault> {
-    let mut select = conn.prepare_cached("SELECT num, snapshot, sum FROM stamp_set WHERE source = ?1")?;
-    let set = select.query_row([source.as_bytes()], |row| Ok((row.get::<_, i64>(0)?, SnapshotId(row.get(1)?), row.get(2)?)));
-    let Some((set, snapshot, sum)) = set.optional()? else { return Ok(None) };
-    sums.verify(Kind::StampSet, &[source.as_bytes(), snapshot.as_bytes()], sum)?;
-    let mut statement = conn.prepare_cached("SELECT name, stamp, sum FROM stamp WHERE stamp_set = ?1")?;
-    let mut rows = statement.query([set])?;
-    let mut stamps = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let (name, stamp) = (row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?);
-        if stamp_sum(sums, &source, &snapshot, &name, &stamp) != row.get::<_, i64>(2)? {
-            return Err(Fault::damaged("a stamp does not have its sum"));
-        }
-        stamps.insert(name, stamp);
-    }
-    Ok(Some((snapshot, stamps)))
 }
 
 pub(super) fn clear(tx: &Transaction) -> Result<(), Fault> {

@@ -1,7 +1,7 @@
 //! Tests of what cannot be reached from outside: blocks as bytes, and merges cut into small steps.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::block::{self, Block, Cutter, Entry};
 use super::*;
