@@ -10,7 +10,7 @@ use crate::progress::Monitor;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 
 /// Parts that are kept in memory. Going through a tree comes back to the parts of the directories above.
-const KEPT: usize = 8;
+const KEPT: usize = 16;
 
 /// Where the entries of a listing are.
 pub struct ListingLookup {
