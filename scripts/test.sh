@@ -54,6 +54,8 @@ fi
 [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
+# The fuzz targets: libfuzzer itself, which is C++, is not needed to see whether they compile.
+CUSTOM_LIBFUZZER_PATH=$PWD/target/libnone.a cargo clippy --locked -p icecore-fuzz --lib --bins -- -D warnings
 # Many tests wait: for a server, a disk, a process to end. Others run meanwhile.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
 if [ -n "$quick" ]; then
@@ -61,4 +63,16 @@ if [ -n "$quick" ]; then
         --skip delta:: --skip hostile:: --skip parity:: --skip source:: --skip structure::
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
-cargo test --locked
+cargo test --locked --no-run
+# The tests with PostgreSQL wait more than they compute. So they run beside the others, and tell what came out at the end.
+# The shell would have them ignore the signals that they are about.
+env --default-signal=INT,QUIT cargo test --locked --no-fail-fast --test postgres >target/postgres-tests.log 2>&1 &
+servers=$!
+outcome=0
+programs=$(ls tests/*/main.rs tests/*.rs | sed -n 's|^tests/\([a-z_]*\)\(/main\)\?\.rs$|--test \1|p' | grep -v postgres)
+# shellcheck disable=SC2086
+cargo test --locked --no-fail-fast --lib --bins $programs || outcome=1
+cargo test --locked --no-fail-fast --doc || outcome=1
+wait "$servers" || outcome=1
+cat target/postgres-tests.log
+exit "$outcome"

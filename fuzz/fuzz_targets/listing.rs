@@ -1,6 +1,3 @@
 #![no_main]
 
-#[path = "../../tests/library/fuzz/decoders.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::run("listing", bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| icecore_fuzz::run("listing", bytes));

@@ -7,14 +7,18 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use icecore::Conninfo;
+use icecore::engine::postgres::archive;
 use icecore::engine::sqlite::structure::{Root, StructureInspector, TreeKind};
 use icecore::engine::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
-use icecore::engine::{Body, PageRead, Source};
+use icecore::engine::{Body, Environment, PageRead, Source};
 use icecore::id::{RepositoryId, SnapshotId};
 use icecore::progress::Silent;
+use icecore::store::codec::reed_solomon::{heal, section};
 use icecore::store::codec::{Decoder as ChunkDecoder, Encoder};
 use icecore::store::format::config::Config;
 use icecore::store::format::pack::{FOOTER_LEN, Footer};
+use icecore::store::format::parity::{Geometry, record_len};
 use icecore::store::repo::catalog::Catalog;
 
 // The fuzz targets include this file, and have no other way to these.
@@ -40,7 +44,7 @@ pub struct Decoder {
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Takes any bytes.
     pub run: fn(&[u8]),
-    /// Works on files: an input costs a millisecond or more.
+    /// An input costs a millisecond or more: it works on files, or tries much.
     pub is_slow: bool,
 }
 
@@ -56,6 +60,7 @@ pub const ALL: &[Decoder] = &[
     fast("marks", || golden(&["marks"]), |bytes| same("marks", bytes)),
     fast("forgotten", || golden(&["forgotten"]), |bytes| same("forgotten", bytes)),
     fast("tombstone", || golden(&["tombstone"]), |bytes| same("tombstone", bytes)),
+    fast("log_entry", || golden(&["journal-entry"]), |bytes| same("journal-entry", bytes)),
     fast("node", || golden(&["node-uniform", "node-explicit"]), |bytes| same("node-explicit", bytes)),
     fast("trailer", || golden(&["trailer", "trailer-empty"]), |bytes| same("trailer", bytes)),
     fast("footer", || golden(&["footer"]), footer),
@@ -63,6 +68,14 @@ pub const ALL: &[Decoder] = &[
     fast("zstd_chunk", || chunks(Vec::new), |bytes| chunk(bytes, &[])),
     fast("delta_chunk", || chunks(base), |bytes| chunk(bytes, &base())),
     fast("patch_chunk", patches, patch),
+    Decoder { name: "parity", seeds: || protected().to_vec(), run: parity, is_slow: true },
+    fast("archive", || vec![include_bytes!("../../fixtures/dumps/small.dump").to_vec()], archive),
+    fast(
+        "archive_directory",
+        || vec![include_bytes!("../../fixtures/dumps/toc.dat").to_vec(), b"4000 blob_4000.dat\n".to_vec()],
+        directory,
+    ),
+    fast("conninfo", conninfos, conninfo),
     fast("database_pages", databases, pages),
     Decoder { name: "database", seeds: databases_with_logs, run: database, is_slow: true },
     Decoder { name: "catalog", seeds: catalogs, run: catalog, is_slow: true },
@@ -160,6 +173,63 @@ fn patch(bytes: &[u8]) {
     if ChunkDecoder::new().unwrap().decode_patch(encoded, &mut plain, len).is_ok() {
         assert_eq!(plain.len(), len as usize);
     }
+}
+
+/// A pack's bytes with their parity, and a record with its second copy.
+fn protected() -> &'static [Vec<u8>; 2] {
+    static PROTECTED: std::sync::OnceLock<[Vec<u8>; 2]> = std::sync::OnceLock::new();
+    PROTECTED.get_or_init(|| {
+        let (head, tail) = (&base()[..9_000], &base()[70_000..70_300]);
+        let of = |geometry: Geometry, head: &[u8], tail: &[u8]| [head, &section(&geometry, head, tail).unwrap(), tail].concat();
+        [of(Geometry::of_pack(9_000, 300, 3), head, tail), of(Geometry::of_record(300), tail, &[])]
+    })
+}
+
+/// What is healed is what was stored, or nothing.
+fn parity(bytes: &[u8]) {
+    let names = protected().each_ref().map(|bytes| blake3::hash(bytes));
+    if let Some(healed) = heal(bytes, &|bytes| names.contains(&blake3::hash(bytes))) {
+        assert!(protected().contains(&healed), "something else came out");
+    }
+    let _ = record_len(bytes);
+}
+
+fn archive(bytes: &[u8]) {
+    if let Ok(archive) = archive::read(bytes, |_| ()) {
+        assert_eq!(archive.len, bytes.len() as u64);
+    }
+    let Ok(head) = archive::head(bytes, &|_, _| true) else { return };
+    let data = bytes.get(usize::try_from(head.data_offset).unwrap()..).unwrap();
+    for entry in &head.entries {
+        let _ = archive::table_rows(data, &head, entry, &mut |_| Ok(()));
+    }
+}
+
+fn directory(bytes: &[u8]) {
+    if let Ok(archive) = archive::directory::read(bytes, &|_, _| true) {
+        assert_eq!(archive.len, bytes.len() as u64);
+        let names: Vec<(usize, String)> = (0..archive.entries.len()).map(|index| (index, format!("file-{index}.dat"))).collect();
+        let _ = archive::directory::rename_files(bytes, &archive, &names);
+    }
+    let _ = archive::directory::large_objects(bytes);
+    let _ = archive::directory::large_object(bytes, 7);
+    let _ = archive::directory::pass(bytes);
+}
+
+fn conninfos() -> Vec<Vec<u8>> {
+    let texts = [
+        "postgresql://user:p%40ss@[::1]:5432,host:5433/db?sslmode=require&connect_timeout=3&options=-c%20a%3Db",
+        "host=/tmp,localhost port=1,2 user='a b' password='it\\'s' dbname=x target_session_attrs=read-write",
+        "db",
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
+
+/// Taken or refused.
+fn conninfo(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let environment = Environment { os_user: Some("nobody".into()), ..Environment::default() };
+    let _ = Conninfo::resolve(Some(text), &environment).map(|conninfo| conninfo.label());
 }
 
 fn scratch() -> tempfile::TempDir {

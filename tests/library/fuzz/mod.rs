@@ -91,7 +91,7 @@ fn every_decoder_has_a_fuzz_target() {
     for name in names {
         let target = std::fs::read_to_string(dir.join(format!("fuzz_targets/{name}.rs"))).unwrap();
         assert!(
-            target.contains(&format!("decoders::run(\"{name}\", bytes)")) && manifest.contains(&format!("name = \"{name}\"")),
+            target.contains(&format!("icecore_fuzz::run(\"{name}\", bytes)")) && manifest.contains(&format!("name = \"{name}\"")),
             "{name}"
         );
     }
