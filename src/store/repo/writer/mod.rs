@@ -343,7 +343,7 @@ impl<'s> ChunkWriter<'s> {
             self.encoder.encode(new.plain, prefix, &mut self.alternative)?;
             return Ok((Encoding::Delta, true));
         }
-        if self.encoder.encode_runs(new.plain, prefix, &mut self.alternative) {
+        if self.encoder.encode_runs(new.plain, prefix, &mut self.alternative)? {
             return Ok((Encoding::Delta, true));
         }
         self.encoder.encode_rows(new.plain, prefix, &mut self.alternative)?;
