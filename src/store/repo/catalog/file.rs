@@ -24,12 +24,12 @@ use crate::id::{RepositoryId, to_hex};
 const APPLICATION_ID: i32 = 0x6963_6563;
 
 /// Changes with every change of the tables or of the blocks. A file of another version is replaced, never converted.
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (one INTEGER PRIMARY KEY, repository BLOB, location BLOB, key BLOB, replaced INTEGER, sum INTEGER);
 CREATE TABLE pack (num INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, size INTEGER, trailer_offset INTEGER, chunks INTEGER,
-    session INTEGER, sum INTEGER);
+    sum INTEGER);
 CREATE TABLE trailer (num INTEGER PRIMARY KEY, data BLOB, sum INTEGER);
 CREATE TABLE run (num INTEGER PRIMARY KEY, entries INTEGER, target INTEGER, sum INTEGER);
 CREATE TABLE block (key INTEGER PRIMARY KEY, data BLOB);
