@@ -5,7 +5,7 @@ use std::io::{BufRead, Cursor};
 use std::process::Command;
 
 use super::archive::{self, Archive, Unreadable};
-use super::connect::explain;
+use super::messages::explain;
 use super::parallel::Directory;
 use super::settings::NO_VIEWS;
 use super::stream_names::{ARCHIVE_SUFFIX, stream_name};

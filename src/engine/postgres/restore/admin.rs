@@ -3,7 +3,7 @@
 use postgres::error::SqlState;
 
 use super::sql;
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 use crate::id::random_hex;
