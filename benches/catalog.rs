@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use icecore::id::{ChunkId, PackId, RepositoryId, SnapshotId};
 use icecore::store::format::snapshot::PackRef;
-use icecore::store::repo::catalog::{Catalog, NewPack, PackState, prefix};
+use icecore::store::repo::catalog::{Catalog, NewPack, prefix};
 
 const PACK_CHUNKS: usize = 4000;
 const TRAILER_BYTES_PER_CHUNK: usize = 48;
@@ -52,7 +52,6 @@ fn load(dir: &Path, chunks: usize, packs_per_call: usize) {
                 pack: PackRef { id: PackId(hash(*pack as u64 | 1 << 63)), size: 16 << 20, trailer_offset: 16 << 20 },
                 ids,
                 trailer: &trailer,
-                state: PackState::Listed,
             })
             .collect();
         let start = Instant::now();

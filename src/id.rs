@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 /// Bytes in every identifier.
@@ -10,23 +11,22 @@ pub const ID_LEN: usize = 32;
 
 /// Bytes as lower-case hex digits.
 pub fn to_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().map_or('?', char::from);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    HEXLOWER.encode(bytes)
+}
+
+/// As many random bytes as hex digits: a name that nobody else has, or a password that nobody can guess.
+///
+/// # Errors
+/// If the system gives no random numbers.
+pub fn random_hex<const BYTES: usize>() -> std::io::Result<String> {
+    let mut random = [0; BYTES];
+    getrandom::fill(&mut random).map_err(|e| std::io::Error::other(e.to_string()))?;
+    Ok(to_hex(&random))
 }
 
 /// The bytes of lower-case hex digits; `None` for anything else (upper case included: a name has one spelling).
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let nibble = |c: u8| match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|&[high, low]| Some(nibble(high)? << 4 | nibble(low)?)).collect()
+    HEXLOWER.decode(text.as_bytes()).ok()
 }
 
 macro_rules! define_id {

@@ -14,6 +14,7 @@ pub mod place;
 pub mod postgres;
 pub(crate) mod program;
 pub(crate) mod pump;
+mod row_sum;
 pub mod sqlite;
 pub(crate) mod stamp;
 mod stoppable;

@@ -163,11 +163,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<NamedSum>, usize> {
 fn parse_line(line: &[u8]) -> Option<NamedSum> {
     let (escaped, line) = line.strip_prefix(b"\\").map_or((false, line), |rest| (true, rest));
     let (hex, rest) = line.split_at_checked(64)?;
-    let mut sha256 = [0; 32];
-    for (to, pair) in sha256.iter_mut().zip(hex.chunks_exact(2)) {
-        let text = std::str::from_utf8(pair).ok().filter(|text| text.bytes().all(|c| c.is_ascii_hexdigit()))?;
-        *to = u8::from_str_radix(text, 16).ok()?;
-    }
+    let sha256 = data_encoding::HEXLOWER_PERMISSIVE.decode(hex).ok()?.try_into().ok()?;
     // Two blanks, or a blank and the mark of a file read as binary.
     let name = rest.strip_prefix(b"  ").or_else(|| rest.strip_prefix(b" *")).filter(|name| !name.is_empty())?;
     let name = if escaped { unescape(name)? } else { name.to_vec() };

@@ -3,13 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::check::threads::each_in_threads;
 use super::mark::Author;
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
 use crate::store::format::log::{LOG_DETAIL_LEN_MAX, LOG_ENTRIES_KEPT, LOG_SNAPSHOTS_MAX, LogRecord};
-use crate::store::repo::{LogName, Repository};
+use crate::store::repo::{LogName, Repository, each_in_threads};
 
 /// Entries that are read at once by all threads: what is read too many when few are wanted.
 const BATCH: usize = 256;

@@ -2,14 +2,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::check::threads::each_in_threads;
 use super::check::{CheckReport, Finding, Severity, check_replicas, hash_pack, healable};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind};
 use crate::store::format::pack::{FOOTER_LEN, Footer};
 use crate::store::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, PACK_LEN_MAX};
-use crate::store::repo::{Health, health, is_whole, read_pack_from, read_record_from, stored_parity};
+use crate::store::repo::{Health, each_in_threads, health, is_whole, read_pack_from, read_record_from, stored_parity};
 
 /// What cannot be found without a key, for people.
 pub const NOT_CHECKED: [&str; 6] = [

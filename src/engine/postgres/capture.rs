@@ -5,7 +5,7 @@ use std::io::{BufRead, Cursor};
 use std::process::Command;
 
 use super::archive::{self, Archive, Unreadable};
-use super::connect::explain;
+use super::messages::explain;
 use super::parallel::Directory;
 use super::settings::NO_VIEWS;
 use super::stream_names::{ARCHIVE_SUFFIX, stream_name};
@@ -97,7 +97,9 @@ impl<'a> PostgresCapture<'a> {
             // What is asked below waits for a locked table no longer than pg_dump does.
             client.batch_execute(&format!("SET LOCAL lock_timeout = {}", lock_wait_ms(&source.options)))?;
             let snapshot: String = client.query_one("SELECT pg_export_snapshot()", &[])?.try_get(0)?;
-            Ok::<_, postgres::Error>((snapshot, facts::read(client, version)?))
+            let mut facts = facts::read(client, version)?;
+            facts.extend(lacking::read(client)?);
+            Ok::<_, postgres::Error>((snapshot, facts))
         };
         let (snapshot, mut facts) = start().map_err(|e| source.options.conninfo.stopped_or(&e))?;
         if !source.options.globals_only {

@@ -16,12 +16,11 @@ use postgres::{Error, Row, SimpleQueryMessage};
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{AsyncMessage, CancelToken, Config, CopyInSink, CopyOutStream};
 
-use super::connect::explain;
-use super::conninfo::Target;
-use super::watch::{Guarded, Limits, Stop, Watch};
+use super::conninfo::{CONNECT_MAX, Target};
+use super::messages::explain;
+use super::stop::Stop;
+use super::watch::{Guarded, Limits, Watch};
 
-/// How long one place may take to connect, and what is asked first, if the user names no time.
-pub(super) const CONNECT_MAX: Duration = Duration::from_secs(30);
 /// Bytes that a server may send before a session has begun: some parameters and notices.
 const GREETING_MAX: u64 = 1 << 20;
 /// Bytes that may come in answer to one statement, which is kept in memory: the names of some million tables.

@@ -7,7 +7,8 @@ use tokio_postgres::config::SslMode as Tls;
 
 use super::client::{Client, Refused, cancel};
 use super::conninfo::{Conninfo, SslMode, Target};
-use super::settings::{self, SEARCH_PATH};
+use super::messages::explain;
+use super::settings::{self, SEARCH_PATH, set_up};
 use super::{REFUSED_BY_POOLERS, tls};
 use crate::error::{Error, Result};
 
@@ -86,7 +87,7 @@ impl Connection {
 
     /// Whether this is a server that was asked for, and which. From here on the session has the settings of [`settings`].
     fn look(mut client: Client, mut conninfo: Conninfo, is_pooled: bool) -> Result<Result<Self, &'static str>, postgres::Error> {
-        let found = settings::set_up(&mut client)?;
+        let found = set_up::set_up(&mut client)?;
         conninfo.session = found.session;
         conninfo.session.is_pooled = is_pooled;
         let row = client.query_one("SELECT current_setting('server_version_num')::int4, pg_is_in_recovery()", &[])?;
@@ -122,19 +123,6 @@ impl Connection {
         let set = connection.client.batch_execute(&settings::as_an_application());
         set.map_err(|e| Error::source(conninfo.label(), explain(&e))).map(|()| connection)
     }
-}
-
-/// What a failure of a statement or connection means.
-pub(crate) fn explain(error: &postgres::Error) -> String {
-    if let Some(answer) = error.as_db_error() {
-        let hint = answer.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
-        return format!("{}{hint}", answer.message());
-    }
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
 }
 
 fn connect(conninfo: &Conninfo, target: &Target, has_path: bool) -> Result<Result<Client, Refused>> {

@@ -2,8 +2,6 @@
 
 use super::client::Client;
 
-use super::lacking;
-
 /// Most bytes of one fact: a database may have very many collations.
 const FACT_BYTES_MAX: usize = 16 << 10;
 /// Versions from which on `pg_database` has more columns.
@@ -55,7 +53,6 @@ pub(super) fn read(client: &mut Client, version: u32) -> Result<Vec<(String, Str
         let items = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
         put(&mut facts, name, items.join(", "));
     }
-    facts.extend(lacking::read(client)?);
     Ok(facts)
 }
 

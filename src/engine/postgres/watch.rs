@@ -6,7 +6,6 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -16,26 +15,12 @@ use tokio::net::{TcpSocket, UnixStream, lookup_host};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::conninfo::Target;
+use super::stop::Stop;
 
 /// How often the limits are looked at while nothing comes.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a server may say nothing when the user has asked to stop and something is still to be cleaned up.
 const CLEANING_MAX: Duration = Duration::from_secs(60);
-
-/// Whether the user has asked to stop.
-#[derive(Debug, Clone, Default)]
-pub struct Stop(Option<Arc<AtomicBool>>);
-
-impl Stop {
-    /// As this flag says.
-    pub fn new(flag: Arc<AtomicBool>) -> Self {
-        Stop(Some(flag))
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
-    }
-}
 
 /// What holds while something is waited for.
 #[derive(Debug, Clone, Copy)]

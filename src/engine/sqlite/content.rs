@@ -16,6 +16,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode};
 
 use super::errors::{StandIns, message};
+use crate::engine::row_sum::RowSum;
 use crate::recorded::{CONTENT_TABLES_MAX, TableContent};
 
 /// The longest row that is read, bytes: it is in memory as a whole, perhaps twice.
@@ -46,28 +47,6 @@ impl From<rusqlite::Error> for NoContent {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => NoContent::Damaged(error.to_string()),
             _ => NoContent::Unreadable(error.to_string()),
         }
-    }
-}
-
-/// A sum modulo 2^256, least significant word first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Sum([u64; 4]);
-
-impl Sum {
-    fn add(&mut self, hash: &blake3::Hash) {
-        let mut carry = false;
-        for (word, bytes) in self.0.iter_mut().zip(hash.as_bytes().as_chunks::<8>().0) {
-            let (sum, over) = word.overflowing_add(u64::from_le_bytes(*bytes));
-            let (sum, again) = sum.overflowing_add(u64::from(carry));
-            *word = sum;
-            carry = over || again;
-        }
-    }
-
-    fn to_bytes(self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        bytes.chunks_exact_mut(8).zip(self.0).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
-        bytes
     }
 }
 
@@ -124,7 +103,7 @@ fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool, row
     let mut statement = StandIns::default().run(conn, || conn.prepare(sql))?;
     let columns = statement.column_count();
     let mut rows = statement.query([])?;
-    let (mut count, mut sum, mut form) = (0, Sum::default(), Vec::new());
+    let (mut count, mut sum, mut form) = (0, RowSum::default(), Vec::new());
     while let Some(row) = rows.next()? {
         if stop() {
             return Err(NoContent::Stopped);
@@ -207,15 +186,6 @@ mod tests {
         form.extend(0.5f64.to_le_bytes());
         form.extend([3, 2, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', 4, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 5]);
         assert_eq!(found.get(1).map(|table| table.sum), Some(*blake3::hash(&form).as_bytes()));
-    }
-
-    #[test]
-    fn sums_carry() {
-        let mut sum = Sum([u64::MAX, u64::MAX, 0, u64::MAX]);
-        sum.add(&blake3::Hash::from_bytes(
-            [[1u8, 0, 0, 0, 0, 0, 0, 0], [0; 8], [0; 8], [1, 0, 0, 0, 0, 0, 0, 0]].concat().try_into().unwrap(),
-        ));
-        assert_eq!(sum, Sum([0, 0, 1, 0]));
     }
 
     #[test]

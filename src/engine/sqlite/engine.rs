@@ -224,10 +224,12 @@ impl Drop for Engine {
     }
 }
 
-/// `file:` URI that tells SQLite that nobody changes this file.
-fn immutable_uri(path: &Path) -> String {
+/// `file:` URI that tells SQLite that nobody changes this file: without locks, and without side files that it would make for a WAL database
+/// (<https://sqlite.org/uri.html>, `immutable`).
+pub(super) fn immutable_uri(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    let mut uri = String::from("file://");
+    // What follows `//` up to the next `/` is a host, so a path that is not absolute has none before it.
+    let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for &byte in path.as_os_str().as_bytes() {
         match byte {
             b'/' | b'-' | b'.' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(char::from(byte)),
@@ -314,5 +316,27 @@ impl RawFile {
         // SAFETY: SQLite maps regions of this size, page-aligned, and unmaps them when the last connection of this process to the database
         // closes, which ours does not before `self` is gone. Other processes store to the same memory: hence atomics, as SQLite's own code.
         Ok(Some(unsafe { std::slice::from_raw_parts(memory.as_ptr(), SHM_REGION_BYTES / size_of::<AtomicU32>()) }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// `//host/` in a URI is no part of a path, and `?` and `%` have a meaning there.
+    #[test]
+    fn an_immutable_file_is_opened_whatever_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b?c=%41#d.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+        for given in [path.clone(), PathBuf::from(format!("/{}", path.display()))] {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            let conn = Connection::open_with_flags(immutable_uri(&given), flags).unwrap();
+            conn.execute_batch("SELECT a FROM t").unwrap();
+        }
+        assert_eq!(immutable_uri(Path::new("a/b")), "file:a/b?immutable=1");
     }
 }

@@ -37,7 +37,7 @@ pub(super) enum Hold {
     /// Nothing but that nobody can write; checked at the end against this state.
     Immutable(FilesState),
     /// It is a copy of our own.
-    Copy(#[expect(dead_code, reason = "removes the copy when dropped")] PrivateDir),
+    Copy(#[expect(dead_code, reason = "removes the copy when dropped")] TempDir),
 }
 
 /// Opens a database for capture; `state` is what its files look like.
@@ -121,8 +121,10 @@ fn is_read_only_media(path: &Path) -> bool {
 /// Copies the database with its log and journal into a private directory and opens the copy. None of our connections may be open on the
 /// original: closing a file drops the POSIX locks of the whole process on it.
 fn open_copy(path: &Path, temp_dir: &Path, busy_timeout: Duration, monitor: &dyn Monitor) -> Result<Opened> {
-    let dir = PrivateDir::create(temp_dir)?;
-    let copy = dir.0.path().join("copy.db");
+    // Only this user can look into it.
+    let made = tempfile::Builder::new().prefix("icecore-").rand_bytes(16).permissions(Permissions::from_mode(0o700)).tempdir_in(temp_dir);
+    let dir = made.map_err(|e| Error::destination(temp_dir, e))?;
+    let copy = dir.path().join("copy.db");
     for _ in 0..COPY_TRIES {
         let (before, ..) = observe(path)?;
         for suffix in ["-journal", "-wal", ""] {
@@ -152,14 +154,4 @@ fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
 pub(super) fn changed_on_read_only_media(path: &Path) -> Error {
     let detail = "it is mounted read-only here, but somebody changed it while it was read; mount it writable, so that SQLite's locks work";
     Error::Busy { path: path.to_path_buf(), detail: detail.to_owned() }
-}
-
-/// A directory that only this user can look into; removed with all that is in it when dropped.
-pub(super) struct PrivateDir(TempDir);
-
-impl PrivateDir {
-    fn create(parent: &Path) -> Result<Self> {
-        let made = tempfile::Builder::new().prefix("icecore-").rand_bytes(16).permissions(Permissions::from_mode(0o700)).tempdir_in(parent);
-        made.map(Self).map_err(|e| Error::destination(parent, e))
-    }
 }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::order::{self, Item};
 use super::packs::{Found, is_finding};
-use super::threads::each_in_threads;
 use super::{CheckOptions, DataReport};
 use crate::error::{Error, Result};
 use crate::id::PackId;
@@ -17,7 +16,7 @@ use crate::progress::Monitor;
 use crate::store::backend::{Backend, ObjectKey};
 use crate::store::format::{HEADER_LEN, Kind, ObjectHeader};
 use crate::store::repo::catalog::PackReading;
-use crate::store::repo::{PackTable, Reader, Repository, StoredCopy, WAITING_MAX, read_pack_from};
+use crate::store::repo::{PackTable, Reader, Repository, StoredCopy, WAITING_MAX, each_in_threads, read_pack_from};
 
 /// Bytes read at once when a pack is hashed, by each thread.
 const READ_BYTES: u64 = 2 << 20;

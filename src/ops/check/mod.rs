@@ -7,7 +7,6 @@ mod packs;
 mod records;
 mod streams;
 mod subset;
-pub(crate) mod threads;
 
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;

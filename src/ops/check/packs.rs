@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::data::{Chosen, read_packs};
-use super::threads::each_in_threads;
 use super::{CheckOptions, CheckReport, DataReport, Severity};
 use crate::error::{Error, Result};
 use crate::id::PackId;
@@ -12,7 +11,7 @@ use crate::progress::Monitor;
 use crate::store::backend::{ObjectKey, ObjectKind};
 use crate::store::format::pack::IdPrefix;
 use crate::store::repo::catalog::PackReading;
-use crate::store::repo::{CopyPlace, Repository, StoredCopy};
+use crate::store::repo::{CopyPlace, Repository, StoredCopy, each_in_threads};
 
 /// Damaged chunks of one pack that are reported singly.
 const CHUNKS_REPORTED: usize = 20;

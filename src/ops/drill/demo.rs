@@ -87,9 +87,7 @@ pub fn demo(options: &DemoOptions, placement: &Placement<'_>) -> Result<Vec<Repo
 
 fn repository(path: &Path, cache: &Path, threads: usize) -> Result<Repository> {
     let backend = std::sync::Arc::new(LocalBackend::create(path, std::sync::Arc::new(crate::fs::disk::RealDisk))?);
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|e| Error::destination(path, e))?;
-    let passphrase = Zeroizing::new(crate::id::to_hex(&random));
+    let passphrase = Zeroizing::new(crate::id::random_hex::<16>().map_err(|e| Error::destination(path, e))?);
     Repository::init(
         &*backend,
         &InitOptions { passphrase: Some(passphrase.clone()), cost: KdfCost::DEFAULT, parity_percent: PARITY_PERCENT_DEFAULT },

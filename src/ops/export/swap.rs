@@ -23,7 +23,7 @@ use crate::fs::beneath::{self, Dir};
 use crate::fs::dirlock::DirLock;
 use crate::fs::disk::Disk;
 use crate::fs::sha256sums::CHECKSUMS_NAME;
-use crate::id::to_hex;
+use crate::id::random_hex;
 use crate::progress::Monitor;
 
 /// Between the name and the random digits of a directory that is being filled.
@@ -69,9 +69,7 @@ fn failed(path: &Path, action: &str, error: impl std::fmt::Display) -> Error {
 }
 
 fn random_digits(path: &Path) -> Result<String> {
-    let mut random = [0; HIDDEN_DIGITS / 2];
-    getrandom::fill(&mut random).map_err(|e| failed(path, "get a random name", e))?;
-    Ok(to_hex(&random))
+    random_hex::<{ HIDDEN_DIGITS / 2 }>().map_err(|e| failed(path, "get a random name", e))
 }
 
 impl Place {

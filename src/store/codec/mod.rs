@@ -75,10 +75,14 @@ impl Encoder {
 
     /// The same where rows and their places are the same but for a few, which takes a fraction of the time and about as many bytes as
     /// [`Encoder::squeeze_rows`]; `false` if that is not so.
-    pub fn encode_runs(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> bool {
+    pub fn encode_runs(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
         #[cfg(test)]
         let plain = &spoilt(plain)[..];
-        self.runs.get_or_insert_with(Runs::new).encode(plain, prefix, out)
+        let runs = match &mut self.runs {
+            Some(runs) => runs,
+            none => none.insert(Runs::new()?),
+        };
+        runs.encode(plain, prefix, out)
     }
 
     /// The same again: smaller, and slower.

@@ -3,6 +3,7 @@
 //! is no answer, and a compressor has to search.
 
 use super::sequences::{BLOCK_LEN_MAX, COPY_LEN_MIN, FrameWriter};
+use crate::store::format::Malformed;
 
 /// A run is taken from this length on, bytes: it is hardly there by chance.
 const RUN_LEN_MIN: usize = 32;
@@ -47,28 +48,28 @@ struct Match {
 }
 
 impl Runs {
-    pub(super) fn new() -> Self {
-        Runs { frame: FrameWriter::new(), rows: vec![0; 1 << ROWS_LOG], near: vec![0; 1 << NEAR_LOG] }
+    pub(super) fn new() -> Result<Self, Malformed> {
+        Ok(Runs { frame: FrameWriter::new()?, rows: vec![0; 1 << ROWS_LOG], near: vec![0; 1 << NEAR_LOG] })
     }
 
     /// `plain` as a zstd frame with the prefix `base`, into `out`; `false` if it is not the base but for a little.
-    pub(super) fn encode(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> bool {
+    pub(super) fn encode(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
         let texts = Texts { base, plain };
         if base.is_empty() || plain.is_empty() || u32::try_from(plain.len() + base.len()).is_err() {
-            return false;
+            return Ok(false);
         }
         self.near.fill(0);
-        self.frame.begin(plain.len() + base.len(), out);
+        self.frame.begin_frame();
         self.index_rows(base);
         let (mut start, mut expected) = (0, None);
         while start < plain.len() {
             let end = (start + BLOCK_LEN_MAX).min(plain.len());
-            let Some(after) = self.block(texts, start, end, expected) else { return false };
+            self.frame.begin_block();
+            let Some(after) = self.block(texts, start, end, expected) else { return Ok(false) };
             expected = after;
-            self.frame.end_block(end == plain.len(), out);
             start = end;
         }
-        true
+        self.frame.finish(plain, base, out).map(|()| true)
     }
 
     fn index_rows(&mut self, base: &[u8]) {
@@ -154,13 +155,13 @@ impl Runs {
                 at += 1;
                 continue;
             };
-            self.frame.literals(texts.plain.get(done..at).unwrap_or_default());
+            self.frame.literals(at - done);
             self.frame.copy(offset, len);
             (place..place + len).for_each(|place| self.index_near(texts, place));
             at += len;
             done = at;
         }
-        self.frame.literals(texts.plain.get(done..end).unwrap_or_default());
+        self.frame.literals(end - done);
     }
 
     fn index_near(&mut self, texts: Texts<'_>, place: usize) {
@@ -265,16 +266,16 @@ mod tests {
 
     /// The bytes that it takes, if it is done.
     fn there_and_back(plain: &[u8], base: &[u8]) -> Option<usize> {
-        let (mut runs, mut encoded, mut decoded) = (Runs::new(), Vec::new(), Vec::new());
-        if !runs.encode(plain, base, &mut encoded) {
+        let (mut runs, mut encoded, mut decoded) = (Runs::new().unwrap(), Vec::new(), Vec::new());
+        if !runs.encode(plain, base, &mut encoded).unwrap() {
             return None;
         }
         Decoder::new().unwrap().decode(&encoded, base, plain.len() as u32, &mut decoded).unwrap();
         assert!(decoded == plain);
         // What the workspace was used for before is no matter.
         let mut again = Vec::new();
-        runs.encode(&base[..base.len() / 2], plain, &mut again);
-        assert!(runs.encode(plain, base, &mut again) && again == encoded);
+        runs.encode(&base[..base.len() / 2], plain, &mut again).unwrap();
+        assert!(runs.encode(plain, base, &mut again).unwrap() && again == encoded);
         Some(encoded.len())
     }
 

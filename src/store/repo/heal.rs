@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Repository;
 use super::cache::Cache;
-use super::open::{is_replica_whole, read_config};
 use super::segments::missing_is_damage;
+use super::stored_twice::{is_replica_whole, read_config};
 use crate::error::{Error, Result};
 use crate::id::PackId;
 use crate::progress::Monitor;

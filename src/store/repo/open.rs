@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::heal::Healed;
 use super::private::LocalCatalog;
 use super::seen::{Memory, Seen, Trust};
+use super::stored_twice::{read_config, read_key};
 use super::{Inner, Repository, random_salt};
 use crate::error::{Error, Result};
 use crate::id::{KeyId, RepositoryId};
@@ -17,7 +18,7 @@ use crate::store::backend::{Backend, BackendExt, FORMAT_PAGE_NAME, ObjectKey, Ob
 use crate::store::crypto::{Keys, keyring};
 use crate::store::format::Malformed;
 use crate::store::format::config::{CONFIG_LEN_MAX, Config};
-use crate::store::format::key::{KDF_WORK_KIB_TOTAL, KEY_RECORD_LEN_MAX, KEY_RECORDS_MAX, KdfCost, KeyPayload, KeyRecord};
+use crate::store::format::key::{KDF_WORK_KIB_TOTAL, KEY_RECORDS_MAX, KdfCost, KeyPayload};
 use crate::store::format::parity::PARITY_PERCENT_MAX;
 
 /// Bytes in a chunk of a page file, for new repositories: see the table in benches/RESULTS.md.
@@ -174,24 +175,6 @@ fn refuse_remains(backend: &dyn Backend) -> Result<()> {
     Ok(())
 }
 
-/// The first copy of the configuration that decodes.
-pub(super) fn read_config(backend: &dyn Backend) -> Result<(Config, Vec<u8>)> {
-    let mut failure = None;
-    for replica in [Replica::First, Replica::Second] {
-        let key = ObjectKey::Config(replica);
-        match backend.read_if_there(&key, CONFIG_LEN_MAX) {
-            Ok(None) => {}
-            Ok(Some(bytes)) => match Config::decode(&bytes) {
-                Ok(config) => return Ok((config, bytes)),
-                Err(m) => failure = failure.or(Some(m.of(key))),
-            },
-            // A copy on a bad sector must not keep the other one from serving.
-            Err(error) => failure = failure.or(Some(error)),
-        }
-    }
-    Err(failure.unwrap_or_else(|| Error::NoRepository { location: backend.location() }))
-}
-
 /// A configuration that says "not encrypted" beside key records was put there by someone else.
 fn refuse_stripped(backend: &dyn Backend) -> Result<()> {
     match backend.names(ObjectKind::Key)?.next() {
@@ -261,30 +244,5 @@ fn check_binding(mut payload: KeyPayload, config: &Config, config_bytes: &[u8]) 
             ObjectKey::Config(Replica::First).to_string(),
             "it is not the configuration that the key was made for; someone may have replaced it",
         )),
-    }
-}
-
-/// The first copy of a key record that decodes.
-fn read_key(backend: &dyn Backend, id: KeyId) -> Result<KeyRecord> {
-    let mut failure = None;
-    for replica in [Replica::First, Replica::Second] {
-        let key = ObjectKey::Key(id, replica);
-        match backend.read_if_there(&key, KEY_RECORD_LEN_MAX) {
-            Ok(None) => {}
-            Ok(Some(bytes)) => match KeyRecord::decode(&bytes) {
-                Ok(key_record) => return Ok(key_record),
-                Err(m) => failure = failure.or(Some(m.of(key))),
-            },
-            Err(error) => failure = failure.or(Some(error)),
-        }
-    }
-    Err(failure.unwrap_or_else(|| Error::NotFound { what: format!("key {id}") }))
-}
-
-/// Whether the bytes of a configuration or key record are as they were written, by their checksum.
-pub(super) fn is_replica_whole(key: &ObjectKey, bytes: &[u8]) -> bool {
-    match key {
-        ObjectKey::Config(_) => Config::decode(bytes).is_ok(),
-        _ => KeyRecord::decode(bytes).is_ok(),
     }
 }

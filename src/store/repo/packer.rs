@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::catalog::{NewPack, PackState};
+use super::catalog::NewPack;
 use super::locate::PackTable;
 use super::{Repository, random_salt};
 use crate::error::{Error, Result, joined};
@@ -369,7 +369,7 @@ fn write_pack(repo: &Repository, finished: FinishedPack, written: &dyn Fn(&[Chun
     let FinishedPack { parts, pack, ids, catalog_bytes } = finished;
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     repo.backend().write(&ObjectKey::Pack(pack.id), &parts, WriteMode::CreateNew)?;
-    let new = NewPack { pack, ids: &ids, trailer: &catalog_bytes, state: PackState::Listed };
+    let new = NewPack { pack, ids: &ids, trailer: &catalog_bytes };
     repo.on_catalog(|local| local.add_packs(&[new]))?;
     written(&ids);
     Ok(pack)

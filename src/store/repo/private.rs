@@ -11,10 +11,9 @@ use std::sync::Mutex;
 
 use super::catalog::Catalog;
 use super::locate::Tables;
-use super::random_salt;
 use crate::error::{Error, Result};
 use crate::fs::dirlock::DirLock;
-use crate::id::to_hex;
+use crate::id::random_hex;
 use crate::store::crypto::Keys;
 
 /// What the names of private directories start with.
@@ -88,8 +87,7 @@ impl PrivateDir {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         remove_abandoned(parent)?;
         for _ in 0..TRIES {
-            let random = random_salt().map_err(io::Error::other)?;
-            let path = parent.join(format!("{PREFIX}{}", to_hex(random.get(..8).unwrap_or_default())));
+            let path = parent.join(format!("{PREFIX}{}", random_hex::<8>()?));
             DirBuilder::new().mode(0o700).create(&path)?;
             if let Some(lock) = DirLock::try_new(&path)? {
                 return Ok(PrivateDir { path, _lock: lock });

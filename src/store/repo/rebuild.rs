@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::Repository;
-use super::catalog::{KnownPack, NewPack, PackState};
+use super::catalog::{KnownPack, NewPack};
 use super::locate::PackTable;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
@@ -37,10 +37,8 @@ impl Repository {
             // Of a catalog that is damaged nothing is kept; it has been replaced when this is done again.
             let (snapshots, readings, salvaged) = (local.snapshots()?, local.readings()?, self.salvage(local)?);
             local.clear()?;
-            let fresh: Vec<NewPack<'_>> = salvaged
-                .iter()
-                .map(|one| NewPack { pack: one.known.pack, ids: &one.ids, trailer: &one.bytes, state: PackState::Listed })
-                .collect();
+            let fresh: Vec<NewPack<'_>> =
+                salvaged.iter().map(|one| NewPack { pack: one.known.pack, ids: &one.ids, trailer: &one.bytes }).collect();
             local.add_packs(&fresh)?;
             local.put_snapshots(&snapshots)?;
             local.put_readings(&readings)?;

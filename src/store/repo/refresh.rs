@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 
-use super::catalog::{NewPack, PackState};
+use super::catalog::NewPack;
 use super::expired::SnapshotList;
 use super::locate::PackTable;
 use super::names::other_source;
@@ -191,8 +191,7 @@ impl Repository {
                     Err(error) => return Err(error),
                 }
             }
-            let new: Vec<NewPack<'_>> =
-                tables.iter().map(|(pack, bytes, ids)| NewPack { pack: **pack, ids, trailer: bytes, state: PackState::Listed }).collect();
+            let new: Vec<NewPack<'_>> = tables.iter().map(|(pack, bytes, ids)| NewPack { pack: **pack, ids, trailer: bytes }).collect();
             local.add_packs(&new)?;
         }
         Ok(failures)

@@ -3,9 +3,9 @@
 //!
 //! One small file for each location, in the directory of the local catalogs. Without it, or with one that cannot be read, nothing has been seen.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -121,19 +121,12 @@ impl Memory {
     fn write(&self) -> std::io::Result<()> {
         let Some(dir) = self.path.parent() else { return Ok(()) };
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|e| std::io::Error::other(e.to_string()))?;
-        let unfinished = self.path.with_extension(to_hex(&random));
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        let written = serde_json::to_vec(&self.content)
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| file.write_all(&bytes))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&unfinished, &self.path));
-        if written.is_err() {
-            let _ = fs::remove_file(&unfinished);
-        }
-        written
+        // Only its owner can read such a file.
+        let mut unfinished = tempfile::NamedTempFile::new_in(dir)?;
+        unfinished.write_all(&serde_json::to_vec(&self.content)?)?;
+        unfinished.as_file().sync_all()?;
+        unfinished.persist(&self.path)?;
+        Ok(())
     }
 }
 

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::locate::{FramePlace, StoredCopy};
 use super::reader::{ChunkBytes, Reader};
+use super::threads::each_in_threads;
 use super::waiting::{Prefix, Spill, Waiting};
-use crate::error::{Error, Result, joined};
+use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
+use crate::progress::Silent;
 use crate::store::format::{PREFIX_LEN_MAX, WORK_READ_MAX, WORK_WRITE_MAX};
 
 /// Bytes of prefixes that may wait at once.
@@ -247,7 +249,8 @@ impl<'a> Plan<'a> {
     fn run(&self, threads: usize, visit: &Visit<'_>) -> Result<Vec<usize>> {
         self.fetch(threads)?;
         let failed = Mutex::new(Vec::new());
-        in_threads(threads, &self.roots(), |root| {
+        let roots = self.roots();
+        each_in_threads(threads.min(roots.len() / PER_THREAD_MIN), &roots, &Silent, |root| {
             let mut ready = vec![*root];
             while let Some(number) = ready.pop() {
                 self.decode(number, &mut ready, &failed, visit)?;
@@ -270,7 +273,7 @@ impl<'a> Plan<'a> {
         let of_one_segment =
             |one: &&Node, other: &&Node| one.stored_at().0 == other.stored_at().0 && one.stored_at().1 == other.stored_at().1;
         let by_segment: Vec<&[&Node]> = deltas.chunk_by(of_one_segment).collect();
-        in_threads(threads, &by_segment, |nodes| {
+        each_in_threads(threads.min(by_segment.len() / PER_THREAD_MIN), &by_segment, &Silent, |nodes| {
             for node in *nodes {
                 match self.reader.encoded(&node.copy) {
                     Ok(encoded) => drop(node.encoded.set(encoded.to_vec())),
@@ -352,24 +355,4 @@ impl Node {
         let frame = self.copy.frame();
         (self.copy.table.pack.id, frame.segment, frame.offset)
     }
-}
-
-/// Does something with each of these, by several threads if there are enough of them; ends early with the first failure.
-fn in_threads<T: Sync>(threads: usize, all: &[T], each: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-            each(one).inspect_err(|_| next.store(all.len(), Ordering::Relaxed))?;
-        }
-        Ok(())
-    };
-    let threads = threads.min(all.len() / PER_THREAD_MIN);
-    if threads <= 1 {
-        return work();
-    }
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| joined("reading chunks", handle.join())).collect()
-    });
-    results.into_iter().collect()
 }

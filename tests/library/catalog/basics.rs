@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use icecore::Error;
 use icecore::id::{PackId, RepositoryId, SnapshotId, SourceId};
 use icecore::store::format::snapshot::PackRef;
-use icecore::store::repo::catalog::{Catalog, ChunkAt, NewPack, PackNum, PackReading, PackState, prefix};
+use icecore::store::repo::catalog::{Catalog, ChunkAt, NewPack, PackNum, PackReading, prefix};
 
 use super::{Made, REPOSITORY, chunk, open};
 
@@ -14,7 +14,7 @@ fn packs_are_kept_with_their_trailers() {
     let catalog = open(dir.path());
     assert!(!catalog.was_rebuilt() && !catalog.is_damaged());
     let (one, two) = (Made::from(1, 700), Made::from(2, 3));
-    catalog.add_packs(&[one.listed(), two.new_pack(PackState::Unlisted { session: u64::MAX })]).unwrap();
+    catalog.add_packs(&[one.listed(), two.listed()]).unwrap();
     drop(catalog);
 
     let catalog = open(dir.path());
@@ -22,8 +22,6 @@ fn packs_are_kept_with_their_trailers() {
     let packs = catalog.packs().unwrap();
     assert_eq!(packs.iter().map(|known| known.pack).collect::<Vec<_>>(), [one.pack, two.pack]);
     assert_eq!(packs.iter().map(|known| known.chunks).collect::<Vec<_>>(), [700, 3]);
-    assert_eq!(packs[0].state, PackState::Listed);
-    assert_eq!(packs[1].state, PackState::Unlisted { session: u64::MAX });
     for (made, known) in [&one, &two].into_iter().zip(&packs) {
         assert_eq!(catalog.pack_num(&made.pack.id).unwrap(), Some(known.num));
         assert_eq!(catalog.pack(known.num).unwrap(), Some(*known));
@@ -39,30 +37,24 @@ fn packs_are_kept_with_their_trailers() {
 }
 
 #[test]
-fn adding_again_only_lists() {
+fn adding_again_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = open(dir.path());
     let made = Made::from(1, 10);
-    let unlisted = |session| made.new_pack(PackState::Unlisted { session });
-    catalog.add_packs(&[unlisted(5), unlisted(6)]).unwrap();
+    catalog.add_packs(&[made.listed(), made.listed()]).unwrap();
     let known = catalog.packs().unwrap();
     assert_eq!(known.len(), 1);
-    assert_eq!(known[0].state, PackState::Unlisted { session: 5 });
     catalog.add_packs(&[made.listed()]).unwrap();
-    catalog.add_packs(&[unlisted(7)]).unwrap();
-    let listed = catalog.packs().unwrap();
-    assert_eq!((listed.len(), listed[0].num, listed[0].state), (1, known[0].num, PackState::Listed));
+    assert_eq!(catalog.packs().unwrap(), known);
     assert_eq!(catalog.find(prefix(&made.ids[4])).unwrap().len(), 1, "found once, not once per addition");
 }
 
 #[test]
-fn listing_and_removing() {
+fn removing_and_adding_again() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = open(dir.path());
     let (one, two) = (Made::from(1, 10), Made::from(2, 10));
-    catalog.add_packs(&[one.new_pack(PackState::Unlisted { session: 1 }), two.listed()]).unwrap();
-    catalog.set_listed(&[one.pack.id, PackId([9; 32])]).unwrap();
-    assert!(catalog.packs().unwrap().iter().all(|known| known.state == PackState::Listed));
+    catalog.add_packs(&[one.listed(), two.listed()]).unwrap();
     let gone = catalog.pack_num(&one.pack.id).unwrap().unwrap();
     catalog.remove_packs(&[one.pack.id, PackId([9; 32])]).unwrap();
     assert!(one.ids.iter().all(|id| catalog.find(prefix(id)).unwrap().is_empty()));
@@ -81,7 +73,7 @@ fn equal_prefixes_within_and_across_packs() {
     for num in 0..30_u8 {
         let ids = [chunk(7, 1), chunk(7, 2), chunk(8, 1), chunk(7, 1), chunk(u64::MAX, 3), chunk(0, 0)];
         let pack = PackRef { id: PackId([num; 32]), size: 1, trailer_offset: 0 };
-        catalog.add_packs(&[NewPack { pack, ids: &ids, trailer: &[num], state: PackState::Listed }]).unwrap();
+        catalog.add_packs(&[NewPack { pack, ids: &ids, trailer: &[num] }]).unwrap();
     }
     catalog.remove_packs(&[PackId([3; 32])]).unwrap();
     let nums: Vec<PackNum> = catalog.packs().unwrap().iter().map(|known| known.num).collect();
@@ -103,7 +95,7 @@ fn a_prefix_with_thousands_of_copies() {
     let ids = vec![chunk(7, 1); 100_000];
     for num in 0..10_u8 {
         let pack = PackRef { id: PackId([num; 32]), size: 1, trailer_offset: 0 };
-        catalog.add_packs(&[NewPack { pack, ids: &ids[..10_000], trailer: &[], state: PackState::Listed }]).unwrap();
+        catalog.add_packs(&[NewPack { pack, ids: &ids[..10_000], trailer: &[] }]).unwrap();
     }
     assert_eq!(catalog.find(7).unwrap().len(), 100_000);
     assert!(catalog.find(6).unwrap().is_empty() && catalog.find(8).unwrap().is_empty());
@@ -249,7 +241,7 @@ fn what_cannot_be_stored_is_refused_and_harms_nothing() {
     let catalog = open(dir.path());
     let trailer = vec![0; 256 << 20];
     let pack = PackRef { id: PackId([1; 32]), size: 1, trailer_offset: 0 };
-    let refused = catalog.add_packs(&[NewPack { pack, ids: &[], trailer: &trailer, state: PackState::Listed }]);
+    let refused = catalog.add_packs(&[NewPack { pack, ids: &[], trailer: &trailer }]);
     assert!(matches!(refused, Err(Error::InvalidArgument(_))));
     assert!(matches!(catalog.put_snapshots(&[(SnapshotId([1; 32]), trailer)]), Err(Error::InvalidArgument(_))));
     assert!(!catalog.is_damaged() && catalog.packs().unwrap().is_empty());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use icecore::Error;
 use icecore::id::{SnapshotId, SourceId};
-use icecore::store::repo::catalog::{Catalog, PackState, prefix};
+use icecore::store::repo::catalog::{Catalog, prefix};
 
 use super::{Made, REPOSITORY, Random, assert_one_generation, open};
 
@@ -24,7 +24,7 @@ fn stamps() -> Vec<(Vec<u8>, Vec<u8>)> {
 fn fill(dir: &Path) -> PathBuf {
     let catalog = open(dir);
     for made in packs() {
-        catalog.add_packs(&[made.new_pack(PackState::Unlisted { session: 3 })]).unwrap();
+        catalog.add_packs(&[made.listed()]).unwrap();
     }
     let snapshots: Vec<_> = (0..30_u8).map(|num| (SnapshotId([num; 32]), vec![num; 400])).collect();
     catalog.put_snapshots(&snapshots).unwrap();
@@ -46,7 +46,7 @@ fn ask(catalog: &Catalog, packs: &[Made]) -> Result<(), Error> {
     let known = catalog.packs()?;
     for known in &known {
         let made = packs.iter().find(|made| made.pack == known.pack).expect("a pack that was never added");
-        assert_eq!((known.chunks, known.state), (150, PackState::Unlisted { session: 3 }));
+        assert_eq!(known.chunks, 150);
         assert!(catalog.trailer(known.num)?.is_none_or(|trailer| trailer == made.trailer));
     }
     for made in packs {
@@ -76,7 +76,8 @@ fn change(catalog: &Catalog) -> Result<(), Error> {
         let made = Made::from(num, 150);
         catalog.add_packs(&[made.listed()])?;
     }
-    catalog.set_listed(&packs().iter().map(|made| made.pack.id).collect::<Vec<_>>())?;
+    // These are there already, so their rows are read.
+    catalog.add_packs(&packs().iter().map(Made::listed).collect::<Vec<_>>())?;
     catalog.put_stamps(SOURCE, SnapshotId([2; 32]), &mut stamps().into_iter().map(Ok))?;
     catalog.put_snapshots(&[(SnapshotId([99; 32]), vec![1])])?;
     catalog.remove_packs(&packs().iter().map(|made| made.pack.id).collect::<Vec<_>>())
@@ -215,7 +216,7 @@ fn rows_that_were_changed_are_noticed() {
     let bytes = fs::read(&path).unwrap();
     let changes = [
         "UPDATE pack SET size = size + 1 WHERE num = 5",
-        "UPDATE pack SET session = NULL WHERE num = 5",
+        "UPDATE pack SET trailer_offset = NULL WHERE num = 5",
         "UPDATE pack SET num = 99 WHERE num = 5",
         "UPDATE pack SET id = 'text' WHERE num = 5",
         "UPDATE pack SET chunks = -1 WHERE num = 5",
@@ -288,7 +289,7 @@ fn a_damaged_log() {
     let catalog = open(whole.path());
     let more: Vec<Made> = (50..60).map(|num| Made::from(num, 150)).collect();
     for made in &more {
-        catalog.add_packs(&[made.new_pack(PackState::Unlisted { session: 3 })]).unwrap();
+        catalog.add_packs(&[made.listed()]).unwrap();
     }
     let log = PathBuf::from(format!("{}-wal", path.display()));
     let (bytes, log_bytes) = (fs::read(&path).unwrap(), fs::read(&log).unwrap());

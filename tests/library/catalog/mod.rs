@@ -9,7 +9,7 @@ use std::path::Path;
 
 use icecore::id::{ChunkId, PackId, RepositoryId};
 use icecore::store::format::snapshot::PackRef;
-use icecore::store::repo::catalog::{Catalog, NewPack, PackState};
+use icecore::store::repo::catalog::{Catalog, NewPack};
 
 pub const REPOSITORY: RepositoryId = RepositoryId([0xAB; 32]);
 
@@ -73,11 +73,7 @@ impl Made {
         Made { pack: PackRef { id: PackId(id), size: random.number(), trailer_offset: seed }, ids, trailer }
     }
 
-    pub fn new_pack(&self, state: PackState) -> NewPack<'_> {
-        NewPack { pack: self.pack, ids: &self.ids, trailer: &self.trailer, state }
-    }
-
     pub fn listed(&self) -> NewPack<'_> {
-        self.new_pack(PackState::Listed)
+        NewPack { pack: self.pack, ids: &self.ids, trailer: &self.trailer }
     }
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use icecore::id::{ChunkId, PackId};
 use icecore::store::format::snapshot::PackRef;
-use icecore::store::repo::catalog::{Catalog, NewPack, PackState, prefix};
+use icecore::store::repo::catalog::{Catalog, NewPack, prefix};
 
 use super::{Random, chunk, open};
 
 #[derive(Default)]
 struct Model {
-    packs: BTreeMap<PackId, (Vec<ChunkId>, Vec<u8>, PackState)>,
+    packs: BTreeMap<PackId, (Vec<ChunkId>, Vec<u8>)>,
     removed: Vec<PackId>,
 }
 
@@ -41,37 +41,22 @@ impl Run<'_> {
         (0..count).map(|_| self.id()).collect()
     }
 
-    fn state(&mut self) -> PackState {
-        if self.random.below(2) == 0 { PackState::Listed } else { PackState::Unlisted { session: self.random.number() } }
-    }
-
     fn add(&mut self) {
-        let new: Vec<(PackId, Vec<ChunkId>, Vec<u8>, PackState)> = (0..1 + self.random.below(3))
+        let new: Vec<(PackId, Vec<ChunkId>, Vec<u8>)> = (0..1 + self.random.below(3))
             .map(|_| {
                 let count = [0, 1, 40, 1500][self.random.below(4) as usize];
                 let ids = (0..count).map(|_| chunk(self.prefix(), self.random.number())).collect();
                 let trailer = vec![self.random.number() as u8; self.random.below(20_000) as usize];
-                (self.id(), ids, trailer, self.state())
+                (self.id(), ids, trailer)
             })
             .collect();
         let packs: Vec<NewPack> = new
             .iter()
-            .map(|(id, ids, trailer, state)| NewPack {
-                pack: PackRef { id: *id, size: trailer.len() as u64, trailer_offset: 7 },
-                ids,
-                trailer,
-                state: *state,
-            })
+            .map(|(id, ids, trailer)| NewPack { pack: PackRef { id: *id, size: trailer.len() as u64, trailer_offset: 7 }, ids, trailer })
             .collect();
         self.catalog.add_packs(&packs).unwrap();
-        for (id, ids, trailer, state) in new {
-            match self.model.packs.get_mut(&id) {
-                Some((_, _, known)) if state == PackState::Listed => *known = state,
-                Some(_) => {}
-                None => {
-                    self.model.packs.insert(id, (ids, trailer, state));
-                }
-            }
+        for (id, ids, trailer) in new {
+            self.model.packs.entry(id).or_insert((ids, trailer));
         }
     }
 
@@ -86,14 +71,7 @@ impl Run<'_> {
                 });
                 self.model.removed.extend(ids);
             }
-            14..=15 => {
-                let ids = self.known();
-                self.catalog.set_listed(&ids).unwrap();
-                for id in ids {
-                    self.model.packs.entry(id).and_modify(|(_, _, state)| *state = PackState::Listed);
-                }
-            }
-            16..=17 => self.catalog = open(self.dir),
+            14..=17 => self.catalog = open(self.dir),
             18 if self.random.below(10) == 0 => {
                 self.catalog.clear().unwrap();
                 self.model.packs.clear();
@@ -104,15 +82,15 @@ impl Run<'_> {
 
     fn verify(&mut self) {
         let packs = self.catalog.packs().unwrap();
-        let listed: BTreeMap<PackId, PackState> = packs.iter().map(|known| (known.pack.id, known.state)).collect();
-        assert_eq!(listed, self.model.packs.iter().map(|(id, (_, _, state))| (*id, *state)).collect());
+        let listed: BTreeSet<&PackId> = packs.iter().map(|known| &known.pack.id).collect();
+        assert_eq!(listed, self.model.packs.keys().collect());
         for known in &packs {
-            let (ids, trailer, _) = &self.model.packs[&known.pack.id];
+            let (ids, trailer) = &self.model.packs[&known.pack.id];
             assert_eq!(self.catalog.trailer(known.num).unwrap().as_ref(), Some(trailer));
             assert_eq!((known.chunks as usize, known.pack.size), (ids.len(), trailer.len() as u64));
         }
         let mut expected: BTreeMap<u64, BTreeSet<(PackId, u32)>> = BTreeMap::new();
-        for (id, (ids, _, _)) in &self.model.packs {
+        for (id, (ids, _)) in &self.model.packs {
             for (index, chunk) in ids.iter().enumerate() {
                 expected.entry(prefix(chunk)).or_default().insert((*id, index as u32));
             }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use icecore::id::SnapshotId;
-use icecore::store::repo::catalog::{Catalog, ChunkAt, PackState, prefix};
+use icecore::store::repo::catalog::{Catalog, ChunkAt, prefix};
 
 use super::{Made, Random, assert_one_generation, open};
 
@@ -80,9 +80,8 @@ fn child() {
     let from: u64 = from.parse().unwrap();
     let catalog = open(Path::new(&dir));
     for num in from..from + CHILD_PACKS {
-        catalog.add_packs(&[made(num).new_pack(PackState::Unlisted { session: num })]).unwrap();
+        catalog.add_packs(&[made(num).listed()]).unwrap();
         assert_whole(&catalog, &made(num));
-        catalog.set_listed(&[made(num).pack.id]).unwrap();
         catalog.put_snapshots(&[(SnapshotId(made(num).pack.id.0), made(num).trailer)]).unwrap();
         // Straight to the parent: the test harness holds back what is printed.
         let mut stderr = std::io::stderr().lock();

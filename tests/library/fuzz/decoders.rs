@@ -328,11 +328,11 @@ fn catalogs() -> Vec<Vec<u8>> {
 fn fill_catalog(dir: &Path) -> std::path::PathBuf {
     use icecore::id::{ChunkId, PackId};
     use icecore::store::format::snapshot::PackRef;
-    use icecore::store::repo::catalog::{NewPack, PackState};
+    use icecore::store::repo::catalog::NewPack;
     let catalog = Catalog::open(dir, RepositoryId([1; 32]), "fuzz", &[7; 32]).unwrap();
     let ids: Vec<ChunkId> = (0..50_u8).map(|n| ChunkId(*blake3::hash(&[n]).as_bytes())).collect();
     let pack = PackRef { id: PackId([2; 32]), size: 1000, trailer_offset: 900 };
-    catalog.add_packs(&[NewPack { pack, ids: &ids, trailer: &[7; 90], state: PackState::Listed }]).unwrap();
+    catalog.add_packs(&[NewPack { pack, ids: &ids, trailer: &[7; 90] }]).unwrap();
     catalog.put_snapshots(&[(SnapshotId([3; 32]), vec![4; 100])]).unwrap();
     let path = catalog.path().to_path_buf();
     drop(catalog);

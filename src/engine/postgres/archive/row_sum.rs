@@ -1,55 +1,6 @@
-//! A fingerprint of rows that does not depend on their order.
+//! The rows in the text of a COPY, counted and summed.
 
-use std::fmt;
-
-/// The sum of the BLAKE3 hashes of rows, each taken as a number of 256 bits with its lowest byte first, modulo 2^256. Tables with equal rows have
-/// equal sums in whatever order the rows lie, and no rows that differ are known to have equal ones: a row that comes twice counts twice,
-/// unlike with XOR.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RowSum([u64; 4]);
-
-impl RowSum {
-    /// Adds one row's hash.
-    pub fn add(&mut self, hash: &blake3::Hash) {
-        self.add_words(
-            hash.as_bytes().chunks_exact(8).map(|word| word.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte))),
-        );
-    }
-
-    /// Adds the sum of other rows.
-    pub fn merge(&mut self, other: &RowSum) {
-        self.add_words(other.0.into_iter());
-    }
-
-    fn add_words(&mut self, words: impl Iterator<Item = u64>) {
-        let mut carry = false;
-        for (mine, other) in self.0.iter_mut().zip(words) {
-            let (sum, first) = mine.overflowing_add(other);
-            let (sum, second) = sum.overflowing_add(u64::from(carry));
-            *mine = sum;
-            carry = first || second;
-        }
-    }
-
-    /// Reads what [`fmt::Display`] writes.
-    pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != 64 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return None;
-        }
-        let mut words = [0; 4];
-        for (index, word) in words.iter_mut().rev().enumerate() {
-            *word = u64::from_str_radix(text.get(16 * index..16 * index + 16)?, 16).ok()?;
-        }
-        Some(RowSum(words))
-    }
-}
-
-/// 64 hexadecimal digits, the highest first.
-impl fmt::Display for RowSum {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().rev().try_for_each(|word| write!(f, "{word:016x}"))
-    }
-}
+pub use crate::engine::row_sum::RowSum;
 
 /// Cuts the text of a COPY into rows and sums them. Within a value a newline is written as `\n`, so each line is a row; `\.` ends them
 /// (PostgreSQL documentation, COPY, "Text Format").
@@ -159,26 +110,5 @@ mod tests {
         let mut more = Rows::default();
         more.take(b"\\.\n\nx");
         assert!(!more.is_complete());
-    }
-
-    #[test]
-    fn the_order_does_not_count_but_the_number_does() {
-        assert_eq!(of(&["a", "b", "c"]), of(&["c", "a", "b"]));
-        assert_ne!(of(&["a", "b", "b", "a"]), of(&[]));
-        assert_ne!(of(&["a", "a"]), of(&["b", "b"]));
-    }
-
-    #[test]
-    fn sums_carry_and_are_read_back() {
-        let mut sum = RowSum([u64::MAX, u64::MAX, u64::MAX, 7]);
-        let mut one = [0; 32];
-        *one.first_mut().unwrap() = 1;
-        sum.add(&blake3::Hash::from_bytes(one));
-        assert_eq!(sum, RowSum([0, 0, 0, 8]));
-        assert_eq!(sum.to_string(), format!("{:016x}{}", 8, "0".repeat(48)));
-        assert_eq!(RowSum::parse(&sum.to_string()), Some(sum));
-        for wrong in ["", "g", &"0".repeat(63), &"+".repeat(64), &"A".repeat(64)] {
-            assert_eq!(RowSum::parse(wrong), None);
-        }
     }
 }

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::client::CONNECT_MAX;
-use super::connect::explain;
+use super::messages::explain;
 use super::settings::{Purpose, Session};
-use super::watch::Stop;
+use super::stop::Stop;
 use crate::engine::Environment;
 use crate::error::{Error, Result};
+
+/// How long one place may take to connect, and what is asked first, if the user names no time.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(30);
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use postgres::SimpleQueryMessage;
 
 use crate::engine::drill::{Assertion, CheckReport, Outcome, Questions, in_threads, is_true};
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::restore::Scratch;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::Result;

@@ -7,7 +7,7 @@
 
 use super::admin::Admin;
 use super::sql;
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, WORK_COMMENT as COMMENT};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;

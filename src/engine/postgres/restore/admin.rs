@@ -3,9 +3,10 @@
 use postgres::error::SqlState;
 
 use super::sql;
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
+use crate::id::random_hex;
 
 /// Random bytes in the name of a role that is made for a while, and in its password.
 const ROLE_NAME_BYTES: usize = 8;
@@ -13,10 +14,9 @@ const ROLE_PASSWORD_BYTES: usize = 24;
 
 /// A name and a password for a role that is made for a while. The name says what the role does; nobody can guess the rest.
 pub(super) fn new_role(does: &str) -> Result<(String, String)> {
-    let (mut name, mut password) = ([0; ROLE_NAME_BYTES], [0; ROLE_PASSWORD_BYTES]);
-    let filled = getrandom::fill(&mut name).and_then(|()| getrandom::fill(&mut password));
-    filled.map_err(|e| Error::destination("a role", format!("no randomness: {e}")))?;
-    Ok((format!("icecore_{does}_{}", crate::id::to_hex(&name)), crate::id::to_hex(&password)))
+    let drawn = random_hex::<ROLE_NAME_BYTES>().and_then(|name| Ok((name, random_hex::<ROLE_PASSWORD_BYTES>()?)));
+    let (name, password) = drawn.map_err(|e| Error::destination("a role", format!("no randomness: {e}")))?;
+    Ok((format!("icecore_{does}_{name}"), password))
 }
 
 /// Databases that nearly every cluster has, to work from.

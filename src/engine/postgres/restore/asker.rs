@@ -6,7 +6,7 @@
 
 use super::admin::{Admin, new_role};
 use super::sql;
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 

@@ -4,7 +4,7 @@
 //! machine that was dumped, and a server that is thrown away has no business there.
 
 use super::sql::{self, Kind};
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 

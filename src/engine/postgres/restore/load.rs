@@ -17,7 +17,7 @@ use super::passes::Pass;
 use super::preflight::some;
 use crate::engine::child;
 use crate::engine::postgres::archive::Archive;
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::private_dir::{PrivateDir, refuse_if_changeable};
 use crate::engine::postgres::{Connection, Conninfo, Tools};
 use crate::engine::program::{self, Program};

@@ -9,7 +9,7 @@ use super::passes::{Needs, Pass, Plan, Roles, Who, plan};
 use super::preflight::{code_text, some};
 use super::{AtStake, Dump, ServerOptions, passes, preflight, sql};
 use crate::engine::postgres::archive::{Archive, Entry};
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;

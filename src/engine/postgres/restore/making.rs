@@ -4,7 +4,7 @@ use super::admin::Admin;
 use super::preflight::is_of_database;
 use super::{FailedObject, Names, ServerOptions, abandoned, sql};
 use crate::engine::postgres::archive::{Archive, Entry};
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::engine::stoppable::stoppable;
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@ use super::admin::Admin;
 use super::dump::Dump;
 use super::{Names, ServerOptions, sql};
 use crate::engine::postgres::archive::{Archive, Entry};
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::{Connection, EXCLUDE_TABLE_DATA_FACT, EXCLUDE_TABLE_FACT, Tools, lacking};
 use crate::error::{Error, Result};
 

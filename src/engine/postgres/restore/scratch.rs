@@ -140,7 +140,7 @@ fn remove_asker(asker: Option<Asker>, admin: &mut Admin, monitor: &dyn Monitor) 
 }
 
 fn scratch_name(dumped: &str, timestamp: &str) -> Result<String> {
-    let mut random = [0; DIGITS / 2];
-    getrandom::fill(&mut random).map_err(|e| Error::destination(dumped, format!("no randomness for a name: {e}")))?;
-    Ok(suffixed(dumped, "_drill_", &format!("{timestamp}{}", crate::id::to_hex(&random))))
+    let random = crate::id::random_hex::<{ DIGITS / 2 }>();
+    let random = random.map_err(|e| Error::destination(dumped, format!("no randomness for a name: {e}")))?;
+    Ok(suffixed(dumped, "_drill_", &format!("{timestamp}{random}")))
 }

@@ -9,7 +9,7 @@ use super::sql::{self, Kind};
 use super::{NAME_BYTES_MAX, making, preflight, standard_strings, suffixed};
 use crate::engine::postgres::archive::{self, Archive, Entry, RowSum, directory};
 use crate::engine::postgres::client::Client;
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::engine::postgres::tables::Evidence;
 use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};

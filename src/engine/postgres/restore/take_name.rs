@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::admin::Admin;
 use super::preflight::some;
 use super::{Names, sql};
-use crate::engine::postgres::connect::explain;
+use crate::engine::postgres::messages::explain;
 use crate::error::{Error, Result};
 
 /// How often renaming is tried while sessions come back that were ended. Each time the server waits up to five seconds for them to go.

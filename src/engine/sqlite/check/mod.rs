@@ -17,9 +17,7 @@ mod classes;
 mod schema;
 mod virtual_tables;
 
-use std::ffi::OsString;
 use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
@@ -28,6 +26,7 @@ use self::classes::{Class, Lines, classify};
 use self::schema::{IndexKind, Schema};
 use crate::engine::place::Findings;
 use crate::engine::sqlite::bounds::{bound_values, bound_work};
+use crate::engine::sqlite::engine::immutable_uri;
 use crate::engine::sqlite::errors::{Meaning, meaning, message};
 use crate::engine::sqlite::held;
 
@@ -205,19 +204,10 @@ fn drop_modules(conn: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Opens a database that does not change, without locks and without touching or making side files: a WAL database would otherwise get a
-/// `-wal` and a `-shm` (<https://sqlite.org/uri.html>, `immutable`). What its schema makes SQLite do is bounded.
+/// Opens a database that does not change, without locks and without touching or making side files. What its schema makes SQLite do is bounded.
 pub(crate) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
-    let mut uri = OsString::from("file:").into_vec();
-    for &byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(byte),
-            _ => uri.extend_from_slice(format!("%{byte:02x}").as_bytes()),
-        }
-    }
-    uri.extend_from_slice(b"?immutable=1");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = held::open(Path::new(&OsString::from_vec(uri)), flags)?;
+    let mut conn = held::open(Path::new(&immutable_uri(path)), flags)?;
     let len = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     bound_work(&mut conn, len)?;
     bound_values(&conn, len)?;

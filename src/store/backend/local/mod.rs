@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::fs::disk::Disk;
-use crate::id::{PackId, to_hex};
+use crate::id::{PackId, random_hex};
 use crate::store::backend::{Backend, FORMAT_PAGE_NAME, ObjectInfo, ObjectKey, ObjectKind, Replica, Unfinished, WriteMode};
 
 use self::files::{Look, objects_of, read_file};
@@ -437,7 +437,5 @@ fn refuse_foreign(path: &Path) -> Result<()> {
 
 /// A name that nobody else uses: two writers of one object must not meet before the name that decides between them.
 fn temporary_name() -> io::Result<String> {
-    let mut random = [0u8; 16];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    Ok(format!("{TEMPORARY}{}-{}", std::process::id(), to_hex(&random)))
+    Ok(format!("{TEMPORARY}{}-{}", std::process::id(), random_hex::<16>()?))
 }

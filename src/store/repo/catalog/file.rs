@@ -18,18 +18,18 @@ use zeroize::Zeroizing;
 use super::block::PAGE_BYTES;
 use super::fault::Fault;
 use super::sum::{Kind, Sums};
-use crate::id::{RepositoryId, to_hex};
+use crate::id::{RepositoryId, random_hex};
 
 /// Marks the file as ours: "icec" (<https://sqlite.org/pragma.html#pragma_application_id>).
 const APPLICATION_ID: i32 = 0x6963_6563;
 
 /// Changes with every change of the tables or of the blocks. A file of another version is replaced, never converted.
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 5;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (one INTEGER PRIMARY KEY, repository BLOB, location BLOB, key BLOB, replaced INTEGER, sum INTEGER);
 CREATE TABLE pack (num INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, size INTEGER, trailer_offset INTEGER, chunks INTEGER,
-    session INTEGER, sum INTEGER);
+    sum INTEGER);
 CREATE TABLE trailer (num INTEGER PRIMARY KEY, data BLOB, sum INTEGER);
 CREATE TABLE run (num INTEGER PRIMARY KEY, entries INTEGER, target INTEGER, sum INTEGER);
 CREATE TABLE block (key INTEGER PRIMARY KEY, data BLOB);
@@ -184,9 +184,7 @@ impl Place {
 
     /// Makes an empty catalog of this generation, unless someone else is first, and removes what is left of earlier ones.
     fn create(&self, generation: u64, replaced: bool) -> Result<(), Fault> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| Fault::Other(error.to_string()))?;
-        let unfinished = self.dir.join(format!("{}.{UNFINISHED}{}", self.stem, to_hex(&random)));
+        let unfinished = self.dir.join(format!("{}.{UNFINISHED}{}", self.stem, random_hex::<16>()?));
         let made = self.build(&unfinished, replaced).and_then(|()| Ok(fs::hard_link(&unfinished, self.path(generation))?));
         let _ = fs::remove_file(&unfinished);
         let listing = self.list()?;

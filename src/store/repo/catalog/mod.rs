@@ -48,18 +48,6 @@ const READERS_KEPT: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackNum(pub u32);
 
-/// Who counts a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PackState {
-    /// It was seen in a listing of the repository or in a committed snapshot.
-    Listed,
-    /// A local session wrote it and has not committed: it counts for that session only.
-    Unlisted {
-        /// The session, by a number of its choice.
-        session: u64,
-    },
-}
-
 /// A pack to be added.
 #[derive(Debug, Clone, Copy)]
 pub struct NewPack<'a> {
@@ -69,8 +57,6 @@ pub struct NewPack<'a> {
     pub ids: &'a [ChunkId],
     /// Its trailer, in whatever form [`Catalog::trailer`] is to give it back.
     pub trailer: &'a [u8],
-    /// Who counts it.
-    pub state: PackState,
 }
 
 /// A pack that the catalog has.
@@ -82,8 +68,6 @@ pub struct KnownPack {
     pub pack: PackRef,
     /// How many chunks it has.
     pub chunks: u32,
-    /// Who counts it.
-    pub state: PackState,
 }
 
 /// Where a chunk may be: the caller compares its whole id with the pack's trailer.
@@ -201,7 +185,7 @@ impl Catalog {
         self.failed(Fault::damaged(detail))
     }
 
-    /// Adds packs. One that is there already only becomes listed if that is asked for. Packs are added in transactions of about a million
+    /// Adds packs. One that is there already stays as it is. Packs are added in transactions of about a million
     /// chunks: after an error, the packs of a front part of `packs` may be there. Many packs in one call are cheaper than many calls.
     pub fn add_packs(&self, packs: &[NewPack]) -> Result<()> {
         if packs.iter().any(|pack| pack.trailer.len() >= VALUE_BYTES_MAX) {
@@ -219,11 +203,6 @@ impl Catalog {
             rest = later;
         }
         self.merge()
-    }
-
-    /// Makes these packs [`PackState::Listed`]; ids that it does not have are ignored.
-    pub fn set_listed(&self, ids: &[PackId]) -> Result<()> {
-        self.write(|tx| packs::set_listed(tx, &self.sums, ids))
     }
 
     /// Forgets these packs: their chunks are not found any more. Ids that it does not have are ignored.
@@ -255,7 +234,7 @@ impl Catalog {
         self.read(|conn| packs::trailer(conn, &self.sums, num))
     }
 
-    /// All copies of chunks whose id starts like this ([`prefix()`]), in all packs that are there, whatever their state; in no
+    /// All copies of chunks whose id starts like this ([`prefix()`]), in all packs that are there, in no
     /// particular order. Two different chunks can share a prefix.
     pub fn find(&self, prefix: u64) -> Result<Vec<ChunkAt>> {
         self.find_many(&[prefix])?.pop().ok_or_else(|| Error::bug("the catalog was asked and gave no answer"))

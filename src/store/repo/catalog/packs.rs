@@ -5,42 +5,27 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use super::block::Entry;
 use super::fault::Fault;
 use super::sum::{Kind, Sums};
-use super::{KnownPack, NewPack, PackNum, PackState, prefix, sorted_runs};
+use super::{KnownPack, NewPack, PackNum, prefix, sorted_runs};
 use crate::id::PackId;
 use crate::store::format::snapshot::PackRef;
 
-const COLUMNS: &str = "num, id, size, trailer_offset, chunks, session, sum";
+const COLUMNS: &str = "num, id, size, trailer_offset, chunks, sum";
 
 fn sum(sums: &Sums, known: &KnownPack) -> i64 {
     let PackRef { id, size, trailer_offset } = &known.pack;
     let numbers = [known.num.0.to_be_bytes(), known.chunks.to_be_bytes()].concat();
-    let state = match known.state {
-        PackState::Listed => Vec::new(),
-        PackState::Unlisted { session } => session.to_be_bytes().to_vec(),
-    };
-    sums.of(Kind::Pack, &[&numbers, id.as_bytes(), &size.to_be_bytes(), &trailer_offset.to_be_bytes(), &state])
-}
-
-fn session(state: PackState) -> Option<i64> {
-    match state {
-        PackState::Listed => None,
-        PackState::Unlisted { session } => Some(session.cast_signed()),
-    }
+    sums.of(Kind::Pack, &[&numbers, id.as_bytes(), &size.to_be_bytes(), &trailer_offset.to_be_bytes()])
 }
 
 /// A row of [`COLUMNS`], verified.
 fn from_row(sums: &Sums, row: &Row) -> Result<KnownPack, Fault> {
-    let state = match row.get::<_, Option<i64>>(5)? {
-        None => PackState::Listed,
-        Some(session) => PackState::Unlisted { session: session.cast_unsigned() },
-    };
     let pack = PackRef {
         id: PackId(row.get(1)?),
         size: row.get::<_, i64>(2)?.cast_unsigned(),
         trailer_offset: row.get::<_, i64>(3)?.cast_unsigned(),
     };
-    let known = KnownPack { num: PackNum(row.get(0)?), pack, chunks: row.get(4)?, state };
-    if sum(sums, &known) == row.get::<_, i64>(6)? { Ok(known) } else { Err(Fault::damaged("a pack row does not have its sum")) }
+    let known = KnownPack { num: PackNum(row.get(0)?), pack, chunks: row.get(4)? };
+    if sum(sums, &known) == row.get::<_, i64>(5)? { Ok(known) } else { Err(Fault::damaged("a pack row does not have its sum")) }
 }
 
 pub(super) fn all(conn: &Connection, sums: &Sums) -> Result<Vec<KnownPack>, Fault> {
@@ -78,10 +63,7 @@ pub(super) fn trailer(conn: &Connection, sums: &Sums, num: PackNum) -> Result<Op
 pub(super) fn add(tx: &Transaction, sums: &Sums, packs: &[NewPack]) -> Result<(), Fault> {
     let mut entries = Vec::with_capacity(packs.iter().map(|pack| pack.ids.len()).sum());
     for new in packs {
-        if let Some(known) = by_id(tx, sums, &new.pack.id)? {
-            if new.state == PackState::Listed && known.state != PackState::Listed {
-                store_state(tx, sums, KnownPack { state: PackState::Listed, ..known })?;
-            }
+        if by_id(tx, sums, &new.pack.id)?.is_some() {
             continue;
         }
         let known = insert(tx, sums, new)?;
@@ -97,30 +79,16 @@ pub(super) fn add(tx: &Transaction, sums: &Sums, packs: &[NewPack]) -> Result<()
 fn insert(tx: &Transaction, sums: &Sums, new: &NewPack) -> Result<KnownPack, Fault> {
     let chunks = u32::try_from(new.ids.len()).map_err(|_| Fault::Other("more chunks in a pack than can be numbered".into()))?;
     let PackRef { id, size, trailer_offset } = &new.pack;
-    tx.prepare_cached("INSERT INTO pack (id, size, trailer_offset, chunks, session, sum) VALUES (?1, ?2, ?3, ?4, ?5, 0)")?
-        .execute(params![id.as_bytes(), size.cast_signed(), trailer_offset.cast_signed(), chunks, session(new.state)])?;
-    let num = u32::try_from(tx.last_insert_rowid()).map_err(|_| Fault::damaged("all pack numbers are used up"))?;
-    let known = KnownPack { num: PackNum(num), pack: new.pack, chunks, state: new.state };
-    store_state(tx, sums, known)?;
-    Ok(known)
-}
-
-fn store_state(tx: &Transaction, sums: &Sums, known: KnownPack) -> Result<(), Fault> {
-    let changed = tx.prepare_cached("UPDATE pack SET session = ?2, sum = ?3 WHERE num = ?1")?.execute(params![
-        known.num.0,
-        session(known.state),
-        sum(sums, &known)
+    tx.prepare_cached("INSERT INTO pack (id, size, trailer_offset, chunks, sum) VALUES (?1, ?2, ?3, ?4, 0)")?.execute(params![
+        id.as_bytes(),
+        size.cast_signed(),
+        trailer_offset.cast_signed(),
+        chunks
     ])?;
-    if changed == 1 { Ok(()) } else { Err(Fault::damaged("a pack's row is not where its id leads")) }
-}
-
-pub(super) fn set_listed(tx: &Transaction, sums: &Sums, ids: &[PackId]) -> Result<(), Fault> {
-    for id in ids {
-        if let Some(known) = by_id(tx, sums, id)? {
-            store_state(tx, sums, KnownPack { state: PackState::Listed, ..known })?;
-        }
-    }
-    Ok(())
+    let num = u32::try_from(tx.last_insert_rowid()).map_err(|_| Fault::damaged("all pack numbers are used up"))?;
+    let known = KnownPack { num: PackNum(num), pack: new.pack, chunks };
+    tx.prepare_cached("UPDATE pack SET sum = ?2 WHERE num = ?1")?.execute(params![num, sum(sums, &known)])?;
+    Ok(known)
 }
 
 pub(super) fn remove(tx: &Transaction, sums: &Sums, ids: &[PackId]) -> Result<(), Fault> {

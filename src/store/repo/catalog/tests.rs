@@ -164,7 +164,7 @@ fn a_merge_cut_into_steps_is_right_at_every_step() {
     let add = |num: u64, random: &mut Random, model: &mut BTreeSet<(u64, u64, u32)>| {
         let ids: Vec<ChunkId> = (0..30).map(|_| chunk(random.below(24) << 58 | random.below(2))).collect();
         model.extend(ids.iter().enumerate().map(|(index, id)| (prefix(id), num, index as u32)));
-        let new = [NewPack { pack: pack(num), ids: &ids, trailer: b"t", state: PackState::Listed }];
+        let new = [NewPack { pack: pack(num), ids: &ids, trailer: b"t" }];
         catalog.write(|tx| packs::add(tx, &catalog.sums, &new)).unwrap();
     };
     let verify = |model: &BTreeSet<(u64, u64, u32)>, when: &str| {
@@ -208,7 +208,7 @@ fn runs_stay_few() {
     let mut random = Random(6);
     for num in 0..600 {
         let ids: Vec<ChunkId> = (0..40).map(|_| chunk(random.next())).collect();
-        catalog.add_packs(&[NewPack { pack: pack(num), ids: &ids, trailer: b"", state: PackState::Listed }]).unwrap();
+        catalog.add_packs(&[NewPack { pack: pack(num), ids: &ids, trailer: b"" }]).unwrap();
         assert!(count(&catalog, "run") <= 2 * 7, "{} runs", count(&catalog, "run"));
     }
     // 24,000 entries of 11 bytes are 65 pages; runs that are not merged yet end in half-full ones.
@@ -221,7 +221,7 @@ fn entries_of_removed_packs_go_away() {
     let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();
     let mut random = Random(7);
     let ids: Vec<Vec<ChunkId>> = (0..4).map(|_| (0..60_000).map(|_| chunk(random.next())).collect()).collect();
-    let new = |num: usize| NewPack { pack: pack(num as u64), ids: &ids[num], trailer: b"", state: PackState::Listed };
+    let new = |num: usize| NewPack { pack: pack(num as u64), ids: &ids[num], trailer: b"" };
     catalog.add_packs(&[new(0), new(1), new(2), new(3)]).unwrap();
     let before = count(&catalog, "block");
     catalog.remove_packs(&[pack(0).id]).unwrap();
@@ -243,10 +243,10 @@ fn a_run_that_lost_a_block_is_noticed_when_merged() {
         let mut random = Random(8);
         for num in 0..7 {
             let ids: Vec<ChunkId> = (0..900).map(|_| chunk(random.next())).collect();
-            catalog.add_packs(&[NewPack { pack: pack(num), ids: &ids, trailer: b"", state: PackState::Listed }]).unwrap();
+            catalog.add_packs(&[NewPack { pack: pack(num), ids: &ids, trailer: b"" }]).unwrap();
         }
         catalog.write(|tx| Ok(tx.execute_batch(sql)?)).unwrap();
-        let new = [NewPack { pack: pack(9), ids: &[chunk(1)], trailer: b"", state: PackState::Listed }];
+        let new = [NewPack { pack: pack(9), ids: &[chunk(1)], trailer: b"" }];
         assert!(matches!(catalog.add_packs(&new), Err(Error::Catalog { .. })));
         assert!(catalog.is_damaged());
         let fresh = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();

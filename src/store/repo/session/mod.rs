@@ -17,7 +17,6 @@ use super::Repository;
 use super::locate::StoredCopy;
 use super::packer::Packer;
 use super::reader::Reader;
-use super::writer::ChunkWriter;
 use crate::error::Result;
 use crate::id::{ChunkId, PackId, SnapshotId, SourceId, SourceTag};
 use crate::store::backend::{ObjectKey, ObjectKind};
@@ -98,11 +97,6 @@ impl WriteSession {
     /// Reads what is stored already.
     pub fn reader(&self) -> &Reader {
         &self.reader
-    }
-
-    /// A writer for one thread.
-    pub fn writer(&self) -> Result<ChunkWriter<'_>> {
-        ChunkWriter::new(self)
     }
 
     /// Counts bytes that were read from the source and hashed.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
 use super::super::Repository;
-use super::super::writer::NewChunk;
+use super::super::new_chunk::NewChunk;
 use super::WriteSession;
 use crate::error::Result;
 use crate::id::{ChunkId, PackId};

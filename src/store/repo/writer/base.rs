@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::super::locate::{CopyPlace, StoredCopy};
+use super::super::new_chunk::{BaseSlice, Reference};
 use super::super::session::{Closure, WriteSession};
 use super::lineage::{self, Part};
 use super::thrift;
@@ -21,44 +22,6 @@ const NODE_SKIP: Skip = Skip { first: 16, factor: 4 };
 
 /// Bytes of prefixes that wait while bases are read: a backup has much else in memory.
 const WAITING_LEN: usize = 12 << 20;
-
-/// A part of a chunk that is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BaseSlice {
-    /// The chunk.
-    pub id: ChunkId,
-    /// Where the part starts in it, bytes.
-    pub offset: u32,
-    /// Its length, bytes.
-    pub len: u32,
-}
-
-/// What a new chunk is probably like.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reference {
-    /// The chunk that stood in its place in the parent snapshot; its lineage goes on.
-    pub predecessor: Option<ChunkId>,
-    /// The parts of stored chunks that hold what is probably in it, in the order in which they are to stand before it; empty for the whole predecessor.
-    /// If they are not within the format's bounds for a prefix, the chunk is stored whole.
-    pub slices: Vec<BaseSlice>,
-    /// The parts of other chunks that hold what has come to the predecessor's place, the best last; for pages only. Those for which there is no
-    /// room are left out.
-    pub beside: Vec<BaseSlice>,
-}
-
-impl Reference {
-    /// To the chunk that stood in its place.
-    pub fn to(predecessor: Option<ChunkId>) -> Self {
-        Reference { predecessor, ..Reference::default() }
-    }
-}
-
-impl Reference {
-    /// The chunks that it names; one may come several times.
-    pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
-        self.predecessor.into_iter().chain(self.slices.iter().chain(&self.beside).map(|slice| slice.id))
-    }
-}
 
 /// What a delta is made against.
 pub(super) struct Base {
@@ -191,8 +154,13 @@ impl Base {
     }
 
     /// How many frames are decoded to read a delta of it.
-    pub(super) fn work(&self) -> u32 {
+    fn work(&self) -> u32 {
         self.closure.len() as u32 + 1
+    }
+
+    /// What the work of a delta counts beside its bytes where there is a choice between two. Both fit, so that is little.
+    pub(super) fn price(&self) -> usize {
+        self.work() as usize * thrift::FRAME_PRICE_COMPARED
     }
 
     /// Bytes of the prefix.

@@ -5,8 +5,8 @@
 //! middle of its window, but for a few rows; and that part again stood in a part of a window.
 
 use super::super::locate::StoredCopy;
+use super::super::new_chunk::BaseSlice;
 use super::super::session::{Closure, WriteSession};
-use super::base::BaseSlice;
 use crate::error::Result;
 use crate::store::format::SLICES_MAX;
 use crate::store::format::pack::Slice;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use super::new_chunk::{NewChunk, Reference};
 use super::packer::SegmentBuilder;
 use super::session::WriteSession;
 use crate::error::{Error, Result, joined};
@@ -18,7 +19,6 @@ mod tests;
 mod thrift;
 
 use base::Base;
-pub use base::{BaseSlice, Reference};
 
 /// A delta this many times smaller than the chunk is taken without looking elsewhere or trying to store the chunk whole. With 8 a chunk of which some
 /// pages hold what was in others was taken as it is.
@@ -57,17 +57,6 @@ impl Drop for ChunkWriter<'_> {
             self.session.poison();
         }
     }
-}
-
-/// A chunk to be stored.
-#[derive(Debug, Clone)]
-pub struct NewChunk<'a> {
-    /// Its id.
-    pub id: ChunkId,
-    /// Its plain bytes.
-    pub plain: &'a [u8],
-    /// What it is probably like, the best first; the lineage of the one that is taken goes on.
-    pub references: Vec<Reference>,
 }
 
 /// A delta that was encoded.
@@ -147,8 +136,15 @@ fn prepare<'c>(session: &WriteSession, claimed: &mut VecDeque<Claimed<'c>>, thre
     Ok(chunks.into_iter().zip(with_prefix).map(|((number, chunk), first)| (number, chunk, first)).collect())
 }
 
+impl WriteSession {
+    /// A writer for one thread.
+    pub fn writer(&self) -> Result<ChunkWriter<'_>> {
+        ChunkWriter::new(self)
+    }
+}
+
 impl<'s> ChunkWriter<'s> {
-    pub(super) fn new(session: &'s WriteSession) -> Result<Self> {
+    fn new(session: &'s WriteSession) -> Result<Self> {
         let malformed = |m: Malformed| m.of("a new chunk");
         Ok(ChunkWriter {
             session,
@@ -323,7 +319,7 @@ impl<'s> ChunkWriter<'s> {
             let is_better = best.as_ref().is_none_or(|best: &Delta| match in_rows(new) {
                 // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.
                 true => self.alternative.len() * NEW_LINEAGE_GAIN < self.encoded.len(),
-                false => self.alternative.len() + thrift::price_of(&base) < self.encoded.len() + thrift::price_of(&best.base),
+                false => self.alternative.len() + base.price() < self.encoded.len() + best.base.price(),
             });
             if is_better {
                 std::mem::swap(&mut self.encoded, &mut self.alternative);
@@ -343,7 +339,7 @@ impl<'s> ChunkWriter<'s> {
             self.encoder.encode(new.plain, prefix, &mut self.alternative)?;
             return Ok((Encoding::Delta, true));
         }
-        if self.encoder.encode_runs(new.plain, prefix, &mut self.alternative) {
+        if self.encoder.encode_runs(new.plain, prefix, &mut self.alternative)? {
             return Ok((Encoding::Delta, true));
         }
         self.encoder.encode_rows(new.plain, prefix, &mut self.alternative)?;

@@ -6,8 +6,8 @@
 //! on top of it.
 
 use super::super::locate::StoredCopy;
+use super::super::new_chunk::BaseSlice;
 use super::super::session::{Closure, WriteSession};
-use super::base::{Base, BaseSlice};
 use crate::error::Result;
 use crate::id::ChunkId;
 use crate::store::format::pack::{Encoding, PATCH_PIECE_LEN, Slice};
@@ -20,14 +20,9 @@ pub(super) const WORK_MOVED_MAX: usize = WORK_WRITE_MAX as usize - 16;
 /// store of `benches/growth` stored twice as much as with this price, since its chunks came to the bound; with 250 pages that were found are given up.
 const FRAME_PRICE: usize = 150;
 /// The same where two deltas of a chunk are at hand and their bytes are known.
-const FRAME_PRICE_COMPARED: usize = 4;
+pub(super) const FRAME_PRICE_COMPARED: usize = 4;
 /// What a page saves that is found, bytes.
 const FOUND_WORTH: usize = 1500;
-
-/// What the work of a delta counts beside its bytes where there is a choice between two. Both fit, so that is little.
-pub(super) fn price_of(base: &Base) -> usize {
-    base.work() as usize * FRAME_PRICE_COMPARED
-}
 
 /// A part of a prefix.
 pub(super) type Part = (StoredCopy, Closure, Slice);

@@ -26,7 +26,7 @@ pub(crate) fn each_in_threads<T: Sync>(
     }
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| joined("checking", handle.join())).collect()
+        handles.into_iter().map(|handle| joined("working on one of many", handle.join())).collect()
     });
     results.into_iter().collect()
 }

@@ -1,0 +1,14 @@
+//! What the client library and servers say of failures.
+
+/// What a failure of a statement or connection means.
+pub(crate) fn explain(error: &postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        let hint = answer.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
+        return format!("{}{hint}", answer.message());
+    }
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}

@@ -1,0 +1,111 @@
+//! Writing the tree of a stream, beside the parent's.
+
+use super::merkle::TreeCursor;
+use super::writer::ChunkWriter;
+use crate::error::{Error, Result};
+use crate::id::ChunkId;
+use crate::store::format::NODE_FANOUT;
+use crate::store::format::node::{Child, Node};
+use crate::store::format::snapshot::StreamRoot;
+
+/// Builds the tree of one stream from its chunks in order. A node is encoded against the parent's node at the same place.
+pub struct TreeWriter {
+    /// By level, the children that have no node yet and how many nodes were made.
+    levels: Vec<(Vec<Child>, u64)>,
+    len: u64,
+}
+
+impl TreeWriter {
+    /// A tree without chunks.
+    pub fn new() -> Self {
+        TreeWriter { levels: Vec::new(), len: 0 }
+    }
+
+    /// Appends the next chunk.
+    pub fn push(&mut self, id: ChunkId, len: u32, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        self.len += u64::from(len);
+        self.push_at(0, Child { id, len: u64::from(len) }, writer, parent)
+    }
+
+    /// Appends the same chunk so many times. Nodes that hold nothing else are all the same one, and are made once.
+    pub fn push_run(&mut self, id: ChunkId, len: u32, count: u64, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        self.len = self.len.saturating_add(u64::from(len).saturating_mul(count));
+        self.push_many(0, Child { id, len: u64::from(len) }, count, writer, parent)
+    }
+
+    fn push_many(
+        &mut self,
+        level: usize,
+        child: Child,
+        mut count: u64,
+        writer: &mut ChunkWriter<'_>,
+        parent: &mut TreeCursor<'_>,
+    ) -> Result<()> {
+        while count > 0 {
+            let whole_nodes = count / NODE_FANOUT as u64;
+            match self.levels.get_mut(level) {
+                Some((open, made)) if open.is_empty() && whole_nodes > 1 => {
+                    let node = Node { level: level as u8 + 1, children: vec![child; NODE_FANOUT] };
+                    let predecessor = parent.node_id(node.level, *made)?;
+                    *made += whole_nodes;
+                    let id = writer.put_node(&node.encode(), predecessor)?;
+                    let node = Child { id, len: child.len.saturating_mul(NODE_FANOUT as u64) };
+                    self.push_many(level + 1, node, whole_nodes, writer, parent)?;
+                    count -= whole_nodes * NODE_FANOUT as u64;
+                }
+                _ => {
+                    self.push_at(level, child, writer, parent)?;
+                    count -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push_at(&mut self, level: usize, child: Child, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        if self.levels.len() <= level {
+            self.levels.push((Vec::with_capacity(NODE_FANOUT), 0));
+        }
+        debug_assert!(level < self.levels.len(), "levels are opened one by one");
+        let (open, _) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
+        open.push(child);
+        match open.len() >= NODE_FANOUT {
+            true => self.close_node(level, writer, parent),
+            false => Ok(()),
+        }
+    }
+
+    fn close_node(&mut self, level: usize, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
+        let (open, made) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
+        let node = Node { level: level as u8 + 1, children: std::mem::take(open) };
+        let index = *made;
+        *made += 1;
+        let len = node.children.iter().map(|child| child.len).sum();
+        let predecessor = parent.node_id(node.level, index)?;
+        let id = writer.put_node(&node.encode(), predecessor)?;
+        self.push_at(level + 1, Child { id, len }, writer, parent)
+    }
+
+    /// Closes the tree.
+    pub fn finish(mut self, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<StreamRoot> {
+        let mut level = 0;
+        while let Some((open, made)) = self.levels.get(level) {
+            let topmost = level + 1 == self.levels.len();
+            match (open.as_slice(), *made) {
+                ([only], 0) if topmost => return Ok(StreamRoot { len: self.len, levels: level as u8, top: Some(only.id) }),
+                ([], _) => level += 1,
+                _ => {
+                    self.close_node(level, writer, parent)?;
+                    level += 1;
+                }
+            }
+        }
+        Ok(StreamRoot { len: 0, levels: 0, top: None })
+    }
+}
+
+impl Default for TreeWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
