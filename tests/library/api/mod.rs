@@ -8,6 +8,7 @@ mod faults;
 mod forget;
 mod history;
 mod journal;
+mod lost_listing;
 mod marks;
 mod nowhere;
 mod parity;
@@ -17,6 +18,7 @@ mod salvage;
 mod scrub;
 mod sources;
 mod stats;
+mod wrong_trees;
 
 use crate::chunks;
 use crate::proof;
