@@ -252,11 +252,13 @@ impl Run<'_> {
             Copied::There(to, bytes) => {
                 // Its bytes are right after all: it needs a newer icecore, was healed meanwhile, or was written wrong by a faulty machine.
                 let is_right = blake3::hash(&bytes).as_bytes() == id.as_bytes();
-                let is_known = !matches!(
-                    self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)),
-                    Err(Error::UnsupportedFormat { .. })
-                );
-                if is_right && (!is_known || !self.has_dead(id)?) {
+                let stays = match self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)) {
+                    Err(Error::UnsupportedFormat { .. }) => true,
+                    // Something else under the name of a pack.
+                    Err(error) if error.is_damage() => false,
+                    _ => !self.has_dead(id)?,
+                };
+                if is_right && stays {
                     self.repo.backend().delete(&[to])?;
                     return Ok(false);
                 }
@@ -275,11 +277,16 @@ impl Run<'_> {
         Ok(self.repo.copies_in(id)?.iter().any(|copy| self.sick.dead.contains(&copy.place())))
     }
 
-    /// Marks the packs that go; gives everything that is marked by others.
+    /// Marks the packs that go; gives everything that is marked by others. What has the id of a snapshot record is no pack that anybody relies on, and a mark
+    /// would hide the snapshot.
     fn mark_packs(&self, going: &BTreeSet<PackId>) -> Result<HashSet<PackId>> {
+        let mut records = HashSet::new();
+        for kind in [ObjectKind::Snapshot, ObjectKind::Pending] {
+            records.extend(self.repo.record_names(kind)?.into_keys().map(|id| PackId(*id.as_bytes())));
+        }
         let author = &self.options.author;
         let of = |object: &PackId| Tombstone { object: *object, time_ns: author.now_ns, host: author.host.clone(), expired: None };
-        self.repo.write_tombstones(going.iter().map(of), WriteMode::CreateNew)?;
+        self.repo.write_tombstones(going.iter().filter(|id| !records.contains(*id)).map(of), WriteMode::CreateNew)?;
         let mut marked = HashSet::new();
         for key in self.repo.backend().names(ObjectKind::Tombstone)? {
             if let ObjectKey::Tombstone(id) = key?

@@ -105,6 +105,34 @@ fn a_directory_in_the_place_of_a_second_copy() {
     place.ok(["check", "--read-data"]);
 }
 
+/// Whatever somebody puts among the objects under the name that its bytes have: a repair sets it aside, and prunes go on.
+#[test]
+fn what_is_something_else_under_the_hash_of_its_bytes() {
+    let (place, pack) = two();
+    place.ok(["protect", "latest"]);
+    let record = place.record(place.snapshots()[0]["id"].as_str().unwrap());
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let (pack_id, snapshot_id) = (name(&pack), name(&record)[17..].to_owned());
+    let mark = place.stored("marks").into_iter().find(|path| path.is_file()).unwrap();
+    let shard = place.path(".icecore/packs").join(&snapshot_id[..2]);
+    fs::create_dir_all(&shard).unwrap();
+    fs::copy(&record, shard.join(&snapshot_id)).unwrap();
+    fs::copy(&pack, mark.with_file_name(&pack_id)).unwrap();
+    fs::copy(&pack, record.with_file_name(format!("{}{pack_id}", &name(&record)[..17]))).unwrap();
+    for command in [&["check"][..], &["repair", "--dry-run"], &["prune", "--grace", "0"]] {
+        assert_eq!(place.run(command).code, Some(4), "{command:?}");
+    }
+    let run = place.ok(["repair"]);
+    assert_eq!(run.stdout.matches("set aside: ").count(), 3, "{}", run.stdout);
+    // The same name, other bytes.
+    fs::write(shard.join(&snapshot_id), "no pack").unwrap();
+    place.ok(["repair"]);
+    assert_eq!(place.snapshots().len(), 2, "none is hidden by the mark on a pack of its id");
+    place.ok(["check", "--read-data"]);
+    place.ok(["prune", "--grace", "0"]);
+    place.ok(["restore", "latest", "--source", "first", "--to", "out"]);
+}
+
 /// What a repair cannot mend is not told as well.
 #[test]
 fn a_repair_says_what_has_vanished_and_what_is_hidden() {
