@@ -10,10 +10,12 @@ use icecore::store::format::snapshot::StreamRoot;
 
 use super::salvage::{Scene, chunk, encoded, entry};
 
+type Change = fn(StreamRoot) -> StreamRoot;
+
 /// A check says of a stream that it is damaged exactly if it cannot be read.
 #[test]
 fn a_check_finds_what_a_restore_refuses() {
-    let change: [(&str, fn(StreamRoot) -> StreamRoot); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("nothing", |root| root),
         ("longer", |root| StreamRoot { len: root.len + 1, ..root }),
         ("shorter", |root| StreamRoot { len: root.len - 1, ..root }),
@@ -21,7 +23,7 @@ fn a_check_finds_what_a_restore_refuses() {
         ("a chunk as a node", |root| StreamRoot { levels: 1, ..root }),
         ("a chunk as a node beyond all levels", |root| StreamRoot { levels: 200, ..root }),
     ];
-    for (what, change) in change {
+    for (what, change) in changes {
         let mut scene = Scene::new();
         let (_, id, _) = scene.store(&[&[chunk(1, 5000)]], &|roots| vec![encoded(&[entry("a", change(roots[0])), entry("b", roots[0])])]);
         let repo = scene.bed.open();
