@@ -291,9 +291,10 @@ impl Done {
                 text.push_str(&format!("{} marked as {what}\n", count(ids.len() as u64, "snapshot")));
             }
         }
-        if self.lost.is_empty() {
+        if self.lost.is_empty() && self.left.is_empty() {
             text.push_str("every snapshot can be given back whole\n");
-        } else {
+        }
+        if !self.lost.is_empty() {
             text.push_str("lost, at least in part (`restore` says which bytes; all else can be given back):\n");
             self.lost.iter().for_each(|lost| text.push_str(&lost.text()));
         }

@@ -83,7 +83,12 @@ fn others_in(template: &World) {
             Fate::Proceed
         });
         match here.open_on(Arc::new(hooked), "cache").and_then(|repo| try_repair(&here, &repo, true)) {
-            Ok(_) => drop(came.fetch_add(1, Ordering::Relaxed)),
+            Ok(report) => {
+                came.fetch_add(1, Ordering::Relaxed);
+                let is_new = |id| *new.lock().unwrap() == Some(id);
+                let marked = report.damaged.iter().copied().chain(report.lost.iter().map(|lost| lost.snapshot)).any(is_new);
+                assert!(!marked, "a backup beside it is taken for damaged, {at}: {report:?}");
+            }
             Err(error) => assert!(error.is_damage() || is_expected(&error), "{error}"),
         }
         let (mut here, mut before) = (here, before.clone());

@@ -1,6 +1,6 @@
 //! Checking that every chunk of every snapshot can be read.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::packs::BadCopies;
 use super::{CheckReport, Severity, Touched};
@@ -9,7 +9,7 @@ use crate::id::{ChunkId, SnapshotId};
 use crate::progress::Monitor;
 use crate::store::format::pack::IdPrefix;
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
-use crate::store::repo::{Reader, Repository, read_node};
+use crate::store::repo::{Reader, Repository, Spans, read_node};
 
 /// Chunks that are remembered as sound, so that what many snapshots share is looked up once; bounds the memory, not the result. Nodes are as many at most.
 const SOUND_MAX: usize = 1 << 19;
@@ -18,7 +18,8 @@ const CHUNKS_AT_ONCE: usize = 8 << 10;
 /// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
 const PLACES_KEPT: usize = 1024;
 
-/// Walks all trees.
+/// Walks all trees. Where something is missing it looks again: a backup or a prune beside it may have put chunks into packs that were not listed yet, and a
+/// snapshot that was forgotten meanwhile needs nothing.
 pub(crate) fn check_streams(
     repo: &Repository,
     snapshots: &[(SnapshotId, SnapshotRecord)],
@@ -27,6 +28,26 @@ pub(crate) fn check_streams(
     report: &mut CheckReport,
 ) -> Result<()> {
     monitor.phase("checking snapshots", None);
+    let mut first_look = CheckReport::default();
+    walk_trees(repo, snapshots, bad, monitor, &mut first_look)?;
+    if first_look.touched.is_empty() {
+        return Ok(());
+    }
+    let touched: HashSet<SnapshotId> = first_look.touched.iter().map(|touched| touched.snapshot).collect();
+    let listed = repo.list_snapshots()?.ids;
+    // After the snapshots: the packs of one that is listed are there.
+    repo.list_all_packs()?;
+    let again = snapshots.iter().filter(|(id, _)| touched.contains(id) && listed.contains_key(id));
+    walk_trees(repo, again, bad, monitor, report)
+}
+
+fn walk_trees<'s>(
+    repo: &Repository,
+    snapshots: impl IntoIterator<Item = &'s (SnapshotId, SnapshotRecord)>,
+    bad: &BadCopies,
+    monitor: &dyn Monitor,
+    report: &mut CheckReport,
+) -> Result<()> {
     let reader = Reader::for_trees(repo);
     let (sound_chunks, sound_nodes, sound_parts) = Default::default();
     let mut walker = Walker { reader: &reader, bad, monitor, sound_chunks, sound_nodes, sound_parts, nodes_read: 0 };
@@ -43,7 +64,8 @@ struct Walker<'a> {
     reader: &'a Reader,
     bad: &'a BadCopies,
     monitor: &'a dyn Monitor,
-    sound_chunks: HashSet<ChunkId>,
+    /// With their lengths.
+    sound_chunks: HashMap<ChunkId, u64>,
     /// Nodes, with their levels and lengths, below which everything is sound.
     sound_nodes: HashSet<(ChunkId, u8, u64)>,
     /// Parts of listings; all streams in them are sound.
@@ -57,8 +79,8 @@ struct Tree {
     damage: Option<Error>,
     /// Nodes that were read, each once however often it stands in the tree.
     nodes: HashSet<(ChunkId, u8, u64)>,
-    /// Chunks that are still to be looked up.
-    chunks: Vec<ChunkId>,
+    /// Chunks that are still to be looked up, with the lengths that the tree gives them.
+    chunks: Vec<(ChunkId, u64)>,
 }
 
 impl Walker<'_> {
@@ -109,12 +131,15 @@ impl Walker<'_> {
 
     /// Some damage in a tree, if there is any.
     fn check_tree(&mut self, root: &StreamRoot) -> Result<Option<Error>> {
+        if let Err(damage) = Spans::new(self.reader, root) {
+            return Ok(Some(damage));
+        }
         let mut tree = Tree::default();
         let mut open: Vec<(ChunkId, u8, u64)> = root.top.map(|top| (top, root.levels, root.len)).into_iter().collect();
         while let Some(at) = open.pop() {
             match at {
-                (id, 0, _) => {
-                    tree.chunks.extend((!self.sound_chunks.contains(&id)).then_some(id));
+                (id, 0, len) => {
+                    tree.chunks.extend((self.sound_chunks.get(&id) != Some(&len)).then_some((id, len)));
                     if tree.chunks.len() >= CHUNKS_AT_ONCE {
                         self.check_chunks(&mut tree)?;
                     }
@@ -173,30 +198,32 @@ impl Walker<'_> {
     /// Looks up the chunks of streams of one chunk, all at once: one by one, each would cost the reading of a block of the catalog. What is wrong is
     /// found again, and told, when the stream's turn comes.
     fn find_small<'r>(&mut self, roots: impl Iterator<Item = &'r StreamRoot>) -> Result<()> {
-        let tops = roots.filter(|root| root.levels == 0).filter_map(|root| root.top);
-        let chunks = tops.filter(|top| !self.sound_chunks.contains(top)).collect();
+        let tops = roots.filter(|root| root.levels == 0).filter_map(|root| root.top.map(|top| (top, root.len)));
+        let chunks = tops.filter(|(top, len)| self.sound_chunks.get(top) != Some(len)).collect();
         self.check_chunks(&mut Tree { chunks, ..Tree::default() })
     }
 
     /// Looks up the chunks that wait.
     fn check_chunks(&mut self, tree: &mut Tree) -> Result<()> {
-        let ids = std::mem::take(&mut tree.chunks);
-        if ids.is_empty() {
+        let chunks = std::mem::take(&mut tree.chunks);
+        if chunks.is_empty() {
             return Ok(());
         }
-        let prefixes: Vec<IdPrefix> = ids.iter().map(ChunkId::prefix).collect();
-        for (id, known) in ids.iter().zip(self.reader.repository().known_copies(&prefixes)?) {
+        let prefixes: Vec<IdPrefix> = chunks.iter().map(|(id, _)| id.prefix()).collect();
+        for ((id, len), known) in chunks.iter().zip(self.reader.repository().known_copies(&prefixes)?) {
             let mut copies = known.iter().filter(|copy| copy.id == *id).peekable();
             if copies.peek().is_none() {
                 tree.damage.get_or_insert_with(|| Error::corrupt(format!("chunk {id}"), "no pack holds it"));
             } else if copies.all(|copy| self.bad.contains(&copy.place)) {
                 let wrong = "every stored copy of it is damaged or lacks its base";
                 tree.damage.get_or_insert_with(|| Error::corrupt(format!("chunk {id}"), wrong));
+            } else if !known.iter().any(|copy| copy.id == *id && u64::from(copy.plain_len) == *len) {
+                tree.damage.get_or_insert_with(|| Error::corrupt(format!("chunk {id}"), "its tree gives it another length"));
             } else {
                 if self.sound_chunks.len() >= SOUND_MAX {
                     self.sound_chunks.clear();
                 }
-                self.sound_chunks.insert(*id);
+                self.sound_chunks.insert(*id, *len);
             }
         }
         Ok(())

@@ -205,13 +205,9 @@ impl<'a> Live<'a> {
         for snapshot in snapshots {
             self.walk(&snapshot.listing, None)?;
             self.settle()?;
-            for part in self.reader.parts(&snapshot.listing)? {
-                match part {
-                    Ok(part) => part.entries.iter().try_for_each(|entry| self.walk(&entry.root, None))?,
-                    Err(error) if error.is_damage() => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            // Behind a part of the listing that is lost there are others, which a salvage reads.
+            let (reader, monitor) = (self.reader, self.monitor);
+            reader.salvage_listing(&snapshot.listing, monitor, &mut |entry| self.walk(&entry.root, None))?;
         }
         self.settle()
     }

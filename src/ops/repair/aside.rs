@@ -5,6 +5,8 @@ use crate::id::{ContentId, ID_LEN};
 use crate::store::backend::{BackendExt, ObjectKey, SetAside, WriteMode};
 use crate::store::repo::{Repository, missing_is_damage};
 
+use super::records::is_damaged;
+
 /// The longest object that is copied, bytes: it is in memory meanwhile. Thirty times as long as packs are made.
 const LEN_MAX: u64 = 256 << 20;
 
@@ -16,6 +18,15 @@ pub(super) enum Copied {
     Gone,
     /// It cannot be copied whole, so it has to stay where it is.
     Not(String),
+}
+
+/// Whether this is a record of a snapshot, or a mark, that can be read. Anything has the right bytes for a name that was made of them.
+fn is_record(repo: &Repository, key: &ObjectKey) -> Result<bool> {
+    match key {
+        ObjectKey::Snapshot { .. } => Ok(!is_damaged(repo.read_snapshot(key))?),
+        ObjectKey::Mark { snapshot, id } => Ok(!is_damaged(repo.read_mark(snapshot, id))?),
+        _ => Ok(false),
+    }
 }
 
 /// Copies an object as it is found.
@@ -31,7 +42,7 @@ pub(super) fn copy(repo: &Repository, kind: SetAside, key: &ObjectKey, id: [u8; 
     if backend.stat(key)? != Some(bytes.len() as u64) {
         return Ok(Copied::Not(format!("{key}: left where it is, as it does not read back the same")));
     }
-    if matches!(kind, SetAside::Snapshot | SetAside::Mark) && blake3::hash(&bytes).as_bytes() == &id {
+    if blake3::hash(&bytes).as_bytes() == &id && is_record(repo, key)? {
         return Ok(Copied::Gone);
     }
     let content = ContentId(*blake3::hash(&bytes).as_bytes());

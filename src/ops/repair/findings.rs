@@ -77,17 +77,12 @@ impl Sick {
         let mut parts = HashSet::new();
         for (_, snapshot) in snapshots {
             search.walk(&snapshot.listing)?;
-            let mut listing = reader.parts(&snapshot.listing)?;
-            while let Some(part) = listing.next_besides(&mut |chunk| parts.contains(chunk)) {
-                match part {
-                    Ok(part) => {
-                        let (chunk, entries) = (part.chunk(), part.entries);
-                        entries.iter().try_for_each(|entry| search.walk(&entry.root))?;
-                        parts.extend(chunk);
-                    }
-                    Err(error) if error.is_damage() => {}
-                    Err(error) => return Err(error),
+            match search.walk_listing(&snapshot.listing, &mut parts) {
+                // Behind a part that is lost there are others.
+                Err(error) if error.is_damage() => {
+                    drop(reader.salvage_listing(&snapshot.listing, monitor, &mut |entry| search.walk(&entry.root))?);
                 }
+                walked => walked?,
             }
         }
         search.look_up()?;
@@ -129,6 +124,18 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// Walks the streams of a listing, but for those in the parts that are known; those that it has walked are known then.
+    fn walk_listing(&mut self, listing: &StreamRoot, known: &mut HashSet<ChunkId>) -> Result<()> {
+        let mut parts = self.reader.parts(listing)?;
+        while let Some(part) = parts.next_besides(&mut |chunk| known.contains(chunk)) {
+            let part = part?;
+            let (chunk, entries) = (part.chunk(), part.entries);
+            entries.iter().try_for_each(|entry| self.walk(&entry.root))?;
+            known.extend(chunk);
+        }
+        Ok(())
+    }
+
     fn walk(&mut self, root: &StreamRoot) -> Result<()> {
         let mut open: Vec<(ChunkId, u8)> = root.top.map(|top| (top, root.levels)).into_iter().collect();
         while let Some((id, level)) = open.pop() {

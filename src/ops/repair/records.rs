@@ -32,7 +32,7 @@ pub(super) fn damaged(repo: &Repository) -> Result<Vec<ObjectKey>> {
 }
 
 /// Whether it is not what was written. What needs a newer icecore is whole.
-fn is_damaged<T>(read: Result<T>) -> Result<bool> {
+pub(super) fn is_damaged<T>(read: Result<T>) -> Result<bool> {
     match read {
         Ok(_) | Err(Error::UnsupportedFormat { .. } | Error::NotFound { .. }) => Ok(false),
         Err(Error::Corrupt { .. }) => Ok(true),

@@ -1,10 +1,11 @@
 //! Carrying a repair out.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io::ErrorKind;
 
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
-use crate::ops::check::{CheckReport, check_snapshots};
+use crate::ops::check::{CheckReport, Finding, check_snapshots};
 use crate::progress::Monitor;
 use crate::store::backend::{ObjectKey, ObjectKind, SetAside, WriteMode};
 use crate::store::format::pack::IdPrefix;
@@ -33,10 +34,7 @@ pub(super) struct Run<'a> {
 
 impl Run<'_> {
     pub(super) fn all(&mut self) -> Result<()> {
-        for (key, bytes) in replicas::to_mend(self.repo)? {
-            self.repo.backend().write(&key, &[&bytes], WriteMode::Replace)?;
-            self.report.copies.push(key);
-        }
+        self.write_replicas()?;
         self.heal_objects()?;
         self.put_in_place()?;
         self.set_aside_records()?;
@@ -44,7 +42,35 @@ impl Run<'_> {
         self.replace_packs()?;
         self.repo.list_all_packs()?;
         self.sick.look_again(self.repo)?;
-        self.mark_snapshots()
+        self.mark_snapshots()?;
+        self.leave_hidden()
+    }
+
+    /// Writes second copies again. A directory in the place of one is left, and keeps nothing else from being mended.
+    fn write_replicas(&mut self) -> Result<()> {
+        for (key, bytes) in replicas::to_mend(self.repo)? {
+            match self.repo.backend().write(&key, &[&bytes], WriteMode::Replace) {
+                Ok(()) => self.report.copies.push(key),
+                Err(Error::Backend { source, .. }) if source.kind() == ErrorKind::IsADirectory => {
+                    self.report.left.push(format!("{key}: a directory is in its place; remove that, then repair again"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Names what no repair can mend: records of snapshots that have vanished, that are hidden, or that need a newer program.
+    fn leave_hidden(&mut self) -> Result<()> {
+        let mut report = CheckReport::default();
+        check_snapshots(self.repo, &mut report)?;
+        for Finding { object, detail, .. } in report.findings {
+            // What could not be set aside is named already.
+            if !self.report.left.iter().any(|left| left.contains(&object)) {
+                self.report.left.push(format!("{object}: {detail}"));
+            }
+        }
+        Ok(())
     }
 
     /// Writes what carries enough to be made good again, each in one step: whoever reads it meanwhile finds the damaged bytes or the right ones.
@@ -65,6 +91,8 @@ impl Run<'_> {
 
     /// Heals what is missing, until nothing more is found: below a node that was healed more may be missing.
     fn heal_chunks(&mut self) -> Result<()> {
+        // What is a whole chunk and no node stays wanted for ever where a node should be.
+        let mut healed = HashSet::new();
         loop {
             let snapshots = check_snapshots(self.repo, &mut CheckReport::default())?;
             let wanted = self.sick.wanted(self.repo, &snapshots, self.monitor)?;
@@ -72,12 +100,14 @@ impl Run<'_> {
                 return Ok(());
             }
             let mut repacker = Repacker::new(self.repo)?;
-            let from_copies = self.heal_from_copies(&wanted, &mut repacker)?;
-            let from_files = self.heal_from_files(&wanted, &from_copies, &mut repacker)?;
+            let before = healed.len() as u64;
+            self.heal_from_copies(&wanted, &mut healed, &mut repacker)?;
+            let from_copies = healed.len() as u64 - before;
+            let from_files = self.heal_from_files(&wanted, &mut healed, &mut repacker)?;
             self.add_written(repacker)?;
-            self.report.from_copies += from_copies.len() as u64;
+            self.report.from_copies += from_copies;
             self.report.from_files += from_files;
-            if from_copies.is_empty() && from_files == 0 {
+            if from_copies == 0 && from_files == 0 {
                 return Ok(());
             }
             self.sick.look_again(self.repo)?;
@@ -85,10 +115,9 @@ impl Run<'_> {
     }
 
     /// Stores whole what can be read from any copy: one that needs it as a base may find only copies of too high a level.
-    fn heal_from_copies(&self, wanted: &HashSet<IdPrefix>, repacker: &mut Repacker) -> Result<HashSet<ChunkId>> {
+    fn heal_from_copies(&self, wanted: &HashSet<IdPrefix>, healed: &mut HashSet<ChunkId>, repacker: &mut Repacker) -> Result<()> {
         self.monitor.phase("looking for other copies", None);
         let reader = Reader::new(self.repo);
-        let mut healed = HashSet::new();
         for prefix in wanted {
             for copy in self.repo.candidates(*prefix)? {
                 if healed.contains(&copy.entry.id) {
@@ -104,17 +133,20 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(healed)
+        Ok(())
     }
 
-    fn heal_from_files(&self, wanted: &HashSet<IdPrefix>, healed: &HashSet<ChunkId>, repacker: &mut Repacker) -> Result<u64> {
+    fn heal_from_files(&self, wanted: &HashSet<IdPrefix>, healed: &mut HashSet<ChunkId>, repacker: &mut Repacker) -> Result<u64> {
         if self.options.from.is_empty() {
             return Ok(0);
         }
         self.monitor.phase("looking into the files", None);
-        let mut cutter = Cutter { repo: self.repo, monitor: self.monitor, wanted, repacker, found: healed.clone() };
-        self.options.from.iter().try_for_each(|path| cutter.look_into(path))?;
-        Ok((cutter.found.len() - healed.len()) as u64)
+        let before = healed.len();
+        let mut cutter = Cutter { repo: self.repo, monitor: self.monitor, wanted, repacker, found: std::mem::take(healed) };
+        let looked = self.options.from.iter().try_for_each(|path| cutter.look_into(path));
+        *healed = cutter.found;
+        looked?;
+        Ok((healed.len() - before) as u64)
     }
 
     fn add_written(&mut self, repacker: Repacker) -> Result<()> {
@@ -220,11 +252,13 @@ impl Run<'_> {
             Copied::There(to, bytes) => {
                 // Its bytes are right after all: it needs a newer icecore, was healed meanwhile, or was written wrong by a faulty machine.
                 let is_right = blake3::hash(&bytes).as_bytes() == id.as_bytes();
-                let is_known = !matches!(
-                    self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)),
-                    Err(Error::UnsupportedFormat { .. })
-                );
-                if is_right && (!is_known || !self.has_dead(id)?) {
+                let stays = match self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)) {
+                    Err(Error::UnsupportedFormat { .. }) => true,
+                    // Something else under the name of a pack.
+                    Err(error) if error.is_damage() => false,
+                    _ => !self.has_dead(id)?,
+                };
+                if is_right && stays {
                     self.repo.backend().delete(&[to])?;
                     return Ok(false);
                 }
@@ -243,11 +277,16 @@ impl Run<'_> {
         Ok(self.repo.copies_in(id)?.iter().any(|copy| self.sick.dead.contains(&copy.place())))
     }
 
-    /// Marks the packs that go; gives everything that is marked by others.
+    /// Marks the packs that go; gives everything that is marked by others. What has the id of a snapshot record is no pack that anybody relies on, and a mark
+    /// would hide the snapshot.
     fn mark_packs(&self, going: &BTreeSet<PackId>) -> Result<HashSet<PackId>> {
+        let mut records = HashSet::new();
+        for kind in [ObjectKind::Snapshot, ObjectKind::Pending] {
+            records.extend(self.repo.record_names(kind)?.into_keys().map(|id| PackId(*id.as_bytes())));
+        }
         let author = &self.options.author;
         let of = |object: &PackId| Tombstone { object: *object, time_ns: author.now_ns, host: author.host.clone(), expired: None };
-        self.repo.write_tombstones(going.iter().map(of), WriteMode::CreateNew)?;
+        self.repo.write_tombstones(going.iter().filter(|id| !records.contains(*id)).map(of), WriteMode::CreateNew)?;
         let mut marked = HashSet::new();
         for key in self.repo.backend().names(ObjectKind::Tombstone)? {
             if let ObjectKey::Tombstone(id) = key?

@@ -17,6 +17,8 @@ pub(crate) struct KnownCopy {
     pub(crate) id: ChunkId,
     /// The level of its frame.
     pub(crate) level: u8,
+    /// Its plain bytes.
+    pub(crate) plain_len: u32,
 }
 
 impl Repository {
@@ -35,7 +37,8 @@ impl Repository {
                 for (at, which) in of_pack {
                     let (Some(copy), Some(prefix)) = (StoredCopy::at(&table, at.index), prefixes.get(*which)) else { continue };
                     if copy.entry.id.prefix() == *prefix {
-                        let one = KnownCopy { place: copy.place(), id: copy.entry.id, level: copy.frame().level };
+                        let (id, plain_len) = (copy.entry.id, copy.entry.plain_len);
+                        let one = KnownCopy { place: copy.place(), id, level: copy.frame().level, plain_len };
                         known.get_mut(*which).ok_or_else(|| Error::bug("an answer of the catalog has no question"))?.push(one);
                     }
                 }

@@ -9,6 +9,7 @@ mod hidden;
 mod misplaced;
 mod mutated;
 mod names;
+mod no_files;
 mod unseen;
 
 use crate::place as support;

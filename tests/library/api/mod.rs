@@ -9,6 +9,7 @@ mod forget;
 mod history;
 mod journal;
 mod large_listing;
+mod lost_listing;
 mod marks;
 mod nowhere;
 mod parity;
@@ -18,6 +19,7 @@ mod salvage;
 mod scrub;
 mod sources;
 mod stats;
+mod wrong_trees;
 
 use crate::chunks;
 use crate::proof;

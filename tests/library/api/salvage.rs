@@ -20,14 +20,14 @@ use super::chunks::{draft, put_stream};
 use super::support::Bed;
 
 /// A repository whose packs are told apart by when they came.
-struct Scene {
-    bed: Bed,
+pub(super) struct Scene {
+    pub(super) bed: Bed,
     repo: Repository,
     packs: BTreeSet<PathBuf>,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bed = Bed::new(false);
         let repo = bed.open();
         Scene { bed, repo, packs: BTreeSet::new() }
@@ -35,7 +35,7 @@ impl Scene {
 
     /// Stores streams of these chunks, and a listing of these chunks; what is stored already is not stored again. Gives the roots, the snapshot and the
     /// packs that came.
-    fn store(
+    pub(super) fn store(
         &mut self,
         streams: &[&[Vec<u8>]],
         listing: &dyn Fn(&[StreamRoot]) -> Vec<Vec<u8>>,
@@ -56,13 +56,13 @@ impl Scene {
     }
 
     /// Stores these bytes as chunks, in packs of their own, which are given.
-    fn store_chunks(&mut self, chunks: &[Vec<u8>]) -> Vec<PathBuf> {
+    pub(super) fn store_chunks(&mut self, chunks: &[Vec<u8>]) -> Vec<PathBuf> {
         let one_by_one: Vec<&[Vec<u8>]> = chunks.iter().map(std::slice::from_ref).collect();
         self.store(&one_by_one, &|_| Vec::new()).2
     }
 
     /// As seen by a machine that knows nothing yet.
-    fn salvage(&self, id: &SnapshotId, dir: &str, names: &[&str]) -> icecore::Result<Salvage> {
+    pub(super) fn salvage(&self, id: &SnapshotId, dir: &str, names: &[&str]) -> icecore::Result<Salvage> {
         let repo = self.bed.open_as("repo", dir.trim_start_matches("out-"), 2);
         let refreshed = repo.refresh().unwrap();
         let (_, record) = refreshed.snapshots.iter().find(|(other, _)| other == id).unwrap();
@@ -78,27 +78,27 @@ impl Scene {
     }
 }
 
-fn lose(packs: &[PathBuf]) {
+pub(super) fn lose(packs: &[PathBuf]) {
     assert!(!packs.is_empty());
     packs.iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
 }
 
 /// Bytes that no other chunk is like.
-fn chunk(number: u64, len: usize) -> Vec<u8> {
+pub(super) fn chunk(number: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
-fn chunks(numbers: Range<u64>) -> Vec<Vec<u8>> {
+pub(super) fn chunks(numbers: Range<u64>) -> Vec<Vec<u8>> {
     numbers.map(|number| chunk(number, 100 + number as usize % 7)).collect()
 }
 
-fn entry(name: &str, root: StreamRoot) -> StreamEntry {
+pub(super) fn entry(name: &str, root: StreamRoot) -> StreamEntry {
     StreamEntry { name: name.as_bytes().to_vec(), kind: EntryKind::File, root, meta: None, tables: Vec::new() }
 }
 
-fn encoded(entries: &[StreamEntry]) -> Vec<u8> {
+pub(super) fn encoded(entries: &[StreamEntry]) -> Vec<u8> {
     entries.iter().flat_map(|entry| record::encode(entry).unwrap()).collect()
 }
 

@@ -52,14 +52,28 @@ fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Loo
     }
 }
 
+fn no_file() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "is no regular file")
+}
+
+/// A link or a socket in the place of an object is damage, as everything else is that is no file. If the directory is none, the object is missing.
+fn why_not_opened(path: &Path, cause: io::Error) -> io::Error {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => no_file(),
+        Err(absent) if is_absent(&absent) => ErrorKind::NotFound.into(),
+        _ => cause,
+    }
+}
+
 /// Reads a file or a range of it. Nothing is allocated before the range is known to be in the file.
 pub(super) fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Vec<u8>> {
     // What has the name of an object may be anything: opening a pipe must not wait for its writer, a link is not followed.
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
-    let file = File::options().read(true).custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?).open(path)?;
+    let opened = File::options().read(true).custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?).open(path);
+    let file = opened.map_err(|cause| why_not_opened(path, cause))?;
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidData, "is no regular file"));
+        return Err(no_file());
     }
     let range = range.unwrap_or(0..found.len());
     let Some(wanted) = range.end.checked_sub(range.start) else {

@@ -289,8 +289,9 @@ impl LocalBackend {
     fn entries(&self, directory: &Path) -> io::Result<Option<fs::ReadDir>> {
         match fs::read_dir(directory) {
             Ok(entries) => Ok(Some(entries)),
-            // Without the configuration the disk has gone from under its mount point: that is no empty repository.
-            Err(cause) if cause.kind() == ErrorKind::NotFound && has_configuration(&self.root)? => Ok(None),
+            // Without the configuration the disk has gone from under its mount point: that is no empty repository. Neither is a link whose target is gone an
+            // empty directory.
+            Err(cause) if cause.kind() == ErrorKind::NotFound && !exists(directory)? && has_configuration(&self.root)? => Ok(None),
             Err(cause) => Err(cause),
         }
     }
@@ -385,9 +386,10 @@ fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> 
     move |cause| Error::backend(operation, path.display().to_string(), cause)
 }
 
-/// Whether there is nothing of this name: no such entry, or something on the way is no directory.
+/// Whether there is nothing of this name: no such entry, or something on the way is no directory, or a link that leads back to itself.
 fn is_absent(cause: &io::Error) -> bool {
     matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        || cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 /// Whether the file system does not have this operation. Linux says EPERM for a missing `link` (link(2)), EINVAL for a missing flag of
