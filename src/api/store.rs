@@ -15,6 +15,7 @@ use crate::fs::disk::RealDisk;
 use crate::ops::backup::{self, AllTaken, Recorded, Taken};
 use crate::ops::check::{self, Checked};
 use crate::ops::forget::{self, ForgetWish, Forgotten, Which};
+use crate::ops::init::init;
 use crate::ops::journal::Query;
 use crate::ops::journaled::{Work, Worker};
 use crate::ops::log::{self, Log};
@@ -25,10 +26,10 @@ use crate::ops::select::{SnapshotFilter, SnapshotSpec};
 use crate::ops::stats::{Stats, stats};
 use crate::ops::status::{Status, StatusOptions, status};
 use crate::progress::{Monitor, Silent};
-use crate::store::backend::{Backend, LocalBackend};
+use crate::store::backend::LocalBackend;
 use crate::store::format::key::KdfCost;
 use crate::store::format::parity::PARITY_PERCENT_DEFAULT;
-use crate::store::repo::{InitOptions, OpenOptions, Repository, Trust, remember_made};
+use crate::store::repo::{InitOptions, OpenOptions, Repository, Trust};
 
 /// What opens a repository.
 #[derive(Clone, Copy)]
@@ -114,10 +115,8 @@ impl Store {
             Key::None => None,
             Key::Passphrase(text) => Some(Zeroizing::new(text.to_owned())),
         };
-        let is_encrypted = passphrase.is_some();
-        let id = Repository::init(&backend, &InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: PARITY_PERCENT_DEFAULT })?;
-        // Without this the first opening would do it.
-        let _ = remember_made(&settings.cache_dir, &backend.location(), id, is_encrypted);
+        let options = InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: PARITY_PERCENT_DEFAULT };
+        init(&backend, &options, &settings.cache_dir)?;
         Store::open(location, key, settings)
     }
 

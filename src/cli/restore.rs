@@ -80,7 +80,7 @@ pub(crate) struct DumpArgs {
 }
 
 /// Above this the paths are no news to anyone.
-pub(crate) const SHOWN_MAX: usize = 20;
+const SHOWN_MAX: usize = 20;
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
     if let Some(dsn) = &args.server.dsn {
@@ -102,8 +102,9 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
     }
     let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
+    let wanted = wanted(snap, &args.filter)?;
     if let (true, Some(dir)) = (args.salvage, &args.to) {
-        return super::salvage::salvage(context, &repo, snap, dir, args);
+        return super::salvage::salvage(context, &repo, &wanted, (dir, &args.streams), args.no_xattrs);
     }
     let progress = context.progress();
     let told = args.streams.iter().map(|stream| stream.to_string_lossy()).collect::<Vec<_>>().join(" ");
@@ -115,7 +116,7 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
         listed_max: listed_max(context),
     };
     let work = Work { repo: &repo, worker: &context.worker(), monitor: &progress };
-    let report = perform(&work, &wanted(snap, &args.filter)?, &wish)?;
+    let report = perform(&work, &wanted, &wish)?;
     drop(progress);
     let from = format!("snapshot {}", report.snapshot.as_deref().map(short).unwrap_or_default());
     context.output.report_as(report.outcome().into(), &report, |report| text(report, &from))

@@ -1,29 +1,38 @@
 //! `restore --salvage`.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use icecore::engine::sqlite::salvage::{Losses, Object};
 use icecore::ops::journaled::{Report, Work};
 use icecore::ops::restore::salvage::Salvaged;
 use icecore::ops::restore::{RestoreOptions, SalvageReport, perform_salvage};
+use icecore::ops::select::Wanted;
 use icecore::store::repo::Repository;
 
-use super::context::{Context, wanted};
+use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{self, count, ms, printable};
-use super::restore::{RestoreArgs, SHOWN_MAX};
 
+/// Streams that the text names: more are no news to anyone.
+const SHOWN_MAX: usize = 20;
 /// Ranges and tables of a stream that the text names.
 const NAMED_MAX: usize = 8;
 
 /// `restore --salvage`.
-pub(crate) fn salvage(context: &Context<'_>, repo: &Repository, snap: &str, dir: &Path, args: &RestoreArgs) -> Result<Exit, Failure> {
+pub(crate) fn salvage(
+    context: &Context<'_>,
+    repo: &Repository,
+    wanted: &Wanted,
+    (dir, streams): (&Path, &[OsString]),
+    no_xattrs: bool,
+) -> Result<Exit, Failure> {
     use std::os::unix::ffi::OsStrExt;
     let progress = context.progress();
-    let names: Vec<Vec<u8>> = args.streams.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let options = RestoreOptions { no_xattrs: args.no_xattrs, ..RestoreOptions::default() };
+    let names: Vec<Vec<u8>> = streams.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let options = RestoreOptions { no_xattrs, ..RestoreOptions::default() };
     let work = Work { repo, worker: &context.worker(), monitor: &progress };
-    let report = perform_salvage(&work, &wanted(snap, &args.filter)?, dir, &names, &options)?;
+    let report = perform_salvage(&work, wanted, dir, &names, &options)?;
     drop(progress);
     let exit = report.outcome().into();
     match exit {

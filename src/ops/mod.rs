@@ -6,6 +6,7 @@ pub mod drill;
 pub mod export;
 pub mod forget;
 pub mod gaps;
+pub mod init;
 pub mod journal;
 pub mod journaled;
 pub mod json;
