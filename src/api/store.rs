@@ -255,7 +255,7 @@ impl Store {
 
     fn wish(&self, rules: &Rules, prune: Option<PruneOptions>) -> ForgetWish {
         let calendar = Calendar { now_ns: self.worker.now_ns(), zone: TimeZone::UTC };
-        let which = Which::Rules { rules: rules.clone(), filter: SnapshotFilter::default(), by: GroupBy::default(), calendar };
+        let which = Which::Rules { rules: Box::new(rules.clone()), filter: SnapshotFilter::default(), by: GroupBy::default(), calendar };
         ForgetWish { which, dry_run: false, prune }
     }
 

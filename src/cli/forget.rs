@@ -192,7 +192,7 @@ fn which(args: &ForgetArgs, rules: Rules) -> Result<Which, Failure> {
         false => Ok(TimeZone::UTC),
     })?;
     let calendar = Calendar { now_ns: time::now_ns(), zone };
-    Ok(Which::Rules { rules, filter: filter(&args.filter), by: args.group_by, calendar })
+    Ok(Which::Rules { rules: Box::new(rules), filter: filter(&args.filter), by: args.group_by, calendar })
 }
 
 fn text(forgotten: &Forgotten) -> String {

@@ -21,12 +21,15 @@ use crate::recorded::SourceKind;
 use crate::store::format::mark::MarkKind;
 use crate::store::repo::Reader;
 
+/// Gives what must be true, from the names of all streams.
+pub type Assertions<'a> = dyn Fn(&[&[u8]]) -> Result<Vec<NamedAssertion>> + 'a;
+
 /// How a snapshot is to be drilled.
 pub struct DrillWish<'d> {
     /// Where a snapshot of this kind is restored to.
     pub staging: &'d dyn Fn(&SourceKind) -> Result<Staging>,
     /// What must be true of the restored databases, given the names of all streams.
-    pub assertions: &'d dyn Fn(&[&[u8]]) -> Result<Vec<NamedAssertion>>,
+    pub assertions: &'d Assertions<'d>,
     /// When the recovery began.
     pub start: Start,
     /// State on a snapshot that passes that it was verified.

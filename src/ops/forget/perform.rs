@@ -25,7 +25,7 @@ pub enum Which {
     /// What these rules do not keep.
     Rules {
         /// The rules.
-        rules: Rules,
+        rules: Box<Rules>,
         /// Among which snapshots.
         filter: SnapshotFilter,
         /// What makes a group.

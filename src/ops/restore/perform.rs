@@ -28,6 +28,9 @@ pub(super) const FAILED_TOLD_MAX: usize = 50;
 /// Streams with the files that they go to.
 pub type Targets = Vec<(Vec<u8>, PathBuf)>;
 
+/// Chooses them, given what says whether a name is that of a stream or directory.
+pub type Chooser<'c> = dyn Fn(&dyn Fn(&[u8]) -> bool) -> Result<Targets> + 'c;
+
 /// Where streams go.
 pub enum Destination<'d> {
     /// All of them into this directory.
@@ -36,8 +39,8 @@ pub enum Destination<'d> {
     Streams {
         /// For the journal.
         told: String,
-        /// Which go where, given what says whether a name is that of a stream or directory.
-        targets: &'d dyn Fn(&dyn Fn(&[u8]) -> bool) -> Result<Targets>,
+        /// Which go where.
+        targets: &'d Chooser<'d>,
     },
 }
 
