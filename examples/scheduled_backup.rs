@@ -30,11 +30,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             std::thread::sleep(pause);
         }
         match store.backup(&source, &BackupOptions::default(), &Silent) {
-            Ok(report) => println!("snapshot {}: {} bytes stored", report.id, report.record.stats.pack_bytes),
+            Ok(report) => println!("snapshot {}: {} bytes stored", report.snapshot, report.stored_bytes),
             // A backup that fails leaves no snapshot; the next one is tried all the same.
             Err(error) => eprintln!("no snapshot: {error}"),
         }
-        let forgotten = store.forget(&rules, &Silent)?.forgotten.len();
+        let forgotten = store.forget(&rules, &Silent)?.forgotten;
         if forgotten > 0 {
             println!("{forgotten} snapshots forgotten, {} bytes freed", store.prune(&Silent)?.deleted_bytes);
         }

@@ -13,8 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let settings = Settings::new(std::env::temp_dir().join("icecore-example"), "example");
     let store = Store::open(Path::new(repository), Key::Passphrase(&passphrase), settings)?;
     let snapshot = store.snapshot("latest")?;
-    let outcome = snapshot.restore(Path::new(directory), "verify", &RestoreOptions::default(), &Silent)?;
-    for failed in &outcome.failed {
+    let report = snapshot.restore(Path::new(directory), "verify", &RestoreOptions::default(), &Silent)?;
+    for failed in &report.failed {
         eprintln!("{}: {}", String::from_utf8_lossy(&failed.name), failed.error);
     }
     for stream in snapshot.streams()?.iter().filter(|stream| matches!(stream.kind, EntryKind::Sqlite(_))) {
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let said: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
         println!("{name}: {said}");
     }
-    match outcome.is_whole() {
+    match report.is_whole() {
         true => Ok(()),
         false => Err("not everything was restored".into()),
     }

@@ -1,6 +1,10 @@
 //! Errors, sorted by what the caller can do about them.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+/// What to do about a repository whose disk is full. A prune writes what it is about to delete before it deletes anything.
+const FULL: &str = ": the repository's disk is full. `icecore forget --prune` makes room, but has to write first: free some space by other means, then run it";
 
 /// The result of every fallible function in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -86,7 +90,7 @@ pub enum Error {
     /// A database that a snapshot has whole was damaged when it was captured. Nothing was changed.
     #[error(
         "{}: the database in the snapshot is damaged, as it was at its capture (SQLite's quick_check: {detail}); what is there was left as it is; \
-         --accept-damaged restores it all the same",
+         --accept-damaged restores it all the same{advice}",
         path.display()
     )]
     Unsound {
@@ -94,6 +98,8 @@ pub enum Error {
         path: PathBuf,
         /// What SQLite says.
         detail: String,
+        /// What else might help; may be empty.
+        advice: String,
     },
     /// A fault of icecore itself: something that cannot be is so, or a thread panicked. What was done up to here is as safe as if the process had been killed.
     #[error("this is a fault of icecore itself, please report it: {detail}")]
@@ -120,6 +126,12 @@ pub enum Error {
     /// The arguments make no sense together.
     #[error("{0}")]
     InvalidArgument(String),
+    /// What was asked for is not done, as a rule forbids it or things changed meanwhile; nothing was changed.
+    #[error("{detail}")]
+    NotDone {
+        /// Why, and what to do.
+        detail: String,
+    },
     /// The local catalog cannot be used; it can be deleted at any time.
     #[error("catalog {}: {detail}", path.display())]
     Catalog {
@@ -168,7 +180,7 @@ impl Error {
 
     /// An [`Error::Unsound`] in one line.
     pub fn unsound(path: impl AsRef<Path>, detail: impl Into<String>) -> Self {
-        Error::Unsound { path: path.as_ref().to_path_buf(), detail: detail.into() }
+        Error::Unsound { path: path.as_ref().to_path_buf(), detail: detail.into(), advice: String::new() }
     }
 
     /// An [`Error::Bug`] in one line.
@@ -198,8 +210,78 @@ impl Error {
         Error::Backend { operation, object: object.into(), source }
     }
 
+    /// The same with a hint at the end of its text, where there is room for one. What was not found stays so, but is no damage any more.
+    pub(crate) fn advised(self, hint: &str) -> Self {
+        if hint.is_empty() {
+            return self;
+        }
+        let with = |text: String| text + hint;
+        match self {
+            Error::NotFound { what } => Error::NoSuch { detail: with(format!("{what} not found")) },
+            Error::NoSuch { detail } => Error::NoSuch { detail: with(detail) },
+            Error::Corrupt { object, detail } => Error::Corrupt { object, detail: with(detail) },
+            Error::Destination { path, detail } => Error::Destination { path, detail: with(detail) },
+            Error::Unsound { path, detail, advice } => Error::Unsound { path, detail, advice: with(advice) },
+            Error::HalfDone { path, detail } => Error::HalfDone { path, detail: with(detail) },
+            Error::Busy { path, detail } => Error::Busy { path, detail: with(detail) },
+            other => other,
+        }
+    }
+
     /// Whether stored bytes are bad or missing, as opposed to a fault of the machine or the arguments.
     pub fn is_damage(&self) -> bool {
         matches!(self, Error::Corrupt { .. } | Error::NotFound { .. })
+    }
+
+    /// A stable word for it, as `icecore --json` gives it.
+    pub fn code(&self) -> &'static str {
+        self.classified().1
+    }
+
+    /// What `icecore` exits with if this ends a command. The numbers never change.
+    pub fn exit_code(&self) -> u8 {
+        self.classified().0
+    }
+
+    /// What to do about it, where its cause does not say so: what follows the text, or nothing.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Error::Backend { source, .. } if source.kind() == ErrorKind::StorageFull => FULL,
+            _ => "",
+        }
+    }
+
+    fn classified(&self) -> (u8, &'static str) {
+        match self {
+            Error::NoRepository { .. } => (10, "no-repository"),
+            Error::Refused { .. } => (1, "refused"),
+            Error::NotFound { .. } | Error::NoSuch { .. } => (1, "not-found"),
+            Error::Corrupt { .. } | Error::Unsound { .. } => (4, "damaged"),
+            Error::WrongPassphrase { .. } => (12, "wrong-passphrase"),
+            Error::UnsupportedFormat { .. } => (1, "unsupported-format"),
+            Error::Backend { .. } => (1, "backend"),
+            Error::Source { .. } => (1, "source"),
+            Error::Destination { .. } => (1, "destination"),
+            Error::Bug { .. } => (1, "bug"),
+            Error::HalfDone { .. } => (3, "half-done"),
+            Error::Busy { .. } => (11, "busy"),
+            Error::InvalidArgument(_) => (2, "usage"),
+            Error::Catalog { .. } => (1, "catalog"),
+            Error::Stale { .. } => (1, "stale"),
+            Error::Cancelled => (130, "interrupted"),
+            Error::NotDone { .. } | Error::Poisoned => (1, "failed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, ErrorKind};
+
+    #[test]
+    fn a_full_disk_says_what_makes_room() {
+        let advice = |kind| Error::backend("write", "pack 1", std::io::Error::from(kind)).advice();
+        assert!(advice(ErrorKind::StorageFull).contains("icecore forget --prune"));
+        assert_eq!(advice(ErrorKind::PermissionDenied), "");
     }
 }

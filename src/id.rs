@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes in every identifier.
 pub const ID_LEN: usize = 32;
@@ -32,7 +32,7 @@ pub fn from_hex(text: &str) -> Option<Vec<u8>> {
 macro_rules! define_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; ID_LEN]);
 
         impl $name {
@@ -58,6 +58,22 @@ macro_rules! define_id {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}({})", stringify!($name), self.short())
+            }
+        }
+
+        /// Its bytes in records, its digits in JSON.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match deserializer.is_human_readable() {
+                    true => String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom),
+                    false => Deserialize::deserialize(deserializer).map($name),
+                }
             }
         }
 
@@ -136,5 +152,23 @@ impl FromStr for SourceTag {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         from_hex(text).and_then(|bytes| bytes.try_into().ok()).map(SourceTag).ok_or(ParseTagError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SnapshotId;
+
+    #[test]
+    fn an_id_is_digits_in_json_and_bytes_in_records() {
+        let id = SnapshotId([0xab; 32]);
+        let text = serde_json::to_string(&id).unwrap_or_default();
+        assert_eq!(text, format!("\"{id}\""));
+        assert_eq!(serde_json::from_str::<SnapshotId>(&text).ok(), Some(id));
+        assert!(serde_json::from_str::<SnapshotId>("\"AB\"").is_err());
+        let config = bincode::config::standard();
+        let bytes = bincode::serde::encode_to_vec(id, config).unwrap_or_default();
+        assert_eq!(bytes, [0xab; 32]);
+        assert_eq!(bincode::serde::decode_from_slice::<SnapshotId, _>(&bytes, config).ok(), Some((id, 32)));
     }
 }

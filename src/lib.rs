@@ -15,11 +15,14 @@
 //! store.backup(&source, &BackupOptions::default(), &Silent)?;
 //!
 //! let snapshot = store.snapshot("latest")?;
-//! let outcome = snapshot.restore(&dir.path().join("restored"), "20261130T120000Z", &RestoreOptions::default(), &Silent)?;
-//! assert!(outcome.is_whole());
+//! let report = snapshot.restore(&dir.path().join("restored"), "20261130T120000Z", &RestoreOptions::default(), &Silent)?;
+//! assert!(report.is_whole());
 //! assert!(dir.path().join("restored/app.db").exists());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Every operation gives a report, a plain struct that is what `icecore --json` prints of it (`docs/json.md`), and writes its entry into the journal of
+//! the repository itself: see [`Store::log`]. Host, user and clock come from the [`Settings`].
 //!
 //! `examples/` has whole programs. [`Monitor`] hears of progress and can stop every operation.
 //!
@@ -59,17 +62,27 @@ pub use api::{BackupOptions, Key, Settings, Snapshot, Store, Stream};
 pub use engine::command::CommandSource;
 pub use engine::files::{FilesOptions, FilesSource};
 pub use engine::place::Placed;
-pub use engine::postgres::{Conninfo, PostgresOptions, PostgresSource};
+pub use engine::postgres::{Conninfo, PostgresOptions, PostgresServer, PostgresSource};
 pub use engine::sqlite::restore::DatabaseOptions;
 pub use engine::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
 pub use engine::stored::StreamInfo;
 pub use engine::{Environment, Source};
 pub use error::{Error, Result};
-pub use ops::backup::BackupReport;
-pub use ops::check::{CheckReport, Finding, Severity, Touched};
-pub use ops::forget::ForgetReport;
+pub use ops::backup::{AllTaken, Taken};
+pub use ops::check::{CheckReport, Checked, Finding, Severity, Touched, Verdict};
+pub use ops::drill::DrillReport;
+pub use ops::export::ExportReport;
+pub use ops::forget::{Decided, DecidedGroup, Forgotten};
+pub use ops::journal::Outcome;
+pub use ops::journaled::Report;
+pub use ops::list::SnapshotInfo;
+pub use ops::log::{Entry, Log};
+pub use ops::mark::MarkReport;
 pub use ops::prune::PruneReport;
-pub use ops::restore::{Failed, Outcome, RestoreOptions, Restored};
+pub use ops::repair::{RepairReport, Repaired};
+pub use ops::restore::{Failed, RestoreOptions, RestoreReport, Restored};
 pub use ops::retention::{Keep, Period, Rules};
+pub use ops::stats::Stats;
+pub use ops::status::{SourceStatus, State, Status};
 pub use progress::{Monitor, Silent};
 pub use recorded::{EntryKind, Flag};

@@ -1,24 +1,29 @@
 //! One snapshot of a repository.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Stream;
-use crate::engine::place::Placement;
 use crate::engine::stored::{StreamInfo, find};
 use crate::error::{Error, Result};
-use crate::fs::disk::RealDisk;
 use crate::id::SnapshotId;
-use crate::ops::restore::{Outcome, RestoreOptions, restore_tree};
+use crate::ops::drill::{self, DrillReport, DrillWish, Staging, Start};
+use crate::ops::export::{self, ExportReport};
+use crate::ops::journaled::{Work, Worker};
+use crate::ops::mark::{self, MarkReport, Statement};
+use crate::ops::restore::{self, Destination, RestoreOptions, RestoreReport, RestoreWish};
+use crate::ops::select::{SnapshotFilter, SnapshotSpec, Wanted};
 use crate::ops::stored::stored;
 use crate::progress::{Monitor, Silent};
-use crate::recorded::Flag;
+use crate::recorded::{Flag, SourceKind};
+use crate::store::format::mark::MarkKind;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::Repository;
 
 /// The record of one capture.
 pub struct Snapshot<'s> {
     repo: &'s Repository,
+    worker: &'s Worker,
     id: SnapshotId,
     record: SnapshotRecord,
 }
@@ -30,8 +35,8 @@ impl std::fmt::Debug for Snapshot<'_> {
 }
 
 impl<'s> Snapshot<'s> {
-    pub(super) fn new(repo: &'s Repository, id: SnapshotId, record: SnapshotRecord) -> Self {
-        Snapshot { repo, id, record }
+    pub(super) fn new(repo: &'s Repository, worker: &'s Worker, id: SnapshotId, record: SnapshotRecord) -> Self {
+        Snapshot { repo, worker, id, record }
     }
 
     /// Its id: 64 hex digits.
@@ -116,10 +121,75 @@ impl<'s> Snapshot<'s> {
     /// Restores all streams as files into a directory. What is in their places is kept as `NAME.pre_restore.TIMESTAMP`, with the word given here.
     ///
     /// # Errors
-    /// If nothing could be restored: [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Backend`]. What concerns one stream is in
-    /// the outcome; [`Outcome::is_whole`] says whether all is done.
-    pub fn restore(&self, dir: &Path, timestamp: &str, options: &RestoreOptions, monitor: &dyn Monitor) -> Result<Outcome> {
-        let placement = Placement { disk: &RealDisk, timestamp: timestamp.to_owned(), monitor };
-        restore_tree(self.repo, &self.record, dir, options, &placement, &mut |_| {})
+    /// If nothing could be restored: [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Backend`]; [`Error::NoSuch`] if it is forgotten by
+    /// now. What concerns one stream is in the report; [`RestoreReport::is_whole`] says whether all is done.
+    pub fn restore(&self, dir: &Path, timestamp: &str, options: &RestoreOptions, monitor: &dyn Monitor) -> Result<RestoreReport> {
+        let (to, timestamp) = (Destination::Tree(dir), timestamp.to_owned());
+        let wish = RestoreWish { to, options: *options, timestamp, listed_max: usize::MAX };
+        restore::perform(&self.work(monitor), &self.wanted(), &wish)
+    }
+
+    /// Makes a directory an export: flat files with their checksums and a manifest, which need no icecore. It may be absent, empty, or an export.
+    ///
+    /// # Errors
+    /// [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Unsound`] for a database that SQLite finds damaged. What was there is then as
+    /// before.
+    pub fn export(&self, dir: &Path, monitor: &dyn Monitor) -> Result<ExportReport> {
+        export::perform(&self.work(monitor), &self.wanted(), dir, false)
+    }
+
+    /// Proves that it can be restored: into a new directory that stays, checked as databases and against what was recorded at the capture. If it passes it is
+    /// marked as verified. Not for snapshots of PostgreSQL, which take a server.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let database = dir.path().join("app.db");
+    /// # rusqlite::Connection::open(&database)?.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")?;
+    /// # let settings = icecore::Settings::new(dir.path().join("cache"), "web1");
+    /// # let store = icecore::Store::create(&dir.path().join("repository"), icecore::Key::None, settings)?;
+    /// # let source = icecore::SqliteSource::new(vec![("app.db".into(), database)], icecore::SqliteOptions::default())?;
+    /// # store.backup(&source, &icecore::BackupOptions::default(), &icecore::Silent)?;
+    /// let report = store.snapshot("latest")?.drill(&dir.path().join("staging"), &icecore::Silent)?;
+    /// assert!(report.passed && report.marked, "{:?}", report.failure());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a directory with something in it, or a snapshot that takes a server; [`Error::Destination`], [`Error::Cancelled`].
+    /// What is wrong with the snapshot is in the report.
+    pub fn drill(&self, dir: &Path, monitor: &dyn Monitor) -> Result<DrillReport> {
+        let start = Start { instant: Instant::now(), now_ns: self.worker.now_ns(), rto: None };
+        let staging = |_: &SourceKind| Ok(Staging::Kept(dir.to_path_buf()));
+        let wish = DrillWish { staging: &staging, assertions: &|_| Ok(Vec::new()), start, mark: true };
+        drill::perform(&self.work(monitor), &self.wanted(), &wish)
+    }
+
+    /// States that it counts as good: clears all its flags.
+    ///
+    /// # Errors
+    /// [`Error::NoSuch`] if it is forgotten by now, [`Error::Backend`].
+    pub fn accept(&self, why: &str) -> Result<MarkReport> {
+        self.state(MarkKind::Accept, why)
+    }
+
+    /// States that no rule may forget it, until that is taken back.
+    ///
+    /// # Errors
+    /// As of [`Snapshot::accept`].
+    pub fn protect(&self, is_protected: bool) -> Result<MarkReport> {
+        self.state(if is_protected { MarkKind::Protect } else { MarkKind::Unprotect }, "")
+    }
+
+    fn state(&self, kind: MarkKind, detail: &str) -> Result<MarkReport> {
+        let statement = Statement { kind, code: String::new(), detail: detail.to_owned() };
+        mark::perform(&self.work(&Silent), &self.wanted(), &[statement])
+    }
+
+    fn work<'w>(&'w self, monitor: &'w dyn Monitor) -> Work<'w> {
+        Work { repo: self.repo, worker: self.worker, monitor }
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted { text: self.id(), spec: SnapshotSpec::Prefix(self.id()), filter: SnapshotFilter::default() }
     }
 }

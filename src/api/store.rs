@@ -2,26 +2,34 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 use zeroize::Zeroizing;
 
 use super::Snapshot;
 use crate::engine::Source;
+use crate::engine::postgres::PostgresServer;
 use crate::error::{Error, Result};
 use crate::fs::disk::RealDisk;
-use crate::ops::backup::{self, BackupReport};
-use crate::ops::check::{CheckOptions, CheckReport, check};
-use crate::ops::forget::{self, ForgetReport};
-use crate::ops::prune::{PruneOptions, PruneReport, prune};
+use crate::ops::backup::{self, AllTaken, Recorded, Taken};
+use crate::ops::check::{self, Checked};
+use crate::ops::forget::{self, ForgetWish, Forgotten, Which};
+use crate::ops::init::init;
+use crate::ops::journal::Query;
+use crate::ops::journaled::{Work, Worker};
+use crate::ops::log::{self, Log};
+use crate::ops::prune::{self, PruneOptions, PruneReport};
+use crate::ops::repair::{self, RepairOptions, Repaired};
 use crate::ops::retention::{Calendar, GroupBy, Rules};
 use crate::ops::select::{SnapshotFilter, SnapshotSpec};
-use crate::progress::Monitor;
-use crate::store::backend::{Backend, LocalBackend};
+use crate::ops::stats::{Stats, stats};
+use crate::ops::status::{Status, StatusOptions, status};
+use crate::progress::{Monitor, Silent};
+use crate::store::backend::LocalBackend;
 use crate::store::format::key::KdfCost;
 use crate::store::format::parity::PARITY_PERCENT_DEFAULT;
-use crate::store::repo::{InitOptions, OpenOptions, Repository, Trust, remember_made};
+use crate::store::repo::{InitOptions, OpenOptions, Repository, Trust};
 
 /// What opens a repository.
 #[derive(Clone, Copy)]
@@ -66,10 +74,17 @@ pub struct BackupOptions {
     pub read_all: bool,
 }
 
+impl BackupOptions {
+    fn recorded(&self) -> Recorded {
+        let BackupOptions { source, tags, read_all } = self.clone();
+        Recorded { source, tags, read_all, ..Recorded::default() }
+    }
+}
+
 /// A repository that is open. It can be used by several threads, and by several processes at once.
 pub struct Store {
     repo: Repository,
-    settings: Settings,
+    worker: Worker,
 }
 
 impl std::fmt::Debug for Store {
@@ -100,10 +115,8 @@ impl Store {
             Key::None => None,
             Key::Passphrase(text) => Some(Zeroizing::new(text.to_owned())),
         };
-        let is_encrypted = passphrase.is_some();
-        let id = Repository::init(&backend, &InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: PARITY_PERCENT_DEFAULT })?;
-        // Without this the first opening would do it.
-        let _ = remember_made(&settings.cache_dir, &backend.location(), id, is_encrypted);
+        let options = InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: PARITY_PERCENT_DEFAULT };
+        init(&backend, &options, &settings.cache_dir)?;
         Store::open(location, key, settings)
     }
 
@@ -124,7 +137,8 @@ impl Store {
             threads: settings.threads,
             trust: Trust { passphrase_from: matches!(key, Key::Passphrase(_)).then_some("this program"), accepted: None },
         };
-        Ok(Store { repo: Repository::open(Arc::new(backend), &options)?, settings })
+        let Settings { host, user, clock, .. } = settings;
+        Ok(Store { repo: Repository::open(Arc::new(backend), &options)?, worker: Worker { host, user, clock } })
     }
 
     /// Captures a source into a new snapshot. It counts only once it is whole: if this fails, there is no snapshot.
@@ -139,24 +153,22 @@ impl Store {
     ///
     /// let source = SqliteSource::new(vec![("app.db".into(), database)], SqliteOptions::default())?;
     /// let report = store.backup(&source, &BackupOptions::default(), &Silent)?;
-    /// assert!(report.record.flags.is_empty());
+    /// assert!(report.flags.is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// [`Error::Source`] or [`Error::Busy`] if the source cannot be read, [`Error::Backend`] if the repository cannot be written, [`Error::Cancelled`].
-    pub fn backup(&self, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
-        let now_ns = self.now_ns();
-        let options = backup::BackupOptions {
-            time_ns: now_ns,
-            now_ns,
-            host: self.settings.host.clone(),
-            user: self.settings.user.clone(),
-            tags: options.tags.clone(),
-            source: options.source.clone(),
-            read_all: options.read_all,
-        };
-        backup::backup(&self.repo, source, &options, monitor)
+    pub fn backup(&self, source: &dyn Source, options: &BackupOptions, monitor: &dyn Monitor) -> Result<Taken> {
+        backup::perform_on(&self.work(monitor), source, &options.recorded())
+    }
+
+    /// Captures one database of a server after the other, each into a snapshot, all with one tag. One that fails does not stop those after it.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if the server does not say which databases it has; what would stop the others, too: [`Error::Busy`], [`Error::Cancelled`].
+    pub fn backup_all(&self, server: &PostgresServer, options: &BackupOptions, monitor: &dyn Monitor) -> Result<AllTaken> {
+        backup::perform_all(&self.work(monitor), server, &options.recorded())
     }
 
     /// All snapshots, oldest first.
@@ -166,7 +178,7 @@ impl Store {
     pub fn snapshots(&self) -> Result<Vec<Snapshot<'_>>> {
         let mut refreshed = self.repo.refresh()?;
         match refreshed.damage.is_empty() {
-            true => Ok(refreshed.snapshots.into_iter().map(|(id, record)| Snapshot::new(&self.repo, id, record)).collect()),
+            true => Ok(refreshed.snapshots.into_iter().map(|(id, record)| Snapshot::new(&self.repo, &self.worker, id, record)).collect()),
             false => Err(refreshed.damage.swap_remove(0)),
         }
     }
@@ -180,16 +192,23 @@ impl Store {
         let spec = SnapshotSpec::parse(name, &no_times)?;
         let refreshed = self.repo.refresh()?;
         let (id, record) = spec.find(&refreshed.snapshots, &SnapshotFilter::default())?.clone();
-        Ok(Snapshot::new(&self.repo, id, record))
+        Ok(Snapshot::new(&self.repo, &self.worker, id, record))
     }
 
     /// Checks that everything is there and fits together; with `read_data` every stored byte is read and verified.
     ///
     /// # Errors
     /// [`Error::Backend`], [`Error::Cancelled`]. Damage is in the report.
-    pub fn check(&self, read_data: bool, monitor: &dyn Monitor) -> Result<CheckReport> {
-        let options = CheckOptions { read_data, now_ns: Some(self.now_ns()), ..CheckOptions::default() };
-        check(&self.repo, &options, monitor)
+    pub fn check(&self, read_data: bool, monitor: &dyn Monitor) -> Result<Checked> {
+        check::perform(&self.work(monitor), &check::Wish { read_data, ..check::Wish::default() })
+    }
+
+    /// Looks for damage in every stored byte and mends it: what can be healed is, what cannot is set aside, and nothing is deleted.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if something cannot be written; what was done until then stays done. [`Error::Cancelled`].
+    pub fn repair(&self, monitor: &dyn Monitor) -> Result<Repaired> {
+        repair::perform(&self.work(monitor), &RepairOptions::default())
     }
 
     /// Forgets the snapshots that the rules do not keep. Days and weeks are those of UTC. Whatever the rules say, the newest good state of each stream of each source stays. The space is freed by
@@ -197,11 +216,47 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without any rule, [`Error::Backend`], [`Error::Cancelled`].
-    pub fn forget(&self, rules: &Rules, monitor: &dyn Monitor) -> Result<ForgetReport> {
-        let (refreshed, now_ns) = (self.repo.refresh()?, self.now_ns());
-        let calendar = Calendar { now_ns, zone: TimeZone::UTC };
-        let plan = forget::plan_by_rules(&refreshed, &SnapshotFilter::default(), rules, GroupBy::default(), &calendar)?;
-        forget::execute(&self.repo, &plan, now_ns, monitor)
+    pub fn forget(&self, rules: &Rules, monitor: &dyn Monitor) -> Result<Forgotten> {
+        forget::perform(&self.work(monitor), &self.wish(rules, None))
+    }
+
+    /// The same, and then a prune.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let database = dir.path().join("app.db");
+    /// # rusqlite::Connection::open(&database)?.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")?;
+    /// # let settings = icecore::Settings::new(dir.path().join("cache"), "web1");
+    /// # let store = icecore::Store::create(&dir.path().join("repository"), icecore::Key::None, settings)?;
+    /// use icecore::{BackupOptions, Keep, Rules, Silent, SqliteOptions, SqliteSource};
+    ///
+    /// let source = SqliteSource::new(vec![("app.db".into(), database)], SqliteOptions::default())?;
+    /// for _ in 0..3 {
+    ///     store.backup(&source, &BackupOptions::default(), &Silent)?;
+    /// }
+    /// let mut rules = Rules::default();
+    /// rules.count[0] = Keep::Newest(2);
+    /// let report = store.forget_and_prune(&rules, &Silent)?;
+    /// assert_eq!((report.kept, report.forgotten), (2, 1));
+    /// assert!(report.prune.is_some());
+    /// // The report is what `icecore --json forget --prune` prints.
+    /// assert_eq!(serde_json::to_value(&report)?["groups"][0]["forget"][0]["reasons"], serde_json::json!([]));
+    /// // Each operation is in the journal.
+    /// let done: Vec<String> = store.log(None)?.entries.into_iter().map(|entry| entry.operation).collect();
+    /// assert_eq!(done, ["backup", "backup", "backup", "forget", "prune"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As of [`Store::forget`]; if the prune fails, its error is in the report.
+    pub fn forget_and_prune(&self, rules: &Rules, monitor: &dyn Monitor) -> Result<Forgotten> {
+        forget::perform(&self.work(monitor), &self.wish(rules, Some(PruneOptions::default())))
+    }
+
+    fn wish(&self, rules: &Rules, prune: Option<PruneOptions>) -> ForgetWish {
+        let calendar = Calendar { now_ns: self.worker.now_ns(), zone: TimeZone::UTC };
+        let which = Which::Rules { rules: Box::new(rules.clone()), filter: SnapshotFilter::default(), by: GroupBy::default(), calendar };
+        ForgetWish { which, dry_run: false, prune }
     }
 
     /// Frees the space that no snapshot needs. What is marked now is deleted by a prune after the grace time, so that backups that run meanwhile are safe.
@@ -209,13 +264,37 @@ impl Store {
     /// # Errors
     /// [`Error::Corrupt`] if something that a snapshot needs cannot be read: then nothing is deleted. [`Error::Backend`], [`Error::Cancelled`].
     pub fn prune(&self, monitor: &dyn Monitor) -> Result<PruneReport> {
-        let (now_ns, host) = (self.now_ns(), self.settings.host.clone());
-        prune(&self.repo, &PruneOptions { now_ns, host, ..PruneOptions::default() }, monitor)
+        prune::perform(&self.work(monitor), &PruneOptions::default())
     }
 
-    /// Nanoseconds since 1970 UTC by the caller's clock.
-    fn now_ns(&self) -> i64 {
-        let since = (self.settings.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    /// How the sources stand: of each the last good snapshot, and what came after it. With `max_age` an older one is too old.
+    ///
+    /// # Errors
+    /// [`Error::Backend`], [`Error::Cancelled`]. Damage is in the report.
+    pub fn status(&self, max_age: Option<Duration>, monitor: &dyn Monitor) -> Result<Status> {
+        let max_age_s = max_age.map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let options = StatusOptions { now_ns: self.worker.now_ns(), max_age_s, ..StatusOptions::default() };
+        status(&self.repo, &self.repo.refresh()?, &options, monitor)
+    }
+
+    /// What the repository holds, and what that costs.
+    ///
+    /// # Errors
+    /// [`Error::Backend`], [`Error::Cancelled`]. Damage is in the report.
+    pub fn stats(&self, monitor: &dyn Monitor) -> Result<Stats> {
+        stats(&self.repo, monitor)
+    }
+
+    /// The newest entries of the journal, oldest first, or all: every backup, restore, export, drill, forget, prune, repair, check and mark has one, whoever
+    /// did it.
+    ///
+    /// # Errors
+    /// [`Error::Backend`]. Damage is in the report.
+    pub fn log(&self, limit: Option<usize>) -> Result<Log> {
+        log::list(&self.repo, &Query { limit, ..Query::default() }, &Silent)
+    }
+
+    fn work<'w>(&'w self, monitor: &'w dyn Monitor) -> Work<'w> {
+        Work { repo: &self.repo, worker: &self.worker, monitor }
     }
 }

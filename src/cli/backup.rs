@@ -8,19 +8,14 @@ use icecore::engine::Source;
 use icecore::engine::command::CommandSource;
 use icecore::engine::files::{FilesOptions, FilesSource, LeftOut, Selection};
 use icecore::engine::sqlite::{ContentWhen, SqliteOptions, SqliteSource};
-use icecore::ops::backup::{BackupOptions, BackupReport, backup, source_of};
-use icecore::ops::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation};
+use icecore::ops::backup::{Recorded, Taken, perform};
+use icecore::ops::journaled::{Report, Work};
 use icecore::recorded::SourceKind;
-use icecore::store::repo::Repository;
-use serde::Serialize;
 
 use super::args::{BusyArgs, RecordArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::journaled::{Story, journaled};
-use super::output::{self, count, printable};
-use super::progress::Progress;
-use super::views::{FlagView, flags};
+use super::output::{self, count, ms, printable};
 use super::{environment, targets, time};
 
 /// Take one snapshot of SQLite databases, read at one instant
@@ -123,7 +118,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
     let databases = args.files.iter().map(|argument| targets::database(argument)).collect::<Result<Vec<_>, _>>()?;
     let given = listed(databases.iter().map(|(_, path)| path));
     let content = args.content.when.into();
-    let make = || -> Result<Box<dyn Source>, Failure> {
+    let make = || -> icecore::Result<Box<dyn Source>> {
         Ok(Box::new(SqliteSource::new(databases, sqlite_options(context, content, &args.busy))?))
     };
     run(context, SourceKind::SQLITE, (&args.record, args.content.read_all), &given, make)
@@ -136,7 +131,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     let paths = args.paths.iter().map(|argument| targets::tree(argument)).collect::<Result<Vec<_>, _>>()?;
     let selection = selection(args)?;
     let given = listed(paths.iter().map(|(_, path)| path));
-    let make = || -> Result<Box<dyn Source>, Failure> {
+    let make = || -> icecore::Result<Box<dyn Source>> {
         let sqlite = sqlite_options(context, args.content.when.into(), &args.busy);
         Ok(Box::new(FilesSource::select(paths, FilesOptions { sqlite, exclude }, selection)?))
     };
@@ -159,7 +154,7 @@ fn selection(args: &FilesArgs) -> Result<Selection, Failure> {
 
 /// `backup command`.
 pub(crate) fn command(context: &Context<'_>, args: &CommandArgs) -> Result<Exit, Failure> {
-    let make = || -> Result<Box<dyn Source>, Failure> {
+    let make = || -> icecore::Result<Box<dyn Source>> {
         Ok(Box::new(CommandSource::new(args.name.clone(), args.command.clone(), environment::everything())?))
     };
     run(context, SourceKind::COMMAND, (&args.record, false), &args.name, make)
@@ -185,66 +180,16 @@ fn sqlite_options(context: &Context<'_>, content: ContentWhen, busy: &BusyArgs) 
     SqliteOptions { busy_timeout: busy.busy_timeout, temp_dir, clock: SystemTime::now, content }
 }
 
-/// What a backup did, as it is reported.
-#[derive(Serialize)]
-pub(crate) struct Done {
-    snapshot: String,
-    parent: Option<String>,
-    source: String,
-    time: String,
-    duration_ms: f64,
-    capture_ms: f64,
-    key_derivation_ms: f64,
-    streams: u64,
-    unchanged_streams: u64,
-    logical_bytes: u64,
-    read_bytes: u64,
-    new_chunks: u64,
-    new_bytes: u64,
-    stored_bytes: u64,
-    flags: Vec<FlagView>,
-    /// What would be a flag, but was so in the last good snapshot, where a user accepted it.
-    accepted: Vec<FlagView>,
-    skipped: Vec<String>,
-    left_out: LeftOutView,
-    /// Stored anew, as the stored copies were damaged or gone.
-    healed_chunks: u64,
-    #[serde(skip)]
-    short_ids: (String, Option<String>),
-}
-
-/// What was left out on purpose: entries, a directory with all that is in it as one.
-#[derive(Serialize)]
-struct LeftOutView {
-    excluded: u64,
-    kept_by_restores: u64,
-    other_file_systems: u64,
-    caches: u64,
-    special_files: u64,
-}
-
-impl LeftOutView {
-    fn of(left_out: &LeftOut) -> Self {
-        LeftOutView {
-            excluded: left_out.excluded,
-            kept_by_restores: left_out.of_restores,
-            other_file_systems: left_out.other_file_systems,
-            caches: left_out.caches,
-            special_files: left_out.special,
-        }
-    }
-
-    fn text(&self) -> Option<String> {
-        let parts = [
-            (self.excluded, "excluded"),
-            (self.kept_by_restores, "kept or left behind by icecore itself (*.pre_restore.TIME and the like)"),
-            (self.other_file_systems, "on other file systems"),
-            (self.caches, "in caches"),
-            (self.special_files, "pipes, sockets or devices"),
-        ];
-        let parts: Vec<String> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-        (!parts.is_empty()).then(|| parts.join(", "))
-    }
+fn left_out_text(left_out: &LeftOut) -> Option<String> {
+    let parts = [
+        (left_out.excluded, "excluded"),
+        (left_out.of_restores, "kept or left behind by icecore itself (*.pre_restore.TIME and the like)"),
+        (left_out.other_file_systems, "on other file systems"),
+        (left_out.caches, "in caches"),
+        (left_out.special, "pipes, sockets or devices"),
+    ];
+    let parts: Vec<String> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// The source is looked at with the repository open, so that one that is not there is in the journal too.
@@ -253,147 +198,67 @@ fn run(
     kind: SourceKind,
     (args, read_all): (&RecordArgs, bool),
     given: &str,
-    make: impl FnOnce() -> Result<Box<dyn Source>, Failure>,
+    make: impl FnOnce() -> icecore::Result<Box<dyn Source>>,
 ) -> Result<Exit, Failure> {
-    let options = BackupOptions { read_all, ..options(args)? };
+    let recorded = Recorded { read_all, ..recorded(args)? };
     let repo = context.open()?;
-    journaled(context, &repo, Operation::Backup, |story| {
-        name_source(story, &kind, args, given);
-        let source = make()?;
-        let progress = context.progress();
-        let done = take(&repo, &progress, &*source, &options, story)?;
-        drop(progress);
-        context.output.report_or_warn(&done, Done::text, Done::problems)?;
-        Ok(done.exit())
-    })
+    let progress = context.progress();
+    let taken = perform(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, (&kind, given), &recorded, make)?;
+    drop(progress);
+    context.output.report_or_warn(&taken, text, problems)?;
+    Ok(taken.outcome().into())
 }
 
-/// What the journal calls the source, before it is known whether there is one.
-pub(crate) fn name_source(story: &mut Story, kind: &SourceKind, args: &RecordArgs, given: &str) {
-    story.detail = args.source.as_deref().unwrap_or(given).to_owned();
-    let facts = [(LABEL_FACT, story.detail.as_str()), (KIND_FACT, kind.name()), (HOST_FACT, args.host.as_deref().unwrap_or_default())];
-    let known = facts.into_iter().filter(|(_, value)| !value.is_empty());
-    story.facts.extend(known.map(|(name, value)| (name.to_owned(), value.to_owned())));
-}
-
-/// What is recorded with a snapshot that is taken now.
-pub(crate) fn options(args: &RecordArgs) -> Result<BackupOptions, Failure> {
-    let now_ns = time::now_ns();
-    Ok(BackupOptions {
-        time_ns: args.time.as_deref().map_or(Ok(now_ns), time::parse)?,
-        now_ns,
-        host: args.host.clone().unwrap_or_else(environment::host),
-        user: environment::user(),
+/// What is recorded with a snapshot.
+pub(crate) fn recorded(args: &RecordArgs) -> Result<Recorded, Failure> {
+    Ok(Recorded {
+        time_ns: args.time.as_deref().map(time::parse).transpose()?,
+        host: args.host.clone(),
         tags: args.tags.clone(),
         source: args.source.clone(),
         read_all: false,
     })
 }
 
-/// Takes one snapshot, and tells of it.
-pub(crate) fn take(
-    repo: &Repository,
-    progress: &Progress,
-    source: &dyn Source,
-    options: &BackupOptions,
-    story: &mut Story,
-) -> Result<Done, Failure> {
-    story.source = Some(source_of(source, options).id);
-    let report = backup(repo, source, options, progress)?;
-    repo.warn_of_healed(progress);
-    let done = Done::of(&report, repo.key_derivation().as_micros() as u64);
-    story.snapshots.push(report.id);
-    story.detail.push_str(&done.summary());
-    Ok(done)
+/// What to do about flags.
+fn advice(taken: &Taken) -> Option<String> {
+    (!taken.flags.is_empty()).then(|| format!("if that is right: icecore mark {} accept", taken.snapshot.short()))
 }
 
-impl Done {
-    fn of(report: &BackupReport, key_derivation_us: u64) -> Self {
-        let record = &report.record;
-        Done {
-            snapshot: report.id.to_string(),
-            parent: record.parent.map(|parent| parent.to_string()),
-            source: record.source.label.clone(),
-            time: time::utc(record.time_ns),
-            duration_ms: output::ms(record.duration_us),
-            capture_ms: output::ms(report.capture_us),
-            key_derivation_ms: output::ms(key_derivation_us),
-            streams: record.entries,
-            unchanged_streams: report.unchanged_streams as u64,
-            logical_bytes: record.logical_bytes,
-            read_bytes: record.stats.read_bytes,
-            new_chunks: record.stats.new_chunks,
-            new_bytes: record.stats.new_plain_bytes,
-            stored_bytes: record.stats.pack_bytes,
-            flags: flags(&record.flags),
-            accepted: flags(&record.accepted),
-            skipped: report.skipped.clone(),
-            left_out: LeftOutView::of(&report.left_out),
-            healed_chunks: report.healed_chunks,
-            short_ids: (report.id.short(), record.parent.map(|parent| parent.short())),
-        }
-    }
+/// What is not well, each with the snapshot that it is about.
+pub(crate) fn problems(taken: &Taken) -> Vec<String> {
+    let of = format!("snapshot {} of {}", taken.snapshot.short(), taken.source);
+    taken.wrong().chain(advice(taken)).map(|wrong| format!("{of}: {wrong}")).collect()
+}
 
-    /// What follows the label in the journal.
-    fn summary(&self) -> String {
-        let sizes = [self.logical_bytes, self.stored_bytes].map(output::bytes);
-        let mut text = format!(": {} in {}, stored {}", sizes[0], count(self.streams, "stream"), sizes[1]);
-        self.wrong().for_each(|wrong| text.push_str(&format!("; {wrong}")));
-        text
+pub(crate) fn text(taken: &Taken) -> String {
+    let after = taken.parent.map_or_else(|| "the first one".to_owned(), |parent| format!("after {}", parent.short()));
+    let unchanged = match taken.unchanged_streams {
+        0 => String::new(),
+        number => format!(", {number} unchanged and not read"),
+    };
+    let mut text = format!(
+        "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {} (reading {}{})\n",
+        taken.snapshot.short(),
+        printable(&taken.source),
+        count(taken.streams, "stream"),
+        output::bytes(taken.logical_bytes),
+        output::bytes(taken.read_bytes),
+        output::bytes(taken.new_bytes),
+        output::bytes(taken.stored_bytes),
+        output::duration(ms(taken.duration_us)),
+        output::duration(ms(taken.capture_us)),
+        output::key_derivation(ms(taken.key_derivation_us)),
+    );
+    if taken.healed_chunks > 0 {
+        text.push_str(&format!("{} stored anew: the stored copies were damaged or gone\n", count(taken.healed_chunks, "chunk")));
     }
-
-    /// What is not as it should be. What is flagged is not said again as skipped.
-    fn wrong(&self) -> impl Iterator<Item = String> {
-        let flagged = self.flags.iter().map(|flag| format!("flagged {}: {}", flag.code, flag.detail));
-        let skipped = self.skipped.iter().filter(|line| self.flags.iter().all(|flag| flag.detail != **line));
-        flagged.chain(skipped.map(|line| format!("skipped {}", line.replacen(": skipped: ", ": ", 1))))
+    if let Some(left_out) = left_out_text(&taken.left_out) {
+        text.push_str(&format!("left out: {left_out}\n"));
     }
-
-    /// What to do about flags.
-    fn advice(&self) -> Option<String> {
-        (!self.flags.is_empty()).then(|| format!("if that is right: icecore mark {} accept", self.short_ids.0))
+    for flag in &taken.accepted {
+        text.push_str(&format!("accepted before: {}: {}\n", printable(&flag.code), printable(&flag.detail)));
     }
-
-    /// What is not well, each with the snapshot that it is about.
-    pub(crate) fn problems(&self) -> Vec<String> {
-        let of = format!("snapshot {} of {}", self.short_ids.0, self.source);
-        self.wrong().chain(self.advice()).map(|wrong| format!("{of}: {wrong}")).collect()
-    }
-
-    /// How the program ends if this is all that was done.
-    pub(crate) fn exit(&self) -> Exit {
-        if self.skipped.is_empty() && self.flags.is_empty() { Exit::Done } else { Exit::Incomplete }
-    }
-
-    pub(crate) fn text(&self) -> String {
-        let after = self.short_ids.1.as_ref().map_or_else(|| "the first one".to_owned(), |parent| format!("after {parent}"));
-        let unchanged = match self.unchanged_streams {
-            0 => String::new(),
-            number => format!(", {number} unchanged and not read"),
-        };
-        let mut text = format!(
-            "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {} (reading {}{})\n",
-            self.short_ids.0,
-            printable(&self.source),
-            count(self.streams, "stream"),
-            output::bytes(self.logical_bytes),
-            output::bytes(self.read_bytes),
-            output::bytes(self.new_bytes),
-            output::bytes(self.stored_bytes),
-            output::duration(self.duration_ms),
-            output::duration(self.capture_ms),
-            output::key_derivation(self.key_derivation_ms),
-        );
-        if self.healed_chunks > 0 {
-            text.push_str(&format!("{} stored anew: the stored copies were damaged or gone\n", count(self.healed_chunks, "chunk")));
-        }
-        if let Some(left_out) = self.left_out.text() {
-            text.push_str(&format!("left out: {left_out}\n"));
-        }
-        for flag in &self.accepted {
-            text.push_str(&format!("accepted before: {}: {}\n", printable(&flag.code), printable(&flag.detail)));
-        }
-        self.wrong().chain(self.advice()).for_each(|line| text.push_str(&format!("{}\n", printable(&line))));
-        text
-    }
+    taken.wrong().chain(advice(taken)).for_each(|line| text.push_str(&format!("{}\n", printable(&line))));
+    text
 }

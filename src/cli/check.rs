@@ -1,21 +1,17 @@
 //! `check`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use icecore::ops::check::{CODES, CheckMarks, CheckOptions, CheckReport, DataReport, Finding, Severity, Subset, check, mark_found};
-use icecore::ops::journal::Operation;
-use icecore::store::repo::Repository;
-use serde::Serialize;
+use icecore::id::SnapshotId;
+use icecore::ops::check::{CODES, Checked, DataReport, Finding, Subset, Wish, perform};
+use icecore::ops::journaled::{Report, Work};
 
 use super::columns::{Align, Table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::journaled::{Story, author, journaled};
-use super::output::{self, count, printable};
-use super::time;
+use super::output::{count, printable};
 use super::time::seconds;
-use super::views::text_and_hex;
 
 /// Check the repository: what is damaged, and which snapshots and streams that touches
 #[derive(Debug, clap::Args)]
@@ -51,59 +47,6 @@ fn after_help() -> String {
     )
 }
 
-#[derive(Serialize)]
-struct Done {
-    /// `ok`, `warnings` or `damaged`.
-    status: &'static str,
-    read_data: bool,
-    findings: Vec<FindingView>,
-    touched: Vec<TouchedView>,
-    snapshots: u64,
-    packs: u64,
-    chunks: u64,
-    read_bytes: u64,
-    /// None: nothing was to be read.
-    data: Option<DataView>,
-    marked_damaged: Vec<String>,
-    marked_verified: Vec<String>,
-    duration_ms: f64,
-}
-
-/// What was read.
-#[derive(Serialize)]
-struct DataView {
-    chosen_packs: u64,
-    read_packs: u64,
-    /// Whether all chosen packs were read.
-    complete: bool,
-    /// Of the draw, if there was one.
-    seed: Option<u32>,
-    frames: u64,
-    decoded_frames: u64,
-    packs_within_7_days: u64,
-    /// None: some pack was never read and whole.
-    oldest: Option<String>,
-}
-
-#[derive(Serialize)]
-pub(crate) struct FindingView {
-    severity: &'static str,
-    code: &'static str,
-    object: String,
-    detail: String,
-}
-
-#[derive(Serialize)]
-struct TouchedView {
-    snapshot: String,
-    /// None: all of it.
-    stream: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stream_hex: Option<String>,
-    #[serde(skip)]
-    short_id: String,
-}
-
 pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failure> {
     let subset = args.read_data_subset.as_deref().map_or(Ok(Subset::All), str::parse)?;
     let read_data = args.read_data || args.read_data_subset.is_some();
@@ -113,42 +56,16 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     }
     let seed = if matches!(subset, Subset::Share(_) | Subset::Bytes(_)) { Some(args.seed.map_or_else(draw, Ok)?) } else { None };
     let repo = context.open()?;
-    let asked = Asked { subset, read_data, limit, seed, mark: args.mark };
-    journaled(context, &repo, Operation::Check, |story| look(context, &repo, &asked, story))
-}
-
-/// What is to be checked.
-struct Asked {
-    subset: Subset,
-    read_data: bool,
-    limit: Option<i64>,
-    seed: Option<u32>,
-    mark: bool,
-}
-
-fn look(context: &Context<'_>, repo: &Repository, asked: &Asked, story: &mut Story) -> Result<Exit, Failure> {
-    let Asked { subset, read_data, limit, seed, .. } = *asked;
-    let part = if subset == Subset::All && limit.is_none() { "all" } else { "part" };
-    story.facts.push(("read_data".to_owned(), if read_data { part } else { "none" }.to_owned()));
-    let started = Instant::now();
     let limit = limit.map(|limit| Duration::from_secs(limit.unsigned_abs()));
-    let over = || limit.is_some_and(|limit| started.elapsed() >= limit);
-    let over: Option<&(dyn Fn() -> bool + Sync)> = if limit.is_some() { Some(&over) } else { None };
-    let now_ns = time::now_ns();
-    let options = CheckOptions { read_data, subset, seed: seed.unwrap_or_default(), over, now_ns: Some(now_ns) };
+    let wish = Wish { subset, read_data, limit, seed, mark: args.mark };
     let progress = context.progress();
-    let report = check(repo, &options, &progress)?;
-    let marks = if asked.mark { mark_found(repo, &report, subset, &author())? } else { CheckMarks::default() };
+    let checked = perform(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, &wish)?;
     drop(progress);
-    let done = Done::of(&report, seed, &marks, started.elapsed().as_micros() as u64);
-    story.detail = done.summary();
-    story.snapshots.extend(report.touched.iter().map(|touched| touched.snapshot));
-    story.snapshots.dedup();
+    let exit = checked.outcome().into();
     // What was found is said even with -q.
-    let exit = if report.is_damaged() { Exit::Damaged } else { Exit::Done };
-    match report.findings.is_empty() {
-        true => context.output.report_as(exit, &done, Done::text),
-        false => context.output.insist_as(exit, &done, Done::text),
+    match checked.report.findings.is_empty() {
+        true => context.output.report_as(exit, &checked, text),
+        false => context.output.insist_as(exit, &checked, text),
     }
 }
 
@@ -156,134 +73,60 @@ pub(crate) fn draw() -> Result<u32, Failure> {
     getrandom::u32().map_err(|error| Failure::failed(format!("the system gives no random numbers: {error}")))
 }
 
-/// In a word, what the findings say.
-pub(crate) fn verdict(findings: &[Finding]) -> &'static str {
-    match findings.iter().map(|finding| finding.severity).max() {
-        None => "ok",
-        Some(Severity::Warning) => "warnings",
-        Some(Severity::Damage) => "damaged",
-    }
-}
-
 /// The findings for people; nothing if there are none.
-pub(crate) fn findings_table(findings: &[FindingView]) -> String {
+pub(crate) fn findings_table(findings: &[Finding]) -> String {
     if findings.is_empty() {
         return String::new();
     }
     let mut table = Table::new([("SEVERITY", Align::Left), ("CODE", Align::Left), ("OBJECT", Align::Left), ("WHAT IS WRONG", Align::Left)]);
-    findings.iter().for_each(|f| table.row([f.severity.to_owned(), f.code.to_owned(), f.object.clone(), f.detail.clone()]));
+    findings.iter().for_each(|f| table.row([f.severity.word().to_owned(), f.code.to_owned(), f.object.clone(), f.detail.clone()]));
     table.text()
 }
 
-impl FindingView {
-    pub(crate) fn of(finding: &Finding) -> Self {
-        FindingView {
-            severity: match finding.severity {
-                Severity::Warning => "warning",
-                Severity::Damage => "damage",
-            },
-            code: finding.code,
-            object: finding.object.clone(),
-            detail: finding.detail.clone(),
-        }
+fn data_text(data: &DataReport, packs: u64) -> String {
+    let mut text = String::new();
+    if !data.is_complete() {
+        let chosen = count(data.chosen_packs, "pack");
+        text.push_str(&format!("{} of {chosen} read; the next check with --max-duration goes on\n", data.read_packs));
     }
+    if let Some(seed) = data.seed {
+        text.push_str(&format!("packs drawn at random: --seed {seed} draws them again\n"));
+    }
+    let percent = (data.recent_packs.unwrap_or_default() * 100).checked_div(packs).unwrap_or(100);
+    text.push_str(&format!("read data of {percent} % of packs within 7 days\n"));
+    text
 }
 
-impl DataView {
-    fn of(data: &DataReport, seed: Option<u32>) -> Self {
-        DataView {
-            chosen_packs: data.chosen_packs,
-            read_packs: data.read_packs,
-            complete: data.read_packs >= data.chosen_packs,
-            seed,
-            frames: data.frames,
-            decoded_frames: data.decoded_frames,
-            packs_within_7_days: data.recent_packs.unwrap_or_default(),
-            oldest: data.oldest_ns.map(time::utc),
-        }
+fn text(checked: &Checked) -> String {
+    let Checked { report, marks, .. } = checked;
+    let mut text = findings_table(&report.findings);
+    let mut snapshots: BTreeMap<SnapshotId, Vec<String>> = BTreeMap::new();
+    for touched in &report.touched {
+        let stream = touched.stream.iter().map(|name| String::from_utf8_lossy(name).into_owned());
+        snapshots.entry(touched.snapshot).or_default().extend(stream);
     }
-
-    fn text(&self, packs: u64) -> String {
-        let mut text = String::new();
-        if !self.complete {
-            text.push_str(&format!(
-                "{} of {} read; the next check with --max-duration goes on\n",
-                self.read_packs,
-                count(self.chosen_packs, "pack")
-            ));
-        }
-        if let Some(seed) = self.seed {
-            text.push_str(&format!("packs drawn at random: --seed {seed} draws them again\n"));
-        }
-        let percent = (self.packs_within_7_days * 100).checked_div(packs).unwrap_or(100);
-        text.push_str(&format!("read data of {percent} % of packs within 7 days\n"));
-        text
-    }
-}
-
-impl Done {
-    fn of(report: &CheckReport, seed: Option<u32>, marks: &CheckMarks, duration_us: u64) -> Self {
-        let touched = report.touched.iter().map(|touched| {
-            let (stream, stream_hex) = match touched.stream.as_deref().map(text_and_hex) {
-                Some((stream, hex)) => (Some(stream), hex),
-                None => (None, None),
-            };
-            TouchedView { snapshot: touched.snapshot.to_string(), stream, stream_hex, short_id: touched.snapshot.short() }
+    if !snapshots.is_empty() {
+        let names = snapshots.iter().map(|(id, streams)| match streams.is_empty() {
+            true => format!("{} (all of it)", id.short()),
+            false => format!("{} ({})", id.short(), printable(&streams.join(", "))),
         });
-        Done {
-            status: verdict(&report.findings),
-            read_data: report.data.is_some(),
-            findings: report.findings.iter().map(FindingView::of).collect(),
-            touched: touched.collect(),
-            snapshots: report.snapshots,
-            packs: report.packs,
-            chunks: report.chunks,
-            read_bytes: report.read_bytes,
-            data: report.data.as_ref().map(|data| DataView::of(data, seed)),
-            marked_damaged: marks.damaged.iter().map(ToString::to_string).collect(),
-            marked_verified: marks.verified.iter().map(ToString::to_string).collect(),
-            duration_ms: output::ms(duration_us),
-        }
+        text.push_str(&format!("snapshots touched: {}\n", names.collect::<Vec<_>>().join("; ")));
     }
+    text.push_str(&marks_text(&marks.damaged, &marks.verified));
+    text.push_str(&report.data.as_ref().map_or_else(String::new, |data| data_text(data, report.packs)));
+    text + &checked.summary() + "\n"
+}
 
-    fn text(&self) -> String {
-        let mut text = findings_table(&self.findings);
-        let mut snapshots: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for touched in &self.touched {
-            snapshots.entry(&touched.short_id).or_default().extend(touched.stream.as_deref());
-        }
-        if !snapshots.is_empty() {
-            let names = snapshots.iter().map(|(id, streams)| match streams.is_empty() {
-                true => format!("{id} (all of it)"),
-                false => format!("{id} ({})", printable(&streams.join(", "))),
-            });
-            text.push_str(&format!("snapshots touched: {}\n", names.collect::<Vec<_>>().join("; ")));
-        }
-        for (ids, what) in [(&self.marked_damaged, "damaged"), (&self.marked_verified, "whole again")] {
-            if !ids.is_empty() {
-                text.push_str(&format!("{} marked as {what}\n", count(ids.len() as u64, "snapshot")));
-            }
-        }
-        text.push_str(&self.data.as_ref().map_or_else(String::new, |data| data.text(self.packs)));
-        text + &self.summary() + "\n"
-    }
-
-    fn summary(&self) -> String {
-        let looked = [count(self.snapshots, "snapshot"), count(self.packs, "pack"), count(self.chunks, "chunk")].join(", ");
-        let verdict = match self.status {
-            "ok" => "no damage found".to_owned(),
-            _ => format!("{} ({})", count(self.findings.len() as u64, "finding"), self.status),
-        };
-        let (read, took) = (output::bytes(self.read_bytes), output::duration(self.duration_ms));
-        format!("{looked}, {read} read in {took}: {verdict}")
-    }
+/// What was stated on snapshots.
+pub(crate) fn marks_text(damaged: &[SnapshotId], verified: &[SnapshotId]) -> String {
+    let marked = [(damaged, "damaged"), (verified, "whole again")].into_iter().filter(|(ids, _)| !ids.is_empty());
+    marked.map(|(ids, what)| format!("{} marked as {what}\n", count(ids.len() as u64, "snapshot"))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use icecore::id::SnapshotId;
-    use icecore::ops::check::Touched;
+    use icecore::ops::check::{CheckMarks, CheckReport, Severity, Touched, Verdict};
 
     #[test]
     fn findings_then_what_they_touch_then_counts() {
@@ -296,10 +139,10 @@ mod tests {
             packs: 5,
             chunks: 9,
             read_bytes: 2048,
-            data: Some(DataReport { chosen_packs: 4, read_packs: 3, recent_packs: Some(2), ..DataReport::default() }),
+            data: Some(DataReport { chosen_packs: 4, read_packs: 3, recent_packs: Some(2), seed: Some(7), ..DataReport::default() }),
         };
         let marks = CheckMarks { damaged: vec![SnapshotId([1; 32])], verified: Vec::new() };
-        let done = Done::of(&report, Some(7), &marks, 1000);
+        let checked = Checked { status: Verdict::of(&report.findings), read_data: true, report, marks, duration_us: 1000 };
         let expected = "SEVERITY  CODE  OBJECT   WHAT IS WRONG\n\
                         damage    pack  pack 0a  a bad \\u{1b}byte\n\
                         snapshots touched: 010101010101 (a, b); 020202020202 (all of it)\n\
@@ -308,7 +151,7 @@ mod tests {
                         packs drawn at random: --seed 7 draws them again\n\
                         read data of 40 % of packs within 7 days\n\
                         3 snapshots, 5 packs, 9 chunks, 2.0 KiB read in 1 ms: 1 finding (damaged)\n";
-        assert_eq!(done.text(), expected);
-        assert_eq!(done.status, "damaged");
+        assert_eq!(text(&checked), expected);
+        assert_eq!(checked.status, Verdict::Damaged);
     }
 }

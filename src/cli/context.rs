@@ -3,17 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use icecore::engine::postgres::Stop;
 use icecore::fs::disk::RealDisk;
 use icecore::id::SnapshotId;
-use icecore::ops::select::{SnapshotFilter, SnapshotSpec};
+use icecore::ops::journaled::Worker;
+use icecore::ops::select::{SnapshotFilter, SnapshotSpec, Wanted};
 use icecore::progress::Monitor;
 use icecore::store::backend::local::LocalBackend;
 use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::{OpenOptions, Refreshed, Repository, Trust};
 
-use super::args::{FilterArgs, Global, SnapArgs};
+use super::args::{FilterArgs, Global};
 use super::exit::Failure;
 use super::local_files::LocalDir;
 use super::output::Output;
@@ -70,15 +72,14 @@ impl<'o> Context<'o> {
         self.global.threads.map_or_else(cores, usize::from)
     }
 
+    /// Who is at work here.
+    pub(crate) fn worker(&self) -> Worker {
+        Worker { host: environment::host(), user: environment::user(), clock: SystemTime::now }
+    }
+
     /// Starts to show progress, until it is dropped.
     pub(crate) fn progress(&self) -> Progress {
         Progress::start(self.output, Arc::clone(&self.cancelled))
-    }
-
-    /// The snapshot that is meant.
-    pub(crate) fn find(&self, repo: &Repository, snap: &SnapArgs, monitor: &dyn Monitor) -> Result<(SnapshotId, SnapshotRecord), Failure> {
-        let found = find_in(&self.refresh(repo, monitor)?, &snap.snap, &snap.filter)?.clone();
-        Ok(found)
     }
 
     /// Looks at the repository, and says what cannot be read.
@@ -93,6 +94,11 @@ impl<'o> Context<'o> {
 pub(crate) fn find_in<'r>(refreshed: &'r Refreshed, snap: &str, args: &FilterArgs) -> Result<&'r (SnapshotId, SnapshotRecord), Failure> {
     let spec = SnapshotSpec::parse(snap, &time::parse)?;
     Ok(spec.find(&refreshed.snapshots, &filter(args))?)
+}
+
+/// The snapshot that is meant, to be found.
+pub(crate) fn wanted(snap: &str, args: &FilterArgs) -> Result<Wanted, Failure> {
+    Ok(Wanted::named(snap, &time::parse, filter(args))?)
 }
 
 /// The filter that the arguments describe.

@@ -5,26 +5,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use icecore::Error;
 use icecore::engine::drill::{Assertion, NamedAssertion, Outcome};
-use icecore::engine::place::Placement;
 use icecore::engine::postgres::Conninfo;
 use icecore::engine::postgres::drill::{ServerPlace, ServerStaging};
 use icecore::engine::postgres::stream_names::{dumped_database, is_dump};
-use icecore::fs::disk::RealDisk;
-use icecore::ops::drill::demo::{DemoOptions, demo};
-use icecore::ops::drill::{DrillOptions, Report, Staging, drill};
-use icecore::ops::journal::Operation;
-use icecore::ops::mark::{Statement, mark as put_mark};
-use icecore::progress::Monitor;
-use icecore::store::format::mark::MarkKind;
-use icecore::store::repo::{Reader, Repository};
-use serde::Serialize;
+use icecore::ops::drill::demo::DemoOptions;
+use icecore::ops::drill::{DrillReport, DrillWish, Staging, Start, perform, perform_demo};
+use icecore::ops::journaled::{Report, Work, Worker};
+use icecore::recorded::SourceKind;
 
 use super::args::FilterArgs;
-use super::context::{Context, find_in};
+use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
-use super::journaled::{Story, author, journaled};
-use super::output::{self, SCHEMA, printable};
+use super::output::{self, ms, printable};
 use super::{environment, time, whole};
 
 /// Heads the options of drills on a server.
@@ -97,132 +91,51 @@ struct ServerArgs {
     pg_bin: Option<PathBuf>,
 }
 
-#[derive(Serialize)]
-struct Done {
-    /// `snapshot` or `demo`.
-    kind: &'static str,
-    passed: bool,
-    started: String,
-    ended: String,
-    tool: &'static str,
-    host: String,
-    user: String,
-    /// Whether the snapshot was marked as verified.
-    marked: bool,
-    duration_ms: f64,
-    drills: Vec<Drilled>,
-}
-
-#[derive(Serialize)]
-struct Drilled {
-    time: String,
-    #[serde(flatten)]
-    report: Report,
-}
-
-#[derive(Serialize)]
-struct Document<'d> {
-    schema: u32,
-    #[serde(flatten)]
-    done: &'d Done,
-}
-
-/// When the drill began.
-struct Start {
-    instant: Instant,
-    now_ns: i64,
-    rto: Option<Duration>,
-}
-
 /// `drill`.
 pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failure> {
     let rto = args.rto.as_deref().map(time::seconds).transpose()?.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
     let start = Start { instant: Instant::now(), now_ns: time::now_ns(), rto };
+    let worker = context.worker();
     let Some(snap) = &args.snap else {
-        let drills = of_demo(context, start.now_ns)?;
-        let late = rto.is_some_and(|rto| start.instant.elapsed() > rto);
-        return tell(context, args, Done::of("demo", drills, false, late, &start));
+        let progress = context.progress();
+        let Worker { host, user, .. } = worker.clone();
+        let scratch = context.local_dir().to_path_buf();
+        let options = DemoOptions { scratch, now_ns: start.now_ns, host, user, threads: context.threads() };
+        let report = perform_demo(&options, &worker, &start, &progress)?;
+        drop(progress);
+        return tell(context, args, &report);
     };
     let repo = context.open()?;
-    journaled(context, &repo, Operation::Drill, |story| {
-        story.detail.clone_from(snap);
-        let (report, marked) = of_snapshot(context, &repo, args, snap, &start, story)?;
-        story.detail = format!("{} restored in {}", output::bytes(report.bytes), output::duration(report.restore_ms));
-        story.detail.push_str(&format!(", checked in {}", output::duration(report.verify_ms)));
-        // Whether it was in time, its own checks say.
-        tell(context, args, Done::of("snapshot", vec![report], marked, false, &start))
-    })
+    let wanted = wanted(snap, &args.filter)?;
+    let progress = context.progress();
+    let staging = |kind: &SourceKind| match icecore::engine::of(kind).needs_server() {
+        true => args.on_server(context),
+        false => args.in_directory(context),
+    };
+    let assertions = |names: &[&[u8]]| args.check_sql.iter().map(|text| assertion(text, names)).collect();
+    let wish = DrillWish { staging: &staging, assertions: &assertions, start, mark: !args.no_mark };
+    let report = perform(&Work { repo: &repo, worker: &worker, monitor: &progress }, &wanted, &wish)?;
+    drop(progress);
+    tell(context, args, &report)
 }
 
-fn tell(context: &Context<'_>, args: &DrillArgs, done: Done) -> Result<Exit, Failure> {
+/// A drill that failed is reported, and then fails the command.
+fn tell(context: &Context<'_>, args: &DrillArgs, report: &DrillReport) -> Result<Exit, Failure> {
     if let Some(path) = &args.report {
-        write_report(path, &done)?;
+        write_report(path, report)?;
     }
-    let exit = if done.passed { Exit::Done } else { done.failure().exit };
-    context.output.report_as(exit, &done, Done::text)?;
-    if done.passed { Ok(Exit::Done) } else { Err(done.failure()) }
-}
-
-fn of_demo(context: &Context<'_>, now_ns: i64) -> Result<Vec<Report>, Failure> {
-    let progress = context.progress();
-    let placement = Placement { disk: &RealDisk, timestamp: time::compact(now_ns), monitor: &progress };
-    let options = DemoOptions {
-        scratch: context.local_dir().to_path_buf(),
-        now_ns,
-        host: environment::host(),
-        user: environment::user(),
-        threads: context.threads(),
-    };
-    Ok(demo(&options, &placement)?)
-}
-
-fn of_snapshot(
-    context: &Context<'_>,
-    repo: &Repository,
-    args: &DrillArgs,
-    snap: &str,
-    start: &Start,
-    story: &mut Story,
-) -> Result<(Report, bool), Failure> {
-    let progress = context.progress();
-    let refreshed = context.refresh(repo, &progress)?;
-    let (id, record) = find_in(&refreshed, snap, &args.filter)?.clone();
-    story.snapshots.push(id);
-    story.source = Some(record.source.id);
-    let listing = Reader::new(repo).listing(&record.listing, &progress)?;
-    let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
-    let options = DrillOptions {
-        staging: if icecore::engine::of(&record.source.kind).needs_server() {
-            args.on_server(context)?
-        } else {
-            args.in_directory(context)?
-        },
-        assertions: args.check_sql.iter().map(|text| assertion(text, &names)).collect::<Result<_, _>>()?,
-        started: start.instant,
-        rto: start.rto,
-        threads: context.threads(),
-    };
-    let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
-    let report = drill(repo, (&id, &record), &options, &placement)?;
-    repo.warn_of_healed(&progress);
-    if !report.passed || args.no_mark {
-        return Ok((report, false));
+    let exit = context.output.report_as(report.outcome().into(), report, text)?;
+    match report.failure() {
+        Some(message) => Err(Failure { exit: Exit::Damaged, code: "drill-failed", message }),
+        None => Ok(exit),
     }
-    let statement = Statement { kind: MarkKind::Verified, code: String::new(), detail: "drill: restored and checked".to_owned() };
-    let marked = put_mark(repo, &refreshed, &id, &statement, &author());
-    if let Err(error) = &marked {
-        // The proof stands without the mark, for example where the repository may only be read.
-        progress.warn(&format!("the snapshot could not be marked as verified: {error}"));
-    }
-    Ok((report, marked.is_ok()))
 }
 
 impl DrillArgs {
-    fn in_directory(&self, context: &Context<'_>) -> Result<Staging, Failure> {
+    fn in_directory(&self, context: &Context<'_>) -> icecore::Result<Staging> {
         if self.server.dsn.is_some() || self.server.jobs.is_some() || self.server.pg_bin.is_some() {
-            return Err(Failure::usage(
-                "--dsn, --jobs and --pg-bin are for snapshots of PostgreSQL databases, and this is of something else",
-            ));
+            let text = "--dsn, --jobs and --pg-bin are for snapshots of PostgreSQL databases, and this is of something else";
+            return Err(Error::InvalidArgument(text.to_owned()));
         }
         match &self.staging {
             Some(dir) => Ok(Staging::Kept(dir.clone())),
@@ -230,7 +143,7 @@ impl DrillArgs {
         }
     }
 
-    fn on_server(&self, context: &Context<'_>) -> Result<Staging, Failure> {
+    fn on_server(&self, context: &Context<'_>) -> icecore::Result<Staging> {
         let ServerArgs { dsn, jobs, no_owner, no_privileges, pg_bin } = &self.server;
         let environment = environment::everything();
         let place = match dsn {
@@ -251,87 +164,55 @@ impl DrillArgs {
 }
 
 /// `NAME:SQL`, where NAME is a stream, or the database that a dump is of; anything else is all SQL.
-fn assertion(text: &OsString, names: &[&[u8]]) -> Result<NamedAssertion, Failure> {
+fn assertion(text: &OsString, names: &[&[u8]]) -> icecore::Result<NamedAssertion> {
     let bytes = text.as_bytes();
     let after = |name: &[u8]| bytes.strip_prefix(name)?.strip_prefix(b":");
     let sql = |name: &[u8]| after(name).or_else(|| after(dumped_database(name).filter(|_| is_dump(name))?));
     let named = names.iter().filter_map(|name| Some((*name, sql(name)?))).max_by_key(|(name, _)| name.len());
     let (stream, sql) = named.map_or((None, bytes), |(name, sql)| (Some(name.to_vec()), sql));
-    let sql = std::str::from_utf8(sql).map_err(|_| Failure::usage("an assertion is not UTF-8"))?.to_owned();
+    let sql = std::str::from_utf8(sql).map_err(|_| Error::InvalidArgument("an assertion is not UTF-8".to_owned()))?.to_owned();
     Ok(NamedAssertion { stream, assertion: Assertion { sql } })
 }
 
 /// Complete or not at all, and durable: a monitor may read it at any time.
-fn write_report(path: &Path, done: &Done) -> Result<(), Failure> {
+fn write_report(path: &Path, report: &DrillReport) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("cannot write the report {}: {e}", path.display()));
-    let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, done }).map_err(|e| failed(&e))?;
-    bytes.push(b'\n');
+    let bytes = output::document(report).map_err(|e| failed(&e))?;
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     let made = above.map_or(Ok(()), std::fs::create_dir_all);
     made.and_then(|()| whole::write(path, &bytes, REPORT_MODE)).map_err(|e| failed(&e))
 }
 
-impl Done {
-    fn of(kind: &'static str, drills: Vec<Report>, marked: bool, late: bool, start: &Start) -> Self {
-        Done {
-            kind,
-            passed: !late && drills.iter().all(|report| report.passed),
-            started: time::utc(start.now_ns),
-            ended: time::utc(time::now_ns()),
-            tool: concat!("icecore ", env!("CARGO_PKG_VERSION")),
-            host: environment::host(),
-            user: environment::user(),
-            marked,
-            duration_ms: output::ms(start.instant.elapsed().as_micros() as u64),
-            drills: drills.into_iter().map(|report| Drilled { time: time::utc(report.time_ns), report }).collect(),
+fn text(report: &DrillReport) -> String {
+    let mut text = String::new();
+    for drill in &report.drills {
+        let id: String = drill.snapshot.chars().take(12).collect();
+        text.push_str(&format!("snapshot {id} of {}, {}\n", time::utc(drill.time_ns), output::bytes(drill.bytes)));
+        for check in &drill.checks {
+            let outcome = match check.outcome {
+                Outcome::Passed => "ok",
+                Outcome::Failed => "FAILED",
+                Outcome::Skipped => "skipped",
+            };
+            let stream = check.stream.as_deref().unwrap_or_default();
+            let line = format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
+            text.push_str(&(printable(&line) + "\n"));
         }
-    }
-
-    /// Why the program ends with 4.
-    fn failure(&self) -> Failure {
-        let mut lines: Vec<String> = Vec::new();
-        for check in self.drills.iter().flat_map(|drilled| drilled.report.failures()) {
-            let stream = check.stream.as_ref().map_or_else(String::new, |name| format!("{name}: "));
-            lines.push(format!("{stream}{}: {}", check.check, check.detail));
+        if let Some(user) = &drill.server_user {
+            text.push_str(&(printable(&format!("  on a server of its own, run by user {user}")) + "\n"));
         }
-        if lines.is_empty() {
-            lines.push("it took too long".to_owned());
-        }
-        Failure { exit: Exit::Damaged, code: "drill-failed", message: format!("the drill failed: {}", lines.join("; ")) }
-    }
-
-    fn text(&self) -> String {
-        let mut text = String::new();
-        for Drilled { time, report } in &self.drills {
-            let id: String = report.snapshot.chars().take(12).collect();
-            text.push_str(&format!("snapshot {id} of {time}, {}\n", output::bytes(report.bytes)));
-            for check in &report.checks {
-                let outcome = match check.outcome {
-                    Outcome::Passed => "ok",
-                    Outcome::Failed => "FAILED",
-                    Outcome::Skipped => "skipped",
-                };
-                let stream = check.stream.as_deref().unwrap_or_default();
-                let line =
-                    format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
-                text.push_str(&(printable(&line) + "\n"));
-            }
-            if let Some(user) = &report.server_user {
-                text.push_str(&(printable(&format!("  on a server of its own, run by user {user}")) + "\n"));
-            }
-            text.push_str(&format!(
-                "  recovery took {}: restore {}, checks {}\n",
-                output::duration(report.recovery_ms),
-                output::duration(report.restore_ms),
-                output::duration(report.verify_ms)
-            ));
-        }
-        let marked = if self.marked { ", and the snapshot is marked as verified" } else { "" };
         text.push_str(&format!(
-            "the drill {} in {}{marked}\n",
-            if self.passed { "passed" } else { "FAILED" },
-            output::duration(self.duration_ms)
+            "  recovery took {}: restore {}, checks {}\n",
+            output::duration(drill.recovery_ms),
+            output::duration(drill.restore_ms),
+            output::duration(drill.verify_ms)
         ));
-        text
     }
+    let marked = if report.marked { ", and the snapshot is marked as verified" } else { "" };
+    text.push_str(&format!(
+        "the drill {} in {}{marked}\n",
+        if report.passed { "passed" } else { "FAILED" },
+        output::duration(ms(report.duration_us))
+    ));
+    text
 }

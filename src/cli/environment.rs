@@ -61,7 +61,7 @@ pub(crate) fn server_dir() -> PathBuf {
 
 /// Whom a PostgreSQL server has to be run as, if this process may not run one: root may not. A dump can have programs run by its server, so it is somebody
 /// without rights, if there is one; else the account that the packages of PostgreSQL make, to which other servers' data may belong.
-pub(crate) fn server_account() -> Result<Option<Account>, Failure> {
+pub(crate) fn server_account() -> icecore::Result<Option<Account>> {
     const NAMES: [&str; 2] = ["nobody", "postgres"];
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -71,9 +71,8 @@ pub(crate) fn server_account() -> Result<Option<Account>, Failure> {
         found.map(|user| Account { name: wanted.to_owned(), uid: user.uid(), gid: user.primary_group_id() })
     };
     let none = || {
-        Failure::failed(
-            "PostgreSQL does not run as root, and there is no user nobody or postgres to run it: drill as another user, or name a server with --dsn",
-        )
+        let text = "PostgreSQL does not run as root, and there is no user nobody or postgres to run it: drill as another user, or name a server with --dsn";
+        icecore::Error::NotDone { detail: text.to_owned() }
     };
     NAMES.into_iter().find_map(account).map(Some).ok_or_else(none)
 }

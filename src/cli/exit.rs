@@ -1,9 +1,9 @@
 //! Exit codes, and which failure gives which.
 
-use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use icecore::Error;
+use icecore::ops::journal::Outcome;
 
 /// What the caller of the program learns from its exit code. Scripts rely on these numbers; they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +40,6 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What to do about a repository whose disk is full. A prune writes what it is about to delete before it deletes anything.
-const FULL: &str = ": the repository's disk is full. `icecore forget --prune` makes room, but has to write first: free some space by other means, then run it";
-
 /// Why a command ends early.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -68,40 +65,22 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let (exit, code) = classified(&error);
-        let advice = match &error {
-            Error::Backend { source, .. } if source.kind() == ErrorKind::StorageFull => FULL,
-            _ => "",
-        };
-        Failure { exit, code, message: format!("{error}{advice}") }
+        let (exit, code) = (Exit::of(error.exit_code()), error.code());
+        Failure { exit, code, message: format!("{error}{}", error.advice()) }
     }
 }
 
-/// The stable word for an error.
-pub(crate) fn code_of(error: &Error) -> &'static str {
-    classified(error).1
+impl Exit {
+    /// Of the code of an error or an outcome.
+    fn of(code: u8) -> Self {
+        let all = [Exit::Done, Exit::Usage, Exit::Incomplete, Exit::Damaged, Exit::NoRepository, Exit::Busy, Exit::WrongPassphrase];
+        all.into_iter().chain([Exit::Interrupted]).find(|exit| *exit as u8 == code).unwrap_or(Exit::Failed)
+    }
 }
 
-fn classified(error: &Error) -> (Exit, &'static str) {
-    match error {
-        Error::NoRepository { .. } => (Exit::NoRepository, "no-repository"),
-        Error::Refused { .. } => (Exit::Failed, "refused"),
-        Error::NotFound { .. } | Error::NoSuch { .. } => (Exit::Failed, "not-found"),
-        Error::Corrupt { .. } => (Exit::Damaged, "damaged"),
-        Error::WrongPassphrase { .. } => (Exit::WrongPassphrase, "wrong-passphrase"),
-        Error::UnsupportedFormat { .. } => (Exit::Failed, "unsupported-format"),
-        Error::Backend { .. } => (Exit::Failed, "backend"),
-        Error::Source { .. } => (Exit::Failed, "source"),
-        Error::Destination { .. } => (Exit::Failed, "destination"),
-        Error::Unsound { .. } => (Exit::Damaged, "damaged"),
-        Error::Bug { .. } => (Exit::Failed, "bug"),
-        Error::HalfDone { .. } => (Exit::Incomplete, "half-done"),
-        Error::Busy { .. } => (Exit::Busy, "busy"),
-        Error::InvalidArgument(_) => (Exit::Usage, "usage"),
-        Error::Catalog { .. } => (Exit::Failed, "catalog"),
-        Error::Stale { .. } => (Exit::Failed, "stale"),
-        Error::Cancelled => (Exit::Interrupted, "interrupted"),
-        _ => (Exit::Failed, "failed"),
+impl From<Outcome> for Exit {
+    fn from(outcome: Outcome) -> Self {
+        Exit::of(outcome.exit_code())
     }
 }
 
@@ -110,9 +89,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_says_what_makes_room() {
-        let error = |kind| Failure::from(Error::backend("write", "pack 1", std::io::Error::from(kind))).message;
-        assert!(error(ErrorKind::StorageFull).contains("icecore forget --prune"));
-        assert!(!error(ErrorKind::PermissionDenied).contains("prune"));
+    fn errors_have_the_exit_codes_of_the_program() {
+        let cases = [
+            (Error::Cancelled, Exit::Interrupted),
+            (Error::InvalidArgument(String::new()), Exit::Usage),
+            (Error::Poisoned, Exit::Failed),
+            (Error::corrupt("", ""), Exit::Damaged),
+            (Error::half_done("", ""), Exit::Incomplete),
+            (Error::NoRepository { location: String::new() }, Exit::NoRepository),
+            (Error::WrongPassphrase { location: String::new() }, Exit::WrongPassphrase),
+            (Error::Busy { path: "".into(), detail: String::new() }, Exit::Busy),
+        ];
+        for (error, exit) in cases {
+            assert_eq!(Exit::of(error.exit_code()), exit, "{error:?}");
+        }
+        let full = Error::backend("write", "pack 1", std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert!(Failure::from(full).message.contains("icecore forget --prune"));
     }
 }

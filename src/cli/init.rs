@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use icecore::fs::disk::RealDisk;
+use icecore::ops::init::{InitReport, init};
+use icecore::ops::journaled::Report;
 use icecore::store::backend::Backend;
 use icecore::store::backend::local::LocalBackend;
 use icecore::store::format::key::KdfCost;
-use icecore::store::repo::{InitOptions, Repository, remember_made};
+use icecore::store::repo::InitOptions;
 use icecore::{Error, Result};
-use serde::Serialize;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
@@ -36,15 +37,6 @@ fn percent(text: &str) -> Result<u8, String> {
     fits.ok_or_else(|| format!("it is no whole number of percent from 0% to {PARITY_PERCENT_MAX}%"))
 }
 
-#[derive(Serialize)]
-struct Made {
-    repository: String,
-    location: String,
-    encrypted: bool,
-    /// Percent; 0: none.
-    parity: u8,
-}
-
 pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failure> {
     let path = context.repository_path()?;
     refuse_other_places(&path)?;
@@ -62,28 +54,24 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
     };
     let backend = LocalBackend::create(&path, disk)?;
     let options = InitOptions { passphrase, cost: KdfCost::DEFAULT, parity_percent: args.parity };
-    let id = Repository::init(&backend, &options).map_err(|error| match error {
+    let report = init(&backend, &options, context.local_dir()).map_err(|error| match error {
         Error::InvalidArgument(_) => taken(&backend.location()),
         other => other.into(),
     })?;
-    // Without this the first command that opens it would do it.
-    let _ = remember_made(context.local_dir(), &backend.location(), id, !args.no_encryption);
-    let made = Made { repository: id.to_string(), location: backend.location(), encrypted: !args.no_encryption, parity: args.parity };
-    context.output.report(&made, |made| {
-        let last = match made.encrypted {
-            true => "It is encrypted: without the passphrase the data is lost. Keep the passphrase in a safe place.",
-            false => "It is not encrypted: whoever can read it can read the data.",
-        };
-        let short: String = made.repository.chars().take(12).collect();
-        let parity = match made.parity {
-            0 => String::new(),
-            percent => {
-                format!("Packs carry {percent} % of parity, and records a second copy: bad sectors are healed, lost files are not.\n")
-            }
-        };
-        format!("made repository {short} in {}\n{parity}{last}\n", made.location)
-    })?;
-    Ok(Exit::Done)
+    context.output.report(&report, text)?;
+    Ok(report.outcome().into())
+}
+
+fn text(made: &InitReport) -> String {
+    let last = match made.encrypted {
+        true => "It is encrypted: without the passphrase the data is lost. Keep the passphrase in a safe place.",
+        false => "It is not encrypted: whoever can read it can read the data.",
+    };
+    let parity = match made.parity {
+        0 => String::new(),
+        percent => format!("Packs carry {percent} % of parity, and records a second copy: bad sectors are healed, lost files are not.\n"),
+    };
+    format!("made repository {} in {}\n{parity}{last}\n", made.repository.short(), made.location)
 }
 
 /// Somebody who writes the address of a server or a bucket does not mean a new directory of that name.

@@ -1,22 +1,19 @@
 //! `log`: the journal, and notes in it.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, stdout};
-use std::time::Duration;
 
 use clap::Subcommand;
-use icecore::ops::journal::{Event, Operation, Outcome, Query, read, record};
+use icecore::ops::journal::Query;
+use icecore::ops::journaled::{Report, Work};
+use icecore::ops::log::{self, Entry, Log};
 use icecore::progress::Monitor;
-use icecore::store::format::log::{LOG_DETAIL_LEN_MAX, LogRecord};
-use icecore::store::repo::{LogName, Repository};
-use serde::Serialize;
+use icecore::store::repo::Repository;
 
 use super::args::FilterArgs;
 use super::columns::{Align, Table};
-use super::context::{Context, find_in};
+use super::context::{Context, find_in, wanted};
 use super::exit::{Exit, Failure};
-use super::journaled::author;
-use super::output::{self, printable};
+use super::output::printable;
 use super::time;
 use super::time::seconds;
 
@@ -63,35 +60,6 @@ enum What {
     },
 }
 
-#[derive(Serialize)]
-struct Log {
-    entries: Vec<EntryView>,
-    /// What cannot be read.
-    unreadable: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct EntryView {
-    id: String,
-    time: String,
-    duration_ms: f64,
-    operation: String,
-    outcome: String,
-    exit_code: u8,
-    host: String,
-    user: String,
-    tool: String,
-    source: Option<String>,
-    snapshots: Vec<String>,
-    snapshots_total: u64,
-    detail: String,
-    facts: BTreeMap<String, String>,
-    #[serde(skip)]
-    time_ns: i64,
-    #[serde(skip)]
-    short_ids: Vec<String>,
-}
-
 /// `log`.
 pub(crate) fn run(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
     match &args.what {
@@ -110,13 +78,10 @@ fn list(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
         snapshot: args.snapshot.as_deref().map(|snap| start_of_id(context, &repo, snap, &progress)).transpose()?,
         limit: args.limit.or_else(|| on_terminal.then_some(ROWS_ON_TERMINAL)),
     };
-    let journal = read(&repo, &query, &progress)?;
-    let unreadable: Vec<String> = journal.unreadable.iter().map(ToString::to_string).collect();
-    unreadable.iter().for_each(|damage| progress.warn(damage));
+    let log = log::list(&repo, &query, &progress)?;
     drop(progress);
-    let log = Log { entries: journal.entries.iter().map(|(name, entry)| EntryView::of(name, entry)).collect(), unreadable };
-    context.output.result(&log, Log::text)?;
-    if log.unreadable.is_empty() { Ok(Exit::Done) } else { Ok(Exit::Damaged) }
+    context.output.result(&log, text)?;
+    Ok(log.outcome().into())
 }
 
 /// `24h` is so long ago; anything else is a time.
@@ -135,93 +100,50 @@ fn start_of_id(context: &Context<'_>, repo: &Repository, snap: &str, monitor: &d
     Ok(find_in(&context.refresh(repo, monitor)?, snap, &FilterArgs::default())?.0.to_string())
 }
 
-/// `log note`: the one entry whose writing is all that is asked for, so it fails if that does.
+/// `log note`.
 fn note(context: &Context<'_>, text: &str, snap: Option<&str>) -> Result<Exit, Failure> {
-    if text.len() > LOG_DETAIL_LEN_MAX {
-        return Err(Failure::usage(format!("the note has {} bytes, and at most {LOG_DETAIL_LEN_MAX} are possible", text.len())));
-    }
     let repo = context.open()?;
-    let mut event = Event {
-        operation: Operation::Note,
-        outcome: Outcome::Done,
-        exit_code: Exit::Done as u8,
-        duration: Duration::ZERO,
-        source: None,
-        snapshots: Vec::new(),
-        detail: text.to_owned(),
-        facts: Vec::new(),
-    };
-    if let Some(snap) = snap {
-        let refreshed = context.refresh(&repo, &context.progress())?;
-        let (id, snapshot) = find_in(&refreshed, snap, &FilterArgs::default())?;
-        event.snapshots.push(*id);
-        event.source = Some(snapshot.source.id);
-    }
-    let name = record(&repo, &event, &author())?;
-    let written = repo.read_log(&name)?.ok_or_else(|| Failure::failed("the note has just been removed"))?;
-    let log = Log { entries: vec![EntryView::of(&name, &written)], unreadable: Vec::new() };
+    let progress = context.progress();
+    let about = snap.map(|snap| wanted(snap, &FilterArgs::default())).transpose()?;
+    let log = log::note(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, text, about.as_ref())?;
+    drop(progress);
     context.output.report(&log, |log| log.entries.iter().map(|entry| format!("noted at {}\n", time::local(entry.time_ns))).collect())?;
-    Ok(Exit::Done)
+    Ok(log.outcome().into())
 }
 
-impl EntryView {
-    fn of(name: &LogName, entry: &LogRecord) -> Self {
-        EntryView {
-            id: name.id.to_string(),
-            time: time::utc(entry.time_ns),
-            duration_ms: output::ms(entry.duration_us),
-            operation: entry.operation.clone(),
-            outcome: entry.outcome.clone(),
-            exit_code: entry.exit_code,
-            host: entry.host.clone(),
-            user: entry.user.clone(),
-            tool: entry.tool.clone(),
-            source: entry.source.map(|id| id.to_string()),
-            snapshots: entry.snapshots.iter().map(ToString::to_string).collect(),
-            snapshots_total: entry.snapshots_total,
-            detail: entry.detail.clone(),
-            facts: entry.facts.iter().cloned().collect(),
-            time_ns: entry.time_ns,
-            short_ids: entry.snapshots.iter().map(|id| id.short()).collect(),
-        }
-    }
-
-    fn shown_snapshots(&self) -> String {
-        match (self.short_ids.as_slice(), self.snapshots_total) {
-            ([], _) => String::new(),
-            ([one], 1) => one.clone(),
-            ([first, ..], total) => format!("{first} +{}", total.saturating_sub(1)),
-        }
+fn shown_snapshots(entry: &Entry) -> String {
+    match (entry.snapshots.as_slice(), entry.snapshots_total) {
+        ([], _) => String::new(),
+        ([one], 1) => one.short(),
+        ([first, ..], total) => format!("{} +{}", first.short(), total.saturating_sub(1)),
     }
 }
 
-impl Log {
-    fn text(&self) -> String {
-        if self.entries.is_empty() {
-            return "no entries\n".into();
-        }
-        let mut table = Table::new(["TIME", "WHAT", "OUTCOME", "SNAPSHOT", "WHO", "DETAIL"].map(|heading| (heading, Align::Left)));
-        for entry in &self.entries {
-            let outcome = match entry.exit_code {
-                0 => entry.outcome.clone(),
-                code => format!("{} ({code})", entry.outcome),
-            };
-            table.row([
-                time::local(entry.time_ns),
-                entry.operation.clone(),
-                outcome,
-                entry.shown_snapshots(),
-                format!("{}@{}", printable(&entry.user), printable(&entry.host)),
-                entry.detail.clone(),
-            ]);
-        }
-        table.text()
-            + &format!(
-                "{}\n",
-                match self.entries.len() {
-                    1 => "1 entry".to_owned(),
-                    many => many.to_string() + " entries",
-                }
-            )
+fn text(log: &Log) -> String {
+    if log.entries.is_empty() {
+        return "no entries\n".into();
     }
+    let mut table = Table::new(["TIME", "WHAT", "OUTCOME", "SNAPSHOT", "WHO", "DETAIL"].map(|heading| (heading, Align::Left)));
+    for entry in &log.entries {
+        let outcome = match entry.exit_code {
+            0 => entry.outcome.clone(),
+            code => format!("{} ({code})", entry.outcome),
+        };
+        table.row([
+            time::local(entry.time_ns),
+            entry.operation.clone(),
+            outcome,
+            shown_snapshots(entry),
+            format!("{}@{}", printable(&entry.user), printable(&entry.host)),
+            entry.detail.clone(),
+        ]);
+    }
+    table.text()
+        + &format!(
+            "{}\n",
+            match log.entries.len() {
+                1 => "1 entry".to_owned(),
+                many => many.to_string() + " entries",
+            }
+        )
 }

@@ -1,21 +1,21 @@
 //! `completions` and `man`: both made of the arguments themselves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory};
 use icecore::Error;
+use icecore::ops::json;
 use serde::Serialize;
 
 use super::commands::{Args, CompletionsArgs, ManArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::count;
-use super::views::Located;
 
 #[derive(Serialize)]
 struct Written {
-    #[serde(flatten)]
-    directory: Located,
+    #[serde(flatten, serialize_with = "json::path")]
+    directory: PathBuf,
     pages: Vec<String>,
 }
 
@@ -38,8 +38,9 @@ pub(crate) fn man(context: &Context<'_>, args: &ManArgs) -> Result<Exit, Failure
     let mut pages = Vec::new();
     write(dir, &command, &mut pages).map_err(|cause| Failure::from(Error::destination(dir, format!("cannot be written: {cause}"))))?;
     pages.sort();
-    let written = Written { directory: Located::of(dir), pages };
-    context.output.report(&written, |written| format!("{} in {}\n", count(written.pages.len() as u64, "page"), written.directory.path))?;
+    let written = Written { directory: dir.to_path_buf(), pages };
+    let text = |written: &Written| format!("{} in {}\n", count(written.pages.len() as u64, "page"), written.directory.to_string_lossy());
+    context.output.report(&written, text)?;
     Ok(Exit::Done)
 }
 

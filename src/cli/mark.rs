@@ -1,19 +1,15 @@
 //! `mark` and `protect`.
 
 use clap::Subcommand;
-use icecore::ops::journal::Operation;
-use icecore::ops::mark::{Statement, mark as put_mark};
-use icecore::progress::Monitor;
+use icecore::ops::journaled::{Report, Work};
+use icecore::ops::mark::{MarkReport, Statement, perform};
 use icecore::store::format::mark::MarkKind;
-use icecore::store::repo::Repository;
-use serde::Serialize;
 
 use super::args::SnapArgs;
-use super::context::{Context, find_in};
+use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
-use super::journaled::{Story, author, journaled};
+use super::look::flag_codes;
 use super::output::printable;
-use super::views::SnapshotView;
 
 /// The code of a flag that a user sets.
 const BY_USER: &str = "by-user";
@@ -75,13 +71,6 @@ enum What {
     },
 }
 
-#[derive(Serialize)]
-struct Done {
-    snapshot: SnapshotView,
-    /// A forget is about to remove it, or was interrupted on the way.
-    being_forgotten: bool,
-}
-
 /// `protect`.
 pub(crate) fn protect(context: &Context<'_>, args: &ProtectArgs) -> Result<Exit, Failure> {
     let kind = if args.off { MarkKind::Unprotect } else { MarkKind::Protect };
@@ -102,45 +91,17 @@ pub(crate) fn mark(context: &Context<'_>, args: &MarkArgs) -> Result<Exit, Failu
 
 fn state(context: &Context<'_>, snap: &SnapArgs, statements: &[Statement]) -> Result<Exit, Failure> {
     let repo = context.open()?;
-    journaled(context, &repo, Operation::Mark, |story| put(context, &repo, snap, statements, story))
-}
-
-fn put(context: &Context<'_>, repo: &Repository, snap: &SnapArgs, statements: &[Statement], story: &mut Story) -> Result<Exit, Failure> {
-    story.detail = statements.iter().map(told).collect::<Vec<_>>().join(", ");
     let progress = context.progress();
-    let mut refreshed = context.refresh(repo, &progress)?;
-    let (id, record) = find_in(&refreshed, &snap.snap, &snap.filter)?;
-    let id = *id;
-    story.snapshots.push(id);
-    story.source = Some(record.source.id);
-    let author = author();
-    let mut being_forgotten = false;
-    for statement in statements {
-        being_forgotten |= put_mark(repo, &refreshed, &id, statement, &author)?.is_being_forgotten;
-        refreshed = repo.refresh()?;
-    }
-    let found = refreshed.snapshots.iter().find(|(listed, _)| *listed == id);
-    let (id, record) = found.ok_or_else(|| Failure::failed(format!("snapshot {} has just been forgotten", id.short())))?;
-    if being_forgotten {
-        progress.warn(&format!("a forget of snapshot {} is at work, or was interrupted: see whether it stays in the list", id.short()));
-    }
+    let work = Work { repo: &repo, worker: &context.worker(), monitor: &progress };
+    let report = perform(&work, &wanted(&snap.snap, &snap.filter)?, statements)?;
     drop(progress);
-    let done = Done { snapshot: SnapshotView::of(id, record, &refreshed), being_forgotten };
-    context.output.report(&done, Done::text)?;
-    if being_forgotten { Ok(Exit::Incomplete) } else { Ok(Exit::Done) }
+    context.output.report(&report, text)?;
+    Ok(report.outcome().into())
 }
 
-/// What the journal is told of a mark.
-fn told(statement: &Statement) -> String {
-    let kind = format!("{:?}", statement.kind).to_lowercase();
-    [&kind, &statement.code, &statement.detail].into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" ")
-}
-
-impl Done {
-    fn text(&self) -> String {
-        let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
-        let flags = or_none(self.snapshot.flag_codes());
-        let line = format!("snapshot {}: flags {flags}; tags {}", self.snapshot.short_id, or_none(self.snapshot.tags.join(",")));
-        printable(&line) + "\n"
-    }
+fn text(report: &MarkReport) -> String {
+    let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    let snapshot = &report.snapshot;
+    let (flags, tags) = (or_none(flag_codes(snapshot)), or_none(snapshot.tags.join(",")));
+    printable(&format!("snapshot {}: flags {flags}; tags {tags}", snapshot.id.short())) + "\n"
 }

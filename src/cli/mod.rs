@@ -13,7 +13,6 @@ mod exit;
 mod export;
 mod forget;
 mod init;
-mod journaled;
 mod local_files;
 mod log;
 mod look;
@@ -33,13 +32,11 @@ mod restore;
 mod restore_server;
 mod salvage;
 mod scrub;
-mod secrets;
 mod signals;
 mod stats;
 mod status;
 mod targets;
 mod time;
-mod views;
 mod whole;
 
 use std::ffi::OsStr;
@@ -50,6 +47,7 @@ use clap::Parser;
 use commands::{Args, BackupWhat, Command};
 use context::Context;
 use exit::{Exit, Failure};
+use icecore::ops::secrets::hidden;
 use output::Output;
 
 /// Runs what the arguments ask for.
@@ -111,9 +109,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if !asked_for && std::env::args_os().any(|arg| arg == OsStr::new("--json")) {
         let text = error.render().to_string();
         output::failure_as_json(&Failure::usage(text.trim_end().strip_prefix("error: ").unwrap_or(text.trim_end())));
-    } else if !asked_for && secrets::hidden(&error.render().to_string()) != error.render().to_string() {
+    } else if !asked_for && hidden(&error.render().to_string()) != error.render().to_string() {
         // Without colours, as one of the arguments is changed.
-        output::to_stderr(secrets::hidden(&error.render().to_string()).trim_end());
+        output::to_stderr(hidden(&error.render().to_string()).trim_end());
     } else if let Err(failed) = error.print()
         && failed.kind() != std::io::ErrorKind::BrokenPipe
     {

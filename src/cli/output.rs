@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::args::Global;
 use super::exit::{Exit, Failure};
-use super::secrets::hidden;
+use icecore::ops::secrets::hidden;
+pub(crate) use icecore::ops::text::{bytes, count, duration, ms};
 
 /// The version of all JSON documents. It grows when a field changes its meaning or goes; readers ignore fields that they do not know.
 pub(crate) const SCHEMA: u32 = 1;
@@ -70,9 +71,7 @@ impl Output {
         if !self.json {
             return Ok(text(document).into_bytes());
         }
-        let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, body: document })
-            .map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?;
-        bytes.push(b'\n');
+        let bytes = self::document(document).map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?;
         Ok(harmless(bytes))
     }
 
@@ -116,6 +115,13 @@ impl Output {
             false => format!("warning: {}", printable_lines(message)),
         }
     }
+}
+
+/// A report in the envelope of all documents.
+pub(crate) fn document<T: Serialize>(body: &T) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, body })?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 /// A reader that has gone away is no failure.
@@ -174,71 +180,14 @@ fn acts(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Bytes for people: `0 B`, `1023 B`, `1.0 KiB`, `12.3 MiB`.
-pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = "KiB";
-    // 1023.95 would be shown as 1024.0.
-    for larger in UNITS.iter().skip(1) {
-        if value < 1023.95 {
-            break;
-        }
-        value /= 1024.0;
-        unit = larger;
-    }
-    format!("{value:.1} {unit}")
-}
-
-/// Milliseconds with three decimals, of microseconds.
-pub(crate) fn ms(us: u64) -> f64 {
-    us as f64 / 1000.0
-}
-
-/// A time span for people.
-pub(crate) fn duration(ms: f64) -> String {
-    match ms {
-        ms if ms < 1000.0 => format!("{ms:.0} ms"),
-        ms if ms < 60_000.0 => format!("{:.1} s", ms / 1000.0),
-        ms => {
-            let seconds = (ms / 1000.0) as u64;
-            match seconds / 3600 {
-                0 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-                hours => format!("{hours} h {:02} min", seconds / 60 % 60),
-            }
-        }
-    }
-}
-
 /// How long the key derivation took, for people; of a repository without a passphrase there is nothing to say.
 pub(crate) fn key_derivation(ms: f64) -> String {
     if ms > 0.0 { format!(", key derivation {}", duration(ms)) } else { String::new() }
 }
 
-/// `1 stream`, `2 streams`.
-pub(crate) fn count(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_for_people() {
-        let shown = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 10 << 30, u64::MAX].map(bytes);
-        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "10.0 GiB", "16.0 EiB"]);
-    }
-
-    #[test]
-    fn durations_for_people() {
-        let shown = [0.4, 999.0, 1000.0, 61_000.0, 3_660_000.0].map(duration);
-        assert_eq!(shown, ["0 ms", "999 ms", "1.0 s", "1 min 01 s", "1 h 01 min"]);
-    }
 
     #[test]
     fn nothing_reaches_the_terminal_but_text() {

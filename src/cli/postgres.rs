@@ -1,22 +1,19 @@
 //! `backup postgres`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use icecore::engine::postgres::{Conninfo, Databases, LOCK_WAIT, PostgresOptions, PostgresSource};
-use icecore::ops::journal::Operation;
+use icecore::engine::postgres::{Conninfo, LOCK_WAIT, PostgresOptions, PostgresServer, PostgresSource};
+use icecore::ops::backup::{AllTaken, perform, perform_all};
+use icecore::ops::journaled::{Report, Work};
 use icecore::recorded::SourceKind;
-use icecore::store::repo::Repository;
-use serde::Serialize;
 
 use super::args::RecordArgs;
-use super::backup::{Done, name_source, options as record_options, take};
+use super::backup::{problems, recorded, text};
 use super::context::Context;
+use super::environment;
 use super::exit::{Exit, Failure};
-use super::journaled::{Story, journaled};
 use super::output::printable;
-use super::{environment, time};
 
 /// Take a snapshot of a PostgreSQL database: a dump, its schema, and the cluster's roles
 #[derive(Debug, clap::Args)]
@@ -66,27 +63,6 @@ pub(crate) struct PostgresArgs {
     pub(crate) record: RecordArgs,
 }
 
-/// Snapshots of several databases.
-#[derive(Serialize)]
-struct AllDone {
-    tag: String,
-    snapshots: Vec<Done>,
-    failed: Vec<FailedView>,
-    passed_over: Vec<PassedOver>,
-}
-
-#[derive(Serialize)]
-struct FailedView {
-    database: String,
-    error: String,
-}
-
-#[derive(Serialize)]
-struct PassedOver {
-    database: String,
-    reason: String,
-}
-
 /// `backup postgres`.
 pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit, Failure> {
     let environment = environment::everything();
@@ -96,7 +72,8 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
         let text = "globals.sql holds the roles' password verifiers, and this repository is not encrypted: leave them out with --no-role-passwords";
         return Err(Failure::usage(text));
     }
-    record_options(&args.record)?;
+    let recorded = recorded(&args.record)?;
+    let progress = context.progress();
     let options = PostgresOptions {
         conninfo,
         environment,
@@ -108,92 +85,34 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
         spool_dir: args.tmp.clone().unwrap_or_else(environment::temporary_dir),
         exclude_tables: args.exclude_table.clone(),
         exclude_table_data: args.exclude_table_data.clone(),
-        on_table: Arc::new(|_| {}),
+        on_table: progress.on_item(),
     };
+    let work = Work { repo: &repo, worker: &context.worker(), monitor: &progress };
     if args.all_databases {
-        let done = all(context, &repo, &options, &args.record)?;
-        context.output.report_or_warn(&done, AllDone::text, AllDone::problems)?;
-        return Ok(done.exit());
+        let all = perform_all(&work, &PostgresServer(options), &recorded)?;
+        drop(progress);
+        context.output.report_or_warn(&all, all_text, all_problems)?;
+        return Ok(all.outcome().into());
     }
-    journaled(context, &repo, Operation::Backup, |story| {
-        let done = one(context, &repo, options, &args.record, story)?;
-        context.output.report_or_warn(&done, Done::text, Done::problems)?;
-        Ok(done.exit())
-    })
-}
-
-fn one(
-    context: &Context<'_>,
-    repo: &Repository,
-    options: PostgresOptions,
-    record: &RecordArgs,
-    story: &mut Story,
-) -> Result<Done, Failure> {
     let label = options.conninfo.label();
-    name_source(story, &SourceKind::POSTGRES, record, &if options.globals_only { format!("globals of {label}") } else { label });
-    let progress = context.progress();
-    let source = PostgresSource::connect(PostgresOptions { on_table: progress.on_item(), ..options })?;
-    take(repo, &progress, &source, &record_options(record)?, story)
+    let given = if options.globals_only { format!("globals of {label}") } else { label };
+    let taken = perform(&work, (&SourceKind::POSTGRES, &given), &recorded, || Ok(Box::new(PostgresSource::connect(options)?)))?;
+    drop(progress);
+    context.output.report_or_warn(&taken, text, problems)?;
+    Ok(taken.outcome().into())
 }
 
-/// The databases of the server. In the journal only if it does not say.
-fn databases(context: &Context<'_>, repo: &Repository, options: &PostgresOptions) -> Result<Databases, Failure> {
-    let mut databases = Databases::default();
-    journaled(context, repo, Operation::Backup, |story| {
-        story.detail = format!("all databases, from {}", options.conninfo.label());
-        databases = PostgresSource::connect(options.clone())?.databases()?;
-        story.untold = true;
-        Ok(Exit::Done)
-    })?;
-    Ok(databases)
+/// What is not well.
+fn all_problems(all: &AllTaken) -> Vec<String> {
+    let failed = all.failed.iter().map(|failed| format!("no snapshot of {}: {}", failed.database, failed.error));
+    all.snapshots.iter().flat_map(problems).chain(failed).collect()
 }
 
-/// One database after the other, each with an entry in the journal; one that fails does not stop those after it.
-fn all(context: &Context<'_>, repo: &Repository, options: &PostgresOptions, record: &RecordArgs) -> Result<AllDone, Failure> {
-    let Databases { names, passed_over } = databases(context, repo, options)?;
-    let passed_over: Vec<PassedOver> = passed_over.into_iter().map(|(database, reason)| PassedOver { database, reason }).collect();
-    for PassedOver { database, reason } in &passed_over {
-        context.output.warn(&format!("database {database} is passed over: {reason}"));
+fn all_text(all: &AllTaken) -> String {
+    let mut text: String = all.snapshots.iter().map(text).collect();
+    for failed in &all.failed {
+        text.push_str(&format!("no snapshot of {}: {}\n", printable(&failed.database), printable(&failed.error)));
     }
-    let tag = format!("all-databases-{}", time::utc(time::now_ns()));
-    let tags = record.tags.iter().cloned().chain([tag.clone()]).collect();
-    let record = RecordArgs { tags, source: None, host: record.host.clone(), time: record.time.clone() };
-    let mut done = AllDone { tag, snapshots: Vec::new(), failed: Vec::new(), passed_over };
-    for database in names {
-        let options = PostgresOptions { conninfo: options.conninfo.with_database(&database), ..options.clone() };
-        let mut taken = None;
-        let ended =
-            journaled(context, repo, Operation::Backup, |story| Ok(taken.insert(one(context, repo, options, &record, story)?).exit()));
-        match ended {
-            Ok(_) => done.snapshots.extend(taken),
-            Err(failure) if failure.exit == Exit::Failed => done.failed.push(FailedView { database, error: failure.message }),
-            Err(failure) => return Err(failure),
-        }
-    }
-    Ok(done)
-}
-
-impl AllDone {
-    fn exit(&self) -> Exit {
-        match (self.snapshots.is_empty(), self.failed.is_empty()) {
-            (true, _) => Exit::Failed,
-            (false, true) if self.snapshots.iter().all(|done| done.exit() == Exit::Done) => Exit::Done,
-            (false, _) => Exit::Incomplete,
-        }
-    }
-
-    /// What is not well.
-    fn problems(&self) -> Vec<String> {
-        let failed = self.failed.iter().map(|failed| format!("no snapshot of {}: {}", failed.database, failed.error));
-        self.snapshots.iter().flat_map(Done::problems).chain(failed).collect()
-    }
-
-    fn text(&self) -> String {
-        let mut text: String = self.snapshots.iter().map(Done::text).collect();
-        for failed in &self.failed {
-            text.push_str(&format!("no snapshot of {}: {}\n", printable(&failed.database), printable(&failed.error)));
-        }
-        text.push_str(&format!("tag {}\n", self.tag));
-        text
-    }
+    text.push_str(&format!("tag {}\n", all.tag));
+    text
 }

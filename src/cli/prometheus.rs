@@ -3,24 +3,24 @@
 use std::path::Path;
 
 use icecore::Error;
+use icecore::ops::status::{SourceStatus, State, Status};
 
 use super::exit::Failure;
-use super::status::{Done, Source};
 use super::whole;
 
 /// Anyone may read it: node_exporter runs as a user of its own.
 const FILE_MODE: u32 = 0o644;
 
 /// The gauges of a source: name, what it says, and its value, if there is one.
-type OfSource = (&'static str, &'static str, fn(&Source) -> Option<f64>);
+type OfSource = (&'static str, &'static str, fn(&SourceStatus) -> Option<f64>);
 
 const OF_SOURCES: [OfSource; 9] = [
     ("icecore_source_ok", "Whether the source has a good snapshot that is young enough for --max-age.", |one| {
-        Some(yes(one.status == "ok"))
+        Some(yes(one.status == State::Ok))
     }),
     ("icecore_snapshots", "Snapshots of the source in the list.", |one| Some(one.snapshots as f64)),
     ("icecore_last_good_snapshot_timestamp_seconds", "Time of the last good snapshot.", |one| {
-        one.last_good.as_ref().map(|good| seconds(good.at.time_ns))
+        one.last_good.as_ref().map(|good| seconds(good.time_ns))
     }),
     ("icecore_last_good_snapshot_logical_bytes", "Bytes of the streams of the last good snapshot.", |one| {
         one.last_good.as_ref().map(|good| good.logical_bytes as f64)
@@ -31,45 +31,45 @@ const OF_SOURCES: [OfSource; 9] = [
     ("icecore_flagged_snapshots_since_good", "Flagged snapshots after the last good one.", |one| Some(one.flagged_after.len() as f64)),
     ("icecore_snapshots_ahead", "Snapshots dated after now, which are not believed.", |one| Some(one.ahead as f64)),
     ("icecore_last_verified_timestamp_seconds", "When a snapshot was last restored, drilled or read whole, and was right.", |one| {
-        one.last_verified.as_ref().map(|verified| seconds(verified.at.time_ns))
+        one.last_verified.as_ref().map(|verified| seconds(verified.time_ns))
     }),
     ("icecore_last_failure_timestamp_seconds", "When a backup last failed, if that was after the last good snapshot.", |one| {
-        one.last_failure.as_ref().map(|failure| seconds(failure.at.time_ns))
+        one.last_failure.as_ref().map(|failure| seconds(failure.time_ns))
     }),
 ];
 
 /// Writes the file: complete under another name, then renamed.
-pub(crate) fn write(file: &Path, done: &Done) -> Result<(), Failure> {
+pub(crate) fn write(file: &Path, status: &Status) -> Result<(), Failure> {
     let failed = |cause: std::io::Error| Failure::from(Error::destination(file, format!("the textfile cannot be written: {cause}")));
     if file.file_name().is_none() {
         return Err(Failure::usage(format!("{}: is no name of a file", file.display())));
     }
     // node_exporter reads names that end with `.prom`; the one before it is renamed does not.
-    whole::write(file, text(done).as_bytes(), FILE_MODE).map_err(failed)
+    whole::write(file, text(status).as_bytes(), FILE_MODE).map_err(failed)
 }
 
-fn text(done: &Done) -> String {
-    let repository = format!("repository=\"{}\"", escaped(&done.repository));
+fn text(status: &Status) -> String {
+    let repository = format!("repository=\"{}\"", status.repository);
     let mut text = String::new();
     for (name, says, value) in OF_SOURCES {
-        let samples = done.sources.iter().filter_map(|one| {
+        let samples = status.sources.iter().filter_map(|one| {
             let (label, host) = (escaped(&one.source.label), escaped(&one.host));
             Some((format!("{repository},source_id=\"{}\",source=\"{label}\",host=\"{host}\"", one.source.id), value(one)?))
         });
         // Of a source without any snapshot there is only this to say.
-        let never_taken = done.never_taken.iter().filter(|_| name == "icecore_source_ok").map(|one| {
+        let never_taken = status.never_taken.iter().filter(|_| name == "icecore_source_ok").map(|one| {
             let (label, host) = (escaped(&one.label), escaped(&one.host));
             (format!("{repository},source_id=\"\",source=\"{label}\",host=\"{host}\""), 0.0)
         });
         gauge(&mut text, name, says, samples.chain(never_taken));
     }
-    let check = done.last_check.as_ref();
+    let check = status.last_check.as_ref();
     let of_repository = [
-        ("icecore_ok", "Whether status finds nothing wrong.", Some(yes(done.status == "ok"))),
-        ("icecore_last_check_timestamp_seconds", "When the last check ended.", check.map(|check| seconds(check.at.time_ns))),
-        ("icecore_last_check_ok", "Whether the last check found no damage.", check.map(|check| yes(check.is_whole))),
-        ("icecore_unreadable_objects", "Snapshots, marks and journal entries that cannot be read.", Some(done.unreadable.len() as f64)),
-        ("icecore_status_timestamp_seconds", "When this file was written.", Some(seconds(done.now_ns))),
+        ("icecore_ok", "Whether status finds nothing wrong.", Some(yes(status.status == State::Ok))),
+        ("icecore_last_check_timestamp_seconds", "When the last check ended.", check.map(|check| seconds(check.time_ns))),
+        ("icecore_last_check_ok", "Whether the last check found no damage.", check.map(|check| yes(check.is_whole()))),
+        ("icecore_unreadable_objects", "Snapshots, marks and journal entries that cannot be read.", Some(status.unreadable.len() as f64)),
+        ("icecore_status_timestamp_seconds", "When this file was written.", Some(seconds(status.now_ns))),
     ];
     for (name, says, value) in of_repository {
         gauge(&mut text, name, says, value.map(|value| (repository.clone(), value)).into_iter());

@@ -1,6 +1,5 @@
 //! `restore` and `dump`.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -13,24 +12,18 @@ use icecore::Error;
 use icecore::engine::place::Placement;
 use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
-use icecore::id::SnapshotId;
 use icecore::ops::export::{self, FromOptions};
-use icecore::ops::journal::Operation;
-use icecore::ops::restore::{self, Failed, Outcome, RestoreOptions, Restored};
-use icecore::ops::subtree;
+use icecore::ops::journaled::{Report, Work};
+use icecore::ops::restore::{self, Destination, Listed, RestoreOptions, RestoreReport, RestoreWish, perform, which_source};
 use icecore::progress::Monitor;
 use icecore::store::format::snapshot::SnapshotRecord;
-use icecore::store::repo::{Reader, Refreshed, Repository};
-use serde::Serialize;
+use icecore::store::repo::Repository;
 
 use super::args::{FilterArgs, SnapArgs, span};
-use super::context::{Context, find_in};
-use super::exit::{Exit, Failure, code_of};
-use super::journaled::{Story, journaled};
+use super::context::{Context, wanted};
+use super::exit::{Exit, Failure};
 use super::outlet::Outlet;
-use super::output::{self, count, printable};
-use super::progress::Progress;
-use super::views::{Located, Named};
+use super::output::{self, count, ms, printable};
 use super::{targets, time};
 
 /// Give a snapshot back, as files or as a PostgreSQL database; what was there is kept as NAME.pre_restore.TIMESTAMP (a database: NAME_pre_restore_TIMESTAMP)
@@ -87,56 +80,7 @@ pub(crate) struct DumpArgs {
 }
 
 /// Above this the paths are no news to anyone.
-pub(crate) const SHOWN_MAX: usize = 20;
-/// Failures that are told one by one; of more the reasons repeat.
-pub(crate) const FAILED_SHOWN_MAX: usize = 50;
-
-#[derive(Serialize)]
-struct Done {
-    /// With --from-dir what the manifest there names.
-    snapshot: Option<String>,
-    bytes: u64,
-    duration_ms: f64,
-    key_derivation_ms: f64,
-    /// Whether there was something to verify against; always so but with --from-dir.
-    verified: bool,
-    /// `done`, `incomplete`, `damaged` or `interrupted`.
-    status: &'static str,
-    restored: Vec<RestoredView>,
-    failed: Vec<FailedView>,
-    /// Streams that were not tried any more.
-    untried: u64,
-    #[serde(skip)]
-    from: String,
-    /// The number of all streams. `restored` may list fewer: only those that are shown.
-    #[serde(skip)]
-    streams: u64,
-}
-
-#[derive(Serialize)]
-pub(crate) struct FailedView {
-    #[serde(flatten)]
-    named: Named,
-    #[serde(flatten)]
-    located: Located,
-    code: &'static str,
-    message: String,
-}
-
-#[derive(Serialize)]
-struct RestoredView {
-    #[serde(flatten)]
-    named: Named,
-    #[serde(flatten)]
-    located: Located,
-    bytes: u64,
-    kept: Vec<Located>,
-    /// What SQLite said of a database.
-    damage: Vec<String>,
-    warnings: Vec<String>,
-    not_checked: Vec<String>,
-}
-
+const SHOWN_MAX: usize = 20;
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
     if let Some(dsn) = &args.server.dsn {
@@ -158,107 +102,34 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
     }
     let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
-    journaled(context, &repo, Operation::Restore, |story| {
-        story.detail = snap.to_owned();
-        if let (true, Some(dir)) = (args.salvage, &args.to) {
-            return super::salvage::salvage(context, &repo, snap, dir, args, story);
-        }
-        put_back(context, &repo, snap, args, story)
-    })
-}
-
-fn put_back(context: &Context<'_>, repo: &Repository, snap: &str, args: &RestoreArgs, story: &mut Story) -> Result<Exit, Failure> {
-    let started = Instant::now();
+    let wanted = wanted(snap, &args.filter)?;
+    if let (true, Some(dir)) = (args.salvage, &args.to) {
+        return super::salvage::salvage(context, &repo, &wanted, (dir, &args.streams), args.no_xattrs);
+    }
     let progress = context.progress();
-    let refreshed = context.refresh(repo, &progress)?;
-    let (id, record) = find_in(&refreshed, snap, &args.filter)?.clone();
-    story.snapshots.push(id);
-    story.source = Some(record.source.id);
-    story.detail = destinations(args);
-    for flag in &record.flags {
-        progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
-    }
-    let mut shown = Shown::new(context.output.json);
-    let outcome = place(repo, &record, args, &progress, &mut shown).map_err(|error| refused(error, snap, &args.filter))?;
-    repo.warn_of_healed(&progress);
-    let good = if outcome.is_damaged() { last_good(&refreshed, &id, &record) } else { None };
-    let done = Done {
-        snapshot: Some(id.to_string()),
-        duration_ms: output::ms(started.elapsed().as_micros() as u64),
-        key_derivation_ms: output::ms(repo.key_derivation().as_micros() as u64),
-        from: format!("snapshot {}", id.short()),
-        ..Done::default()
+    let told = args.streams.iter().map(|stream| stream.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let targets = |is_known: &dyn Fn(&[u8]) -> bool| args.streams.iter().map(|argument| targets::target(argument, is_known)).collect();
+    let wish = RestoreWish {
+        to: args.to.as_deref().map_or(Destination::Streams { told, targets: &targets }, Destination::Tree),
+        options: RestoreOptions { database: database_options(args), live: args.live, no_xattrs: args.no_xattrs },
+        timestamp: time::compact(time::now_ns()),
+        listed_max: listed_max(context),
     };
-    end(context, done, outcome, shown, good, progress)
-}
-
-/// Says what was done and what was not. Where nothing was changed, that is a failure as of any other command.
-fn end(
-    context: &Context<'_>,
-    mut done: Done,
-    outcome: Outcome,
-    shown: Shown,
-    good: Option<String>,
-    progress: Progress,
-) -> Result<Exit, Failure> {
-    let hint = good.map_or_else(String::new, |id| format!("; the last good snapshot of this source is {id}"));
-    if !outcome.is_changed() && !outcome.is_whole() {
-        drop(progress);
-        let mut failure = Failure::from(outcome.whole().err().unwrap_or(Error::Poisoned));
-        failure.message.push_str(&hint);
-        return Err(failure);
-    }
-    for failed in outcome.failed.iter().take(FAILED_SHOWN_MAX) {
-        progress.warn(&format!("{} was not restored: {}", String::from_utf8_lossy(&failed.name), failed.error));
-    }
-    if outcome.failed.len() > FAILED_SHOWN_MAX {
-        progress.warn(&format!("{} more were not restored; --json lists all", outcome.failed.len() - FAILED_SHOWN_MAX));
-    }
-    if let Some(error) = &outcome.stopped {
-        progress.warn(&format!("the restore stopped: {error}; {} not tried", count(outcome.untried, "stream")));
-    }
-    if !hint.is_empty() {
-        progress.warn(hint.trim_start_matches("; "));
-    }
+    let work = Work { repo: &repo, worker: &context.worker(), monitor: &progress };
+    let report = perform(&work, &wanted, &wish)?;
     drop(progress);
-    let (exit, status) = match () {
-        () if matches!(outcome.stopped, Some(Error::Cancelled)) => (Exit::Interrupted, "interrupted"),
-        () if outcome.is_damaged() => (Exit::Damaged, "damaged"),
-        () if !outcome.is_whole() => (Exit::Incomplete, "incomplete"),
-        () => (Exit::Done, "done"),
-    };
-    done.status = status;
-    done.bytes = outcome.bytes;
-    done.streams = outcome.restored;
-    done.untried = outcome.untried;
-    done.restored = shown.restored;
-    done.failed = outcome.failed.iter().map(FailedView::of).collect();
-    context.output.report_as(exit, &done, Done::text)
+    let from = format!("snapshot {}", report.snapshot.as_deref().map(short).unwrap_or_default());
+    context.output.report_as(report.outcome().into(), &report, |report| text(report, &from))
 }
 
-/// The newest snapshot of the same source that counts as good, but this one.
-fn last_good(refreshed: &Refreshed, id: &SnapshotId, record: &SnapshotRecord) -> Option<String> {
-    let of_source =
-        |(other, found): &&(SnapshotId, SnapshotRecord)| other != id && found.source.id == record.source.id && found.flags.is_empty();
-    refreshed.snapshots.iter().rev().find(of_source).map(|(id, _)| id.short())
+/// As JSON all, as text the first ones.
+fn listed_max(context: &Context<'_>) -> usize {
+    if context.output.json { usize::MAX } else { SHOWN_MAX }
 }
 
-/// What the report shows of what was restored: as JSON all of it, as text the first ones and those that took the place of something.
-struct Shown {
-    all: bool,
-    restored: Vec<RestoredView>,
-}
-
-impl Shown {
-    fn new(all: bool) -> Self {
-        Shown { all, restored: Vec::new() }
-    }
-
-    fn add(&mut self, restored: &Restored) {
-        if self.all || self.restored.len() < SHOWN_MAX || !restored.placed.kept.is_empty() {
-            self.restored.push(RestoredView::of(restored));
-        }
-    }
+/// The start of an id, for people.
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
 }
 
 /// `restore --from-dir`. What would be SNAP is the first of the files here.
@@ -277,18 +148,19 @@ fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exi
     let targets = arguments.into_iter().map(|argument| targets::target(argument, |name| given.has(name))).collect::<Result<Vec<_>, _>>()?;
     let database = database_options(args);
     let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor: &progress };
-    let mut shown = Shown::new(context.output.json);
+    let mut listed = Listed { max: listed_max(context), restored: Vec::new() };
     let options = FromOptions { database, live: args.live };
-    let outcome = export::restore_given(&given, &targets, &options, &placement, &mut |restored| shown.add(&restored))?;
-    let named = given.snapshot().map_or_else(String::new, |id| format!(" (snapshot {})", id.chars().take(12).collect::<String>()));
-    let done = Done {
+    let outcome = export::restore_given(&given, &targets, &options, &placement, &mut |restored| listed.add(restored))?;
+    let report = RestoreReport {
         snapshot: given.snapshot().map(str::to_owned),
-        duration_ms: output::ms(started.elapsed().as_micros() as u64),
+        duration_us: started.elapsed().as_micros() as u64,
         verified: given.is_verified(),
-        from: format!("{}{named}", dir.display()),
-        ..Done::default()
+        ..RestoreReport::of(outcome, listed.restored, None, &progress)?
     };
-    end(context, done, outcome, shown, None, progress)
+    drop(progress);
+    let named = given.snapshot().map_or_else(String::new, |id| format!(" (snapshot {})", short(id)));
+    let from = format!("{}{named}", dir.display());
+    context.output.report_as(report.outcome().into(), &report, |report| text(report, &from))
 }
 
 fn database_options(args: &RestoreArgs) -> DatabaseOptions {
@@ -296,133 +168,26 @@ fn database_options(args: &RestoreArgs) -> DatabaseOptions {
     DatabaseOptions { accept_damaged: args.accept_damaged, busy_timeout: args.busy_timeout.unwrap_or(default.busy_timeout), ..default }
 }
 
-/// Where it goes, for the journal.
-fn destinations(args: &RestoreArgs) -> String {
-    match &args.to {
-        Some(dir) => format!("into {}", dir.display()),
-        None => args.streams.iter().map(|stream| stream.to_string_lossy()).collect::<Vec<_>>().join(" "),
-    }
-}
-
-/// A restore that did not begin.
-enum Refused {
-    Arguments(Failure),
-    Library(Error),
-}
-
-fn place(
-    repo: &Repository,
-    record: &SnapshotRecord,
-    args: &RestoreArgs,
-    monitor: &dyn Monitor,
-    shown: &mut Shown,
-) -> Result<Outcome, Refused> {
-    let options = RestoreOptions { database: database_options(args), live: args.live, no_xattrs: args.no_xattrs };
-    let placement = Placement { disk: &RealDisk, timestamp: time::compact(time::now_ns()), monitor };
-    let mut tell = |restored: Restored| shown.add(&restored);
-    let outcome = match &args.to {
-        Some(dir) => restore::restore_tree(repo, record, dir, &options, &placement, &mut tell),
-        None => {
-            let targets = targets(repo, record, args, monitor)?;
-            restore::restore_streams(repo, record, &targets, &options, &placement, &mut tell)
+fn text(report: &RestoreReport, from: &str) -> String {
+    let mut text = String::new();
+    for (index, stream) in report.restored.iter().enumerate() {
+        if index < SHOWN_MAX || !stream.placed.kept.is_empty() {
+            text.push_str(&format!("{} {}\n", printable(&stream.placed.path.to_string_lossy()), output::bytes(stream.len)));
         }
+        for kept in &stream.placed.kept {
+            text.push_str(&format!("  what was there is kept as {}\n", printable(&kept.to_string_lossy())));
+        }
+    }
+    let (streams, bytes) = (count(report.streams, "stream"), output::bytes(report.bytes));
+    let (took, derivation) = (output::duration(ms(report.duration_us)), output::key_derivation(ms(report.key_derivation_us)));
+    let (from, verified) = (printable(from), if report.verified { "verified" } else { "not verified" });
+    let lacking = match (report.failed.len() as u64, report.untried) {
+        (0, 0) => String::new(),
+        (failed, 0) => format!("; {failed} not restored"),
+        (failed, untried) => format!("; {failed} not restored, {untried} not tried"),
     };
-    outcome.map_err(Refused::Library)
-}
-
-fn targets(
-    repo: &Repository,
-    record: &SnapshotRecord,
-    args: &RestoreArgs,
-    monitor: &dyn Monitor,
-) -> Result<Vec<(Vec<u8>, PathBuf)>, Refused> {
-    let listing = Reader::new(repo).listing(&record.listing, monitor).map_err(Refused::Library)?;
-    let streams: HashSet<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
-    let is_known = |name: &[u8]| streams.contains(name) || subtree::is_directory(&listing, name);
-    let target = |argument| targets::target(argument, is_known).map_err(Refused::Arguments);
-    args.streams.iter().map(target).collect()
-}
-
-fn refused(refused: Refused, snap: &str, filter: &FilterArgs) -> Failure {
-    match refused {
-        Refused::Arguments(failure) => failure,
-        Refused::Library(error) => of_which_source(error, snap, filter),
-    }
-}
-
-impl FailedView {
-    pub(crate) fn of(failed: &Failed) -> Self {
-        FailedView {
-            named: Named::of(&failed.name),
-            located: Located::of(&failed.path),
-            code: code_of(&failed.error),
-            message: failed.error.to_string(),
-        }
-    }
-}
-
-/// Of a stream that is not there: perhaps another source was meant.
-pub(crate) fn of_which_source(error: Error, snap: &str, filter: &FilterArgs) -> Failure {
-    let is_of_all = matches!(error, Error::NoSuch { .. }) && snap.starts_with("latest") && filter.source.is_none();
-    let failure = Failure::from(error);
-    let hint = if is_of_all { "; `latest` is the newest of all sources: choose one with --source" } else { "" };
-    Failure { message: failure.message + hint, ..failure }
-}
-
-impl RestoredView {
-    fn of(restored: &Restored) -> Self {
-        RestoredView {
-            named: Named::of(&restored.name),
-            located: Located::of(&restored.placed.path),
-            bytes: restored.len,
-            kept: restored.placed.kept.iter().map(|path| Located::of(path)).collect(),
-            damage: restored.placed.findings.damage.clone(),
-            warnings: restored.placed.findings.warnings.clone(),
-            not_checked: restored.placed.findings.not_checked.clone(),
-        }
-    }
-}
-
-impl Default for Done {
-    fn default() -> Self {
-        Done {
-            snapshot: None,
-            bytes: 0,
-            duration_ms: 0.0,
-            key_derivation_ms: 0.0,
-            verified: true,
-            status: "done",
-            restored: Vec::new(),
-            failed: Vec::new(),
-            untried: 0,
-            from: String::new(),
-            streams: 0,
-        }
-    }
-}
-
-impl Done {
-    fn text(&self) -> String {
-        let mut text = String::new();
-        for (index, stream) in self.restored.iter().enumerate() {
-            if index < SHOWN_MAX || !stream.kept.is_empty() {
-                text.push_str(&format!("{} {}\n", printable(&stream.located.path), output::bytes(stream.bytes)));
-            }
-            for kept in &stream.kept {
-                text.push_str(&format!("  what was there is kept as {}\n", printable(&kept.path)));
-            }
-        }
-        let (streams, bytes) = (count(self.streams, "stream"), output::bytes(self.bytes));
-        let (took, derivation) = (output::duration(self.duration_ms), output::key_derivation(self.key_derivation_ms));
-        let (from, verified) = (printable(&self.from), if self.verified { "verified" } else { "not verified" });
-        let lacking = match (self.failed.len() as u64, self.untried) {
-            (0, 0) => String::new(),
-            (failed, 0) => format!("; {failed} not restored"),
-            (failed, untried) => format!("; {failed} not restored, {untried} not tried"),
-        };
-        text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}{lacking}\n"));
-        text
-    }
+    text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}{lacking}\n"));
+    text
 }
 
 /// `dump`.
@@ -430,21 +195,23 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
     use std::os::unix::ffi::OsStrExt;
     let repo = context.open()?;
     let progress = context.progress();
-    let (_, record) = context.find(&repo, &args.snap, &progress)?;
+    let refreshed = context.refresh(&repo, &progress)?;
+    let wanted = wanted(&args.snap.snap, &args.snap.filter)?;
+    let (_, record) = wanted.find(&refreshed)?;
     // Not through the standard library's handle, which looks for line ends and copies.
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(stdout.map_err(|e| Failure::failed(format!("cannot use standard output: {e}")))?);
     let is_file = out.metadata().is_ok_and(|meta| meta.is_file());
     let dumped = match is_file {
-        true => restore::dump(&repo, &record, args.name.as_bytes(), &mut out, &progress).map(drop),
-        false => dump_to_pipe(&repo, &record, args.name.as_bytes(), out, &progress),
+        true => restore::dump(&repo, record, args.name.as_bytes(), &mut out, &progress).map(drop),
+        false => dump_to_pipe(&repo, record, args.name.as_bytes(), out, &progress),
     };
     repo.warn_of_healed(&progress);
     match dumped {
         Ok(()) => Ok(Exit::Done),
         Err(_) if progress.cancelled() => Err(Error::Cancelled.into()),
         Err(Error::Backend { operation: "write", source, .. }) if source.kind() == ErrorKind::BrokenPipe => Ok(Exit::ClosedPipe),
-        Err(error) => Err(of_which_source(error, &args.snap.snap, &args.snap.filter)),
+        Err(error) => Err(which_source(error, &wanted).into()),
     }
 }
 

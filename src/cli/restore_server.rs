@@ -2,24 +2,21 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use icecore::engine::Environment;
 use icecore::engine::postgres::Conninfo;
 use icecore::engine::postgres::restore::{
-    AtStake, Dump, FailedObject, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table,
-    slots_text,
+    AtStake, Dump, RestoredDatabase, RestoredTable, ServerOptions, TableOptions, restore as restore_database, restore_table, slots_text,
 };
-use icecore::ops::journal::Operation;
-use icecore::ops::stored::stored;
+use icecore::id::SnapshotId;
+use icecore::ops::journaled::{Report, Work};
+use icecore::ops::restore::{IntoServer, perform_into};
 use icecore::progress::Monitor;
-use serde::Serialize;
 
 use super::args::FilterArgs;
-use super::context::{Context, find_in};
+use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
-use super::journaled::journaled;
-use super::output::{self, count, printable};
+use super::output::{self, count, ms, printable};
 use super::progress::Progress;
 use super::{environment, time};
 
@@ -108,38 +105,6 @@ pub(crate) struct ServerArgs {
     pub(crate) pg_bin: Option<PathBuf>,
 }
 
-#[derive(Serialize)]
-struct Done {
-    /// Of a file, none.
-    snapshot: Option<String>,
-    database: String,
-    server: String,
-    kept: Option<String>,
-    tables: u64,
-    rows: u64,
-    large_objects: u64,
-    dump_bytes: u64,
-    verified: bool,
-    differing: Vec<String>,
-    failed: Vec<FailedObject>,
-    slots: Vec<String>,
-    duration_ms: f64,
-    #[serde(skip)]
-    from: String,
-}
-
-#[derive(Serialize)]
-struct TableDone {
-    snapshot: Option<String>,
-    table: String,
-    server: String,
-    rows: u64,
-    read_bytes: u64,
-    duration_ms: f64,
-    #[serde(skip)]
-    from: String,
-}
-
 /// `restore --dsn`.
 pub(crate) fn restore(
     context: &Context<'_>,
@@ -152,70 +117,70 @@ pub(crate) fn restore(
     if let Some(path) = &args.from_file {
         let progress = context.progress();
         let dump = Dump::of_file(path, &progress)?;
-        let from = Origin { snapshot: None, name: path.display().to_string() };
-        return load(context, args, (conninfo, environment), &dump, from, progress);
+        let from = path.display().to_string();
+        if let Some(table) = &args.table {
+            let options = table_options(args, conninfo, table);
+            let report = IntoServer::by(None, || Ok((restore_table(&dump, &options, &progress)?, true)))?;
+            return tell_table(context, progress, &report, &from);
+        }
+        let options = server_options(args, conninfo, environment);
+        let report = IntoServer::by(None, || load(&dump, &options, &progress))?;
+        return tell(context, progress, &report, &from);
     }
     let snap = snap.ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
     let snap = snap.to_str().ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;
-    journaled(context, &repo, Operation::Restore, |story| {
-        story.detail = format!("{snap} to {}", conninfo.label());
-        let progress = context.progress();
-        let (id, record) = find_in(&context.refresh(&repo, &progress)?, snap, filter)?.clone();
-        story.snapshots.push(id);
-        story.source = Some(record.source.id);
-        for flag in &record.flags {
-            progress.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
-        }
-        let from = Origin { snapshot: Some(id.to_string()), name: format!("snapshot {}", id.short()) };
-        let dump = Dump::of_snapshot(stored(&repo, &record, &progress)?)?;
-        load(context, args, (conninfo, environment), &dump, from, progress)
-    })
-}
-
-/// Where a dump comes from.
-struct Origin {
-    snapshot: Option<String>,
-    /// For people.
-    name: String,
-}
-
-fn load(
-    context: &Context<'_>,
-    server: &ServerArgs,
-    (conninfo, environment): (Conninfo, Environment),
-    dump: &Dump,
-    from: Origin,
-    progress: Progress,
-) -> Result<Exit, Failure> {
-    let timestamp = time::compact(time::now_ns());
-    let started = Instant::now();
-    let ms = || output::ms(started.elapsed().as_micros() as u64);
-    if let Some(table) = &server.table {
-        let options = TableOptions { conninfo, table: table.clone(), name: server.name.clone(), timestamp };
-        let restored = restore_table(dump, &options, &progress)?;
-        drop(progress);
-        context.output.report(&TableDone::of(restored, from, ms()), TableDone::text)?;
-        return Ok(Exit::Done);
+    let (wanted, label) = (wanted(snap, filter)?, conninfo.label());
+    let progress = context.progress();
+    let work = Work { repo: &repo, worker: &context.worker(), monitor: &progress };
+    if let Some(table) = &args.table {
+        let options = table_options(args, conninfo, table);
+        let restore = |stored| Ok((restore_table(&Dump::of_snapshot(stored)?, &options, &progress)?, true));
+        let report = perform_into(&work, &wanted, &label, restore)?;
+        return tell_table(context, progress, &report, &name_of(report.snapshot));
     }
-    let options = ServerOptions {
+    let options = server_options(args, conninfo, environment);
+    let report = perform_into(&work, &wanted, &label, |stored| load(&Dump::of_snapshot(stored)?, &options, &progress))?;
+    tell(context, progress, &report, &name_of(report.snapshot))
+}
+
+/// For people.
+fn name_of(snapshot: Option<SnapshotId>) -> String {
+    snapshot.map_or_else(String::new, |id| format!("snapshot {}", id.short()))
+}
+
+fn table_options(args: &ServerArgs, conninfo: Conninfo, table: &str) -> TableOptions {
+    TableOptions { conninfo, table: table.to_owned(), name: args.name.clone(), timestamp: time::compact(time::now_ns()) }
+}
+
+fn server_options(args: &ServerArgs, conninfo: Conninfo, environment: Environment) -> ServerOptions {
+    ServerOptions {
         conninfo,
-        bin: server.pg_bin.clone(),
-        name: server.name.clone(),
-        jobs: usize::from(server.jobs),
-        spool_dir: server.tmp.clone().unwrap_or_else(environment::temporary_dir),
+        bin: args.pg_bin.clone(),
+        name: args.name.clone(),
+        jobs: usize::from(args.jobs),
+        spool_dir: args.tmp.clone().unwrap_or_else(environment::temporary_dir),
         environment,
-        timestamp,
-        disconnect: server.disconnect,
-        no_owner: server.no_owner,
-        no_privileges: server.no_privileges,
-        no_tablespaces: server.no_tablespaces,
-        verify: !server.no_verify,
-        keep_going: server.keep_going,
+        timestamp: time::compact(time::now_ns()),
+        disconnect: args.disconnect,
+        no_owner: args.no_owner,
+        no_privileges: args.no_privileges,
+        no_tablespaces: args.no_tablespaces,
+        verify: !args.no_verify,
+        keep_going: args.keep_going,
         at_stake: AtStake::Role,
-    };
-    let restored = restore_database(dump, &options, &progress)?;
-    let exit = if restored.failed.is_empty() { Exit::Done } else { Exit::Incomplete };
+    }
+}
+
+/// What was restored, and whether nothing is missing.
+fn load(dump: &Dump, options: &ServerOptions, progress: &Progress) -> icecore::Result<(RestoredDatabase, bool)> {
+    let restored = restore_database(dump, options, progress)?;
+    let is_whole = restored.failed.is_empty();
+    Ok((restored, is_whole))
+}
+
+fn tell(context: &Context<'_>, progress: Progress, report: &IntoServer<RestoredDatabase>, from: &str) -> Result<Exit, Failure> {
+    let restored = &report.restored;
     if !restored.slots.is_empty() {
         progress.warn(&slots_text(&restored.name, &restored.slots));
     }
@@ -223,73 +188,44 @@ fn load(
         progress.warn(&format!("not restored: {}: {}", failed.object, failed.reason));
     }
     drop(progress);
-    context.output.report(&Done::of(restored, from, ms()), Done::text)?;
-    Ok(exit)
+    context.output.report(report, |report| text(report, from))?;
+    Ok(report.outcome().into())
 }
 
-impl Done {
-    fn of(restored: RestoredDatabase, from: Origin, duration_ms: f64) -> Self {
-        let RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing, failed, slots } = restored;
-        Done {
-            snapshot: from.snapshot,
-            database: name,
-            server: label,
-            kept,
-            tables,
-            rows,
-            large_objects,
-            dump_bytes,
-            verified,
-            differing,
-            failed,
-            slots,
-            duration_ms,
-            from: from.name,
-        }
-    }
-
-    fn text(&self) -> String {
-        /// More are no news to anyone.
-        const SHOWN_MAX: usize = 5;
-        let mut text = String::new();
-        if !self.differing.is_empty() {
-            let some = self.differing.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
-            let number = count(self.differing.len() as u64, "definition");
-            text.push_str(&format!("{number} written in other words by the server now: {}\n", printable(&some)));
-        }
-        if let Some(kept) = &self.kept {
-            text.push_str(&format!("the old database is kept as {}\n", printable(kept)));
-        }
-        let (tables, rows) = (count(self.tables, "table"), count(self.rows, "row"));
-        let objects = if self.large_objects > 0 { format!(", {}", count(self.large_objects, "large object")) } else { String::new() };
-        let verified = match (self.verified, self.failed.len() as u64) {
-            (true, 0) => "verified".to_owned(),
-            (false, 0) => "not verified".to_owned(),
-            (_, failed) => format!("but for {}", count(failed, "thing")),
-        };
-        let (server, from, took) = (printable(&self.server), printable(&self.from), output::duration(self.duration_ms));
-        text.push_str(&format!("restored {server} from {from}: {tables}, {rows}{objects}, {verified}, in {took}\n"));
-        text
-    }
+fn tell_table(context: &Context<'_>, progress: Progress, report: &IntoServer<RestoredTable>, from: &str) -> Result<Exit, Failure> {
+    drop(progress);
+    context.output.report(report, |report| table_text(report, from))?;
+    Ok(report.outcome().into())
 }
 
-impl TableDone {
-    fn of(restored: RestoredTable, from: Origin, duration_ms: f64) -> Self {
-        let RestoredTable { name, label, rows, bytes, head_bytes } = restored;
-        TableDone {
-            snapshot: from.snapshot,
-            table: name,
-            server: label,
-            rows,
-            read_bytes: bytes + head_bytes,
-            duration_ms,
-            from: from.name,
-        }
+fn text(report: &IntoServer<RestoredDatabase>, from: &str) -> String {
+    /// More are no news to anyone.
+    const SHOWN_MAX: usize = 5;
+    let restored = &report.restored;
+    let mut text = String::new();
+    if !restored.differing.is_empty() {
+        let some = restored.differing.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
+        let number = count(restored.differing.len() as u64, "definition");
+        text.push_str(&format!("{number} written in other words by the server now: {}\n", printable(&some)));
     }
+    if let Some(kept) = &restored.kept {
+        text.push_str(&format!("the old database is kept as {}\n", printable(kept)));
+    }
+    let (tables, rows) = (count(restored.tables, "table"), count(restored.rows, "row"));
+    let objects = if restored.large_objects > 0 { format!(", {}", count(restored.large_objects, "large object")) } else { String::new() };
+    let verified = match (restored.verified, restored.failed.len() as u64) {
+        (true, 0) => "verified".to_owned(),
+        (false, 0) => "not verified".to_owned(),
+        (_, failed) => format!("but for {}", count(failed, "thing")),
+    };
+    let (server, from, took) = (printable(&restored.label), printable(from), output::duration(ms(report.duration_us)));
+    text.push_str(&format!("restored {server} from {from}: {tables}, {rows}{objects}, {verified}, in {took}\n"));
+    text
+}
 
-    fn text(&self) -> String {
-        let (rows, read, took) = (count(self.rows, "row"), output::bytes(self.read_bytes), output::duration(self.duration_ms));
-        let (table, server, from) = (printable(&self.table), printable(&self.server), printable(&self.from));
-        format!("restored table {table} in {server} from {from}: {rows}, verified, {read} of the dump read, in {took}\n")
-    }
+fn table_text(report: &IntoServer<RestoredTable>, from: &str) -> String {
+    let restored = &report.restored;
+    let (rows, read, took) = (count(restored.rows, "row"), output::bytes(restored.read_bytes), output::duration(ms(report.duration_us)));
+    let (table, server, from) = (printable(&restored.name), printable(&restored.label), printable(from));
+    format!("restored table {table} in {server} from {from}: {rows}, verified, {read} of the dump read, in {took}\n")
 }

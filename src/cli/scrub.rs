@@ -2,17 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use icecore::fs::disk::RealDisk;
-use icecore::ops::scrub::{NOT_CHECKED, scrub};
+use icecore::ops::journaled::Report;
+use icecore::ops::scrub::{ScrubReport, scrub};
 use icecore::store::backend::local::LocalBackend;
-use serde::Serialize;
 
-use super::check::{FindingView, findings_table, verdict};
+use super::check::findings_table;
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::output::{self, count};
 
 /// Verify stored bytes without a passphrase: for whoever keeps a repository for somebody else
 #[derive(Debug, clap::Args)]
@@ -27,53 +25,22 @@ pub(crate) struct ScrubArgs {
     dir: Option<PathBuf>,
 }
 
-#[derive(Serialize)]
-struct Done {
-    /// `ok`, `warnings` or `damaged`.
-    status: &'static str,
-    findings: Vec<FindingView>,
-    packs: u64,
-    records: u64,
-    read_bytes: u64,
-    not_checked: [&'static str; NOT_CHECKED.len()],
-    duration_ms: f64,
-}
-
 pub(crate) fn run(context: &Context<'_>, args: &ScrubArgs) -> Result<Exit, Failure> {
     let path = args.dir.clone().map_or_else(|| context.repository_path(), Ok)?;
     let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
-    let started = Instant::now();
     let progress = context.progress();
     let report = scrub(&backend, context.threads(), &progress)?;
     drop(progress);
-    let done = Done {
-        status: verdict(&report.findings),
-        findings: report.findings.iter().map(FindingView::of).collect(),
-        packs: report.packs,
-        records: report.records,
-        read_bytes: report.read_bytes,
-        not_checked: NOT_CHECKED,
-        duration_ms: output::ms(started.elapsed().as_micros() as u64),
-    };
     // What was found is said even with -q.
     match report.findings.is_empty() {
-        true => context.output.report(&done, Done::text)?,
-        false => context.output.result(&done, Done::text)?,
+        true => context.output.report(&report, text)?,
+        false => context.output.result(&report, text)?,
     }
-    if report.is_damaged() { Ok(Exit::Damaged) } else { Ok(Exit::Done) }
+    Ok(report.outcome().into())
 }
 
-impl Done {
-    fn text(&self) -> String {
-        let mut text = findings_table(&self.findings);
-        let looked = [count(self.packs, "pack"), count(self.records, "record")].join(", ");
-        let verdict = match self.status {
-            "ok" => "no damage found".to_owned(),
-            _ => format!("{} ({})", count(self.findings.len() as u64, "finding"), self.status),
-        };
-        let (read, took) = (output::bytes(self.read_bytes), output::duration(self.duration_ms));
-        text.push_str(&format!("not checked, as it takes the key or a second look:\n  {}\n", self.not_checked.join("\n  ")));
-        text.push_str(&format!("{looked}, {read} read in {took}: {verdict}\n"));
-        text
-    }
+fn text(report: &ScrubReport) -> String {
+    let mut text = findings_table(&report.findings);
+    text.push_str(&format!("not checked, as it takes the key or a second look:\n  {}\n", report.not_checked.join("\n  ")));
+    text + &report.summary() + "\n"
 }

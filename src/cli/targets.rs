@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use icecore::Error;
+
 use super::exit::Failure;
 
 /// A database to back up: the stream's name and the file. The first `=` divides them, but only if no `/` stands before it; without one
@@ -41,7 +43,7 @@ pub(crate) fn tree(argument: &OsStr) -> Result<(Option<String>, PathBuf), Failur
 
 /// A stream to restore, and where to. A stream's name may hold a `=` itself: the first `=` counts whose left side is the name of a
 /// stream; the first of all if there is none such.
-pub(crate) fn target(argument: &OsString, is_stream: impl Fn(&[u8]) -> bool) -> Result<(Vec<u8>, PathBuf), Failure> {
+pub(crate) fn target(argument: &OsString, is_stream: impl Fn(&[u8]) -> bool) -> icecore::Result<(Vec<u8>, PathBuf)> {
     let bytes = argument.as_bytes();
     let splits: Vec<(&[u8], &[u8])> = bytes
         .iter()
@@ -52,7 +54,10 @@ pub(crate) fn target(argument: &OsString, is_stream: impl Fn(&[u8]) -> bool) -> 
     let chosen = splits.iter().find(|(name, _)| is_stream(name)).or(splits.first());
     match chosen {
         Some((name, dest)) if !name.is_empty() && !dest.is_empty() => Ok((name.to_vec(), PathBuf::from(OsStr::from_bytes(dest)))),
-        _ => Err(Failure::usage(format!("{}: say which file it goes to: NAME=DEST, or --to DIR for all", argument.to_string_lossy()))),
+        _ => Err(Error::InvalidArgument(format!(
+            "{}: say which file it goes to: NAME=DEST, or --to DIR for all",
+            argument.to_string_lossy()
+        ))),
     }
 }
 

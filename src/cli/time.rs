@@ -54,15 +54,9 @@ pub(crate) fn local(time_ns: i64) -> String {
     shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
 }
 
-/// For programs: RFC 3339 in UTC.
-pub(crate) fn utc(time_ns: i64) -> String {
-    Timestamp::from_nanosecond(i128::from(time_ns)).map_or_else(|_| time_ns.to_string(), |time| time.to_string())
-}
+pub(crate) use icecore::ops::json::utc_text as utc;
 
-/// For the names of kept files: `20261123T031500Z`.
-pub(crate) fn compact(time_ns: i64) -> String {
-    shown(time_ns, TimeZone::UTC, "%Y%m%dT%H%M%SZ")
-}
+pub(crate) use icecore::ops::text::compact;
 
 fn shown(time_ns: i64, zone: TimeZone, format: &str) -> String {
     let text = Timestamp::from_nanosecond(i128::from(time_ns)).and_then(|time| jiff::fmt::strtime::format(format, &time.to_zoned(zone)));

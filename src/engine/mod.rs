@@ -95,6 +95,39 @@ pub trait Engine: Sync {
     }
 }
 
+/// A server with several databases, each of which is a source of its own.
+pub trait Server {
+    /// The kind of its sources.
+    fn kind(&self) -> SourceKind;
+
+    /// For people: where it is asked.
+    fn label(&self) -> String;
+
+    /// Its databases.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if it does not say.
+    fn databases(&self) -> Result<Databases>;
+
+    /// For people: what a database of it is called, whether or not it can be had.
+    fn label_of(&self, database: &str) -> String;
+
+    /// A database of it, to be captured.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if it cannot be had.
+    fn source(&self, database: &str) -> Result<Box<dyn Source>>;
+}
+
+/// The databases of a server, sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Databases {
+    /// Those that can be captured; templates too.
+    pub names: Vec<String>,
+    /// Those that cannot, or make no sense to capture, and why.
+    pub passed_over: Vec<(String, String)>,
+}
+
 /// How a capture is compared with the last good state of its source, to see whether it lacks something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {

@@ -3,6 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use super::mark::Author;
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
@@ -23,6 +25,8 @@ pub const LABEL_FACT: &str = "label";
 pub const KIND_FACT: &str = "kind";
 /// The fact that names the machine that a backup was to record, if that was not the one it ran on.
 pub const HOST_FACT: &str = "host";
+/// The fact that says how much a check read: `none`, `part` or `all`.
+pub const READ_DATA_FACT: &str = "read_data";
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +51,18 @@ pub enum Operation {
     Drill,
     /// Somebody wrote something down.
     Note,
+}
+
+impl Serialize for Operation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
 }
 
 impl Operation {
@@ -106,6 +122,23 @@ impl Outcome {
             Outcome::Failed => "failed",
             Outcome::Interrupted => "interrupted",
         }
+    }
+
+    /// What `icecore` exits with.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Outcome::Done => 0,
+            Outcome::Failed => 1,
+            Outcome::Incomplete => 3,
+            Outcome::Damaged => 4,
+            Outcome::Interrupted => 130,
+        }
+    }
+
+    /// How an operation ended that failed with this.
+    pub(super) fn of(error: &Error) -> Self {
+        let others = [Outcome::Incomplete, Outcome::Damaged, Outcome::Interrupted];
+        others.into_iter().find(|outcome| outcome.exit_code() == error.exit_code()).unwrap_or(Outcome::Failed)
     }
 }
 

@@ -1,5 +1,11 @@
 //! Stating facts about a snapshot after its commit: flags, protection, tags, and what checks found.
 
+use serde::Serialize;
+
+use super::journal::{Operation, Outcome};
+use super::journaled::{Report, Work};
+use super::list::SnapshotInfo;
+use super::select::Wanted;
 use crate::error::{Error, Result};
 use crate::id::{MarkId, SnapshotId};
 use crate::store::format::mark::{MarkKind, MarkRecord};
@@ -67,4 +73,52 @@ pub fn mark(repo: &Repository, refreshed: &Refreshed, snapshot: &SnapshotId, sta
         Some(_) => Ok(Marked { id, is_being_forgotten }),
         None => Err(gone()),
     }
+}
+
+/// What was stated, as it counts now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MarkReport {
+    /// The snapshot.
+    pub snapshot: SnapshotInfo,
+    /// A forget is about to remove it, or was interrupted on the way.
+    pub being_forgotten: bool,
+}
+
+impl Report for MarkReport {
+    fn outcome(&self) -> Outcome {
+        if self.being_forgotten { Outcome::Incomplete } else { Outcome::Done }
+    }
+}
+
+/// States these things about a snapshot, one after the other, and tells the journal.
+///
+/// # Errors
+/// As of [`Wanted::find`] and [`mark`]; [`Error::NotDone`] if the snapshot has just been forgotten.
+pub fn perform(work: &Work<'_>, wanted: &Wanted, statements: &[Statement]) -> Result<MarkReport> {
+    work.journaled(Operation::Mark, |story| {
+        story.detail = statements.iter().map(told).collect::<Vec<_>>().join(", ");
+        let mut refreshed = work.look()?;
+        let (id, record) = wanted.find(&refreshed)?;
+        let id = *id;
+        story.about(id, record);
+        let author = work.worker.author();
+        let mut being_forgotten = false;
+        for statement in statements {
+            being_forgotten |= mark(work.repo, &refreshed, &id, statement, &author)?.is_being_forgotten;
+            refreshed = work.repo.refresh()?;
+        }
+        let gone = || Error::NotDone { detail: format!("snapshot {} has just been forgotten", id.short()) };
+        let (id, record) = refreshed.snapshots.iter().find(|(listed, _)| *listed == id).ok_or_else(gone)?;
+        if being_forgotten {
+            let short = id.short();
+            work.monitor.warn(&format!("a forget of snapshot {short} is at work, or was interrupted: see whether it stays in the list"));
+        }
+        Ok(MarkReport { snapshot: SnapshotInfo::of(id, record, &refreshed), being_forgotten })
+    })
+}
+
+/// What the journal is told of a mark.
+fn told(statement: &Statement) -> String {
+    let kind = format!("{:?}", statement.kind).to_lowercase();
+    [&kind, &statement.code, &statement.detail].into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" ")
 }

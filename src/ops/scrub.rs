@@ -1,8 +1,15 @@
 //! Scrubbing: every stored byte against names and checksums, without any key. For whoever keeps a repository for somebody else.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use super::check::{CheckReport, Finding, Severity, check_replicas, hash_pack, healable};
+use serde::Serialize;
+
+use super::check::{CheckReport, Finding, Verdict, check_replicas, hash_pack, healable};
+use super::journal::Outcome;
+use super::journaled::Report;
+use super::json;
+use super::text::{bytes, count, duration, ms};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind};
@@ -21,8 +28,10 @@ pub const NOT_CHECKED: [&str; 6] = [
 ];
 
 /// What a scrub found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ScrubReport {
+    /// In a word.
+    pub status: Verdict,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// How many packs were read.
@@ -31,12 +40,30 @@ pub struct ScrubReport {
     pub records: u64,
     /// The bytes of packs.
     pub read_bytes: u64,
+    /// [`NOT_CHECKED`].
+    pub not_checked: [&'static str; NOT_CHECKED.len()],
+    /// How long it took, microseconds.
+    #[serde(rename = "duration_ms", serialize_with = "json::ms")]
+    pub duration_us: u64,
 }
 
 impl ScrubReport {
     /// Whether stored data is damaged.
     pub fn is_damaged(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Damage)
+        self.status == Verdict::Damaged
+    }
+
+    /// In a line.
+    pub fn summary(&self) -> String {
+        let looked = [count(self.packs, "pack"), count(self.records, "record")].join(", ");
+        let (read, took) = (bytes(self.read_bytes), duration(ms(self.duration_us)));
+        format!("{looked}, {read} read in {took}: {}", self.status.told(self.findings.len()))
+    }
+}
+
+impl Report for ScrubReport {
+    fn outcome(&self) -> Outcome {
+        if self.is_damaged() { Outcome::Damaged } else { Outcome::Done }
     }
 }
 
@@ -46,6 +73,7 @@ impl ScrubReport {
 /// # Errors
 /// Only what keeps it from reading at all; damage is in the report. [`Error::Cancelled`].
 pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Result<ScrubReport> {
+    let started = Instant::now();
     let mut report = CheckReport::default();
     monitor.phase("checking records", None);
     let mut records = check_replicas(backend, &mut report)?;
@@ -82,7 +110,9 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
         report.damage(code(backend, &key, has_parity)?, error)?;
     }
     let read_bytes = packs.iter().map(|info| info.size).sum();
-    Ok(ScrubReport { findings: report.findings, packs: packs.len() as u64, records, read_bytes })
+    let (status, findings) = (Verdict::of(&report.findings), report.findings);
+    let (packs, duration_us) = (packs.len() as u64, started.elapsed().as_micros() as u64);
+    Ok(ScrubReport { status, findings, packs, records, read_bytes, not_checked: NOT_CHECKED, duration_us })
 }
 
 fn sorted(backend: &dyn Backend, kind: ObjectKind) -> Result<Vec<ObjectInfo>> {

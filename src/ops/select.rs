@@ -6,6 +6,7 @@ use super::near::near;
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
 use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::Refreshed;
 
 /// Narrows a list of snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +38,35 @@ impl SnapshotFilter {
         };
         let labels: BTreeSet<&str> = snapshots.iter().map(|(_, snapshot)| snapshot.source.label.as_str()).collect();
         format!("{wanted}; {}", near(source.as_bytes(), labels.into_iter().map(str::as_bytes), "the sources are"))
+    }
+}
+
+/// The snapshot that somebody means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// As it was said.
+    pub text: String,
+    /// What that means.
+    pub spec: SnapshotSpec,
+    /// Among which.
+    pub filter: SnapshotFilter,
+}
+
+impl Wanted {
+    /// Takes a name as [`SnapshotSpec::parse`] does.
+    ///
+    /// # Errors
+    /// As of [`SnapshotSpec::parse`].
+    pub fn named(text: &str, parse_time: &dyn Fn(&str) -> Result<i64>, filter: SnapshotFilter) -> Result<Self> {
+        Ok(Wanted { text: text.to_owned(), spec: SnapshotSpec::parse(text, parse_time)?, filter })
+    }
+
+    /// The snapshot, among those that there are.
+    ///
+    /// # Errors
+    /// As of [`SnapshotSpec::find`].
+    pub fn find<'r>(&self, refreshed: &'r Refreshed) -> Result<&'r (SnapshotId, SnapshotRecord)> {
+        self.spec.find(&refreshed.snapshots, &self.filter)
     }
 }
 

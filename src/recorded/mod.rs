@@ -180,3 +180,20 @@ pub struct SqliteFacts {
     /// Pages on the freelist.
     pub freelist_pages: u32,
 }
+
+impl SqliteFacts {
+    /// `UTF-8`, `UTF-16le`, `UTF-16be`, or `none` if it is not set yet.
+    pub fn encoding_name(&self) -> &'static str {
+        match self.encoding {
+            1 => "UTF-8",
+            2 => "UTF-16le",
+            3 => "UTF-16be",
+            _ => "none",
+        }
+    }
+
+    /// `wal` or `rollback`.
+    pub fn journal_mode(&self) -> &'static str {
+        if self.wal { "wal" } else { "rollback" }
+    }
+}

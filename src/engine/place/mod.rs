@@ -57,7 +57,7 @@ pub struct Placed {
 }
 
 /// What SQLite's checks said of a database.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Findings {
     /// Bytes cannot be read, or an index gives wrong answers.
     pub damage: Vec<String>,

@@ -5,6 +5,7 @@
 //! [`archive::read`] on its way: that it is complete, and what each table has in it, is known when its last byte has come. With several jobs it is
 //! `pg_dump -Fd -Z0` into a private directory, and each table a stream of its own.
 
+mod all;
 pub mod archive;
 mod capture;
 pub(crate) mod client;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use all::PostgresServer;
 pub use connect::Connection;
 pub use conninfo::Conninfo;
 pub use inspect::PostgresEngine;
@@ -38,7 +40,7 @@ pub use tools::Tools;
 
 use self::settings::{Pin, Purpose};
 use super::child::{self, Running};
-use super::{Capture, Environment, Known, Source, SourceDescription};
+use super::{Capture, Databases, Environment, Known, Source, SourceDescription};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::SourceKind;
@@ -103,15 +105,6 @@ impl PostgresOptions {
 
 /// What the comment of a database begins with that icecore itself is making or only looks at, as SQL over `pg_database`; the number of an advisory lock follows.
 pub(crate) const WORK_COMMENT: &str = "format('icecore works on %s (%s) while it holds advisory lock ', datname, oid)";
-
-/// The databases of a server, sorted by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Databases {
-    /// Those that can be dumped; templates too.
-    pub names: Vec<String>,
-    /// Those that cannot, or make no sense to dump, and why.
-    pub passed_over: Vec<(String, String)>,
-}
 
 /// One database of a server, or its globals. Streams: `schema.sql`, `globals.sql`, `DATABASE.pgdump` or with several jobs
 /// `DATABASE.pgdir/toc.dat` and a file for each table beside it, and [`tables::STREAM`].

@@ -23,11 +23,12 @@ const OBJECTS_MAX: usize = 100;
 const FINDINGS_MAX: usize = 10;
 
 /// What is lost of a database.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Losses {
     /// Why it cannot be told which tables have losses.
     pub untold: Option<String>,
     /// The tables and indexes with losses, by name.
+    #[serde(rename = "damaged")]
     pub objects: Vec<Object>,
     /// How many more there are.
     pub more: u64,
@@ -36,7 +37,7 @@ pub struct Losses {
 }
 
 /// A table or an index with losses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Object {
     /// Its name.
     pub name: String,

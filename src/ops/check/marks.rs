@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
+
 use super::{CheckReport, Subset};
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
@@ -13,11 +15,13 @@ use crate::store::repo::Repository;
 const STREAMS_NAMED: usize = 5;
 
 /// What was stated.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckMarks {
     /// Snapshots that are now marked as damaged.
+    #[serde(rename = "marked_damaged")]
     pub damaged: Vec<SnapshotId>,
     /// Snapshots that were marked as damaged and have turned out whole.
+    #[serde(rename = "marked_verified")]
     pub verified: Vec<SnapshotId>,
 }
 
@@ -34,7 +38,7 @@ pub fn mark_found(repo: &Repository, report: &CheckReport, subset: Subset, autho
         let names = one.stream.iter().map(|name| String::from_utf8_lossy(name).into_owned());
         touched.entry(one.snapshot).or_default().extend(names);
     }
-    let has_read_all = subset == Subset::All && report.data.is_some_and(|data| data.read_packs >= data.chosen_packs);
+    let has_read_all = subset == Subset::All && report.data.is_some_and(|data| data.is_complete());
     let mut marks = CheckMarks::default();
     for (id, _) in &refreshed.snapshots {
         let is_marked = refreshed.marks.get(id).and_then(|marks| marks.health()).is_some_and(|mark| mark.kind == MarkKind::Damaged);

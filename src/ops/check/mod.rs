@@ -4,10 +4,14 @@ mod data;
 mod marks;
 mod order;
 mod packs;
+mod perform;
 mod records;
 mod streams;
 mod subset;
 
+use serde::Serialize;
+
+use super::json;
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
@@ -17,6 +21,7 @@ use crate::store::repo::Repository;
 pub(crate) use data::hash_pack;
 pub use marks::{CheckMarks, mark_found};
 pub(crate) use packs::BadCopies;
+pub use perform::{Checked, Verdict, Wish, perform};
 pub(crate) use records::{check_replicas, check_snapshots, healable};
 pub(crate) use streams::check_streams;
 pub use subset::Subset;
@@ -65,7 +70,7 @@ pub const CODES: [(&str, &str); 13] = [
 ];
 
 /// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -78,7 +83,8 @@ pub struct Finding {
 }
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing is lost, but a spare is.
     Warning,
@@ -86,17 +92,28 @@ pub enum Severity {
     Damage,
 }
 
+impl Severity {
+    /// The stable word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Severity::Warning => "warning",
+            Severity::Damage => "damage",
+        }
+    }
+}
+
 /// A stream that cannot be given back whole.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Touched {
     /// The snapshot.
     pub snapshot: SnapshotId,
     /// The stream; `None` when the whole snapshot is touched.
+    #[serde(flatten, serialize_with = "json::stream_or_null")]
     pub stream: Option<Vec<u8>>,
 }
 
 /// The result of a check.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
     /// What was found.
     pub findings: Vec<Finding>,
@@ -125,6 +142,8 @@ pub struct DataReport {
     pub read_bytes: u64,
     /// The frames in them: what is decoded at once, one chunk or some neighbours.
     pub frames: u64,
+    /// What packs were drawn by, if they were.
+    pub seed: Option<u32>,
     /// How many frames were decoded for that: more if bases lay in other packs, or were needed again after others.
     pub decoded_frames: u64,
     /// Of all packs of the repository, those that were read within the last 7 days, on this machine, and were whole; `None` without a clock.

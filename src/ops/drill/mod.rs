@@ -2,11 +2,13 @@
 //! by the database's own full check, by the content that was recorded at the capture, by the user's assertions, and by the clock.
 
 pub mod demo;
+mod perform;
 mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use perform::{DrillReport, DrillWish, Start, perform, perform_demo};
 pub use report::{Report, StreamReport};
 
 use super::export::swap::Place;

@@ -9,6 +9,7 @@ use crate::engine::stored::StreamInfo;
 use crate::engine::{Evidence, TableInspection};
 use crate::id::SnapshotId;
 use crate::ops::export::{NameInfo, TableInfo};
+use crate::ops::json;
 use crate::store::format::snapshot::SnapshotRecord;
 
 /// A stream of the snapshot, with what was recorded of it.
@@ -42,7 +43,7 @@ pub struct Report {
     /// The snapshot's id.
     pub snapshot: String,
     /// Nanoseconds since 1970-01-01 UTC of its capture.
-    #[serde(skip)]
+    #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
     /// Whether no check has failed.
     pub passed: bool,

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Evidence, TableInspection};
@@ -16,6 +15,7 @@ use crate::recorded::{EntryKind, FileMeta, SqliteFacts};
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
 
 use crate::fs::sha256sums::FileHash;
+use crate::ops::json::utc_text as utc;
 
 /// The file that describes an export, in its directory.
 pub const MANIFEST_NAME: &str = "manifest.json";
@@ -162,7 +162,7 @@ impl From<&SqliteFacts> for SqliteInfo {
             page_count: facts.page_count,
             user_version: facts.user_version,
             application_id: facts.application_id,
-            journal_mode: if facts.wal { "wal" } else { "rollback" },
+            journal_mode: facts.journal_mode(),
         }
     }
 }
@@ -234,11 +234,6 @@ impl Manifest {
             others: Vec::new(),
         }
     }
-}
-
-/// RFC 3339 in UTC; what is no time as a number.
-fn utc(time_ns: i64) -> String {
-    Timestamp::from_nanosecond(i128::from(time_ns)).map_or_else(|_| time_ns.to_string(), |time| time.to_string())
 }
 
 /// What is read of a manifest that lies in a directory already.

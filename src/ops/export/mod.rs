@@ -4,6 +4,7 @@
 
 mod from;
 mod manifest;
+mod perform;
 pub(super) mod swap;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ pub use manifest::{
     FileInfo, FlagInfo, MANIFEST_FORMAT, MANIFEST_LEN_MAX, MANIFEST_NAME, MANIFEST_SCHEMA, Manifest, NameInfo, SourceInfo, SqliteInfo,
     TableInfo,
 };
+pub use perform::{ExportReport, perform};
 
 use self::swap::{Place, Staging};
 use super::restore::{Entries, Filling, Refused, Restored};
@@ -125,8 +127,8 @@ fn write_streams(
     outcome.restored = 0;
     outcome.whole().map_err(|error| match error {
         // In the export, not in the directory that would have become it.
-        Error::Unsound { path, detail } => {
-            Error::Unsound { path: path.strip_prefix(tree.root()).map(Path::to_path_buf).unwrap_or(path), detail }
+        Error::Unsound { path, detail, advice } => {
+            Error::Unsound { path: path.strip_prefix(tree.root()).map(Path::to_path_buf).unwrap_or(path), detail, advice }
         }
         other => other,
     })?;

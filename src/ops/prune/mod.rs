@@ -16,35 +16,78 @@ mod run;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use self::flatten::Chains;
 use self::needed::{Marked, Needed, Trust};
 pub use self::plan::{PackUse, PruneOptions, PrunePlan};
 use self::roots::{Dead, Roots};
 use self::run::Run;
+use super::journal::{Operation, Outcome, trim};
+use super::journaled::{Report, Work};
+use super::json;
+use super::text::{bytes, count};
 use crate::error::Result;
 use crate::progress::Monitor;
 use crate::store::backend::Unfinished;
 use crate::store::repo::{Reader, Repository, StoredCopy};
 
 /// What a prune did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct PruneReport {
     /// Packs that were marked now.
+    #[serde(rename = "marked_packs")]
     pub marked: u64,
     /// Packs that were deleted, and their bytes.
+    #[serde(rename = "deleted_packs")]
     pub deleted: u64,
     /// See `deleted`.
     pub deleted_bytes: u64,
     /// New packs with what was needed of others, and their bytes.
+    #[serde(rename = "written_packs")]
     pub written: u64,
     /// See `written`.
     pub written_bytes: u64,
     /// Records of dead writers that were removed: pending ones, and those that appeared in the place of snapshots later.
+    #[serde(rename = "expired_pending")]
     pub expired: u64,
     /// Marked packs that wait for the grace time to pass.
+    #[serde(rename = "waiting_packs")]
     pub waiting: u64,
+    /// The oldest entries of the journal, which [`perform`] removes.
+    pub log_entries_removed: u64,
     /// What killed processes had begun to write, which was removed.
+    #[serde(flatten, serialize_with = "json::unfinished")]
     pub unfinished: Unfinished,
+}
+
+impl PruneReport {
+    /// In a line.
+    pub fn summary(&self) -> String {
+        let [marked, written, deleted] = [self.marked, self.written, self.deleted].map(|number| count(number, "pack"));
+        let (written_bytes, deleted_bytes) = (bytes(self.written_bytes), bytes(self.deleted_bytes));
+        format!("{marked} marked; {written} written anew ({written_bytes}); {deleted} deleted ({deleted_bytes})")
+    }
+}
+
+impl Report for PruneReport {
+    fn outcome(&self) -> Outcome {
+        Outcome::Done
+    }
+}
+
+/// Prunes, drops the oldest entries of the journal, and tells it. Clock and machine are `work`'s to say.
+///
+/// # Errors
+/// As of [`prune()`].
+pub fn perform(work: &Work<'_>, options: &PruneOptions) -> Result<PruneReport> {
+    let options = PruneOptions { now_ns: work.worker.now_ns(), host: work.worker.host.clone(), ..options.clone() };
+    work.journaled(Operation::Prune, |story| {
+        let report = prune(work.repo, &options, work.monitor)?;
+        let report = PruneReport { log_entries_removed: trim(work.repo)?, ..report };
+        story.detail = report.summary();
+        Ok(report)
+    })
 }
 
 /// What pruning would do now. Changes nothing.

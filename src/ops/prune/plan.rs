@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
 use crate::id::PackId;
 use crate::store::format::PACK_TARGET;
 
@@ -44,33 +47,48 @@ impl Default for PruneOptions {
 }
 
 /// A pack and what is needed of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PackUse {
     /// The pack.
+    #[serde(rename = "pack")]
     pub id: PackId,
     /// Its stored bytes.
+    #[serde(rename = "stored_bytes")]
     pub size: u64,
     /// Those of them that are needed, about.
+    #[serde(rename = "used_bytes")]
     pub used: u64,
 }
 
 /// What a prune would do.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct PrunePlan {
     /// Packs of which nothing is needed.
     pub delete: Vec<PackUse>,
     /// Packs of which what is needed is written anew.
     pub repack: Vec<PackUse>,
     /// Packs that stay as they are.
+    #[serde(flatten, serialize_with = "kept")]
     pub keep: Vec<PackUse>,
     /// Packs that an earlier prune has marked.
+    #[serde(rename = "marked_packs")]
     pub marked: u64,
     /// Their bytes.
     pub marked_bytes: u64,
     /// Chunks whose chains are shortened first. Then more packs may go than the lists have, with what was needed of them written anew.
+    #[serde(rename = "shortened_chunks")]
     pub shorten: u64,
     /// Bytes of the links that they would need no more, about.
+    #[serde(rename = "shortened_bytes")]
     pub shorten_bytes: u64,
+}
+
+/// In JSON they are only counted.
+fn kept<S: Serializer>(packs: &[PackUse], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("kept_packs", &packs.len())?;
+    map.serialize_entry("kept_bytes", &packs.iter().map(|pack| pack.size).sum::<u64>())?;
+    map.end()
 }
 
 impl PrunePlan {

@@ -13,13 +13,19 @@ mod aside;
 mod findings;
 mod from_files;
 mod health;
+mod perform;
 mod records;
 mod replicas;
 mod run;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
+pub use perform::{CatalogReport, Repaired, perform, perform_catalog};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::json;
 use crate::error::Result;
 use crate::id::{PackId, SnapshotId};
 use crate::ops::check::{CheckOptions, CheckReport, Subset, Touched, survey};
@@ -48,9 +54,10 @@ pub struct RepairOptions {
 }
 
 /// A pack that is not whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BadPack {
     /// The pack.
+    #[serde(rename = "pack")]
     pub id: PackId,
     /// Chunks in it that can be read; they are written into a new pack.
     pub whole_chunks: u64,
@@ -59,22 +66,37 @@ pub struct BadPack {
 }
 
 /// What a repair would do now.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct RepairPlan {
+    /// Whether this only shows what would be done.
+    pub dry_run: bool,
     /// What is damaged, as a check reports it.
+    #[serde(flatten, serialize_with = "found")]
     pub report: CheckReport,
     /// Packs that are set aside after what is whole in them was written anew.
     pub packs: Vec<BadPack>,
     /// Damaged objects that are healed by what they carry for that, and written again under their own names; records that lie under the names of other
     /// sources, and are put under their own.
+    #[serde(serialize_with = "json::texts")]
     pub healable: Vec<ObjectKey>,
     /// Damaged records that are set aside.
+    #[serde(serialize_with = "json::texts")]
     pub records: Vec<ObjectKey>,
     /// Second copies that are written again from the whole one.
+    #[serde(serialize_with = "json::texts")]
     pub copies: Vec<ObjectKey>,
     /// Chunks that snapshots, or deltas, need and nothing that is stored gives.
     pub missing_chunks: u64,
+    #[serde(skip)]
     sick: Sick,
+}
+
+/// Of what a check reports, what a plan is about.
+fn found<S: Serializer>(report: &CheckReport, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("findings", &report.findings)?;
+    map.serialize_entry("touched", &report.touched)?;
+    map.end()
 }
 
 impl RepairPlan {
@@ -90,34 +112,47 @@ impl RepairPlan {
 }
 
 /// What a repair did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RepairReport {
     /// Objects that were healed by their own parity, or second copy, under their own names; records that lay under the names of other sources.
+    #[serde(serialize_with = "json::texts")]
     pub healed: Vec<ObjectKey>,
     /// Second copies that were written again.
+    #[serde(rename = "rewritten_copies", serialize_with = "json::texts")]
     pub copies: Vec<ObjectKey>,
     /// Snapshots whose records were damaged and known to the local catalog: the id that was set aside, and the one under which it is listed now.
+    #[serde(rename = "relisted_snapshots", serialize_with = "relisted")]
     pub reissued: Vec<(SnapshotId, SnapshotId)>,
     /// Chunks that were healed from other copies.
+    #[serde(rename = "chunks_from_copies")]
     pub from_copies: u64,
     /// Chunks that were healed from files.
+    #[serde(rename = "chunks_from_files")]
     pub from_files: u64,
     /// Whole chunks of damaged packs that were written anew.
     pub moved_chunks: u64,
     /// New packs, and their bytes.
+    #[serde(rename = "written_packs")]
     pub written: u64,
     /// See `written`.
     pub written_bytes: u64,
     /// What was set aside, by its new name.
+    #[serde(rename = "quarantined", serialize_with = "json::texts")]
     pub set_aside: Vec<ObjectKey>,
     /// What is damaged and was left where it is, and why.
     pub left: Vec<String>,
     /// What is lost: no whole copy of it is anywhere.
     pub lost: Vec<Touched>,
     /// Snapshots that are now marked as damaged.
+    #[serde(rename = "marked_damaged")]
     pub damaged: Vec<SnapshotId>,
     /// Snapshots that were marked as damaged and are whole.
+    #[serde(rename = "marked_verified")]
     pub verified: Vec<SnapshotId>,
+}
+
+fn relisted<S: Serializer>(reissued: &[(SnapshotId, SnapshotId)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(reissued.iter().map(|(damaged, now)| BTreeMap::from([("damaged", damaged), ("listed_as", now)])))
 }
 
 impl RepairReport {
@@ -166,7 +201,7 @@ pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -
     }
     let records = records::damaged(repo)?;
     let copies = replicas::to_mend(repo)?.into_iter().map(|(key, _)| key).collect();
-    Ok(RepairPlan { report: survey.report, packs, healable, records, copies, missing_chunks: missing.len() as u64, sick })
+    Ok(RepairPlan { dry_run: true, report: survey.report, packs, healable, records, copies, missing_chunks: missing.len() as u64, sick })
 }
 
 /// What is damaged and carries enough to be made good.
@@ -197,7 +232,11 @@ fn healable(repo: &Repository, sick: &Sick) -> Result<Vec<ObjectKey>> {
 /// [`crate::Error::Backend`] if something cannot be written; what was done until then stays done, and nothing that was there is lost.
 /// [`crate::Error::Cancelled`]; [`crate::Error::Stale`] if prunes keep taking away what damaged packs are to be replaced by.
 pub fn execute(repo: &Repository, plan: RepairPlan, options: &RepairOptions, monitor: &dyn Monitor) -> Result<RepairReport> {
-    let mut run = Run { repo, options, monitor, sick: plan.sick, report: RepairReport::default(), relied: HashSet::new() };
+    carry_out(repo, plan.sick, options, monitor)
+}
+
+fn carry_out(repo: &Repository, sick: Sick, options: &RepairOptions, monitor: &dyn Monitor) -> Result<RepairReport> {
+    let mut run = Run { repo, options, monitor, sick, report: RepairReport::default(), relied: HashSet::new() };
     run.all()?;
     Ok(run.report)
 }

@@ -5,6 +5,8 @@
 
 mod fill;
 mod outcome;
+mod perform;
+mod perform_salvage;
 pub mod salvage;
 mod small_files;
 
@@ -16,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 pub(super) use fill::{Entries, Filling, Refused};
 pub use outcome::{Failed, Outcome, Restored, Tell};
+pub use perform::{Destination, IntoServer, Listed, RestoreReport, RestoreWish, Targets, perform, perform_into, which_source};
+pub use perform_salvage::{SalvageReport, perform_salvage};
 
 use super::lost::explained;
 use super::subtree::{Subtree, subtree, trimmed, with_bytes};

@@ -1,9 +1,13 @@
 //! What a restore did, and what it could not do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::engine::place::Placed;
+use serde::Serialize;
+use serde::ser::Serializer;
+
+use crate::engine::place::{Findings, Placed};
 use crate::error::{Error, Result};
+use crate::ops::json;
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,17 +20,40 @@ pub struct Restored {
     pub placed: Placed,
 }
 
+impl Serialize for Restored {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Placed { path, kept, findings } = &self.placed;
+        let kept: Vec<json::Place<'_>> = kept.iter().map(|path| json::Place(path)).collect();
+        RestoredFields { name: &self.name, path, bytes: self.len, kept, findings }.serialize(serializer)
+    }
+}
+
+#[derive(Serialize)]
+struct RestoredFields<'r> {
+    #[serde(flatten, serialize_with = "json::name")]
+    name: &'r [u8],
+    #[serde(flatten, serialize_with = "json::path")]
+    path: &'r Path,
+    bytes: u64,
+    kept: Vec<json::Place<'r>>,
+    #[serde(flatten)]
+    findings: &'r Findings,
+}
+
 /// Hears of every stream as soon as it is in place.
 pub type Tell<'t> = dyn FnMut(Restored) + Send + 't;
 
 /// A stream that was asked for and not restored.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Failed {
     /// The stream.
+    #[serde(flatten, serialize_with = "json::name")]
     pub name: Vec<u8>,
     /// Where it should have gone.
+    #[serde(flatten, serialize_with = "json::path")]
     pub path: PathBuf,
     /// Why. With [`Error::HalfDone`] something stands there that was not there before; else what was there is as it was.
+    #[serde(flatten, serialize_with = "json::failure")]
     pub error: Error,
 }
 

@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
+
 use super::fill::concerns_one;
 use super::outcome::Failed;
 use super::{MANY, RestoreOptions, WINDOW_BYTES, not_written};
@@ -19,6 +21,7 @@ use crate::engine::place::{Placement, sparse_write};
 use crate::engine::sqlite::salvage::{Losses, losses};
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
+use crate::ops::json;
 use crate::ops::subtree::trimmed;
 use crate::progress::Monitor;
 use crate::recorded::EntryKind;
@@ -31,20 +34,24 @@ pub const RANGES_MAX: usize = 1000;
 const WINDOW_CHUNKS: usize = 1 << 16;
 
 /// A stream that was written as far as it can be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Salvaged {
     /// Its name.
+    #[serde(flatten, serialize_with = "json::name")]
     pub name: Vec<u8>,
+    /// The file.
+    #[serde(flatten, serialize_with = "json::path")]
+    pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
     /// How many of them are lost.
     pub bytes_lost: u64,
     /// Where these were, in order, without neighbours; the first [`RANGES_MAX`].
+    #[serde(serialize_with = "super::perform_salvage::ranges")]
     pub lost: Vec<Range<u64>>,
     /// How many ranges there are.
+    #[serde(rename = "lost_ranges")]
     pub ranges: u64,
-    /// The file.
-    pub path: PathBuf,
     /// Of a SQLite database with losses: which tables have them.
     pub tables: Option<Losses>,
 }

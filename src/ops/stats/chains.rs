@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
 /// What reading the copy of a chunk takes. Of several copies the least is the one that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Depth {
@@ -12,7 +15,7 @@ pub(super) struct Depth {
 }
 
 /// A number over many chunks.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
     /// The mean; 0 of nothing.
     pub mean: f64,
@@ -24,14 +27,27 @@ pub struct Spread {
 
 /// What reading chunks takes, each by itself: of every copy that would be read its level and its work, as the tables of the packs say. A chunk counts
 /// as often as it stands in a stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Chains {
     /// How many chunks.
+    #[serde(rename = "stream_chunks")]
     pub chunks: u64,
     /// How long their chains of deltas are: 0 for one that is stored whole.
+    #[serde(rename = "depth")]
     pub level: Spread,
     /// How many frames have to be decoded for one.
     pub work: Spread,
+}
+
+impl Chains {
+    /// The fields in JSON; null where trees could not be walked.
+    pub(in crate::ops) fn or_null<S: Serializer>(chains: &Option<Chains>, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("stream_chunks", &chains.map(|chains| chains.chunks))?;
+        map.serialize_entry("depth", &chains.map(|chains| chains.level))?;
+        map.serialize_entry("work", &chains.map(|chains| chains.work))?;
+        map.end()
+    }
 }
 
 /// How many chunks lie how deep. Counts saturate: a tree can say that one chunk is in it 2^60 times.

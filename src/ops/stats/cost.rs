@@ -1,5 +1,8 @@
 //! Where stored bytes go.
 
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
 use crate::store::format::HEADER_LEN;
 use crate::store::format::pack::{Encoding, FOOTER_LEN, Trailer};
 use crate::store::format::snapshot::PackRef;
@@ -40,6 +43,22 @@ pub struct Cost {
     pub padding_bytes: u64,
     /// Whole objects that are no packs: snapshot records, keys, the configuration, marks.
     pub record_bytes: u64,
+}
+
+impl Serialize for Cost {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("stored_bytes", &self.stored_bytes)?;
+        for (name, bytes) in self.by_encoding() {
+            map.serialize_entry(&format!("{name}_bytes"), &bytes)?;
+        }
+        map.serialize_entry("metadata_bytes", &self.metadata_bytes())?;
+        map.serialize_entry("node_bytes", &self.node_bytes)?;
+        map.serialize_entry("table_bytes", &self.table_bytes)?;
+        map.serialize_entry("padding_bytes", &self.padding_bytes)?;
+        map.serialize_entry("record_bytes", &self.record_bytes)?;
+        map.end()
+    }
 }
 
 impl Cost {

@@ -13,8 +13,13 @@ mod walk;
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Serialize;
+
+use super::journal::Outcome;
+use super::journaled::Report;
+use super::json;
 use crate::error::{Error, Result};
-use crate::id::{PackId, SnapshotId};
+use crate::id::{PackId, RepositoryId, SnapshotId};
 use crate::progress::Monitor;
 use crate::store::backend::{Backend, ObjectKey, ObjectKind, Unfinished};
 use crate::store::format::snapshot::SnapshotRecord;
@@ -27,11 +32,13 @@ use depths::Depths;
 use walk::Walker;
 
 /// What one snapshot is and costs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SnapshotCost {
     /// Its id.
+    #[serde(rename = "snapshot")]
     pub id: SnapshotId,
     /// When its reading began, nanoseconds since 1970-01-01 UTC.
+    #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
     /// Its source, for people.
     pub source: String,
@@ -42,8 +49,13 @@ pub struct SnapshotCost {
     /// Their plain bytes.
     pub new_bytes: u64,
     /// The packs that it wrote, as far as they are still there, and its record.
+    #[serde(flatten)]
     pub cost: Cost,
+    /// Logical bytes per stored byte; `None` if nothing of it is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
     /// What reading it takes; `None` if its trees cannot be walked for damage.
+    #[serde(flatten, serialize_with = "Chains::or_null")]
     pub chains: Option<Chains>,
 }
 
@@ -57,16 +69,28 @@ impl SnapshotCost {
             new_chunks: record.stats.new_chunks,
             new_bytes: record.stats.new_plain_bytes,
             cost: Cost::default(),
+            ratio: None,
             chains: None,
         }
+    }
+
+    /// What it costs is known.
+    fn counted(self) -> Self {
+        SnapshotCost { ratio: self.cost.ratio(self.logical_bytes), ..self }
     }
 }
 
 /// Sums over a repository. The costs of all snapshots and `other` together are `total`.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stats {
-    /// Listed snapshots, oldest first.
-    pub snapshots: Vec<SnapshotCost>,
+    /// Which repository.
+    pub repository: RepositoryId,
+    /// Where it is.
+    pub location: String,
+    /// Whether it takes a passphrase.
+    pub encrypted: bool,
+    /// How many snapshots are listed.
+    pub snapshots: u64,
     /// Bytes that all of them would take as plain copies.
     pub logical_bytes: u64,
     /// New chunks of all of them.
@@ -80,15 +104,30 @@ pub struct Stats {
     /// Chunks in them, every copy counted, tree nodes too.
     pub chunks: u64,
     /// Everything that is stored.
+    #[serde(flatten)]
     pub total: Cost,
+    /// Logical bytes per stored byte; `None` if nothing is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// What reading every snapshot takes, of those whose trees can be walked.
+    #[serde(flatten)]
+    pub chains: Chains,
     /// What belongs to no listed snapshot: configuration, keys, marks, and packs that none of them has written.
     pub other: Cost,
-    /// What reading every snapshot takes, of those whose trees can be walked.
-    pub chains: Chains,
     /// What writes have put there that have not ended, by killed processes or running ones: in none of the sums.
+    #[serde(flatten, serialize_with = "json::unfinished")]
     pub unfinished: Unfinished,
+    /// Listed snapshots, oldest first.
+    pub per_snapshot: Vec<SnapshotCost>,
     /// What cannot be read. Bytes of packs without a readable table count as metadata.
-    pub damage: Vec<Error>,
+    #[serde(rename = "unreadable")]
+    pub damage: Vec<String>,
+}
+
+impl Report for Stats {
+    fn outcome(&self) -> Outcome {
+        if self.damage.is_empty() { Outcome::Done } else { Outcome::Damaged }
+    }
 }
 
 /// Adds everything up.
@@ -104,7 +143,7 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
     sums.packs(repo, monitor)?;
     monitor.phase("walking trees", None);
     sums.walk(repo, &refreshed.snapshots, monitor)?;
-    Ok(sums.finish())
+    Ok(sums.finish(repo))
 }
 
 /// What one snapshot is and costs, with the damage that was met.
@@ -127,7 +166,7 @@ pub fn cost_of(repo: &Repository, id: &SnapshotId, record: &SnapshotRecord, moni
         Err(error) if error.is_damage() => damage.push(not_walked(id, &error)),
         Err(error) => return Err(error),
     }
-    Ok((found, damage))
+    Ok((found.counted(), damage))
 }
 
 /// The sums on the way.
@@ -239,22 +278,28 @@ impl Sums {
         Ok(())
     }
 
-    fn finish(self) -> Stats {
+    fn finish(self, repo: &Repository) -> Stats {
         // Records say these; a hostile one may say anything.
         let sum = |part: fn(&SnapshotCost) -> u64| self.snapshots.iter().map(part).fold(0, u64::saturating_add);
+        let logical_bytes = sum(|snapshot| snapshot.logical_bytes);
         Stats {
-            logical_bytes: sum(|snapshot| snapshot.logical_bytes),
+            repository: repo.config().repository,
+            location: repo.backend().location(),
+            encrypted: repo.config().encrypted,
+            snapshots: self.snapshots.len() as u64,
+            logical_bytes,
             new_chunks: sum(|snapshot| snapshot.new_chunks),
             new_bytes: sum(|snapshot| snapshot.new_bytes),
             chains: self.read.chains(),
-            snapshots: self.snapshots,
+            ratio: self.total.ratio(logical_bytes),
             packs: self.packs,
             pack_bytes: self.pack_bytes,
             chunks: self.chunks,
             total: self.total,
             other: self.other,
             unfinished: self.unfinished,
-            damage: self.damage,
+            damage: self.damage.iter().map(ToString::to_string).collect(),
+            per_snapshot: self.snapshots.into_iter().map(SnapshotCost::counted).collect(),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | | backup | restore, look, check | prune |
 //! |---|---|---|---|
 //! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
-//! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see `ops/forget.rs` |
+//! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see `ops/forget/mod.rs` |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
 //! | repair | safe: a damaged pack is marked like those of a prune before it goes | safe: what can be read has been written anew before | safe: both mark, then look |
 //!

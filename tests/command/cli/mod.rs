@@ -21,6 +21,7 @@ mod places;
 mod races;
 mod recipes;
 mod repair;
+mod reports;
 mod rescue;
 mod salvage;
 mod select;

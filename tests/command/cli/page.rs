@@ -328,8 +328,8 @@ fn the_words_of_errors() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
     let row = page.lines().find(|line| line.starts_with("| `code` | string | a stable word: `backend`")).unwrap();
     let said: BTreeSet<&str> = row.split('`').skip(3).step_by(2).collect();
-    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/exit.rs")).unwrap();
-    let arms = source.lines().filter(|line| line.contains("(Exit::")).filter_map(|line| line.split('"').nth(1));
+    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/error.rs")).unwrap();
+    let arms = source.lines().filter(|line| line.contains(" => (") && line.contains('"')).filter_map(|line| line.split('"').nth(1));
     let mut words: BTreeSet<String> = arms.map(str::to_owned).collect();
     for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli")).unwrap() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();

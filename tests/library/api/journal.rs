@@ -6,8 +6,7 @@ use icecore::id::{SnapshotId, SourceId};
 use icecore::ops::check::{CheckOptions, check};
 use icecore::ops::journal::{Event, LABEL_FACT, Operation, Outcome, Query, read, record};
 use icecore::ops::mark::Author;
-use icecore::ops::select::SnapshotFilter;
-use icecore::ops::status::{AHEAD_MAX_NS, Status, status};
+use icecore::ops::status::{AHEAD_MAX_NS, Status, StatusOptions, status};
 use icecore::progress::Silent;
 use icecore::store::backend::{ObjectKey, ObjectKind};
 use icecore::store::format::log::{LOG_DETAIL_LEN_MAX, LOG_SNAPSHOTS_MAX};
@@ -150,7 +149,8 @@ fn the_oldest_go_by_number() {
 }
 
 fn look(repo: &Repository, now: i64) -> Status {
-    status(repo, &repo.refresh().unwrap(), &SnapshotFilter::default(), now * SECOND, &Silent).unwrap()
+    let options = StatusOptions { now_ns: now * SECOND, ..StatusOptions::default() };
+    status(repo, &repo.refresh().unwrap(), &options, &Silent).unwrap()
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn a_copy_under_another_name_is_told_and_changes_nothing() {
                 assert_eq!((report.snapshots, report.findings.len(), report.touched.len()), (4, 1, 0), "{:#?}", report.findings);
                 assert!(report.is_damaged() && report.findings[0].detail.contains(TOLD));
                 let after = stats(&repo, &Silent).unwrap();
-                assert_eq!((after.snapshots, after.damage.len()), (before.snapshots.clone(), 1));
+                assert_eq!((after.per_snapshot, after.damage.len()), (before.per_snapshot.clone(), 1));
                 // Prune knows all that is needed.
                 assert_eq!(prune(&repo, &now(), &Silent).unwrap().deleted, 0);
             }

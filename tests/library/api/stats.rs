@@ -29,7 +29,7 @@ fn encoded(found: &SnapshotCost) -> u64 {
 /// The snapshots and `other` are all there is; what the repository says of itself is what lies on the disk.
 fn add_up(bed: &Bed, sums: &Stats) {
     assert_eq!(sums.total.stored_bytes, on_disk(bed));
-    let parts = || sums.snapshots.iter().map(|found| &found.cost).chain([&sums.other]);
+    let parts = || sums.per_snapshot.iter().map(|found| &found.cost).chain([&sums.other]);
     assert_eq!(parts().map(|cost| cost.stored_bytes).sum::<u64>(), sums.total.stored_bytes);
     assert_eq!(parts().map(|cost| cost.metadata_bytes()).sum::<u64>(), sums.total.metadata_bytes());
     assert_eq!(parts().map(|cost| cost.node_bytes + cost.table_bytes).sum::<u64>(), sums.total.node_bytes + sums.total.table_bytes);
@@ -40,7 +40,7 @@ fn add_up(bed: &Bed, sums: &Stats) {
     });
     assert_eq!(sums.total.by_encoding().collect::<HashMap<_, _>>(), by_encoding);
     assert_eq!(sums.total.metadata_bytes() + by_encoding.values().sum::<u64>(), sums.total.stored_bytes);
-    assert_eq!(sums.snapshots.iter().map(|found| found.logical_bytes).sum::<u64>(), sums.logical_bytes);
+    assert_eq!(sums.per_snapshot.iter().map(|found| found.logical_bytes).sum::<u64>(), sums.logical_bytes);
 }
 
 /// A history of 40 steps with one VACUUM.
@@ -68,9 +68,9 @@ fn bytes_add_up_to_what_is_stored() {
         let sums = stats(&repo, &Silent).unwrap();
         assert!(sums.damage.is_empty(), "{:?}", sums.damage);
         add_up(&bed, &sums);
-        assert_eq!((sums.snapshots.len(), sums.snapshots[7].time_ns), (40, 7_000_000_000), "oldest first");
+        assert_eq!((sums.per_snapshot.len(), sums.per_snapshot[7].time_ns), (40, 7_000_000_000), "oldest first");
         let mut padded = 0;
-        for found in &sums.snapshots {
+        for found in &sums.per_snapshot {
             let record = &records[&found.id];
             let record_bytes = repo.backend().stat(&repo.snapshot_key(&found.id, &record.source.id)).unwrap().unwrap();
             assert_eq!(found.cost.record_bytes, record_bytes);
@@ -91,12 +91,12 @@ fn bytes_add_up_to_what_is_stored() {
             // A pack may by chance have a length that needs no padding.
             padded += usize::from(found.cost.padding_bytes > 0);
         }
-        assert!(if encrypted { padded > sums.snapshots.len() / 2 } else { padded == 0 }, "{padded}");
-        let last = sums.snapshots.last().unwrap();
+        assert!(if encrypted { padded > sums.per_snapshot.len() / 2 } else { padded == 0 }, "{padded}");
+        let last = sums.per_snapshot.last().unwrap();
         assert_eq!(last.cost.ratio(last.logical_bytes).unwrap(), last.logical_bytes as f64 / last.cost.stored_bytes as f64);
-        let vacuum = &sums.snapshots[20];
-        assert!(encoded(vacuum) > encoded(last) && encoded(vacuum) > encoded(&sums.snapshots[19]), "the VACUUM moved pages: {vacuum:?}");
-        assert!(by_delta(last) > 0 && by_delta(&sums.snapshots[0]) == 0);
+        let vacuum = &sums.per_snapshot[20];
+        assert!(encoded(vacuum) > encoded(last) && encoded(vacuum) > encoded(&sums.per_snapshot[19]), "the VACUUM moved pages: {vacuum:?}");
+        assert!(by_delta(last) > 0 && by_delta(&sums.per_snapshot[0]) == 0);
     }
 }
 
@@ -144,14 +144,14 @@ fn chains_are_right(repo: &Repository) -> Stats {
     assert!(sums.damage.is_empty(), "{:?}", sums.damage);
     let copies = copies(repo);
     let refreshed = repo.refresh().unwrap();
-    for (found, (id, record)) in sums.snapshots.iter().zip(&refreshed.snapshots) {
+    for (found, (id, record)) in sums.per_snapshot.iter().zip(&refreshed.snapshots) {
         assert_eq!(found.chains, Some(chains_of(repo, record, &copies)), "snapshot {id}");
         let (by_itself, damage) = cost_of(repo, id, record, &Silent).unwrap();
         assert!(damage.is_empty(), "{damage:?}");
         assert_eq!(by_itself, *found);
     }
-    assert_eq!(sums.chains.chunks, sums.snapshots.iter().map(|found| found.chains.unwrap().chunks).sum::<u64>());
-    assert_eq!(sums.chains.level.max, sums.snapshots.iter().map(|found| found.chains.unwrap().level.max).max().unwrap_or(0));
+    assert_eq!(sums.chains.chunks, sums.per_snapshot.iter().map(|found| found.chains.unwrap().chunks).sum::<u64>());
+    assert_eq!(sums.chains.level.max, sums.per_snapshot.iter().map(|found| found.chains.unwrap().level.max).max().unwrap_or(0));
     sums
 }
 
@@ -163,7 +163,7 @@ fn chains_are_those_of_the_copies_that_are_read() {
     assert!(sums.chains.level.max > 2 && sums.chains.work.max > sums.chains.level.max, "{:?}", sums.chains);
     // A catalog that knows nothing finds out the same.
     let again = stats(&bed.open_as("repo", "another cache", 2), &Silent).unwrap();
-    assert_eq!((again.snapshots, again.total, again.chunks), (sums.snapshots, sums.total, sums.chunks));
+    assert_eq!((again.per_snapshot, again.total, again.chunks), (sums.per_snapshot, sums.total, sums.chunks));
 }
 
 /// Bytes that do not compress.
@@ -193,7 +193,7 @@ fn the_deepest_chunk_follows_the_skip_rule() {
         steps.insert(commit(&repo, &chunks).id, depth[version as usize]);
     }
     let sums = chains_are_right(&repo);
-    for found in &sums.snapshots {
+    for found in &sums.per_snapshot {
         let (chains, depth) = (found.chains.unwrap(), steps[&found.id]);
         assert_eq!(chains.level, Spread { mean: f64::from(depth) / 3.0, p99: depth, max: depth });
         assert_eq!((chains.chunks, chains.work.max), (3, depth + 1));
@@ -211,7 +211,7 @@ fn of_two_copies_the_lower_counts() {
     let next = [&base[..], b"more"].concat();
     commit(&repo, &[(base.clone(), Reference::default())]);
     let delta = commit(&repo, &[(next.clone(), Reference::to(Some(repo.keys().chunk_id(&base))))]);
-    let of_delta = |repo: &Repository| chains_are_right(repo).snapshots.into_iter().find(|found| found.id == delta.id).unwrap();
+    let of_delta = |repo: &Repository| chains_are_right(repo).per_snapshot.into_iter().find(|found| found.id == delta.id).unwrap();
     assert_eq!(of_delta(&repo).chains.unwrap().level.max, 1);
     let other_host = bed.open_as("repo", "another cache", 1);
     commit(&other_host, &[(next, Reference::default())]);
@@ -235,7 +235,7 @@ fn deep_trees() {
     }
     commit(&repo, &chunks);
     let sums = chains_are_right(&repo);
-    let of_both: Vec<Chains> = sums.snapshots.iter().map(|found| found.chains.unwrap()).collect();
+    let of_both: Vec<Chains> = sums.per_snapshot.iter().map(|found| found.chains.unwrap()).collect();
     assert!(of_both.iter().all(|chains| chains.chunks == 17_000));
     let mut means: Vec<f64> = of_both.iter().map(|chains| chains.level.mean).collect();
     means.sort_unstable_by(f64::total_cmp);
@@ -268,7 +268,7 @@ fn an_empty_repository_costs_its_configuration() {
     let bed = Bed::new(true);
     let sums = stats(&bed.open(), &Silent).unwrap();
     add_up(&bed, &sums);
-    assert!(sums.snapshots.is_empty() && sums.damage.is_empty());
+    assert!(sums.per_snapshot.is_empty() && sums.damage.is_empty());
     assert_eq!((sums.total, sums.chains), (sums.other, Chains::default()));
     assert_eq!(sums.total.record_bytes, sums.total.stored_bytes);
 }
@@ -285,17 +285,17 @@ fn strays_and_damage_are_counted() {
     let bed = Bed::new(false);
     let (repo, records) = history(&bed);
     let whole = stats(&repo, &Silent).unwrap();
-    let forgotten = whole.snapshots[39].id;
+    let forgotten = whole.per_snapshot[39].id;
     std::fs::remove_file(file_of(&bed, &forgotten.to_string())).unwrap();
     let sums = stats(&repo, &Silent).unwrap();
     add_up(&bed, &sums);
     assert_eq!(sums.damage.len(), 1, "{:?}", sums.damage);
     assert!(sums.damage[0].to_string().contains("has vanished"), "nobody has forgotten it: {:?}", sums.damage);
-    assert_eq!(sums.snapshots[..], whole.snapshots[..39]);
+    assert_eq!(sums.per_snapshot[..], whole.per_snapshot[..39]);
     assert_eq!(sums.other.stored_bytes - whole.other.stored_bytes, records[&forgotten].stats.pack_bytes);
 
     // The first pack, on which every chain stands: cut short, then gone.
-    let lost = records[&whole.snapshots[0].id].packs[0].id;
+    let lost = records[&whole.per_snapshot[0].id].packs[0].id;
     let path = file_of(&bed, &lost.to_string());
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
@@ -303,19 +303,19 @@ fn strays_and_damage_are_counted() {
         let sums = stats(repo, &Silent).unwrap();
         add_up(&bed, &sums);
         assert!(sums.damage.iter().any(|damage| damage.to_string().contains(&lost.to_string())), "{:?}", sums.damage);
-        assert_eq!(sums.snapshots[0].cost.by_encoding().map(|(_, bytes)| bytes).sum::<u64>(), 0);
-        assert_eq!(sums.snapshots[1].cost, whole.snapshots[1].cost);
+        assert_eq!(sums.per_snapshot[0].cost.by_encoding().map(|(_, bytes)| bytes).sum::<u64>(), 0);
+        assert_eq!(sums.per_snapshot[1].cost, whole.per_snapshot[1].cost);
     }
     std::fs::remove_file(&path).unwrap();
     let repo = bed.open_as("repo", "a third cache", 2);
     let sums = stats(&repo, &Silent).unwrap();
     add_up(&bed, &sums);
-    assert_eq!(sums.snapshots[0].chains, None);
+    assert_eq!(sums.per_snapshot[0].chains, None);
     assert!(
-        sums.damage.iter().any(|damage| damage.to_string().contains(&format!("snapshot {}", whole.snapshots[0].id))),
+        sums.damage.iter().any(|damage| damage.to_string().contains(&format!("snapshot {}", whole.per_snapshot[0].id))),
         "{:?}",
         sums.damage
     );
-    let (by_itself, damage) = cost_of(&repo, &whole.snapshots[0].id, &records[&whole.snapshots[0].id], &Silent).unwrap();
+    let (by_itself, damage) = cost_of(&repo, &whole.per_snapshot[0].id, &records[&whole.per_snapshot[0].id], &Silent).unwrap();
     assert_eq!((by_itself.chains, damage.len()), (None, 1));
 }

@@ -100,11 +100,13 @@ pub enum AtStake {
 }
 
 /// A database that was restored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RestoredDatabase {
     /// Its name.
+    #[serde(rename = "database")]
     pub name: String,
     /// Where it is, for people.
+    #[serde(rename = "server")]
     pub label: String,
     /// The name under which the old one is kept, if there was one.
     pub kept: Option<String>,

@@ -36,18 +36,18 @@ pub struct TableOptions {
 }
 
 /// A table that was restored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RestoredTable {
     /// Schema and name of the new table.
+    #[serde(rename = "table")]
     pub name: String,
     /// The database, for people.
+    #[serde(rename = "server")]
     pub label: String,
     /// Its rows.
     pub rows: u64,
-    /// Bytes of the dump that were read for it, besides its table of contents.
-    pub bytes: u64,
-    /// Bytes of the table of contents.
-    pub head_bytes: u64,
+    /// Bytes of the dump that were read for it, with its table of contents.
+    pub read_bytes: u64,
 }
 
 /// Restores one table beside what is there: its columns with their types, defaults that stand in its definition, generated columns, its checks, and its rows, which are
@@ -88,7 +88,7 @@ pub fn restore_table(dump: &Dump, options: &TableOptions, monitor: &dyn Monitor)
             finish(&mut admin, &login, &new, made)?;
         }
     }
-    Ok(RestoredTable { name: format!("{schema}.{table}"), label, rows: evidence.rows, bytes: evidence.len, head_bytes: head.len })
+    Ok(RestoredTable { name: format!("{schema}.{table}"), label, rows: evidence.rows, read_bytes: evidence.len + head.len })
 }
 
 /// Takes over the table that a role has made, and drops that role with whatever code has made in its name.

@@ -5,7 +5,11 @@
 //! written again, as decided; then their records are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
 //! again finishes. A `forgotten/<id>` of a listed snapshot says nothing.
 
+mod perform;
+
 use std::collections::{HashMap, HashSet};
+
+pub use perform::{Decided, DecidedGroup, ForgetWish, Forgotten, Which, perform};
 
 use super::gaps::Gaps;
 use super::retention::{Calendar, Candidate, Decision, Group, GroupBy, GroupKey, Reason, Rules, always_kept, decide};

@@ -7,7 +7,7 @@ const HIDDEN: &str = "...";
 const KEY: &str = "password";
 
 /// The text without passwords of URIs (`scheme://user:password@host`) and of settings (`password=...`).
-pub(crate) fn hidden(text: &str) -> String {
+pub fn hidden(text: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(|line| in_settings(&in_uris(line))).collect();
     lines.join("\n")
 }

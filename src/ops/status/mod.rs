@@ -3,126 +3,68 @@
 //! A source with a name of its own that is captured on several hosts stands once for each: one of them may have stopped long ago. A source of which there
 //! is no snapshot at all shows in the journal alone.
 
+mod report;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+pub use self::report::{Flagged, LastCheck, LastFailure, LastGood, NeverTaken, SourceStatus, State, Status, Verified};
+use self::report::{SECOND_NS, age_s};
 use super::backup::named_source;
 use super::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation, Outcome, visit, word};
 use super::select::SnapshotFilter;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
 use crate::recorded::SourceKind;
 use crate::store::format::log::LogRecord;
 use crate::store::format::mark::MarkKind;
-use crate::store::format::snapshot::{SnapshotRecord, SourceRef};
+use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Refreshed, Repository};
 
 /// How far clocks of hosts may be ahead of this one, nanoseconds: what is dated later is not believed, so that a clock that once jumped does not make a
 /// source look fresh for years.
-pub const AHEAD_MAX_NS: i64 = 600 * 1_000_000_000;
+pub const AHEAD_MAX_NS: i64 = 600 * SECOND_NS;
 
 /// How far back the journal is read for sources without any snapshot, nanoseconds.
 const LOOK_BACK_NS: i64 = 31 * DAY_NS;
-const DAY_NS: i64 = 86_400 * 1_000_000_000;
+const DAY_NS: i64 = 86_400 * SECOND_NS;
 
-/// How a repository stands.
-#[derive(Debug, Default)]
-pub struct Status {
-    /// One for each source, and for each host of one with a name of its own; those with the newest snapshots last.
-    pub sources: Vec<SourceStatus>,
-    /// Sources of which there is no snapshot and every backup of the last month failed: those that failed on several days, or within the last one. So a
-    /// misspelled path is soon no source any more.
-    pub never_taken: Vec<NeverTaken>,
-    /// The last check that the journal tells of and that came to its end.
-    pub last_check: Option<LogRecord>,
-    /// What cannot be read of the journal.
-    pub unreadable: Vec<Error>,
-}
-
-/// How a source stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceStatus {
-    /// The source, as its newest snapshot names it.
-    pub source: SourceRef,
-    /// The machine of its newest snapshot.
-    pub host: String,
-    /// How many of its snapshots are listed.
-    pub snapshots: u64,
-    /// The last good one: without flags, with readable marks, and not dated more than [`AHEAD_MAX_NS`] after now.
-    pub last_good: Option<LastGood>,
-    /// Those after it in the list that are flagged, or have marks that cannot be read, oldest first.
-    pub flagged_after: Vec<Flagged>,
-    /// How many are dated more than [`AHEAD_MAX_NS`] after now.
-    pub ahead: u64,
-    /// When a snapshot of it was last restored, or read whole by a check, and was right.
-    pub last_verified: Option<Verified>,
-    /// The last backup that made no snapshot, if it came after the last good one.
-    pub last_failure: Option<LogRecord>,
-}
-
-/// A source of which there is no snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NeverTaken {
-    /// What its backups called it.
-    pub label: String,
-    /// The machine.
-    pub host: String,
-    /// Its kind, if its backups said it.
-    pub kind: Option<SourceKind>,
-    /// The last backup that failed.
-    pub last_failure: LogRecord,
-    /// How many failed.
-    pub failures: u64,
-}
-
-/// The last good snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastGood {
-    /// Its id.
-    pub id: SnapshotId,
-    /// Its time, nanoseconds since 1970 UTC.
-    pub time_ns: i64,
-    /// Bytes of its streams.
-    pub logical_bytes: u64,
-    /// Bytes of the packs that it added.
-    pub stored_bytes: u64,
-}
-
-/// A snapshot that does not count as good.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flagged {
-    /// Its id.
-    pub id: SnapshotId,
-    /// Its time, nanoseconds since 1970 UTC.
-    pub time_ns: i64,
-    /// The words of its flags; none if its marks cannot be read.
-    pub codes: Vec<String>,
-}
-
-/// A proof that a snapshot can be had back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verified {
-    /// The snapshot.
-    pub snapshot: SnapshotId,
-    /// When, nanoseconds since 1970 UTC.
-    pub time_ns: i64,
-    /// By what: a drill, a restore, or a check.
-    pub by: Operation,
+/// What is asked of the sources.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatusOptions {
+    /// Only sources with snapshots that pass.
+    pub filter: SnapshotFilter,
+    /// The clock, nanoseconds since 1970 UTC.
+    pub now_ns: i64,
+    /// How old the last good snapshot of a source may be, seconds.
+    pub max_age_s: Option<i64>,
 }
 
 /// How the sources stand now, by the snapshots that there are and the journal.
 ///
 /// # Errors
-/// [`Error::Backend`], [`Error::Cancelled`]; what is damaged in the journal is in the result.
-pub fn status(repo: &Repository, refreshed: &Refreshed, filter: &SnapshotFilter, now_ns: i64, monitor: &dyn Monitor) -> Result<Status> {
-    let mut look = Look::at(refreshed, filter, now_ns);
-    let unreadable = visit(repo, None, monitor, &mut |_, entry| {
+/// [`Error::Backend`](crate::Error::Backend), [`Error::Cancelled`](crate::Error::Cancelled); what is damaged is in the result, and `monitor` hears of
+/// what cannot be read of the journal.
+pub fn status(repo: &Repository, refreshed: &Refreshed, options: &StatusOptions, monitor: &dyn Monitor) -> Result<Status> {
+    let mut look = Look::at(refreshed, options);
+    let damage = visit(repo, None, monitor, &mut |_, entry| {
         look.take(entry);
         !look.has_all()
     })?;
-    let never_taken = look.never_taken(now_ns);
+    damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
+    let never_taken = look.never_taken();
     let Look { sources, last_check, .. } = look;
-    Ok(Status { sources: sources.into_iter().map(|one| one.status).collect(), never_taken, last_check, unreadable })
+    let sources: Vec<SourceStatus> = sources.into_iter().map(|one| one.ended(options.max_age_s)).collect();
+    let unreadable: Vec<String> = refreshed.damage.iter().chain(&damage).map(ToString::to_string).collect();
+    let is_damaged = !unreadable.is_empty() || last_check.as_ref().is_some_and(|check| !check.is_whole());
+    let status = match () {
+        () if is_damaged => State::Damaged,
+        () if !never_taken.is_empty() => State::NoGood,
+        () => sources.iter().map(|one| one.status).max().unwrap_or(State::NoGood),
+    };
+    let (repository, location) = (repo.config().repository, repo.backend().location());
+    let &StatusOptions { now_ns, max_age_s, .. } = options;
+    Ok(Status { status, repository, location, now_ns, max_age_s, sources, never_taken, last_check, unreadable })
 }
 
 /// What the journal, read from the newest entry back, still has to tell of a source.
@@ -135,6 +77,7 @@ struct Open {
 struct Look<'r> {
     refreshed: &'r Refreshed,
     filter: &'r SnapshotFilter,
+    now_ns: i64,
     latest_ns: i64,
     /// Entries before this are read only for what is still missing.
     since_ns: i64,
@@ -146,7 +89,7 @@ struct Look<'r> {
     known_labels: HashSet<(String, String)>,
     /// Backups of other sources by label, host and kind, unless one of them came to a snapshot.
     failed: BTreeMap<[String; 3], Failed>,
-    last_check: Option<LogRecord>,
+    last_check: Option<LastCheck>,
 }
 
 /// Backups of a source without any snapshot.
@@ -159,10 +102,12 @@ struct Failed {
 }
 
 impl<'r> Look<'r> {
-    fn at(refreshed: &'r Refreshed, filter: &'r SnapshotFilter, now_ns: i64) -> Self {
+    fn at(refreshed: &'r Refreshed, options: &'r StatusOptions) -> Self {
+        let StatusOptions { filter, now_ns, .. } = options;
         let mut look = Look {
             refreshed,
             filter,
+            now_ns: *now_ns,
             latest_ns: now_ns.saturating_add(AHEAD_MAX_NS),
             since_ns: now_ns.saturating_sub(LOOK_BACK_NS),
             is_past: false,
@@ -202,15 +147,18 @@ impl<'r> Look<'r> {
         status.ahead += u64::from(is_ahead);
         if !self.is_whole(&id, record) {
             let codes = record.flags.iter().map(|flag| flag.code.clone()).collect();
-            status.flagged_after.push(Flagged { id, time_ns: record.time_ns, codes });
+            let age_s = age_s(self.now_ns, record.time_ns);
+            status.flagged_after.push(Flagged { id, time_ns: record.time_ns, age_s, codes });
         } else if !is_ahead {
             let (logical_bytes, stored_bytes) = (record.logical_bytes, record.stats.pack_bytes);
-            status.last_good = Some(LastGood { id, time_ns: record.time_ns, logical_bytes, stored_bytes });
+            let age_s = age_s(self.now_ns, record.time_ns);
+            status.last_good = Some(LastGood { id, time_ns: record.time_ns, age_s, logical_bytes, stored_bytes });
             status.flagged_after.clear();
         }
         let health = self.refreshed.marks.get(&id).and_then(|marks| marks.health());
         let read_whole = health.filter(|mark| mark.kind == MarkKind::Verified && mark.time_ns <= self.latest_ns);
-        status.prove(read_whole.map(|mark| Verified { snapshot: id, time_ns: mark.time_ns, by: Operation::Check }));
+        let now_ns = self.now_ns;
+        status.prove(read_whole.map(|mark| Verified::at(mark.time_ns, now_ns, id, Operation::Check)));
         self.sources.push(one);
     }
 
@@ -226,7 +174,7 @@ impl<'r> Look<'r> {
         let is = |operation: Operation| entry.operation == operation.word();
         let ended = [Outcome::Done, Outcome::Incomplete, Outcome::Damaged].iter().any(|outcome| entry.outcome == outcome.word());
         if is(Operation::Check) && ended && self.last_check.is_none() {
-            self.last_check = Some(entry);
+            self.last_check = Some(LastCheck::of(entry, self.now_ns));
         } else if is(Operation::Backup) {
             self.backup(entry);
         } else if entry.outcome == Outcome::Done.word() {
@@ -246,6 +194,7 @@ impl<'r> Look<'r> {
             self.failed_source(entry, about);
         } else if entry.snapshots.is_empty() {
             let by_label = |one: &Open| word(&one.status.source.label) == about.label && one.status.host == about.host;
+            let now_ns = self.now_ns;
             let place = match id {
                 Some(id) => self.place_of(id, &about.host),
                 None => self.sources.iter().position(by_label),
@@ -253,7 +202,7 @@ impl<'r> Look<'r> {
             let of = place.and_then(|place| self.sources.get_mut(place));
             if let Some(one) = of.filter(|one| one.wants_failure) {
                 one.wants_failure = false;
-                one.status.last_failure = Some(entry);
+                one.status.last_failure = Some(LastFailure::of(entry, now_ns));
             }
         }
     }
@@ -274,8 +223,8 @@ impl<'r> Look<'r> {
     }
 
     /// The sources without any snapshot that are to be told of.
-    fn never_taken(&mut self, now_ns: i64) -> Vec<NeverTaken> {
-        let filter = self.filter;
+    fn never_taken(&mut self) -> Vec<NeverTaken> {
+        let (filter, now_ns) = (self.filter, self.now_ns);
         let mut all: Vec<NeverTaken> = Vec::new();
         for ([label, host, kind], failed) in std::mem::take(&mut self.failed) {
             let Some(last_failure) = failed.last else { continue };
@@ -285,7 +234,8 @@ impl<'r> Look<'r> {
             let passes = of_source && filter.tag.is_none() && filter.host.as_ref().is_none_or(|wanted| *wanted == host);
             if is_recent && passes {
                 let kind = SourceKind::named(&kind);
-                all.push(NeverTaken { label, host, kind, last_failure, failures: failed.count });
+                let last_failure = LastFailure::of(last_failure, now_ns);
+                all.push(NeverTaken { label, host, kind, status: State::NoGood, failures: failed.count, last_failure });
             }
         }
         all
@@ -304,10 +254,11 @@ impl<'r> Look<'r> {
             Some((record, is_whole)) => (self.place_of(record.source.id, &record.host), *is_whole),
             None => (entry.source.and_then(|id| self.place_of(id, "")), true),
         };
+        let now_ns = self.now_ns;
         let of = place.and_then(|place| self.sources.get_mut(place));
         if let Some(one) = of.filter(|one| one.wants_proof && is_whole) {
             one.wants_proof = false;
-            one.status.prove(Some(Verified { snapshot: *snapshot, time_ns: entry.time_ns, by }));
+            one.status.prove(Some(Verified::at(entry.time_ns, now_ns, *snapshot, by)));
         }
     }
 
@@ -321,6 +272,7 @@ impl Open {
         let status = SourceStatus {
             source: record.source.clone(),
             host: record.host.clone(),
+            status: State::NoGood,
             snapshots: 0,
             last_good: None,
             flagged_after: Vec::new(),
@@ -329,6 +281,15 @@ impl Open {
             last_failure: None,
         };
         Open { status, wants_proof: true, wants_failure: true }
+    }
+
+    fn ended(mut self, max_age_s: Option<i64>) -> SourceStatus {
+        self.status.status = match (&self.status.last_good, max_age_s) {
+            (None, _) => State::NoGood,
+            (Some(good), Some(max)) if good.age_s > max => State::TooOld,
+            _ => State::Ok,
+        };
+        self.status
     }
 }
 

@@ -1,0 +1,37 @@
+//! All databases of a server.
+
+use super::{PostgresOptions, PostgresSource};
+use crate::engine::{Databases, Server, Source};
+use crate::error::Result;
+use crate::recorded::SourceKind;
+
+/// A server, with how each of its databases is captured. The database that the settings name is where it is asked.
+pub struct PostgresServer(pub PostgresOptions);
+
+impl PostgresServer {
+    fn options_of(&self, database: &str) -> PostgresOptions {
+        PostgresOptions { conninfo: self.0.conninfo.with_database(database), ..self.0.clone() }
+    }
+}
+
+impl Server for PostgresServer {
+    fn kind(&self) -> SourceKind {
+        SourceKind::POSTGRES
+    }
+
+    fn label(&self) -> String {
+        self.0.conninfo.label()
+    }
+
+    fn databases(&self) -> Result<Databases> {
+        PostgresSource::connect(self.0.clone())?.databases()
+    }
+
+    fn label_of(&self, database: &str) -> String {
+        self.options_of(database).conninfo.label()
+    }
+
+    fn source(&self, database: &str) -> Result<Box<dyn Source>> {
+        Ok(Box::new(PostgresSource::connect(self.options_of(database))?))
+    }
+}

@@ -1,0 +1,96 @@
+//! Exports as users have them done: told to the journal.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::{ExportOptions, Exported, export};
+use crate::engine::place::{Findings, Placement};
+use crate::error::Result;
+use crate::fs::disk::RealDisk;
+use crate::id::SnapshotId;
+use crate::ops::journal::{Operation, Outcome};
+use crate::ops::journaled::{Report, Work};
+use crate::ops::json;
+use crate::ops::select::Wanted;
+use crate::ops::text::compact;
+
+/// What was exported.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExportReport {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The directory, with symbolic links resolved.
+    #[serde(flatten, serialize_with = "json::path")]
+    pub path: PathBuf,
+    /// Files in it, but for `checksums.txt` and `manifest.json`.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// `good` or `flagged`.
+    pub status: &'static str,
+    /// Where what was in its place is kept, if that was no unchanged export.
+    #[serde(serialize_with = "json::place_or_null")]
+    pub kept: Option<PathBuf>,
+    /// Of databases what is damaged, each line with the name.
+    pub damage: Vec<String>,
+    /// Of databases what breaks rules of their schemas, though every byte is readable.
+    pub warnings: Vec<String>,
+    /// Of databases what SQLite cannot judge without their applications.
+    pub not_checked: Vec<String>,
+    /// How long it took, microseconds.
+    #[serde(rename = "duration_ms", serialize_with = "json::ms")]
+    pub duration_us: u64,
+    /// How long the passphrase took when the repository was opened, microseconds; not in `duration_us`.
+    #[serde(rename = "key_derivation_ms", serialize_with = "json::ms")]
+    pub key_derivation_us: u64,
+}
+
+impl Report for ExportReport {
+    fn outcome(&self) -> Outcome {
+        Outcome::Done
+    }
+}
+
+/// Makes `dir` an export of a snapshot, and tells the journal.
+///
+/// # Errors
+/// As of [`Wanted::find`] and [`export()`].
+pub fn perform(work: &Work<'_>, wanted: &Wanted, dir: &Path, accept_damaged: bool) -> Result<ExportReport> {
+    work.journaled(Operation::Export, |story| {
+        let started = Instant::now();
+        story.detail.clone_from(&wanted.text);
+        let refreshed = work.look()?;
+        let (id, record) = wanted.find(&refreshed)?;
+        story.about(*id, record);
+        story.detail = format!("to {}", dir.display());
+        work.warn_of_flags(id, record);
+        let now_ns = work.worker.now_ns();
+        let placement = Placement { disk: &RealDisk, timestamp: compact(now_ns), monitor: work.monitor };
+        let options = ExportOptions { now_ns, accept_damaged };
+        let Exported { path, manifest, kept, findings } = export(work.repo, (id, record), dir, &options, &placement)?;
+        work.repo.warn_of_healed(work.monitor);
+        Ok(ExportReport {
+            snapshot: *id,
+            path,
+            files: manifest.files.len() as u64,
+            bytes: manifest.bytes,
+            status: manifest.status,
+            kept,
+            damage: told(&findings, |of| &of.damage),
+            warnings: told(&findings, |of| &of.warnings),
+            not_checked: told(&findings, |of| &of.not_checked),
+            duration_us: started.elapsed().as_micros() as u64,
+            key_derivation_us: work.repo.key_derivation().as_micros() as u64,
+        })
+    })
+}
+
+fn told(findings: &[(Vec<u8>, Findings)], which: impl Fn(&Findings) -> &Vec<String>) -> Vec<String> {
+    let lines = |(name, of): &(Vec<u8>, Findings)| {
+        let name = String::from_utf8_lossy(name).into_owned();
+        which(of).iter().map(|line| format!("{name}: {line}")).collect::<Vec<_>>()
+    };
+    findings.iter().flat_map(lines).collect()
+}

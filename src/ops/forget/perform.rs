@@ -1,0 +1,249 @@
+//! Forgetting as users have it done: told to the journal, with a prune after it if that is wanted.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{ForgetPlan, ForgetReport, execute, plan_by_rules, plan_named};
+use crate::error::{Error, Result};
+use crate::id::{SnapshotId, SourceId};
+use crate::ops::journal::{Operation, Outcome};
+use crate::ops::journaled::{Report, Story, Work};
+use crate::ops::list::SnapshotInfo;
+use crate::ops::prune::{self, PruneOptions, PruneReport};
+use crate::ops::retention::{Calendar, Decision, Group, GroupBy, Reason, Rules};
+use crate::ops::select::{SnapshotFilter, SnapshotSpec, Wanted};
+use crate::ops::text::count;
+use crate::store::repo::{Refreshed, Vanished};
+
+/// Digits of the id of a snapshot that has vanished.
+const VANISHED_DIGITS_MIN: usize = 8;
+
+/// What is to be forgotten.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// What these rules do not keep.
+    Rules {
+        /// The rules.
+        rules: Box<Rules>,
+        /// Among which snapshots.
+        filter: SnapshotFilter,
+        /// What makes a group.
+        by: GroupBy,
+        /// Clock and calendar.
+        calendar: Calendar,
+    },
+    /// These, and those that have vanished.
+    Named {
+        /// Which.
+        snapshots: Vec<Wanted>,
+        /// Also the newest good one of a source or a stream.
+        force: bool,
+    },
+}
+
+/// How to forget.
+#[derive(Debug, Clone)]
+pub struct ForgetWish {
+    /// What.
+    pub which: Which,
+    /// Only find out what would be done.
+    pub dry_run: bool,
+    /// Prune after it.
+    pub prune: Option<PruneOptions>,
+}
+
+/// What was decided and done.
+#[derive(Debug, Serialize)]
+pub struct Forgotten {
+    /// Whether this only shows what would be done.
+    pub dry_run: bool,
+    /// The decisions.
+    pub groups: Vec<DecidedGroup>,
+    /// How many stay, of those that were decided about.
+    pub kept: u64,
+    /// How many go.
+    pub forgotten: u64,
+    /// Those that were to go and stay, as things changed meanwhile.
+    pub spared: Vec<Decided>,
+    /// What is listed but cannot be read, and stays, or has vanished and was not named.
+    pub unreadable: Vec<String>,
+    /// What the prune after it did.
+    pub prune: Option<PruneReport>,
+    /// Why it failed; what was forgotten is forgotten all the same.
+    #[serde(skip)]
+    pub prune_failed: Option<Error>,
+}
+
+/// What was decided about the snapshots of a group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DecidedGroup {
+    /// Their source, if it makes groups.
+    pub source: Option<SourceId>,
+    /// Their host, if it makes groups.
+    pub host: Option<String>,
+    /// Their tags, if they make groups.
+    pub tags: Option<Vec<String>>,
+    /// What stays, oldest first.
+    pub keep: Vec<Decided>,
+    /// What goes, oldest first.
+    pub forget: Vec<Decided>,
+}
+
+/// What was decided about a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decided {
+    /// The snapshot.
+    pub snapshot: SnapshotInfo,
+    /// Why it stays.
+    pub reasons: Vec<String>,
+    /// Where it stands in the list of all.
+    #[serde(skip)]
+    pub place: usize,
+}
+
+impl Forgotten {
+    /// In a line.
+    pub fn summary(&self) -> String {
+        let verb = if self.dry_run { "would be forgotten" } else { "forgotten" };
+        format!("{} {verb}, {} kept", count(self.forgotten, "snapshot"), self.kept)
+    }
+
+    fn of(refreshed: &Refreshed, plan: &ForgetPlan, report: &ForgetReport, dry_run: bool) -> Self {
+        let total = plan.decisions().count() as u64;
+        let forgotten = report.forgotten.len() as u64;
+        let listed = Listed::of(refreshed);
+        Forgotten {
+            dry_run,
+            groups: plan.groups.iter().map(|group| listed.group(group)).collect(),
+            kept: total.saturating_sub(forgotten),
+            forgotten,
+            spared: report.spared.iter().filter_map(|spared| listed.decided(spared)).collect(),
+            unreadable: refreshed.damage.iter().map(ToString::to_string).collect(),
+            prune: None,
+            prune_failed: None,
+        }
+    }
+}
+
+/// Of the forget; a prune that fails after it has an error of its own.
+impl Report for Forgotten {
+    fn outcome(&self) -> Outcome {
+        match (self.unreadable.is_empty(), self.spared.is_empty()) {
+            (false, _) => Outcome::Damaged,
+            (true, false) => Outcome::Incomplete,
+            (true, true) => Outcome::Done,
+        }
+    }
+}
+
+/// The snapshots, to be found by their ids.
+struct Listed<'r> {
+    refreshed: &'r Refreshed,
+    places: HashMap<SnapshotId, usize>,
+}
+
+impl<'r> Listed<'r> {
+    fn of(refreshed: &'r Refreshed) -> Self {
+        Listed { refreshed, places: refreshed.snapshots.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect() }
+    }
+
+    fn decided(&self, decision: &Decision) -> Option<Decided> {
+        let place = *self.places.get(&decision.id)?;
+        let (id, record) = self.refreshed.snapshots.get(place)?;
+        Some(Decided { snapshot: SnapshotInfo::of(id, record, self.refreshed), reasons: reasons(decision), place })
+    }
+
+    fn group(&self, group: &Group) -> DecidedGroup {
+        let decided = |kept: bool| {
+            let decisions = group.decisions.iter().filter(|decision| decision.reasons.is_empty() != kept);
+            decisions.filter_map(|decision| self.decided(decision)).collect()
+        };
+        DecidedGroup {
+            source: group.key.source,
+            host: group.key.host.clone(),
+            tags: group.key.tags.as_ref().map(|tags| tags.iter().cloned().collect()),
+            keep: decided(true),
+            forget: decided(false),
+        }
+    }
+}
+
+fn reasons(decision: &Decision) -> Vec<String> {
+    decision.reasons.iter().map(ToString::to_string).collect()
+}
+
+/// Forgets, prunes if that is wanted, and tells the journal of both.
+///
+/// # Errors
+/// As of [`plan_by_rules`] and [`execute`]; [`Error::NotDone`] if one of the named snapshots is to stay, and [`Error::NoSuch`] if it is not there: then none goes.
+pub fn perform(work: &Work<'_>, wish: &ForgetWish) -> Result<Forgotten> {
+    let mut forgotten = work.journaled(Operation::Forget, |story| drop_snapshots(work, wish, story))?;
+    if let Some(options) = &wish.prune {
+        match prune::perform(work, options) {
+            Ok(report) => forgotten.prune = Some(report),
+            Err(error) => forgotten.prune_failed = Some(error),
+        }
+    }
+    Ok(forgotten)
+}
+
+fn drop_snapshots(work: &Work<'_>, wish: &ForgetWish, story: &mut Story) -> Result<Forgotten> {
+    story.untold = wish.dry_run;
+    let mut refreshed = work.look()?;
+    let now_ns = work.worker.now_ns();
+    let (plan, given_up) = match &wish.which {
+        Which::Rules { rules, filter, by, calendar } => (plan_by_rules(&refreshed, filter, rules, *by, calendar)?, Vec::new()),
+        Which::Named { snapshots, force } => {
+            let (listed, given_up) = parted(&refreshed, snapshots);
+            (named(&refreshed, &listed, *force)?, given_up)
+        }
+    };
+    let report = match wish.dry_run {
+        true => ForgetReport { forgotten: plan.forgotten(), spared: Vec::new() },
+        false => execute(work.repo, &plan, now_ns, work.monitor)?,
+    };
+    if !wish.dry_run && !given_up.is_empty() {
+        work.repo.drop_vanished(&given_up, now_ns)?;
+    }
+    let told: Vec<String> = given_up.iter().map(|one| one.error().to_string()).collect();
+    refreshed.damage.retain(|damage| !told.contains(&damage.to_string()));
+    let stays = |spared: &Decision| format!("snapshot {} stays: {}", spared.id.short(), reasons(spared).join("; "));
+    report.spared.iter().for_each(|spared| work.monitor.warn(&stays(spared)));
+    let mut forgotten = Forgotten::of(&refreshed, &plan, &report, wish.dry_run);
+    forgotten.forgotten += given_up.len() as u64;
+    story.snapshots.clone_from(&report.forgotten);
+    story.snapshots.extend(given_up.iter().map(|one| one.id));
+    story.detail = forgotten.summary();
+    Ok(forgotten)
+}
+
+/// Snapshots that are listed are named in all ways; those that have vanished by the start of their ids, of so many digits that none is meant by chance.
+fn parted<'s>(refreshed: &Refreshed, snapshots: &'s [Wanted]) -> (Vec<&'s Wanted>, Vec<Vanished>) {
+    let mut given_up: Vec<Vanished> = Vec::new();
+    let mut listed = Vec::new();
+    for wanted in snapshots {
+        let start = if let SnapshotSpec::Prefix(start) = &wanted.spec { start.as_str() } else { "" };
+        let meant = |one: &&Vanished| start.len() >= VANISHED_DIGITS_MIN && one.id.to_string().starts_with(start);
+        match refreshed.vanished.iter().find(meant) {
+            Some(one) if !refreshed.snapshots.iter().any(|(id, _)| id.to_string().starts_with(start)) => {
+                given_up.extend((!given_up.contains(one)).then(|| one.clone()));
+            }
+            _ => listed.push(wanted),
+        }
+    }
+    (listed, given_up)
+}
+
+/// The plan to forget these snapshots; it fails if one of them is to stay.
+fn named(refreshed: &Refreshed, snapshots: &[&Wanted], force: bool) -> Result<ForgetPlan> {
+    let ids: Vec<SnapshotId> = snapshots.iter().map(|wanted| Ok(wanted.find(refreshed)?.0)).collect::<Result<_>>()?;
+    let plan = plan_named(refreshed, &ids, force);
+    let Some(refused) = plan.decisions().find(|decision| !decision.reasons.is_empty()) else { return Ok(plan) };
+    let way_out = match refused.reasons.contains(&Reason::Protected) {
+        true => format!("`icecore protect {} --off` takes that back", refused.id.short()),
+        false => "--force forgets it all the same".to_owned(),
+    };
+    let (id, why) = (refused.id.short(), reasons(refused).join("; "));
+    Err(Error::NotDone { detail: format!("nothing was forgotten: snapshot {id} stays: {why}; {way_out}") })
+}

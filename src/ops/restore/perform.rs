@@ -1,0 +1,275 @@
+//! Restores as users have them done: told to the journal.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{Failed, Outcome, RestoreOptions, Restored, restore_streams, restore_tree};
+use crate::engine::place::Placement;
+use crate::engine::stored::Stored;
+use crate::error::{Error, Result};
+use crate::fs::disk::RealDisk;
+use crate::id::SnapshotId;
+use crate::ops::journal::{self, Operation};
+use crate::ops::journaled::{Report, Work};
+use crate::ops::json;
+use crate::ops::select::{SnapshotSpec, Wanted};
+use crate::ops::stored::stored;
+use crate::ops::subtree;
+use crate::ops::text::count;
+use crate::progress::Monitor;
+use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::{Reader, Refreshed};
+
+/// Failures that are told one by one; of more the reasons repeat.
+pub(super) const FAILED_TOLD_MAX: usize = 50;
+
+/// Streams with the files that they go to.
+pub type Targets = Vec<(Vec<u8>, PathBuf)>;
+
+/// Chooses them, given what says whether a name is that of a stream or directory.
+pub type Chooser<'c> = dyn Fn(&dyn Fn(&[u8]) -> bool) -> Result<Targets> + 'c;
+
+/// Where streams go.
+pub enum Destination<'d> {
+    /// All of them into this directory.
+    Tree(&'d Path),
+    /// Some of them onto files, or directories of them into directories.
+    Streams {
+        /// For the journal.
+        told: String,
+        /// Which go where.
+        targets: &'d Chooser<'d>,
+    },
+}
+
+/// How to restore.
+pub struct RestoreWish<'w> {
+    /// Where to.
+    pub to: Destination<'w>,
+    /// How.
+    pub options: RestoreOptions,
+    /// Goes into the names of what is kept.
+    pub timestamp: String,
+    /// How many restored streams the report lists, besides those that took the place of something.
+    pub listed_max: usize,
+}
+
+/// What was restored, and what was not.
+#[derive(Debug, Serialize)]
+pub struct RestoreReport {
+    /// The id of the snapshot, as far as it is known.
+    pub snapshot: Option<String>,
+    /// Bytes of all streams that were restored.
+    pub bytes: u64,
+    /// How long it took, microseconds.
+    #[serde(rename = "duration_ms", serialize_with = "json::ms")]
+    pub duration_us: u64,
+    /// How long the passphrase took when the repository was opened, microseconds; not in `duration_us`.
+    #[serde(rename = "key_derivation_ms", serialize_with = "json::ms")]
+    pub key_derivation_us: u64,
+    /// Whether there was something to verify against. There always is in a repository.
+    pub verified: bool,
+    /// Done, incomplete, damaged or interrupted.
+    pub status: journal::Outcome,
+    /// The streams that were restored, or some of them: see [`RestoreWish::listed_max`].
+    pub restored: Vec<Restored>,
+    /// Those that were tried and not restored.
+    pub failed: Vec<Failed>,
+    /// How many were not tried, as the restore was stopped.
+    pub untried: u64,
+    /// How many streams were restored.
+    #[serde(skip)]
+    pub streams: u64,
+}
+
+impl Report for RestoreReport {
+    fn outcome(&self) -> journal::Outcome {
+        self.status
+    }
+}
+
+impl RestoreReport {
+    /// Whether all that was asked for is done.
+    pub fn is_whole(&self) -> bool {
+        self.status == journal::Outcome::Done
+    }
+
+    /// Of an outcome, with what was listed of it; `hint` says what else might help. `monitor` hears of everything that was not restored.
+    ///
+    /// # Errors
+    /// Where nothing was changed, why.
+    pub fn of(outcome: Outcome, listed: Vec<Restored>, hint: Option<String>, monitor: &dyn Monitor) -> Result<Self> {
+        if !outcome.is_changed() && !outcome.is_whole() {
+            let error = outcome.whole().err().unwrap_or(Error::Poisoned);
+            return Err(error.advised(&hint.map_or_else(String::new, |hint| format!("; {hint}"))));
+        }
+        for failed in outcome.failed.iter().take(FAILED_TOLD_MAX) {
+            monitor.warn(&format!("{} was not restored: {}", String::from_utf8_lossy(&failed.name), failed.error));
+        }
+        if outcome.failed.len() > FAILED_TOLD_MAX {
+            monitor.warn(&format!("{} more were not restored; --json lists all", outcome.failed.len() - FAILED_TOLD_MAX));
+        }
+        if let Some(error) = &outcome.stopped {
+            monitor.warn(&format!("the restore stopped: {error}; {} not tried", count(outcome.untried, "stream")));
+        }
+        hint.iter().for_each(|hint| monitor.warn(hint));
+        let status = match () {
+            () if matches!(outcome.stopped, Some(Error::Cancelled)) => journal::Outcome::Interrupted,
+            () if outcome.is_damaged() => journal::Outcome::Damaged,
+            () if !outcome.is_whole() => journal::Outcome::Incomplete,
+            () => journal::Outcome::Done,
+        };
+        Ok(RestoreReport {
+            snapshot: None,
+            bytes: outcome.bytes,
+            duration_us: 0,
+            key_derivation_us: 0,
+            verified: true,
+            status,
+            restored: listed,
+            failed: outcome.failed,
+            untried: outcome.untried,
+            streams: outcome.restored,
+        })
+    }
+}
+
+/// What a report lists of what is restored: the first streams, and those that took the place of something.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// How many of the first.
+    pub max: usize,
+    /// The streams.
+    pub restored: Vec<Restored>,
+}
+
+impl Listed {
+    /// Takes the next one.
+    pub fn add(&mut self, restored: Restored) {
+        if self.restored.len() < self.max || !restored.placed.kept.is_empty() {
+            self.restored.push(restored);
+        }
+    }
+}
+
+/// Restores streams of a snapshot, as many as can be, and tells the journal.
+///
+/// # Errors
+/// As of [`Wanted::find`], [`restore_tree`] and [`restore_streams`]; where nothing was changed, why.
+pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Result<RestoreReport> {
+    work.journaled(Operation::Restore, |story| {
+        story.detail.clone_from(&wanted.text);
+        let started = Instant::now();
+        let refreshed = work.look()?;
+        let (id, record) = wanted.find(&refreshed)?;
+        story.about(*id, record);
+        story.detail = match &wish.to {
+            Destination::Tree(dir) => format!("into {}", dir.display()),
+            Destination::Streams { told, .. } => told.clone(),
+        };
+        work.warn_of_flags(id, record);
+        let mut listed = Listed { max: wish.listed_max, restored: Vec::new() };
+        let outcome = place(work, record, wish, &mut listed).map_err(|error| which_source(error, wanted))?;
+        work.repo.warn_of_healed(work.monitor);
+        let good = if outcome.is_damaged() { last_good(&refreshed, id, record) } else { None };
+        let hint = good.map(|good| format!("the last good snapshot of this source is {}", good.short()));
+        let report = RestoreReport::of(outcome, listed.restored, hint, work.monitor)?;
+        Ok(RestoreReport {
+            snapshot: Some(id.to_string()),
+            duration_us: micros(started.elapsed()),
+            key_derivation_us: micros(work.repo.key_derivation()),
+            ..report
+        })
+    })
+}
+
+pub(super) fn micros(span: Duration) -> u64 {
+    span.as_micros() as u64
+}
+
+fn place(work: &Work<'_>, record: &SnapshotRecord, wish: &RestoreWish<'_>, listed: &mut Listed) -> Result<Outcome> {
+    let placement = Placement { disk: &RealDisk, timestamp: wish.timestamp.clone(), monitor: work.monitor };
+    let mut tell = |restored: Restored| listed.add(restored);
+    match &wish.to {
+        Destination::Tree(dir) => restore_tree(work.repo, record, dir, &wish.options, &placement, &mut tell),
+        Destination::Streams { targets, .. } => {
+            let listing = Reader::new(work.repo).listing(&record.listing, work.monitor)?;
+            let streams: std::collections::HashSet<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
+            let targets = targets(&|name| streams.contains(name) || subtree::is_directory(&listing, name))?;
+            restore_streams(work.repo, record, &targets, &wish.options, &placement, &mut tell)
+        }
+    }
+}
+
+/// The newest snapshot of the same source that counts as good, but this one.
+fn last_good(refreshed: &Refreshed, id: &SnapshotId, record: &SnapshotRecord) -> Option<SnapshotId> {
+    let of_source =
+        |(other, found): &&(SnapshotId, SnapshotRecord)| other != id && found.source.id == record.source.id && found.flags.is_empty();
+    refreshed.snapshots.iter().rev().find(of_source).map(|(id, _)| *id)
+}
+
+/// Of a stream that is not there: perhaps another source was meant.
+pub fn which_source(error: Error, wanted: &Wanted) -> Error {
+    let is_of_all = matches!(wanted.spec, SnapshotSpec::Latest(_)) && wanted.filter.source.is_none();
+    match is_of_all && matches!(error, Error::NoSuch { .. }) {
+        true => error.advised("; `latest` is the newest of all sources: choose one with --source"),
+        false => error,
+    }
+}
+
+/// What was restored into a server, `T` as its engine tells it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IntoServer<T> {
+    /// The snapshot; none if it came from a file.
+    pub snapshot: Option<SnapshotId>,
+    /// What was restored.
+    #[serde(flatten)]
+    pub restored: T,
+    /// How long it took, microseconds.
+    #[serde(rename = "duration_ms", serialize_with = "json::ms")]
+    pub duration_us: u64,
+    /// Whether nothing is missing.
+    #[serde(skip)]
+    pub is_whole: bool,
+}
+
+impl<T> IntoServer<T> {
+    /// Does what restores, which says also whether nothing is missing.
+    ///
+    /// # Errors
+    /// What it gives.
+    pub fn by(snapshot: Option<SnapshotId>, load: impl FnOnce() -> Result<(T, bool)>) -> Result<Self> {
+        let started = Instant::now();
+        let (restored, is_whole) = load()?;
+        Ok(IntoServer { snapshot, restored, duration_us: micros(started.elapsed()), is_whole })
+    }
+}
+
+impl<T> Report for IntoServer<T> {
+    fn outcome(&self) -> journal::Outcome {
+        if self.is_whole { journal::Outcome::Done } else { journal::Outcome::Incomplete }
+    }
+}
+
+/// Restores a snapshot into a server, as its engine does it, and tells the journal. `server` names it there.
+///
+/// # Errors
+/// As of [`Wanted::find`]; what `load` gives.
+pub fn perform_into<T>(
+    work: &Work<'_>,
+    wanted: &Wanted,
+    server: &str,
+    load: impl FnOnce(Box<dyn Stored>) -> Result<(T, bool)>,
+) -> Result<IntoServer<T>> {
+    work.journaled(Operation::Restore, |story| {
+        story.detail = format!("{} to {server}", wanted.text);
+        let refreshed = work.look()?;
+        let (id, record) = wanted.find(&refreshed)?;
+        story.about(*id, record);
+        work.warn_of_flags(id, record);
+        let stored = stored(work.repo, record, work.monitor)?;
+        IntoServer::by(Some(*id), || load(stored))
+    })
+}

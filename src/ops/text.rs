@@ -1,0 +1,73 @@
+//! Values for people, as the journal and the texts of commands have them.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// Bytes for people: `0 B`, `1023 B`, `1.0 KiB`, `12.3 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = "KiB";
+    // 1023.95 would be shown as 1024.0.
+    for larger in UNITS.iter().skip(1) {
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    format!("{value:.1} {unit}")
+}
+
+/// Milliseconds with three decimals, of microseconds.
+pub fn ms(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
+
+/// A time span for people.
+pub fn duration(ms: f64) -> String {
+    match ms {
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms if ms < 60_000.0 => format!("{:.1} s", ms / 1000.0),
+        ms => {
+            let seconds = (ms / 1000.0) as u64;
+            match seconds / 3600 {
+                0 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+                hours => format!("{hours} h {:02} min", seconds / 60 % 60),
+            }
+        }
+    }
+}
+
+/// `1 stream`, `2 streams`.
+pub fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// A time, nanoseconds since 1970 UTC, for the names of kept files: `20261123T031500Z`.
+pub fn compact(time_ns: i64) -> String {
+    let time = Timestamp::from_nanosecond(i128::from(time_ns)).map(|time| time.to_zoned(TimeZone::UTC));
+    let text = time.and_then(|time| jiff::fmt::strtime::format("%Y%m%dT%H%M%SZ", &time));
+    text.unwrap_or_else(|_| time_ns.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_for_people() {
+        let shown = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 10 << 30, u64::MAX].map(bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "10.0 GiB", "16.0 EiB"]);
+    }
+
+    #[test]
+    fn durations_for_people() {
+        let shown = [0.4, 999.0, 1000.0, 61_000.0, 3_660_000.0].map(duration);
+        assert_eq!(shown, ["0 ms", "999 ms", "1.0 s", "1 min 01 s", "1 h 01 min"]);
+    }
+}
