@@ -119,7 +119,7 @@ fn try_backup(
     let refreshed = repo.refresh()?;
     refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
     let source_ref = source_of(source, options);
-    refuse_long_texts(&source_ref, options)?;
+    refuse_texts(&source_ref, options)?;
     let history = History::of(&refreshed, source_ref.id, options.now_ns.saturating_add(FUTURE_MAX_NS));
     let parent = history.parent.map(|(id, _)| *id);
     let of_parent = history.parent.map(|(id, record)| (*id, record.source.id));
@@ -166,11 +166,14 @@ pub fn source_of(source: &dyn Source, options: &BackupOptions) -> SourceRef {
     SourceRef { id, kind, label }
 }
 
-/// What lists of snapshots show is bounded, and refused before anything is read.
-fn refuse_long_texts(source: &SourceRef, options: &BackupOptions) -> Result<()> {
+/// What lists of snapshots show is bounded, and what cannot be shown is refused before anything is read.
+fn refuse_texts(source: &SourceRef, options: &BackupOptions) -> Result<()> {
     let refused = |what: &str, len: usize, max: usize| {
         Error::InvalidArgument(format!("nothing was stored: a {what} of {len} bytes is too long, at most {max} are possible"))
     };
+    if options.source.as_deref() == Some("") {
+        return Err(Error::InvalidArgument("nothing was stored: the name of the source is empty; give it one, or leave it out".into()));
+    }
     if source.label.len() > LABEL_LEN_MAX {
         return Err(refused("name of a source", source.label.len(), LABEL_LEN_MAX));
     }

@@ -43,6 +43,7 @@ fn texts_that_are_too_long_are_not_stored() {
     for args in [["--tag", &"t".repeat(2000)], ["--source", &"s".repeat(5000)]] {
         place.run(["backup", "sqlite", "a.db"].into_iter().chain(args)).failed(2, &["nothing was stored", "too long"]);
     }
+    place.run(["backup", "sqlite", "a.db", "--source", ""]).failed(2, &["nothing was stored", "the name of the source is empty"]);
     assert!(place.stored("snapshots").is_empty() && place.stored("packs").is_empty());
     place.ok(["backup", "sqlite", "a.db"]);
     place.run(["mark", "latest", "tag", &"t".repeat(2000)]).failed(2, &["at most"]);

@@ -30,6 +30,13 @@ fn the_page_is_ascii_and_its_links_lead_somewhere() {
 }
 
 #[test]
+fn the_page_says_which_version_it_is() {
+    let text = Page::read().text;
+    let said: Vec<&str> = text.split("format version: ").skip(1).map(|rest| rest.split([' ', '|']).next().unwrap()).collect();
+    assert_eq!(said, [format::FORMAT_VERSION.to_string(); 2]);
+}
+
+#[test]
 fn byte_tables_add_up() {
     let page = Page::read();
     let tables: Vec<&Table> = page.tables.iter().filter(|table| table.is_byte_table()).collect();
