@@ -33,7 +33,8 @@ fn the_page_is_ascii_and_its_links_lead_somewhere() {
 fn the_page_says_which_version_it_is() {
     let text = Page::read().text;
     let said: Vec<&str> = text.split("format version: ").skip(1).map(|rest| rest.split([' ', '|']).next().unwrap()).collect();
-    assert_eq!(said, [format::FORMAT_VERSION.to_string(); 2]);
+    let version = format::FORMAT_VERSION.to_string();
+    assert_eq!(said, [version.as_str(); 2]);
 }
 
 #[test]
