@@ -59,20 +59,21 @@ CUSTOM_LIBFUZZER_PATH=$PWD/target/libnone.a cargo clippy --locked -p icecore-fuz
 # Many tests wait: for a server, a disk, a process to end. Others run meanwhile.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
 if [ -n "$quick" ]; then
-    exec cargo test --locked --lib --bins --test library --test command --test tidy -- \
+    exec env --default-signal=INT,QUIT,HUP cargo test --locked --lib --bins --test library --test command --test tidy -- \
         --skip delta:: --skip hostile:: --skip parity:: --skip source:: --skip structure::
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 cargo test --locked --no-run
+# Some tests are about signals, which a shell in the background has them ignore.
+tests() { env --default-signal=INT,QUIT,HUP cargo test --locked --no-fail-fast "$@"; }
 # The tests with PostgreSQL wait more than they compute. So they run beside the others, and tell what came out at the end.
-# The shell would have them ignore the signals that they are about.
-env --default-signal=INT,QUIT cargo test --locked --no-fail-fast --test postgres >target/postgres-tests.log 2>&1 &
+tests --test postgres >target/postgres-tests.log 2>&1 &
 servers=$!
 outcome=0
 programs=$(ls tests/*/main.rs tests/*.rs | sed -n 's|^tests/\([a-z_]*\)\(/main\)\?\.rs$|--test \1|p' | grep -v postgres)
 # shellcheck disable=SC2086
-cargo test --locked --no-fail-fast --lib --bins $programs || outcome=1
-cargo test --locked --no-fail-fast --doc || outcome=1
+tests --lib --bins $programs || outcome=1
+tests --doc || outcome=1
 wait "$servers" || outcome=1
 cat target/postgres-tests.log
 exit "$outcome"
