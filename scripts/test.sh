@@ -64,7 +64,7 @@ if [ -n "$quick" ]; then
 fi
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 cargo test --locked --no-run
-# Some tests are about signals, which a shell in the background has them ignore.
+# Some tests are about signals. A shell starts programs in the background with these signals ignored.
 tests() { env --default-signal=INT,QUIT,HUP cargo test --locked --no-fail-fast "$@"; }
 # The tests with PostgreSQL wait more than they compute. So they run beside the others, and tell what came out at the end.
 tests --test postgres >target/postgres-tests.log 2>&1 &
