@@ -285,7 +285,7 @@ impl Store {
         stats(&self.repo, monitor)
     }
 
-    /// The newest entries of the journal, oldest first, or all: every backup, restore, export, drill, forget, prune, repair, check and mark has one, whoever
+    /// The newest entries of the journal, oldest first, or all: every backup, restore, export, drill, forget, prune, repair, check and mark has one, no matter who
     /// did it.
     ///
     /// # Errors

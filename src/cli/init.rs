@@ -65,7 +65,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
 fn text(made: &InitReport) -> String {
     let last = match made.encrypted {
         true => "It is encrypted: without the passphrase the data is lost. Keep the passphrase in a safe place.",
-        false => "It is not encrypted: whoever can read it can read the data.",
+        false => "It is not encrypted: everybody who can read it can read the data.",
     };
     let parity = match made.parity {
         0 => String::new(),

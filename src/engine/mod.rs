@@ -95,7 +95,7 @@ pub trait Engine: Sync {
     }
 }
 
-/// A server with several databases, each of which is a source of its own.
+/// A server with several databases. Each database is a source of its own.
 pub trait Server {
     /// The kind of its sources.
     fn kind(&self) -> SourceKind;

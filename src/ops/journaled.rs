@@ -1,4 +1,4 @@
-//! Operations that tell the journal: when they have ended, well or not, they write their entry themselves, whoever calls them.
+//! Operations that tell the journal: when they have ended, well or not, they write their entry themselves. It does not matter who calls them.
 //!
 //! What only looks writes none, nor does what was asked for in a wrong way. That the journal cannot be written is a warning and changes nothing else.
 
@@ -115,9 +115,7 @@ impl Work<'_> {
         refreshed.damage.iter().for_each(|damage| self.monitor.warn(&damage.to_string()));
         Ok(refreshed)
     }
-}
 
-impl Work<'_> {
     /// Says what is not good of a snapshot that is about to be used.
     pub(super) fn warn_of_flags(&self, id: &SnapshotId, record: &SnapshotRecord) {
         for flag in &record.flags {

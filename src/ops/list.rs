@@ -237,7 +237,7 @@ pub struct Details {
     pub packs: Vec<PackSize>,
     /// What is in it.
     pub streams: Vec<ListedStream>,
-    /// Whether something of it could not be read, of which the monitor has heard.
+    /// Whether a part of it could not be read. The monitor has heard of that.
     #[serde(skip)]
     pub is_damaged: bool,
 }

@@ -12,7 +12,7 @@ use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
 use crate::ops::text::{bytes, count, duration, ms};
 
-/// What is to be checked.
+/// What a check looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wish {
     /// Read and decode packs, not only the structure.

@@ -19,7 +19,7 @@ use crate::store::repo::{Refreshed, Vanished};
 /// Digits of the id of a snapshot that has vanished.
 const VANISHED_DIGITS_MIN: usize = 8;
 
-/// What is to be forgotten.
+/// The snapshots that a user wants to forget.
 #[derive(Debug, Clone)]
 pub enum Which {
     /// What these rules do not keep.

@@ -55,7 +55,7 @@ pub struct Status {
     pub max_age_s: Option<i64>,
     /// One for each source, and for each host of one with a name of its own; those with the newest snapshots last.
     pub sources: Vec<SourceStatus>,
-    /// Sources of which there is no snapshot and every backup of the last month failed: those that failed on several days, or within the last one. So a
+    /// Sources without a snapshot whose backups of the last month all failed: those that failed on several days, or within the last one. So a
     /// misspelled path is soon no source any more.
     pub never_taken: Vec<NeverTaken>,
     /// The last check that the journal tells of and that came to its end.
@@ -87,7 +87,7 @@ pub struct SourceStatus {
     pub last_failure: Option<LastFailure>,
 }
 
-/// A source of which there is no snapshot.
+/// A source without a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NeverTaken {
     /// What its backups called it.

@@ -16,7 +16,7 @@ fn repair(repo: &Repository, from: &[std::path::PathBuf]) -> RepairReport {
     execute(repo, plan(repo, &options, &Silent).unwrap(), &options, &Silent).unwrap()
 }
 
-/// Three streams, each with an own part of the listing, of which the second is lost. The last stream is two chunks, the first of them in an own pack.
+/// Three streams, each with an own part of the listing. The second part is lost. The last stream is two chunks, the first of them in an own pack.
 fn scene() -> (Scene, SnapshotId, Vec<std::path::PathBuf>) {
     let mut scene = Scene::new();
     let streams: Vec<Vec<Vec<u8>>> = (0..3).map(|number| vec![chunk(number, 65_536), chunk(10 + number, 65_536)]).collect();

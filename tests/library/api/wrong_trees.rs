@@ -1,4 +1,4 @@
-//! Trees that contradict themselves, every chunk of which is whole. A writer with an error could make them, or somebody who may write to the storage of an
+//! Trees that contradict themselves, though each of their chunks is whole. A writer with an error could make them, or somebody who may write to the storage of an
 //! unencrypted repository.
 
 use icecore::ops::check::{CheckOptions, check};
