@@ -82,10 +82,7 @@ enum Attempt {
     /// Somebody committed meanwhile.
     Moved,
     /// The database with this index is locked. `waited`: whether we have waited for it as long as allowed.
-    Busy {
-        index: usize,
-        waited: bool,
-    },
+    Busy { index: usize, waited: bool },
 }
 
 /// Opens a read transaction on each database, and says how well they fit together.
