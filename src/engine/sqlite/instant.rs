@@ -70,7 +70,7 @@ impl Member {
     }
 
     fn busy(&self) -> Error {
-        let detail = "locked by another process (a long write, or locking_mode=exclusive); try again, or with a longer busy timeout";
+        let detail = "locked by another process (a long write, or locking_mode=exclusive); try again, or with a longer --busy-timeout";
         Error::Busy { path: self.path.clone(), detail: detail.to_owned() }
     }
 }
@@ -104,7 +104,7 @@ pub(super) fn open_together(members: &mut [Member], busy_timeout: Duration, moni
     let alone = members.len() == 1;
     for member in members {
         if alone || !settle(std::slice::from_mut(member), busy_timeout, monitor)? {
-            let detail = "written to without pause, so that no instant could be found, and its writers could not be held; try again";
+            let detail = "its writers commit without pause and could not be held off, so there is no consistent instant to read; try again";
             return Err(Error::Busy { path: member.path.clone(), detail: detail.to_owned() });
         }
     }
