@@ -1,7 +1,7 @@
 //! Sums up the content of databases in a thread, inside their read transactions, while their pages are read by others.
 //!
-//! It is done only as far as it is cheap, unless asked for. Without the numbers a capture is as good as with them; a drill and a diff then
-//! say less. So nothing that goes wrong here makes a capture fail, except a panic.
+//! It is done only as far as it is cheap, unless asked for. A capture without the numbers is complete; a drill then has less to compare. So
+//! nothing that goes wrong here makes a capture fail, except a panic.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -85,7 +85,7 @@ pub(crate) fn losses(path: &Path, page_size: u32, lost: &[Range<u64>], monitor: 
         (StructureReport { level: Level::Full, problems, trees, .. }, named) => Ok(by_object(&named, &problems, &trees)),
         (StructureReport { level: Level::PagesOnly(limit), .. }, _) => untold(match limit {
             Limit::Memory | Limit::Pages => "it is too large to look at the links between its pages",
-            Limit::Unread(_) => "it has fewer pages than its header counts",
+            Limit::Unread(_) => "its pages do not fit its header",
             Limit::Header => "SQLite does not accept its header",
         }),
     }
