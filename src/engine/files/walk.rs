@@ -178,7 +178,7 @@ impl<'a> Walk<'a> {
         Some(Ok(Tree { root, dirs, dev, walk, tag: None }))
     }
 
-    /// Decides about something that was found.
+    /// Decides about an entry that the walk has found.
     fn choose(&mut self, tree: &mut Tree<'_>, found: &DirEntry) -> std::result::Result<Choice, Unseen> {
         let is_dir = found.file_type().is_dir();
         // Names are compared before anything is looked at: a temporary file that is left out may have vanished, which is not worth a line.

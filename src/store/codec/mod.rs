@@ -20,10 +20,6 @@ use zstd_contexts::{CompressContext, DecompressContext};
 
 use crate::store::format::{CHUNK_LEN_MAX, Malformed, PREFIX_LEN_MAX};
 
-// Casts between `u32`, `usize` and `u64` in this folder and in `store/format` only widen, where nothing else is said beside them.
-// This proves that widening keeps every value.
-const _: () = assert!(usize::BITS >= u32::BITS && usize::BITS <= u64::BITS);
-
 /// The zstd level of frames of whole chunks. Level 2 takes two thirds of the time, but 3 to 4 % more bytes, and whole chunks stay for the
 /// whole history.
 const WHOLE_LEVEL: i32 = 3;
