@@ -102,8 +102,7 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Kind; 7] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone, Kind::Mark, Kind::Forgotten, Kind::Log];
 
-    /// The first 8 bytes of the object. The first one is not ASCII, so a text file is never taken for an object. The last one ends a line, so a transfer
-    /// that changes line ends is noticed.
+    /// The first 8 bytes of the object. The first one is not ASCII and the last one ends a line, so a text file is never taken for an object.
     pub fn magic(self) -> [u8; 8] {
         match self {
             Kind::Pack => *b"\xCEicePAK\n",

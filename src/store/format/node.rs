@@ -37,7 +37,7 @@ impl Node {
         let mut out = Vec::with_capacity(NODE_HEADER_LEN + self.children.len() * (ID_LEN + 8));
         out.extend_from_slice(&[NODE_TAG, self.level]);
         // A writer gives a node at most NODE_FANOUT children, so the cast keeps the value.
-        debug_assert!(self.children.len() <= NODE_CHILDREN_MAX);
+        debug_assert!(u16::try_from(self.children.len()).is_ok());
         out.extend_from_slice(&(self.children.len() as u16).to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
         out.extend_from_slice(&span.unwrap_or(0).to_le_bytes());

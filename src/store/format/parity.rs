@@ -227,7 +227,7 @@ impl Geometry {
         };
         let fields = PARITY_MAGIC.len()..DESCRIPTOR_LEN - DESCRIPTOR_CHECKSUM_LEN;
         near(bytes).or_else(|| {
-            // Tries all values of each byte of the fields: 24 times 256 hashes of 32 bytes, which take some milliseconds.
+            // Tries all values of each byte of the fields: 24 times 256 short hashes.
             fields.flat_map(|place| (0..=u8::MAX).map(move |value| (place, value))).find_map(|(place, value)| {
                 let mut changed = *bytes;
                 changed.get_mut(place).into_iter().for_each(|byte| *byte = value);

@@ -153,7 +153,7 @@ impl Trailer {
         let (bases, rows) = (rows.bases(), rows.bytes);
         let mut out = Vec::with_capacity(TRAILER_HEADER_LEN + self.chunks.len() * ID_LEN + bases.len() * BASE_PREFIX_LEN + rows.len());
         // A writer closes a pack long before a count or a length reaches 32 bits, so the casts keep every value.
-        debug_assert!(self.chunks.len() <= PACK_CHUNKS_MAX as usize && u32::try_from(rows.len()).is_ok());
+        debug_assert!([self.segments.len(), self.chunks.len(), bases.len(), rows.len()].iter().all(|len| u32::try_from(*len).is_ok()));
         for number in [self.segments.len() as u32, self.chunks.len() as u32, bases.len() as u32, rows.len() as u32, nominal_len, 0] {
             out.extend_from_slice(&number.to_le_bytes());
         }

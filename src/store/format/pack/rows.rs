@@ -1,8 +1,8 @@
 //! The rows of a trailer. Each chunk has a row, and the row of the first chunk of a frame also describes the frame.
 //!
-//! Rows are short, because each chunk of a repository has one in memory and on disk: frequent cases have a bit (the nominal length, the same frame, a
-//! whole base), and places follow from the lengths before them. A table has exactly one encoding, so the reader refuses the long form where the short one
-//! is possible. The reader checks every bound of the format.
+//! Rows are short, because there is one for each stored copy of a chunk: frequent cases have a bit (the nominal length, the same frame, a whole base), and
+//! places follow from the lengths before them. A table has exactly one encoding, so the reader refuses the long form where the short one is possible.
+//! The reader checks every bound of the format.
 
 use std::collections::HashMap;
 
