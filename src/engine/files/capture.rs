@@ -2,8 +2,8 @@
 //!
 //! At most one database is open at a time, and everything that the last stream needed is closed before the next entry is looked at (`let_go`):
 //! closing another descriptor of a database would drop SQLite's locks on it. Files are opened through held directories, so nobody can turn a
-//! path elsewhere. Everything that is missing in the snapshot or may be a mixture is noted in the report. Only a stop, or a fault of the program, makes
-//! the capture fail.
+//! path elsewhere. Everything that is missing in the snapshot or may be a mixture is noted in the report. Only a stop, or a fault of the
+//! program, makes the capture fail.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::ffi::OsStringExt;

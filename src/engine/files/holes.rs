@@ -1,7 +1,7 @@
 //! Finds the holes of a file, so that they need not be read: parts that take no space and read as zeros (lseek(2), SEEK_HOLE and SEEK_DATA).
 //!
-//! Only the file systems in [`is_trusted`] are asked. Others may report a hole where bytes were written a moment ago (openzfs/zfs#15526), and a backup
-//! that believed them would store zeros.
+//! Only the file systems in [`is_trusted`] are asked. Others may report a hole where bytes were written a moment ago (openzfs/zfs#15526), and
+//! a backup that believed them would store zeros.
 
 use std::fs::File;
 use std::io;

@@ -29,7 +29,7 @@ struct Region {
 
 static REGIONS: [Region; REGIONS_MAX] =
     [const { Region { file: AtomicUsize::new(0), start: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; REGIONS_MAX];
-/// Held by whoever changes the list. The signal handler only reads it, without this lock.
+/// Locked while the list is changed. The signal handler only reads the list, without this lock.
 static CHANGING: Mutex<()> = Mutex::new(());
 /// Pages that were replaced.
 static CUTS: AtomicU64 = AtomicU64::new(0);

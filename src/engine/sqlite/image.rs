@@ -151,7 +151,7 @@ impl Image {
         engine.read_main(offset, file).map_err(|e| explain(&self.path, &e))
     }
 
-    /// Fills the buffer with the content of consecutive frames. They must be those of consecutive pages, the first of which is `page`.
+    /// Fills the buffer with the content of consecutive frames from `frame` on. They must be those of consecutive pages from `page` on.
     fn read_frames(&self, engine: &Engine, page: u32, frame: u32, buffer: &mut [u8]) -> Result<()> {
         // A run has at most FRAME_RUN_BYTES, or one page, so these lengths are small and the casts keep them.
         let mut raw = vec![0; buffer.len() / self.page_size as usize * frame_bytes(self.page_size) as usize];

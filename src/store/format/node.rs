@@ -88,7 +88,7 @@ impl Node {
         // The short encoding must be used if it is possible: one list, one encoding.
         match node.uniform_span().unwrap_or(0) == span {
             true => Ok(node),
-            false => Err(Malformed::new("the node has a length for each child, although they are equal")),
+            false => Err(Malformed::new("the lengths of the node's children are not in their shortest form")),
         }
     }
 
