@@ -1,4 +1,5 @@
-//! Reads a plain file: up to the length that it had at first, without its holes, and with a look at its state at the end.
+//! Reads a plain file: up to the length that it had at first, without its holes, and with a look at its state at the
+//! end.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,7 +13,8 @@ use super::holes::Extents;
 use crate::engine::stamp::FileState;
 use crate::fs::sparse_read::Holes;
 
-/// Opens a file for reading. A link that has taken its place is not followed, and a FIFO does not make us wait for a writer.
+/// Opens a file for reading. A link that has taken its place is not followed, and a FIFO does not make us wait for a
+/// writer.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
@@ -21,7 +23,8 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 /// The state of a file when its end was reached. Empty until then.
 pub(super) type AtEnd = Arc<OnceLock<FileState>>;
 
-/// Reads a file up to the length that it had when it was opened, so that a file that grows all the time has an end, too.
+/// Reads a file up to the length that it had when it was opened, so that a file that grows all the time has an end,
+/// too.
 pub(super) struct FileBody {
     file: File,
     at: u64,
@@ -45,7 +48,8 @@ impl Read for FileBody {
         let read = self.file.read_at(buffer.get_mut(..len).unwrap_or_default(), self.at)?;
         self.at += read as u64;
         if read == 0 && !buffer.is_empty() {
-            // The end, or an earlier place if the file has become shorter. The state is taken from the open file, whatever its name is now.
+            // The end, or an earlier place if the file has become shorter. The state is taken from the open file,
+            // whatever its name is now.
             self.end = self.at;
             let state = FileState::of(&self.file.metadata()?);
             let _ = self.at_end.set(state);

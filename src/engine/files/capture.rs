@@ -1,9 +1,9 @@
 //! One reading of all trees: decides for each entry what is stored, and gives out the streams one after the other.
 //!
-//! At most one database is open at a time, and everything that the last stream needed is closed before the next entry is looked at (`let_go`):
-//! closing another descriptor of a database would drop SQLite's locks on it. Files are opened through held directories, so nobody can turn a
-//! path elsewhere. Everything that is missing in the snapshot or may be a mixture is noted in the report. Only a stop, or a fault of the
-//! program, makes the capture fail.
+//! At most one database is open at a time, and everything that the last stream needed is closed before the next entry
+//! is looked at (`let_go`): closing another descriptor of a database would drop SQLite's locks on it. Files are opened
+//! through held directories, so nobody can turn a path elsewhere. Everything that is missing in the snapshot or may be
+//! a mixture is noted in the report. Only a stop, or a fault of the program, makes the capture fail.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::ffi::OsStringExt;
@@ -23,7 +23,8 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta, Flag};
 
-/// Files of at least this many bytes are read by a thread of their own, so that the user can stop even if their file system does not answer.
+/// Files of at least this many bytes are read by a thread of their own, so that the user can stop even if their file
+/// system does not answer.
 const LONG: u64 = 16 << 20;
 
 /// The trees, read while streams are asked for.
@@ -109,7 +110,8 @@ impl<'a> FilesCapture<'a> {
         }
     }
 
-    /// The next thing to look at: queued tasks, then the walk, then the databases with several names, whose names are all known by then.
+    /// The next thing to look at: queued tasks, then the walk, then the databases with several names, whose names are
+    /// all known by then.
     fn next_task(&mut self) -> Option<Task> {
         if let Some(task) = self.todo.pop_front() {
             return Some(task);
@@ -171,7 +173,8 @@ impl<'a> FilesCapture<'a> {
         if self.links.contains_key(&state.id()) {
             return None;
         }
-        // Attributes may be read again although the content is unchanged: if they were not stored completely, or are not wanted now.
+        // Attributes may be read again although the content is unchanged: if they were not stored completely, or are
+        // not wanted now.
         stamp.has_attributes &= self.selection.xattrs;
         self.report.stamps.extend(stamp.encoded().map(|stamp| (entry.name.clone(), stamp)));
         self.remember_link(entry, state);
@@ -181,7 +184,8 @@ impl<'a> FilesCapture<'a> {
         })
     }
 
-    /// The stream of a plain file. With `probe`, a file that turns out to be a database is captured as one. `note` goes into the report.
+    /// The stream of a plain file. With `probe`, a file that turns out to be a database is captured as one. `note` goes
+    /// into the report.
     pub(super) fn plain(&mut self, mut entry: Entry, probe: bool, note: Option<String>) -> Result<Option<CapturedStream>> {
         if let Some(first) = self.links.get(&FileState::of(&entry.metadata).id()) {
             let first = first.clone();
@@ -235,7 +239,8 @@ impl<'a> FilesCapture<'a> {
         }
     }
 
-    /// Compares the state of a plain file at its end with that at its beginning. Gives it a stamp, or notes that it has changed.
+    /// Compares the state of a plain file at its end with that at its beginning. Gives it a stamp, or notes that it has
+    /// changed.
     fn plain_read(&mut self, reading: Reading) {
         // Empty if it was not read to its end.
         let Some(after) = reading.at_end.get() else { return };
@@ -283,7 +288,8 @@ impl<'a> FilesCapture<'a> {
     /// All attributes of a file that are stored. If they cannot be read, notes that and gives `None`.
     fn meta(&mut self, entry: &Entry) -> Option<FileMeta> {
         let seen = entry.held().and_then(|held| attributes::seen(&held.path, &entry.metadata));
-        // Its content is stored even so. Without the access control list the mode could give too much, so it is stored for the owner alone.
+        // Its content is stored even so. Without the access control list the mode could give too much, so it is stored
+        // for the owner alone.
         let note = |e| {
             let text = format!("its extended attributes are not stored, and its mode is stored for the owner alone: {e}");
             self.report.skipped.push(line(&entry.path, &text));
@@ -397,7 +403,8 @@ impl Capture for FilesCapture<'_> {
     }
 }
 
-/// A line about a path. Control characters in the path are escaped, because a name must not be able to begin another line or to control a terminal.
+/// A line about a path. Control characters in the path are escaped, because a name must not be able to begin another
+/// line or to control a terminal.
 pub(super) fn line(path: &Path, text: &str) -> String {
     let mut line = String::new();
     for c in path.to_string_lossy().chars() {

@@ -1,7 +1,8 @@
 //! Captures the databases in a tree, one at a time.
 //!
-//! A database that cannot be read as one is stored as a plain file, unless others are writing it. A database with several names is put off until
-//! all names are known, because only one of the names may have the log (`queue_shared_databases`).
+//! A database that cannot be read as one is stored as a plain file, unless others are writing it. A database with
+//! several names is put off until all names are known, because only one of the names may have the log
+//! (`queue_shared_databases`).
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -53,8 +54,8 @@ impl FilesCapture<'_> {
         Ok(Some(stream))
     }
 
-    /// Queues a database that cannot be read as one: it is stored as it is, with its side files. If others are writing it, that would be a mixture, so
-    /// it is skipped.
+    /// Queues a database that cannot be read as one: it is stored as it is, with its side files. If others are writing
+    /// it, that would be a mixture, so it is skipped.
     pub(super) fn refused(&mut self, entry: Entry, error: Error) -> Result<()> {
         match error {
             Error::Cancelled => return Err(error),
@@ -89,8 +90,8 @@ impl FilesCapture<'_> {
         Ok(())
     }
 
-    /// Queues the databases with several names, after all trees were walked. Decides for each through which name it is read: one that has a log or
-    /// journal with content, else one that has side files, else the first.
+    /// Queues the databases with several names, after all trees were walked. Decides for each through which name it is
+    /// read: one that has a log or journal with content, else one that has side files, else the first.
     pub(super) fn queue_shared_databases(&mut self) {
         for names in self.shared.take() {
             let has = |entry: &Entry, side: &str, bytes: u64| {
@@ -99,8 +100,8 @@ impl FilesCapture<'_> {
             let full: Vec<&Entry> = names.iter().filter(|entry| ["-wal", "-journal"].iter().any(|side| has(entry, side, 1))).collect();
             let in_use = || names.iter().find(|entry| SIDES.iter().any(|side| has(entry, side, 0)));
             let Some(through) = full.first().copied().or_else(in_use).or(names.first()).cloned() else { continue };
-            // SQLite makes side files by the name under which the database was opened. Two names with logs are two histories, and only one can
-            // be read.
+            // SQLite makes side files by the name under which the database was opened. Two names with logs are two
+            // histories, and only one can be read.
             if let [_, others @ ..] = full.as_slice() {
                 for other in others {
                     let why = format!(

@@ -1,4 +1,5 @@
-//! Decides what is left out of the trees because the user or icecore wants it so. It is counted. A snapshot without it is still complete.
+//! Decides what is left out of the trees because the user or icecore wants it so. It is counted. A snapshot without it
+//! is still complete.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,15 +15,18 @@ use crate::error::{Error, Result};
 /// What is stored of trees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// Patterns of names that are left out, by the rules of a `.gitignore` in each given directory. The last pattern that matches decides. `!` takes
-    /// a name back in, but nothing inside a directory that is left out can be taken back in. A path that was given itself is never left out.
+    /// Patterns of names that are left out, by the rules of a `.gitignore` in each given directory. The last pattern
+    /// that matches decides. `!` takes a name back in, but nothing inside a directory that is left out can be taken
+    /// back in. A path that was given itself is never left out.
     pub exclude: Vec<String>,
-    /// Leave out everything on other file systems than that of the given path. A mount point is stored as an empty directory.
+    /// Leave out everything on other file systems than that of the given path. A mount point is stored as an empty
+    /// directory.
     pub one_file_system: bool,
-    /// Leave out the content of directories below the given ones that have a `CACHEDIR.TAG` (<https://bford.info/cachedir/>), except the tag.
+    /// Leave out the content of directories below the given ones that have a `CACHEDIR.TAG`
+    /// (<https://bford.info/cachedir/>), except the tag.
     pub exclude_caches: bool,
-    /// Store extended attributes and access control lists. If lists are not stored, the stored mode gives nobody more rights than mode and list gave
-    /// together.
+    /// Store extended attributes and access control lists. If lists are not stored, the stored mode gives nobody more
+    /// rights than mode and list gave together.
     pub xattrs: bool,
 }
 
@@ -57,8 +61,8 @@ pub struct LeftOut {
     pub special: u64,
 }
 
-/// Names of files that restores keep beside those that they replace (also of side files of databases), and of files that killed restores, exports and
-/// reports leave.
+/// Names of files that restores keep beside those that they replace (also of side files of databases), and of files
+/// that killed restores, exports and reports leave.
 const OF_RESTORES: [&str; 4] = [
     "*.pre_restore.[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]T[0-9][0-9][0-9][0-9][0-9][0-9]Z*",
     ".*.icecore-restore-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]*",
@@ -115,7 +119,8 @@ impl Patterns {
         }
     }
 
-    /// Why a side file is left out: because its database is. Restored without its database, it could be taken for the log of another one.
+    /// Why a side file is left out: because its database is. Restored without its database, it could be taken for the
+    /// log of another one.
     pub(super) fn side_of_left_out(&self, relative: &Path, path: &Path) -> Option<Reason> {
         let base = |path: &Path| {
             let name = path.file_name()?.to_str()?;
@@ -128,7 +133,8 @@ impl Patterns {
     }
 }
 
-/// Whether no name can match this pattern. Nobody writes such a pattern on purpose, and everything that it was meant for would be backed up.
+/// Whether no name can match this pattern. Nobody writes such a pattern on purpose, and everything that it was meant
+/// for would be backed up.
 fn matches_nothing(pattern: &str) -> bool {
     let names = pattern.strip_prefix('!').unwrap_or(pattern).trim_end();
     !pattern.starts_with('#')

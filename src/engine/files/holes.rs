@@ -1,7 +1,8 @@
-//! Finds the holes of a file, so that they need not be read: parts that take no space and read as zeros (lseek(2), SEEK_HOLE and SEEK_DATA).
+//! Finds the holes of a file, so that they need not be read: parts that take no space and read as zeros (lseek(2),
+//! SEEK_HOLE and SEEK_DATA).
 //!
-//! Only the file systems in [`is_trusted`] are asked. Others may report a hole where bytes were written a moment ago (openzfs/zfs#15526), and
-//! a backup that believed them would store zeros.
+//! Only the file systems in [`is_trusted`] are asked. Others may report a hole where bytes were written a moment ago
+//! (openzfs/zfs#15526), and a backup that believed them would store zeros.
 
 use std::fs::File;
 use std::io;
@@ -95,8 +96,8 @@ fn first_hole(_file: &File, _at: u64) -> Option<u64> {
     None
 }
 
-/// Whether the file system of a path is known to answer correctly, also about bytes that were just written: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS,
-/// bcachefs, and overlayfs over these.
+/// Whether the file system of a path is known to answer correctly, also about bytes that were just written: ext2 to
+/// ext4, XFS, Btrfs, tmpfs, F2FS, bcachefs, and overlayfs over these.
 #[cfg(target_os = "linux")]
 pub(super) fn is_trusted(path: &Path) -> bool {
     const TRUSTED: [u32; 7] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, 0xCA45_1A4E, 0x794C_7630];

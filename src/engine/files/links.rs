@@ -1,5 +1,5 @@
-//! Remembers files with several names, and the side files of databases, during a walk. Memory grows only with files that have several names; of side
-//! files, only those on the way down to the current directory are kept.
+//! Remembers files with several names, and the side files of databases, during a walk. Memory grows only with files
+//! that have several names; of side files, only those on the way down to the current directory are kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -13,7 +13,8 @@ pub(super) type FileId = (u64, u64);
 /// Plain files with several names, each with the name under which it is in the snapshot.
 pub(super) type Links = HashMap<FileId, Vec<u8>>;
 
-/// Databases with several names. They wait until all names in the trees are known, because only one of the names may have the log.
+/// Databases with several names. They wait until all names in the trees are known, because only one of the names may
+/// have the log.
 #[derive(Default)]
 pub(super) struct SharedDatabases {
     places: HashMap<FileId, usize>,
@@ -40,8 +41,8 @@ impl SharedDatabases {
     }
 }
 
-/// The side files of the databases that were found. They are not entries of their own. They lie in the same directory as the database and sort after
-/// it, so they can be forgotten when the walk leaves the directory.
+/// The side files of the databases that were found. They are not entries of their own. They lie in the same directory
+/// as the database and sort after it, so they can be forgotten when the walk leaves the directory.
 #[derive(Default)]
 pub(super) struct Covered {
     by_depth: BTreeMap<usize, HashSet<PathBuf>>,

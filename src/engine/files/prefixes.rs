@@ -1,7 +1,7 @@
 //! Chooses the prefixes of names, by which entries of several roots are told apart.
 //!
-//! The result depends on the set of paths and given names only, not on their order: the same source must have the same names each time, or every
-//! stream would look new.
+//! The result depends on the set of paths and given names only, not on their order: the same source must have the same
+//! names each time, or every stream would look new.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -10,8 +10,8 @@ use std::path::{Component, Path};
 use super::walk::Root;
 use crate::error::{Error, Result};
 
-/// Gives each root its prefix: the name that was given with it, else the last part of its path, or as many of its last parts as are needed to tell it
-/// from the others. A single directory without a given name keeps an empty prefix.
+/// Gives each root its prefix: the name that was given with it, else the last part of its path, or as many of its last
+/// parts as are needed to tell it from the others. A single directory without a given name keeps an empty prefix.
 pub(super) fn name_roots(roots: &mut [Root], given: &[Option<Vec<u8>>]) -> Result<()> {
     if let ([only], [None]) = (&*roots, given)
         && only.is_dir

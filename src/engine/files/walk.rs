@@ -1,7 +1,8 @@
 //! Walks the trees lazily, in the order of names, and decides what is left out.
 //!
-//! Every entry is reached from the root of its tree, which is held open, without following a link. So nothing outside the tree is read, even if
-//! somebody exchanges directories meanwhile. Only the names of the directories on the way are in memory.
+//! Every entry is reached from the root of its tree, which is held open, without following a link. So nothing outside
+//! the tree is read, even if somebody exchanges directories meanwhile. Only the names of the directories on the way are
+//! in memory.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -145,7 +146,8 @@ type Unseen = (PathBuf, String);
 
 impl<'a> Walk<'a> {
     pub(super) fn begin(roots: &'a [Root], exclude: &[PathBuf], selection: &'a Selection, patterns: &'a Patterns) -> Result<Self> {
-        // A root that cannot be read fails the capture: without it, the snapshot would look as if everything had been deleted.
+        // A root that cannot be read fails the capture: without it, the snapshot would look as if everything had been
+        // deleted.
         roots.iter().try_for_each(Root::check)?;
         // The walk cannot meet a path that does not exist.
         let id_of = |path: &PathBuf| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -181,7 +183,8 @@ impl<'a> Walk<'a> {
     /// Decides about an entry that the walk has found.
     fn choose(&mut self, tree: &mut Tree<'_>, found: &DirEntry) -> std::result::Result<Choice, Unseen> {
         let is_dir = found.file_type().is_dir();
-        // Names are compared before anything is looked at: a temporary file that is left out may have vanished, which is not worth a line.
+        // Names are compared before anything is looked at: a temporary file that is left out may have vanished, which
+        // is not worth a line.
         if let Some(reason) = self.left_out_by_name(tree, found) {
             match reason {
                 Reason::Excluded => self.left_out.excluded += 1,
@@ -243,7 +246,8 @@ impl Iterator for Walk<'_> {
             let chosen = match found {
                 Ok(found) => {
                     let chosen = self.choose(&mut tree, &found);
-                    // If a directory is left out or has vanished, the walk must not enter it. For a vanished one it would report the same again.
+                    // If a directory is left out or has vanished, the walk must not enter it. For a vanished one it
+                    // would report the same again.
                     if found.file_type().is_dir() && !matches!(chosen, Ok(Choice::Take(_))) {
                         tree.walk.skip_current_dir();
                     }

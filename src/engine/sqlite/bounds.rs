@@ -1,8 +1,8 @@
 //! Bounds for what a database can cost us when SQLite reads it.
 //!
-//! The owner of a database can make its pages refer to each other many times, put an expression of gigabytes into its schema, or leave a
-//! journal that asks for terabytes. So work, lengths of values and growth are bounded, each by the number of bytes that are there. An
-//! ordinary database never meets a bound.
+//! The owner of a database can make its pages refer to each other many times, put an expression of gigabytes into its
+//! schema, or leave a journal that asks for terabytes. So work, lengths of values and growth are bounded, each by the
+//! number of bytes that are there. An ordinary database never meets a bound.
 
 use std::ffi::c_int;
 use std::fs::File;
@@ -15,7 +15,8 @@ use rusqlite::limits::Limit;
 use super::explain::beside;
 use crate::error::{Error, Result};
 
-/// Values up to this length in bytes are always allowed. 2,000 of them (the most columns of a table) still fit into memory.
+/// Values up to this length in bytes are always allowed. 2,000 of them (the most columns of a table) still fit into
+/// memory.
 const VALUE_BYTES_MIN: u64 = 128 << 10;
 /// A value that is computed from a row, as by `hex`, may be this many times as long as the database.
 const VALUE_FACTOR: u64 = 4;
@@ -29,7 +30,8 @@ const STEPS_PER_BYTE: u64 = 64;
 /// SQLite asks after each so many instructions whether to go on.
 const STEPS_AT_ONCE: u32 = 1000;
 
-/// A file may always grow to this length, in bytes. Pages that were free are in neither journal nor log, so growing is ordinary.
+/// A file may always grow to this length, in bytes. Pages that were free are in neither journal nor log, so growing is
+/// ordinary.
 const GROWN_MIN: u64 = 256 << 20;
 /// A file may grow beyond [`GROWN_MIN`] to this many times the bytes that are there.
 const GROWN_FACTOR: u64 = 16;
@@ -39,8 +41,8 @@ const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 /// Bytes of the header of a rollback journal.
 const JOURNAL_HEADER: usize = 28;
 
-/// Bounds the work of a connection to a database of `len` bytes. The bound is for everything together that the connection does. A statement
-/// that exceeds it ends as if it had been interrupted.
+/// Bounds the work of a connection to a database of `len` bytes. The bound is for everything together that the
+/// connection does. A statement that exceeds it ends as if it had been interrupted.
 ///
 /// # Errors
 /// SQLite's error.
@@ -61,7 +63,8 @@ pub fn unbound_work(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.progress_handler(0, None::<fn() -> bool>)
 }
 
-/// Bounds the length of values, also of computed ones, by the length of the database in bytes. Also forbids attaching other databases.
+/// Bounds the length of values, also of computed ones, by the length of the database in bytes. Also forbids attaching
+/// other databases.
 ///
 /// # Errors
 /// SQLite's error.
@@ -77,8 +80,8 @@ pub(super) fn can_grow(to: u64, from: u64) -> bool {
     to <= GROWN_MIN || to <= from.saturating_mul(GROWN_FACTOR)
 }
 
-/// Refuses to open the database at `path` if its rollback journal would make SQLite grow the file far beyond what is there: the rollback, on
-/// opening, would fill the disk. `shown` is the path for messages.
+/// Refuses to open the database at `path` if its rollback journal would make SQLite grow the file far beyond what is
+/// there: the rollback, on opening, would fill the disk. `shown` is the path for messages.
 ///
 /// # Errors
 /// [`Error::Source`] if it would. A journal that cannot be read is left to SQLite.

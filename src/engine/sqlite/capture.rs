@@ -1,8 +1,8 @@
 //! One consistent reading of one or several databases: from looking at their files to the flags for damage.
 //!
-//! The order of steps is what makes it right (`capture_all`). Look at the files, open the databases that may have changed, open all
-//! transactions at one instant, and then look again at those that were taken as unchanged. An error names the path that the user gave,
-//! although SQLite works with paths in held directories.
+//! The order of steps is what makes it right (`capture_all`). Look at the files, open the databases that may have
+//! changed, open all transactions at one instant, and then look again at those that were taken as unchanged. An error
+//! names the path that the user gave, although SQLite works with paths in held directories.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,8 @@ pub struct CapturedFile {
     stamp: Option<Stamp>,
     /// `None` for an unchanged database.
     open: Option<OpenImage>,
-    /// SQLite may open further files in this directory as long as the database is open. So it is the last field: it is dropped after `open`.
+    /// SQLite may open further files in this directory as long as the database is open. So it is the last field: it is
+    /// dropped after `open`.
     _dir: Arc<Dir>,
 }
 
@@ -61,8 +62,8 @@ impl CapturedFile {
         &self.meta
     }
 
-    /// The image, readable until [`CapturedFile::finish`]. `None` if the database is unchanged since the known stamp. The image of a database
-    /// of zero bytes has no bytes, and a page size of 4,096.
+    /// The image, readable until [`CapturedFile::finish`]. `None` if the database is unchanged since the known stamp.
+    /// The image of a database of zero bytes has no bytes, and a page size of 4,096.
     pub fn pages(&self) -> Option<Arc<dyn PageRead>> {
         self.open.as_ref().map(|open| Arc::clone(&open.image) as Arc<dyn PageRead>)
     }
@@ -123,8 +124,9 @@ impl Drop for OpenImage {
 
 /// Captures one database file, for example one found in a directory tree.
 ///
-/// If the `known` stamp proves that nothing has changed, the result has no pages. The path may be a symbolic link. Nothing in this process may
-/// open and close the file by other means until the capture is finished, because that drops SQLite's locks (see [`super::is_sqlite`]).
+/// If the `known` stamp proves that nothing has changed, the result has no pages. The path may be a symbolic link.
+/// Nothing in this process may open and close the file by other means until the capture is finished, because that drops
+/// SQLite's locks (see [`super::is_sqlite`]).
 ///
 /// # Errors
 /// [`Error::Source`] if it cannot be read as a database, [`Error::Busy`] if it stays locked.
@@ -214,8 +216,9 @@ pub(super) fn capture_together(
 fn capture_all(databases: &[Given<'_>], options: &SqliteOptions, monitor: &dyn Monitor) -> Result<(Vec<CapturedFile>, Instant)> {
     let now = (options.clock)();
     let mut candidates = look_at(databases, now, monitor)?;
-    // Each turn opens all databases that may have changed. One that turns out to have changed is opened in the next turn with all others,
-    // since they must see one instant. So there are at most as many turns as databases, if files do not change back and forth.
+    // Each turn opens all databases that may have changed. One that turns out to have changed is opened in the next
+    // turn with all others, since they must see one instant. So there are at most as many turns as databases, if files
+    // do not change back and forth.
     for _ in 0..RESTARTS {
         let (mut members, mut holds) = (Vec::new(), Vec::new());
         for candidate in candidates.iter().filter(|candidate| candidate.unchanged.is_none()) {
@@ -225,7 +228,8 @@ fn capture_all(databases: &[Given<'_>], options: &SqliteOptions, monitor: &dyn M
             holds.push((opened.hold, candidate.state.once_opened(&observe(&candidate.given.path)?.0)));
         }
         let instant = open_together(&mut members, options.busy_timeout, monitor)?;
-        // All transactions are open now. A database that still looks the same as at its last capture was the same at their instant, too.
+        // All transactions are open now. A database that still looks the same as at its last capture was the same at
+        // their instant, too.
         if forget_changed(&mut candidates)? {
             continue;
         }
@@ -258,7 +262,8 @@ fn look_at<'a>(databases: &'a [Given<'a>], now: SystemTime, monitor: &dyn Monito
     Ok(candidates)
 }
 
-/// Looks again at the databases that were taken as unchanged. Says whether one of them has changed; that one is opened in the next turn.
+/// Looks again at the databases that were taken as unchanged. Says whether one of them has changed; that one is opened
+/// in the next turn.
 fn forget_changed(candidates: &mut [Candidate<'_>]) -> Result<bool> {
     let mut changed = false;
     for candidate in candidates.iter_mut().filter(|candidate| candidate.unchanged.is_some()) {
@@ -271,7 +276,8 @@ fn forget_changed(candidates: &mut [Candidate<'_>]) -> Result<bool> {
     Ok(changed)
 }
 
-/// Makes the captured file of a candidate. `opened` has the opened databases in the order of the candidates that are not unchanged.
+/// Makes the captured file of a candidate. `opened` has the opened databases in the order of the candidates that are
+/// not unchanged.
 fn finish_opening(
     candidate: &Candidate<'_>,
     opened: &mut impl Iterator<Item = (Member, (Hold, FilesState))>,

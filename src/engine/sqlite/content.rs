@@ -1,15 +1,16 @@
 //! Sums up the content of the tables of a database, in numbers that do not depend on where the rows lie.
 //!
-//! Each table has its number of rows, and the sum, modulo 2^256, of the BLAKE3 hashes of its rows in the canonical form below. A VACUUM or a
-//! reload of a dump does not change these numbers; a lost, changed or doubled row does. `store-format.md` ("TableContent") specifies the form.
+//! Each table has its number of rows, and the sum, modulo 2^256, of the BLAKE3 hashes of its rows in the canonical form
+//! below. A VACUUM or a reload of a dump does not change these numbers; a lost, changed or doubled row does.
+//! `store-format.md` ("TableContent") specifies the form.
 //!
-//! A row is its columns in the order of the table, without generated columns that are not stored. A column begins with the number of its
-//! type in one byte (<https://sqlite.org/c3ref/c_blob.html>: 1 integer, 2 float, 3 text, 4 blob, 5 null). Then follows an integer as 8 bytes, a
-//! float as the 8 bytes of IEEE 754, text (as UTF-8) or a blob as its length in 8 bytes and its bytes, and nothing for null. Everything is
-//! little-endian.
+//! A row is its columns in the order of the table, without generated columns that are not stored. A column begins with
+//! the number of its type in one byte (<https://sqlite.org/c3ref/c_blob.html>: 1 integer, 2 float, 3 text, 4 blob, 5
+//! null). Then follows an integer as 8 bytes, a float as the 8 bytes of IEEE 754, text (as UTF-8) or a blob as its
+//! length in 8 bytes and its bytes, and nothing for null. Everything is little-endian.
 //!
-//! All tables with pages of their own are summed up. So the tables below a full-text index count, and the index itself does not. The schema
-//! counts, too, under the name `sqlite_schema` and without its page numbers.
+//! All tables with pages of their own are summed up. So the tables below a full-text index count, and the index itself
+//! does not. The schema counts, too, under the name `sqlite_schema` and without its page numbers.
 //!
 //! The database is not trusted: no function that its schema names runs, and rows, tables and lengths are bounded.
 
@@ -33,8 +34,8 @@ const SCHEMA: &str = "sqlite_schema";
 pub enum NoContent {
     /// SQLite says that the database is damaged.
     Damaged(String),
-    /// The tables cannot be read, for a reason that says nothing about damage: they need something that only the application has, a row is too
-    /// long, or there are too many tables.
+    /// The tables cannot be read, for a reason that says nothing about damage: they need something that only the
+    /// application has, a row is too long, or there are too many tables.
     Unreadable(String),
     /// The caller asked to stop.
     Stopped,
@@ -53,8 +54,8 @@ impl From<rusqlite::Error> for NoContent {
     }
 }
 
-/// The content of all tables, sorted by name, as the connection sees it. `stop` is asked before each row. The connection should be in a
-/// transaction, or on a file that does not change.
+/// The content of all tables, sorted by name, as the connection sees it. `stop` is asked before each row. The
+/// connection should be in a transaction, or on a file that does not change.
 ///
 /// # Errors
 /// [`NoContent`]. There are all numbers or none.
@@ -88,9 +89,11 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The statement that reads the stored columns of a table. It reads the table itself, since an index may be damaged and say something else.
+/// The statement that reads the stored columns of a table. It reads the table itself, since an index may be damaged and
+/// say something else.
 fn select(conn: &Connection, table: &str) -> rusqlite::Result<String> {
-    // `hidden` is 0 for plain columns and 3 for stored generated ones (<https://sqlite.org/pragma.html#pragma_table_xinfo>).
+    // `hidden` is 0 for plain columns and 3 for stored generated ones
+    // (<https://sqlite.org/pragma.html#pragma_table_xinfo>).
     let mut statement = conn.prepare(&format!("PRAGMA table_xinfo({})", quoted(table)))?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(1)?, row.get::<_, i64>(6)?)))?;
     let mut columns = Vec::new();
@@ -101,10 +104,11 @@ fn select(conn: &Connection, table: &str) -> rusqlite::Result<String> {
     Ok(format!("SELECT {} FROM {} NOT INDEXED", columns.join(", "), quoted(table)))
 }
 
-/// Reads one table. `rows_left` is how many more rows the database can have. Pages that refer to each other would give rows without end.
+/// Reads one table. `rows_left` is how many more rows the database can have. Pages that refer to each other would give
+/// rows without end.
 fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool, rows_left: &mut u64) -> Result<TableContent, NoContent> {
-    // A table without rowids may be ordered by a collation that only its application has. Reading all of it does not need the order, but
-    // SQLite wants the name.
+    // A table without rowids may be ordered by a collation that only its application has. Reading all of it does not
+    // need the order, but SQLite wants the name.
     let mut statement = StandIns::default().run(conn, || conn.prepare(sql))?;
     let columns = statement.column_count();
     let mut rows = statement.query([])?;

@@ -1,11 +1,12 @@
 //! Survives wal-indexes that are cut short while they are mapped.
 //!
-//! SQLite maps the `-shm` file beside a database. Other users may be able to write that file, and so to make it shorter. The next access to a
-//! lost page then ends the process with SIGBUS (mmap(2)), and with it the backup of every other database. A program can ask to survive
-//! this: the signal handler maps an empty page in place of the lost one and counts it. The reader of the index checks the index and this
-//! count (`wal.rs`), so only that source fails.
+//! SQLite maps the `-shm` file beside a database. Other users may be able to write that file, and so to make it
+//! shorter. The next access to a lost page then ends the process with SIGBUS (mmap(2)), and with it the backup of every
+//! other database. A program can ask to survive this: the signal handler maps an empty page in place of the lost one
+//! and counts it. The reader of the index checks the index and this count (`wal.rs`), so only that source fails.
 //!
-//! Only pages that SQLite has mapped as a wal-index are replaced. Any other bus error ends the process, as it does without this module.
+//! Only pages that SQLite has mapped as a wal-index are replaced. Any other bus error ends the process, as it does
+//! without this module.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -19,8 +20,8 @@ const BUS_ADRERR: c_int = 2;
 /// The most regions at a time. SQLite maps 32 KiB in each. Further regions are not guarded.
 const REGIONS_MAX: usize = 4096;
 
-/// A mapped region: its start, its length in bytes, and the file of SQLite that it belongs to. The slot is free if the file is 0. The fields are
-/// atomics because a signal handler must not take locks.
+/// A mapped region: its start, its length in bytes, and the file of SQLite that it belongs to. The slot is free if the
+/// file is 0. The fields are atomics because a signal handler must not take locks.
 struct Region {
     file: AtomicUsize,
     start: AtomicUsize,
@@ -41,8 +42,8 @@ pub(super) fn cuts() -> u64 {
     CUTS.load(Ordering::SeqCst)
 }
 
-/// Lets this process survive wal-indexes that are cut short, by handling SIGBUS. A program calls it at its start. A library must not take over
-/// signals by itself.
+/// Lets this process survive wal-indexes that are cut short, by handling SIGBUS. A program calls it at its start. A
+/// library must not take over signals by itself.
 ///
 /// # Errors
 /// If the system refuses to install the handler.
@@ -54,7 +55,8 @@ pub fn outlive_cut_indexes() -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_bus_error as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: the action is complete, and its function is one for SA_SIGINFO that calls nothing but what a handler may call.
+    // SAFETY: the action is complete, and its function is one for SA_SIGINFO that calls nothing but what a handler may
+    // call.
     match unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -72,7 +74,8 @@ extern "C" fn on_bus_error(_signal: c_int, info: *mut libc::siginfo_t, _context:
     let page_len = PAGE_LEN.load(Ordering::SeqCst);
     if code == BUS_ADRERR && page_len > 0 && REGIONS.iter().any(is_of) {
         let page = (address - address % page_len) as *mut c_void;
-        // SAFETY: the page belongs to a region that SQLite has mapped and not yet unmapped, and nothing in it can be read any more.
+        // SAFETY: the page belongs to a region that SQLite has mapped and not yet unmapped, and nothing in it can be
+        // read any more.
         let mapped = unsafe {
             libc::mmap(page, page_len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED, -1, 0)
         };
@@ -87,8 +90,8 @@ extern "C" fn on_bus_error(_signal: c_int, info: *mut libc::siginfo_t, _context:
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }
 
-/// The table of methods of a watched file: a copy of SQLite's table with two methods replaced, and a pointer to the original. SQLite sees only
-/// the first field, so the layout must be that of C.
+/// The table of methods of a watched file: a copy of SQLite's table with two methods replaced, and a pointer to the
+/// original. SQLite sees only the first field, so the layout must be that of C.
 #[repr(C)]
 struct Watched {
     methods: ffi::sqlite3_io_methods,
@@ -100,7 +103,8 @@ struct Watched {
 /// # Safety
 /// `file` was opened by the "unix" VFS, and nothing else uses it yet.
 pub(super) unsafe fn watch(file: *mut ffi::sqlite3_file) {
-    /// The tables that were made, each with the original before it. There are few: SQLite has one original for each kind of locking.
+    /// The tables that were made, each with the original before it. There are few: SQLite has one original for each
+    /// kind of locking.
     static TABLES: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
     // SAFETY: the caller passes an open file.
     let own = unsafe { (*file).pMethods };
@@ -151,7 +155,8 @@ unsafe extern "C" fn map(file: *mut ffi::sqlite3_file, region: c_int, len: c_int
 /// # Safety
 /// Only SQLite calls it, for a watched file.
 unsafe extern "C" fn unmap(file: *mut ffi::sqlite3_file, delete: c_int) -> c_int {
-    // The regions go from the list first: afterwards other memory may get their addresses, and the handler must not replace that.
+    // The regions go from the list first: afterwards other memory may get their addresses, and the handler must not
+    // replace that.
     let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
     REGIONS
         .iter()

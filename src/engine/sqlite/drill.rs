@@ -1,8 +1,8 @@
-//! The drill checks of restored SQLite databases: SQLite's own full check, the header, the content of all tables against what was recorded at
-//! the capture, and the user's assertions.
+//! The drill checks of restored SQLite databases: SQLite's own full check, the header, the content of all tables
+//! against what was recorded at the capture, and the user's assertions.
 //!
-//! Several checks run at once, each with a connection of its own to a file that nothing else has open. All of them can be interrupted. The
-//! databases are not trusted: what their schemas make SQLite do is bounded.
+//! Several checks run at once, each with a connection of its own to a file that nothing else has open. All of them can
+//! be interrupted. The databases are not trusted: what their schemas make SQLite do is bounded.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -128,7 +128,8 @@ fn integrity(stream: &str, findings: Findings) -> CheckReport {
     CheckReport { warnings, not_checked, ..CheckReport::of(Some(stream), "integrity", outcome) }
 }
 
-/// Compares values of the header with those that were recorded. A backup must not change them, and a repair by hand easily does.
+/// Compares values of the header with those that were recorded. A backup must not change them, and a repair by hand
+/// easily does.
 fn header(conn: &Connection, facts: &SqliteFacts) -> Result<String, String> {
     let encoding = ["", "UTF-8", "UTF-16le", "UTF-16be"].get(facts.encoding as usize).copied().unwrap_or_default();
     let pragmas = [
@@ -139,11 +140,13 @@ fn header(conn: &Connection, facts: &SqliteFacts) -> Result<String, String> {
         ("encoding", encoding.to_owned()),
     ];
     let mut wrong = Vec::new();
-    // Some of these pragmas read the schema. With this setting, entries that only the application understands are skipped.
+    // Some of these pragmas read the schema. With this setting, entries that only the application understands are
+    // skipped.
     if let Err(e) = conn.execute_batch("PRAGMA writable_schema=ON") {
         return Err(e.to_string());
     }
-    // For an empty database, and for the encoding of one without text, SQLite gives the values that it would use. There is nothing to compare.
+    // For an empty database, and for the encoding of one without text, SQLite gives the values that it would use. There
+    // is nothing to compare.
     for (name, recorded) in pragmas.iter().filter(|(name, recorded)| facts.page_count > 0 && !(*name == "encoding" && recorded.is_empty()))
     {
         let found = conn.query_row(&format!("PRAGMA {name}"), [], |row| {
@@ -202,8 +205,8 @@ fn differences(recorded: &[TableContent], found: &[TableContent]) -> Vec<String>
 fn first_value(conn: &mut Connection, sql: &str) -> rusqlite::Result<Option<(bool, String)>> {
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     conn.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY")?;
-    // The schema comes from the owner of the database and the statement from the user. So the schema is loaded under the bound on work, and
-    // the statement runs without it. An error of the schema comes up again in the statement.
+    // The schema comes from the owner of the database and the statement from the user. So the schema is loaded under
+    // the bound on work, and the statement runs without it. An error of the schema comes up again in the statement.
     let _ = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
     unbound_work(conn)?;
     let row = conn.query_row(sql, [], |row| {

@@ -1,11 +1,11 @@
 //! A connection for capture, and what lies below SQLite's SQL interface: its open files and its shared memory.
 //!
-//! The unsafe code for reading pages is here. It is sound because the pointers that SQLite hands out for the main file and the write-ahead
-//! log stay valid until the connection closes, and they never leave [`Engine`], which owns the connection. (How files are opened is in
-//! `held.rs`, and what happens if shared memory is cut short in `cut.rs`.)
+//! The unsafe code for reading pages is here. It is sound because the pointers that SQLite hands out for the main file
+//! and the write-ahead log stay valid until the connection closes, and they never leave [`Engine`], which owns the
+//! connection. (How files are opened is in `held.rs`, and what happens if shared memory is cut short in `cut.rs`.)
 //!
-//! The connection never checkpoints and never writes, except that opening rolls back or recovers what a dead process has left. Closing it
-//! leaves the side files as they were.
+//! The connection never checkpoints and never writes, except that opening rolls back or recovers what a dead process
+//! has left. Closing it leaves the side files as they were.
 
 use std::ffi::{c_int, c_void};
 use std::path::Path;
@@ -39,8 +39,8 @@ pub(super) type EngineResult<T> = std::result::Result<T, rusqlite::Error>;
 /// How to open a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OpenAs {
-    /// With locks, for reading. Also for writing if a transaction of a dead process must be rolled back. Never creates a file. Falls back to
-    /// reading only if the file may not be written.
+    /// With locks, for reading. Also for writing if a transaction of a dead process must be rolled back. Never creates
+    /// a file. Falls back to reading only if the file may not be written.
     Shared,
     /// As a file that nobody changes: no locks, no log, no shared memory.
     Immutable,
@@ -75,21 +75,22 @@ impl Engine {
                 held::open(Path::new(&immutable_uri(path)), flags)?
             }
         };
-        // Asked before the first access to the file, so no log is open yet and this is the handle of the rollback journal. `in_wal_mode`
-        // compares with it.
+        // Asked before the first access to the file, so no log is open yet and this is the handle of the rollback
+        // journal. `in_wal_mode` compares with it.
         let journal = RawFile::of(&conn, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
-        // Closing must neither checkpoint nor remove the log, even if we are the last connection: that would write into the user's database.
+        // Closing must neither checkpoint nor remove the log, even if we are the last connection: that would write into
+        // the user's database.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.file_control(None::<&str>, FileControl::PersistWal(&mut 1))?;
-        // Lets SQLite open a file that is shorter than its header says: a damaged database is captured, too. Nothing is ever written through
-        // this connection.
+        // Lets SQLite open a file that is shorter than its header says: a damaged database is captured, too. Nothing is
+        // ever written through this connection.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
-        // Without memory mapping, xRead is one pread and may be called from several threads (see `RawFile`). Neither statement needs the
-        // schema, so neither reads the file.
+        // Without memory mapping, xRead is one pread and may be called from several threads (see `RawFile`). Neither
+        // statement needs the schema, so neither reads the file.
         conn.execute_batch("PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=0;")?;
         let main = RawFile::of(&conn, ffi::SQLITE_FCNTL_FILE_POINTER)?;
-        // The schema and the tables are read through this connection, so its work is bounded by the bytes there are. The log counts, too;
-        // what others add to it from now on is little.
+        // The schema and the tables are read through this connection, so its work is bounded by the bytes there are.
+        // The log counts, too; what others add to it from now on is little.
         let log_len = std::fs::metadata(beside(path, "-wal")).map_or(0, |metadata| metadata.len());
         bound_work(&mut conn, main.len()?.saturating_add(log_len))?;
         Ok(Self { conn: Mutex::new(conn), main, journal, wal: OnceLock::new(), tidy, cuts })
@@ -104,8 +105,9 @@ impl Engine {
         self.conn().busy_timeout(timeout.min(BUSY_TIMEOUT_MAX))
     }
 
-    /// Reads one value of the header through SQLite. This rolls back or recovers what dead processes have left, and opens the log. Inside a
-    /// transaction it fixes the state that the transaction sees. It does not read the schema, so a damaged schema does not stop it.
+    /// Reads one value of the header through SQLite. This rolls back or recovers what dead processes have left, and
+    /// opens the log. Inside a transaction it fixes the state that the transaction sees. It does not read the schema,
+    /// so a damaged schema does not stop it.
     pub(super) fn touch(&self) -> EngineResult<()> {
         self.conn().prepare_cached("PRAGMA user_version")?.query_row([], |_| Ok(()))
     }
@@ -126,12 +128,14 @@ impl Engine {
     pub(super) fn end(&self) {
         let conn = self.conn();
         if !conn.is_autocommit() {
-            // A rollback of a transaction that wrote nothing cannot fail in a way that matters; closing the connection ends it too.
+            // A rollback of a transaction that wrote nothing cannot fail in a way that matters; closing the connection
+            // ends it too.
             let _ = conn.execute_batch("ROLLBACK");
         }
     }
 
-    /// Whether any wal-index of this process was cut short since this connection was opened. If so, what was read from this one may be wrong.
+    /// Whether any wal-index of this process was cut short since this connection was opened. If so, what was read from
+    /// this one may be wrong.
     pub(super) fn is_cut(&self) -> bool {
         cut::cuts() != self.cuts
     }
@@ -141,8 +145,9 @@ impl Engine {
         self.conn().is_readonly("main").unwrap_or(true)
     }
 
-    /// Reads the whole schema. Gives the root pages that it names, or SQLite's words if it is damaged. Gives `None` if it cannot be read for
-    /// a reason that says nothing about damage. `written_by` is the version of SQLite that wrote last.
+    /// Reads the whole schema. Gives the root pages that it names, or SQLite's words if it is damaged. Gives `None` if
+    /// it cannot be read for a reason that says nothing about damage. `written_by` is the version of SQLite that wrote
+    /// last.
     pub(super) fn roots(&self, written_by: u32) -> Option<Result<Vec<Root>, String>> {
         let conn = self.conn();
         // With it, SQLite would ignore damage in the schema instead of reporting it.
@@ -153,14 +158,15 @@ impl Engine {
                 let kind = if row.get::<_, String>(1)? == "index" { TreeKind::Index } else { TreeKind::Any };
                 Ok(Root { page: row.get(0)?, kind })
             })?;
-            // A root page for each page, and one more, is enough: two entries for one page are damage that the structure check finds. Without
-            // a bound, pages that name each other would give entries without end.
+            // A root page for each page, and one more, is enough: two entries for one page are damage that the
+            // structure check finds. Without a bound, pages that name each other would give entries without end.
             let pages: u32 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
             rows.take(pages.saturating_add(1) as usize).collect()
         };
         let read = read().or_else(|error| match meaning(&error, written_by) {
-            // With this setting SQLite skips the entries that only the application understands, and loads the rest (sqlite3.c,
-            // SQLITE_NoSchemaError). Their root pages are in the table `sqlite_master` and can be read like any other value.
+            // With this setting SQLite skips the entries that only the application understands, and loads the rest
+            // (sqlite3.c, SQLITE_NoSchemaError). Their root pages are in the table `sqlite_master` and can be read like
+            // any other value.
             Meaning::NotJudged => {
                 conn.execute_batch("PRAGMA writable_schema=ON")?;
                 read()
@@ -178,13 +184,14 @@ impl Engine {
         }
     }
 
-    /// The content of the tables, in the transaction that is open. Other threads may read pages through this engine meanwhile.
+    /// The content of the tables, in the transaction that is open. Other threads may read pages through this engine
+    /// meanwhile.
     pub(super) fn content(&self, stop: &dyn Fn() -> bool) -> super::job::Outcome {
         super::content::content_of(&self.conn(), stop)
     }
 
-    /// Whether a write-ahead log is open. A log stays open until this connection closes: a connection with a log keeps a shared lock, which
-    /// stops others from changing the journal mode.
+    /// Whether a write-ahead log is open. A log stays open until this connection closes: a connection with a log keeps
+    /// a shared lock, which stops others from changing the journal mode.
     pub(super) fn in_wal_mode(&self) -> EngineResult<bool> {
         if self.wal.get().is_some() {
             return Ok(true);
@@ -228,8 +235,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.end();
         if self.tidy && self.wal.get().is_some_and(|wal| wal.len().is_ok_and(|bytes| bytes == 0)) {
-            // We have made the log, and it is still empty. So let an ordinary close remove it. SQLite does that only if nobody else has the
-            // database open, and there is nothing to checkpoint.
+            // We have made the log, and it is still empty. So let an ordinary close remove it. SQLite does that only if
+            // nobody else has the database open, and there is nothing to checkpoint.
             let conn = self.conn();
             let _ = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
             let _ = conn.file_control(None::<&str>, FileControl::PersistWal(&mut 0));
@@ -237,11 +244,12 @@ impl Drop for Engine {
     }
 }
 
-/// A `file:` URI which tells SQLite that nobody changes this file (<https://sqlite.org/uri.html>, `immutable`). SQLite then takes no locks and
-/// makes no side files, as it would for a WAL database.
+/// A `file:` URI which tells SQLite that nobody changes this file (<https://sqlite.org/uri.html>, `immutable`). SQLite
+/// then takes no locks and makes no side files, as it would for a WAL database.
 pub(super) fn immutable_uri(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    // After `//` a URI has a host, up to the next `/`. So `//` may only come before an absolute path, where the host is empty.
+    // After `//` a URI has a host, up to the next `/`. So `//` may only come before an absolute path, where the host is
+    // empty.
     let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for &byte in path.as_os_str().as_bytes() {
         match byte {
@@ -263,11 +271,11 @@ fn failure(code: c_int) -> rusqlite::Error {
 /// One of SQLite's open files. Valid as long as the connection that it came from; see [`Engine`].
 struct RawFile(NonNull<ffi::sqlite3_file>);
 
-// SAFETY: the file belongs to a connection whose VFS opens files as "unix" does (see held.rs). Only its methods xRead, xFileSize and xShmMap are
-// called here. xRead is one pread(2) (sqlite3.c: seekAndRead, USE_PREAD on Linux and macOS) on a descriptor that stays the same; memory
-// mapping is switched off. xFileSize is one fstat(2). xShmMap takes SQLite's own mutex. On an error they store errno in a field that nobody
-// here reads. A query that runs on the connection at the same time stores it there, too, and SQLite reads that field only to choose among
-// I/O errors.
+// SAFETY: the file belongs to a connection whose VFS opens files as "unix" does (see held.rs). Only its methods xRead,
+// xFileSize and xShmMap are called here. xRead is one pread(2) (sqlite3.c: seekAndRead, USE_PREAD on Linux and macOS)
+// on a descriptor that stays the same; memory mapping is switched off. xFileSize is one fstat(2). xShmMap takes
+// SQLite's own mutex. On an error they store errno in a field that nobody here reads. A query that runs on the
+// connection at the same time stores it there, too, and SQLite reads that field only to choose among I/O errors.
 unsafe impl Send for RawFile {}
 // SAFETY: as above.
 unsafe impl Sync for RawFile {}
@@ -276,7 +284,8 @@ impl RawFile {
     /// Asks the connection for one of its files.
     fn of(conn: &Connection, op: c_int) -> EngineResult<Self> {
         let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
-        // SAFETY: the handle is open for the time of the borrow; both opcodes used store one pointer where the argument points.
+        // SAFETY: the handle is open for the time of the borrow; both opcodes used store one pointer where the argument
+        // points.
         let code = unsafe { ffi::sqlite3_file_control(conn.handle(), c"main".as_ptr(), op, (&raw mut file).cast::<c_void>()) };
         match (code, NonNull::new(file)) {
             (ffi::SQLITE_OK, Some(file)) => Ok(Self(file)),
@@ -286,7 +295,8 @@ impl RawFile {
     }
 
     fn methods(&self) -> EngineResult<&ffi::sqlite3_io_methods> {
-        // SAFETY: the file lives as long as the connection, which outlives `self`; pMethods is null or points to a constant table.
+        // SAFETY: the file lives as long as the connection, which outlives `self`; pMethods is null or points to a
+        // constant table.
         unsafe { self.0.as_ref().pMethods.as_ref() }.ok_or_else(|| failure(ffi::SQLITE_CANTOPEN))
     }
 
@@ -327,8 +337,9 @@ impl RawFile {
             return Err(failure(code));
         }
         let Some(memory) = NonNull::new(memory.cast::<AtomicU32>()) else { return Ok(None) };
-        // SAFETY: SQLite maps regions of this size, page-aligned, and unmaps them when the last connection of this process to the database
-        // closes, which ours does not before `self` is gone. Other processes store to the same memory: hence atomics, as SQLite's own code.
+        // SAFETY: SQLite maps regions of this size, page-aligned, and unmaps them when the last connection of this
+        // process to the database closes, which ours does not before `self` is gone. Other processes store to the same
+        // memory: hence atomics, as SQLite's own code.
         Ok(Some(unsafe { std::slice::from_raw_parts(memory.as_ptr(), SHM_REGION_BYTES / size_of::<AtomicU32>()) }))
     }
 }

@@ -1,8 +1,10 @@
-//! Says what an error of SQLite means for a database, and provides stand-ins for functions and collations of the application.
+//! Says what an error of SQLite means for a database, and provides stand-ins for functions and collations of the
+//! application.
 //!
-//! An application may register collations and functions of its own, and use them in the schema to order an index or to compute a column.
-//! SQLite then refuses whole statements here, although all bytes are readable. With a stand-in under the same name it reads on. Stand-ins give
-//! other results than the originals, so nothing that depends on one may be judged.
+//! An application may register collations and functions of its own, and use them in the schema to order an index or to
+//! compute a column. SQLite then refuses whole statements here, although all bytes are readable. With a stand-in under
+//! the same name it reads on. Stand-ins give other results than the originals, so nothing that depends on one may be
+//! judged.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +14,8 @@ use rusqlite::{Connection, ErrorCode, Result};
 /// The most stand-ins for one connection.
 const STAND_INS_MAX: usize = 1000;
 
-/// Parts of messages. They say that this SQLite cannot load a schema because the application has functions, collations or modules of its own.
+/// Parts of messages. They say that this SQLite cannot load a schema because the application has functions, collations
+/// or modules of its own.
 const APPLICATION_ONLY: [&str; 7] = [
     "no such function: ",
     "no such collation sequence: ",
@@ -34,7 +37,8 @@ pub enum Meaning {
     Stopped,
 }
 
-/// What an error means for a database. `written_by` is the version of SQLite that wrote it last (bytes 96 to 99 of its header).
+/// What an error means for a database. `written_by` is the version of SQLite that wrote it last (bytes 96 to 99 of its
+/// header).
 pub fn meaning(error: &rusqlite::Error, written_by: u32) -> Meaning {
     match code(error) {
         Some(ErrorCode::OperationInterrupted) => Meaning::Stopped,
@@ -55,8 +59,8 @@ fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
     }
 }
 
-/// Whether a schema does not load because it needs its application or a newer SQLite. A schema that breaks the rules of the version that wrote
-/// it is damaged.
+/// Whether a schema does not load because it needs its application or a newer SQLite. A schema that breaks the rules of
+/// the version that wrote it is damaged.
 fn needs_application(text: &str, written_by: u32) -> bool {
     let is_newer = i32::try_from(written_by).is_ok_and(|version| version > rusqlite::version_number());
     text.starts_with("malformed database schema") && (is_newer || APPLICATION_ONLY.iter().any(|reason| text.contains(reason)))
@@ -85,8 +89,8 @@ impl StandIns {
         self.functions.is_empty() && self.collations.is_empty()
     }
 
-    /// Runs something on the connection. As long as it fails because a name is missing, that name gets a stand-in and it runs again. SQLite names
-    /// only the first missing one each time.
+    /// Runs something on the connection. As long as it fails because a name is missing, that name gets a stand-in and
+    /// it runs again. SQLite names only the first missing one each time.
     ///
     /// # Errors
     /// Any other error of `run`.
@@ -99,7 +103,8 @@ impl StandIns {
         }
     }
 
-    /// Makes a stand-in for the name that is missing by this message. Gives `false` if the message names none, or one that was made already.
+    /// Makes a stand-in for the name that is missing by this message. Gives `false` if the message names none, or one
+    /// that was made already.
     fn add(&mut self, conn: &Connection, message: &str) -> Result<bool> {
         // A schema made for it could ask for names without end.
         if self.functions.len() + self.collations.len() >= STAND_INS_MAX {
@@ -110,7 +115,8 @@ impl StandIns {
             return if is_new { conn.create_collation(name, |one: &str, other: &str| one.cmp(other)).map(|()| true) } else { Ok(false) };
         }
         let function = message.strip_prefix("no such function: ").or_else(|| {
-            // "unknown function" comes from the expression of an index: it is parsed with the schema, before functions are looked up.
+            // "unknown function" comes from the expression of an index: it is parsed with the schema, before functions
+            // are looked up.
             let before = ["wrong number of arguments to function ", "unknown function: "];
             before.iter().find_map(|before| message.strip_prefix(before)?.strip_suffix("()"))
         });

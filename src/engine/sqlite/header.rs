@@ -1,6 +1,8 @@
-//! Reads the database header, the first 100 bytes of page 1 (<https://sqlite.org/fileformat2.html#the_database_header>).
+//! Reads the database header, the first 100 bytes of page 1
+//! (<https://sqlite.org/fileformat2.html#the_database_header>).
 //!
-//! The bytes are not trusted. Only what the capture needs is checked, so that damaged databases can be captured as they are.
+//! The bytes are not trusted. Only what the capture needs is checked, so that damaged databases can be captured as they
+//! are.
 
 use crate::recorded::SqliteFacts;
 
@@ -36,8 +38,8 @@ impl Default for SqliteHeader {
     }
 }
 
-/// Reads the header from the first bytes of an image of `len` bytes. The error says why there is no valid header. Fields after the end of `page`
-/// are 0.
+/// Reads the header from the first bytes of an image of `len` bytes. The error says why there is no valid header.
+/// Fields after the end of `page` are 0.
 pub(super) fn parse(page: &[u8], len: u64) -> Result<SqliteHeader, &'static str> {
     let word = |at: usize| page.get(at..).and_then(|rest| rest.first_chunk::<4>()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
     if !page.starts_with(MAGIC) {
@@ -63,7 +65,8 @@ pub(super) fn parse(page: &[u8], len: u64) -> Result<SqliteHeader, &'static str>
         schema_cookie: word(40),
         freelist_pages: word(36),
     };
-    // SQLite before 3.7.0 did not keep the count up to date. It is valid only if the change counter (24) equals the one beside it (92).
+    // SQLite before 3.7.0 did not keep the count up to date. It is valid only if the change counter (24) equals the one
+    // beside it (92).
     let counted_pages = (word(24) == word(92)).then_some(word(28)).filter(|&pages| pages > 0);
     Ok(SqliteHeader { facts, counted_pages, written_by: word(96) })
 }

@@ -1,11 +1,13 @@
-//! Opens connections to databases in directories that are held open (see `beneath.rs`), so that nobody can turn a path elsewhere.
+//! Opens connections to databases in directories that are held open (see `beneath.rs`), so that nobody can turn a path
+//! elsewhere.
 //!
-//! SQLite opens a database and its side files by path, and first resolves all links in the path. So `/proc/self/fd/N/NAME` would become the
-//! path of the directory again, and somebody may have replaced a part of that path. Here SQLite gets a VFS that is its own "unix" VFS,
-//! except for three things:
+//! SQLite opens a database and its side files by path, and first resolves all links in the path. So
+//! `/proc/self/fd/N/NAME` would become the path of the directory again, and somebody may have replaced a part of that
+//! path. Here SQLite gets a VFS that is its own "unix" VFS, except for three things:
 //!
-//! - A path below a held directory stays as it is. So the database, its `-wal`, `-journal` and `-shm` are all opened in the held directory. It is
-//!   the same directory, so they are the files that other processes use. SQLite itself does not follow a link in the last name.
+//! - A path below a held directory stays as it is. So the database, its `-wal`, `-journal` and `-shm` are all opened in
+//!   the held directory. It is the same directory, so they are the files that other processes use. SQLite itself does
+//!   not follow a link in the last name.
 //! - Only regular files are opened. Opening a FIFO would wait for a writer.
 //! - The regions of the `-shm` that SQLite maps are noted (see `cut.rs`).
 
@@ -28,8 +30,8 @@ const NAME: &CStr = c"icecore";
 /// The name of SQLite's own VFS, which does everything else.
 const UNIX: &CStr = c"unix";
 
-/// A connection to a database in a held directory. The directory stays open as long as the connection: SQLite may open further files there at
-/// any time.
+/// A connection to a database in a held directory. The directory stays open as long as the connection: SQLite may open
+/// further files there at any time.
 pub(crate) struct HeldConnection {
     // Fields are dropped in this order: the connection must be closed before the directory.
     conn: Connection,
@@ -50,20 +52,22 @@ impl DerefMut for HeldConnection {
     }
 }
 
-/// Opens a database by a path from [`Dir::at`]. Fails if that is not the file that the caller has open: another one may have taken its name.
+/// Opens a database by a path from [`Dir::at`]. Fails if that is not the file that the caller has open: another one may
+/// have taken its name.
 pub(crate) fn open_same(dir: Arc<Dir>, path: &Path, file: &File, flags: OpenFlags) -> rusqlite::Result<HeldConnection> {
     let cannot = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some("another file took its name".to_owned()));
     let found = file.metadata().map_err(|_| cannot())?;
     let conn = open(path, flags)?;
-    // SQLite does not say which file it has opened. If it is the same file, this process now has two descriptors of it, the caller's and
-    // SQLite's. `None`: that cannot be found out on this system.
+    // SQLite does not say which file it has opened. If it is the same file, this process now has two descriptors of it,
+    // the caller's and SQLite's. `None`: that cannot be found out on this system.
     match open_here((found.dev(), found.ino())) {
         Some(count) if count < 2 => Err(cannot()),
         _ => Ok(HeldConnection { conn, _dir: dir }),
     }
 }
 
-/// Opens a database by a path or a URI. If the path is from [`Dir::at`], the caller must hold the directory as long as the connection.
+/// Opens a database by a path or a URI. If the path is from [`Dir::at`], the caller must hold the directory as long as
+/// the connection.
 pub(crate) fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     static REGISTERED: OnceLock<c_int> = OnceLock::new();
     match *REGISTERED.get_or_init(register) {
@@ -79,8 +83,8 @@ fn register() -> c_int {
     if unix.is_null() {
         return ffi::SQLITE_ERROR;
     }
-    // SAFETY: SQLite's own VFS is a constant of the program and plain data. Its functions get the VFS as an argument and use only fields that
-    // the copy has, too.
+    // SAFETY: SQLite's own VFS is a constant of the program and plain data. Its functions get the VFS as an argument
+    // and use only fields that the copy has, too.
     let mut vfs = unsafe { *unix };
     vfs.pNext = std::ptr::null_mut();
     vfs.zName = NAME.as_ptr();
@@ -120,7 +124,8 @@ unsafe extern "C" fn full_path(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, 
     if let Some(path) = unsafe { path_of(name) }.filter(|path| is_held(path)) {
         let bytes = path.as_os_str().as_bytes();
         if usize::try_from(len).is_ok_and(|len| bytes.len() < len) {
-            // SAFETY: both buffers have at least that many bytes, the zero byte included, and SQLite gives two different ones.
+            // SAFETY: both buffers have at least that many bytes, the zero byte included, and SQLite gives two
+            // different ones.
             unsafe { std::ptr::copy_nonoverlapping(name, out, bytes.len() + 1) };
             return ffi::SQLITE_OK;
         }
@@ -134,7 +139,8 @@ unsafe extern "C" fn full_path(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, 
 /// xOpen of the VFS: opens a file.
 ///
 /// # Safety
-/// Only SQLite calls it. It promises that `name` is null or ends with a zero byte, and that `file` has room for a file of the "unix" VFS.
+/// Only SQLite calls it. It promises that `name` is null or ends with a zero byte, and that `file` has room for a file
+/// of the "unix" VFS.
 unsafe extern "C" fn open_regular(
     vfs: *mut ffi::sqlite3_vfs,
     name: ffi::sqlite3_filename,

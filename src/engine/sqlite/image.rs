@@ -1,10 +1,11 @@
 //! The pages of a database as its read transaction sees them: the file that a checkpoint at this instant would leave.
 //!
-//! Each page comes from the write-ahead log if the log has it newer, else from the main file. `mod.rs` says why this gives one consistent
-//! image although others write meanwhile. It relies on the open read transaction of [`Engine`], so reading fails once that has ended.
+//! Each page comes from the write-ahead log if the log has it newer, else from the main file. `mod.rs` says why this
+//! gives one consistent image although others write meanwhile. It relies on the open read transaction of [`Engine`], so
+//! reading fails once that has ended.
 //!
-//! Several threads read at once. Frames of the log are checked for page number and salts as they are read. Every page passes by the
-//! structure check, so that a damaged database is flagged without reading it twice.
+//! Several threads read at once. Frames of the log are checked for page number and salts as they are read. Every page
+//! passes by the structure check, so that a damaged database is flagged without reading it twice.
 
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
@@ -20,10 +21,12 @@ use super::wal::{FRAME_HEADER_BYTES, FrameMap, MapError, WalState, frame_bytes, 
 use crate::engine::PageRead;
 use crate::error::{Error, Result};
 
-/// The byte where SQLite's locks are (<https://sqlite.org/fileformat2.html#the_lock_byte_page>). The page around it holds no data.
+/// The byte where SQLite's locks are (<https://sqlite.org/fileformat2.html#the_lock_byte_page>). The page around it
+/// holds no data.
 const PENDING_BYTE: u64 = 0x4000_0000;
 
-/// Memory for checking the structure of one database as its pages pass by. Of databases that need more, each page is checked by itself only.
+/// Memory for checking the structure of one database as its pages pass by. Of databases that need more, each page is
+/// checked by itself only.
 const INSPECTOR_BYTES_MAX: usize = 24 << 20;
 
 /// The page size of a database without any byte, for [`PageRead::page_size`].
@@ -50,8 +53,8 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Takes over an engine whose read transaction is open. `state` is what the transaction sees of the log, if there is a log. `path` is for
-    /// messages.
+    /// Takes over an engine whose read transaction is open. `state` is what the transaction sees of the log, if there
+    /// is a log. `path` is for messages.
     pub(super) fn new(path: PathBuf, engine: Engine, state: Option<WalState>) -> Result<(Self, SqliteHeader)> {
         let main_len = engine.main_len().map_err(|e| explain(&path, &e))?;
         let mut image = Self {
@@ -64,7 +67,8 @@ impl Image {
             salts: [0; 8],
             inspector: RwLock::new(None),
         };
-        // Without frames after the backfilled ones, the main file alone is the image, and its own header says how long it is.
+        // Without frames after the backfilled ones, the main file alone is the image, and its own header says how long
+        // it is.
         if let Some(state) = state.filter(|state| state.header.frames() > state.backfilled) {
             image.frames = FrameMap::build(&engine, &state).map_err(|e| match e {
                 MapError::Engine(e) => explain(&image.path, &e),
@@ -89,7 +93,8 @@ impl Image {
         if self.len == 0 {
             return Ok(SqliteHeader::default());
         }
-        // Without frames the page size is not known yet. EMPTY_PAGE_SIZE bytes are enough for the header, which is in the first 100.
+        // Without frames the page size is not known yet. EMPTY_PAGE_SIZE bytes are enough for the header, which is in
+        // the first 100.
         let mut page = vec![0; self.page_size as usize];
         let in_log = self.frames.entries_from(1).next().filter(|&(number, _)| number == 1);
         match in_log {
@@ -125,8 +130,8 @@ impl Image {
         drop(engine);
     }
 
-    /// What is wrong with the structure of the database. To be called once, after every page was read. `roots` come from
-    /// [`super::engine::Engine::roots`].
+    /// What is wrong with the structure of the database. To be called once, after every page was read. `roots` come
+    /// from [`super::engine::Engine::roots`].
     pub(super) fn inspect(&self, roots: Option<&[Root]>) -> Option<StructureReport> {
         let inspector = self.inspector.write().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(inspector.finish(roots))
@@ -143,15 +148,16 @@ impl Image {
 
     /// Fills the buffer from the main file, with zeros after the end of the file.
     fn read_main(&self, engine: &Engine, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        // The length of when the transaction began counts: a checkpoint may have made the file longer since, with pages that the image takes
-        // from the log. At most the length of the buffer, so the cast keeps the value.
+        // The length of when the transaction began counts: a checkpoint may have made the file longer since, with pages
+        // that the image takes from the log. At most the length of the buffer, so the cast keeps the value.
         let there = self.main_len.saturating_sub(offset).min(buffer.len() as u64) as usize;
         let (file, hole) = buffer.split_at_mut(there);
         hole.fill(0);
         engine.read_main(offset, file).map_err(|e| explain(&self.path, &e))
     }
 
-    /// Fills the buffer with the content of consecutive frames from `frame` on. They must be those of consecutive pages from `page` on.
+    /// Fills the buffer with the content of consecutive frames from `frame` on. They must be those of consecutive pages
+    /// from `page` on.
     fn read_frames(&self, engine: &Engine, page: u32, frame: u32, buffer: &mut [u8]) -> Result<()> {
         // A run has at most FRAME_RUN_BYTES, or one page, so these lengths are small and the casts keep them.
         let mut raw = vec![0; buffer.len() / self.page_size as usize * frame_bytes(self.page_size) as usize];
@@ -159,8 +165,8 @@ impl Image {
         let pages = buffer.chunks_exact_mut(self.page_size as usize);
         for ((number, to), from) in (page..).zip(pages).zip(raw.chunks_exact(frame_bytes(self.page_size) as usize)) {
             let (head, content) = from.split_at_checked(FRAME_HEADER_BYTES).unwrap_or_default();
-            // Each reset of the log changes the salts, so a frame with other salts is a leftover of an earlier round. This and the page number
-            // prove that the index has named the right frame.
+            // Each reset of the log changes the salts, so a frame with other salts is a leftover of an earlier round.
+            // This and the page number prove that the index has named the right frame.
             let its_page = head.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes));
             if its_page != Some(number) || head.get(8..16) != Some(&self.salts) {
                 return Err(self.log_damaged("a frame of the write-ahead log is not the one that its index names"));
@@ -170,8 +176,8 @@ impl Image {
         Ok(())
     }
 
-    /// The length of the run of entries that begins with `first` and goes on with `next`: consecutive pages in consecutive frames, which one
-    /// read can get. At least 1, at most `pages_max`.
+    /// The length of the run of entries that begins with `first` and goes on with `next`: consecutive pages in
+    /// consecutive frames, which one read can get. At least 1, at most `pages_max`.
     fn run_of(&self, mut next: impl Iterator<Item = (u32, u32)>, first: (u32, u32), pages_max: usize) -> usize {
         // At most FRAME_RUN_BYTES / 512, so the cast keeps the value.
         let max = pages_max.min(FRAME_RUN_BYTES / self.page_size as usize).max(1);
@@ -183,7 +189,8 @@ impl Image {
         let page_size = u64::from(self.page_size);
         let mut at = offset;
         let mut entries = self.frames.entries_from(offset / page_size + 1).peekable();
-        // Each turn reads one piece of the main file, up to the next page that the log has newer, and then one run of frames.
+        // Each turn reads one piece of the main file, up to the next page that the log has newer, and then one run of
+        // frames.
         while !buffer.is_empty() {
             // Entries come in the order of pages and begin at `at`, so the difference is not negative.
             let to_log = entries.peek().map_or(u64::MAX, |&(page, _)| u64::from(page - 1) * page_size - at);
@@ -204,12 +211,13 @@ impl Image {
         Ok(())
     }
 
-    /// Writes zeros to the part of the buffer, if any, that belongs to the lock-byte page. SQLite never writes that page, so its bytes are
-    /// whatever the file system has there; zeros make the stream the same every time.
+    /// Writes zeros to the part of the buffer, if any, that belongs to the lock-byte page. SQLite never writes that
+    /// page, so its bytes are whatever the file system has there; zeros make the stream the same every time.
     fn clear_lock_page(&self, offset: u64, buffer: &mut [u8]) {
         let page_size = u64::from(self.page_size);
         let lock = PENDING_BYTE / page_size * page_size;
-        // Clamped to the buffer, so both are at most its length and the casts keep them. Both are equal if the page is elsewhere.
+        // Clamped to the buffer, so both are at most its length and the casts keep them. Both are equal if the page is
+        // elsewhere.
         let start = lock.clamp(offset, offset + buffer.len() as u64) - offset;
         let end = (lock + page_size).clamp(offset, offset + buffer.len() as u64) - offset;
         if let Some(part) = buffer.get_mut(start as usize..end as usize) {

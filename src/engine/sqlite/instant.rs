@@ -1,12 +1,15 @@
 //! Opens read transactions on several databases so that all of them see one instant.
 //!
-//! - Rollback-journal mode: the shared lock freezes a database. Nobody commits until it is released. So these databases come first.
-//! - WAL mode: read all wal-index headers, open all transactions, read all headers again. SQLite itself takes an unchanged header as
-//!   proof that nothing was committed: the header has a counter that every commit changes. If no header has changed, each transaction sees
-//!   exactly its header, and all headers were current at the same time in between.
+//! - Rollback-journal mode: the shared lock freezes a database. Nobody commits until it is released. So these databases
+//!   come first.
+//! - WAL mode: read all wal-index headers, open all transactions, read all headers again. SQLite itself takes an
+//!   unchanged header as proof that nothing was committed: the header has a counter that every commit changes. If no
+//!   header has changed, each transaction sees exactly its header, and all headers were current at the same time in
+//!   between.
 //!
-//! If somebody commits meanwhile, it is tried again. After [`TRIES`] such attempts writers are locked out while the transactions are opened,
-//! by write locks that write nothing. Waiting for these locks takes at most [`LOCK_TRIES`] times [`LOCK_PAUSE`].
+//! If somebody commits meanwhile, it is tried again. After [`TRIES`] such attempts writers are locked out while the
+//! transactions are opened, by write locks that write nothing. Waiting for these locks takes at most [`LOCK_TRIES`]
+//! times [`LOCK_PAUSE`].
 //!
 //! If that fails, too, each database is still consistent by itself, and the snapshot is flagged.
 
@@ -24,7 +27,8 @@ use crate::progress::Monitor;
 const TRIES: u32 = 20;
 /// Attempts that may fail because a second database is locked while we hold a first one.
 const BUSY_TRIES: u32 = 50;
-/// How long to wait for a database while we hold others. Short, because a writer of several databases may wait for one that we hold.
+/// How long to wait for a database while we hold others. Short, because a writer of several databases may wait for one
+/// that we hold.
 const WAIT_WHILE_HOLDING: Duration = Duration::from_millis(20);
 /// Attempts to get the write locks of all databases. With the pauses between them these take 100 ms.
 const LOCK_TRIES: u32 = 400;
@@ -100,7 +104,8 @@ pub(super) fn open_together(members: &mut [Member], busy_timeout: Duration, moni
             }
         }
     }
-    // Settle for an instant of each database by itself. With one database there is nothing else to try: it has failed above.
+    // Settle for an instant of each database by itself. With one database there is nothing else to try: it has failed
+    // above.
     let alone = members.len() == 1;
     for member in members {
         if alone || !settle(std::slice::from_mut(member), busy_timeout, monitor)? {
@@ -111,7 +116,8 @@ pub(super) fn open_together(members: &mut [Member], busy_timeout: Duration, moni
     Ok(Instant::None)
 }
 
-/// Tries until nobody commits during an attempt. Gives `false` if somebody has committed during each of [`TRIES`] attempts.
+/// Tries until nobody commits during an attempt. Gives `false` if somebody has committed during each of [`TRIES`]
+/// attempts.
 fn settle(members: &mut [Member], busy_timeout: Duration, monitor: &dyn Monitor) -> Result<bool> {
     let (mut moved, mut busy, mut first) = (0, 0, 0);
     while moved < TRIES {
@@ -126,7 +132,8 @@ fn settle(members: &mut [Member], busy_timeout: Duration, monitor: &dyn Monitor)
                 if let Some(member) = members.get(index).filter(|_| waited || busy == BUSY_TRIES) {
                     return Err(member.busy());
                 }
-                // Next time begin with this one, so that we hold nothing while we wait for it: its writer may wait for one that we hold.
+                // Next time begin with this one, so that we hold nothing while we wait for it: its writer may wait for
+                // one that we hold.
                 first = index;
             }
         }
@@ -134,7 +141,8 @@ fn settle(members: &mut [Member], busy_timeout: Duration, monitor: &dyn Monitor)
     Ok(false)
 }
 
-/// Makes one attempt to open all transactions. `first` is the index of the database to begin with, among those of its journal mode.
+/// Makes one attempt to open all transactions. `first` is the index of the database to begin with, among those of its
+/// journal mode.
 fn attempt(members: &mut [Member], first: usize, wait: Duration, monitor: &dyn Monitor) -> Result<Attempt> {
     members.iter().for_each(|member| member.engine.end());
     let outcome = attempt_all(members, first, wait, monitor)?;
@@ -164,8 +172,8 @@ fn attempt_all(members: &mut [Member], first: usize, wait: Duration, monitor: &d
         // From now on we hold a lock.
         wait_next = wait.min(WAIT_WHILE_HOLDING);
     }
-    // The headers are read before any WAL transaction is opened, and after all of them are. Whatever is the same both times was current
-    // during all of the time in between, so there is an instant that all transactions see.
+    // The headers are read before any WAL transaction is opened, and after all of them are. Whatever is the same both
+    // times was current during all of the time in between, so there is an instant that all transactions see.
     let mut before = Vec::with_capacity(with_log.len());
     for (_, member) in &with_log {
         before.push(read_header(&member.engine).map_err(|e| explain(&member.path, &e))?);
@@ -184,8 +192,8 @@ fn attempt_all(members: &mut [Member], first: usize, wait: Duration, monitor: &d
     Ok(Attempt::Together)
 }
 
-/// Takes the write locks of the databases in WAL mode, so that nobody can commit to them. The others are frozen by reading. Gives `None` if
-/// the locks cannot be had in time.
+/// Takes the write locks of the databases in WAL mode, so that nobody can commit to them. The others are frozen by
+/// reading. Gives `None` if the locks cannot be had in time.
 fn lock_writers(members: &[Member]) -> Result<Option<Vec<Engine>>> {
     let mut sorted = Vec::new();
     for member in members {

@@ -1,7 +1,7 @@
 //! Sums up the content of databases in a thread, inside their read transactions, while their pages are read by others.
 //!
-//! It is done only as far as it is cheap, unless asked for. A capture without the numbers is complete; a drill then has less to compare. So
-//! nothing that goes wrong here makes a capture fail, except a panic.
+//! It is done only as far as it is cheap, unless asked for. A capture without the numbers is complete; a drill then has
+//! less to compare. So nothing that goes wrong here makes a capture fail, except a panic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::TableContent;
 
-/// Databases in WAL mode are summed up without being asked for up to this many bytes together. A MiB of rows of 300 bytes takes one core about
-/// 7 ms (`cargo bench --bench drill`). Nobody waits for it, but meanwhile a checkpoint may have to leave more in the log.
+/// Databases in WAL mode are summed up without being asked for up to this many bytes together. A MiB of rows of 300
+/// bytes takes one core about 7 ms (`cargo bench --bench drill`). Nobody waits for it, but meanwhile a checkpoint may
+/// have to leave more in the log.
 const AUTO_WAL_BYTES: u64 = 64 << 20;
 
 /// The same in rollback-journal mode, where writers wait for it, about 30 ms.
@@ -31,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// When to sum up the content of databases at their capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ContentWhen {
-    /// As long as it is cheap: databases up to 64 MiB together in WAL mode, and up to 4 MiB where writers must wait for it.
+    /// As long as it is cheap: databases up to 64 MiB together in WAL mode, and up to 4 MiB where writers must wait for
+    /// it.
     #[default]
     Auto,
     /// Always, however long it takes.

@@ -1,31 +1,34 @@
 //! SQLite databases, read page by page under a read transaction, without a copy and in parallel.
 //!
-//! The stream of a database is, byte for byte, the file that a checkpoint at the captured instant would leave. It is read through SQLite's
-//! own file handles, inside a read transaction of an ordinary connection. (Never through handles of our own: closing any other descriptor
-//! of a database drops the POSIX locks of the whole process.) The connection never checkpoints and never writes, except that opening rolls
-//! back or recovers what a dead process has left, as with any connection. It leaves -wal and -shm where they were.
+//! The stream of a database is, byte for byte, the file that a checkpoint at the captured instant would leave. It is
+//! read through SQLite's own file handles, inside a read transaction of an ordinary connection. (Never through handles
+//! of our own: closing any other descriptor of a database drops the POSIX locks of the whole process.) The connection
+//! never checkpoints and never writes, except that opening rolls back or recovers what a dead process has left, as with
+//! any connection. It leaves -wal and -shm where they were.
 //!
 //! # Why the image is right
 //!
-//! *Rollback journal.* The transaction holds the shared lock. Writers change the file only under the exclusive lock, so it does not change
-//! while several threads read it with pread(2).
+//! *Rollback journal.* The transaction holds the shared lock. Writers change the file only under the exclusive lock, so
+//! it does not change while several threads read it with pread(2).
 //!
-//! *WAL.* Let H be the wal-index header that our transaction works with. It has the last frame, the size in pages, and the salts. SQLite does
-//! not show H. It takes H from shared memory, and only if H was still current after the read lock was taken. So we read the header, begin,
-//! and read the header again. If both are the same, that is H, because every commit, reset and recovery changes the header.
+//! *WAL.* Let H be the wal-index header that our transaction works with. It has the last frame, the size in pages, and
+//! the salts. SQLite does not show H. It takes H from shared memory, and only if H was still current after the read
+//! lock was taken. So we read the header, begin, and read the header again. If both are the same, that is H, because
+//! every commit, reset and recovery changes the header.
 //!
-//! Between `begin` and the second look we read B, the number of backfilled frames. The header was still H *after* that. So no checkpointer
-//! that knew later frames can have set B, and each page whose last frame (up to H) is at most B is complete in the main file. This is the
-//! argument of walTryBeginRead in sqlite3.c. From then on there are two cases:
+//! Between `begin` and the second look we read B, the number of backfilled frames. The header was still H *after* that.
+//! So no checkpointer that knew later frames can have set B, and each page whose last frame (up to H) is at most B is
+//! complete in the main file. This is the argument of walTryBeginRead in sqlite3.c. From then on there are two cases:
 //!
-//! - B is the last frame of H. Then the main file has everything, and the image is the main file. We hold read lock 0, which checkpointers need
-//!   exclusively, or a read lock k > 0 with a mark of at most H's last frame. A checkpointer never goes past the mark of a held lock, so there
-//!   is nothing that it could write.
-//! - B is smaller. Then we hold a read lock k > 0. The log cannot be reset, because that needs all of those locks exclusively. So the frames up
-//!   to H and their page numbers in the wal-index stay. A checkpointer may run. It writes to the main file only pages whose last frame, by its
-//!   header and so by ours, lies after B and not after our mark: exactly pages that we read from the log. The image has the size that H gives.
-//!   Pages with a frame between B and H come from the log; page number and salts of each frame are checked. All other pages come from the
-//!   main file. After its end the image has zeros, as the truncation after a checkpoint would leave them.
+//! - B is the last frame of H. Then the main file has everything, and the image is the main file. We hold read lock 0,
+//!   which checkpointers need exclusively, or a read lock k > 0 with a mark of at most H's last frame. A checkpointer
+//!   never goes past the mark of a held lock, so there is nothing that it could write.
+//! - B is smaller. Then we hold a read lock k > 0. The log cannot be reset, because that needs all of those locks
+//!   exclusively. So the frames up to H and their page numbers in the wal-index stay. A checkpointer may run. It writes
+//!   to the main file only pages whose last frame, by its header and so by ours, lies after B and not after our mark:
+//!   exactly pages that we read from the log. The image has the size that H gives. Pages with a frame between B and H
+//!   come from the log; page number and salts of each frame are checked. All other pages come from the main file. After
+//!   its end the image has zeros, as the truncation after a checkpoint would leave them.
 //!
 //! The lock-byte page at 1 GiB holds no data and is always zeros.
 //!
@@ -77,8 +80,8 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, Flag, SourceKind};
 
-// Casts between `u32`, `usize` and `u64` in this folder only widen, where nothing else is said beside them. This proves that widening keeps
-// every value.
+// Casts between `u32`, `usize` and `u64` in this folder only widen, where nothing else is said beside them. This proves
+// that widening keeps every value.
 const _: () = assert!(usize::BITS >= u32::BITS && usize::BITS <= u64::BITS);
 
 /// SQLite databases, named one by one.
@@ -99,9 +102,11 @@ impl super::Engine for SqliteEngine {
 pub struct SqliteOptions {
     /// How long to wait for a lock that somebody else holds.
     pub busy_timeout: Duration,
-    /// The directory for copies of databases on read-only media that have a log or journal with content. With `None` such databases are refused.
+    /// The directory for copies of databases on read-only media that have a log or journal with content. With `None`
+    /// such databases are refused.
     pub temp_dir: Option<PathBuf>,
-    /// The wall clock. It is asked once, at the start of each capture. `|| SystemTime::UNIX_EPOCH` switches off the rule for unchanged files.
+    /// The wall clock. It is asked once, at the start of each capture. `|| SystemTime::UNIX_EPOCH` switches off the
+    /// rule for unchanged files.
     pub clock: fn() -> SystemTime,
     /// Whether the content of the databases is summed up (rows and a sum for each table).
     pub content: ContentWhen,
@@ -112,8 +117,9 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether a file begins like a SQLite database. Links are followed. Anything but a regular file gives `false`.
 ///
-/// Only call this while this process has no connection open on the file, under any name: closing a file drops all POSIX locks that the process
-/// holds on it, and with them SQLite's (<https://sqlite.org/howtocorrupt.html>, section 2.2). So look at all files first, then open databases.
+/// Only call this while this process has no connection open on the file, under any name: closing a file drops all POSIX
+/// locks that the process holds on it, and with them SQLite's (<https://sqlite.org/howtocorrupt.html>, section 2.2). So
+/// look at all files first, then open databases.
 ///
 /// # Errors
 /// [`Error::Source`] if the file cannot be read.
@@ -143,10 +149,10 @@ pub(crate) fn begins_like_sqlite(file: &File) -> std::io::Result<bool> {
 
 /// Databases that are captured together, at one instant.
 ///
-/// A database comes back as [`Body::Unchanged`] under two conditions. Device, inode, size, modification and change time of its file and of its -wal
-/// (or its absence) must equal those of the known stamp, also when looked at again after the transactions of the other databases are open.
-/// And its content must have been read less than a day ago. A stamp is given out only on local file systems, and only if the last change was
-/// more than 2 s old at that time.
+/// A database comes back as [`Body::Unchanged`] under two conditions. Device, inode, size, modification and change time
+/// of its file and of its -wal (or its absence) must equal those of the known stamp, also when looked at again after
+/// the transactions of the other databases are open. And its content must have been read less than a day ago. A stamp
+/// is given out only on local file systems, and only if the last change was more than 2 s old at that time.
 #[derive(Debug)]
 pub struct SqliteSource {
     databases: Vec<Database>,
@@ -161,10 +167,12 @@ struct Database {
 }
 
 impl SqliteSource {
-    /// Names the databases. Each pair is the name of the stream and the path of the file. Links are resolved now; nothing is opened.
+    /// Names the databases. Each pair is the name of the stream and the path of the file. Links are resolved now;
+    /// nothing is opened.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there is no database, or a name is invalid or used twice; [`Error::Source`] if a file does not exist.
+    /// [`Error::InvalidArgument`] if there is no database, or a name is invalid or used twice; [`Error::Source`] if a
+    /// file does not exist.
     pub fn new(databases: Vec<(String, PathBuf)>, options: SqliteOptions) -> Result<Self> {
         if databases.is_empty() {
             return Err(Error::InvalidArgument("name at least one database".to_owned()));

@@ -1,8 +1,8 @@
 //! Opens a database in the way that its place allows.
 //!
 //! - In place, with SQLite's locks: the usual way.
-//! - As a file that nobody changes, on read-only media where SQLite cannot make the side files that it needs. There are no locks then, so the
-//!   state of the files is compared at the end.
+//! - As a file that nobody changes, on read-only media where SQLite cannot make the side files that it needs. There are
+//!   no locks then, so the state of the files is compared at the end.
 //! - As a private copy, on read-only media with a log or journal that must be replayed.
 //!
 //! Nothing is opened if opening could destroy something (a log beside an empty file) or fill the disk.
@@ -56,8 +56,8 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
     refuse_boundless_journal(path, path)?;
     let error = match open_shared(path, state, options.busy_timeout, monitor) {
         Ok(engine) => {
-            // SQLite does not say which file it has opened, and another file may have taken the name since we looked. So look whether this
-            // process has the expected file open.
+            // SQLite does not say which file it has opened, and another file may have taken the name since we looked.
+            // So look whether this process has the expected file open.
             return match open_here(state.file_id()) {
                 Some(0) => Err(Error::source(path, "another file took its place while it was opened; try again")),
                 _ => Ok(Opened { engine, hold: Hold::Locks }),
@@ -66,7 +66,8 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
         Err(error) if is_busy(&error) && monitor.cancelled() => return Err(Error::Cancelled),
         Err(error) => error,
     };
-    // Only read-only media are worth another way: elsewhere the files can change, so reading without locks could give a mixture.
+    // Only read-only media are worth another way: elsewhere the files can change, so reading without locks could give a
+    // mixture.
     if is_busy(&error) || !is_read_only_media(path) {
         return Err(explain(path, &error));
     }
@@ -85,8 +86,8 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
 fn open_shared(path: &Path, state: &FilesState, busy_timeout: Duration, monitor: &dyn Monitor) -> EngineResult<Engine> {
     // Without a log now, a log that appears is ours and may be removed on closing.
     let engine = open_and_touch(path, OpenAs::Shared, state.wal_len().is_none(), busy_timeout, monitor)?;
-    // If the shared memory may not be written and nobody else has it open, SQLite makes a private one, which we cannot read. The call fails
-    // then, and another way is tried.
+    // If the shared memory may not be written and nobody else has it open, SQLite makes a private one, which we cannot
+    // read. The call fails then, and another way is tried.
     if engine.in_wal_mode()? {
         engine.shm_region(0)?;
     }
@@ -101,8 +102,8 @@ fn open_and_touch(path: &Path, open_as: OpenAs, tidy: bool, busy_timeout: Durati
     Ok(engine)
 }
 
-/// Tries something for at most `wait`, as long as a lock of somebody else is in the way. SQLite cannot be interrupted while it waits for a lock,
-/// so the waiting is done in pieces, and ends early if the user asks to stop.
+/// Tries something for at most `wait`, as long as a lock of somebody else is in the way. SQLite cannot be interrupted
+/// while it waits for a lock, so the waiting is done in pieces, and ends early if the user asks to stop.
 pub(super) fn in_pieces<T>(
     engine: &Engine,
     wait: Duration,
@@ -129,8 +130,8 @@ fn is_read_only_media(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Copies the database with its log and journal into a private directory, and opens the copy. None of our connections may be open on the
-/// original, because closing a file drops all POSIX locks that the process has on it.
+/// Copies the database with its log and journal into a private directory, and opens the copy. None of our connections
+/// may be open on the original, because closing a file drops all POSIX locks that the process has on it.
 fn open_copy(path: &Path, temp_dir: &Path, busy_timeout: Duration, monitor: &dyn Monitor) -> Result<Opened> {
     // The directory is for this user only: the copy may be more readable than its database.
     let made = tempfile::Builder::new().prefix("icecore-").rand_bytes(16).permissions(Permissions::from_mode(0o700)).tempdir_in(temp_dir);

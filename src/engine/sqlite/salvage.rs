@@ -1,7 +1,8 @@
 //! Says which tables of a database have losses, when some of its bytes are lost.
 //!
-//! It runs the structure check of the capture over the file, tells it which pages are lost, and groups the findings by the tables and indexes
-//! of the schema. The file is only read. It relies on a first page that is not lost: without the schema no page has a name.
+//! It runs the structure check of the capture over the file, tells it which pages are lost, and groups the findings by
+//! the tables and indexes of the schema. The file is only read. It relies on a first page that is not lost: without the
+//! schema no page has a name.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -59,7 +60,8 @@ struct Named {
     table: String,
 }
 
-/// Runs the structure check on a database that has lost these ranges of bytes, sorted. `page_size` was recorded at the capture.
+/// Runs the structure check on a database that has lost these ranges of bytes, sorted. `page_size` was recorded at the
+/// capture.
 ///
 /// # Errors
 /// [`Error::Destination`] if the file cannot be read; [`Error::Cancelled`].

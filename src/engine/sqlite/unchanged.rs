@@ -1,8 +1,9 @@
 //! Decides when a database may be taken as unchanged without reading it.
 //!
-//! Nothing inside a database proves that: in WAL mode an update can leave the size and all of page 1 as they were. So the file system must
-//! prove it. A stamp holds the states of the main file and of the -wal (or its absence), taken *before* the read transaction. It follows the
-//! rule of `engine/stamp.rs`. While there is a rollback journal, no stamp is given out.
+//! Nothing inside a database proves that: in WAL mode an update can leave the size and all of page 1 as they were. So
+//! the file system must prove it. A stamp holds the states of the main file and of the -wal (or its absence), taken
+//! *before* the read transaction. It follows the rule of `engine/stamp.rs`. While there is a rollback journal, no stamp
+//! is given out.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -59,10 +60,12 @@ impl FilesState {
         [self.wal, self.journal].iter().flatten().all(|file| file.size == 0)
     }
 
-    /// The state to record in the stamp. `after` is the state after SQLite has opened the files, still before the read transaction.
+    /// The state to record in the stamp. `after` is the state after SQLite has opened the files, still before the read
+    /// transaction.
     ///
-    /// When root opens an existing -wal, SQLite sets its owner. That moves the change time and nothing else. If only the change time of the
-    /// -wal differs, this has happened: a write would have moved the modification time, too, which was settled before.
+    /// When root opens an existing -wal, SQLite sets its owner. That moves the change time and nothing else. If only
+    /// the change time of the -wal differs, this has happened: a write would have moved the modification time, too,
+    /// which was settled before.
     pub(super) fn once_opened(&self, after: &FilesState) -> FilesState {
         let only_ctime = |before: FileState, after: FileState| FileState { ctime_ns: after.ctime_ns, ..before } == after;
         match (self.wal, after.wal) {
@@ -71,11 +74,12 @@ impl FilesState {
         }
     }
 
-    /// The stamp of a database, if it may have one. `self` is its state at `now`, before it was opened; `recorded` is what
-    /// [`FilesState::once_opened`] gave.
+    /// The stamp of a database, if it may have one. `self` is its state at `now`, before it was opened; `recorded` is
+    /// what [`FilesState::once_opened`] gave.
     pub(super) fn stamp(&self, recorded: FilesState, path: &Path, now: SystemTime, facts: SqliteFacts) -> Option<Stamp> {
         let now_ns = to_ns(now)?;
-        // A file that changed a moment ago may change again within the same time stamp. Remote file systems may show old states.
+        // A file that changed a moment ago may change again within the same time stamp. Remote file systems may show
+        // old states.
         let all_settled = [Some(self.main), self.wal].iter().flatten().all(|file| file.is_settled(now_ns));
         if !all_settled || self.journal.is_some() || !is_local(path) {
             return None;
@@ -94,8 +98,8 @@ impl FilesState {
     }
 }
 
-/// Looks at the files of a database without opening any. Gives their state, the attributes of the main file, and how many names (hard links) it
-/// has.
+/// Looks at the files of a database without opening any. Gives their state, the attributes of the main file, and how
+/// many names (hard links) it has.
 pub(super) fn observe(path: &Path) -> Result<(FilesState, FileMeta, u64)> {
     // Links in the path were resolved before. If there is one now, it has taken the place of the database.
     let metadata = std::fs::symlink_metadata(path).map_err(|e| match e.kind() {

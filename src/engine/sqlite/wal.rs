@@ -1,10 +1,13 @@
-//! Reads the wal-index and finds the newest frame of each page in the write-ahead log (<https://sqlite.org/walformat.html>, section 2).
+//! Reads the wal-index and finds the newest frame of each page in the write-ahead log
+//! (<https://sqlite.org/walformat.html>, section 2).
 //!
-//! The wal-index is shared memory (the `-shm` file) that other processes change at any time. It is read with atomics, and in the orders that
-//! SQLite itself relies on; the reasons are beside each step. `mod.rs` says why the image that results is right.
+//! The wal-index is shared memory (the `-shm` file) that other processes change at any time. It is read with atomics,
+//! and in the orders that SQLite itself relies on; the reasons are beside each step. `mod.rs` says why the image that
+//! results is right.
 //!
-//! Any user who can write the `-shm` file can put anything into it or cut it short. So every number is checked before it is used, and the
-//! frames themselves are checked when they are read (`image.rs`). A wrong index gives an error, never wrong pages.
+//! Any user who can write the `-shm` file can put anything into it or cut it short. So every number is checked before
+//! it is used, and the frames themselves are checked when they are read (`image.rs`). A wrong index gives an error,
+//! never wrong pages.
 
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -21,7 +24,8 @@ const WAL_INDEX_VERSION: u32 = 3_007_000;
 const HEADER_WORDS: usize = 12;
 /// The word after both copies of the header: how many frames a checkpoint has written to the main file.
 const BACKFILL_WORD: usize = 2 * HEADER_WORDS;
-/// The word where the page numbers start in the first region: after both header copies and the checkpoint information, 136 bytes.
+/// The word where the page numbers start in the first region: after both header copies and the checkpoint information,
+/// 136 bytes.
 const FIRST_PAGES_WORD: usize = 34;
 /// Page numbers in a region. The rest of a region is a hash table, which is not used here.
 const REGION_PAGES: u32 = 4096;
@@ -78,7 +82,8 @@ impl WalHeader {
     }
 }
 
-/// The checksum over all words of a header except the last two, which hold it (sqlite3.c: walChecksumBytes). It uses this machine's byte order.
+/// The checksum over all words of a header except the last two, which hold it (sqlite3.c: walChecksumBytes). It uses
+/// this machine's byte order.
 fn checksum(words: &[u32; HEADER_WORDS]) -> (u32, u32) {
     let (pairs, _) = words.as_chunks::<2>();
     pairs.iter().take(HEADER_WORDS / 2 - 1).fold((0u32, 0u32), |(s1, s2), &[a, b]| {
@@ -98,8 +103,8 @@ fn copy_words(region: &[AtomicU32], start: usize) -> Option<[u32; HEADER_WORDS]>
 /// The header as it is now. `None` if there is no index, or if a writer is changing the header at this moment.
 pub(super) fn read_header(engine: &Engine) -> EngineResult<Option<WalHeader>> {
     let Some(region) = engine.shm_region(0)? else { return Ok(None) };
-    // Writers store the second copy first, so readers must load the first copy first: if both are equal, no write came in between. The
-    // fences keep processor and compiler from changing that order (sqlite3.c: walIndexTryHdr).
+    // Writers store the second copy first, so readers must load the first copy first: if both are equal, no write came
+    // in between. The fences keep processor and compiler from changing that order (sqlite3.c: walIndexTryHdr).
     fence(Ordering::SeqCst);
     let first = copy_words(region, 0);
     fence(Ordering::SeqCst);
@@ -117,11 +122,12 @@ pub(super) struct WalState {
     pub(super) backfilled: u32,
 }
 
-/// Reads the number of backfilled frames, and *then* the header. The caller compares the header with the one from before its transaction.
+/// Reads the number of backfilled frames, and *then* the header. The caller compares the header with the one from
+/// before its transaction.
 ///
-/// In this order an unchanged header proves that no checkpoint which knew later frames has set the number. Such a checkpoint may leave out a
-/// page whose newest frame is one of the later ones, so the page would be old in the main file and its frame, counted as backfilled, would
-/// not be read from the log (sqlite3.c: walTryBeginRead).
+/// In this order an unchanged header proves that no checkpoint which knew later frames has set the number. Such a
+/// checkpoint may leave out a page whose newest frame is one of the later ones, so the page would be old in the main
+/// file and its frame, counted as backfilled, would not be read from the log (sqlite3.c: walTryBeginRead).
 pub(super) fn read_state(engine: &Engine) -> EngineResult<Option<WalState>> {
     let Some(region) = engine.shm_region(0)? else { return Ok(None) };
     let backfilled = region.get(BACKFILL_WORD).map_or(0, |word| word.load(Ordering::Relaxed));
@@ -147,7 +153,8 @@ impl From<rusqlite::Error> for MapError {
 /// Somebody has made the file of the index shorter.
 const CUT: &str = "the wal-index was cut short while it was read";
 
-/// The pages whose content is in the log, in order, each with its last frame: `page << 32 | frame`, 8 bytes for each page.
+/// The pages whose content is in the log, in order, each with its last frame: `page << 32 | frame`, 8 bytes for each
+/// page.
 #[derive(Debug, Default)]
 pub(super) struct FrameMap(Vec<u64>);
 
@@ -155,7 +162,8 @@ impl FrameMap {
     /// Collects the frames after the backfilled ones, up to the last one of the transaction.
     pub(super) fn build(engine: &Engine, state: &WalState) -> std::result::Result<Self, MapError> {
         let (frames, pages) = (state.header.frames(), state.header.pages());
-        // The transaction began with this index. If a part of it was lost since then, even the header may be zeros that replaced it.
+        // The transaction began with this index. If a part of it was lost since then, even the header may be zeros that
+        // replaced it.
         if engine.is_cut() {
             return Err(MapError::Damaged(CUT));
         }
@@ -163,14 +171,15 @@ impl FrameMap {
         if state.backfilled >= frames {
             return Ok(Self::default());
         }
-        // The number of frames comes from shared memory. So look whether the log has that many before memory is allocated for them.
+        // The number of frames comes from shared memory. So look whether the log has that many before memory is
+        // allocated for them.
         if engine.wal_len()? < frame_offset(frames, state.header.page_size()).saturating_add(frame_bytes(state.header.page_size())) {
             return Err(MapError::Damaged("the write-ahead log is shorter than its index says"));
         }
         let mut map = Vec::with_capacity((frames - state.backfilled) as usize);
         let mut frame = state.backfilled + 1;
-        // Each turn takes all page numbers of one region from `frame` on. No writer can change them: our read lock keeps the log from being
-        // reset, and later commits append.
+        // Each turn takes all page numbers of one region from `frame` on. No writer can change them: our read lock
+        // keeps the log from being reset, and later commits append.
         while frame <= frames {
             let (region, word) = place_of(frame);
             let numbers = engine.shm_region(region)?.and_then(|words| words.get(word..REGION_PAGES as usize));
@@ -185,7 +194,8 @@ impl FrameMap {
                 frame += 1;
             }
         }
-        // Pages of the index that were lost meanwhile were read as zeros. That may have gone unnoticed above, so ask once more.
+        // Pages of the index that were lost meanwhile were read as zeros. That may have gone unnoticed above, so ask
+        // once more.
         if engine.is_cut() {
             return Err(MapError::Damaged(CUT));
         }

@@ -1,8 +1,8 @@
-//! Cuts streams into chunks. Page files are cut at fixed places, so that a page stays in its chunk. All other streams are cut by their content, so that
-//! an insertion moves only the cuts near it.
+//! Cuts streams into chunks. Page files are cut at fixed places, so that a page stays in its chunk. All other streams
+//! are cut by their content, so that an insertion moves only the cuts near it.
 //!
-//! The cuts depend on the bytes and the seed only: not on how the bytes come in, and not on which parts are holes. Otherwise an unchanged file would be
-//! stored again. Memory is two of the longest chunks.
+//! The cuts depend on the bytes and the seed only: not on how the bytes come in, and not on which parts are holes.
+//! Otherwise an unchanged file would be stored again. Memory is two of the longest chunks.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
@@ -55,9 +55,9 @@ impl Cut {
     }
 }
 
-/// Cuts a stream by its content with FastCDC (Xia et al., USENIX ATC 2016; the 2020 variant), normalisation level 1. Chunks have from a quarter of
-/// `aimed_len` to four times of it. An encrypted repository has a secret `seed`, so that the lengths of chunks say nothing about known content. Holes are
-/// cut like the zeros that they stand for.
+/// Cuts a stream by its content with FastCDC (Xia et al., USENIX ATC 2016; the 2020 variant), normalisation level 1.
+/// Chunks have from a quarter of `aimed_len` to four times of it. An encrypted repository has a secret `seed`, so that
+/// the lengths of chunks say nothing about known content. Holes are cut like the zeros that they stand for.
 pub fn content_cuts<R: Holes>(input: R, aimed_len: u32, seed: u64) -> impl Iterator<Item = std::io::Result<Cut>> {
     let cutter = Cutter::new(aimed_len, seed);
     let buffer = vec![0; AHEAD * cutter.longest];
@@ -79,7 +79,8 @@ pub fn zeros_len(aimed_len: u32, seed: u64) -> u32 {
 struct Cutter {
     aimed: usize,
     longest: usize,
-    /// Which bits of the hash must be zero at a cut: more of them while the chunk is shorter than `aimed`, fewer afterwards.
+    /// Which bits of the hash must be zero at a cut: more of them while the chunk is shorter than `aimed`, fewer
+    /// afterwards.
     masks: (u64, u64),
     gear: Cow<'static, [u64]>,
     shifted_gear: Cow<'static, [u64]>,
@@ -93,8 +94,8 @@ impl Cutter {
         Cutter { aimed, longest, masks: select_masks(aimed, Normalization::Level1), gear, shifted_gear }
     }
 
-    /// The length of the first chunk of these bytes. The caller must give as many bytes as the longest chunk can have, or all that are left: with fewer,
-    /// the cut would depend on how many there are.
+    /// The length of the first chunk of these bytes. The caller must give as many bytes as the longest chunk can have,
+    /// or all that are left: with fewer, the cut would depend on how many there are.
     fn cut(&self, ready: &[u8]) -> usize {
         let ((short, long), aimed) = (self.masks, self.aimed);
         cut_gear(ready, aimed / 4, aimed, self.longest, short, long, short << 1, long << 1, &self.gear, &self.shifted_gear).1
@@ -133,7 +134,8 @@ impl<R: Holes> ContentChunks<R> {
             (self.start, self.end) = (0, self.end - self.start);
         }
         while !self.has_ended && self.end - self.start < longest {
-            // Reading into an empty buffer gives 0 bytes, which looks like the end of the stream. So no room is an error.
+            // Reading into an empty buffer gives 0 bytes, which looks like the end of the stream. So no room is an
+            // error.
             let room = self.buffer.get_mut(self.end..).filter(|room| !room.is_empty());
             let room = room.ok_or_else(|| Error::bug_io("there is no room for the longest chunk"))?;
             let hole = usize::try_from(self.input.hole()?).unwrap_or(usize::MAX).min(room.len());
@@ -166,8 +168,9 @@ impl<R: Holes> ContentChunks<R> {
         }
         let zeros = (ready as u64).saturating_add(self.input.hole()?);
         let len = *self.zeros_len.get_or_insert_with(|| self.cutter.zeros_len());
-        // Where a chunk ends depends on at most as many bytes as the longest one has. So a chunk certainly ends like one of zeros if that many zeros follow
-        // its start. Later chunks reach beyond the hole and are cut by their bytes.
+        // Where a chunk ends depends on at most as many bytes as the longest one has. So a chunk certainly ends like
+        // one of zeros if that many zeros follow its start. Later chunks reach beyond the hole and are cut by their
+        // bytes.
         let count = zeros.saturating_sub(self.cutter.longest as u64) / (len as u64).max(1) + 1;
         let passed = count.saturating_mul(len as u64);
         if count < 2 || passed <= ready as u64 {

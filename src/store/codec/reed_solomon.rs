@@ -1,10 +1,12 @@
-//! Makes parity sections, and heals damaged objects with them. [`crate::store::format::parity`] describes the layout of a section.
+//! Makes parity sections, and heals damaged objects with them. [`crate::store::format::parity`] describes the layout of
+//! a section.
 //!
-//! The code is the one of the crate reed-solomon-simd, version 3, at its high rate: Reed-Solomon over GF(2^16) as in Leopard. One code spans
-//! the whole object. So any bad shards can be restored, wherever they are, as long as there are no more of them than good spare shards.
+//! The code is the one of the crate reed-solomon-simd, version 3, at its high rate: Reed-Solomon over GF(2^16) as in
+//! Leopard. One code spans the whole object. So any bad shards can be restored, wherever they are, as long as there are
+//! no more of them than good spare shards.
 //!
-//! Everything in a damaged object may be wrong: descriptors, checksums, shards, its length. So healing tries what it finds and lets the
-//! caller compare the result with the object's name. Nothing is believed without that.
+//! Everything in a damaged object may be wrong: descriptors, checksums, shards, its length. So healing tries what it
+//! finds and lets the caller compare the result with the object's name. Nothing is believed without that.
 
 use reed_solomon_simd::engine::DefaultEngine;
 use reed_solomon_simd::rate::{HighRateDecoder, HighRateEncoder, RateDecoder, RateEncoder};
@@ -12,8 +14,9 @@ use reed_solomon_simd::rate::{HighRateDecoder, HighRateEncoder, RateDecoder, Rat
 use crate::store::format::Malformed;
 use crate::store::format::parity::{DESCRIPTOR_LEN, Geometry, PARITY_MAGIC, SHARD_CHECKSUM_LEN};
 
-/// Bytes of each shard that are worked on at once. A byte of parity depends only on the bytes at the same place of all shards, so the columns
-/// are independent codes, and the workspace is a fraction of the object. A multiple of 64, the unit of the code, that divides a sector.
+/// Bytes of each shard that are worked on at once. A byte of parity depends only on the bytes at the same place of all
+/// shards, so the columns are independent codes, and the workspace is a fraction of the object. A multiple of 64, the
+/// unit of the code, that divides a sector.
 const COLUMN_LEN: usize = 1024;
 /// Bytes of the magic, of 8, that must be right where a damaged descriptor is looked for.
 const MAGIC_MATCHES_MIN: usize = 6;
@@ -27,7 +30,8 @@ const DAMAGED_DESCRIPTORS_MAX: usize = 16;
 pub fn section(geometry: &Geometry, head: &[u8], tail: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::with_capacity(usize::try_from(geometry.section_len()).unwrap_or_default());
     let data = Data::new(geometry, head, tail)?;
-    // A replica has the tail first, so that every byte lies as far from its second copy as possible (see `Geometry::spare_shard`).
+    // A replica has the tail first, so that every byte lies as far from its second copy as possible (see
+    // `Geometry::spare_shard`).
     let spare = if geometry.is_copy() { [tail, head].concat() } else { parity(geometry, &data)? };
     let mut table = Vec::with_capacity(usize::try_from(geometry.table_len()).unwrap_or_default());
     data.shards.iter().for_each(|shard| table.extend_from_slice(&checksum(shard)));
@@ -45,18 +49,20 @@ pub fn section(geometry: &Geometry, head: &[u8], tail: &[u8]) -> Result<Vec<u8>,
     Ok(out)
 }
 
-/// Restores a damaged object that has a section. `accept` must compare the result with the object's name; a result that it refuses is dropped.
-/// Bytes that are missing at the end, or that were added there, are damage like any other.
+/// Restores a damaged object that has a section. `accept` must compare the result with the object's name; a result that
+/// it refuses is dropped. Bytes that are missing at the end, or that were added there, are damage like any other.
 pub fn heal(damaged: &[u8], accept: &dyn Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     geometries(damaged).iter().find_map(|geometry| {
-        // No more can be missing than the section can restore. Without this bound a false descriptor could make us allocate any amount.
+        // No more can be missing than the section can restore. Without this bound a false descriptor could make us
+        // allocate any amount.
         let missing = geometry.object_len().saturating_sub(damaged.len() as u64);
         if missing > geometry.spare_len() {
             return None;
         }
         let mut object = damaged.to_vec();
         object.resize(usize::try_from(geometry.object_len()).ok()?, 0);
-        // The result is ignored: if too many checksums do not match, the checksums may be what is damaged, and the data whole.
+        // The result is ignored: if too many checksums do not match, the checksums may be what is damaged, and the data
+        // whole.
         restore_data(geometry, &mut object);
         // The section has no checksum of its own. It follows from the data, so it is made anew.
         renew_section(geometry, &mut object)?;
@@ -64,7 +70,8 @@ pub fn heal(damaged: &[u8], accept: &dyn Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     })
 }
 
-/// The geometries that the descriptors in a damaged object give: first those of undamaged descriptors, then guesses from damaged ones.
+/// The geometries that the descriptors in a damaged object give: first those of undamaged descriptors, then guesses
+/// from damaged ones.
 fn geometries(damaged: &[u8]) -> Vec<Geometry> {
     let (mut sound, mut repaired) = (Vec::new(), Vec::new());
     let magic = u64::from_le_bytes(PARITY_MAGIC);
@@ -76,7 +83,8 @@ fn geometries(damaged: &[u8]) -> Vec<Geometry> {
         if differs.to_le_bytes().iter().filter(|byte| **byte == 0).count() < MAGIC_MATCHES_MIN {
             continue;
         }
-        // A descriptor says where it stands. One that stands elsewhere is content that looks like one, or belongs to an object inside this.
+        // A descriptor says where it stands. One that stands elsewhere is content that looks like one, or belongs to an
+        // object inside this.
         let stands = |geometry: &Geometry| [geometry.head_len(), geometry.second_descriptor()].contains(&(place as u64));
         match Geometry::decode(bytes) {
             Ok(geometry) if stands(&geometry) => sound.push(geometry),
@@ -104,7 +112,8 @@ fn restore_data(geometry: &Geometry, object: &mut [u8]) -> Option<()> {
     if geometry.is_copy() {
         for number in bad {
             let (from, len) = geometry.spare_shard(number);
-            // In a replica each shard has a twin with the same checksum. If that is bad too, this shard is lost, but others may not be.
+            // In a replica each shard has a twin with the same checksum. If that is bad too, this shard is lost, but
+            // others may not be.
             if has_checksum(geometry, object, number, (from, len)) {
                 let (to, _) = geometry.data_shard(number);
                 object.copy_within(usize::try_from(from).ok()?..usize::try_from(from + len).ok()?, usize::try_from(to).ok()?);
@@ -136,7 +145,8 @@ fn decode(geometry: &Geometry, object: &[u8], is_whole: &[bool], spares: &[u64])
     let mut restored = vec![Vec::with_capacity(shard_len); bad.len()];
     let mut decoder = HighRateDecoder::new(data, spare, COLUMN_LEN, DefaultEngine::new(), None).map_err(refused)?;
     let mut column = [0; COLUMN_LEN];
-    // Shard numbers are at most DATA_SHARDS_MAX (see `Geometry::is_sane`), so the casts in this function keep every value.
+    // Shard numbers are at most DATA_SHARDS_MAX (see `Geometry::is_sane`), so the casts in this function keep every
+    // value.
     for start in (0..shard_len).step_by(COLUMN_LEN) {
         for (number, _) in (0..).zip(is_whole).filter(|(_, whole)| **whole) {
             copy_column(part(object, geometry.data_shard(number)), start, &mut column);
@@ -165,7 +175,8 @@ fn renew_section(geometry: &Geometry, object: &mut [u8]) -> Option<()> {
 
 /// Whether the shard at `place` matches its checksum in one of the two tables. `number` is that of its entry.
 fn has_checksum(geometry: &Geometry, object: &[u8], number: u64, place: (u64, u64)) -> bool {
-    // One of them is enough: a damaged table must not make good shards look bad. A false match needs damage to both, in step.
+    // One of them is enough: a damaged table must not make good shards look bad. A false match needs damage to both, in
+    // step.
     let expected = checksum(part(object, place));
     let entry = number * SHARD_CHECKSUM_LEN as u64;
     [geometry.first_table(), geometry.second_table()]
@@ -186,7 +197,8 @@ fn parity(geometry: &Geometry, data: &Data<'_>) -> Result<Vec<u8>, Malformed> {
     let mut column = [0; COLUMN_LEN];
     for start in (0..shard_len).step_by(COLUMN_LEN) {
         for shard in &data.shards {
-            // Most columns are given as they lie in memory; only the last ones of short shards are copied and filled up with zeros.
+            // Most columns are given as they lie in memory; only the last ones of short shards are copied and filled up
+            // with zeros.
             match shard.get(start..start + COLUMN_LEN) {
                 Some(whole) => encoder.add_original_shard(whole),
                 None => {

@@ -1,11 +1,11 @@
 //! A fast encoder for rows (lines of a dump) against the rows that stood in their place before.
 //!
-//! It is made for the usual case: most rows are there in the same order, and a few were added, removed or changed. Then it is enough to
-//! look for runs of equal rows at the starts of rows, and to look near by for the bytes between two runs. The matches go into an ordinary
-//! zstd frame with the old rows as prefix, so decoding needs nothing special.
+//! It is made for the usual case: most rows are there in the same order, and a few were added, removed or changed. Then
+//! it is enough to look for runs of equal rows at the starts of rows, and to look near by for the bytes between two
+//! runs. The matches go into an ordinary zstd frame with the old rows as prefix, so decoding needs nothing special.
 //!
-//! If more has changed, the encoder gives up early and says so; the caller then has zstd search. Wrong matches are not possible: each one
-//! is found by comparing bytes.
+//! If more has changed, the encoder gives up early and says so; the caller then has zstd search. Wrong matches are not
+//! possible: each one is found by comparing bytes.
 
 use super::sequences::{BLOCK_LEN_MAX, FrameWriter, MATCH_LEN_MIN};
 use crate::store::format::Malformed;
@@ -14,7 +14,8 @@ use crate::store::format::Malformed;
 const RUN_LEN_MIN: usize = 32;
 /// The longest gap between two runs, in bytes. Longer new text is better compressed by zstd.
 const GAP_LEN_MAX: usize = 2 << 10;
-/// The most literals in a block, in bytes. More of them are worth entropy codes of their own, so such text is left to zstd's search.
+/// The most literals in a block, in bytes. More of them are worth entropy codes of their own, so such text is left to
+/// zstd's search.
 const LITERALS_MAX: usize = 768;
 /// The most matches in a block, for the same reason.
 const MATCHES_MAX: usize = 192;
@@ -32,14 +33,17 @@ const MATCH_BITS: usize = 14;
 /// The encoder with its tables. They are reused; the result does not depend on what was encoded before.
 pub(super) struct Runs {
     frame: FrameWriter,
-    /// Places in the base where rows start, plus one (0: empty), by a hash of the first 8 bytes of the row and by one of the first 24.
+    /// Places in the base where rows start, plus one (0: empty), by a hash of the first 8 bytes of the row and by one
+    /// of the first 24.
     rows: Vec<u32>,
-    /// Places near gaps, plus one (0: empty), by a hash of the four bytes there. A place is counted from the start of the base; the plain
-    /// text follows the base. Entries of earlier gaps stay: a place that was found is always compared.
+    /// Places near gaps, plus one (0: empty), by a hash of the four bytes there. A place is counted from the start of
+    /// the base; the plain text follows the base. Entries of earlier gaps stay: a place that was found is always
+    /// compared.
     near: Vec<u32>,
 }
 
-/// The old rows and the new ones. A *place* counts through both: those of `plain` follow those of `base`, as zstd sees prefix and content.
+/// The old rows and the new ones. A *place* counts through both: those of `plain` follow those of `base`, as zstd sees
+/// prefix and content.
 #[derive(Clone, Copy)]
 struct Texts<'t> {
     base: &'t [u8],
@@ -58,7 +62,8 @@ impl Runs {
         Ok(Runs { frame: FrameWriter::new()?, rows: vec![0; 1 << ROWS_LOG], near: vec![0; 1 << NEAR_LOG] })
     }
 
-    /// Writes `plain` as a zstd frame with the prefix `base` into `out`. Gives `false` if the two differ by more than a little.
+    /// Writes `plain` as a zstd frame with the prefix `base` into `out`. Gives `false` if the two differ by more than a
+    /// little.
     pub(super) fn encode(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
         let texts = Texts { base, plain };
         // Every place fits 32 bits from here on; the tables and zstd's sequences rely on it.
@@ -97,15 +102,18 @@ impl Runs {
         }
     }
 
-    /// Encodes the block `start..end` of the text. `expected` is the place in the base that it probably continues. Gives the place in the base
-    /// that the next block probably continues, or `None` if too little of this block is in the base.
+    /// Encodes the block `start..end` of the text. `expected` is the place in the base that it probably continues.
+    /// Gives the place in the base that the next block probably continues, or `None` if too little of this block is in
+    /// the base.
     fn block(&mut self, texts: Texts<'_>, start: usize, end: usize, mut expected: Option<usize>) -> Option<Option<usize>> {
-        // Bytes before `done` are encoded. Runs are looked for at `at`. What lies between the two is a gap that still grows.
+        // Bytes before `done` are encoded. Runs are looked for at `at`. What lies between the two is a gap that still
+        // grows.
         let (mut done, mut at) = (start, start);
         while at < end {
             let run = self.run_at(texts, at, end, expected);
             if run.len < RUN_LEN_MIN {
-                // No run starts here. The next chance is the start of the next row: the table knows starts of rows only.
+                // No run starts here. The next chance is the start of the next row: the table knows starts of rows
+                // only.
                 at = row_after(texts.plain, at, end);
                 if at - done > GAP_LEN_MAX {
                     return None;
@@ -135,7 +143,8 @@ impl Runs {
     /// The longest match for the bytes from `at` on, among a few places in the base. It may be shorter than a run.
     fn run_at(&self, texts: Texts<'_>, at: usize, end: usize, expected: Option<usize>) -> Match {
         let new = texts.plain.get(at..end).unwrap_or_default();
-        // The place where the last run ended, if nothing or a row was added; the row after it, if a row was removed or changed.
+        // The place where the last run ended, if nothing or a row was added; the row after it, if a row was removed or
+        // changed.
         let here = expected.into_iter().flat_map(|expected| [expected, row_after(texts.base, expected, texts.base.len())]);
         // Rows of the base that start with the same bytes, wherever they are.
         let known = row_keys(texts.plain, at).into_iter().flatten().filter_map(|key| self.row(key));
@@ -158,8 +167,8 @@ impl Runs {
         self.rows.get(key).and_then(|row| row.checked_sub(1)).map(|row| row as usize)
     }
 
-    /// Encodes the gap `start..end` between two runs as literals and as matches with near places. `old` is the place in the base where the
-    /// run before the gap ended: what was changed stood there.
+    /// Encodes the gap `start..end` between two runs as literals and as matches with near places. `old` is the place in
+    /// the base where the run before the gap ended: what was changed stood there.
     fn gap(&mut self, texts: Texts<'_>, start: usize, end: usize, old: usize) {
         debug_assert!(start <= end);
         // A shorter gap cannot have a match by key, so filling the table would be wasted.
@@ -192,8 +201,8 @@ impl Runs {
         key.and_then(|key| self.near.get_mut(key)).into_iter().for_each(|near| *near = place as u32 + 1);
     }
 
-    /// The match that saves most at `at`, as its offset and length, if one saves anything. `after_literals`: whether literals come directly
-    /// before it.
+    /// The match that saves most at `at`, as its offset and length, if one saves anything. `after_literals`: whether
+    /// literals come directly before it.
     fn near_match(&self, texts: Texts<'_>, at: usize, end: usize, after_literals: bool) -> Option<(usize, usize)> {
         let place = texts.base.len() + at;
         let new = texts.plain.get(at..end)?;
@@ -201,7 +210,8 @@ impl Runs {
         let is_row = at == 0 || texts.plain.get(at - 1) == Some(&b'\n');
         let row = if is_row { row_keys(texts.plain, at).and_then(|[short, _]| self.row(short)) } else { None };
         let near = near_key(new).and_then(|key| self.near.get(key)).and_then(|near| near.checked_sub(1)).map(|near| near as usize);
-        // Repeated offsets come first: they cost least, and after a changed value of the same length the old row goes on at the same distance.
+        // Repeated offsets come first: they cost least, and after a changed value of the same length the old row goes
+        // on at the same distance.
         let repeated = self.frame.repeated();
         let offsets = repeated.into_iter().map(Some).chain([near, row].map(|from| from.and_then(|from| place.checked_sub(from))));
         let mut best = None;
@@ -222,7 +232,8 @@ impl Runs {
 }
 
 impl<'t> Texts<'t> {
-    /// The bytes from a place on, to the end of the text that it is in. So a match never runs from the base into the plain text.
+    /// The bytes from a place on, to the end of the text that it is in. So a match never runs from the base into the
+    /// plain text.
     fn at(&self, place: usize) -> &'t [u8] {
         let text = match place.checked_sub(self.base.len()) {
             Some(at) => self.plain.get(at..),
@@ -247,8 +258,9 @@ fn spread(key: u64, log: u32) -> usize {
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - log)) as usize
 }
 
-/// The keys in the table of rows for a row that starts at `at`: a short one over 8 bytes, since later columns may have changed, and a long one
-/// over 24, since many rows may start with the same date. `None` if fewer than 8 bytes are left.
+/// The keys in the table of rows for a row that starts at `at`: a short one over 8 bytes, since later columns may have
+/// changed, and a long one over 24, since many rows may start with the same date. `None` if fewer than 8 bytes are
+/// left.
 fn row_keys(text: &[u8], at: usize) -> Option<[usize; 2]> {
     let first = word(text, at)?;
     let (second, third) = (word(text, at + 8).unwrap_or_default(), word(text, at + 16).unwrap_or_default());

@@ -1,11 +1,11 @@
 //! Writes zstd frames from matches that the caller has found.
 //!
-//! If a chunk equals its base except for a few bytes, its matches can be found in less time than zstd needs to fill its search tables. So
-//! the caller finds them (`rows.rs`), and zstd only encodes them.
+//! If a chunk equals its base except for a few bytes, its matches can be found in less time than zstd needs to fill its
+//! search tables. So the caller finds them (`rows.rs`), and zstd only encodes them.
 //!
-//! In zstd's words a frame consists of *sequences*: some literals, which stand as they are, and then a *match*, which repeats earlier bytes.
-//! zstd does not verify the matches against the text. A wrong one gives a frame that decodes to other bytes, which the comparison of every
-//! fresh chunk finds.
+//! In zstd's words a frame consists of *sequences*: some literals, which stand as they are, and then a *match*, which
+//! repeats earlier bytes. zstd does not verify the matches against the text. A wrong one gives a frame that decodes to
+//! other bytes, which the comparison of every fresh chunk finds.
 
 use zstd_sys::ZSTD_Sequence;
 
@@ -23,8 +23,8 @@ const REPEATED: [usize; 3] = [1, 4, 8];
 pub(super) struct FrameWriter {
     context: SequenceContext,
     sequences: Vec<ZSTD_Sequence>,
-    /// The last three different offsets. zstd writes one of these in fewer bits. Used by the caller to estimate costs only: zstd derives
-    /// its codes by itself.
+    /// The last three different offsets. zstd writes one of these in fewer bits. Used by the caller to estimate costs
+    /// only: zstd derives its codes by itself.
     repeated: [usize; 3],
     /// Literals since the last match, in bytes.
     literals_run: usize,
@@ -47,8 +47,8 @@ impl FrameWriter {
         self.begin_block();
     }
 
-    /// Begins a block of up to [`BLOCK_LEN_MAX`] plain bytes. A match must not reach into the next block: zstd would cut it there and may
-    /// write the rest as literals.
+    /// Begins a block of up to [`BLOCK_LEN_MAX`] plain bytes. A match must not reach into the next block: zstd would
+    /// cut it there and may write the rest as literals.
     pub(super) fn begin_block(&mut self) {
         (self.block_literals, self.block_matches) = (0, 0);
     }
@@ -90,8 +90,9 @@ impl FrameWriter {
         self.block_matches += 1;
     }
 
-    /// Writes the frame, without magic and content size, into `out`, whose old contents are dropped. `plain` is the text that the sequences
-    /// describe, `base` the prefix. Literals after the last match need no sequence: zstd writes the rest of `plain` as literals.
+    /// Writes the frame, without magic and content size, into `out`, whose old contents are dropped. `plain` is the
+    /// text that the sequences describe, `base` the prefix. Literals after the last match need no sequence: zstd writes
+    /// the rest of `plain` as literals.
     pub(super) fn finish(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         self.context.compress(&self.sequences, plain, base, out)
     }

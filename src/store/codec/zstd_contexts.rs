@@ -1,7 +1,8 @@
 //! The zstd contexts, reused from chunk to chunk. All unsafe code of the codec is here.
 //!
-//! It is needed for two reasons. A prefix is lent to a context for one call only, which the types of the `zstd` crate cannot express for a
-//! reused context. And the crate does not offer `ZSTD_compressSequences`. The SAFETY comments say why each call is sound.
+//! It is needed for two reasons. A prefix is lent to a context for one call only, which the types of the `zstd` crate
+//! cannot express for a reused context. And the crate does not offer `ZSTD_compressSequences`. The SAFETY comments say
+//! why each call is sound.
 
 use std::ptr::NonNull;
 
@@ -22,7 +23,8 @@ fn failed(code: usize) -> Malformed {
     Malformed::new(format!("zstd: {}", zstd::zstd_safe::get_error_name(code)))
 }
 
-/// The window size, as a power of two. The last plain byte must still reach the first byte of the prefix. 1 KiB is zstd's minimum.
+/// The window size, as a power of two. The last plain byte must still reach the first byte of the prefix. 1 KiB is
+/// zstd's minimum.
 fn window_log(plain: &[u8], prefix: &[u8]) -> u32 {
     (plain.len() + prefix.len()).max(1 << 10).next_power_of_two().trailing_zeros()
 }
@@ -31,8 +33,8 @@ impl CompressContext {
     /// A context with a compression level, and parameters that override its defaults.
     pub(super) fn new(level: i32, others: &[CParameter]) -> Result<Self, Malformed> {
         let mut context = CCtx::try_create().ok_or_else(|| Malformed::new("zstd: out of memory"))?;
-        // The frame has no magic, length or checksum: the trailer has the length, and the chunk id verifies the content. For deltas of 60
-        // bytes these fields would be a large part.
+        // The frame has no magic, length or checksum: the trailer has the length, and the chunk id verifies the
+        // content. For deltas of 60 bytes these fields would be a large part.
         let frame = [
             CParameter::CompressionLevel(level),
             CParameter::Format(FrameFormat::Magicless),
@@ -52,8 +54,8 @@ impl CompressContext {
         let plain = &super::spoilt(plain)[..];
         self.context.set_parameter(CParameter::WindowLog(window_log(plain, prefix))).map_err(failed)?;
         if !prefix.is_empty() {
-            // SAFETY: the context keeps the reference only until the session is reset, which happens below on every path
-            // before `prefix` can go out of scope.
+            // SAFETY: the context keeps the reference only until the session is reset, which happens below on every
+            // path before `prefix` can go out of scope.
             let lent: &'static [u8] = unsafe { std::slice::from_raw_parts(prefix.as_ptr(), prefix.len()) };
             self.context.ref_prefix(lent).map_err(failed)?;
         }
@@ -93,8 +95,8 @@ impl SequenceContext {
         // SAFETY: the function has no conditions. It gives null if there is no memory.
         let context = NonNull::new(unsafe { zstd_sys::ZSTD_createCCtx() }).ok_or_else(|| Malformed::new("zstd: out of memory"))?;
         let mut context = SequenceContext { context };
-        // zstd searches nothing here, so its tables are as small as possible: clearing larger ones would take most of the time. The fast
-        // strategy uses the predefined codes if there are few sequences.
+        // zstd searches nothing here, so its tables are as small as possible: clearing larger ones would take most of
+        // the time. The fast strategy uses the predefined codes if there are few sequences.
         for (parameter, value) in [
             (ZSTD_cParameter::ZSTD_c_strategy, ZSTD_strategy::ZSTD_fast as i32),
             (ZSTD_cParameter::ZSTD_c_hashLog, 6),
@@ -116,7 +118,8 @@ impl SequenceContext {
         answered(unsafe { zstd_sys::ZSTD_CCtx_setParameter(self.context.as_ptr(), parameter, value) }).map(drop)
     }
 
-    /// Writes the frame of `sequences` into `out`, whose old contents are dropped. The sequences describe `plain`, which follows `prefix`.
+    /// Writes the frame of `sequences` into `out`, whose old contents are dropped. The sequences describe `plain`,
+    /// which follows `prefix`.
     pub(super) fn compress(
         &mut self,
         sequences: &[ZSTD_Sequence],
@@ -128,10 +131,10 @@ impl SequenceContext {
         self.set(ZSTD_cParameter::ZSTD_c_windowLog, window_log(plain, prefix) as i32)?;
         super::make_room(plain, out);
         let context = self.context.as_ptr();
-        // SAFETY: the pointers and lengths are those of slices that live through the call, and of the spare capacity of `out`; zstd returns
-        // how much of it was written. Sequences without block delimiters (the default) are cut at the end of `plain`, so wrong ones cannot
-        // make zstd read or write elsewhere: it reads `plain` only and takes offsets as numbers. The context forgets the prefix after the
-        // call and the reset.
+        // SAFETY: the pointers and lengths are those of slices that live through the call, and of the spare capacity of
+        // `out`; zstd returns how much of it was written. Sequences without block delimiters (the default) are cut at
+        // the end of `plain`, so wrong ones cannot make zstd read or write elsewhere: it reads `plain` only and takes
+        // offsets as numbers. The context forgets the prefix after the call and the reset.
         let written = unsafe {
             answered(zstd_sys::ZSTD_CCtx_refPrefix(context, prefix.as_ptr().cast(), prefix.len())).and_then(|_| {
                 let (to, capacity) = (out.as_mut_ptr().cast(), out.capacity());

@@ -1,5 +1,5 @@
-//! Wraps the master key with a passphrase, and unwraps it. A wrong passphrase and a damaged record are told apart by the checksum in the record
-//! (`format/key.rs`), not here.
+//! Wraps the master key with a passphrase, and unwraps it. A wrong passphrase and a damaged record are told apart by
+//! the checksum in the record (`format/key.rs`), not here.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use zeroize::Zeroizing;
@@ -21,7 +21,8 @@ pub fn wrap(
 ) -> Result<KeyRecord, Malformed> {
     let mut sealed = payload.encode()?.to_vec();
     let key = aead_key(&*derive(passphrase, &salt, cost)?)?;
-    // The associated data has the length of the sealed payload, so the record needs that length before the payload is sealed.
+    // The associated data has the length of the sealed payload, so the record needs that length before the payload is
+    // sealed.
     let sealed_len = sealed.len() + Cipher::Aes256Gcm.overhead();
     let mut key_record = KeyRecord { salt, cost, sealed: vec![0; sealed_len] };
     let bound = bound_bytes(repository, Kind::Key, &key_record.plain_part());
@@ -39,7 +40,8 @@ pub fn unwrap(repository: &RepositoryId, key_record: &KeyRecord, passphrase: &[u
     record::decode(plain).map(Some)
 }
 
-/// Derives a key by Argon2id (RFC 9106), version 0x13. The cost is checked first, because it may come from a record that nobody has verified.
+/// Derives a key by Argon2id (RFC 9106), version 0x13. The cost is checked first, because it may come from a record
+/// that nobody has verified.
 fn derive(passphrase: &[u8], salt: &[u8], cost: KdfCost) -> Result<Zeroizing<[u8; 32]>, Malformed> {
     cost.verify()?;
     let malformed = |e: argon2::Error| Malformed::new(format!("the key derivation refused its parameters: {e}"));

@@ -4,7 +4,8 @@ use std::ffi::c_void;
 
 use zeroize::Zeroize;
 
-/// The smallest page of the systems that icecore runs on. On a system with larger pages the lock covers a whole larger page.
+/// The smallest page of the systems that icecore runs on. On a system with larger pages the lock covers a whole larger
+/// page.
 const PAGE: usize = 4096;
 
 /// Bytes on a page of their own, so that unlocking them does not unlock other keys.
@@ -23,8 +24,8 @@ impl<const LEN: usize> Locked<LEN> {
     /// Locks the memory first, and then lets `fill` write into it, so that no copy is left on the stack.
     pub(super) fn new(fill: impl FnOnce(&mut [u8; LEN])) -> Self {
         let mut page = Box::new(Page { bytes: [0; LEN] });
-        // SAFETY: the range belongs to the box. mlock does not change its content. The box does not move, and the range is unlocked before it is freed.
-        // If the system refuses (RLIMIT_MEMLOCK), the keys are in ordinary memory.
+        // SAFETY: the range belongs to the box. mlock does not change its content. The box does not move, and the range
+        // is unlocked before it is freed. If the system refuses (RLIMIT_MEMLOCK), the keys are in ordinary memory.
         let is_locked = unsafe { rustix::mm::mlock(address(&mut page), size_of::<Page<LEN>>()) }.is_ok();
         fill(&mut page.bytes);
         Locked { page, is_locked }

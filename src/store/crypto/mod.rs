@@ -1,9 +1,9 @@
 //! Seals and opens objects. The module is pure: every salt and key is passed in.
 //!
-//! Each object has a sub-key of its own: BLAKE3 `derive_key` over the master key, the object's random salt and the code of its kind. The segments are
-//! sealed under it with AES-256-GCM (NIST SP 800-38D). The nonce is the segment number; since no two objects have the same sub-key, no nonce is used
-//! twice with a key. Repository id, format version, kind, segment number and the plain header are associated data, so a segment opens in its own place
-//! only.
+//! Each object has a sub-key of its own: BLAKE3 `derive_key` over the master key, the object's random salt and the code
+//! of its kind. The segments are sealed under it with AES-256-GCM (NIST SP 800-38D). The nonce is the segment number;
+//! since no two objects have the same sub-key, no nonce is used twice with a key. Repository id, format version, kind,
+//! segment number and the plain header are associated data, so a segment opens in its own place only.
 
 pub mod keyring;
 mod locked;
@@ -34,13 +34,15 @@ pub const CHUNKING_SEED_CONTEXT: &str = "icecore 2026-11 format 1 chunking seed"
 /// Context of `derive_key` for the key of the tags of sources.
 pub const SOURCE_TAG_CONTEXT: &str = "icecore 2026-11 format 1 source tag";
 
-/// The keys of a repository: its secret, and everything that is derived from it. An unencrypted repository has no secret.
+/// The keys of a repository: its secret, and everything that is derived from it. An unencrypted repository has no
+/// secret.
 pub struct Keys {
     repository: RepositoryId,
     secret: Option<Secret>,
 }
 
-/// The keys that stay in memory as long as the repository is open. They are locked, so that they are not written to swap space.
+/// The keys that stay in memory as long as the repository is open. They are locked, so that they are not written to
+/// swap space.
 struct Secret {
     master: Locked<32>,
     chunk_key: Locked<32>,
@@ -78,7 +80,8 @@ impl Keys {
         self.repository
     }
 
-    /// The id of a chunk with these plain bytes. In an encrypted repository it is keyed BLAKE3, so that a storage host cannot test for known content.
+    /// The id of a chunk with these plain bytes. In an encrypted repository it is keyed BLAKE3, so that a storage host
+    /// cannot test for known content.
     pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {
         match &self.secret {
             Some(secret) => ChunkId(*blake3::keyed_hash(secret.chunk_key.bytes(), plain).as_bytes()),
@@ -93,14 +96,14 @@ impl Keys {
         key.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head))
     }
 
-    /// The key for the checksums of the local catalog. Only someone with the passphrase can change the catalog unnoticed. Zeros in an unencrypted
-    /// repository.
+    /// The key for the checksums of the local catalog. Only someone with the passphrase can change the catalog
+    /// unnoticed. Zeros in an unencrypted repository.
     pub fn catalog_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, secret.master.bytes())))
     }
 
-    /// The tag of a source, which is in the names of its snapshots. In an encrypted repository it is keyed: a storage host learns which snapshots belong
-    /// together, but not which source they have.
+    /// The tag of a source, which is in the names of its snapshots. In an encrypted repository it is keyed: a storage
+    /// host learns which snapshots belong together, but not which source they have.
     pub fn source_tag(&self, source: &SourceId) -> SourceTag {
         let hash = match &self.secret {
             Some(secret) => {
@@ -116,7 +119,8 @@ impl Keys {
     /// The sealer of one object.
     ///
     /// # Errors
-    /// If the header names another cipher than that of this repository. Otherwise a storage host could put unsealed objects into an encrypted repository.
+    /// If the header names another cipher than that of this repository. Otherwise a storage host could put unsealed
+    /// objects into an encrypted repository.
     pub fn sealer(&self, header: &ObjectHeader) -> Result<Sealer, Malformed> {
         if header.cipher != self.cipher() {
             return Err(Malformed::new("it is not sealed like the other objects of this repository"));
@@ -170,7 +174,8 @@ impl Sealer {
         Ok(())
     }
 
-    /// Padding for the object. Nobody without the key can tell it from sealed bytes. Zeros in an unencrypted repository.
+    /// Padding for the object. Nobody without the key can tell it from sealed bytes. Zeros in an unencrypted
+    /// repository.
     pub fn padding(&self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         if let Some(noise) = &self.noise {

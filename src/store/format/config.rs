@@ -1,7 +1,7 @@
 //! The configuration of a repository: readable JSON. It is stored twice, with the same bytes.
 //!
-//! It never changes. Key records hold its hash and a sealed copy, so a storage host cannot change it either. So it is read strictly: any bytes but those
-//! that encoding gives are refused.
+//! It never changes. Key records hold its hash and a sealed copy, so a storage host cannot change it either. So it is
+//! read strictly: any bytes but those that encoding gives are refused.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,12 @@ use crate::id::{RepositoryId, from_hex, to_hex};
 pub const CONFIG_LEN_MAX: u64 = 64 << 10;
 /// The shortest chunk length that a configuration may ask for, in bytes: the usual SQLite page.
 pub const CONFIG_CHUNK_LEN_MIN: u32 = 4 << 10;
-/// The longest chunk length that it may ask for, in bytes. Content-defined chunks have up to four times as many: [`super::CHUNK_LEN_MAX`].
+/// The longest chunk length that it may ask for, in bytes. Content-defined chunks have up to four times as many:
+/// [`super::CHUNK_LEN_MAX`].
 pub const CONFIG_CHUNK_LEN_MAX: u32 = 256 << 10;
 
-/// The properties of a repository, which never change. In an encrypted repository the sealed copy in the key records counts, not the file.
+/// The properties of a repository, which never change. In an encrypted repository the sealed copy in the key records
+/// counts, not the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// A random id, made by `init`.
@@ -25,10 +27,11 @@ pub struct Config {
     pub encrypted: bool,
     /// Bytes in a chunk of a page file: a power of two from 4 KiB to 256 KiB. A chunk is never smaller than a page.
     pub page_chunk_len: u32,
-    /// The length that content-defined chunks aim at, in bytes, within the same bounds. Chunks have from a quarter of it to four times of it.
+    /// The length that content-defined chunks aim at, in bytes, within the same bounds. Chunks have from a quarter of
+    /// it to four times of it.
     pub content_chunk_len: u32,
-    /// Parity of packs in percent, at most [`PARITY_PERCENT_MAX`]; 0 for none. It is not in the bytes of the record. It is a feature of the file, and key
-    /// records seal the hash of the file.
+    /// Parity of packs in percent, at most [`PARITY_PERCENT_MAX`]; 0 for none. It is not in the bytes of the record. It
+    /// is a feature of the file, and key records seal the hash of the file.
     #[serde(skip)]
     pub parity_percent: u8,
 }
@@ -110,7 +113,8 @@ impl Config {
         }
     }
 
-    /// The checksum in the file, over the bytes of the record and the names of features. So it does not depend on the layout of the JSON.
+    /// The checksum in the file, over the bytes of the record and the names of features. So it does not depend on the
+    /// layout of the JSON.
     fn checksum(&self) -> Result<String, Malformed> {
         let mut bytes = record::encode(self)?;
         bytes.extend(parity_feature(self.parity_percent).into_iter().flat_map(String::into_bytes));

@@ -1,7 +1,7 @@
 //! Key records: the master key, wrapped by a passphrase. Each is stored twice, with the same bytes.
 //!
-//! A record must be read before anything is verified, because the key is in it. So its bounds protect memory and time: nobody who can write into the
-//! repository can make opening it take everything.
+//! A record must be read before anything is verified, because the key is in it. So its bounds protect memory and time:
+//! nobody who can write into the repository can make opening it take everything.
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -10,7 +10,8 @@ use super::config::Config;
 use super::wire::Input;
 use super::{Cipher, HEADER_LEN, Kind, Malformed, ObjectHeader, SALT_LEN};
 
-/// Bytes of a key record before its sealed payload: the header, then memory, passes, lanes and the length of the payload, 4 bytes each.
+/// Bytes of a key record before its sealed payload: the header, then memory, passes, lanes and the length of the
+/// payload, 4 bytes each.
 pub const KEY_PLAIN_LEN: usize = HEADER_LEN + 16;
 /// Bytes of the BLAKE3 at the end. It tells damage from a wrong passphrase.
 pub const KEY_CHECKSUM_LEN: usize = 32;
@@ -27,7 +28,8 @@ pub const KDF_PASSES_MAX: u32 = 64;
 pub const KDF_LANES_MAX: u32 = 64;
 /// The most work for one key record: memory in KiB times passes. It takes a few seconds.
 pub const KDF_WORK_KIB_MAX: u64 = 1 << 20;
-/// The most work for all key records that are tried with one passphrase, in the same unit. It takes about half a minute; longer helps nobody.
+/// The most work for all key records that are tried with one passphrase, in the same unit. It takes about half a
+/// minute; longer helps nobody.
 pub const KDF_WORK_KIB_TOTAL: u64 = 16 << 20;
 /// The most key records that are read to open a repository.
 pub const KEY_RECORDS_MAX: usize = 1024;

@@ -13,14 +13,16 @@ pub const LOG_SNAPSHOTS_MAX: usize = 1000;
 /// The longest text of an entry, in bytes. A longer text is cut off.
 pub const LOG_DETAIL_LEN_MAX: usize = 16 << 10;
 
-/// How many entries a prune keeps, the newest ones: five years with one entry an hour, about 20 MB. A number and not an age, so that a clock that
-/// jumps removes nothing.
+/// How many entries a prune keeps, the newest ones: five years with one entry an hour, about 20 MB. A number and not an
+/// age, so that a clock that jumps removes nothing.
 pub const LOG_ENTRIES_KEPT: usize = 50_000;
 
-/// What an operation did, written when it ended. Operations and outcomes are words, so that an older reader does not take a later one for damage.
+/// What an operation did, written when it ended. Operations and outcomes are words, so that an older reader does not
+/// take a later one for damage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRecord {
-    /// When it ended, in nanoseconds since 1970-01-01 UTC by the writer's clock. Not negative. The same as in the name of the entry.
+    /// When it ended, in nanoseconds since 1970-01-01 UTC by the writer's clock. Not negative. The same as in the name
+    /// of the entry.
     pub time_ns: i64,
     /// How long it took, in microseconds.
     pub duration_us: u64,

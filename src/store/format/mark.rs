@@ -6,11 +6,12 @@ use super::Malformed;
 use super::snapshot::{LABEL_LEN_MAX, TAG_LEN_MAX, verify_text};
 use crate::id::{SnapshotId, SourceId};
 
-/// The longest stored mark or record of a forgotten snapshot, in bytes. It has texts of users, and one reason of a check.
+/// The longest stored mark or record of a forgotten snapshot, in bytes. It has texts of users, and one reason of a
+/// check.
 pub const MARK_LEN_MAX: usize = 64 << 10;
 
-/// Bytes of the checksum at the end of the record of a forgotten snapshot: BLAKE3 of everything before it. The name of the record is not its hash, so
-/// without a key nothing else would find damage.
+/// Bytes of the checksum at the end of the record of a forgotten snapshot: BLAKE3 of everything before it. The name of
+/// the record is not its hash, so without a key nothing else would find damage.
 pub const FORGOTTEN_CHECKSUM_LEN: usize = 32;
 
 /// One fact about a snapshot, stored after its commit. Among marks of one kind the newest wins: by time, then by id.
@@ -65,7 +66,8 @@ pub enum MarkKind {
     Untag,
 }
 
-/// The record that stays of a forgotten snapshot. It proves that the snapshot's own record was deleted on purpose and not lost.
+/// The record that stays of a forgotten snapshot. It proves that the snapshot's own record was deleted on purpose and
+/// not lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgottenRecord {
     /// The snapshot. The same as in the path of the record.
@@ -80,7 +82,8 @@ pub struct ForgottenRecord {
     pub forgotten_ns: i64,
     /// The label of its source, for users.
     pub label: String,
-    /// Whether a second look has found that nothing protects the snapshot. Only then is the snapshot's record deleted. Before that, this record only says
-    /// that forgetting has begun. If the snapshot is gone even so, it proves nothing.
+    /// Whether a second look has found that nothing protects the snapshot. Only then is the snapshot's record deleted.
+    /// Before that, this record only says that forgetting has begun. If the snapshot is gone even so, it proves
+    /// nothing.
     pub decided: bool,
 }

@@ -1,8 +1,9 @@
-//! Encodes and decodes every stored byte, and holds all limits and magics. `store-format.md` says the same in words and tables, and
-//! `tests/library/format` compares the two.
+//! Encodes and decodes every stored byte, and holds all limits and magics. `store-format.md` says the same in words and
+//! tables, and `tests/library/format` compares the two.
 //!
-//! Decoders trust nothing: every length is bounded before memory is taken, and every value has exactly one encoding, so bytes that decode are the
-//! bytes that were written. A decoder says what is wrong ([`Malformed`]); the caller adds which object it is.
+//! Decoders trust nothing: every length is bounded before memory is taken, and every value has exactly one encoding, so
+//! bytes that decode are the bytes that were written. A decoder says what is wrong ([`Malformed`]); the caller adds
+//! which object it is.
 
 pub mod config;
 pub mod key;
@@ -20,8 +21,8 @@ use std::fmt::Display;
 
 use crate::error::Error;
 
-// Casts between `u32`, `usize` and `u64` in `store/format`, `store/codec` and `store/chunker` only widen, where nothing else is said beside them. This
-// proves that widening keeps every value.
+// Casts between `u32`, `usize` and `u64` in `store/format`, `store/codec` and `store/chunker` only widen, where nothing
+// else is said beside them. This proves that widening keeps every value.
 const _: () = assert!(usize::BITS >= u32::BITS && usize::BITS <= u64::BITS);
 
 /// The format version that this program writes and reads.
@@ -42,15 +43,18 @@ pub const CHUNK_LEN_MAX: u32 = 1 << 20;
 pub const SEGMENT_LEN_MAX: u32 = 2 << 20;
 /// The longest frame, in plain bytes. A frame is decoded as a whole; it has one chunk or several neighbours.
 pub const FRAME_LEN_MAX: u32 = 1 << 20;
-/// A writer closes a frame of whole chunks at this many plain bytes. Neighbours are compressed together, and reading one chunk decodes all of them.
+/// A writer closes a frame of whole chunks at this many plain bytes. Neighbours are compressed together, and reading
+/// one chunk decodes all of them.
 pub const WHOLE_FRAME_TARGET: usize = 512 << 10;
 /// A writer closes a segment of whole chunks at this many bytes.
 pub const WHOLE_SEGMENT_TARGET: usize = 1 << 20;
-/// A writer closes a segment of deltas and nodes at this many bytes. These are read one by one, and a segment is read as a whole.
+/// A writer closes a segment of deltas and nodes at this many bytes. These are read one by one, and a segment is read
+/// as a whole.
 pub const DELTA_SEGMENT_TARGET: usize = 64 << 10;
 /// The longest pack that a reader accepts, in bytes.
 pub const PACK_LEN_MAX: u64 = 1 << 30;
-/// A writer closes a pack at this many bytes: large enough for one cheap request, small enough to hold three of them in memory.
+/// A writer closes a pack at this many bytes: large enough for one cheap request, small enough to hold three of them in
+/// memory.
 pub const PACK_TARGET: usize = 8 << 20;
 /// The longest pack trailer, in bytes.
 pub const TRAILER_LEN_MAX: u32 = 64 << 20;
@@ -102,7 +106,8 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Kind; 7] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone, Kind::Mark, Kind::Forgotten, Kind::Log];
 
-    /// The first 8 bytes of the object. The first one is not ASCII and the last one ends a line, so a text file is never taken for an object.
+    /// The first 8 bytes of the object. The first one is not ASCII and the last one ends a line, so a text file is
+    /// never taken for an object.
     pub fn magic(self) -> [u8; 8] {
         match self {
             Kind::Pack => *b"\xCEicePAK\n",
@@ -183,7 +188,8 @@ impl ObjectHeader {
         bytes
     }
 
-    /// Reads the header at the start of `bytes`. Refuses an object of another kind or version, or with unknown features.
+    /// Reads the header at the start of `bytes`. Refuses an object of another kind or version, or with unknown
+    /// features.
     pub fn decode(bytes: &[u8], kind: Kind) -> Result<Self, Malformed> {
         let mut input = wire::Input::new(bytes);
         if input.array::<8>()? != kind.magic() {

@@ -30,8 +30,9 @@ pub struct Child {
 }
 
 impl Node {
-    /// The stored bytes. If all children except the last have the same length (the span) and the last is not longer, only two lengths are stored: `span`,
-    /// ids, length of the last child. Else `span` is 0, and after the ids follows the length of each child.
+    /// The stored bytes. If all children except the last have the same length (the span) and the last is not longer,
+    /// only two lengths are stored: `span`, ids, length of the last child. Else `span` is 0, and after the ids follows
+    /// the length of each child.
     pub fn encode(&self) -> Vec<u8> {
         let span = self.uniform_span();
         let mut out = Vec::with_capacity(NODE_HEADER_LEN + self.children.len() * (ID_LEN + 8));

@@ -1,9 +1,10 @@
 //! Parity sections: redundant bytes in an object that can heal it.
 //!
-//! An object with a section consists of its *head*, the section, and its *tail*. Head and tail are the data; they are cut into shards. The section has
-//! a checksum of every shard, twice. It also has either parity shards of a Reed-Solomon code over all data shards, or a replica (a second copy of the
-//! data) if that is shorter. All of it follows from head and tail, so a damaged section is made anew. Nothing in a section is trusted: after healing,
-//! the object is compared with its name.
+//! An object with a section consists of its *head*, the section, and its *tail*. Head and tail are the data; they are
+//! cut into shards. The section has a checksum of every shard, twice. It also has either parity shards of a
+//! Reed-Solomon code over all data shards, or a replica (a second copy of the data) if that is shorter. All of it
+//! follows from head and tail, so a damaged section is made anew. Nothing in a section is trusted: after healing, the
+//! object is compared with its name.
 
 use super::wire::Input;
 use super::{Malformed, PACK_LEN_MAX, RECORD_LEN_MAX};
@@ -14,7 +15,8 @@ pub const PARITY_MAGIC: [u8; 8] = *b"\xCEicePAR\n";
 pub const DESCRIPTOR_LEN: usize = 48;
 /// Bytes of the checksum at the end of a descriptor.
 pub const DESCRIPTOR_CHECKSUM_LEN: usize = 16;
-/// Bytes of a descriptor's checksum that must be right (96 bits). So a damaged byte in the checksum does not cost the descriptor.
+/// Bytes of a descriptor's checksum that must be right (96 bits). So a damaged byte in the checksum does not cost the
+/// descriptor.
 const CHECKSUM_MATCHES_MIN: usize = 12;
 /// Bytes of a shard's checksum. It finds accidents. The name of the object finds everything else.
 pub const SHARD_CHECKSUM_LEN: usize = 8;
@@ -28,8 +30,8 @@ pub const DATA_SHARDS_MAX: u32 = 4096;
 pub const PARITY_SHARDS_MIN: u32 = 2;
 /// The most parity that a repository may ask for, in percent of the data.
 pub const PARITY_PERCENT_MAX: u8 = 50;
-/// The parity of a new repository in a directory, in percent, if the user does not ask for another. It heals a bad sector or two in a pack of usual
-/// length.
+/// The parity of a new repository in a directory, in percent, if the user does not ask for another. It heals a bad
+/// sector or two in a pack of usual length.
 pub const PARITY_PERCENT_DEFAULT: u8 = 3;
 /// The longest object with a section, in bytes: the longest record with its replica.
 pub const PROTECTED_LEN_MAX: u64 = 160 << 20;
@@ -52,8 +54,8 @@ pub struct Geometry {
 impl Geometry {
     /// The layout of a pack: with this many percent of parity, or with a replica if that is shorter.
     pub fn of_pack(head_len: u64, tail_len: u32, percent: u8) -> Self {
-        // One shard less than the limit: head and tail are cut by themselves, and rounding up both makes at most one shard more than rounding up their
-        // sum.
+        // One shard less than the limit: head and tail are cut by themselves, and rounding up both makes at most one
+        // shard more than rounding up their sum.
         let room = u64::from(DATA_SHARDS_MAX - 1) * u64::from(PARITY_SECTOR_LEN);
         let sectors = (head_len + u64::from(tail_len)).div_ceil(room).max(1);
         let shard_len = u32::try_from(sectors).unwrap_or(u32::MAX).saturating_mul(PARITY_SECTOR_LEN);
@@ -111,7 +113,8 @@ impl Geometry {
         if self.is_copy() { self.data_shards() } else { u64::from(self.parity_shards) }
     }
 
-    /// How many checksums a table has: those of the data shards, then those of the parity shards. Shards of a replica have the checksums of the data.
+    /// How many checksums a table has: those of the data shards, then those of the parity shards. Shards of a replica
+    /// have the checksums of the data.
     pub fn checksums(&self) -> u64 {
         self.data_shards() + u64::from(self.parity_shards)
     }
@@ -175,7 +178,8 @@ impl Geometry {
         let shard_len = u64::from(self.shard_len);
         match (self.is_copy(), number.checked_sub(self.head_shards())) {
             (false, _) => (self.spare_start() + number * shard_len, shard_len),
-            // In a replica the tail comes first. So every byte has the same distance from its second copy, and that distance is the largest possible.
+            // In a replica the tail comes first. So every byte has the same distance from its second copy, and that
+            // distance is the largest possible.
             (true, None) => (self.spare_start() + u64::from(self.tail_len) + number * shard_len, self.data_shard(number).1),
             (true, Some(in_tail)) => (self.spare_start() + in_tail * shard_len, self.data_shard(number).1),
         }
@@ -215,8 +219,8 @@ impl Geometry {
         }
     }
 
-    /// The descriptor that these bytes were before they were damaged. This finds it if the magic and the checksum are mostly right and at most one byte of
-    /// the fields is wrong.
+    /// The descriptor that these bytes were before they were damaged. This finds it if the magic and the checksum are
+    /// mostly right and at most one byte of the fields is wrong.
     pub fn decode_damaged(bytes: &[u8; DESCRIPTOR_LEN]) -> Option<Self> {
         // Whether the fields fit most of the checksum.
         let near = |bytes: &[u8; DESCRIPTOR_LEN]| {

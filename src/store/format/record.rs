@@ -1,8 +1,9 @@
-//! Records: serde structures as bytes of bincode 2 `standard()`. That is little-endian, with varint integers (one byte below 251; 251, 252, 253 before u16,
-//! u32, u64; signed ones as zigzag), enum tags as varint u32, `Option` as one byte, and no padding.
+//! Records: serde structures as bytes of bincode 2 `standard()`. That is little-endian, with varint integers (one byte
+//! below 251; 251, 252, 253 before u16, u32, u64; signed ones as zigzag), enum tags as varint u32, `Option` as one
+//! byte, and no padding.
 //!
-//! Decoding has a limit, must use all of its input, and accepts only the bytes that encoding the value gives. (bincode itself also reads a number in a
-//! longer form than it writes.)
+//! Decoding has a limit, must use all of its input, and accepts only the bytes that encoding the value gives. (bincode
+//! itself also reads a number in a longer form than it writes.)
 
 use bincode::config::standard;
 use bincode::enc::write::Writer;
@@ -12,10 +13,11 @@ use serde::de::DeserializeOwned;
 
 use super::{Malformed, RECORD_LEN_MAX};
 
-/// bincode counts the size of a number in memory (up to 8 bytes) against its limit, and not its stored size (1 byte or more). So limits are so many times
-/// the length of the input.
+/// bincode counts the size of a number in memory (up to 8 bytes) against its limit, and not its stored size (1 byte or
+/// more). So limits are so many times the length of the input.
 const CLAIM_FACTOR: usize = 8;
-/// Inputs up to these lengths have limits of their own, so that a short input cannot make the decoder allocate as much as a long one.
+/// Inputs up to these lengths have limits of their own, so that a short input cannot make the decoder allocate as much
+/// as a long one.
 const SHORT: usize = 64 << 10;
 const MEDIUM: usize = 2 << 20;
 

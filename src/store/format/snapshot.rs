@@ -46,7 +46,8 @@ pub struct SnapshotRecord {
     pub packs: Vec<PackRef>,
     /// What was read and stored.
     pub stats: SnapshotStats,
-    /// When this record was written, in nanoseconds since 1970-01-01 UTC by the writer's own clock. It gives the age of a pending record.
+    /// When this record was written, in nanoseconds since 1970-01-01 UTC by the writer's own clock. It gives the age of
+    /// a pending record.
     pub written_ns: i64,
     /// Further facts by name, for example `instant`, `sqlite`, and facts about a server.
     pub facts: Vec<(String, String)>,

@@ -1,5 +1,5 @@
-//! Tombstones: the marks of prune on objects that it is going to delete. The name says which object is marked. The content says when and by whom, and
-//! repeats the name, so that a tombstone under another name has no effect.
+//! Tombstones: the marks of prune on objects that it is going to delete. The name says which object is marked. The
+//! content says when and by whom, and repeats the name, so that a tombstone under another name has no effect.
 
 use serde::{Deserialize, Serialize};
 

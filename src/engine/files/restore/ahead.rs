@@ -1,6 +1,8 @@
-//! Looks at all destinations of a tree before the first one is touched, so that a restore which cannot succeed changes nothing.
+//! Looks at all destinations of a tree before the first one is touched, so that a restore which cannot succeed changes
+//! nothing.
 //!
-//! It is only a look. Things may change afterwards, and some refusals cannot be foreseen, so the restore itself checks everything again.
+//! It is only a look. Things may change afterwards, and some refusals cannot be foreseen, so the restore itself checks
+//! everything again.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -63,7 +65,8 @@ impl Ahead {
         Ok(Ahead { name_bytes_max: name_bytes_max(&root), way, dirs: Dirs::new(dir), root, databases: Vec::new() })
     }
 
-    /// Looks whether an entry can be restored under this name, as far as that can be seen. `number` is the caller's, for [`Ahead::used`].
+    /// Looks whether an entry can be restored under this name, as far as that can be seen. `number` is the caller's,
+    /// for [`Ahead::used`].
     ///
     /// # Errors
     /// The reason why it cannot.
@@ -93,7 +96,8 @@ impl Ahead {
         }
     }
 
-    /// The existing databases that are in use, with their numbers. The processes of the system are looked at once for all databases.
+    /// The existing databases that are in use, with their numbers. The processes of the system are looked at once for
+    /// all databases.
     pub fn used(&self) -> Vec<(u64, Error)> {
         if self.databases.is_empty() {
             return Vec::new();

@@ -1,8 +1,10 @@
-//! Restores many plain files at once: writes them under hidden names, makes them durable together, then gives them their names.
+//! Restores many plain files at once: writes them under hidden names, makes them durable together, then gives them
+//! their names.
 //!
-//! The order is that of a single file: all new bytes, attributes and kept names are durable before the first file gets its name. One sync of the file
-//! system replaces the syncs of all files and directories. If the system cannot do that reliably, each file is synced by itself. After a power cut
-//! each name has the old file, the new one or none, and hidden files may be left, which do no harm.
+//! The order is that of a single file: all new bytes, attributes and kept names are durable before the first file gets
+//! its name. One sync of the file system replaces the syncs of all files and directories. If the system cannot do that
+//! reliably, each file is synced by itself. After a power cut each name has the old file, the new one or none, and
+//! hidden files may be left, which do no harm.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -42,8 +44,8 @@ impl Member {
 }
 
 impl Tree<'_> {
-    /// The place of a file as a member of a batch. `None` if it cannot be a member, because its directory lies on another file system than the tree: one
-    /// sync would not cover it.
+    /// The place of a file as a member of a batch. `None` if it cannot be a member, because its directory lies on
+    /// another file system than the tree: one sync would not cover it.
     ///
     /// # Errors
     /// As [`Tree::file`].
@@ -95,7 +97,8 @@ impl Tree<'_> {
         }
     }
 
-    /// Makes complete members durable, and then gives them their names. Old files are kept. The results are in the order of the members.
+    /// Makes complete members durable, and then gives them their names. Old files are kept. The results are in the
+    /// order of the members.
     ///
     /// # Errors
     /// If they cannot be made durable. Then none of them has got its name.

@@ -1,4 +1,5 @@
-//! Writes files as far as their bytes can be read. A file with losses never gets the name of the whole one, so nothing can take it for whole.
+//! Writes files as far as their bytes can be read. A file with losses never gets the name of the whole one, so nothing
+//! can take it for whole.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -38,8 +39,9 @@ impl Tree<'_> {
         Ok(names.next().is_none())
     }
 
-    /// Writes a file of `len_bytes` bytes and gives its path. A whole file gets its name. A file with losses gets [`SALVAGED`], and a number if needed,
-    /// added to its name, and no mode bits or attributes that would give rights to a user who runs it. Nothing that is there is replaced.
+    /// Writes a file of `len_bytes` bytes and gives its path. A whole file gets its name. A file with losses gets
+    /// [`SALVAGED`], and a number if needed, added to its name, and no mode bits or attributes that would give rights
+    /// to a user who runs it. Nothing that is there is replaced.
     ///
     /// # Errors
     /// [`Error::Destination`] for a name that leads out of the tree or is taken; and errors of `filler`.

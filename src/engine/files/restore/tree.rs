@@ -1,12 +1,12 @@
 //! Fills a directory by names from a repository.
 //!
-//! The names are not trusted: someone who has written into the repository may want a restore to write elsewhere. A name is accepted only if it is
-//! relative and has no `.`, `..` or empty part. Nothing is ever written through a symbolic link: neither through one that was there before, nor one
-//! that was restored a moment ago, nor one that another user puts there meanwhile. The root is held open, and everything else is reached from
-//! there (see `beneath.rs`).
+//! The names are not trusted: someone who has written into the repository may want a restore to write elsewhere. A name
+//! is accepted only if it is relative and has no `.`, `..` or empty part. Nothing is ever written through a symbolic
+//! link: neither through one that was there before, nor one that was restored a moment ago, nor one that another user
+//! puts there meanwhile. The root is held open, and everything else is reached from there (see `beneath.rs`).
 //!
-//! Nothing is overwritten. A file in the way gets a kept name, as everywhere. A directory in the place of a file, or a file in the place of a
-//! directory, is an error.
+//! Nothing is overwritten. A file in the way gets a kept name, as everywhere. A directory in the place of a file, or a
+//! file in the place of a directory, is an error.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -32,8 +32,8 @@ pub struct Tree<'a> {
     /// For messages.
     pub(in crate::engine) root: PathBuf,
     pub(in crate::engine) dirs: Arc<Dirs>,
-    /// Set if the whole file system is synced at once. The directory in it is open since before the first byte is written: errors of earlier writes are
-    /// reported to descriptors that were open then.
+    /// Set if the whole file system is synced at once. The directory in it is open since before the first byte is
+    /// written: errors of earlier writes are reported to descriptors that were open then.
     pub(in crate::engine) whole: Option<Whole>,
     pub(in crate::engine) hidden: HiddenNames,
     /// Directories that were made for the root, each as the directory above it and its name. The deepest comes last.
@@ -52,11 +52,13 @@ pub(in crate::engine) struct Whole {
 struct Work {
     /// Directories with new names in them that the sync of the whole file system does not cover.
     unsynced: BTreeSet<PathBuf>,
-    /// Directories with their attributes. They get these at the end: a directory without write permission could not be filled.
+    /// Directories with their attributes. They get these at the end: a directory without write permission could not be
+    /// filled.
     directories: Vec<(PathBuf, FileMeta)>,
     /// Directories that were made because names lie below them. The deepest comes last.
     made: Vec<PathBuf>,
-    /// The directories on the way to the last name, from the root down. They were looked at already, and nothing here replaces a directory.
+    /// The directories on the way to the last name, from the root down. They were looked at already, and nothing here
+    /// replaces a directory.
     way: Vec<Entered>,
 }
 
@@ -84,7 +86,8 @@ impl<'a> Tree<'a> {
         Self::open_with(placement, root, false)
     }
 
-    /// As [`Tree::open`], for many files: if the system can do that, the whole file system is synced at once instead of each file.
+    /// As [`Tree::open`], for many files: if the system can do that, the whole file system is synced at once instead of
+    /// each file.
     ///
     /// # Errors
     /// As [`Tree::open`].
@@ -141,10 +144,12 @@ impl<'a> Tree<'a> {
         self.work().directories.push((PathBuf::new(), meta));
     }
 
-    /// Writes a plain file of `len_bytes` bytes; see [`Placement::place_file`]. A symbolic link in its place is kept as a link and not followed.
+    /// Writes a plain file of `len_bytes` bytes; see [`Placement::place_file`]. A symbolic link in its place is kept as
+    /// a link and not followed.
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree, or a directory in the way; and the errors of [`Placement::place_file`].
+    /// [`Error::Destination`] for a name that leads out of the tree, or a directory in the way; and the errors of
+    /// [`Placement::place_file`].
     pub fn file(&self, name: &[u8], len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Placed> {
         let target = self.target(name)?;
         self.refuse_directory(&target)?;
@@ -155,8 +160,8 @@ impl<'a> Tree<'a> {
     /// Writes a database of `len_bytes` bytes; see [`Placement::place_database`].
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree, or a directory or a symbolic link in the way; and the errors of
-    /// [`Placement::place_database`].
+    /// [`Error::Destination`] for a name that leads out of the tree, or a directory or a symbolic link in the way; and
+    /// the errors of [`Placement::place_database`].
     pub fn database(
         &self,
         name: &[u8],
@@ -195,7 +200,8 @@ impl<'a> Tree<'a> {
     /// Makes a symbolic link, with its own times and owner. Its target is not looked at.
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, or a link that the system refuses.
+    /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, or a link that the system
+    /// refuses.
     pub fn symlink(&self, name: &[u8], link: &[u8], meta: Option<FileMeta>) -> Result<Placed> {
         let target = self.target(name)?;
         self.refuse_directory(&target)?;
@@ -213,10 +219,12 @@ impl<'a> Tree<'a> {
         self.finish_rename(target, &hidden)
     }
 
-    /// Gives a file of this tree, which was restored before, a further name. On a file system without hard links it becomes a copy.
+    /// Gives a file of this tree, which was restored before, a further name. On a file system without hard links it
+    /// becomes a copy.
     ///
     /// # Errors
-    /// [`Error::Destination`] for names that lead out of the tree, an `existing` that is not a regular file, or a directory in the way.
+    /// [`Error::Destination`] for names that lead out of the tree, an `existing` that is not a regular file, or a
+    /// directory in the way.
     pub fn hard_link(&self, name: &[u8], existing: &[u8]) -> Result<Placed> {
         let (target, existing) = (self.target(name)?, self.target(existing)?);
         self.refuse_directory(&target)?;
@@ -241,7 +249,8 @@ impl<'a> Tree<'a> {
     /// Sets the attributes of directories, the deepest first, and makes all new names durable.
     ///
     /// # Errors
-    /// [`Error::Destination`] if a directory cannot be made durable. Everything is there then, but a power cut may undo some of it.
+    /// [`Error::Destination`] if a directory cannot be made durable. Everything is there then, but a power cut may undo
+    /// some of it.
     pub fn finish(self) -> Result<()> {
         let mut work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The deepest first: with its attributes, a directory may no longer be entered.
@@ -333,7 +342,8 @@ impl<'a> Tree<'a> {
             Some(there) if there.is_dir() => Ok(entered(false, there.dev())),
             Some(there) => Err(not_a_directory(&path, there.file_type())),
             None => {
-                // Its parents exist, so this makes one directory only. It is not an error if another thread has made it meanwhile.
+                // Its parents exist, so this makes one directory only. It is not an error if another thread has made it
+                // meanwhile.
                 self.placement.disk.create_dir_all(place.held()).map_err(|e| failed(&path, "make this directory", e))?;
                 self.note(parent, above);
                 Ok(entered(true, above.device))
@@ -392,8 +402,8 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Finds the directory to be filled, or makes it with its parents. Also gives the directories that were made, the deepest last. A link in the place of
-/// the directory itself is refused.
+/// Finds the directory to be filled, or makes it with its parents. Also gives the directories that were made, the
+/// deepest last. A link in the place of the directory itself is refused.
 fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, MadeDirs)> {
     let unusable = |e| failed(root, "use this directory", e);
     // Without a `/` at the end: with it, a link would be followed.

@@ -1,7 +1,8 @@
-//! Sorts the lines of `PRAGMA integrity_check` into classes (sqlite3.c, `PragTyp_INTEGRITY_CHECK` and `checkAppendMsg`).
+//! Sorts the lines of `PRAGMA integrity_check` into classes (sqlite3.c, `PragTyp_INTEGRITY_CHECK` and
+//! `checkAppendMsg`).
 //!
-//! The texts are those of the SQLite that is built in. A line that is not known here counts as damage, so a new text of a later version can make
-//! a check too strict, never too lenient.
+//! The texts are those of the SQLite that is built in. A line that is not known here counts as damage, so a new text of
+//! a later version can make a check too strict, never too lenient.
 
 /// The most texts that are reported of one class. More would say nothing new.
 const TEXTS_MAX: usize = 10;

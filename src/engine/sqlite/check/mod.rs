@@ -9,12 +9,13 @@
 //! | warning | rows that break NOT NULL, a type or UNIQUE: the application or a migration did that, and every byte is readable | warning | warning |
 //! | not checked | everything that needs a function, collation, module or version of SQLite that only the application has | reported | reported |
 //!
-//! An index that differs from its table hides no bytes: all rows are there, and REINDEX makes it anew. So it does not stop a restore. It does
-//! fail a drill, because queries through it give wrong answers. If the index is ordered by NOCASE or RTRIM or computed by a built-in function,
-//! it is a warning in both: applications replace those by functions of their own, and then the index looks wrong only here.
+//! An index that differs from its table hides no bytes: all rows are there, and REINDEX makes it anew. So it does not
+//! stop a restore. It does fail a drill, because queries through it give wrong answers. If the index is ordered by
+//! NOCASE or RTRIM or computed by a built-in function, it is a warning in both: applications replace those by functions
+//! of their own, and then the index looks wrong only here.
 //!
-//! Functions and collations that are missing here get stand-ins (`errors.rs`), so that one index of the application does not hide damage
-//! elsewhere. Findings that depend on stand-ins are left out.
+//! Functions and collations that are missing here get stand-ins (`errors.rs`), so that one index of the application
+//! does not hide damage elsewhere. Findings that depend on stand-ins are left out.
 
 mod classes;
 mod schema;
@@ -33,15 +34,17 @@ use crate::engine::sqlite::engine::immutable_uri;
 use crate::engine::sqlite::errors::{Meaning, meaning, message};
 use crate::engine::sqlite::held;
 
-/// The number of findings after which SQLite stops looking. Rows that break a constraint count, too. So if there is no damage among the first
-/// findings, the check runs again without a limit. (It does not begin without one: SQLite puts all findings about pages into one text, and
-/// with much damage that would take any amount of memory.)
+/// The number of findings after which SQLite stops looking. Rows that break a constraint count, too. So if there is no
+/// damage among the first findings, the check runs again without a limit. (It does not begin without one: SQLite puts
+/// all findings about pages into one text, and with much damage that would take any amount of memory.)
 const FINDINGS_MAX: i32 = 100;
 
-/// Memory for the pages of a database during a full check. Index entries are looked up in another order than they lie in.
+/// Memory for the pages of a database during a full check. Index entries are looked up in another order than they lie
+/// in.
 const CACHE_KIB: i64 = 32 << 10;
 
-/// The place in the header of the version of SQLite that wrote last (<https://sqlite.org/fileformat2.html#the_database_header>).
+/// The place in the header of the version of SQLite that wrote last
+/// (<https://sqlite.org/fileformat2.html#the_database_header>).
 const WRITTEN_BY_OFFSET: usize = 96;
 
 /// How much is checked.
@@ -53,13 +56,15 @@ pub(crate) enum Depth {
     Full,
 }
 
-/// Checks a database that nothing else has open. Leaves no files beside it. `opened` gets each connection, so that the caller can interrupt it.
+/// Checks a database that nothing else has open. Leaves no files beside it. `opened` gets each connection, so that the
+/// caller can interrupt it.
 pub(crate) fn check(path: &Path, depth: Depth, opened: &dyn Fn(&Connection)) -> Findings {
     let mut work = Work { depth, written_by: written_by(path), damage: Lines::new(), warnings: Lines::new(), not_checked: Lines::new() };
     if let Err(error) = work.pages_and_rows(path, opened) {
         work.failed("", &error);
     }
-    // Only if no damage was found so far: damage in the tables that hold the data of a virtual table would be reported twice.
+    // Only if no damage was found so far: damage in the tables that hold the data of a virtual table would be reported
+    // twice.
     if depth == Depth::Full
         && work.damage.is_empty()
         && let Err(error) = work.virtual_tables(path, opened)
@@ -116,7 +121,8 @@ impl Work {
 
     /// Settings of a connection that checks.
     fn set_up(&self, conn: &Connection) -> rusqlite::Result<()> {
-        // CHECK constraints are ignored: they may call functions of the application, and rows that break them are not damage.
+        // CHECK constraints are ignored: they may call functions of the application, and rows that break them are not
+        // damage.
         conn.execute_batch(
             "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA ignore_check_constraints=ON; PRAGMA temp_store=MEMORY",
         )?;
@@ -159,7 +165,8 @@ impl Work {
                 }
                 IndexKind::Plain => return self.index_differs(line, depth == Depth::Full),
             },
-            // Rows that break UNIQUE are readable, and so is the index. So they are warnings, or nothing if only the application can compare.
+            // Rows that break UNIQUE are readable, and so is the index. So they are warnings, or nothing if only the
+            // application can compare.
             Class::Unique(name) if schema.kind_of_index(name) == IndexKind::Application => return,
             Class::Unique(_) => &mut self.warnings,
             Class::KeyOrder(table) => match schema.kind_of_key(table) {
@@ -205,11 +212,12 @@ fn written_by(path: &Path) -> u32 {
     read.ok().and(bytes).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// Removes the virtual table modules from a connection. Since SQLite 3.44 `quick_check` asks each virtual table to check itself, and a full-text
-/// index then compares all of its content, which takes longer than the whole restore. The ordinary tables that hold its data are still
-/// checked.
+/// Removes the virtual table modules from a connection. Since SQLite 3.44 `quick_check` asks each virtual table to
+/// check itself, and a full-text index then compares all of its content, which takes longer than the whole restore. The
+/// ordinary tables that hold its data are still checked.
 fn drop_modules(conn: &Connection) -> rusqlite::Result<()> {
-    // SAFETY: the connection is open, used by this thread only, and has no statement yet. A null list means that no module is kept.
+    // SAFETY: the connection is open, used by this thread only, and has no statement yet. A null list means that no
+    // module is kept.
     let code = unsafe { rusqlite::ffi::sqlite3_drop_modules(conn.handle(), std::ptr::null_mut()) };
     match code {
         rusqlite::ffi::SQLITE_OK => Ok(()),
@@ -217,8 +225,8 @@ fn drop_modules(conn: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Opens a database that does not change, for reading: without locks, and without touching or making side files. The work that its content can
-/// cause is bounded (`bounds.rs`).
+/// Opens a database that does not change, for reading: without locks, and without touching or making side files. The
+/// work that its content can cause is bounded (`bounds.rs`).
 pub(crate) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = held::open(Path::new(&immutable_uri(path)), flags)?;

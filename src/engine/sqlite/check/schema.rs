@@ -137,8 +137,9 @@ impl<'c> Schema<'c> {
             computes |= column == -2;
         }
         computes |= table.map_or(Ok(false), |table| self.has_virtual_columns(&table))?;
-        // A missing name in the SQL of the index counts. A missing function in the SQL of the table counts, too: a generated column may call it.
-        // A missing collation there counts only if the index computes something from columns.
+        // A missing name in the SQL of the index counts. A missing function in the SQL of the table counts, too: a
+        // generated column may call it. A missing collation there counts only if the index computes something from
+        // columns.
         let all: BTreeSet<String> = self.missing.functions.union(&self.missing.collations).cloned().collect();
         is_known &= mentioned(&sql, &all).is_empty() && mentioned(&table_sql, &self.missing.functions).is_empty();
         is_known &= !computes || mentioned(&table_sql, &self.missing.collations).is_empty();

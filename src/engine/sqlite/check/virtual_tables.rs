@@ -1,4 +1,5 @@
-//! Checks virtual tables, one after the other. A table whose module or tokenizer only the application has must not stop the others.
+//! Checks virtual tables, one after the other. A table whose module or tokenizer only the application has must not stop
+//! the others.
 
 use std::path::Path;
 
@@ -29,12 +30,13 @@ impl Work {
     }
 
     fn virtual_table(&mut self, conn: &Connection, name: &str, sql: &str) -> rusqlite::Result<()> {
-        // The check would silently skip a table whose module is missing. This statement fails, and its error names the module.
+        // The check would silently skip a table whose module is missing. This statement fails, and its error names the
+        // module.
         conn.prepare(&format!("SELECT 1 FROM {}", quoted(name)))?;
         let mut statement = conn.prepare(&format!("PRAGMA integrity_check({})", quoted(name)))?;
         let texts: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        // A full-text index with `content=` has its rows in a table of the application. Only the application knows whether they agree, so
-        // findings are warnings.
+        // A full-text index with `content=` has its rows in a table of the application. Only the application knows
+        // whether they agree, so findings are warnings.
         let is_external = sql.to_lowercase().split_once("content").is_some_and(|(_, rest)| rest.trim_start().starts_with('='));
         for line in texts.iter().flat_map(|text| lines_of(text)) {
             match classify(line) {

@@ -1,16 +1,17 @@
 //! Puts a database in the place of a closed one.
 //!
-//! The order of steps makes it safe. A kill or a power cut between any two steps leaves the old database under NAME, or the new one, or no NAME
-//! with both lying beside it.
+//! The order of steps makes it safe. A kill or a power cut between any two steps leaves the old database under NAME, or
+//! the new one, or no NAME with both lying beside it.
 //!
 //! 1. Write, sync and check the new file under a hidden name.
-//! 2. *The old one opens.* Take the exclusive lock. Roll back its journal or checkpoint its WAL, so that one file holds everything; sync it. Give
-//!    it a second name; sync the directory. Remove the side files, which are void now; sync the directory. Rename the new file over NAME; sync
-//!    the directory.
-//! 3. *The old one does not open, and side files with content lie beside it.* Give second names to it and to them; sync. Remove NAME; sync,
-//!    because a file system may lose one removal in a power cut and keep a later one. Remove the side files; sync. Rename; sync.
-//! 4. *There is no old one.* Side files without a database may still lie there. They get second names and are removed before the rename, so
-//!    that SQLite never replays them onto the new database.
+//! 2. *The old one opens.* Take the exclusive lock. Roll back its journal or checkpoint its WAL, so that one file holds
+//!    everything; sync it. Give it a second name; sync the directory. Remove the side files, which are void now; sync
+//!    the directory. Rename the new file over NAME; sync the directory.
+//! 3. *The old one does not open, and side files with content lie beside it.* Give second names to it and to them;
+//!    sync. Remove NAME; sync, because a file system may lose one removal in a power cut and keep a later one. Remove
+//!    the side files; sync. Rename; sync.
+//! 4. *There is no old one.* Side files without a database may still lie there. They get second names and are removed
+//!    before the rename, so that SQLite never replays them onto the new database.
 
 use std::fs::File;
 use std::path::Path;
@@ -44,8 +45,8 @@ enum OldName {
 }
 
 impl Placement<'_> {
-    /// The first look at a destination, with which [`Placement::place_database`] begins. Callers with several destinations look at all of them
-    /// before they change the first.
+    /// The first look at a destination, with which [`Placement::place_database`] begins. Callers with several
+    /// destinations look at all of them before they change the first.
     ///
     /// # Errors
     /// [`Error::Busy`] if the file there is visibly in use; [`Error::Destination`] if nothing can be put there.
@@ -58,16 +59,17 @@ impl Placement<'_> {
         }
     }
 
-    /// Puts a new database at `dest`. There may be nothing, a closed database or any other file; a symbolic link is refused. The order of steps
-    /// is described at the top of this file.
+    /// Puts a new database at `dest`. There may be nothing, a closed database or any other file; a symbolic link is
+    /// refused. The order of steps is described at the top of this file.
     ///
-    /// `len_bytes` is the size of the new database. `meta` is applied as far as possible; attributes that cannot be set are a warning (only root
-    /// can set the owner). Without `meta` the new file gets owner and mode of the old one, or mode 0600.
+    /// `len_bytes` is the size of the new database. `meta` is applied as far as possible; attributes that cannot be set
+    /// are a warning (only root can set the owner). Without `meta` the new file gets owner and mode of the old one, or
+    /// mode 0600.
     ///
     /// # Errors
-    /// [`Error::Busy`] if the old database is in use; [`Error::Destination`] if there is no space or no permission; [`Error::Unsound`] if the new
-    /// bytes do not pass the check; [`Error::Cancelled`]; and errors of `fill`. After all of these the destination is as before and the new bytes
-    /// are removed, unless the message says otherwise.
+    /// [`Error::Busy`] if the old database is in use; [`Error::Destination`] if there is no space or no permission;
+    /// [`Error::Unsound`] if the new bytes do not pass the check; [`Error::Cancelled`]; and errors of `fill`. After all
+    /// of these the destination is as before and the new bytes are removed, unless the message says otherwise.
     pub fn place_database(
         &self,
         dest: &Path,
@@ -116,7 +118,8 @@ impl Placement<'_> {
         Ok(())
     }
 
-    /// Makes the new database durable and checks it. Both happen at once, because one waits for the disk and the other for the processor.
+    /// Makes the new database durable and checks it. Both happen at once, because one waits for the disk and the other
+    /// for the processor.
     pub(in crate::engine) fn settle(&self, temp: &Temp<'_>, target: &Target, options: DatabaseOptions) -> Result<Findings> {
         // An empty file is an empty database. There is nothing to check.
         let empty = temp.file.metadata().map_err(|e| failed(&temp.place.path, "read its size", e))?.len() == 0;
@@ -156,12 +159,14 @@ impl Placement<'_> {
 
     /// Keeps the old database under another name and gives its name to the new one: steps 2 to 4 above.
     fn install_database(&self, target: &Target, temp: Temp<'_>) -> Result<Placed> {
-        // Looked at again: writing and checking the new file took time. The lock is held until the new file has the name.
+        // Looked at again: writing and checking the new file took time. The lock is held until the new file has the
+        // name.
         let grip = match target.metadata()? {
             Some(old) => Some(holder::take(target, &old, holder::open_file(&target.named()?))?),
             None => None,
         };
-        // Side files of a database that we have opened are void now. All others may have content that exists nowhere else.
+        // Side files of a database that we have opened are void now. All others may have content that exists nowhere
+        // else.
         let full_sides = match &grip {
             Some(Grip::Whole { .. }) => Vec::new(),
             _ => target.full_sides()?,
@@ -203,12 +208,13 @@ impl Placement<'_> {
     fn swap(&self, target: &Target, mut temp: Temp<'_>, old_name: OldName) -> Result<()> {
         let place = target.named()?;
         if old_name == OldName::ClearFirst {
-            // Removed before its side files: an old database without its journal or log would look whole and be wrong. The sync keeps that order
-            // also after a power cut.
+            // Removed before its side files: an old database without its journal or log would look whole and be wrong.
+            // The sync keeps that order also after a power cut.
             self.disk.remove_file(place.held()).map_err(|e| failed(&target.path, "take the old one away", e))?;
             self.sync_directory(target)?;
         }
-        // Side files must be gone before the new database has the name, and must not come back: SQLite would replay them onto it.
+        // Side files must be gone before the new database has the name, and must not come back: SQLite would replay
+        // them onto it.
         let mut removed = false;
         for side in SIDES {
             let beside = target.with_suffix(side)?;

@@ -6,7 +6,8 @@
 //! | an idle connection to a WAL database that has read or written once | the shared lock it keeps on the file: `locking_mode=EXCLUSIVE` before the first access asks for an exclusive one |
 //! | an idle connection to a rollback-journal database, or one that has not read yet | it holds no lock. On Linux its open file is found in `/proc/PID/fd`, for processes that this user may look into (root: all, others: their own); on other systems not at all |
 //!
-//! The exclusive lock is kept until the new database has the name, so that nobody can begin to write into the old one in between.
+//! The exclusive lock is kept until the new database has the name, so that nobody can begin to write into the old one
+//! in between.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -46,12 +47,14 @@ impl Grip {
     }
 }
 
-/// Opens the destination for as long as it is worked on. `None` if this user may not read it, or if it is not a regular file.
+/// Opens the destination for as long as it is worked on. `None` if this user may not read it, or if it is not a regular
+/// file.
 pub(in crate::engine) fn open_file(place: &Named) -> Option<File> {
     beneath::open_file_to_write(place.held()).or_else(|_| beneath::open_file(place.held())).ok()
 }
 
-/// The first look, before the new bytes are written. Refuses a file that is in use, as far as that can be seen without changing anything.
+/// The first look, before the new bytes are written. Refuses a file that is in use, as far as that can be seen without
+/// changing anything.
 pub(in crate::engine) fn refuse_if_used(path: &Path, meta: &Metadata, file: Option<&File>) -> Result<()> {
     refuse_if_open(path, meta)?;
     file.map_or(Ok(()), |file| refuse_if_locked(path, file))
@@ -74,8 +77,9 @@ const LOOK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 pub(in crate::engine) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Result<Grip> {
     refuse_if_open(&target.path, meta)?;
     let Some(file) = file else { return Ok(Grip::Opaque { file: None }) };
-    // An empty file is not opened: SQLite deletes the WAL and the journal of an empty database without reading them, and they may be all that
-    // is left of it. A database whose journal asks for terabytes is not opened either. Both are kept as they are.
+    // An empty file is not opened: SQLite deletes the WAL and the journal of an empty database without reading them,
+    // and they may be all that is left of it. A database whose journal asks for terabytes is not opened either. Both
+    // are kept as they are.
     let place = target.named()?;
     if meta.len() > 0 && refuse_boundless_journal(place.held(), &target.path).is_ok() {
         match sole_connection(&place, &file) {
@@ -93,7 +97,8 @@ pub(in crate::engine) fn take(target: &Target, meta: &Metadata, file: Option<Fil
 fn sole_connection(place: &Named, file: &File) -> rusqlite::Result<HeldConnection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = open_same(place.dir(), place.held(), file, flags)?;
-    // When this connection is closed, NAME is the new database, which may be in use already. SQLite must not delete its WAL by name.
+    // When this connection is closed, NAME is the new database, which may be in use already. SQLite must not delete its
+    // WAL by name.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(std::time::Duration::ZERO)?;
     // In this mode the end of a transaction keeps its lock.
@@ -137,8 +142,8 @@ pub(in crate::engine) fn in_use(path: &Path, by: &str) -> Error {
     Error::Busy { path: path.to_path_buf(), detail: format!("in use by {by}; stop it, or use --live to write into the open database") }
 }
 
-/// Refuses a file that another process has open. Looks several times: a process that is just starting another program shows up twice until the
-/// new program runs.
+/// Refuses a file that another process has open. Looks several times: a process that is just starting another program
+/// shows up twice until the new program runs.
 fn refuse_if_open(path: &Path, meta: &Metadata) -> Result<()> {
     let mut holders = open_elsewhere(meta);
     for _ in 0..LOOKS {
@@ -151,7 +156,8 @@ fn refuse_if_open(path: &Path, meta: &Metadata) -> Result<()> {
     if holders.is_empty() { Ok(()) } else { Err(in_use(path, &holders.join(", "))) }
 }
 
-/// Other processes that have this file open, as `process 123 (name)`. Processes that this user may not look into are left out.
+/// Other processes that have this file open, as `process 123 (name)`. Processes that this user may not look into are
+/// left out.
 #[cfg(target_os = "linux")]
 fn open_elsewhere(meta: &Metadata) -> Vec<String> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -167,7 +173,8 @@ fn open_elsewhere(meta: &Metadata) -> Vec<String> {
     holders
 }
 
-/// All files that other processes have open, by device and inode, as far as this user may look into them. One look serves many files.
+/// All files that other processes have open, by device and inode, as far as this user may look into them. One look
+/// serves many files.
 #[cfg(target_os = "linux")]
 pub(in crate::engine) fn open_anywhere() -> HashSet<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;

@@ -1,11 +1,11 @@
 //! Writes a database into one that other processes have open, through SQLite itself.
 //!
-//! The old content is copied after the write lock on the destination is taken and before the first page is written. No writer can commit in
-//! between, so the copy is exactly what the new content replaces. Writers wait as long as both copies take. Readers of a WAL database go on
-//! reading; readers of a rollback-journal database wait.
+//! The old content is copied after the write lock on the destination is taken and before the first page is written. No
+//! writer can commit in between, so the copy is exactly what the new content replaces. Writers wait as long as both
+//! copies take. Readers of a WAL database go on reading; readers of a rollback-journal database wait.
 //!
-//! The new content appears as one transaction. If the restore is killed midway, the next process that opens the database rolls the journal back
-//! or ignores the unfinished WAL.
+//! The new content appears as one transaction. If the restore is killed midway, the next process that opens the
+//! database rolls the journal back or ignores the unfinished WAL.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Seek};
@@ -31,18 +31,19 @@ use crate::fs::beneath;
 /// Bytes copied between two looks at whether the user wants to stop.
 const STEP_BYTES: u64 = 4 << 20;
 
-/// The byte of a database file that is 2 in WAL mode (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
+/// The byte of a database file that is 2 in WAL mode
+/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
 const WAL_FLAG_OFFSET: u64 = 18;
 
 impl Placement<'_> {
-    /// Replaces the content of the SQLite database at `dest`, which others may have open, by a new one of `len_bytes` bytes. The old content is
-    /// kept as a database of its own. Owner, mode and journal mode of the destination stay. The result has the same pages as the new database,
-    /// except for the change counters in its header.
+    /// Replaces the content of the SQLite database at `dest`, which others may have open, by a new one of `len_bytes`
+    /// bytes. The old content is kept as a database of its own. Owner, mode and journal mode of the destination stay.
+    /// The result has the same pages as the new database, except for the change counters in its header.
     ///
     /// # Errors
-    /// [`Error::Busy`] if the write lock cannot be had within the busy timeout; [`Error::Destination`] if there is no database at `dest`, or if it is
-    /// in WAL mode and its page size differs from the new one; and the errors of [`Placement::place_database`]. After all of them the
-    /// destination has its old content.
+    /// [`Error::Busy`] if the write lock cannot be had within the busy timeout; [`Error::Destination`] if there is no
+    /// database at `dest`, or if it is in WAL mode and its page size differs from the new one; and the errors of
+    /// [`Placement::place_database`]. After all of them the destination has its old content.
     pub fn place_live(&self, dest: &Path, len_bytes: u64, fill: &Fill<'_>, options: DatabaseOptions) -> Result<Placed> {
         let target = Target::resolve(dest)?;
         let old =
@@ -67,7 +68,8 @@ impl Placement<'_> {
         Ok(Placed { path: target.path.clone(), kept: vec![kept.path], findings })
     }
 
-    /// Locks the destination, keeps its content, and writes the new content into it. Gives the place of the kept content.
+    /// Locks the destination, keeps its content, and writes the new content into it. Gives the place of the kept
+    /// content.
     fn transfer(
         &self,
         target: &Target,
@@ -85,7 +87,8 @@ impl Placement<'_> {
         }
         let kept = self.keep_content(target, old, file, busy_timeout)?;
         self.copy_pages(target, new, &backup).inspect_err(|_| {
-            // Dropping the backup rolls back, so the destination still has its old content, and the kept copy is not needed.
+            // Dropping the backup rolls back, so the destination still has its old content, and the kept copy is not
+            // needed.
             let _ = self.disk.remove_file(kept.held());
         })?;
         Ok(kept)
@@ -117,7 +120,8 @@ impl Placement<'_> {
         if uses_wal(target, file)? {
             copy_content((&target.named()?, file), &temp, busy_timeout).map_err(|e| sqlite_failed(target, "keep a copy of it", &e))?;
         } else {
-            // The lock keeps all other connections out, and the journal was rolled back when it was taken. So the file is the content.
+            // The lock keeps all other connections out, and the journal was rolled back when it was taken. So the file
+            // is the content.
             let mut source = file;
             let copied = source.rewind().and_then(|()| io::copy(&mut source, &mut &temp.file));
             copied.map_err(|e| failed(&target.path, "keep a copy of it", e))?;
@@ -128,11 +132,13 @@ impl Placement<'_> {
     }
 }
 
-/// The space that is needed besides the new file: for the kept copy, and for a journal of the old pages or a WAL of the new ones.
+/// The space that is needed besides the new file: for the kept copy, and for a journal of the old pages or a WAL of the
+/// new ones.
 fn space_besides(target: &Target, old: &Metadata, len_bytes: u64) -> Result<u64> {
     let wal = target.with_suffix("-wal")?.metadata()?.map_or(0, |meta| meta.len());
     let journal = old.len().max(len_bytes);
-    // In a WAL, 24 bytes come with each page of at least 512 (<https://sqlite.org/fileformat2.html#walformat>): less than a twentieth.
+    // In a WAL, 24 bytes come with each page of at least 512 (<https://sqlite.org/fileformat2.html#walformat>): less
+    // than a twentieth.
     Ok(old.len().saturating_add(wal).saturating_add(journal).saturating_add(journal / 20))
 }
 
@@ -155,8 +161,8 @@ fn open_live(target: &Target, file: &File, busy_timeout: Duration) -> Result<Hel
     open().map_err(|e| sqlite_failed(target, "open it as a database (restore without --live instead)", &e))
 }
 
-/// Opens the new database as the source of the backup. For an empty one, a database with a single page takes its place: without any page,
-/// SQLite would do the whole backup in the step that shall only lock.
+/// Opens the new database as the source of the backup. For an empty one, a database with a single page takes its place:
+/// without any page, SQLite would do the whole backup in the step that shall only lock.
 fn open_new(temp: &Temp<'_>, live: &Connection) -> rusqlite::Result<Connection> {
     let new = open_immutable(temp.place.held())?;
     new.execute_batch("PRAGMA writable_schema=ON")?;
@@ -169,8 +175,8 @@ fn open_new(temp: &Temp<'_>, live: &Connection) -> rusqlite::Result<Connection> 
     Ok(empty)
 }
 
-/// Refuses to change the page size of a database in WAL mode. SQLite cannot do that, and says so only at the end of the work (backup.c,
-/// SQLITE_READONLY).
+/// Refuses to change the page size of a database in WAL mode. SQLite cannot do that, and says so only at the end of the
+/// work (backup.c, SQLITE_READONLY).
 fn check_page_sizes(target: &Target, live: &Connection, new: &Connection) -> Result<()> {
     let read = || -> rusqlite::Result<(String, i64, i64)> {
         let mode = live.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
@@ -187,8 +193,8 @@ fn check_page_sizes(target: &Target, live: &Connection, new: &Connection) -> Res
     Ok(())
 }
 
-/// Whether committed content may be outside the file. SQLite uses a WAL that lies there even if the header says otherwise (pager.c,
-/// pagerOpenWalIfPresent).
+/// Whether committed content may be outside the file. SQLite uses a WAL that lies there even if the header says
+/// otherwise (pager.c, pagerOpenWalIfPresent).
 fn uses_wal(target: &Target, file: &File) -> Result<bool> {
     let mut flag = [0];
     let flagged = match file.read_exact_at(&mut flag, WAL_FLAG_OFFSET) {
@@ -205,8 +211,8 @@ fn copy_content((from, file): (&Named, &File), to: &Temp<'_>, busy_timeout: Dura
     // Closing this connection must leave the WAL of the destination alone.
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     source.busy_timeout(busy_timeout)?;
-    // Opened as the file that was made, so that one that somebody has put in its place is refused. It needs no journal: after a crash nobody
-    // uses it, since it has no name yet.
+    // Opened as the file that was made, so that one that somebody has put in its place is refused. It needs no journal:
+    // after a crash nobody uses it, since it has no name yet.
     let mut copy = open_same(to.place.dir(), to.place.held(), &to.file, TO_WRITE)?;
     copy.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF")?;
     let backup = Backup::new(&source, &mut copy)?;

@@ -1,22 +1,24 @@
 //! Finds structural damage in the pages of a database as they pass by.
 //!
-//! A backup reads every page once, on several threads and in any order. [`StructureInspector`] looks at each page as it passes and keeps a few
-//! bytes about it. At the end it walks the trees, overflow chains and the freelist, using only what it has kept. That finds most of what
-//! `PRAGMA quick_check` finds, in a small part of the time, and without reading the pages again inside the user's read transaction.
+//! A backup reads every page once, on several threads and in any order. [`StructureInspector`] looks at each page as it
+//! passes and keeps a few bytes about it. At the end it walks the trees, overflow chains and the freelist, using only
+//! what it has kept. That finds most of what `PRAGMA quick_check` finds, in a small part of the time, and without
+//! reading the pages again inside the user's read transaction.
 //!
-//! The rules are those of <https://sqlite.org/fileformat2.html>. They are as strict as `checkTreePage` and `checkList` in SQLite's `btree.c` and
-//! not stricter, so a database that SQLite accepts is never reported. There is one exception, on purpose: `quick_check` leaves out the
-//! freelist and the search for lost pages if the first object of its schema hash is a view or a virtual table (it takes their root page 0 for a
-//! partial check). Here both are always checked.
+//! The rules are those of <https://sqlite.org/fileformat2.html>. They are as strict as `checkTreePage` and `checkList`
+//! in SQLite's `btree.c` and not stricter, so a database that SQLite accepts is never reported. There is one exception,
+//! on purpose: `quick_check` leaves out the freelist and the search for lost pages if the first object of its schema
+//! hash is a view or a virtual table (it takes their root page 0 for a partial check). Here both are always checked.
 //!
 //! Memory is bounded. If a database needs more, only single pages are checked ([`Level::PagesOnly`]).
 //!
 //! Covered at [`Level::Full`]:
-//! - the database header, as far as SQLite refuses to open a file for it; the largest root page and the incremental-vacuum flag;
-//! - every b-tree page: type, number of cells, cell pointers, freeblocks; cells and free bytes fill the content area exactly; the first
-//!   byte of each record header; rowids ascend;
-//! - every tree: each page is used exactly once, page numbers are in range, all pages are of one kind, all leaves are equally deep, the first
-//!   rowid of each table leaf is within the range that its parents give it;
+//! - the database header, as far as SQLite refuses to open a file for it; the largest root page and the
+//!   incremental-vacuum flag;
+//! - every b-tree page: type, number of cells, cell pointers, freeblocks; cells and free bytes fill the content area
+//!   exactly; the first byte of each record header; rowids ascend;
+//! - every tree: each page is used exactly once, page numbers are in range, all pages are of one kind, all leaves are
+//!   equally deep, the first rowid of each table leaf is within the range that its parents give it;
 //! - overflow chains: each page is used once, and a chain ends after exactly the pages that the payload needs;
 //! - the freelist: trunks, leaves, the count in the header;
 //! - pointer-map entries of every page in an auto_vacuum database;
@@ -29,11 +31,11 @@
 //! - two cells that overlap by exactly as many bytes as are unused elsewhere on the page;
 //! - indexes with fewer entries than their table.
 //!
-//! Not covered, although `integrity_check` sees it: the order of index entries, indexes that differ from their tables, UNIQUE. No check sees a
-//! change in stored values.
+//! Not covered, although `integrity_check` sees it: the order of index entries, indexes that differ from their tables,
+//! UNIQUE. No check sees a change in stored values.
 //!
-//! At [`Level::PagesOnly`] these are reported: the header, page 1, and pages that are b-tree pages by their first byte, are broken as such, and
-//! cannot be free.
+//! At [`Level::PagesOnly`] these are reported: the header, page 1, and pages that are b-tree pages by their first byte,
+//! are broken as such, and cannot be free.
 
 mod page;
 mod sizes;
@@ -50,8 +52,9 @@ use store::{PageBits, Store};
 /// The most problems that a report spells out. `PRAGMA quick_check` stops at the same number.
 pub const PROBLEMS_MAX: usize = 100;
 
-/// From this many pages on (128 GiB of 4 KiB pages) the roles of pages cannot be told apart before the trees are known: the page number at the
-/// start of an overflow or trunk page can begin with 0x02, which is also the type byte of a b-tree page.
+/// From this many pages on (128 GiB of 4 KiB pages) the roles of pages cannot be told apart before the trees are known:
+/// the page number at the start of an overflow or trunk page can begin with 0x02, which is also the type byte of a
+/// b-tree page.
 const FULL_PAGES_MAX: u32 = 0x0200_0000;
 
 /// The most broken pages that are remembered for [`Level::PagesOnly`]. Further ones are not reported.
@@ -152,7 +155,8 @@ pub struct StructureInspector {
     store: Option<Store>,
     /// Why there is no store.
     limit: Limit,
-    /// Pages that are named as free by a page that may be a trunk page. `None` if it does not fit into memory, or if the freelist is empty.
+    /// Pages that are named as free by a page that may be a trunk page. `None` if it does not fit into memory, or if
+    /// the freelist is empty.
     maybe_free: Option<PageBits>,
     /// Broken b-tree pages, for [`Level::PagesOnly`].
     suspects: Mutex<Vec<(u32, Fault)>>,
@@ -161,12 +165,14 @@ pub struct StructureInspector {
 impl StructureInspector {
     /// Prepares for one database of `image_pages` pages.
     ///
-    /// `header` is the start of page 1 (100 bytes or more) of the state that will be read. It gives the page size, the reserved bytes of each
-    /// page, the freelist and the auto_vacuum mode. Pages after the size in the header are ignored, as SQLite does.
+    /// `header` is the start of page 1 (100 bytes or more) of the state that will be read. It gives the page size, the
+    /// reserved bytes of each page, the freelist and the auto_vacuum mode. Pages after the size in the header are
+    /// ignored, as SQLite does.
     ///
-    /// At most `memory_limit_bytes` are used, apart from a few hundred KiB. The full check takes 5 bytes for each page (10 with auto_vacuum), 8
-    /// bytes for each page that is a child in a table tree, 4 in an index tree, 8 for each overflow chain, and 4 for each free page. If that does
-    /// not fit, now or later, the inspector goes down to [`Level::PagesOnly`] by itself.
+    /// At most `memory_limit_bytes` are used, apart from a few hundred KiB. The full check takes 5 bytes for each page
+    /// (10 with auto_vacuum), 8 bytes for each page that is a child in a table tree, 4 in an index tree, 8 for each
+    /// overflow chain, and 4 for each free page. If that does not fit, now or later, the inspector goes down to
+    /// [`Level::PagesOnly`] by itself.
     pub fn new(header: &[u8], image_pages: u64, memory_limit_bytes: usize) -> Self {
         let shape = Shape::parse(header, image_pages);
         let mut inspector = Self { shape, store: None, limit: Limit::Header, maybe_free: None, suspects: Mutex::new(Vec::new()) };
@@ -184,7 +190,8 @@ impl StructureInspector {
         inspector
     }
 
-    /// Checks one page, counted from 1. Each page should pass exactly once. The order is free, and any number of threads may call at once.
+    /// Checks one page, counted from 1. Each page should pass exactly once. The order is free, and any number of
+    /// threads may call at once.
     ///
     /// A page that this database cannot have (number 0, after the end, another length) is ignored and counts as unread.
     pub fn page(&self, number: u64, bytes: &[u8]) {
@@ -203,7 +210,8 @@ impl StructureInspector {
         }
     }
 
-    /// Notes that the bytes of a page, counted from 1, are lost. The page counts as one that has passed. Each use of it is a finding.
+    /// Notes that the bytes of a page, counted from 1, are lost. The page counts as one that has passed. Each use of it
+    /// is a finding.
     pub fn lost(&self, number: u64) {
         let (Ok(shape), Ok(number), Some(store)) = (&self.shape, u32::try_from(number), &self.store) else { return };
         if number == 0 || number > shape.pages {
@@ -216,7 +224,8 @@ impl StructureInspector {
         }
     }
 
-    /// Checks a run of pages. The first one is page `first`, counted from 1. A last piece that is shorter than a page is ignored.
+    /// Checks a run of pages. The first one is page `first`, counted from 1. A last piece that is shorter than a page
+    /// is ignored.
     pub fn pages(&self, first: u64, bytes: &[u8]) {
         let Ok(shape) = &self.shape else { return };
         for (number, page) in (first..).zip(bytes.chunks_exact(shape.page_size as usize)) {
@@ -233,8 +242,8 @@ impl StructureInspector {
 
     /// Walks the structure and gives the report, after every page has passed.
     ///
-    /// `roots` are the root pages of the schema, read in the same transaction by
-    /// `SELECT rootpage, type FROM sqlite_schema WHERE rootpage > 0`. Page 1 need not be among them. `None` means that the schema could not be
+    /// `roots` are the root pages of the schema, read in the same transaction by `SELECT rootpage, type FROM
+    /// sqlite_schema WHERE rootpage > 0`. Page 1 need not be among them. `None` means that the schema could not be
     /// read. That is a problem by itself, and then only the tree of the schema and the freelist are walked.
     pub fn finish(mut self, roots: Option<&[Root]>) -> StructureReport {
         let mut report = StructureReport { level: Level::Full, problems: Vec::new(), more: 0, trees: BTreeMap::new() };
@@ -269,15 +278,17 @@ impl StructureInspector {
     fn ordinary_page(&self, shape: &Shape, number: u32, bytes: &[u8]) {
         let first_word = page::be32(bytes, 0).unwrap_or_default();
         let typed = matches!(bytes.first(), Some(2 | 5 | 10 | 13));
-        // Nobody has said yet what this page is. A b-tree page begins with its type; an overflow or trunk page begins with the number of the next
-        // page. Below FULL_PAGES_MAX pages, no number of an existing page begins with a type byte, so the two cannot be mixed up.
+        // Nobody has said yet what this page is. A b-tree page begins with its type; an overflow or trunk page begins
+        // with the number of the next page. Below FULL_PAGES_MAX pages, no number of an existing page begins with a
+        // type byte, so the two cannot be mixed up.
         if number != 1 && !(typed && first_word > shape.pages) {
             self.list_page(shape, number, first_word, bytes);
             return;
         }
         let mut links = Links::default();
         let verdict = page::inspect(shape, bytes, if number == 1 { 100 } else { 0 }, &mut links);
-        // A broken page is not a problem yet: it may be a free page with old content. The walk finds out whether a tree uses it.
+        // A broken page is not a problem yet: it may be a free page with old content. The walk finds out whether a tree
+        // uses it.
         if let Err(fault) = verdict {
             let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
             if suspects.len() < SUSPECTS_MAX {
@@ -306,8 +317,9 @@ impl StructureInspector {
         }
     }
 
-    /// Reports broken b-tree pages that cannot be anything else. They are not free. They are not overflow or trunk pages, because those start with
-    /// the number of a page that exists. So SQLite reaches them as b-tree pages, or nothing reaches them. It reports both.
+    /// Reports broken b-tree pages that cannot be anything else. They are not free. They are not overflow or trunk
+    /// pages, because those start with the number of a page that exists. So SQLite reaches them as b-tree pages, or
+    /// nothing reaches them. It reports both.
     fn report_suspects(&self, shape: &Shape, report: &mut StructureReport) {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
         suspects.sort_unstable_by_key(|(page, _)| *page);

@@ -1,8 +1,8 @@
-//! Checks one page by itself (<https://sqlite.org/fileformat2.html#b_tree_pages>). It does what `btreeInitPage`, `btreeComputeFreeSpace` and the
-//! page-local half of `checkTreePage` in `btree.c` do.
+//! Checks one page by itself (<https://sqlite.org/fileformat2.html#b_tree_pages>). It does what `btreeInitPage`,
+//! `btreeComputeFreeSpace` and the page-local half of `checkTreePage` in `btree.c` do.
 //!
-//! No byte is trusted: every offset is compared with the page before it is used. A page has at most 65,536 bytes, so sums of offsets and lengths
-//! fit 32 bits.
+//! No byte is trusted: every offset is compared with the page before it is used. A page has at most 65,536 bytes, so
+//! sums of offsets and lengths fit 32 bits.
 
 use super::sizes::Shape;
 
@@ -115,11 +115,11 @@ pub(super) struct Links {
     pub first_rank: Option<i32>,
 }
 
-/// A rowid in 32 bits, so that less is kept. It keeps the order (equal ranks are possible), is exact below 2^26 in size, and has a relative error
-/// below 2^-25 above that. So ranks that are out of order prove that rowids are.
+/// A rowid in 32 bits, so that less is kept. It keeps the order (equal ranks are possible), is exact below 2^26 in
+/// size, and has a relative error below 2^-25 above that. So ranks that are out of order prove that rowids are.
 pub(super) fn rank(rowid: i64) -> i32 {
-    // A floating-point number of a kind: the exponent `shift` above a mantissa of 26 bits, whose top bit adds to the exponent. -1 counts as 0, so that
-    // the size of every negative rowid fits, too.
+    // A floating-point number of a kind: the exponent `shift` above a mantissa of 26 bits, whose top bit adds to the
+    // exponent. -1 counts as 0, so that the size of every negative rowid fits, too.
     let size = rowid.unsigned_abs() - u64::from(rowid < 0);
     let shift = (64 - size.leading_zeros()).saturating_sub(26);
     // At most 37 << 25 plus 2^26 - 1, which is below 2^31, so both casts keep the value.
@@ -128,7 +128,8 @@ pub(super) fn rank(rowid: i64) -> i32 {
     if rowid < 0 { !folded } else { folded }
 }
 
-/// Checks one b-tree page and collects the pages that it refers to. Its header is at `header_at`: 100 on page 1, else 0.
+/// Checks one b-tree page and collects the pages that it refers to. Its header is at `header_at`: 100 on page 1, else
+/// 0.
 pub(super) fn inspect(shape: &Shape, page: &[u8], header_at: usize, links: &mut Links) -> Result<Kind, Fault> {
     let kind = match page.get(header_at) {
         Some(0x02) => Kind::IndexInterior,
@@ -155,8 +156,8 @@ pub(super) fn inspect(shape: &Shape, page: &[u8], header_at: usize, links: &mut 
         Kind::TableInterior => table_interior(shape, page, space.content_at, pointers, links)?,
         Kind::IndexLeaf | Kind::IndexInterior => index_page(shape, page, space.content_at, pointers, kind.is_leaf(), links)?,
     };
-    // The content area consists of cells, freeblocks and fragments, without overlap. SQLite sorts the cells to check that. The sum of all lengths
-    // is cheaper: if it is wrong, there is an overlap or a wrong count.
+    // The content area consists of cells, freeblocks and fragments, without overlap. SQLite sorts the cells to check
+    // that. The sum of all lengths is cheaper: if it is wrong, there is an overlap or a wrong count.
     if space.content_at + space.freeblocks + space.fragments + cell_bytes != shape.usable {
         return Err(Fault::Coverage);
     }
@@ -257,7 +258,8 @@ fn table_interior(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], 
     Ok(bytes)
 }
 
-/// Checks the cells of an index page: left child (not on a leaf), payload size, payload. Gives the bytes that they take.
+/// Checks the cells of an index page: left child (not on a leaf), payload size, payload. Gives the bytes that they
+/// take.
 fn index_page(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], leaf: bool, links: &mut Links) -> Result<u32, Fault> {
     let limits = (shape.index_local_max(), shape.local_min());
     let mut bytes = 0;
@@ -276,12 +278,14 @@ fn index_page(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], leaf
     Ok(bytes)
 }
 
-/// The bytes that a cell takes on its page, by <https://sqlite.org/fileformat2.html#cell_payload_overflow_pages>. Notes its overflow chain. The
-/// payload begins at `start` in `cell`. `local` has the most and the fewest payload bytes that stay on the page.
+/// The bytes that a cell takes on its page, by <https://sqlite.org/fileformat2.html#cell_payload_overflow_pages>. Notes
+/// its overflow chain. The payload begins at `start` in `cell`. `local` has the most and the fewest payload bytes that
+/// stay on the page.
 #[inline]
 fn payload_bytes(shape: &Shape, cell: &[u8], start: usize, payload: u32, local: (u32, u32), links: &mut Links) -> Result<u32, Fault> {
     let (local_max, local_min) = local;
-    // Every cell takes at least 4 bytes, so that it can become a freeblock. `start` is at most 18 (two varints), so the casts keep it.
+    // Every cell takes at least 4 bytes, so that it can become a freeblock. `start` is at most 18 (two varints), so the
+    // casts keep it.
     let mut size = (start as u32 + payload.min(65_536)).max(4);
     if payload > local_max {
         let per_page = shape.usable - 4;
@@ -290,7 +294,8 @@ fn payload_bytes(shape: &Shape, cell: &[u8], start: usize, payload: u32, local: 
         size = start as u32 + local + 4;
         let link = be32(cell, size as usize - 4).ok_or(Fault::CellEnd)?;
         let first = in_range(shape, link).ok_or(Fault::Overflow)?;
-        // The arithmetic has 32 bits and wraps, as in `checkTreePage`: a database that SQLite accepts must pass here, too.
+        // The arithmetic has 32 bits and wraps, as in `checkTreePage`: a database that SQLite accepts must pass here,
+        // too.
         let pages = (payload - local).wrapping_add(shape.usable - 5) / per_page;
         links.chains.push((first, pages));
     }
@@ -313,12 +318,14 @@ fn ascend(last: &mut Option<i64>, rowid: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The page number, if such a page exists and something may refer to it. (Page 1 is the root of the schema; nothing refers to it.)
+/// The page number, if such a page exists and something may refer to it. (Page 1 is the root of the schema; nothing
+/// refers to it.)
 fn in_range(shape: &Shape, number: u32) -> Option<u32> {
     (number > 1 && number <= shape.pages).then_some(number)
 }
 
-/// The payload size at `at`, and the length of its varint. Here SQLite keeps the low 32 bits, and only 7 bits of the ninth byte.
+/// The payload size at `at`, and the length of its varint. Here SQLite keeps the low 32 bits, and only 7 bits of the
+/// ninth byte.
 #[inline]
 fn payload_size(cell: &[u8], at: usize) -> Option<(u32, usize)> {
     let first = *cell.get(at)?;
@@ -352,7 +359,8 @@ fn varint(bytes: &[u8]) -> Option<(i64, usize)> {
     None
 }
 
-/// The leaf numbers of a page, if it can be a trunk page of the freelist with at least one leaf. `count` is its second word.
+/// The leaf numbers of a page, if it can be a trunk page of the freelist with at least one leaf. `count` is its second
+/// word.
 pub(super) fn trunk_leaves<'a>(shape: &Shape, count: u32, page: &'a [u8]) -> Option<&'a [u8]> {
     if count == 0 || count > shape.usable / 4 - 2 || count >= shape.free_pages {
         return None;

@@ -1,6 +1,7 @@
 //! The sizes and roles of pages, by the database header (<https://sqlite.org/fileformat2.html#the_database_header>).
 //!
-//! A header that SQLite refuses is refused here, too, for the same reasons. Everything else relies on the values that passed.
+//! A header that SQLite refuses is refused here, too, for the same reasons. Everything else relies on the values that
+//! passed.
 
 use super::page::{be16, be32};
 
@@ -117,7 +118,8 @@ impl Shape {
     /// The pointer-map page that describes page `number` (2 or above), or that page itself if it is one.
     fn pointer_map_of(&self, number: u32) -> u32 {
         debug_assert!(number >= 2);
-        // A pointer-map page has an entry of 5 bytes for each page that follows it, up to the next one. The lock page cannot be one of them.
+        // A pointer-map page has an entry of 5 bytes for each page that follows it, up to the next one. The lock page
+        // cannot be one of them.
         let group = self.usable / 5 + 1;
         let map = (number - 2) / group * group + 2;
         if map == self.lock_page() { map + 1 } else { map }

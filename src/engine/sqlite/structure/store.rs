@@ -1,8 +1,8 @@
 //! Keeps a few bytes about each page until the walk: a class byte and a word, and a longer record for pages with links.
 //!
-//! Threads write without waiting for each other, except for records, where 16 locks share the work. Each page passes once, so no two threads
-//! write about the same page. The walk begins after all threads have ended; joining them orders all writes before it, so relaxed atomics are
-//! enough.
+//! Threads write without waiting for each other, except for records, where 16 locks share the work. Each page passes
+//! once, so no two threads write about the same page. The walk begins after all threads have ended; joining them orders
+//! all writes before it, so relaxed atomics are enough.
 //!
 //! Memory is bounded. Once a record does not fit, the store is not complete, and the walk is not done.
 
@@ -17,14 +17,16 @@ const SHARDS: usize = 16;
 
 /// Values of the low bits of a class byte. This one: the page has not passed.
 const UNREAD: u8 = 0;
-/// An overflow, trunk or free page. The page's word is its first word, or the place of the record `[first word, count, leaves...]`.
+/// An overflow, trunk or free page. The page's word is its first word, or the place of the record `[first word, count,
+/// leaves...]`.
 const LIST: u8 = 1;
 /// A pointer map.
 const POINTER_MAP: u8 = 2;
 /// A broken b-tree page. The page's word is the code of the fault.
 const BROKEN: u8 = 3;
-/// This and the next three values: the kinds of sound b-tree pages. The page's word is the rank of the first rowid, or the place of the record
-/// `[count of children, count of chains, rank of the first rowid, children..., ranks..., (first, pages) of chains...]`.
+/// This and the next three values: the kinds of sound b-tree pages. The page's word is the rank of the first rowid, or
+/// the place of the record `[count of children, count of chains, rank of the first rowid, children..., ranks...,
+/// (first, pages) of chains...]`.
 const TREE: u8 = 4;
 /// Selects the low bits.
 const KIND_MASK: u8 = 0x0f;
@@ -108,7 +110,8 @@ pub(super) struct TreePage<'a> {
 }
 
 impl Store {
-    /// A store for `pages` pages, or `None` if it would take more than `limit_bytes`. The bits of the walk are counted here, too.
+    /// A store for `pages` pages, or `None` if it would take more than `limit_bytes`. The bits of the walk are counted
+    /// here, too.
     pub fn new(pages: u32, auto_vacuum: bool, limit_bytes: usize) -> Option<Self> {
         // Page 0 does not exist, but has an entry, so that the number of a page is its place.
         let entries = pages as usize + 1;
@@ -175,8 +178,8 @@ impl Store {
         self.put(number, BROKEN, fault as u32);
     }
 
-    /// Keeps a page that is not a b-tree page: its first word, and the leaves that it has if it is a trunk page. `leaves` is `None` if it cannot be a
-    /// trunk page, or has no leaves.
+    /// Keeps a page that is not a b-tree page: its first word, and the leaves that it has if it is a trunk page.
+    /// `leaves` is `None` if it cannot be a trunk page, or has no leaves.
     pub fn put_list(&self, number: u32, next: u32, count: u32, leaves: Option<&[u8]>) {
         match leaves {
             Some(leaves) => self.put_record(number, LIST, 2 + leaves.len() / 4, [next, count].into_iter().chain(words(leaves))),
@@ -234,7 +237,8 @@ impl Store {
             let more = room - arena.len();
             arena.reserve_exact(more);
         }
-        // At most `shard_words_max`. Its bytes are a sixteenth of the memory limit, which is some MiB, so the cast keeps the value.
+        // At most `shard_words_max`. Its bytes are a sixteenth of the memory limit, which is some MiB, so the cast
+        // keeps the value.
         let place = arena.len() as u32;
         arena.extend(record);
         self.put(number, class | RECORD, place);

@@ -1,7 +1,8 @@
-//! Walks the trees, overflow chains and the freelist over what was kept about the pages, after all of them have passed. It does what
-//! `sqlite3BtreeIntegrityCheck`, `checkList` and the tree half of `checkTreePage` in `btree.c` do.
+//! Walks the trees, overflow chains and the freelist over what was kept about the pages, after all of them have passed.
+//! It does what `sqlite3BtreeIntegrityCheck`, `checkList` and the tree half of `checkTreePage` in `btree.c` do.
 //!
-//! Nothing in the database is trusted. Each page is used at most once (`claim`), so every loop ends, also if pages refer to each other.
+//! Nothing in the database is trusted. Each page is used at most once (`claim`), so every loop ends, also if pages
+//! refer to each other.
 
 use super::page::{Fault, Kind};
 use super::sizes::{Role, Shape};
@@ -11,7 +12,8 @@ use super::{Root, StructureReport, TreeKind};
 /// The most pages from a root to a leaf (`BTCURSOR_MAX_DEPTH` in `btree.c`).
 const DEPTH_MAX: u32 = 20;
 
-/// The types of pointer-map entries (<https://sqlite.org/fileformat2.html#pointer_map_or_ptrmap_pages>). This one: a root page.
+/// The types of pointer-map entries (<https://sqlite.org/fileformat2.html#pointer_map_or_ptrmap_pages>). This one: a
+/// root page.
 const MAP_ROOT: u8 = 1;
 /// A page of the freelist.
 const MAP_FREE: u8 = 2;
@@ -152,7 +154,8 @@ impl<'a> Walk<'a> {
                 self.chain(*chain, step.page);
             }
             if page.kind.is_leaf() {
-                // A misplaced branch has many leaves, so the expected level follows each change: one report for each change is enough.
+                // A misplaced branch has many leaves, so the expected level follows each change: one report for each
+                // change is enough.
                 if *leaf_level.get_or_insert(step.level) != step.level {
                     leaf_level = Some(step.level);
                     self.found(step.page, format!("is a leaf at another depth than others of the tree at page {}", root.page));
@@ -187,7 +190,8 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Checks that the rowids of a page lie in the range that the pages above give it. Of a leaf, only the first rowid was kept.
+    /// Checks that the rowids of a page lie in the range that the pages above give it. Of a leaf, only the first rowid
+    /// was kept.
     fn check_rowids(&mut self, step: &Step, page: &TreePage<'_>) {
         let smallest = page.ranks.first().map(|rank| rank.cast_signed()).or(page.first_rank);
         let largest = page.ranks.last().map(|rank| rank.cast_signed()).or(page.first_rank);
@@ -196,7 +200,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Adds a step for each child. The rowids of a page split its range among the children: each one bounds the child at its left.
+    /// Adds a step for each child. The rowids of a page split its range among the children: each one bounds the child
+    /// at its left.
     fn descend(&mut self, step: &Step, page: &TreePage<'_>, steps: &mut Vec<Step>) {
         let mut low = step.low;
         for (at, child) in page.children.iter().enumerate() {
@@ -212,7 +217,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Follows an overflow chain from its first page. `wanted` is the number of pages that the payload needs, `owner` the page with the cell.
+    /// Follows an overflow chain from its first page. `wanted` is the number of pages that the payload needs, `owner`
+    /// the page with the cell.
     fn chain(&mut self, [first, wanted]: [u32; 2], owner: u32) {
         self.check_map(first, MAP_FIRST_OVERFLOW, owner);
         let (mut at, mut before, mut found) = (first, owner, 0_u32);
@@ -239,7 +245,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Notes that something refers to a page. If the page cannot be used, or is used already, reports that and gives `false`.
+    /// Notes that something refers to a page. If the page cannot be used, or is used already, reports that and gives
+    /// `false`.
     fn claim(&mut self, page: u32, by: By) -> bool {
         if page == 0 || page > self.shape.pages {
             let culprit = if let By::Page(page) = by { page } else { 1 };

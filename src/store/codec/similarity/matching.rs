@@ -1,10 +1,12 @@
 //! Finds which pieces of an old stream share content with new chunks.
 //!
-//! This is a hash join. The anchors of a batch of new chunks are sorted. The features of the old stream are read once, in the order of its
-//! pieces, and each is looked up in the batch. The three steps have a type each: [`Batch`] collects, [`Matcher`] looks up, [`Matches`] answers.
+//! This is a hash join. The anchors of a batch of new chunks are sorted. The features of the old stream are read once,
+//! in the order of its pieces, and each is looked up in the batch. The three steps have a type each: [`Batch`]
+//! collects, [`Matcher`] looks up, [`Matches`] answers.
 //!
-//! Memory is bounded whatever the content is: at most 32 MiB together (16 MiB of entries, 8 MiB of hits, 4 MiB of directory, 2 MiB of
-//! counts). Where a bound is met, the least useful finds are dropped. That costs stored bytes, never correctness.
+//! Memory is bounded whatever the content is: at most 32 MiB together (16 MiB of entries, 8 MiB of hits, 4 MiB of
+//! directory, 2 MiB of counts). Where a bound is met, the least useful finds are dropped. That costs stored bytes,
+//! never correctness.
 
 use super::{Features, PIECE_LEN, Sampler};
 
@@ -12,14 +14,15 @@ use super::{Features, PIECE_LEN, Sampler};
 pub const BATCH_ANCHORS_MAX: usize = 2 << 20;
 /// The most chunks in a batch.
 pub const BATCH_CHUNKS_MAX: u32 = 1 << 20;
-/// An anchor that more old pieces or more new chunks share than this is boilerplate. It says nothing about where content came from.
+/// An anchor that more old pieces or more new chunks share than this is boilerplate. It says nothing about where
+/// content came from.
 pub const SHARED_MAX: u8 = 16;
 /// The votes of a feature that only one old piece has.
 pub const VOTES_UNIQUE: u32 = 16;
 /// The most hits that are kept: four times as many as the old pieces of a full batch have features.
 const HITS_MAX: usize = 1 << 20;
-/// In an old stream of more pieces than this (4 GiB), one found feature proves little. Its 2^22 features have 32 bits each, and a chunk of
-/// 64 KiB has 512 anchors, so every second chunk meets one by chance.
+/// In an old stream of more pieces than this (4 GiB), one found feature proves little. Its 2^22 features have 32 bits
+/// each, and a chunk of 64 KiB has 512 anchors, so every second chunk meets one by chance.
 const LONG_PIECES: u64 = 1 << 20;
 /// The top bits of an anchor that lead to its place among the sorted ones. A full batch has two entries for each value.
 const DIRECTORY_BITS: u32 = 20;
@@ -44,8 +47,8 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds a chunk and gives its number in the batch, counted from 0. Gives `None` if the batch is full; the chunk then belongs into the next
-    /// batch. An empty batch takes any chunk that the format allows.
+    /// Adds a chunk and gives its number in the batch, counted from 0. Gives `None` if the batch is full; the chunk
+    /// then belongs into the next batch. An empty batch takes any chunk that the format allows.
     pub fn add(&mut self, sampler: &Sampler, chunk: &[u8]) -> Option<u32> {
         let (before, number) = (self.entries.len(), self.chunks);
         if number == BATCH_CHUNKS_MAX {
@@ -109,8 +112,8 @@ impl Matcher {
     /// Sorts the batch.
     pub fn new(batch: Batch) -> Self {
         let entries = without_boilerplate(batch.entries);
-        // A binary search over all entries would miss the cache at each step. With the directory a lookup reads two neighbours in it and
-        // about two entries.
+        // A binary search over all entries would miss the cache at each step. With the directory a lookup reads two
+        // neighbours in it and about two entries.
         let mut directory = Vec::with_capacity((1 << DIRECTORY_BITS) + 1);
         let mut place = 0;
         for bucket in 0..=1u64 << DIRECTORY_BITS {
@@ -123,8 +126,8 @@ impl Matcher {
         Matcher { counts: vec![0; entries.len()], entries, directory, hits, shared_max: SHARED_MAX, next_piece: 0 }
     }
 
-    /// Looks up the features of the next pieces of the old stream. Its first piece has number 0. Pieces from number 2^32 on (16 TiB) are
-    /// ignored.
+    /// Looks up the features of the next pieces of the old stream. Its first piece has number 0. Pieces from number
+    /// 2^32 on (16 TiB) are ignored.
     pub fn pass(&mut self, features: impl IntoIterator<Item = Features>) {
         for piece in features {
             if let Ok(number) = u32::try_from(self.next_piece) {
@@ -151,7 +154,8 @@ impl Matcher {
         if counts.first().is_none_or(|&count| count > self.shared_max) {
             return;
         }
-        // If only hits of unshared anchors are left, no room can be made. Trying it again at each hit would cost a pass over all hits each time.
+        // If only hits of unshared anchors are left, no room can be made. Trying it again at each hit would cost a pass
+        // over all hits each time.
         if self.hits.len() + same > HITS_MAX && self.shared_max > 1 {
             self.make_room();
         }
@@ -171,7 +175,8 @@ impl Matcher {
         (same > 0).then_some((start + first, same))
     }
 
-    /// Drops the hits of the anchors that are shared most, until half of the room is free or only hits of unshared anchors are left.
+    /// Drops the hits of the anchors that are shared most, until half of the room is free or only hits of unshared
+    /// anchors are left.
     fn make_room(&mut self) {
         loop {
             let (counts, most) = (&self.counts, self.shared_max);
@@ -186,8 +191,9 @@ impl Matcher {
     /// Ends the pass over the old stream.
     pub fn finish(self) -> Matches {
         let Matcher { entries, counts, mut hits, shared_max, next_piece, .. } = self;
-        // Only now are the counts complete: a hit may have been taken before its anchor turned out to be boilerplate. The place of the entry
-        // is replaced by the number of its chunk, so that sorting brings the hits of a chunk together.
+        // Only now are the counts complete: a hit may have been taken before its anchor turned out to be boilerplate.
+        // The place of the entry is replaced by the number of its chunk, so that sorting brings the hits of a chunk
+        // together.
         hits.retain_mut(|hit| {
             let place = high(*hit) as usize;
             let (Some(&entry), Some(&count)) = (entries.get(place), counts.get(place)) else { return false };
@@ -220,7 +226,8 @@ fn without_boilerplate(mut entries: Vec<u64>) -> Vec<u64> {
 /// The result: which old pieces share content with which chunks of the batch.
 #[derive(Debug)]
 pub struct Matches {
-    /// Sorted. From the top: number of the chunk, number of the old piece, and how many more old pieces share the anchor.
+    /// Sorted. From the top: number of the chunk, number of the old piece, and how many more old pieces share the
+    /// anchor.
     hits: Vec<u64>,
     /// Pieces of the old stream.
     pieces: u64,
@@ -231,8 +238,9 @@ pub struct Matches {
 pub struct Candidate {
     /// The number of the old piece, counted from the start of the old stream.
     pub piece: u32,
-    /// How much of it was found. Each of its features that the chunk has counts [`VOTES_UNIQUE`], divided by the number of old pieces that have
-    /// it. At least 1; at most 4 times [`VOTES_UNIQUE`], and more only with anchors from [`Matcher::pass_more`].
+    /// How much of it was found. Each of its features that the chunk has counts [`VOTES_UNIQUE`], divided by the number
+    /// of old pieces that have it. At least 1; at most 4 times [`VOTES_UNIQUE`], and more only with anchors from
+    /// [`Matcher::pass_more`].
     pub votes: u32,
 }
 
@@ -244,8 +252,8 @@ impl Candidate {
 }
 
 impl Matches {
-    /// The fewest votes that make an old chunk worth being a base. One feature of its own is enough; in a long old stream it takes more, since
-    /// one is often found by chance there.
+    /// The fewest votes that make an old chunk worth being a base. One feature of its own is enough; in a long old
+    /// stream it takes more, since one is often found by chance there.
     pub fn votes_min(&self) -> u32 {
         VOTES_UNIQUE + u32::from(self.pieces > LONG_PIECES)
     }
@@ -269,7 +277,8 @@ impl Matches {
 mod tests {
     use super::*;
 
-    /// More hits of unshared anchors than there is room for. Only content that was made with knowledge of the seed can do this.
+    /// More hits of unshared anchors than there is room for. Only content that was made with knowledge of the seed can
+    /// do this.
     #[test]
     fn too_many_unshared_hits_are_passed_over() {
         let anchors: Vec<u32> = (1..=BATCH_ANCHORS_MAX as u32).map(|number| number * 2039).collect();

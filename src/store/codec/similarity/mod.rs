@@ -1,17 +1,18 @@
-//! Finds where moved content came from (a VACUUM moves rows between pages). Old streams keep features of their pieces, which are small; new
-//! chunks are searched for them.
+//! Finds where moved content came from (a VACUUM moves rows between pages). Old streams keep features of their pieces,
+//! which are small; new chunks are searched for them.
 //!
-//! Known methods (Finesse, Zhang et al., FAST 2019; Odess, Zou et al., ToS 2023) give each piece a few features and compare the features of
-//! an old piece with those of a new one. Both sides are small sketches then, and they miss much: a page with half of an old page shares a
-//! third of what both hold, and each of four features agrees with that probability only.
+//! Known methods (Finesse, Zhang et al., FAST 2019; Odess, Zou et al., ToS 2023) give each piece a few features and
+//! compare the features of an old piece with those of a new one. Both sides are small sketches then, and they miss
+//! much: a page with half of an old page shares a third of what both hold, and each of four features agrees with that
+//! probability only.
 //!
-//! Here the sides differ. An *anchor* is a place that a rolling hash of the bytes before it selects (content-defined sampling, as in Odess).
-//! An old piece keeps four anchors, one from each quarter. The bytes of a new chunk are at hand, so *all* its anchors are used. One
-//! surviving quarter is then enough to find the old piece, wherever it went.
+//! Here the sides differ. An *anchor* is a place that a rolling hash of the bytes before it selects (content-defined
+//! sampling, as in Odess). An old piece keeps four anchors, one from each quarter. The bytes of a new chunk are at
+//! hand, so *all* its anchors are used. One surviving quarter is then enough to find the old piece, wherever it went.
 //!
-//! The hash is a gear hash with a table made from a seed. In an encrypted repository the seed is secret, so nobody without it can recognise
-//! known content by its features. This is not encryption: features are stored as safely as chunk ids. Wrong features lead to poor bases,
-//! never to wrong data.
+//! The hash is a gear hash with a table made from a seed. In an encrypted repository the seed is secret, so nobody
+//! without it can recognise known content by its features. This is not encryption: features are stored as safely as
+//! chunk ids. Wrong features lead to poor bases, never to wrong data.
 
 pub mod matching;
 pub mod slices;
@@ -22,15 +23,17 @@ pub const PIECE_LEN: usize = 4096;
 pub const FEATURES: usize = 4;
 /// Stored bytes of the features of a piece.
 pub const FEATURES_LEN: usize = 4 * FEATURES;
-/// Bytes that the hash of an anchor covers. Measured on the store of `benches/similarity.rs`, as the sum of delta bytes and of the rows for
-/// their slices: 32 bytes are 8 % worse than 40 to 64 (short phrases lead to wrong chunks), 21 bytes 30 %. Longer windows miss short rows.
+/// Bytes that the hash of an anchor covers. Measured on the store of `benches/similarity.rs`, as the sum of delta bytes
+/// and of the rows for their slices: 32 bytes are 8 % worse than 40 to 64 (short phrases lead to wrong chunks), 21
+/// bytes 30 %. Longer windows miss short rows.
 const WINDOW: usize = 48;
 /// One place of 2^7 is an anchor. That makes eight in a quarter of a page, so hardly any quarter has none.
 const SAMPLE_BITS: u32 = 7;
 /// Separates this use of a seed from others, and names the hash. A change of the hash needs a new name.
 const GEAR_CONTEXT: &str = "icecore 2026-11 similarity gear 1";
 
-/// The features of one piece: one anchor of each quarter, or 0 for a quarter without one. A piece of one repeated byte has none at all.
+/// The features of one piece: one anchor of each quarter, or 0 for a quarter without one. A piece of one repeated byte
+/// has none at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features([u32; FEATURES]);
 
@@ -82,8 +85,8 @@ impl Sampler {
             output.fill(&mut bytes);
             u64::from_le_bytes(bytes)
         };
-        // Inside a run of one repeated byte every place has the same hash. If that selected an anchor, all pages with such a run (zeros at
-        // their end, usually) would seem alike. So numbers that would do so are drawn again.
+        // Inside a run of one repeated byte every place has the same hash. If that selected an anchor, all pages with
+        // such a run (zeros at their end, usually) would seem alike. So numbers that would do so are drawn again.
         let is_anchor_in_run = |value: u64| anchor((0..WINDOW).fold(0, |hash, _| step(hash, value))).is_some();
         let mut gear = Box::new([0; 256]);
         for entry in gear.iter_mut() {
@@ -98,8 +101,8 @@ impl Sampler {
     /// The features of a piece, at most [`PIECE_LEN`] bytes long.
     pub fn features(&self, piece: &[u8]) -> Features {
         let mut found = [0; FEATURES];
-        // The search starts half a quarter late, since the start of a page (its header) changes most. It ends at the first anchor of each
-        // quarter, so most bytes of the piece are not looked at.
+        // The search starts half a quarter late, since the start of a page (its header) changes most. It ends at the
+        // first anchor of each quarter, so most bytes of the piece are not looked at.
         let quarter = piece.len().div_ceil(FEATURES).max(1);
         for (index, part) in piece.get(quarter / 2..).unwrap_or_default().chunks(quarter).take(FEATURES).enumerate() {
             // An anchor that is there already would say nothing new; a later one of this quarter may.
@@ -127,8 +130,8 @@ impl Sampler {
     }
 }
 
-/// Moves the window on by one byte. Each step shifts older bytes up by one bit. [`anchor`] looks at the lowest [`WINDOW`] bits only, and
-/// bytes before the window are shifted out of those.
+/// Moves the window on by one byte. Each step shifts older bytes up by one bit. [`anchor`] looks at the lowest
+/// [`WINDOW`] bits only, and bytes before the window are shifted out of those.
 fn step(hash: u64, value: u64) -> u64 {
     (hash << 1).wrapping_add(value)
 }
@@ -140,7 +143,8 @@ fn anchor(hash: u64) -> Option<u32> {
     if hash >> (64 - SAMPLE_BITS) != 0 {
         return None;
     }
-    // In every anchor the selecting bits are zero. Multiplying by an odd number (2^64 / golden ratio) spreads the other bits over 32.
+    // In every anchor the selecting bits are zero. Multiplying by an odd number (2^64 / golden ratio) spreads the other
+    // bits over 32.
     let spread = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     u32::try_from(spread).ok().filter(|&anchor| anchor != 0)
 }

@@ -1,8 +1,9 @@
 //! Chooses which slices of the old stream become the prefix of a delta.
 //!
-//! A reader must decode every base whole, and a slice costs about 14 bytes in a trailer. So few bases and few slices are better. First the
-//! old chunks with most votes are chosen, then pieces of these. A small gap between two pieces of one chunk is filled, since that saves a
-//! slice. Adding the neighbours of pieces gains nothing more (see `benches/similarity.rs`).
+//! A reader must decode every base whole, and a slice costs about 14 bytes in a trailer. So few bases and few slices
+//! are better. First the old chunks with most votes are chosen, then pieces of these. A small gap between two pieces of
+//! one chunk is filled, since that saves a slice. Adding the neighbours of pieces gains nothing more (see
+//! `benches/similarity.rs`).
 //!
 //! The result keeps to the limits of the format, whatever the candidates are.
 
@@ -16,7 +17,8 @@ use crate::store::format::{BASES_MAX, PREFIX_LEN_MAX, SLICES_MAX, WORK_WRITE_MAX
 
 /// The longest gap between two pieces of one chunk that is filled, in bytes.
 const GAP_LEN_MAX: u64 = 16 << 10;
-/// By how much a slice of several pieces is made longer on each side, in bytes. The end of a block rarely has a longer part without a feature.
+/// By how much a slice of several pieces is made longer on each side, in bytes. The end of a block rarely has a longer
+/// part without a feature.
 const WIDEN_LEN: u64 = 1 << 10;
 
 /// What a prefix may cost. Values above those that the format allows a writer have no effect.
@@ -79,12 +81,12 @@ struct Run {
     rank: usize,
 }
 
-/// Chooses the slices of a chunk's prefix from its candidates, in the order in which they form the prefix. The best base comes last, where
-/// its offsets are shortest. The result is empty if nothing is worth it. It keeps to `limits` and to the format: at most [`SLICES_MAX`]
-/// slices, none empty, none overlapping.
+/// Chooses the slices of a chunk's prefix from its candidates, in the order in which they form the prefix. The best
+/// base comes last, where its offsets are shortest. The result is empty if nothing is worth it. It keeps to `limits`
+/// and to the format: at most [`SLICES_MAX`] slices, none empty, none overlapping.
 ///
-/// `chunk_at` gives the chunk of the old stream at an offset in bytes, and `Ok(None)` where no chunk may be a base. Chunks do not overlap. If the
-/// candidates come in the order of their pieces, it is called about once per old chunk.
+/// `chunk_at` gives the chunk of the old stream at an offset in bytes, and `Ok(None)` where no chunk may be a base.
+/// Chunks do not overlap. If the candidates come in the order of their pieces, it is called about once per old chunk.
 ///
 /// # Errors
 /// Those of `chunk_at`.
@@ -141,8 +143,8 @@ fn best(mut bases: Vec<Base>, limits: Limits) -> Vec<Base> {
     bases.sort_by_key(|base| (Reverse(base.votes), base.chunk.range.start));
     let wanted = bases.iter().take(bases_max).fold(1_u32, |sum, base| sum.saturating_add(base.chunk.work));
     if wanted > work_max {
-        // Not all can be had. Then a base counts by its votes per work. The square keeps weak ones back: they gain little even if they cost
-        // little.
+        // Not all can be had. Then a base counts by its votes per work. The square keeps weak ones back: they gain
+        // little even if they cost little.
         let worth = |base: &Base| u64::from(base.votes).pow(2) / u64::from(base.chunk.work.max(1));
         bases.sort_by_key(|base| (Reverse(worth(base)), base.chunk.range.start));
     }
@@ -158,15 +160,16 @@ fn best(mut bases: Vec<Base>, limits: Limits) -> Vec<Base> {
     bases
 }
 
-/// The pieces of the bases, as far as there is room for them; those with most votes are preferred. They come in the order of the old stream.
-/// A piece that lies in several bases gives a part of each.
+/// The pieces of the bases, as far as there is room for them; those with most votes are preferred. They come in the
+/// order of the old stream. A piece that lies in several bases gives a part of each.
 fn pieces(bases: &[Base], room: &mut u64) -> Vec<Run> {
     let mut chunks: Vec<(usize, &Range<u64>)> = bases.iter().map(|base| &base.chunk.range).enumerate().collect();
     chunks.sort_by_key(|(_, chunk)| chunk.start);
     let mut runs: Vec<Run> = Vec::new();
     for piece in bases.iter().flat_map(|base| &base.pieces) {
         let (start, end) = (piece.offset(), piece.offset() + PIECE_LEN as u64);
-        // Content-defined chunks end anywhere, so a piece may lie in several. Parts in chunks that are no bases are left out.
+        // Content-defined chunks end anywhere, so a piece may lie in several. Parts in chunks that are no bases are
+        // left out.
         let first = chunks.partition_point(|(_, chunk)| chunk.end <= start);
         for &(rank, chunk) in chunks.iter().skip(first).take_while(|(_, chunk)| chunk.start < end) {
             let slice = Slice { chunk: chunk.clone(), range: start.max(chunk.start)..end.min(chunk.end) };
@@ -183,7 +186,8 @@ fn pieces(bases: &[Base], room: &mut u64) -> Vec<Run> {
     runs
 }
 
-/// Joins neighbours within a chunk. Also joins those with a small gap between them, while there is room for the bytes of the gap.
+/// Joins neighbours within a chunk. Also joins those with a small gap between them, while there is room for the bytes
+/// of the gap.
 fn merge(runs: Vec<Run>, room: &mut u64) -> Vec<Run> {
     let mut merged: Vec<Run> = Vec::new();
     for run in runs {
@@ -199,8 +203,9 @@ fn merge(runs: Vec<Run>, room: &mut u64) -> Vec<Run> {
     merged
 }
 
-/// Makes slices of several pieces longer on both sides, as far as there is room. Content that moved as a block does not end where a piece ends;
-/// a page that moved alone does. No two slices can meet: slices of one chunk lie further apart than [`GAP_LEN_MAX`], or no room is left.
+/// Makes slices of several pieces longer on both sides, as far as there is room. Content that moved as a block does not
+/// end where a piece ends; a page that moved alone does. No two slices can meet: slices of one chunk lie further apart
+/// than [`GAP_LEN_MAX`], or no room is left.
 fn widen(runs: &mut [Run], room: &mut u64) {
     for Run { slice: Slice { chunk, range }, .. } in runs {
         if range.end - range.start > PIECE_LEN as u64 {

@@ -1,8 +1,8 @@
-//! Packs: a header, sealed segments, a sealed trailer with the table of the chunks, and a footer by which the trailer is found. Before the trailer
-//! there may be parity (see [`super::parity`]), which is not needed for reading a pack.
+//! Packs: a header, sealed segments, a sealed trailer with the table of the chunks, and a footer by which the trailer
+//! is found. Before the trailer there may be parity (see [`super::parity`]), which is not needed for reading a pack.
 //!
-//! A table has exactly one encoding, and a table that decodes keeps all bounds of the format: readers rely on that when they take memory and follow
-//! bases. Decoding takes no more memory than a fixed multiple of its input.
+//! A table has exactly one encoding, and a table that decodes keeps all bounds of the format: readers rely on that when
+//! they take memory and follow bases. Decoding takes no more memory than a fixed multiple of its input.
 
 mod rows;
 
@@ -41,8 +41,9 @@ pub enum Encoding {
     Zstd,
     /// A frame as with [`Encoding::Zstd`], compressed with the prefix of the delta before it.
     Delta,
-    /// A delta of only those pieces that differ from the pieces at the same places of the prefix. It is a bitmap of these pieces, then a zstd frame of them,
-    /// compressed with the pieces at their places in the prefix before it. See [`PATCH_PIECE_LEN`].
+    /// A delta of only those pieces that differ from the pieces at the same places of the prefix. It is a bitmap of
+    /// these pieces, then a zstd frame of them, compressed with the pieces at their places in the prefix before it. See
+    /// [`PATCH_PIECE_LEN`].
     Patch,
 }
 
@@ -53,7 +54,8 @@ impl Encoding {
     }
 }
 
-/// The first bytes of a base's id. They are enough to find it: the decoded chunk is verified, so a wrong base is noticed.
+/// The first bytes of a base's id. They are enough to find it: the decoded chunk is verified, so a wrong base is
+/// noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdPrefix(pub u64);
 
@@ -179,8 +181,8 @@ impl Trailer {
         if bases.iter().collect::<HashSet<_>>().len() != bases.len() {
             return Err(Malformed::new("a base is in its trailer twice"));
         }
-        // Each number is read from bytes that exist, and reading stops at the first that is missing. So a false count cannot make this allocate more
-        // than the input is long.
+        // Each number is read from bytes that exist, and reading stops at the first that is missing. So a false count
+        // cannot make this allocate more than the input is long.
         let segments = (0..segments).map(|_| rows.varint()).collect::<Result<Vec<u32>, _>>()?;
         let mut reader = rows::Reader::new(rows, &bases, &segments, nominal_len, overhead);
         let mut table = Vec::with_capacity(ids.len());
@@ -206,7 +208,8 @@ impl Trailer {
     }
 }
 
-/// Whether the prefix of a delta keeps the bounds of the format. Readers refuse a table with one that does not. `bases` is a workspace.
+/// Whether the prefix of a delta keeps the bounds of the format. Readers refuse a table with one that does not. `bases`
+/// is a workspace.
 pub fn prefix_fits(slices: &[Slice], bases: &mut Vec<IdPrefix>) -> bool {
     bases.clear();
     bases.extend(slices.iter().map(|slice| slice.base));
@@ -218,8 +221,8 @@ pub fn prefix_fits(slices: &[Slice], bases: &mut Vec<IdPrefix>) -> bool {
     counts && prefix_len <= PREFIX_LEN_MAX as u64 && slices.iter().all(within)
 }
 
-/// The padded length of an object of `len` bytes by Padme (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files", PETS 2019). It is at most
-/// 12 % longer, and shows only the leading bits of the length.
+/// The padded length of an object of `len` bytes by Padme (Nikitin et al., "Reducing Metadata Leakage from Encrypted
+/// Files", PETS 2019). It is at most 12 % longer, and shows only the leading bits of the length.
 pub fn padme(len: u64) -> u64 {
     if len < 2 {
         return len;
@@ -245,8 +248,8 @@ pub struct Footer {
 }
 
 impl Footer {
-    /// The stored bytes: magic, trailer offset, pack length, trailer length, version and feature flags as in the header, salt, and then 16 bytes of the
-    /// BLAKE3 of all these and of the stored trailer.
+    /// The stored bytes: magic, trailer offset, pack length, trailer length, version and feature flags as in the
+    /// header, salt, and then 16 bytes of the BLAKE3 of all these and of the stored trailer.
     pub fn encode(&self, stored_trailer: &[u8]) -> Vec<u8> {
         let mut out = self.fields();
         let checksum = checksum(&out, stored_trailer);
@@ -268,14 +271,16 @@ impl Footer {
         out
     }
 
-    /// Reads the footer at the end of a pack of `pack_len` bytes. Its checksum also covers the trailer, so [`Footer::verify`] checks it later.
+    /// Reads the footer at the end of a pack of `pack_len` bytes. Its checksum also covers the trailer, so
+    /// [`Footer::verify`] checks it later.
     pub fn decode(bytes: &[u8], pack_len: u64) -> Result<Self, Malformed> {
         let mut input = Input::new(bytes);
         if input.array::<8>()? != FOOTER_MAGIC {
             return Err(Malformed::new("its footer is not there"));
         }
         let (trailer_offset, stated_len, trailer_len) = (input.u64()?, input.u32()?, input.u32()?);
-        // Version and feature flags. `verify` looks at them after the checksum: before that, an unknown version may simply be damage.
+        // Version and feature flags. `verify` looks at them after the checksum: before that, an unknown version may
+        // simply be damage.
         input.u64()?;
         let footer = Footer { trailer_offset, pack_len: u64::from(stated_len), trailer_len, salt: input.array()? };
         let end = footer.trailer_offset.checked_add(u64::from(footer.trailer_len)).and_then(|end| end.checked_add(FOOTER_LEN as u64));
@@ -285,7 +290,8 @@ impl Footer {
         }
     }
 
-    /// Checks that the bytes of the footer and the stored trailer were written together, and that their version is known.
+    /// Checks that the bytes of the footer and the stored trailer were written together, and that their version is
+    /// known.
     pub fn verify(&self, bytes: &[u8], stored_trailer: &[u8]) -> Result<(), Malformed> {
         let whole = bytes.split_last_chunk::<FOOTER_CHECKSUM_LEN>().is_some_and(|(fields, sum)| checksum(fields, stored_trailer) == *sum);
         if !whole {

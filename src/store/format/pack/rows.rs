@@ -1,8 +1,8 @@
 //! The rows of a trailer. Each chunk has a row, and the row of the first chunk of a frame also describes the frame.
 //!
-//! Rows are short, because there is one for each stored copy of a chunk: frequent cases have a bit (the nominal length, the same frame, a whole base), and
-//! places follow from the lengths before them. A table has exactly one encoding, so the reader refuses the long form where the short one is possible.
-//! The reader checks every bound of the format.
+//! Rows are short, because there is one for each stored copy of a chunk: frequent cases have a bit (the nominal length,
+//! the same frame, a whole base), and places follow from the lengths before them. A table has exactly one encoding, so
+//! the reader refuses the long form where the short one is possible. The reader checks every bound of the format.
 
 use std::collections::HashMap;
 
@@ -82,9 +82,11 @@ impl Writer {
         let code = if frame.encoding == Encoding::Patch { 3 } else { 2 };
         self.bytes.push(frame.level);
         put_varint(&mut self.bytes, frame.work);
-        // There are fewer bases than slices in a pack, which are fewer than 2^32, so the casts of places keep every value.
+        // There are fewer bases than slices in a pack, which are fewer than 2^32, so the casts of places keep every
+        // value.
         let next = self.places.len() as u32;
-        // The usual delta: its prefix is one whole base, which no other delta of this pack has used before. A bit says all of it.
+        // The usual delta: its prefix is one whole base, which no other delta of this pack has used before. A bit says
+        // all of it.
         if let [Slice { base, offset: 0, len }] = frame.slices.as_slice()
             && *len == self.nominal_len
             && !self.places.contains_key(base)
@@ -98,8 +100,8 @@ impl Writer {
             let place = *self.places.entry(slice.base).or_insert(next);
             put_varint(&mut self.bytes, next - place);
             put_varint(&mut self.bytes, slice.offset);
-            // 0 stands for the nominal length. An empty slice would be a fault of the writer. It is written as the nominal length spelled out, which every
-            // reader refuses.
+            // 0 stands for the nominal length. An empty slice would be a fault of the writer. It is written as the
+            // nominal length spelled out, which every reader refuses.
             let len = match slice.len {
                 len if len == self.nominal_len => 0,
                 0 => self.nominal_len,
@@ -194,7 +196,8 @@ impl<'a> Reader<'a> {
 
     /// The rest of a row that starts a frame. The frame has no chunk yet.
     fn take_frame(&mut self, bits: u8, encoded_len: u32) -> Result<Frame, Malformed> {
-        // The first frame enters the first segment. A later one may enter the next segment only if the frames have filled the current one.
+        // The first frame enters the first segment. A later one may enter the next segment only if the frames have
+        // filled the current one.
         match (self.frames.is_empty(), bits & bit::NEXT_SEGMENT != 0) {
             (true, false) => self.enter(0)?,
             (false, true) if self.rest == 0 => self.enter(self.segment.saturating_add(1))?,
@@ -275,7 +278,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The base that is `back` places before the first unused one. With 0 it is the first unused one, which is used from now on.
+    /// The base that is `back` places before the first unused one. With 0 it is the first unused one, which is used
+    /// from now on.
     fn base(&mut self, back: usize) -> Result<IdPrefix, Malformed> {
         let base = self.used_bases.checked_sub(back).and_then(|place| self.bases.get(place));
         self.used_bases += usize::from(back == 0);
