@@ -216,9 +216,9 @@ pub(super) fn capture_together(
 fn capture_all(databases: &[Given<'_>], options: &SqliteOptions, monitor: &dyn Monitor) -> Result<(Vec<CapturedFile>, Instant)> {
     let now = (options.clock)();
     let mut candidates = look_at(databases, now, monitor)?;
-    // Each turn opens all databases that may have changed. One that turns out to have changed is opened in the next
-    // turn with all others, since they must see one instant. So there are at most as many turns as databases, if files
-    // do not change back and forth.
+    // Each turn opens all databases that may have changed. If another one turns out to have changed meanwhile, the next
+    // turn opens that one together with all others, since they must see one instant. Each turn has fewer databases that
+    // are taken as unchanged, so this ends.
     for _ in 0..RESTARTS {
         let (mut members, mut holds) = (Vec::new(), Vec::new());
         for candidate in candidates.iter().filter(|candidate| candidate.unchanged.is_none()) {

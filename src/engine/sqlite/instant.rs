@@ -95,7 +95,7 @@ pub(super) fn open_together(members: &mut [Member], busy_timeout: Duration, moni
         return Ok(Instant::Proven);
     }
     if let Some(lockers) = lock_writers(members)? {
-        // Nobody commits now, but an attempt can still find a database changed: the commit came before the lock.
+        // Nobody commits to a WAL database now. An attempt can still fail, for example because another database is locked.
         for _ in 0..LOCKED_TRIES {
             if matches!(attempt(members, 0, Duration::ZERO, monitor)?, Attempt::Together) {
                 // The transactions are open, so writers may go on at once.

@@ -42,7 +42,7 @@ pub enum ContentWhen {
     Never,
 }
 
-/// Decides which databases of one capture are summed up: by [`ContentWhen`], and by the bytes that were seen so far.
+/// Decides which databases of a capture are summed up: by [`ContentWhen`], and by the bytes that were seen so far.
 #[derive(Debug)]
 pub(in crate::engine) struct ContentBudget {
     when: ContentWhen,
