@@ -169,7 +169,7 @@ fn settings_of_role_database_and_server_change_nothing_in_18() {
     every_level(18);
 }
 
-/// A role that may not change what a superuser has set for it still connects; what a dump may lack by that is told.
+/// A role that may not change a setting of a superuser still connects. A warning says what the dump may lack.
 #[test]
 fn settings_that_a_role_may_not_change_are_told() {
     let (place, database) = (plain(), server(16).database());
@@ -183,7 +183,7 @@ fn settings_that_a_role_may_not_change_are_told() {
     good(restore(&place, database.server, &["latest", "--dsn", &database.dsn()]));
 }
 
-/// PgBouncer refuses what it does not know. That is told, and there is a dump all the same.
+/// PgBouncer refuses settings that it does not know. A warning says so, and the dump is still made.
 #[test]
 fn a_pooler_that_refuses_settings_is_told() {
     let (place, database) = (plain(), server(16).database());

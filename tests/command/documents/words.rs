@@ -70,24 +70,46 @@ fn documents_use_plain_words() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The words of a comment, or of a paragraph, may stand on two lines: each line is looked at with the end of the one before it.
+fn with_the_end_of(previous: &str, line: &str) -> String {
+    let end: Vec<&str> = previous.split_whitespace().rev().take(4).collect();
+    let words = end.into_iter().rev().chain(line.split_whitespace().filter(|word| !word.starts_with("//")));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn comments_use_plain_words() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut wrong, mut seen) = (Vec::new(), 0);
-    for file in walkdir::WalkDir::new(root.join("src")).into_iter().map(|entry| entry.unwrap().into_path()) {
+    let directories =
+        ["src", "tests", "benches", "examples", "fuzz/src", "fuzz/fuzz_targets"].map(|name| walkdir::WalkDir::new(root.join(name)));
+    for file in directories.into_iter().flatten().map(|entry| entry.unwrap().into_path()) {
         if file.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let text = std::fs::read_to_string(&file).unwrap();
-        for (index, line) in text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//")) {
+        let mut previous = String::new();
+        for (index, line) in text.lines().enumerate() {
+            if !line.trim_start().starts_with("//") {
+                previous.clear();
+                continue;
+            }
             seen += 1;
             let line = without_code(line);
-            let found = READ_TWICE.iter().filter(|words| has_words(&line, words));
+            let joined = with_the_end_of(&previous, &line);
+            let found = READ_TWICE.iter().filter(|words| has_words(&joined, words) && !has_words(&previous, words));
             wrong.extend(found.map(|words| format!("{}:{}: {words:?}", file.strip_prefix(root).unwrap().display(), index + 1)));
+            previous = line;
         }
     }
     assert!(seen > 5000, "the test has lost sight of the comments: {seen}");
     assert!(wrong.is_empty(), "these have to be read twice:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn words_on_two_lines_are_noticed() {
+    assert!(has_words(&with_the_end_of("/// A list of snapshots, of", "/// which the first counts."), "of which"));
+    assert!(!has_words("proof which", "of which") && has_words("Of which?", "of which"));
 }
 
 /// Tables, links and blocks may be longer, but not in README.
