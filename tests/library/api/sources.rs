@@ -1,5 +1,5 @@
 //! The name of a snapshot record says its source to a host that has only the names. Nobody can make a snapshot vanish, or appear twice, by giving its
-//! record another name.
+//! record the name of another source.
 
 use std::collections::BTreeSet;
 use std::fs;
