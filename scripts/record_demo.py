@@ -173,21 +173,26 @@ def shown(svg):
     return [html.unescape(re.sub(r"<[^>]*>", "", text)) for text in texts]
 
 
-def masked(line):
-    """A line without what differs from run to run: ids, numbers, and the blanks that fill up columns."""
-    line = re.sub(r"\b[0-9a-f]{12,64}\b", "ID", line)
-    line = re.sub(r"[0-9][0-9.,:TZ-]*", "N", line)
-    return re.sub(r"\b(ms|s|min|B|KB|kB|MB|KiB|MiB)\b", "U", re.sub(r"[ ]+", " ", line)).strip()
+def masked(lines):
+    """What each command printed, without what differs from run to run: ids, numbers, and blanks and breaks of lines."""
+    commands = []
+    for line in lines:
+        if line.startswith("$ ") or not commands:
+            commands.append("")
+        commands[-1] += line
+    masks = [(r"\b[0-9a-f]{12,64}\b", "ID"), (r"[0-9][0-9.,:TZ-]*", "N"), (r"\b(ms|s|min|B|KB|kB|MB|KiB|MiB)\b", "U"), (r" +", "")]
+    for pattern, mask in masks:
+        commands = [re.sub(pattern, mask, command) for command in commands]
+    return commands
 
 
 def main():
     lines = record()
     if sys.argv[1:] == ["--check"]:
-        now = [masked(line) for line in text_of(lines) if line]
-        then = [masked(line) for line in shown(PICTURE.read_text())]
-        if now != then:
+        then, now = masked(shown(PICTURE.read_text())), masked(text_of(lines))
+        if then != now:
             print("\n".join(f"picture: {old}\nnow:     {new}" for old, new in zip(then, now) if old != new))
-            sys.exit(f"{PICTURE.name} shows {len(then)} lines, the program prints {len(now)}: run scripts/record_demo.py")
+            sys.exit(f"{PICTURE.name} shows something else than the program prints: run scripts/record_demo.py")
         return
     PICTURE.write_text(picture(lines))
     print("\n".join(text_of(lines)))

@@ -65,7 +65,10 @@ impl Commands {
 
     /// What is wrong with a command line that begins with `icecore`.
     fn wrong(&self, line: &str) -> Option<String> {
-        let mut words = line.split_whitespace().skip(1).skip_while(|word| word.starts_with('-')).peekable();
+        // Options of all commands may stand before the command. `-R` takes a value.
+        let line = line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
+        let line = line.strip_prefix("-R ").and_then(|rest| rest.split_once(' ')).map_or(line.as_str(), |(_, rest)| rest);
+        let mut words = line.split_whitespace().skip_while(|word| word.starts_with('-')).peekable();
         let mut command = String::new();
         while let Some(word) = words.peek() {
             let longer = if command.is_empty() { (*word).to_owned() } else { format!("{command} {word}") };
