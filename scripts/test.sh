@@ -28,6 +28,8 @@ missing=()
 command -v cc >/dev/null || missing+=(build-essential)
 command -v python3 >/dev/null || missing+=(python3)
 command -v openssl >/dev/null || missing+=(openssl)
+# The commands of the documents use it.
+command -v sqlite3 >/dev/null || missing+=(sqlite3)
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 
 # The script at the end of store-format.md reads repositories with Python modules; the tests start `python3`. What comes from PyPI stays below
