@@ -57,10 +57,7 @@ pub const CODES: [(&str, &str); 13] = [
     ("pending", "the record of a backup that has not ended is damaged (scrub only)"),
     ("mark", "a mark on a snapshot is damaged"),
     ("forgotten", "the record that a snapshot was forgotten is damaged"),
-    (
-        "tombstone",
-        "a tombstone is damaged, or forged: it hides a snapshot and does not say that it has expired. Its name still counts",
-    ),
+    ("tombstone", "a tombstone is damaged, or forged: it hides a snapshot and does not say that it has expired. Its name still counts"),
     ("log", "an entry of the journal is damaged"),
     ("pack", "a pack is not what was written: its bytes, its table or its length"),
     ("pack-healable", "a pack is damaged and its parity heals it: nothing is lost"),
