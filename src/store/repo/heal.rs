@@ -23,6 +23,7 @@ use crate::store::codec::reed_solomon::{heal, section};
 use crate::store::format::mark::FORGOTTEN_CHECKSUM_LEN;
 use crate::store::format::parity::{Geometry, PARITY_SECTOR_LEN, PROTECTED_LEN_MAX, record_len};
 use crate::store::format::{Kind, Malformed, ObjectHeader};
+use crate::store::repo::u64_from;
 
 /// Bytes of healed packs that stay in memory.
 const HEALED_BUDGET: usize = 32 << 20;
@@ -114,7 +115,7 @@ fn unnamed_record(bytes: &[u8], has_parity: bool) -> Option<&[u8]> {
         return Some(bytes);
     }
     let (record, found) = bytes.split_at_checked(record_len(bytes).ok()?)?;
-    let expected = section(&Geometry::of_record(record.len() as u64), record, &[]).ok()?;
+    let expected = section(&Geometry::of_record(u64_from(record.len())), record, &[]).ok()?;
     (expected == found).then_some(record)
 }
 
@@ -253,7 +254,7 @@ impl Repository {
     /// A record with its second copy, if this repository has these.
     pub(super) fn with_copy(&self, mut stored: Vec<u8>) -> Result<Vec<u8>> {
         if self.has_parity() {
-            let copy = section(&Geometry::of_record(stored.len() as u64), &stored, &[]).map_err(|m| m.of("a new record"))?;
+            let copy = section(&Geometry::of_record(u64_from(stored.len())), &stored, &[]).map_err(|m| m.of("a new record"))?;
             stored.extend_from_slice(&copy);
         }
         Ok(stored)

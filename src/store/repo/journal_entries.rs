@@ -8,6 +8,7 @@ use crate::id::LogId;
 use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
 use crate::store::format::Kind;
 use crate::store::format::log::{LOG_LEN_MAX, LogRecord};
+use crate::store::repo::u64_from;
 
 /// The name of an entry: in the order of time, then of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +48,7 @@ impl Repository {
     /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
     pub fn read_log(&self, name: &LogName) -> Result<Option<LogRecord>> {
         let object = name.key();
-        let read = self.backend().read_if_there(&object, LOG_LEN_MAX as u64).map_err(|error| missing_is_damage(error, &object))?;
+        let read = self.backend().read_if_there(&object, u64_from(LOG_LEN_MAX)).map_err(|error| missing_is_damage(error, &object))?;
         let Some(stored) = read else { return Ok(None) };
         if blake3::hash(&stored).as_bytes() != name.id.as_bytes() {
             return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
@@ -83,6 +84,6 @@ impl Repository {
         let names = self.list_log()?;
         let old = names.get(..names.len().saturating_sub(keep)).unwrap_or_default();
         self.backend().delete(&old.iter().map(|name| name.key()).collect::<Vec<_>>())?;
-        Ok(old.len() as u64)
+        Ok(u64_from(old.len()))
     }
 }

@@ -11,6 +11,7 @@ use crate::progress::Monitor;
 use crate::store::chunker::Cut;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 use crate::store::format::{CHUNK_LEN_MAX, RECORD_LEN_MAX, record};
+use crate::store::repo::usize_from;
 
 /// What a message calls a listing.
 const LISTING: &str = "a snapshot's listing";
@@ -204,7 +205,7 @@ impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> ListingCuts<I> {
             let Some(entry) = self.entries.next() else { break };
             let (name, encoded) = entry?;
             // Too long for the rest of a chunk: it gets chunks of its own.
-            if !bytes.is_empty() && bytes.len() + encoded.len() > CHUNK_LEN_MAX as usize {
+            if !bytes.is_empty() && bytes.len() + encoded.len() > usize_from(CHUNK_LEN_MAX) {
                 self.long = encoded;
                 return Ok(Some(bytes));
             }
@@ -213,8 +214,8 @@ impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> ListingCuts<I> {
                 break;
             }
         }
-        if bytes.len() > CHUNK_LEN_MAX as usize {
-            self.long = bytes.split_off(CHUNK_LEN_MAX as usize);
+        if bytes.len() > usize_from(CHUNK_LEN_MAX) {
+            self.long = bytes.split_off(usize_from(CHUNK_LEN_MAX));
         }
         Ok((!bytes.is_empty()).then_some(bytes))
     }
@@ -277,7 +278,7 @@ mod tests {
         let attributes = (0..40u8).map(|n| Attribute { name: vec![b'a', n], value: vec![n; 60 << 10] }).collect();
         listing[1].meta = Some(FileMeta { attributes, ..FileMeta::default() });
         let chunks = cut(&listing);
-        assert!(chunks.len() >= 3 && chunks.iter().all(|chunk| chunk.len() <= CHUNK_LEN_MAX as usize), "{}", chunks.len());
+        assert!(chunks.len() >= 3 && chunks.iter().all(|chunk| chunk.len() <= usize_from(CHUNK_LEN_MAX)), "{}", chunks.len());
         assert_eq!(whole_entries(&chunks[0]).unwrap().len(), 1);
         assert!(whole_entries(&chunks[1]).is_none());
         assert!(whole_entries(&chunks.concat()).unwrap() == listing);

@@ -11,6 +11,7 @@ use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
 use crate::store::format::Kind;
 use crate::store::format::mark::{MARK_LEN_MAX, MarkKind, MarkRecord};
 use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::u64_from;
 
 /// The code of a Damaged mark by which a repair says that nothing is left to heal the snapshot from: what is missing of it is lost, and prune passes over it.
 pub(crate) const LOST: &str = "lost";
@@ -111,7 +112,7 @@ impl Repository {
         let object = ObjectKey::Mark { snapshot: *snapshot, id: *id };
         let read = self
             .backend()
-            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .read_if_there(&object, self.with_copy_len(u64_from(MARK_LEN_MAX)))
             .map_err(|error| missing_is_damage(error, &object))?;
         let Some(stored) = read else { return Ok(None) };
         let stored = self.without_copy(&object, stored)?;

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::id::RepositoryId;
 use crate::store::crypto::{Keys, Sealer};
 use crate::store::format::{Cipher, Kind, Malformed, ObjectHeader};
+use crate::store::repo::u64_from;
 
 /// Bytes after which the spool takes no more.
 const SPOOL_MAX: u64 = 8 << 30;
@@ -77,11 +78,11 @@ impl<T> Spool<T> {
                 return Ok(true);
             }
             let len = plain.len() + Cipher::Aes256Gcm.overhead();
-            if self.file.is_none() || state.file_bytes + len as u64 > self.file_max {
+            if self.file.is_none() || state.file_bytes + u64_from(len) > self.file_max {
                 return Ok(false);
             }
             let place = (state.file_bytes, len, state.sealed);
-            state.file_bytes += len as u64;
+            state.file_bytes += u64_from(len);
             state.sealed += 1;
             place
         };

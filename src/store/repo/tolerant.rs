@@ -11,6 +11,7 @@ use crate::id::ChunkId;
 use crate::progress::Monitor;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 use crate::store::format::{CHUNK_LEN_MAX, RECORD_LEN_MAX, TREE_LEVELS_MAX};
+use crate::store::repo::usize_from;
 
 /// A piece of a tree, in order.
 #[derive(Debug)]
@@ -203,7 +204,7 @@ impl Assembly {
 
     /// The entries that end with this chunk.
     fn add(&mut self, bytes: &[u8], loss: &mut ListingLoss) -> Vec<StreamEntry> {
-        let after = if bytes.len() == CHUNK_LEN_MAX as usize { State::InLost } else { State::Known };
+        let after = if bytes.len() == usize_from(CHUNK_LEN_MAX) { State::InLost } else { State::Known };
         match std::mem::take(&mut self.state) {
             State::Known => {}
             State::InLost => {

@@ -7,6 +7,7 @@ use crate::id::ChunkId;
 use crate::store::format::NODE_FANOUT;
 use crate::store::format::node::{Child, Node};
 use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::u64_from;
 
 /// Builds the tree of one stream from its chunks in order. A node is encoded against the parent's node at the same place.
 pub struct TreeWriter {
@@ -42,16 +43,16 @@ impl TreeWriter {
         parent: &mut TreeCursor<'_>,
     ) -> Result<()> {
         while count > 0 {
-            let whole_nodes = count / NODE_FANOUT as u64;
+            let whole_nodes = count / u64_from(NODE_FANOUT);
             match self.levels.get_mut(level) {
                 Some((open, made)) if open.is_empty() && whole_nodes > 1 => {
                     let node = Node { level: level as u8 + 1, children: vec![child; NODE_FANOUT] };
                     let predecessor = parent.node_id(node.level, *made)?;
                     *made += whole_nodes;
                     let id = writer.put_node(&node.encode(), predecessor)?;
-                    let node = Child { id, len: child.len.saturating_mul(NODE_FANOUT as u64) };
+                    let node = Child { id, len: child.len.saturating_mul(u64_from(NODE_FANOUT)) };
                     self.push_many(level + 1, node, whole_nodes, writer, parent)?;
-                    count -= whole_nodes * NODE_FANOUT as u64;
+                    count -= whole_nodes * u64_from(NODE_FANOUT);
                 }
                 _ => {
                     self.push_at(level, child, writer, parent)?;

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::FallocateFlags;
 
 use crate::error::{Error, Result};
+use crate::store::repo::u64_from;
 
 /// Bytes of prefixes that stay in memory although there is a file.
 const MEMORY_MAX: usize = 24 << 20;
@@ -90,7 +91,7 @@ impl<'f> Waiting<'f> {
                 }
                 Ok(())
             }
-            (Prefix::Spilled(at), Some(spill)) => spill.file.write_all_at(part, *at + place as u64).map_err(failed),
+            (Prefix::Spilled(at), Some(spill)) => spill.file.write_all_at(part, *at + u64_from(place)).map_err(failed),
             _ => Ok(()),
         }
     }
@@ -101,7 +102,7 @@ impl<'f> Waiting<'f> {
             return Prefix::Parts(vec![0; len]);
         }
         self.in_memory.fetch_sub(len, Ordering::Relaxed);
-        Prefix::Spilled(spill.end + self.in_file.fetch_add(len as u64, Ordering::Relaxed))
+        Prefix::Spilled(spill.end + self.in_file.fetch_add(u64_from(len), Ordering::Relaxed))
     }
 
     /// Takes a prefix of `len` bytes out.

@@ -1,4 +1,4 @@
-//! The rows of what came out when packs were read.
+//! What this machine remembers of packs that it has read in full: when, and whether they were sound. One row with a sum for each pack.
 
 use rusqlite::{Connection, Transaction, params};
 
