@@ -1,5 +1,5 @@
-//! The journal: what operations said when they ended. Entries are only ever added, each under a name of its own, so writers need not know of
-//! each other; nothing but people and `status` depends on them.
+//! The journal: what operations report when they end. Entries are only added, each under a name of its own, so writers need not know of
+//! each other. Only people and `status` depend on them. An entry is compared with its name, which is the hash of its bytes.
 
 use super::Repository;
 use super::segments::missing_is_damage;
@@ -10,7 +10,7 @@ use crate::store::format::Kind;
 use crate::store::format::log::{LOG_LEN_MAX, LogRecord};
 use crate::store::repo::u64_from;
 
-/// The name of an entry: in the order of time, then of ids.
+/// The name of an entry. Names are ordered by time, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogName {
     /// When it was written, nanoseconds since 1970 UTC by the writer's clock; not negative.
@@ -42,7 +42,7 @@ impl Repository {
         Ok(name)
     }
 
-    /// An entry; `None` if it is not there any more.
+    /// Reads an entry; `None` if it is not there any more.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
@@ -54,6 +54,7 @@ impl Repository {
             return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
         }
         let entry: LogRecord = self.open_record(Kind::Log, &object, &stored)?;
+        // The time in the name decides the order. Someone could have changed it, because the hash does not cover it.
         match entry.time_ns == name.time_ns {
             true => Ok(Some(entry)),
             false => Err(Error::corrupt(object.to_string(), format!("it was written at {}", entry.time_ns))),
@@ -76,7 +77,7 @@ impl Repository {
         Ok(names)
     }
 
-    /// Removes the oldest entries, so that `keep` stay. Gives how many went.
+    /// Removes the oldest entries, so that `keep` stay. Returns how many were removed.
     ///
     /// # Errors
     /// [`Error::Backend`].
