@@ -73,7 +73,7 @@ pub enum ObjectKey {
     },
     /// A damaged object that a repair has set aside, as it was found.
     Quarantined {
-        /// What it was.
+        /// The kind of the object.
         kind: SetAside,
         /// The name that it had.
         id: [u8; ID_LEN],
@@ -288,8 +288,9 @@ pub trait BackendExt: Backend {
     fn read_if_there(&self, key: &ObjectKey, len_max: u64) -> Result<Option<Vec<u8>>> {
         let Some(len) = self.stat(key)? else { return Ok(None) };
         if len > len_max {
-            return Err(crate::Error::corrupt(key.to_string(), format!("it has {len} bytes, and at most {len_max} are possible")));
+            return Err(crate::Error::corrupt(key.to_string(), format!("it has {len} bytes, but at most {len_max} are possible")));
         }
+        // The range is given, so that a file that has grown since cannot fill the memory.
         match self.read(key, Some(0..len)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(crate::Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -78,7 +78,7 @@ impl Repository {
         for id in expired {
             if !self.has_expired(id)? {
                 let detail = format!(
-                    "it hides snapshot {} and does not say that this has expired: if the snapshot is to count, remove tombstones/{id}",
+                    "it hides snapshot {}, but does not say that the snapshot has expired; to make the snapshot count again, remove tombstones/{id}",
                     id.short()
                 );
                 found.push(Error::corrupt(ObjectKey::Tombstone(expiry_of(id)).to_string(), detail));

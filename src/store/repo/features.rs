@@ -47,7 +47,9 @@ impl KeptFeatures {
 
     /// The features of `count` pieces from this number on. There are fewer at the end of the stream, and none if they cannot be read.
     pub fn at(&self, first_piece: u64, count: usize) -> Vec<Features> {
-        let count = self.pieces.saturating_sub(first_piece).min(count as u64) as usize;
+        // Not more than `count`, which is a usize.
+        // Not more than BLOCK, which is a usize.
+        let count = self.pieces.saturating_sub(first_piece).min(u64_from(count)) as usize;
         let mut bytes = vec![0; count * FEATURES_LEN];
         match self.file.read_exact_at(&mut bytes, offset_of(first_piece)) {
             Ok(()) => bytes.as_chunks::<FEATURES_LEN>().0.iter().map(Features::from_bytes).collect(),
@@ -61,7 +63,7 @@ impl KeptFeatures {
         let mut block = Vec::with_capacity(BLOCK);
         let mut done = 0;
         while done < self.pieces {
-            let count = (self.pieces - done).min(BLOCK as u64) as usize;
+            let count = (self.pieces - done).min(u64_from(BLOCK)) as usize;
             let Some(part) = bytes.get_mut(..count * FEATURES_LEN) else { return };
             if self.file.read_exact_at(part, offset_of(done)).is_err() {
                 return;
@@ -150,7 +152,8 @@ fn apply(changes: &File, place: &Path, parent: &StreamRoot, root: &StreamRoot, h
         let mut head = [[0; 8]; 2];
         changes.read_exact_at(head.as_flattened_mut(), at)?;
         let [first_piece, count] = head.map(u64::from_le_bytes);
-        bytes.resize(count.saturating_mul(FEATURES_LEN as u64).min(end - at) as usize, 0);
+        // Not more than the rest of the file, and a keeper puts one batch of pieces at a time.
+        bytes.resize(count.saturating_mul(u64_from(FEATURES_LEN)).min(end - at) as usize, 0);
         changes.read_exact_at(&mut bytes, at + 16)?;
         kept.write_all_at(&bytes, offset_of(first_piece))?;
         at += 16 + u64_from(bytes.len());

@@ -98,13 +98,13 @@ impl Repository {
             .map(|(stored, sum)| (stored, *sum))
             .ok_or_else(|| corrupt("it is too short"))?;
         if *blake3::hash(stored).as_bytes() != checksum {
-            return Err(corrupt("it does not have its checksum"));
+            return Err(corrupt("its checksum is wrong"));
         }
         let forgotten: ForgottenRecord = self.open_record(Kind::Forgotten, &object, stored)?;
         // Someone who controls the storage could put the record of one snapshot under the name of another.
         match forgotten.snapshot == *id {
             true => Ok(Some(forgotten)),
-            false => Err(corrupt("it is that of another snapshot")),
+            false => Err(corrupt("it belongs to another snapshot")),
         }
     }
 

@@ -165,7 +165,7 @@ fn read_around(backend: &dyn Backend, key: &ObjectKey, range: Range<u64>, has_ba
     Ok(first.zip(second).map(|(first, second)| [first, second].concat()))
 }
 
-/// What this open repository has healed in memory.
+/// The objects that this open repository has healed in memory.
 pub(super) struct Healed {
     state: Mutex<State>,
 }
@@ -190,7 +190,7 @@ impl Healed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries all packs anew. Somebody may have repaired some meanwhile.
+    /// Lets all packs be tried anew. Someone may have repaired some of them.
     pub(super) fn look_again(&self) {
         self.state().hopeless.clear();
     }
@@ -219,8 +219,12 @@ impl Repository {
     pub fn warn_of_healed(&self, monitor: &dyn Monitor) {
         let healed = self.healed_objects();
         if let Some(first) = healed.first() {
-            let others = if healed.len() > 1 { format!(" and {} more objects are", healed.len() - 1) } else { " is".into() };
-            monitor.warn(&format!("{first}{others} damaged and was read with the help of parity: `icecore repair` puts that right"));
+            let text = match healed.len() - 1 {
+                0 => format!("{first} is damaged and was read with the help of parity"),
+                1 => format!("{first} and 1 more object are damaged and were read with the help of parity"),
+                more => format!("{first} and {more} more objects are damaged and were read with the help of parity"),
+            };
+            monitor.warn(&format!("{text}; `icecore repair` heals what it can"));
         }
     }
 
@@ -281,11 +285,11 @@ impl Repository {
             let is_named = !matches!(key, ObjectKey::Forgotten(_) | ObjectKey::Tombstone(_));
             return match !is_named || is_whole(key, &stored, false) {
                 true => Ok(stored),
-                false => Err(Error::corrupt(key.to_string(), "its bytes are not those that its name is the hash of")),
+                false => Err(Error::corrupt(key.to_string(), "its name is not the hash of its bytes")),
             };
         }
         if !is_whole(key, &stored, true) {
-            let lost = || Error::corrupt(key.to_string(), "its bytes are not those that were written, and its second copy does not help");
+            let lost = || Error::corrupt(key.to_string(), "its bytes are not those that were written, and its second copy is damaged too");
             stored = heal_record(key, &stored).ok_or_else(lost)?;
             self.note_healed(key);
         }

@@ -33,8 +33,11 @@ impl Repository {
     pub fn write_log(&self, entry: &LogRecord) -> Result<LogName> {
         let stored = self.seal_record(Kind::Log, entry)?;
         if stored.len() > LOG_LEN_MAX || entry.time_ns < 0 {
-            let detail =
-                format!("a journal entry of {} bytes at {}: at most {LOG_LEN_MAX}, after 1970, are possible", stored.len(), entry.time_ns);
+            let detail = format!(
+                "a journal entry has at most {LOG_LEN_MAX} bytes and a time after 1970; this one has {} bytes and the time {} ns",
+                stored.len(),
+                entry.time_ns
+            );
             return Err(Error::InvalidArgument(detail));
         }
         let name = LogName { time_ns: entry.time_ns, id: LogId(*blake3::hash(&stored).as_bytes()) };
@@ -51,13 +54,13 @@ impl Repository {
         let read = self.backend().read_if_there(&object, u64_from(LOG_LEN_MAX)).map_err(|error| missing_is_damage(error, &object))?;
         let Some(stored) = read else { return Ok(None) };
         if blake3::hash(&stored).as_bytes() != name.id.as_bytes() {
-            return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
+            return Err(Error::corrupt(object.to_string(), "its name is not the hash of its bytes"));
         }
         let entry: LogRecord = self.open_record(Kind::Log, &object, &stored)?;
         // The time in the name decides the order. Someone could have changed it, because the hash does not cover it.
         match entry.time_ns == name.time_ns {
             true => Ok(Some(entry)),
-            false => Err(Error::corrupt(object.to_string(), format!("it was written at {}", entry.time_ns))),
+            false => Err(Error::corrupt(object.to_string(), format!("its name has another time than its content, {} ns", entry.time_ns))),
         }
     }
 

@@ -98,6 +98,7 @@ impl Parts<'_> {
         let mut bytes = Vec::new();
         let mut chunks = Vec::new();
         while let Some(id) = self.next_chunk()? {
+            // Only the first chunk of a part may be skipped: a later one belongs to an entry that began before it.
             if bytes.is_empty() && is_known(&id) {
                 continue;
             }
@@ -217,6 +218,7 @@ impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> ListingCuts<I> {
             }
         }
         if bytes.len() > usize_from(CHUNK_LEN_MAX) {
+            // One long entry. Its rest continues in the next chunk, and no other entry begins in between.
             self.long = bytes.split_off(usize_from(CHUNK_LEN_MAX));
         }
         Ok((!bytes.is_empty()).then_some(bytes))

@@ -77,6 +77,6 @@ impl ListingLookup {
         for id in self.parts.get(number).map(|place| place.chunks.as_slice()).unwrap_or_default() {
             bytes.extend_from_slice(&reader.chunk(id)?);
         }
-        whole_entries(&bytes).ok_or_else(|| Error::bug("a part of a listing was read before, and does not consist of entries now"))
+        whole_entries(&bytes).ok_or_else(|| Error::bug("a part of a listing that could be read before does not consist of entries now"))
     }
 }

@@ -59,7 +59,7 @@ impl PackTable {
         let ends = (self.starts.get(usize_from(segment)), self.starts.get(usize_from(segment) + 1));
         match ends {
             (Some(&start), Some(&end)) => Ok(start..end),
-            _ => Err(Error::corrupt(ObjectKey::Pack(self.pack.id).to_string(), "a chunk lies in no segment")),
+            _ => Err(Error::corrupt(ObjectKey::Pack(self.pack.id).to_string(), "a chunk lies outside all segments")),
         }
     }
 

@@ -101,9 +101,10 @@ impl Repository {
         mark.verify_texts().map_err(|m| Error::InvalidArgument(format!("the mark cannot be stored: {}", m.detail())))?;
         let stored = self.seal_record(Kind::Mark, mark)?;
         if stored.len() > MARK_LEN_MAX {
-            return Err(Error::InvalidArgument(format!("a mark has {} bytes, and at most {MARK_LEN_MAX} are possible", stored.len())));
+            return Err(Error::InvalidArgument(format!("a mark has at most {MARK_LEN_MAX} bytes; this one has {}", stored.len())));
         }
         let stored = self.with_copy(stored)?;
+        // The hash over a sealed record with a fresh salt: two marks never share a name, so no writer replaces another's mark.
         let id = MarkId(*blake3::hash(&stored).as_bytes());
         self.backend().write(&ObjectKey::Mark { snapshot: mark.snapshot, id }, &[&stored], WriteMode::CreateNew)?;
         Ok(id)
@@ -125,7 +126,7 @@ impl Repository {
         mark.verify_texts().map_err(|m| m.of(object))?;
         match mark.snapshot == *snapshot {
             true => Ok(Some(mark)),
-            false => Err(Error::corrupt(object.to_string(), format!("it is a mark on snapshot {}", mark.snapshot))),
+            false => Err(Error::corrupt(object.to_string(), format!("it is a mark on another snapshot, {}", mark.snapshot))),
         }
     }
 

@@ -111,7 +111,8 @@ impl<'r> TreeCursor<'r> {
 
     /// The child with this number among all children of nodes of `level`. All nodes of a level but the last are full, so its node can be computed.
     fn child(&mut self, level: u8, index: u64) -> Result<Option<Child>> {
-        let (node_index, slot) = (index / NODE_FANOUT as u64, (index % NODE_FANOUT as u64) as usize);
+        // A remainder of NODE_FANOUT, which is a usize, so the cast loses nothing.
+        let (node_index, slot) = (index / u64_from(NODE_FANOUT), (index % u64_from(NODE_FANOUT)) as usize);
         let cached = self.last.get(usize::from(level) - 1).and_then(Option::as_ref);
         if let Some((at, node)) = cached
             && *at == node_index
@@ -178,6 +179,7 @@ impl<'r> Spans<'r> {
     fn advance(&mut self) -> Result<Option<ChunkSpan>> {
         while let Some((rest, level)) = self.open.last_mut() {
             let level = *level;
+            // All children of this node have been visited.
             let Some(child) = rest.pop() else {
                 self.open.pop();
                 continue;
@@ -217,6 +219,7 @@ pub(crate) fn zeros(repo: &Repository) -> HashMap<ChunkId, u64> {
     let mut known = HashMap::from([(child.id, child.len)]);
     for level in 1..=TREE_LEVELS_MAX {
         let Some(len) = child.len.checked_mul(u64_from(NODE_FANOUT)) else { break };
+        // A hole is one chunk again and again, so its nodes are full and of equal children.
         let node = Node { level, children: vec![child; NODE_FANOUT] };
         child = Child { id: keys.chunk_id(&node.encode()), len };
         known.insert(child.id, len);

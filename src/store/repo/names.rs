@@ -89,6 +89,7 @@ impl Repository {
         match read {
             Ok(Some((record, stored))) => {
                 let own = self.own_key(key, &record);
+                // Only exact bytes may be put under the right name: a repair writes them there as they are.
                 Ok((own != *key && super::is_whole(key, &stored, self.has_parity())).then_some(Misplaced { own, stored }))
             }
             Ok(None) => Ok(None),
@@ -118,7 +119,7 @@ impl Repository {
 /// The error for a record that lies under the name of another source.
 pub(super) fn other_source(key: &ObjectKey) -> Error {
     let name = match key {
-        ObjectKey::Snapshot { source, id } => format!("snapshots/{source}-{id}; `icecore repair` puts it in its place"),
+        ObjectKey::Snapshot { source, id } => format!("snapshots/{source}-{id}; `icecore repair` puts it under its own name"),
         ObjectKey::Pending { source, id } => format!("pending/{source}-{id}"),
         other => other.to_string(),
     };

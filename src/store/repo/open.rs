@@ -36,7 +36,7 @@ const FORMAT_PAGE: &str = include_str!("../../../store-format.md");
 pub struct InitOptions {
     /// The passphrase; `None` makes an unencrypted repository.
     pub passphrase: Option<Zeroizing<String>>,
-    /// What deriving the key from the passphrase shall cost.
+    /// The cost of deriving the key from the passphrase.
     pub cost: KdfCost,
     /// Parity of packs in percent, up to [`PARITY_PERCENT_MAX`]; 0 for none. With parity, each record gets a replica, too.
     pub parity_percent: u8,
@@ -50,7 +50,7 @@ pub struct OpenOptions<'a> {
     pub cache_dir: PathBuf,
     /// How many threads work for one operation.
     pub threads: usize,
-    /// What the repository must be, or it is not opened.
+    /// Conditions under which the repository is opened.
     pub trust: Trust<'a>,
 }
 
@@ -170,7 +170,7 @@ fn refuse_remains(backend: &dyn Backend) -> Result<()> {
             return Err(Error::corrupt(
                 backend.location(),
                 format!(
-                    "there is no configuration, but {key}: both copies of `config` were lost, and a new one would make this unreadable for ever"
+                    "there is no configuration, but {key}: both copies of `config` were lost. A new one would make this unreadable for ever"
                 ),
             ));
         }
@@ -220,7 +220,7 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
     let tried = affordable > 0;
     if affordable < key_records.len() || found > KEY_RECORDS_MAX {
         let detail =
-            format!("it has {found} key records, of which the passphrase was tried on {affordable}: the others would take too long");
+            format!("it has {found} key records; the passphrase was tried on {affordable} of them, because the others would take too long");
         damage = damage.or_else(|| Some(Error::corrupt("the repository", detail)));
     }
     for (id, key_record) in key_records.iter().take(affordable) {

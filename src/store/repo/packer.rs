@@ -58,6 +58,7 @@ pub(crate) struct SegmentBuilder {
 impl SegmentBuilder {
     /// Appends an encoded frame with its chunks, and sets their places.
     pub(crate) fn push(&mut self, mut frame: Frame, chunks: &[ChunkEntry], encoded: &[u8]) {
+        debug_assert!(!chunks.is_empty(), "a frame without a chunk could never be read");
         frame.offset = u32_from(self.bytes.len());
         frame.encoded_len = u32_from(encoded.len());
         frame.plain_len = 0;
@@ -324,6 +325,7 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>, parity_percent: u
         Cipher::None => 0,
         Cipher::Aes256Gcm => padme(len) - len,
     };
+    // Padding is a part of a pack that is in memory, so its length fits.
     parts.push(pack.sealer.padding(padding as usize));
     let head_len = u64_from(body_len) + padding;
     // Parity comes before the trailer, so that the trailer stays the end of the object, where readers look for it.
@@ -346,6 +348,7 @@ fn finish_pack(pack: &OpenPack, segments: Vec<SegmentBuilder>, parity_percent: u
     }
     parts.push(stored_trailer);
     parts.push(footer_bytes);
+    debug_assert_eq!(u64_from(parts.iter().map(Vec::len).sum()), footer.pack_len, "the footer says the length of the pack");
     let mut hasher = blake3::Hasher::new();
     parts.iter().for_each(|part| {
         hasher.update(part);

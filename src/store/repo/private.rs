@@ -49,6 +49,7 @@ impl LocalCatalog {
             Catalog::open(dir, keys.repository(), location, &keys.catalog_key()).and_then(|catalog| catalog.probe().map(|()| catalog));
         match shared {
             Ok(catalog) => Ok(Self::new(catalog, None)),
+            // The other process may never go on. Waiting for it could stop all backups of this machine.
             Err(Error::Busy { .. }) => Self::private(dir, keys, location),
             Err(_) => Self::in_memory(keys, location),
         }

@@ -145,8 +145,8 @@ impl Reader {
     /// [`Error::Corrupt`] with the bad pack, if no copy is good; [`Error::Backend`] if reading itself fails.
     pub fn chunk(&self, id: &ChunkId) -> Result<ChunkBytes> {
         let mut failure = None;
-        // Some packs are named by no listed snapshot: theirs was forgotten, or a prune wrote the pack. Listing all packs once finds them. The second
-        // round also heals, which needs the whole pack in memory and so comes last.
+        // A pack that no listed snapshot names is found by listing all packs once: its snapshot was forgotten, or a prune wrote it. The second
+        // round also heals. It comes last, because healing takes the whole pack into memory.
         for attempt in 0..2 {
             for copy in &self.places.copies(id)? {
                 let read = if attempt == 0 { self.copy(copy) } else { self.healed_copy(copy) };
@@ -286,7 +286,7 @@ impl Reader {
     }
 
     fn no_base(&self, of: &StoredCopy) -> Error {
-        self.repo.lost(format!("chunk {}", of.entry.id), "a chunk that it is a delta of is in no pack")
+        self.repo.lost(format!("chunk {}", of.entry.id), "one of its bases is in no pack")
     }
 
     /// The encoded bytes of a copy's frame, as a part of the segment that holds them.

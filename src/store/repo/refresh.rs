@@ -25,7 +25,7 @@ use crate::store::repo::u64_from;
 /// How many packs are added to the catalog in one call.
 const BATCH: usize = 256;
 
-/// What a look at the repository has found.
+/// The result of a look at the repository.
 #[derive(Debug, Default)]
 pub struct Refreshed {
     /// The snapshots that are listed and readable, oldest first: by recorded time, but parents before their children. Their flags and tags are
@@ -223,7 +223,7 @@ impl Repository {
     pub(crate) fn table_in(&self, pack: &PackRef, bytes: &[u8]) -> Result<(Vec<u8>, Vec<crate::id::ChunkId>)> {
         let start = usize::try_from(pack.trailer_offset).unwrap_or(usize::MAX);
         let table = bytes.get(start..);
-        self.open_table(pack, table.ok_or_else(|| Error::corrupt(ObjectKey::Pack(pack.id).to_string(), "its table begins past its end"))?)
+        self.open_table(pack, table.ok_or_else(|| Error::corrupt(ObjectKey::Pack(pack.id).to_string(), "its table starts after its end"))?)
     }
 
     /// Finds the trailer of a pack. Only its name and size are known.

@@ -1,4 +1,4 @@
-//! What this machine has seen at a location: the ids of the repositories that it has opened there, and whether they were encrypted.
+//! The memory of this machine for a location: the ids of the repositories that it has opened there, and whether they were encrypted.
 //!
 //! Someone who controls the storage can put another repository in the place of one. A backup into that one would be lost, or readable for them. So a
 //! changed repository must be accepted by its id. There is one small file for each location, beside the local catalogs. If it is missing or cannot be
@@ -78,7 +78,7 @@ impl Memory {
         if let Some(from) = trust.passphrase_from.filter(|_| !found.encrypted) {
             let detail = format!(
                 "this repository is not encrypted, but a passphrase is configured ({from}): somebody may have put it in the place of an encrypted \
-                 one, and nothing is read from it or stored in it; if it is meant to be so, run this without that setting"
+                 one, and nothing is read from it or stored in it; if the repository shall be unencrypted, run this without that setting"
             );
             return Err(self.refused(detail));
         }
@@ -87,7 +87,7 @@ impl Memory {
         let Some(last) = known.last().filter(|_| !known.contains(found) && !accepted) else { return Ok(()) };
         let detail = format!(
             "repository {} is here, but this machine knows repository {} at this place: somebody may have exchanged it, and nothing is read from \
-             it or stored in it; if that was you: --accept-repository {}",
+             it or stored in it; if you exchanged it yourself, add --accept-repository {}",
             found.described(),
             last.described(),
             found.id.get(..SHORT_DIGITS).unwrap_or(&found.id)

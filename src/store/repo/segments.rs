@@ -50,6 +50,7 @@ impl Segments {
                 Some(slot) => slot,
                 None => {
                     let slot = Slot::default();
+                    // A segment has at most SEGMENT_LEN_MAX bytes, so its length fits.
                     slots.put(key, Arc::clone(&slot), (range.end - range.start) as usize);
                     slot
                 }

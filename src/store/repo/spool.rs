@@ -75,6 +75,7 @@ impl<T> Spool<T> {
     pub fn put(&self, chunk: T, plain: &[u8]) -> Result<bool> {
         let (offset, len, number) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            // Memory first, because it costs no sealing and no disk.
             if state.memory_bytes + plain.len() <= self.memory_max {
                 state.memory_bytes += plain.len();
                 state.chunks.push((chunk, Held(Place::Memory(plain.to_vec()))));

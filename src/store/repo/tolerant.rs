@@ -147,7 +147,7 @@ impl Reader {
                     break;
                 }
                 Piece::Chunk(span) => (Some(span.len), self.chunk(&span.id).map(|bytes| bytes.to_vec())),
-                Piece::Zeros(_) => (None, Err(Error::corrupt("a snapshot's listing", "it has a part that is no entry"))),
+                Piece::Zeros(_) => (None, Err(Error::corrupt("a snapshot's listing", "it has a part that is not an entry"))),
                 Piece::Lost(_, error) => (None, Err(error)),
             };
             let entries = match read {

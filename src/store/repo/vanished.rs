@@ -96,6 +96,7 @@ impl Repository {
     ) -> Result<()> {
         let mut wanted: HashMap<SnapshotId, &(SnapshotId, SnapshotRecord)> = HashMap::new();
         for snapshot in snapshots {
+            // A parent that this machine has seen was judged above already.
             let parent = snapshot.1.parent.filter(|parent| !listed.contains(parent) && !known.contains_key(parent));
             wanted.extend(parent.map(|parent| (parent, snapshot)));
         }
@@ -136,6 +137,7 @@ impl Repository {
             ForgottenRecord {
                 snapshot: one.id,
                 parent: one.record.as_ref().and_then(|record| record.parent),
+                // Nothing is known of the source if only the id is known. Zeros belong to no source.
                 source: source.map_or(SourceId([0; 32]), |source| source.id),
                 time_ns: one.record.as_ref().map_or(0, |record| record.time_ns),
                 forgotten_ns: now_ns,

@@ -79,6 +79,7 @@ impl<'f> Waiting<'f> {
     /// Puts one part of a prefix of `len` bytes into its place. If a damaged base gives no bytes, the part is left out; the chunk then does not match
     /// its id.
     pub(super) fn put(&self, prefix: &Mutex<Prefix>, len: usize, place: usize, part: &[u8]) -> Result<()> {
+        debug_assert!(place + part.len() <= len, "the plan has verified that the part lies in its prefix");
         let mut prefix = prefix.lock().unwrap_or_else(PoisonError::into_inner);
         if part.len() == len {
             *prefix = Prefix::Whole(part.to_vec());

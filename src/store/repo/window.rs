@@ -33,7 +33,7 @@ const PER_THREAD_MIN: usize = 4;
 /// shared.
 const FRAMES_PER_CHUNK_MAX: usize = 2 * usize_from(WORK_WRITE_MAX);
 
-/// A frame that is to be decoded.
+/// A frame in the plan, which will be decoded.
 struct Node {
     /// One of the chunks in the frame.
     copy: StoredCopy,
@@ -365,7 +365,7 @@ impl<'a> Plan<'a> {
 }
 
 fn no_node() -> Error {
-    Error::bug("a frame that is to be read is not in the plan")
+    Error::bug("a frame is not in the plan")
 }
 
 impl Node {

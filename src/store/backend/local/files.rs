@@ -55,7 +55,7 @@ fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Loo
 }
 
 fn no_file() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "is no regular file")
+    io::Error::new(ErrorKind::InvalidData, "is not a regular file")
 }
 
 /// Finds out why a file could not be opened. Anything but a regular file in the place of an object is damage, also a link or a socket. If a
@@ -80,10 +80,10 @@ pub(super) fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Ve
     }
     let range = range.unwrap_or(0..found.len());
     let Some(wanted) = range.end.checked_sub(range.start) else {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "a range that ends before it starts"));
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the range ends before it starts"));
     };
     if range.end > found.len() {
-        let detail = format!("bytes {} to {} of a file of {}", range.start, range.end, found.len());
+        let detail = format!("bytes {} to {} were asked for, but the file has {} bytes", range.start, range.end, found.len());
         return Err(io::Error::new(ErrorKind::UnexpectedEof, detail));
     }
     let wanted = usize::try_from(wanted).map_err(|_| ErrorKind::OutOfMemory)?;

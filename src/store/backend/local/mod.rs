@@ -420,7 +420,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     let entries = match fs::read_dir(path) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
         Err(cause) if cause.kind() == ErrorKind::NotADirectory => {
-            return Err(Error::destination(path, "is no directory; choose another place for the repository"));
+            return Err(Error::destination(path, "is not a directory; choose another place for the repository"));
         }
         entries => entries.map_err(failed("list", path))?,
     };
@@ -432,7 +432,7 @@ fn refuse_foreign(path: &Path) -> Result<()> {
         let is_ours = |name: &str| DIRECTORIES.contains(&name) || name == FORMAT_PAGE_NAME || name.starts_with(TEMPORARY);
         let ours = name.to_str().is_some_and(|name| is_ours(name) || name == "lost+found");
         if !ours {
-            let detail = format!("holds {name:?} and no repository; choose a new or an empty directory");
+            let detail = format!("holds {name:?} but is not a repository; choose a new or an empty directory");
             return Err(Error::destination(path, detail));
         }
     }

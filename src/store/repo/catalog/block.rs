@@ -56,7 +56,7 @@ fn width(number: u64) -> usize {
     (64 - number.leading_zeros()).div_ceil(8) as usize
 }
 
-/// What decides the size of a block. It is brought up to date with each entry.
+/// The numbers that decide the size of a block. They are brought up to date with each entry.
 #[derive(Debug, Clone, Copy)]
 struct Extent {
     count: usize,

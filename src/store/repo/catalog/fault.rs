@@ -26,7 +26,7 @@ impl Fault {
     pub(super) fn into_error(self, path: &Path) -> Error {
         let path = path.to_path_buf();
         match self {
-            Fault::Damaged(detail) => Error::Catalog { path, detail: format!("damaged, to be rebuilt: {detail}") },
+            Fault::Damaged(detail) => Error::Catalog { path, detail: format!("it is damaged and will be rebuilt: {detail}") },
             Fault::Other(detail) => Error::Catalog { path, detail },
             Fault::Busy(detail) => {
                 Error::Busy { path, detail: format!("the catalog is held by another process ({detail}); let that one end, then try again") }

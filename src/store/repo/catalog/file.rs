@@ -42,6 +42,9 @@ CREATE TABLE reading (id BLOB PRIMARY KEY, time INTEGER, sound INTEGER, sum INTE
 /// The largest value in a row. It also bounds how much memory SQLite takes because of a damaged length.
 pub(super) const VALUE_BYTES_MAX: usize = 256 << 20;
 
+/// The same limit as SQLite takes it. 256 MiB fits.
+const VALUE_LIMIT: i32 = VALUE_BYTES_MAX as i32;
+
 /// How long to wait for another process that writes. A write takes well under a second unless that process is suspended. After the wait a
 /// backup goes on without the catalog, so the wait may be short.
 const BUSY_WAIT: Duration = Duration::from_secs(4);
@@ -82,7 +85,7 @@ pub(super) struct Place {
     location: String,
 }
 
-/// What a connection is for.
+/// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Writer,
@@ -98,7 +101,7 @@ pub(super) struct Opened {
     pub(super) replaced: bool,
 }
 
-/// What a directory listing says about files with our stem.
+/// Our files in a directory listing.
 struct Listing {
     /// The generation in use, if any.
     current: Option<u64>,
@@ -215,7 +218,7 @@ impl Place {
     pub(super) fn in_memory(&self) -> Result<Opened, Fault> {
         let mut conn = Connection::open_in_memory()?;
         let sums = self.fill(&mut conn, false)?;
-        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX as i32)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_LIMIT)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         Ok(Opened { conn, sums, generation: 0, replaced: false })
     }
@@ -294,7 +297,7 @@ impl Place {
     fn connection(&self, generation: u64, role: Role) -> Result<Connection, Fault> {
         let conn = Connection::open_with_flags(self.path(generation), FLAGS)?;
         conn.busy_timeout(BUSY_WAIT)?;
-        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX as i32)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_LIMIT)?;
         // Otherwise SQLite copies the log back whenever the last connection closes; see LOG_BYTES_LEFT.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);

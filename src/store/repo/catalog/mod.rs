@@ -358,7 +358,7 @@ impl Catalog {
     }
 
     fn refuse_if_damaged(&self) -> Result<()> {
-        if self.is_damaged() { Err(Fault::damaged("found earlier").into_error(&self.path)) } else { Ok(()) }
+        if self.is_damaged() { Err(Fault::damaged("the damage was found earlier").into_error(&self.path)) } else { Ok(()) }
     }
 
     /// Every failure after opening goes through here. Damage makes the next generation of the file at once, and only once.

@@ -26,7 +26,7 @@ fn from_row(sums: &Sums, row: &Row) -> Result<KnownPack, Fault> {
         trailer_offset: row.get::<_, i64>(3)?.cast_unsigned(),
     };
     let known = KnownPack { num: PackNum(row.get(0)?), pack, chunks: row.get(4)? };
-    if sum(sums, &known) == row.get::<_, i64>(5)? { Ok(known) } else { Err(Fault::damaged("a pack row does not have its sum")) }
+    if sum(sums, &known) == row.get::<_, i64>(5)? { Ok(known) } else { Err(Fault::damaged("the sum of a pack is wrong")) }
 }
 
 pub(super) fn all(conn: &Connection, sums: &Sums) -> Result<Vec<KnownPack>, Fault> {
@@ -43,7 +43,7 @@ pub(super) fn by_id(conn: &Connection, sums: &Sums, id: &PackId) -> Result<Optio
     let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM pack WHERE id = ?1"))?;
     let known = statement.query_row([id.as_bytes()], |row| Ok(from_row(sums, row))).optional()?.transpose()?;
     // Damage to the index over the ids can lead to another pack's row.
-    if known.is_some_and(|known| known.pack.id != *id) { Err(Fault::damaged("a pack is under another id")) } else { Ok(known) }
+    if known.is_some_and(|known| known.pack.id != *id) { Err(Fault::damaged("the index leads to another pack")) } else { Ok(known) }
 }
 
 pub(super) fn by_num(conn: &Connection, sums: &Sums, num: PackNum) -> Result<Option<KnownPack>, Fault> {

@@ -68,7 +68,7 @@ fn load(conn: &Connection, sums: &Sums) -> Result<Vec<Run>, Fault> {
         // SQLite has only signed integers, so numbers of 64 bits are stored with their bits unchanged.
         let run = Run { num: row.get(0)?, entries: row.get::<_, i64>(1)?.cast_unsigned(), target: row.get(2)? };
         if run.sum(sums) != row.get::<_, i64>(3)? || run.num == 0 || run.num > RUN_MAX {
-            return Err(Fault::damaged("a run row does not have its sum"));
+            return Err(Fault::damaged("the sum of a run is wrong"));
         }
         runs.push(run);
     }
@@ -142,7 +142,7 @@ impl Input {
         let head = self.head(tx, sums)?;
         // The count must come to 0 exactly when the blocks end. Otherwise blocks were lost or added, and look-ups would miss chunks.
         let left = self.run.entries.checked_sub(self.taken).filter(|left| (*left > 0) == head.is_some());
-        let Some(left) = left else { return Err(Fault::damaged("a run does not have as many chunks as it should")) };
+        let Some(left) = left else { return Err(Fault::damaged("a run has more or fewer chunks than its row says")) };
         if let Some(block) = &self.block {
             let mut cutter = Cutter::new();
             let mut out = |entries: &[Entry]| insert_block(tx, sums, self.run.num, entries);

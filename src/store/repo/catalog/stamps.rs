@@ -38,6 +38,7 @@ pub(super) fn put(
     let mut last: Option<Vec<u8>> = None;
     while let Some((first, block)) = next_block(stamps)? {
         // Old blocks whose first name lies between two new ones are outdated: their names are in the new block before them.
+        debug_assert!(last.as_ref().is_none_or(|last| *last < first), "stamps come sorted by name");
         match &last {
             Some(last) => remove.execute(params![num, last, first])?,
             None => tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1 AND name < ?2")?.execute(params![num, first])?,
@@ -49,7 +50,7 @@ pub(super) fn put(
         }
         last = Some(first);
     }
-    // The same behind the last block.
+    // Old blocks behind the last new one are outdated, too.
     match last {
         Some(last) => tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1 AND name > ?2")?.execute(params![num, last])?,
         None => tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1")?.execute([num])?,
@@ -75,7 +76,6 @@ fn next_block(stamps: &mut dyn Iterator<Item = Result<NamedStamp>>) -> std::resu
         let (name, stamp) = stamp.map_err(|error| Fault::Other(error.to_string()))?;
         // A name whose hash starts with a zero byte, one in 256, ends a block. That depends only on the name, so when names come or go
         // the other blocks keep their bounds.
-        // One name in 256 ends a block. That depends on the name alone, so that names that come or go do not move the other blocks.
         let ends = blake3::hash(&name).as_bytes().first() == Some(&0);
         let (_, block) = next.get_or_insert_with(|| (name.clone(), Vec::new()));
         let put = put_string(block, &name).and_then(|()| put_string(block, &stamp));
@@ -103,5 +103,5 @@ pub(super) fn around(conn: &Connection, sums: &Sums, set: &StampSet, name: &[u8]
     let found = select.query_row(params![set.num, name], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?)));
     let Some((first, block, sum)) = found.optional()? else { return Ok(Vec::new()) };
     sums.verify(Kind::Stamp, &[set.source.as_bytes(), &first, &block], sum)?;
-    string_pairs(&block).ok_or_else(|| Fault::damaged("a block of stamps does not consist of stamps"))
+    string_pairs(&block).ok_or_else(|| Fault::damaged("a block of stamps cannot be decoded"))
 }

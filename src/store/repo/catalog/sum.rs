@@ -45,6 +45,6 @@ impl Sums {
 
     /// Refuses parts that do not have this sum.
     pub(super) fn verify(&self, kind: Kind, parts: &[&[u8]], sum: i64) -> Result<(), Fault> {
-        if self.of(kind, parts) == sum { Ok(()) } else { Err(Fault::damaged(format!("{kind:?} row does not have its sum"))) }
+        if self.of(kind, parts) == sum { Ok(()) } else { Err(Fault::damaged(format!("the sum of a row is wrong ({kind:?})"))) }
     }
 }

@@ -63,7 +63,7 @@ fn decoded_bytes(frame: &Frame) -> u32 {
 struct Search<'a> {
     places: &'a Places,
     counts: &'a dyn Fn(&PackId) -> bool,
-    /// What the search has found out about each frame: whether it can be read.
+    /// The frames that were searched, and whether each can be read.
     known: HashMap<FramePlace, bool>,
     closure: Closure,
 }

@@ -30,7 +30,7 @@ pub(crate) use commit::later;
 pub use commit::{Committed, SnapshotDraft};
 pub use suspects::Suspects;
 
-/// What a session may rely on.
+/// The snapshot on which a session builds.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
     /// The snapshot whose trees may be inherited, and its source.

@@ -19,7 +19,7 @@ impl WriteSession {
     /// [`Error::Stale`] if a chunk is lost for good; chunks of trees and of the listing count too.
     pub(super) fn rescue(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
         self.walk_and_copy(snapshot).map_err(|error| match error.is_damage() {
-            true => Error::Stale { detail: format!("what this backup builds upon cannot be read any more: {error}") },
+            true => Error::Stale { detail: format!("stored chunks that this backup relies on cannot be read any more: {error}") },
             false => error,
         })
     }
@@ -28,7 +28,7 @@ impl WriteSession {
         // First the tombstones, then the packs. A pack that a prune marks later is found by the next look of the commit.
         let tombstoned = list_tombstones(&self.repo)?;
         self.repo.list_all_packs()?;
-        // What the reader remembers of places may lead to packs that are gone.
+        // The reader may remember places in packs that are gone.
         self.reader.places().forget();
         let mut listed = HashSet::new();
         for key in self.repo.backend().names(ObjectKind::Pack)? {

@@ -169,7 +169,7 @@ impl Base {
         u32::try_from(self.closure.len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
-    /// What the work counts, in bytes, when two deltas are compared. It is little, because both are within the bounds.
+    /// The price of the work, in bytes, for comparing two deltas. It is low, because both are within the bounds.
     pub(super) fn price(&self) -> usize {
         usize_from(self.work()) * thrift::FRAME_PRICE_COMPARED
     }
@@ -302,7 +302,7 @@ fn lower(session: &WriteSession, predecessor: Option<ChunkId>) -> Result<Option<
     Ok(chain.into_iter().find(|(copy, closure)| closure.len() <= work_max && copy.frame().level <= level_max))
 }
 
-/// Which older version a version of a lineage stands on.
+/// A skip rule: it says which older version a version of a lineage stands on.
 struct Skip {
     first: u32,
     factor: u32,
@@ -311,6 +311,7 @@ struct Skip {
 impl Skip {
     /// How many versions before this one, which is not 0, its base is.
     fn distance(&self, version: u32) -> u32 {
+        debug_assert!(version > 0, "version 0 has no base");
         let mut distance = 1;
         let mut next = Some(self.first);
         while let Some(hop) = next.filter(|hop| version.is_multiple_of(*hop)) {

@@ -50,6 +50,7 @@ pub(super) fn window(session: &WriteSession, slices: &[BaseSlice]) -> Result<Win
     let Some(version) = newest.iter().map(|part| part.copy.entry.version.saturating_add(1)).max() else {
         return Ok(Window { version: 0, parts: newest });
     };
+    debug_assert!(version > 0, "it comes after its base");
     let target = version - distance(version);
     let descent = Descent { session, version: target, level: depth(target) };
     let mut parts = Vec::new();

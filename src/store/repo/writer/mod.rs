@@ -14,7 +14,7 @@ use crate::error::{Error, Result, joined};
 use crate::id::ChunkId;
 use crate::store::codec::{Decoder, Encoder};
 use crate::store::format::pack::{ChunkEntry, Encoding, Frame};
-use crate::store::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET};
+use crate::store::format::{DELTA_SEGMENT_TARGET, LEVEL_WRITE_MAX, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET, WORK_WRITE_MAX};
 
 mod base;
 mod lineage;
@@ -86,7 +86,7 @@ fn in_rows(new: &NewChunk<'_>) -> bool {
     new.references.first().is_some_and(|first| first.predecessor.is_some() && !first.slices.is_empty())
 }
 
-/// What a chunk is, for choosing its encoding.
+/// The kind of a chunk, which decides how it is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A chunk of a stream.
@@ -420,6 +420,7 @@ impl<'s> ChunkWriter<'s> {
 
     /// Puts the delta or node in `self.encoded` into the segment of small frames.
     fn push_small(&mut self, frame: Frame, chunk: &ChunkEntry) -> Result<()> {
+        debug_assert!(frame.level <= LEVEL_WRITE_MAX && frame.work <= WORK_WRITE_MAX, "a base that does not fit was refused");
         self.session.count_frame(frame.encoding, self.encoded.len(), chunk.node);
         if !self.small.bytes.is_empty() && self.small.bytes.len() + self.encoded.len() > DELTA_SEGMENT_TARGET {
             self.session.packer().add(std::mem::take(&mut self.small))?;

@@ -22,7 +22,7 @@ pub(super) const WORK_MOVED_MAX: usize = usize_from(WORK_WRITE_MAX) - 16;
 const FRAME_PRICE: usize = 150;
 /// The price of one more frame when two finished deltas of a chunk are compared.
 pub(super) const FRAME_PRICE_COMPARED: usize = 4;
-/// What one page that is found saves, bytes.
+/// The bytes that one found page saves.
 const FOUND_WORTH: usize = 1500;
 
 /// A part of a prefix.
@@ -115,7 +115,7 @@ impl Pieces {
         self.0.iter().map(|word| usize_from(word.count_ones())).sum()
     }
 
-    /// How many of them are among others.
+    /// How many pieces are in both sets.
     fn common(&self, others: &Pieces) -> usize {
         self.0.iter().zip(&others.0).map(|(one, other)| usize_from((one & other).count_ones())).sum()
     }
