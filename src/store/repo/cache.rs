@@ -22,6 +22,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         if let Some((value, _)) = self.young.get(key) {
             return Some(value.clone());
         }
+        // It is used, so it moves to the young generation and survives the next change.
         let (value, bytes) = self.old.remove(key)?;
         self.put(key.clone(), value.clone(), bytes);
         Some(value)

@@ -48,7 +48,6 @@ impl KeptFeatures {
     /// The features of `count` pieces from this number on. There are fewer at the end of the stream, and none if they cannot be read.
     pub fn at(&self, first_piece: u64, count: usize) -> Vec<Features> {
         // Not more than `count`, which is a usize.
-        // Not more than BLOCK, which is a usize.
         let count = self.pieces.saturating_sub(first_piece).min(u64_from(count)) as usize;
         let mut bytes = vec![0; count * FEATURES_LEN];
         match self.file.read_exact_at(&mut bytes, offset_of(first_piece)) {
@@ -63,6 +62,7 @@ impl KeptFeatures {
         let mut block = Vec::with_capacity(BLOCK);
         let mut done = 0;
         while done < self.pieces {
+            // Not more than BLOCK, which is a usize.
             let count = (self.pieces - done).min(u64_from(BLOCK)) as usize;
             let Some(part) = bytes.get_mut(..count * FEATURES_LEN) else { return };
             if self.file.read_exact_at(part, offset_of(done)).is_err() {

@@ -75,7 +75,7 @@ impl Repository {
         let sealed = records.map(|record| {
             let stored = self.seal_record(Kind::Forgotten, &record)?;
             let checksum = blake3::hash(&stored);
-            Ok((ObjectKey::Forgotten(record.snapshot), self.with_copy([&stored[..], checksum.as_bytes()].concat())?))
+            Ok((ObjectKey::Forgotten(record.snapshot), self.with_replica([&stored[..], checksum.as_bytes()].concat())?))
         });
         let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
         self.backend().write_all(&objects, mode).map(drop)
@@ -90,9 +90,9 @@ impl Repository {
         let corrupt = |detail: &str| Error::corrupt(object.to_string(), detail);
         let read = self
             .backend()
-            .read_if_there(&object, self.with_copy_len(u64_from(MARK_LEN_MAX)))
+            .read_if_there(&object, self.with_replica_len(u64_from(MARK_LEN_MAX)))
             .map_err(|error| missing_is_damage(error, &object))?;
-        let Some(bytes) = read.map(|stored| self.without_copy(&object, stored)).transpose()? else { return Ok(None) };
+        let Some(bytes) = read.map(|stored| self.without_replica(&object, stored)).transpose()? else { return Ok(None) };
         let (stored, checksum) = bytes
             .split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>()
             .map(|(stored, sum)| (stored, *sum))

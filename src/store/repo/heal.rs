@@ -51,11 +51,13 @@ pub fn health(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Resul
         return Ok(other_replica(backend, key)?.map_or(Health::Missing, Health::Healable));
     };
     let corrupt = |detail: String| Ok(Health::Lost(Error::corrupt(key.to_string(), detail)));
+    // The object is read whole. A length that no object of ours has must not fill the memory.
     if size > PROTECTED_LEN_MAX {
         return corrupt(format!("its length of {size} bytes is out of bounds"));
     }
     let mut has_bad_sectors = false;
     let Some(bytes) = read_around(backend, key, 0..size, &mut has_bad_sectors)? else { return Ok(Health::Missing) };
+    // Every attempt to heal is judged by this same test, so parity that is damaged itself can never pass wrong bytes for right ones.
     let is_whole = is_whole(key, &bytes, has_parity);
     let healed = match (is_whole, key) {
         (true, _) if !has_bad_sectors => return Ok(Health::Whole),
@@ -240,12 +242,14 @@ impl Repository {
         }
         {
             let mut state = self.inner.healed.state();
+            // Healing reads the whole pack. A reader asks for each of its chunks, so the result is kept, and failures are, too.
             let known = state.packs.get(id);
             if known.is_some() || state.hopeless.contains(id) {
                 return Ok(known);
             }
         }
         let key = ObjectKey::Pack(*id);
+        // Without the lock: two threads may heal the same pack, which costs time only.
         let healed = match self.health(&key)? {
             Health::Healable(bytes) => Some(Arc::new(bytes)),
             Health::Whole | Health::Lost(_) | Health::Missing => None,
@@ -262,16 +266,16 @@ impl Repository {
     }
 
     /// A record with its replica appended, if this repository has parity.
-    pub(super) fn with_copy(&self, mut stored: Vec<u8>) -> Result<Vec<u8>> {
+    pub(super) fn with_replica(&self, mut stored: Vec<u8>) -> Result<Vec<u8>> {
         if self.has_parity() {
-            let copy = section(&Geometry::of_record(u64_from(stored.len())), &stored, &[]).map_err(|m| m.of("a new record"))?;
-            stored.extend_from_slice(&copy);
+            let replica = section(&Geometry::of_record(u64_from(stored.len())), &stored, &[]).map_err(|m| m.of("a new record"))?;
+            stored.extend_from_slice(&replica);
         }
         Ok(stored)
     }
 
     /// The longest stored form of a record of `len` bytes.
-    pub(super) fn with_copy_len(&self, len: u64) -> u64 {
+    pub(super) fn with_replica_len(&self, len: u64) -> u64 {
         if self.has_parity() { Geometry::of_record(len).object_len() } else { len }
     }
 
@@ -279,7 +283,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Corrupt`].
-    pub(super) fn without_copy(&self, key: &ObjectKey, mut stored: Vec<u8>) -> Result<Vec<u8>> {
+    pub(super) fn without_replica(&self, key: &ObjectKey, mut stored: Vec<u8>) -> Result<Vec<u8>> {
         if !self.has_parity() {
             // The later checks of the other records say more exactly what is wrong.
             let is_named = !matches!(key, ObjectKey::Forgotten(_) | ObjectKey::Tombstone(_));

@@ -32,6 +32,7 @@ impl Repository {
     /// [`Error::InvalidArgument`] if its texts are too long or its time is before 1970, [`Error::Backend`].
     pub fn write_log(&self, entry: &LogRecord) -> Result<LogName> {
         let stored = self.seal_record(Kind::Log, entry)?;
+        // A negative time would break the order of the names, and a longer entry could not be read again.
         if stored.len() > LOG_LEN_MAX || entry.time_ns < 0 {
             let detail = format!(
                 "a journal entry has at most {LOG_LEN_MAX} bytes and a time after 1970; this one has {} bytes and the time {} ns",

@@ -275,7 +275,7 @@ mod tests {
         assert!(cut(&[]).is_empty());
     }
 
-    /// An entry may be longer than a chunk: it goes on in the next ones, and no other does.
+    /// An entry may be longer than a chunk. It continues in the next chunks, which hold no other entry.
     #[test]
     fn a_long_entry_takes_several_chunks() {
         let mut listing = entries(3);

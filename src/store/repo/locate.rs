@@ -66,7 +66,7 @@ impl PackTable {
     /// Rough bytes in memory.
     pub(crate) fn weight(&self) -> usize {
         let frames: usize = self.trailer.frames.iter().map(|frame| size_of::<Frame>() + frame.slices.len() * 16).sum();
-        // 256 and 12 stand for what allocations and the shared pointer take besides.
+        // 256 and 12 are guesses at the memory that allocations and the shared pointer take.
         256 + self.trailer.chunks.len() * size_of::<ChunkEntry>() + frames + self.starts.len() * 12
     }
 }

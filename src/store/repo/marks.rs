@@ -103,7 +103,7 @@ impl Repository {
         if stored.len() > MARK_LEN_MAX {
             return Err(Error::InvalidArgument(format!("a mark has at most {MARK_LEN_MAX} bytes; this one has {}", stored.len())));
         }
-        let stored = self.with_copy(stored)?;
+        let stored = self.with_replica(stored)?;
         // The hash over a sealed record with a fresh salt: two marks never share a name, so no writer replaces another's mark.
         let id = MarkId(*blake3::hash(&stored).as_bytes());
         self.backend().write(&ObjectKey::Mark { snapshot: mark.snapshot, id }, &[&stored], WriteMode::CreateNew)?;
@@ -118,10 +118,10 @@ impl Repository {
         let object = ObjectKey::Mark { snapshot: *snapshot, id: *id };
         let read = self
             .backend()
-            .read_if_there(&object, self.with_copy_len(u64_from(MARK_LEN_MAX)))
+            .read_if_there(&object, self.with_replica_len(u64_from(MARK_LEN_MAX)))
             .map_err(|error| missing_is_damage(error, &object))?;
         let Some(stored) = read else { return Ok(None) };
-        let stored = self.without_copy(&object, stored)?;
+        let stored = self.without_replica(&object, stored)?;
         let mark: MarkRecord = self.open_record(Kind::Mark, &object, &stored)?;
         mark.verify_texts().map_err(|m| m.of(object))?;
         match mark.snapshot == *snapshot {

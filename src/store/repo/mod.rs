@@ -197,21 +197,21 @@ impl Repository {
     /// Seals a snapshot record. Its id is the hash of the stored bytes.
     pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
         snapshot.verify_texts().map_err(|m| m.of("a new snapshot record"))?;
-        let stored = self.with_copy(self.seal_record(Kind::Snapshot, snapshot)?)?;
+        let stored = self.with_replica(self.seal_record(Kind::Snapshot, snapshot)?)?;
         Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
     }
 
     /// Opens a snapshot record, pending or committed, that was found under this name. The caller must still compare the name with the
     /// record's source.
     fn open_snapshot(&self, object: &ObjectKey, stored: Vec<u8>) -> Result<SnapshotRecord> {
-        let snapshot: SnapshotRecord = self.open_record(Kind::Snapshot, object, &self.without_copy(object, stored)?)?;
+        let snapshot: SnapshotRecord = self.open_record(Kind::Snapshot, object, &self.without_replica(object, stored)?)?;
         snapshot.verify_texts().map_err(|m| m.of(object))?;
         Ok(snapshot)
     }
 
     /// Seals a tombstone.
     pub(crate) fn seal_tombstone(&self, tombstone: &Tombstone) -> Result<Vec<u8>> {
-        self.with_copy(self.seal_record(Kind::Tombstone, tombstone)?)
+        self.with_replica(self.seal_record(Kind::Tombstone, tombstone)?)
     }
 
     /// Writes these tombstones, durably, and returns how many were new. With [`WriteMode::CreateNew`] a tombstone that is there stays as it is.
@@ -225,7 +225,7 @@ impl Repository {
     /// The content of the tombstone of this id. `None` if it has just gone, cannot be read, or was written for another id: then only its name counts.
     pub(crate) fn read_tombstone(&self, id: PackId) -> Result<Option<Tombstone>> {
         let object = ObjectKey::Tombstone(id);
-        let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_copy(&object, stored)?);
+        let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_replica(&object, stored)?);
         match self.read_record(&object).and_then(|stored| stored.map(open).transpose()) {
             Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => Ok(None),
             // Someone who controls the storage can copy an old tombstone to the name of a pack that was marked a moment ago.

@@ -104,6 +104,7 @@ impl Repository {
         let mut bad = Vec::new();
         for source in sources {
             match self.read_snapshot(&key(*source)) {
+                // It is under its right name: `read_snapshot` has compared the source.
                 Ok(Some(record)) => found = Some(SameId { read: Ok(record), source: *source, strays: Vec::new() }),
                 Ok(None) => {}
                 Err(error) if is_told(&error) => bad.push((*source, error)),
@@ -111,6 +112,7 @@ impl Repository {
             }
         }
         let mut bad = bad.into_iter();
+        // If none can be read, the first error stands for the snapshot, so that it is reported and not silently absent.
         let found = found.or_else(|| bad.next().map(|(source, error)| SameId { read: Err(error), source, strays: Vec::new() }));
         Ok(found.map(|found| SameId { strays: bad.map(|(_, error)| error).collect(), ..found }))
     }

@@ -96,7 +96,7 @@ impl Repository {
             Err(Error::Backend { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
                 // If the answer to a write was lost and it was sent again, it finds its own bytes. Then this init has won.
                 if backend.read_if_there(&second, CONFIG_LEN_MAX)?.as_ref() != Some(&config_bytes) {
-                    let keys: Vec<ObjectKey> = own.into_iter().flat_map(both_copies).collect();
+                    let keys: Vec<ObjectKey> = own.into_iter().flat_map(both_replicas).collect();
                     backend.delete(&keys)?;
                     return Err(taken(backend));
                 }
@@ -150,7 +150,7 @@ fn taken(backend: &dyn Backend) -> Error {
     Error::InvalidArgument(format!("{} holds a repository already", backend.location()))
 }
 
-fn both_copies(id: KeyId) -> [ObjectKey; 2] {
+fn both_replicas(id: KeyId) -> [ObjectKey; 2] {
     [Replica::First, Replica::Second].map(|replica| ObjectKey::Key(id, replica))
 }
 

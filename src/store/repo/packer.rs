@@ -115,7 +115,7 @@ impl Trouble {
     }
 }
 
-/// Poisons the session if its thread panics: otherwise the others would wait for it for ever.
+/// Poisons the session if its thread panics, so that all other threads stop.
 struct Guard<'t>(&'t Trouble);
 
 impl Drop for Guard<'_> {

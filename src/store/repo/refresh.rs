@@ -156,7 +156,8 @@ impl Repository {
     }
 
     pub(super) fn list_packs_into(&self, local: &LocalCatalog) -> Result<Vec<Error>> {
-        // The known packs are read before the listing. A pack that another process adds meanwhile is not in either, and stays.
+        // The known packs are read before the listing. A pack that another process adds to the catalog meanwhile is not among them, and is not
+        // removed.
         let known: Vec<PackId> = local.packs()?.into_iter().map(|known| known.pack.id).collect();
         let mut listed = HashMap::new();
         for info in self.backend().list(ObjectKind::Pack)? {

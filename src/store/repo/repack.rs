@@ -84,6 +84,7 @@ impl Repacker {
             self.encoder.encode(plain, base_plain, &mut encoded).map_err(malformed)?;
             encoding = Encoding::Delta;
         }
+        // Checked before it is verified and stored: for the caller a longer delta is not better than what it has.
         if encoded.len() > len_max {
             return Ok(false);
         }

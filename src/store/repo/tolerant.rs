@@ -56,6 +56,7 @@ impl<'r> Pieces<'r> {
     pub fn next(&mut self) -> Result<Option<Piece>> {
         while let Some((id, level, at)) = self.open.pop() {
             let len = at.end - at.start;
+            // The id alone says that these are zeros, so they can be given even if their chunks are lost.
             if self.zeros.get(&id) == Some(&len) {
                 return Ok(Some(Piece::Zeros(at)));
             }

@@ -47,7 +47,7 @@ impl TreeWriter {
             match self.levels.get_mut(level) {
                 // Only at the start of a node. Before that, single children fill the open node.
                 Some((open, made)) if open.is_empty() && whole_nodes > 1 => {
-                    // A tree has at most TREE_LEVELS_MAX levels, so a level fits into a byte.
+                    // Seven levels hold any stream, so a level fits into a byte.
                     let node = Node { level: level as u8 + 1, children: vec![child; NODE_FANOUT] };
                     let predecessor = parent.node_id(node.level, *made)?;
                     *made += whole_nodes;
@@ -80,7 +80,7 @@ impl TreeWriter {
 
     fn close_node(&mut self, level: usize, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
         let (open, made) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
-        // A level fits into a byte, as above.
+        // Seven levels hold any stream, so a level fits into a byte.
         let node = Node { level: level as u8 + 1, children: std::mem::take(open) };
         let index = *made;
         *made += 1;
@@ -96,7 +96,7 @@ impl TreeWriter {
         while let Some((open, made)) = self.levels.get(level) {
             let topmost = level + 1 == self.levels.len();
             match (open.as_slice(), *made) {
-                // A single child on the highest level, and no node made there: that child is the top of the tree.
+                // A single child on the highest level, and no node made there: that child is the top of the tree. Levels are few, as above.
                 ([only], 0) if topmost => return Ok(StreamRoot { len: self.len, levels: level as u8, top: Some(only.id) }),
                 ([], _) => level += 1,
                 _ => {

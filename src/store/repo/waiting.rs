@@ -81,6 +81,7 @@ impl<'f> Waiting<'f> {
     pub(super) fn put(&self, prefix: &Mutex<Prefix>, len: usize, place: usize, part: &[u8]) -> Result<()> {
         debug_assert!(place + part.len() <= len, "the plan has verified that the part lies in its prefix");
         let mut prefix = prefix.lock().unwrap_or_else(PoisonError::into_inner);
+        // The usual case: one base is the whole prefix. It is decoded next and need not be counted.
         if part.len() == len {
             *prefix = Prefix::Whole(part.to_vec());
             return Ok(());
@@ -106,6 +107,7 @@ impl<'f> Waiting<'f> {
         if self.in_memory.fetch_add(len, Ordering::Relaxed) + len <= MEMORY_MAX {
             return Prefix::Parts(vec![0; len]);
         }
+        // No room in memory: the reservation is taken back, and the prefix gets a range of its own in the file.
         self.in_memory.fetch_sub(len, Ordering::Relaxed);
         Prefix::Spilled(spill.end + self.in_file.fetch_add(u64_from(len), Ordering::Relaxed))
     }

@@ -96,6 +96,7 @@ pub(super) fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Ve
         if read == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
+        // At most `wanted`, which came from 64 bits.
         offset += read as u64;
     }
     bytes.truncate(wanted);

@@ -36,6 +36,7 @@ impl LocalBackend {
             // Making a file to learn the time is done only if there is something to judge.
             let now = self.file_system_time()?;
             for (path, metadata) in files {
+                // Both must hold. Locks are not seen from other machines, and ages say nothing about a process that was suspended.
                 if is_old(&metadata, now, min_age) && nobody_writes(&path)? {
                     match self.disk.remove_file(&path) {
                         Ok(()) => {
@@ -77,6 +78,7 @@ impl LocalBackend {
         for directory in directories {
             for entry in entries(&directory)? {
                 let entry = entry?;
+                // Only our own prefix. Whatever else lies there belongs to someone else and is never removed.
                 if entry.file_name().to_str().is_none_or(|name| !name.starts_with(TEMPORARY)) {
                     continue;
                 }

@@ -175,7 +175,7 @@ impl Catalog {
         self.damaged.load(Ordering::Acquire)
     }
 
-    /// The file.
+    /// The path of its file.
     pub fn path(&self) -> &Path {
         &self.path
     }

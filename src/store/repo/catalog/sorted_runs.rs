@@ -175,7 +175,7 @@ fn plan(tx: &Transaction, runs: &[Run]) -> Result<Option<(u32, Vec<Run>)>, Fault
     };
     let Some(tier) = tier else { return Ok(None) };
     let target = next_num(runs)?;
-    // Lower tiers are merged too: they are small beside this one, and each run less makes look-ups cheaper.
+    // Lower tiers are merged too: they are small beside this one, and look-ups become cheaper with each run that goes.
     let inputs = runs.iter().filter(|run| run.tier() <= tier).map(|run| Run { target: Some(target), ..*run });
     Ok(Some((target, inputs.collect())))
 }

@@ -163,6 +163,7 @@ impl WriteSession {
     /// has marked or that is suspect.
     pub(super) fn trusted(&self, copies: Vec<StoredCopy>) -> Result<Option<(StoredCopy, Closure)>> {
         for copy in copies {
+            // The whole chain is looked at. A copy that lies in a good pack is of no use if a base of it is going to be deleted.
             if let Some(closure) = Closure::of(self.reader.places(), &copy, &|pack| self.counts(pack))? {
                 return Ok(Some((copy, closure)));
             }
@@ -182,6 +183,7 @@ impl WriteSession {
     /// Counts the encoded bytes of a new frame, of nodes or of others.
     pub(super) fn count_frame(&self, encoding: Encoding, encoded_len: usize, nodes: bool) {
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        // Frames of nodes are counted apart, because they are the price of metadata and not of data.
         let bytes = match (nodes, encoding) {
             (true, _) => &mut stats.node_bytes,
             (false, Encoding::Raw) => &mut stats.raw_bytes,

@@ -75,7 +75,7 @@ impl WriteSession {
         self.suspects = Some(suspects);
     }
 
-    /// How many chunks were stored anew because their stored copies could not be relied upon.
+    /// How many chunks were stored anew because their stored copies are damaged or gone.
     pub fn healed_chunks(&self) -> u64 {
         u64_from(self.mended.lock().unwrap_or_else(PoisonError::into_inner).len())
     }

@@ -114,7 +114,7 @@ impl Base {
         Ok(base.fits().then_some(base))
     }
 
-    /// The base that slices from elsewhere in a stream without pages give.
+    /// The base made of slices from other places in a stream without pages.
     pub(super) fn of_rows(session: &WriteSession, reference: &Reference) -> Result<Option<Base>> {
         let mut base = Base { version: 0, closure: Closure::default(), slices: Vec::new() };
         // The best slices stand last, nearest to the chunk. They are added first, so that they have a place if not all fit.

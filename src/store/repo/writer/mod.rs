@@ -15,6 +15,7 @@ use crate::id::ChunkId;
 use crate::store::codec::{Decoder, Encoder};
 use crate::store::format::pack::{ChunkEntry, Encoding, Frame};
 use crate::store::format::{DELTA_SEGMENT_TARGET, LEVEL_WRITE_MAX, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET, WORK_WRITE_MAX};
+use crate::store::repo::u32_from;
 
 mod base;
 mod lineage;
@@ -22,7 +23,6 @@ mod lineage;
 mod tests;
 mod thrift;
 
-use crate::store::repo::u32_from;
 use base::Base;
 
 /// A delta this many times smaller than the chunk is taken at once; nothing else is tried. With 8, deltas were taken of chunks in which some
@@ -397,6 +397,7 @@ impl<'s> ChunkWriter<'s> {
 
     /// Decodes `self.encoded` and compares the result with the plain bytes.
     fn verify(&mut self, encoding: Encoding, prefix: &[u8], plain: &[u8], id: &ChunkId) -> Result<()> {
+        // Raw bytes are the plain bytes themselves. There is nothing to decode.
         if encoding == Encoding::Raw {
             return Ok(());
         }
