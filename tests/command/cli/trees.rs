@@ -118,7 +118,7 @@ fn what_is_left_out_is_said_and_is_not_missing() {
         "{text}"
     );
     place.run(["backup", "files", "data", "--exclude", "#x"]).failed(2, &["comment"]);
-    place.run(["backup", "files", "data", "--exclude", "a{b"]).failed(2, &["no pattern"]);
+    place.run(["backup", "files", "data", "--exclude", "a{b"]).failed(2, &["not a valid pattern"]);
     place.run(["backup", "files", "data", "--exclude-file", "none"]).failed(1, &["none"]);
 }
 
