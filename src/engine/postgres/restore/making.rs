@@ -139,8 +139,8 @@ impl<'a> Making<'a> {
     }
 }
 
-/// The error with `more` at the end of its text. The other kinds have no text of their own and become
-/// [`Error::Destination`], an interruption too.
+/// The error with `more` at the end of its text. Kinds that are not listed here become [`Error::Destination`], an
+/// interruption too.
 pub(super) fn add(error: Error, more: &str) -> Error {
     match error {
         Error::Source { path, detail } => Error::Source { path, detail: detail + more },
