@@ -8,8 +8,8 @@ use super::{Values, invalid, is_known};
 use crate::error::Result;
 
 /// Advice where a part of a password may have been taken for something else.
-const ENCODE: &str = "in the user's name and the password of a URI, write `@`, `/`, `:`, `%`, `?` and `#` percent-encoded (`@` as %40, `/` as %2F), or give the \
-                      password in another way: PGPASSWORD, ~/.pgpass";
+const ENCODE: &str = "in the user's name and the password of a URI, write `@`, `/`, `:`, `%`, `?` and `#` percent-encoded (`@` as %40, \
+                      `/` as %2F), or give the password in another way: PGPASSWORD, ~/.pgpass";
 
 /// The settings in a connection string. It may be empty, or the name of a database.
 pub(super) fn parse(dsn: &str) -> Result<Values> {
