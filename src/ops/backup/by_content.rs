@@ -22,6 +22,7 @@ use crate::engine::pump::Pump;
 use crate::error::{Error, Result, joined};
 use crate::fs::sparse_read::{Holes, NoHoles};
 use crate::id::ChunkId;
+use crate::ops::number::{index, wide, within_chunk};
 use crate::progress::Monitor;
 use crate::store::chunker::{Cut, content_cuts};
 use crate::store::format::snapshot::StreamRoot;
@@ -71,7 +72,7 @@ struct Piece {
 impl Piece {
     /// How many bytes of the stream it stands for.
     fn len(&self) -> u64 {
-        (self.bytes.len() as u64).saturating_mul(self.count)
+        wide(self.bytes.len()).saturating_mul(self.count)
     }
 }
 
@@ -202,7 +203,7 @@ fn next_piece(
     let Some(cut) = chunks.next() else { return Ok(None) };
     let (bytes, count) = match cut.map_err(|e| Failure::Input(Error::source("the source", e)))? {
         Cut::Bytes(bytes) => (bytes, 1),
-        Cut::Zeros { len, count } => (vec![0; len as usize], count),
+        Cut::Zeros { len, count } => (vec![0; index(len)], count),
     };
     // A hole is one chunk of zeros with a count. Its bytes exist once in memory, whatever the length of the hole.
     let id = session.repository().keys().chunk_id(&bytes);
@@ -210,7 +211,7 @@ fn next_piece(
     let offset = *next_offset;
     let piece = Piece { offset, id, bytes, reference, count };
     // `next` above accounts for the first occurrence; pass over the others.
-    prediction.pass(piece.len() - piece.bytes.len() as u64);
+    prediction.pass(piece.len() - wide(piece.bytes.len()));
     *next_offset = offset.saturating_add(piece.len());
     Ok(Some(piece))
 }
@@ -226,7 +227,7 @@ fn store_short(
     let mut cursor = TreeCursor::new(session.reader(), parent);
     store_pieces(session, writer, &pieces, &Sink::plain(), monitor)?;
     for piece in pieces {
-        tree.push_run(piece.id, piece.bytes.len() as u32, piece.count, writer, &mut cursor)?;
+        tree.push_run(piece.id, within_chunk(wide(piece.bytes.len())), piece.count, writer, &mut cursor)?;
     }
     tree.finish(writer, &mut cursor)
 }
@@ -244,7 +245,7 @@ fn store_batches(
         while let Some(batch) = next() {
             go_on(session, monitor)?;
             store_pieces(session, &mut writer, &batch.pieces, sink, monitor)?;
-            let chunks = batch.pieces.iter().map(|piece| (piece.id, piece.bytes.len() as u32, piece.count));
+            let chunks = batch.pieces.iter().map(|piece| (piece.id, within_chunk(wide(piece.bytes.len())), piece.count));
             collector.put(batch.number, chunks.collect())?;
         }
         writer.flush()
@@ -276,11 +277,11 @@ fn store_pieces(
     for piece in pieces {
         // Holes were not read, so they do not count as read bytes.
         if piece.count == 1 {
-            session.count_read(piece.bytes.len() as u64);
+            session.count_read(wide(piece.bytes.len()));
         }
         monitor.advance(piece.len());
         for repeat in 0..piece.count.min(KEPT_ZEROS_MAX) {
-            sink.keep(piece.offset + repeat * piece.bytes.len() as u64, &piece.bytes, false);
+            sink.keep(piece.offset + repeat * wide(piece.bytes.len()), &piece.bytes, false);
         }
         chunks.push((piece.offset, NewChunk { id: piece.id, plain: &piece.bytes, references: vec![piece.reference.clone()] }));
     }

@@ -21,6 +21,7 @@ use super::sorted::{Sorted, Sorter};
 use crate::engine::{self, Body, CaptureReport, CapturedStream, NamedRoot, Source, Stamp};
 use crate::error::{Error, Result};
 use crate::fs::sparse_read::NoHoles;
+use crate::ops::number::micros;
 use crate::progress::Monitor;
 use crate::recorded::TableContent;
 use crate::store::chunker::page_chunk_len;
@@ -103,7 +104,7 @@ pub(super) fn capture(
     let mut report = capture.finish()?;
     tell_messages(&report, monitor);
     put_stamps(&mut stamps, std::mem::take(&mut report.stamps))?;
-    let capture_us = started.elapsed().as_micros() as u64;
+    let capture_us = micros(started.elapsed());
     // The source is closed now; storing what was set aside makes nobody wait.
     intake.store_set_aside()?;
     let (entries, stamps) = (entries.finish(), stamps.finish());

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::ops::number::{in_memory, wide};
 use crate::store::codec::similarity::{PIECE_LEN, Sampler};
 use crate::store::repo::KeptFeatures;
 
@@ -19,7 +20,7 @@ const SAMPLE_LEN: usize = 32 << 10;
 const AGREEING_MIN: usize = 3;
 /// Anchors agree if their places are within this many bytes. The place of an old anchor is known only to its piece,
 /// and rows come and go between two of them.
-const AGREEING_WITHIN: u64 = PIECE_LEN as u64 + PIECE_LEN as u64 / 2;
+const AGREEING_WITHIN: u64 = wide(PIECE_LEN) + wide(PIECE_LEN) / 2;
 
 /// Looks for content near a place of the parent's stream.
 pub(super) struct Landmarks {
@@ -40,10 +41,10 @@ impl Landmarks {
     /// Where in the parent's stream the content of this chunk starts, if that is near the expected place. Right to
     /// about a piece.
     pub(super) fn place(&mut self, chunk: &[u8], expected: u64) -> Option<u64> {
-        self.go_near(expected / PIECE_LEN as u64);
+        self.go_near(expected / wide(PIECE_LEN));
         let sample = chunk.get(..SAMPLE_LEN).unwrap_or(chunk);
         // Each known anchor votes for a start: its old place minus its offset in the chunk.
-        let known = |(end, anchor): (usize, u32)| Some(self.places.get(&anchor).copied().flatten()?.saturating_sub(end as u64));
+        let known = |(end, anchor): (usize, u32)| Some(self.places.get(&anchor).copied().flatten()?.saturating_sub(wide(end)));
         let mut starts: Vec<u64> = self.sampler.anchors(sample).filter_map(known).collect();
         starts.sort_unstable();
         // For each start, the run of starts that agree with it. The longest run wins, and its median is the place.
@@ -65,9 +66,9 @@ impl Landmarks {
         }
         self.near = piece.saturating_sub(REACH_PIECES)..piece.saturating_add(REACH_PIECES);
         self.places.clear();
-        let features = self.features.at(self.near.start, (self.near.end - self.near.start) as usize);
+        let features = self.features.at(self.near.start, in_memory(self.near.end - self.near.start));
         for (number, features) in (self.near.start..).zip(features) {
-            let middle = number * PIECE_LEN as u64 + PIECE_LEN as u64 / 2;
+            let middle = number * wide(PIECE_LEN) + wide(PIECE_LEN) / 2;
             for anchor in features.anchors() {
                 // An anchor of several pieces names no place.
                 self.places.entry(anchor).and_modify(|place| *place = None).or_insert(Some(middle));

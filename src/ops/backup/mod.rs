@@ -38,6 +38,7 @@ use crate::engine::{self, Source, SourceDescription};
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::Gaps;
+use crate::ops::number::{micros, wide};
 use crate::ops::text::count;
 use crate::progress::Monitor;
 use crate::recorded::{Flag, SourceKind};
@@ -215,7 +216,7 @@ fn source_id<'p>(parts: impl Iterator<Item = &'p [u8]>) -> SourceId {
     let mut hasher = blake3::Hasher::new_derive_key("icecore 2026-11 format 1 source identity");
     for part in parts {
         // With its length before each part, no two lists of parts give the same bytes.
-        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(&wide(part.len()).to_le_bytes());
         hasher.update(part);
     }
     SourceId(*hasher.finalize().as_bytes())
@@ -229,7 +230,7 @@ fn draft(captured: &Captured, source: SourceRef, parent: Option<SnapshotId>, opt
     let several = (captured.roots.len() > 1).then(|| (ROOTS_FACT.to_owned(), captured.roots.len().to_string()));
     SnapshotRecord {
         time_ns: options.time_ns,
-        duration_us: started.elapsed().as_micros() as u64,
+        duration_us: micros(started.elapsed()),
         host: options.host.clone(),
         user: options.user.clone(),
         tool: format!("icecore {}", env!("CARGO_PKG_VERSION")),

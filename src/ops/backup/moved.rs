@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use super::pool::Pool;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
+use crate::ops::number::{wide, within_chunk};
 use crate::progress::Monitor;
 use crate::store::codec::similarity::matching::{Batch, Candidate, Matcher, Matches, VOTES_UNIQUE};
 use crate::store::codec::similarity::slices::{self, Limits, OldChunk, Slice};
@@ -164,7 +165,7 @@ impl<'a> Moved<'a> {
         let sought = Sought { number, len: chunk.plain.len(), in_place };
         let reference = chunk.references.first().cloned().unwrap_or_default();
         let set_aside = state.aside.put(Aside { id: chunk.id, offset, reference, sought }, chunk.plain)?;
-        state.aside_bytes += if set_aside { chunk.plain.len() as u64 } else { 0 };
+        state.aside_bytes += if set_aside { wide(chunk.plain.len()) } else { 0 };
         Ok(set_aside)
     }
 
@@ -178,7 +179,7 @@ impl<'a> Moved<'a> {
             return Ok(());
         }
         let batch = std::mem::take(&mut state.batch);
-        let features_bytes: u64 = state.old.iter().map(|old| old.features.pieces() * FEATURES_LEN as u64).sum();
+        let features_bytes: u64 = state.old.iter().map(|old| old.features.pieces() * wide(FEATURES_LEN)).sum();
         // Reading the features of whole streams costs their bytes. For a small change that is more than it may save;
         // then only the pool is searched.
         let aside_bytes = std::mem::take(&mut state.aside_bytes);
@@ -191,7 +192,7 @@ impl<'a> Moved<'a> {
         let repo = self.session.repository();
         let mut writers = (0..repo.threads()).map(|_| self.session.writer()).collect::<Result<Vec<_>>>()?;
         let mut sources = Sources::new(self.session, &state.old);
-        if self.content == Content::Pages && aside_bytes > PAGES_WINDOW_LEN as u64 {
+        if self.content == Content::Pages && aside_bytes > wide(PAGES_WINDOW_LEN) {
             sources.amplification = AMPLIFICATION_BULK;
         }
         let mut aside = aside.into_iter().peekable();
@@ -275,9 +276,9 @@ impl Sought {
     /// Whether these slices hold enough of its features ([`ROWS_FOUND_SHARE`]).
     fn is_found(&self, candidates: &[Candidate], slices: &[Slice]) -> bool {
         // A piece counts for the slice that has its middle: slices need not start at the borders of pieces.
-        let is_in = |candidate: &&Candidate| slices.iter().any(|slice| slice.range.contains(&(candidate.offset() + PIECE_LEN as u64 / 2)));
+        let is_in = |candidate: &&Candidate| slices.iter().any(|slice| slice.range.contains(&(candidate.offset() + wide(PIECE_LEN) / 2)));
         let votes: u64 = candidates.iter().filter(is_in).map(|candidate| u64::from(candidate.votes)).sum();
-        let all = (self.len / PIECE_LEN) as u64 * FEATURES as u64 * u64::from(VOTES_UNIQUE);
+        let all = wide(self.len / PIECE_LEN * FEATURES) * u64::from(VOTES_UNIQUE);
         votes * ROWS_FOUND_SHARE >= all
     }
 }
@@ -313,7 +314,7 @@ impl<'a> Sources<'a> {
         let mut streams = Vec::new();
         for old in old {
             streams.push((start, TreeCursor::new(session.reader(), Some(old.root))));
-            start += old.features.pieces() * PIECE_LEN as u64;
+            start += old.features.pieces() * wide(PIECE_LEN);
         }
         Sources { session, streams, amplification: AMPLIFICATION }
     }
@@ -335,7 +336,7 @@ impl<'a> Sources<'a> {
         // Both numbers lie within one chunk, whose length is a `u32`.
         let slice = |slice: Slice| {
             let (start, end) = (slice.range.start, slice.range.end);
-            Some(BaseSlice { id: at(start)?.id, offset: (start - slice.chunk.start) as u32, len: (end - start) as u32 })
+            Some(BaseSlice { id: at(start)?.id, offset: within_chunk(start - slice.chunk.start), len: within_chunk(end - start) })
         };
         let bases = if content == Content::Pages { BASES_MAX } else { ROWS_BASES_MAX };
         let choose = |(chunk, candidates): (&Sought, &Vec<Candidate>)| -> Result<Vec<BaseSlice>> {
@@ -353,7 +354,7 @@ impl<'a> Sources<'a> {
 
     /// The old chunks in which these pieces lie, ordered by their place, each once.
     fn old_chunks<'c>(&mut self, candidates: impl Iterator<Item = &'c Candidate>) -> Result<Vec<Old>> {
-        let mut middles: Vec<u64> = candidates.map(|candidate| candidate.offset() + PIECE_LEN as u64 / 2).collect();
+        let mut middles: Vec<u64> = candidates.map(|candidate| candidate.offset() + wide(PIECE_LEN) / 2).collect();
         middles.sort_unstable();
         middles.dedup();
         let mut old: Vec<Old> = Vec::new();
@@ -382,7 +383,7 @@ impl<'a> Sources<'a> {
         // How much each old chunk would help: the votes of its pieces.
         let mut votes: HashMap<ChunkId, u64> = HashMap::new();
         for candidate in candidates.iter().flatten() {
-            if let Some(chunk) = at(candidate.offset() + PIECE_LEN as u64 / 2) {
+            if let Some(chunk) = at(candidate.offset() + wide(PIECE_LEN) / 2) {
                 *votes.entry(chunk.id).or_default() += u64::from(candidate.votes);
             }
         }
@@ -400,7 +401,7 @@ impl<'a> Sources<'a> {
         let mut frames: Vec<_> = frames.into_iter().collect();
         // Votes per MiB, best first; the place makes the order the same in each run.
         frames.sort_unstable_by_key(|(frame, (votes, bytes))| (Reverse(votes * (1 << 20) / bytes.max(&1)), *frame));
-        let mut budget = self.amplification * sought.iter().map(|chunk| chunk.len as u64).sum::<u64>();
+        let mut budget = self.amplification * sought.iter().map(|chunk| wide(chunk.len)).sum::<u64>();
         let mut paid = HashSet::new();
         for (frame, (_, bytes)) in frames {
             if bytes <= budget {

@@ -17,6 +17,7 @@ use super::sink::Sink;
 use crate::engine::PageRead;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
+use crate::ops::number::{in_memory, index, wide, within_chunk};
 use crate::progress::Monitor;
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{ChunkWriter, NewChunk, Reference, Spool, TreeCursor, WriteSession};
@@ -82,7 +83,7 @@ impl Job<'_> {
             collector: Collector::new(self.session, self.parent)?,
         };
         // No more threads than units: a small file would only start idle ones.
-        let threads = (self.session.repository().threads() as u64).min(work.units);
+        let threads = wide(self.session.repository().threads()).min(work.units);
         let results = std::thread::scope(|scope| {
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.run(pages, &work))).collect();
             handles
@@ -123,7 +124,7 @@ impl Job<'_> {
             self.session.check()?;
             let offset = unit * work.unit_len;
             let len = work.unit_len.min(pages.len_bytes() - offset);
-            buffer.resize(len as usize, 0);
+            buffer.resize(in_memory(len), 0);
             pages.read_at(offset, &mut buffer).map_err(Failure::Input)?;
             self.session.count_read(len);
             let predecessors = self.predecessors(work, offset, len)?;
@@ -131,7 +132,7 @@ impl Job<'_> {
             let mut chunks = Vec::with_capacity(predecessors.len());
             let mut changed = Vec::new();
             let mut place = offset;
-            for (plain, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
+            for (plain, predecessor) in buffer.chunks(index(self.chunk_len)).zip(predecessors) {
                 let id = keys.chunk_id(plain);
                 // Unchanged since the parent: no lookup and no copy. A sink that keeps features must see such chunks,
                 // too.
@@ -140,8 +141,8 @@ impl Job<'_> {
                 if !inherited && !self.set_aside(writer, place, id, plain, predecessor)? {
                     changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] }));
                 }
-                chunks.push((id, plain.len() as u32, 1));
-                place += plain.len() as u64;
+                chunks.push((id, within_chunk(wide(plain.len())), 1));
+                place += wide(plain.len());
             }
             self.sink.store(std::slice::from_mut(writer), changed)?;
             work.collector.put(unit, chunks)?;

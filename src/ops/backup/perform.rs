@@ -15,6 +15,7 @@ use crate::id::SnapshotId;
 use crate::ops::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation, Outcome};
 use crate::ops::journaled::{Report, Story, Work};
 use crate::ops::json;
+use crate::ops::number::{micros, wide};
 use crate::ops::text::{bytes, count};
 use crate::recorded::{Flag, SourceKind};
 
@@ -105,7 +106,7 @@ impl Taken {
             capture_us: report.capture_us,
             key_derivation_us,
             streams: record.entries,
-            unchanged_streams: report.unchanged_streams as u64,
+            unchanged_streams: wide(report.unchanged_streams),
             logical_bytes: record.logical_bytes,
             read_bytes: record.stats.read_bytes,
             new_chunks: record.stats.new_chunks,
@@ -194,7 +195,7 @@ fn take(work: &Work<'_>, source: &dyn Source, recorded: &Recorded, story: &mut S
     let report = backup(work.repo, source, &options, work.monitor)?;
     work.repo.warn_of_healed(work.monitor);
     story.snapshots.push(report.id);
-    let taken = Taken::of(report, work.repo.key_derivation().as_micros() as u64);
+    let taken = Taken::of(report, micros(work.repo.key_derivation()));
     story.detail.push_str(&taken.summary());
     Ok(taken)
 }

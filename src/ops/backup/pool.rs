@@ -5,6 +5,7 @@
 //! page: they find a page that moved, but not a row of a few hundred bytes. So every anchor of the changed pages is
 //! looked up. What that costs follows the size of the change, not of the database.
 
+use crate::ops::number::wide;
 use crate::store::codec::similarity::matching::Matcher;
 use crate::store::codec::similarity::{Features, PIECE_LEN, Sampler};
 
@@ -29,11 +30,11 @@ impl Pool {
     /// `offset` is the place of both in the stream.
     pub(super) fn add(&mut self, sampler: &Sampler, offset: u64, old: &[u8], new: &[u8]) {
         // Pieces are numbered from the start of the stream, so a chunk between their borders has none.
-        if !offset.is_multiple_of(PIECE_LEN as u64) || self.pieces.len() * PIECE_LEN >= POOL_LEN_MAX {
+        if !offset.is_multiple_of(wide(PIECE_LEN)) || self.pieces.len() * PIECE_LEN >= POOL_LEN_MAX {
             return;
         }
         let mut new = new.chunks(PIECE_LEN);
-        for (number, piece) in (offset / PIECE_LEN as u64..).zip(old.chunks(PIECE_LEN)) {
+        for (number, piece) in (offset / wide(PIECE_LEN)..).zip(old.chunks(PIECE_LEN)) {
             let (Ok(number), true) = (u32::try_from(number), new.next() != Some(piece)) else { continue };
             // The kept features have some of the anchors already; store only the others beside them.
             let kept = sampler.features(piece);

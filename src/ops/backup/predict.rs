@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use super::landmarks::Landmarks;
 use crate::error::Result;
 use crate::id::ChunkId;
+use crate::ops::number::{wide, within_chunk};
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{BaseSlice, ChunkSpan, Reader, Reference, Spans};
 
@@ -60,7 +61,7 @@ impl<'r> Prediction<'r> {
     /// The predicted base of the next chunk: the chunk itself if the parent has it near, else a window.
     pub(super) fn next(&mut self, id: &ChunkId, bytes: &[u8]) -> Result<Reference> {
         self.advance()?;
-        let len = bytes.len() as u64;
+        let len = wide(bytes.len());
         // The same chunk is in the parent exactly once near here: now the two streams are aligned for certain.
         if let Some(Some(offset)) = self.places.get(id) {
             self.expected = offset + len;
@@ -79,7 +80,7 @@ impl<'r> Prediction<'r> {
             end = self.cut_near(self.expected + len, len / DRIFT_SHARE);
         }
         // Continue at the cut that was found, or at a cut farther away; otherwise assume that the lengths are equal.
-        let reference = self.window(bytes.len() as u32);
+        let reference = self.window(within_chunk(len));
         let guessed = self.expected + len;
         self.expected = end.or_else(|| self.cut_near(guessed, len / GUESS_SHARE)).unwrap_or(guessed);
         Ok(reference)
@@ -137,8 +138,7 @@ impl<'r> Prediction<'r> {
         let mut reference = Reference::default();
         for span in spans {
             let (from, to) = (start.max(span.offset), end.min(end_of(span)));
-            // Both numbers lie within one chunk, whose length is a `u32`.
-            reference.slices.push(BaseSlice { id: span.id, offset: (from - span.offset) as u32, len: (to - from) as u32 });
+            reference.slices.push(BaseSlice { id: span.id, offset: within_chunk(from - span.offset), len: within_chunk(to - from) });
             if reference.predecessor.is_none() || span.offset <= self.expected + len / 2 {
                 reference.predecessor = Some(span.id);
             }

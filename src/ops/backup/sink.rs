@@ -6,6 +6,7 @@
 use super::moved::{Content, Moved, OldStream};
 use crate::error::Result;
 use crate::id::SourceId;
+use crate::ops::number::{in_memory, wide};
 use crate::progress::Monitor;
 use crate::store::codec::similarity::{Features, PIECE_LEN, Sampler};
 use crate::store::format::snapshot::StreamRoot;
@@ -60,10 +61,10 @@ impl Sink<'_> {
             // The keeper copies the features of unchanged chunks from the parent's.
             return;
         }
-        let first = offset.next_multiple_of(PIECE_LEN as u64);
-        let owned = plain.get((first - offset) as usize..).unwrap_or_default();
+        let first = offset.next_multiple_of(wide(PIECE_LEN));
+        let owned = plain.get(in_memory(first - offset)..).unwrap_or_default();
         let features: Vec<Features> = owned.chunks(PIECE_LEN).map(|piece| sampler.features(piece)).collect();
-        keeper.put(first / PIECE_LEN as u64, &features);
+        keeper.put(first / wide(PIECE_LEN), &features);
     }
 
     /// Stores chunks, each with its place in the stream. The writers share the work, each in its own thread.

@@ -9,6 +9,7 @@ use super::needed::Needed;
 use super::plan::PruneOptions;
 use super::run::Run;
 use crate::error::{Error, Result};
+use crate::ops::number::{in_memory, index, wide};
 use crate::store::format::PREFIX_LEN_MAX;
 use crate::store::repo::{Reader, Repacker, Repository, StoredCopy};
 
@@ -37,7 +38,7 @@ impl Chains {
             let Some(rows) = needed.rows(pack) else { continue };
             let mut copies = repo.copies_in(pack)?;
             copies.retain(|copy| rows.contains(copy.row()));
-            all += copies.iter().map(|copy| (frame_bytes(copy) + ROW_BYTES) as u64).sum::<u64>();
+            all += copies.iter().map(|copy| wide(frame_bytes(copy) + ROW_BYTES)).sum::<u64>();
             for chunk in copies.into_iter().filter(|copy| needed.is_reached(copy)) {
                 chains.0.extend(chain_of(reader, needed, chunk)?);
             }
@@ -49,12 +50,12 @@ impl Chains {
 
     /// The number of chains.
     pub(super) fn count(&self) -> u64 {
-        self.0.len() as u64
+        wide(self.0.len())
     }
 
     /// Stored bytes of their chunks and links, about.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.iter().map(|chain| chain.bytes as u64).sum()
+        self.0.iter().map(|chain| wide(chain.bytes)).sum()
     }
 }
 
@@ -65,7 +66,7 @@ impl Run<'_> {
         if chains.is_empty() {
             return Ok(false);
         }
-        self.monitor.phase("shortening chains", Some(chains.len() as u64));
+        self.monitor.phase("shortening chains", Some(wide(chains.len())));
         let mut repacker = Repacker::new(self.repo)?;
         let mut any = false;
         for chain in chains {
@@ -106,7 +107,7 @@ fn chain_of(reader: &Reader, needed: &Needed, chunk: StoredCopy) -> Result<Optio
         let Some(base) = bases.into_iter().find(|base| needed.rows(&base.pack()).is_some_and(|rows| rows.contains(base.row()))) else {
             break;
         };
-        if slice.len != base.entry.plain_len || slice.len as usize > PREFIX_LEN_MAX {
+        if slice.len != base.entry.plain_len || index(slice.len) > PREFIX_LEN_MAX {
             break;
         }
         debug_assert!(root.frame().level < chunk.frame().level, "levels fall along a chain, so this ends");
@@ -123,5 +124,5 @@ fn chain_of(reader: &Reader, needed: &Needed, chunk: StoredCopy) -> Result<Optio
 /// The chunk's share of the bytes of its frame, about.
 fn frame_bytes(copy: &StoredCopy) -> usize {
     let frame = copy.frame();
-    (u64::from(frame.encoded_len) * u64::from(copy.entry.plain_len) / u64::from(frame.plain_len.max(1))) as usize
+    in_memory(u64::from(frame.encoded_len) * u64::from(copy.entry.plain_len) / u64::from(frame.plain_len.max(1)))
 }

@@ -156,7 +156,8 @@ fn plan_of(repo: &Repository, to_go: &Marked, needed: &Needed, options: &PruneOp
                 // Tables and padding have no owner among the chunks; they are shared out in proportion. A pack with a
                 // needed chunk uses at least one byte: zero means that it can be deleted. The product of two sizes
                 // may exceed 64 bits.
-                (u128::from(of_use) * u128::from(size) / u128::from(all.max(1))).max(1) as u64
+                let used = (u128::from(of_use) * u128::from(size) / u128::from(all.max(1))).max(1);
+                u64::try_from(used).unwrap_or(u64::MAX)
             }
         };
         packs.push(PackUse { id, size, used: used.min(size) });

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
+use crate::ops::number::index;
 use crate::progress::Monitor;
 use crate::store::format::node::Node;
 use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
@@ -31,11 +32,11 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn contains(&self, row: u32) -> bool {
-        self.bits.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+        self.bits.get(index(row) / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
     }
 
     fn insert(&mut self, row: u32) {
-        let word = row as usize / 64;
+        let word = index(row) / 64;
         if self.bits.len() <= word {
             self.bits.resize(word + 1, 0);
         }

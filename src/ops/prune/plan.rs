@@ -10,10 +10,11 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::id::PackId;
+use crate::ops::number::wide;
 use crate::store::format::PACK_TARGET;
 
 /// Packs with fewer bytes than this are small.
-const SMALL_BYTES: u64 = PACK_TARGET as u64 / 4;
+const SMALL_BYTES: u64 = wide(PACK_TARGET) / 4;
 /// Small packs are merged if there are at least this many. With fewer the same ones would be written again and again.
 const SMALL_COUNT_MIN: usize = 16;
 

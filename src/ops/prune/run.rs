@@ -13,6 +13,7 @@ use super::roots::{Dead, Roots, Stone};
 use super::{PruneReport, plan_of};
 use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId, SourceTag};
+use crate::ops::number::wide;
 use crate::progress::Monitor;
 use crate::store::backend::{ObjectKey, WriteMode};
 use crate::store::format::tombstone::Tombstone;
@@ -114,7 +115,7 @@ impl Run<'_> {
     /// Makes the new packs durable and counts them.
     pub(super) fn add_written(&mut self, repacker: Repacker) -> Result<()> {
         let written = repacker.finish()?;
-        self.report.written += written.len() as u64;
+        self.report.written += wide(written.len());
         self.report.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
         self.trust.written.extend(written.iter().map(|pack| pack.id));
         Ok(())
@@ -213,7 +214,7 @@ impl Run<'_> {
         let marked = roots.marked(self.options);
         let known = self.repo.on_catalog(|local| local.packs())?;
         let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
-        self.report.waiting = marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count() as u64;
+        self.report.waiting = wide(marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count());
         let useless = roots.useless_records(self.options);
         // Which tombstones can go is decided by the packs that are there before the deletion below.
         let gone: Vec<PackId> = self.removable(&roots, &marked, &present);
@@ -223,7 +224,7 @@ impl Run<'_> {
         }
         // Tombstones last: a pack must never lose its mark before it is gone.
         self.repo.backend().delete(&useless)?;
-        self.report.expired += useless.len() as u64;
+        self.report.expired += wide(useless.len());
         let stones: Vec<ObjectKey> = gone.into_iter().map(ObjectKey::Tombstone).collect();
         self.repo.backend().delete(&stones)?;
         Ok(true)
@@ -260,7 +261,7 @@ impl Run<'_> {
             }
             let keys: Vec<ObjectKey> = packs.iter().map(|(id, _)| ObjectKey::Pack(*id)).collect();
             self.repo.backend().delete(&keys)?;
-            self.report.deleted += packs.len() as u64;
+            self.report.deleted += wide(packs.len());
             self.report.deleted_bytes += packs.iter().map(|(_, size)| size).sum::<u64>();
         }
         let gone: Vec<PackId> = doomed.iter().map(|(id, _)| *id).collect();

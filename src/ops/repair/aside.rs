@@ -7,6 +7,7 @@ use crate::store::backend::{BackendExt, ObjectKey, SetAside, WriteMode};
 use crate::store::repo::{Repository, missing_is_damage};
 
 use super::records::is_damaged;
+use crate::ops::number::wide;
 
 /// The longest object that is copied, bytes. It is in memory meanwhile. Packs are made a thirtieth as long.
 const LEN_MAX: u64 = 256 << 20;
@@ -41,8 +42,8 @@ pub(super) fn copy(repo: &Repository, kind: SetAside, key: &ObjectKey, id: [u8; 
         Err(error) => return Err(error),
     };
     // A short read must not pass for the whole object.
-    if backend.stat(key)? != Some(bytes.len() as u64) {
-        return Ok(Copied::Not(format!("{key}: left where it is, because fewer bytes can be read than it has")));
+    if backend.stat(key)? != Some(wide(bytes.len())) {
+        return Ok(Copied::Not(format!("{key}: left where it is, because its size and the number of bytes read differ")));
     }
     if blake3::hash(&bytes).as_bytes() == &id && is_record(repo, key)? {
         return Ok(Copied::Gone);

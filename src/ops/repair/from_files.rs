@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
+use crate::ops::number::{index, wide};
 use crate::progress::Monitor;
 use crate::store::chunker::content_chunks;
 use crate::store::format::NODE_FANOUT;
@@ -55,7 +56,7 @@ impl Cutter<'_> {
         let mut len = shortest;
         // Every power of two from the repository's own length to the longest page.
         while len <= shortest.max(PAGE_SIZE_MAX) {
-            let cut = self.open(path).map(|file| file.map(|file| Pages { file, len: len as usize }));
+            let cut = self.open(path).map(|file| file.map(|file| Pages { file, len: index(len) }));
             self.cut(path, cut?)?;
             len *= 2;
         }
@@ -84,7 +85,7 @@ impl Cutter<'_> {
             match piece {
                 Ok(bytes) => {
                     let id = self.offer(&bytes, false)?;
-                    self.push(&mut tree, 0, Child { id, len: bytes.len() as u64 })?;
+                    self.push(&mut tree, 0, Child { id, len: wide(bytes.len()) })?;
                 }
                 // The pieces before the error are as good as ever.
                 Err(error) => {
@@ -121,7 +122,10 @@ impl Cutter<'_> {
     /// Closes the open node of a level: builds the node that a backup of the same bytes would have built.
     fn close(&mut self, tree: &mut Vec<Vec<Child>>, level: usize) -> Result<()> {
         let Some(open) = tree.get_mut(level) else { return Ok(()) };
-        let node = Node { level: level as u8 + 1, children: std::mem::take(open) };
+        let node = Node {
+            level: u8::try_from(level + 1).map_err(|_| Error::bug("a tree of more than 255 levels"))?,
+            children: std::mem::take(open),
+        };
         let len = node.children.iter().map(|child| child.len).sum();
         let id = self.offer(&node.encode(), true)?;
         self.push(tree, level + 1, Child { id, len })
@@ -148,7 +152,7 @@ impl Iterator for Pages {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut piece = Vec::with_capacity(self.len);
-        match (&mut self.file).take(self.len as u64).read_to_end(&mut piece) {
+        match (&mut self.file).take(wide(self.len)).read_to_end(&mut piece) {
             Ok(0) => None,
             Ok(_) => Some(Ok(piece)),
             Err(error) => Some(Err(error)),

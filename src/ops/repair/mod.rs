@@ -41,6 +41,7 @@ use crate::store::repo::{CopyPlace, Health, Rebuilt, Repository};
 
 use self::findings::Sick;
 use self::run::Run;
+use crate::ops::number::wide;
 
 /// How to repair.
 #[derive(Debug, Clone, Default)]
@@ -206,12 +207,12 @@ pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -
     let mut packs = Vec::new();
     for id in &after.at_fault {
         let copies = repo.copies_in(id)?;
-        let bad = copies.iter().filter(|copy| sick.dead.contains(&copy.place())).count() as u64;
-        packs.push(BadPack { id: *id, whole_chunks: copies.len() as u64 - bad, bad_chunks: bad });
+        let bad = wide(copies.iter().filter(|copy| sick.dead.contains(&copy.place())).count());
+        packs.push(BadPack { id: *id, whole_chunks: wide(copies.len()) - bad, bad_chunks: bad });
     }
     let records = records::damaged(repo)?;
     let copies = replicas::to_heal(repo)?.into_iter().map(|(key, _)| key).collect();
-    Ok(RepairPlan { dry_run: true, report: survey.report, packs, healable, records, copies, missing_chunks: missing.len() as u64, sick })
+    Ok(RepairPlan { dry_run: true, report: survey.report, packs, healable, records, copies, missing_chunks: wide(missing.len()), sick })
 }
 
 /// The damaged objects that carry enough to be healed.

@@ -6,6 +6,7 @@ use super::{RepairOptions, RepairPlan, RepairReport, carry_out, catalog, plan};
 use crate::error::Result;
 use crate::ops::journal::{Operation, Outcome};
 use crate::ops::journaled::{Report, Work};
+use crate::ops::number::wide;
 use crate::ops::text::count;
 
 /// What was damaged, and what was done about it.
@@ -34,8 +35,8 @@ impl RepairReport {
     /// What was done, with numbers; steps that did nothing are left out.
     pub fn deeds(&self) -> Vec<String> {
         let deeds = [
-            (self.healed.len() as u64, "object", "healed by parity or a second copy, or put under its own name"),
-            (self.copies.len() as u64, "replica", "of config or keys written again from the good one"),
+            (wide(self.healed.len()), "object", "healed by parity or a second copy, or put under its own name"),
+            (wide(self.copies.len()), "replica", "of config or keys written again from the good one"),
             (self.from_copies, "chunk", "mended from another copy"),
             (self.from_files, "chunk", "mended from files"),
             (self.moved_chunks, "good chunk", "of damaged packs written anew"),
@@ -48,7 +49,7 @@ impl RepairReport {
         let mut parts = self.deeds();
         parts.extend(self.set_aside.iter().map(|name| format!("set aside: {name}")));
         parts.extend(self.left.iter().cloned());
-        let lost = format!("{} lost", count(self.lost.len() as u64, "stream"));
+        let lost = format!("{} lost", count(wide(self.lost.len()), "stream"));
         parts.extend((!self.lost.is_empty()).then_some(lost));
         if parts.is_empty() { "nothing to mend".to_owned() } else { parts.join("; ") }
     }

@@ -20,6 +20,7 @@ use super::aside::{Copied, copy};
 use super::findings::Sick;
 use super::from_files::Cutter;
 use super::{RepairOptions, RepairReport, healable, replicas};
+use crate::ops::number::wide;
 
 /// How often the replacement of damaged packs is written again because a prune marks it meanwhile.
 const ATTEMPTS: usize = 8;
@@ -108,9 +109,9 @@ impl Run<'_> {
                 return Ok(());
             }
             let mut repacker = Repacker::new(self.repo)?;
-            let before = healed.len() as u64;
+            let before = wide(healed.len());
             self.mend_from_copies(&wanted, &mut healed, &mut repacker)?;
-            let from_copies = healed.len() as u64 - before;
+            let from_copies = wide(healed.len()) - before;
             let from_files = self.mend_from_files(&wanted, &mut healed, &mut repacker)?;
             self.add_written(repacker)?;
             self.report.from_copies += from_copies;
@@ -156,12 +157,12 @@ impl Run<'_> {
         // Also after a failure: what was found has been stored.
         *healed = cutter.found;
         looked?;
-        Ok((healed.len() - before) as u64)
+        Ok(wide(healed.len() - before))
     }
 
     fn add_written(&mut self, repacker: Repacker) -> Result<()> {
         let written = repacker.finish()?;
-        self.report.written += written.len() as u64;
+        self.report.written += wide(written.len());
         self.report.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
         self.relied.extend(written.iter().map(|pack| pack.id));
         Ok(())
@@ -236,7 +237,7 @@ impl Run<'_> {
         if !is_new {
             return Ok(());
         }
-        self.report.moved_chunks += whole.len() as u64;
+        self.report.moved_chunks += wide(whole.len());
         // The whole frame is good: copy it as it is, so that deltas stay deltas. Otherwise store the good chunks
         // whole.
         if whole.len() == frame.len() {
@@ -270,7 +271,7 @@ impl Run<'_> {
                 // The bytes may be right after all: the pack needs a newer icecore, or was healed meanwhile. If its
                 // chunks are dead although its bytes are right, a faulty machine wrote it wrong.
                 let is_right = blake3::hash(&bytes).as_bytes() == id.as_bytes();
-                let stays = match self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)) {
+                let stays = match self.repo.find_trailer(*id, wide(bytes.len())).and_then(|pack| self.repo.read_table(&pack)) {
                     Err(Error::UnsupportedFormat { .. }) => true,
                     // Not a pack, but something else under a pack's name.
                     Err(error) if error.is_damage() => false,
