@@ -69,6 +69,7 @@ impl Gaps {
     pub fn and(&self, other: &Gaps) -> Gaps {
         match (self, other) {
             (Gaps::All, gaps) | (gaps, Gaps::All) => gaps.clone(),
+            // A name is in both if the other set has it or a directory above it.
             (Gaps::Streams(own), Gaps::Streams(others)) => {
                 let covered = own.iter().filter(|stream| other.covers(stream));
                 Gaps::tidy(covered.chain(others.iter().filter(|stream| self.covers(stream))).cloned().collect())
@@ -103,6 +104,7 @@ impl<T> Holder<T> {
 /// The snapshots of one source that hold the newest good state of some stream, the newest first. They are given from
 /// the newest to the oldest.
 pub fn holders<T>(newest_first: impl IntoIterator<Item = (T, Gaps)>) -> Vec<Holder<T>> {
+    // At first the good state of every stream is missing. Each snapshot in turn leaves only its own gaps missing.
     let mut wanted = Gaps::All;
     let mut holders = Vec::new();
     for (snapshot, gaps) in newest_first {

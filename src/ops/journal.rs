@@ -1,7 +1,7 @@
 //! The journal: what was done to a repository, by whom, and how it ended. Each operation writes one entry when it has
 //! ended, well or not.
 //!
-//! The journal decides nothing: no operation depends on an entry, and a damaged or missing one is no damage to
+//! The journal decides nothing: no operation depends on an entry, and a damaged or missing entry harms no
 //! snapshots. Entries are sorted by the clocks of their writers.
 
 use std::sync::{Mutex, PoisonError};
@@ -259,6 +259,7 @@ pub fn visit(
     take: &mut dyn FnMut(LogName, LogRecord) -> bool,
 ) -> Result<Vec<Error>> {
     let names = repo.list_log()?;
+    // Names are sorted by time, so the time alone says where to begin.
     let start = names.partition_point(|name| since_ns.is_some_and(|since| name.time_ns < since));
     let mut unreadable = Vec::new();
     for batch in names.get(start..).unwrap_or_default().rchunks(BATCH) {

@@ -1,4 +1,4 @@
-//! Runs operations and writes a journal entry when each has ended, well or not, whoever called it.
+//! Runs operations and writes a journal entry when each has ended, well or not. Callers need not do it.
 //!
 //!
 //! Operations that only look write no entry, and neither do calls with invalid arguments. If the entry cannot be
@@ -88,6 +88,7 @@ impl Work<'_> {
         let started = Instant::now();
         let mut story = Story::default();
         let ended = work(&mut story);
+        // A call with wrong arguments did nothing to the repository.
         if story.untold || matches!(ended, Err(Error::InvalidArgument(_))) {
             return ended;
         }
@@ -105,6 +106,7 @@ impl Work<'_> {
             detail: hidden(&detail),
             facts: story.facts.into_iter().map(|(name, value)| (name, hidden(&value))).collect(),
         };
+        // The operation has ended. A failure here must not change its result.
         if let Err(error) = record(self.repo, &event, &self.worker.author()) {
             self.monitor.warn(&format!("the journal could not be written: {error}"));
         }

@@ -85,7 +85,7 @@ pub(super) fn failure<S: Serializer>(error: &Error, serializer: S) -> Result<S::
     map.end()
 }
 
-/// The same for fields of other names, which are absent if there is nothing.
+/// A pair of fields like `name` and `name_hex`, under other names. Both are absent without a value.
 pub(super) fn optional<S: Serializer>(names: (&str, &str), bytes: Option<&[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
     match bytes {
         Some(bytes) => text_and_hex(names, Some(bytes), serializer),
@@ -93,7 +93,7 @@ pub(super) fn optional<S: Serializer>(names: (&str, &str), bytes: Option<&[u8]>,
     }
 }
 
-/// Flags, as the page describes them.
+/// Flags, as docs/json.md describes them.
 pub(super) fn flags<S: Serializer>(flags: &[Flag], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(flags.iter().map(FlagFields))
 }

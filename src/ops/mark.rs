@@ -56,10 +56,11 @@ pub fn mark(repo: &Repository, refreshed: &Refreshed, snapshot: &SnapshotId, sta
     let named = matches!(statement.kind, MarkKind::Flag | MarkKind::Tag | MarkKind::Untag);
     let may_have_code = named || statement.kind == MarkKind::Damaged;
     if (named && statement.code.is_empty()) || (!may_have_code && !statement.code.is_empty()) {
-        return Err(Error::InvalidArgument(format!("{:?} and {:?} make no mark", statement.kind, statement.code)));
+        return Err(Error::InvalidArgument(format!("a mark of kind {:?} cannot have the code {:?}", statement.kind, statement.code)));
     }
     let gone = || Error::NotFound { what: format!("snapshot {snapshot}") };
     let (_, record) = refreshed.snapshots.iter().find(|(id, _)| id == snapshot).ok_or_else(gone)?;
+    // Later than all known marks: the newest of a kind counts, and this one is the newest.
     let newest = refreshed.marks.get(snapshot).and_then(|marks| marks.newest_ns());
     let mark = MarkRecord {
         snapshot: *snapshot,

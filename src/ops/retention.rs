@@ -380,8 +380,8 @@ pub(super) fn always_kept(candidates: &[Candidate]) -> HashMap<SnapshotId, Vec<R
         let mut keep = |id: SnapshotId, reason: Reason| kept.entry(id).or_default().push(reason);
         newest_first.iter().find(|candidate| candidate.is_good()).into_iter().for_each(|good| keep(good.id, Reason::NewestGood));
         for holder in holders(newest_first.iter().map(|candidate| (*candidate, candidate.sure_gaps()))) {
-            // The names of the streams that it holds. While every stream is still wanted there are none to list: no
-            // names means all without a flag.
+            // The streams that it holds, by name. As long as every stream is still wanted, the list stays empty.
+            // Empty means "all without a flag".
             let streams = match &holder.wanted {
                 Gaps::All => Vec::new(),
                 Gaps::Streams(wanted) => wanted.iter().filter(|stream| !holder.left.covers(stream)).cloned().collect(),

@@ -99,6 +99,7 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
             }
         }
     }
+    // Packs are read in parallel: they are nearly all of the data.
     let packs = sorted(backend, ObjectKind::Pack)?;
     monitor.phase("reading packs", Some(packs.iter().map(|info| info.size).sum()));
     let failures = Mutex::new(Vec::new());
@@ -176,6 +177,8 @@ fn scrub_pack(backend: &dyn Backend, info: &ObjectInfo, monitor: &dyn Monitor) -
     if info.size < wide(HEADER_LEN + FOOTER_LEN) || info.size > PACK_LEN_MAX {
         return Err(Error::corrupt(object.to_string(), format!("its length of {} bytes is out of bounds", info.size)));
     }
+    // The hash covers all bytes. The footer and the table are decoded besides, because a faulty writer may have
+    // written them wrong.
     hash_pack(backend, id, info.size, None, monitor)?;
     let footer_bytes = read_pack_from(backend, &object, info.size - wide(FOOTER_LEN)..info.size)?;
     let footer = Footer::decode(&footer_bytes, info.size).map_err(|m| m.of(object))?;

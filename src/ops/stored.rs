@@ -77,6 +77,7 @@ impl Stored for StoredSnapshot {
         let found = self.streams.iter().zip(&self.rest).find(|(stream, _)| stream.name == name);
         let no_such = || Error::NoSuch { detail: format!("the snapshot has no stream {}", String::from_utf8_lossy(name)) };
         let (stream, (root, _)) = found.ok_or_else(no_such)?;
+        // The cursor finds the first chunk in the tree, so nothing before `offset` is read.
         let cursor = TreeCursor::new(&self.reader, Some(*root));
         Ok(Box::new(StreamReader { reader: &self.reader, name: &stream.name, root, cursor, chunk: None, taken: 0, next: offset }))
     }

@@ -44,6 +44,7 @@ pub(super) fn subtree(listing: &[StreamEntry], name: &[u8]) -> Option<Subtree> {
     let mut moved: HashMap<&[u8], Vec<u8>> = HashMap::new();
     for entry in listing {
         let Some(short) = below(&entry.name, name).map(<[u8]>::to_vec) else { continue };
+        // A link stays a link as long as some name inside has the bytes.
         let entry = match &entry.kind {
             EntryKind::HardLink(other) => match (below(other, name), moved.get(other.as_slice())) {
                 (Some(here), _) => StreamEntry { kind: EntryKind::HardLink(here.to_vec()), ..entry.clone() },

@@ -89,6 +89,7 @@ impl Census {
         for name in past.databases.iter().map(|old| old.name.as_slice()) {
             wanted.insert(name.to_vec());
             wanted.extend(SIDES.map(|side| [name, side.as_bytes()].concat()));
+            // If the database is gone, the nearest directory above it that still exists tells why.
             for dir in above(name) {
                 wanted.insert(dir.to_vec());
                 wanted.insert(tag_in(dir));

@@ -54,6 +54,7 @@ impl<'s> Collector<'s> {
     /// Finishes the tree after the last unit and returns its root.
     pub(super) fn finish(self) -> Result<StreamRoot> {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        debug_assert!(state.waiting.is_empty(), "unit {} never came", state.next);
         let root = state.tree.finish(&mut state.writer, &mut state.parent)?;
         state.writer.flush()?;
         Ok(root)
@@ -64,6 +65,7 @@ impl<'s> Collector<'s> {
     pub(super) fn give_up(self, failure: Failure) -> Failure {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         match state.writer.flush() {
+            // A poisoned session accepts nothing more; the failure that we have says why.
             Ok(()) | Err(Error::Poisoned) => failure,
             Err(worse) => Failure::Session(worse),
         }

@@ -279,7 +279,10 @@ fn unless_damaged<T>(read: Result<T>, id: &SnapshotId, monitor: &dyn Monitor) ->
     match read {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_damage() => {
-            monitor.warn(&format!("the earlier snapshot {} is damaged and not used as a parent: {error}", id.short()));
+            monitor.warn(&format!(
+                "the listing of the earlier snapshot {} is damaged, so this backup does not build on it: {error}",
+                id.short()
+            ));
             Ok(None)
         }
         Err(error) => Err(error),

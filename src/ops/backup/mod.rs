@@ -65,7 +65,7 @@ pub struct BackupOptions {
     pub user: String,
     /// Words to record.
     pub tags: Vec<String>,
-    /// Names the source in place of what it derives from host and paths.
+    /// The name of the source, instead of the identity derived from host and paths.
     pub source: Option<String>,
     /// Reads all files, also those that look unchanged.
     pub read_all: bool,
@@ -80,7 +80,7 @@ pub struct BackupReport {
     pub record: SnapshotRecord,
     /// Streams that could not be read, as messages. The snapshot has all others.
     pub skipped: Vec<String>,
-    /// What was left out because the user, or icecore, wants it so.
+    /// What was left out on purpose, by the user's wish or by icecore's rules.
     pub left_out: LeftOut,
     /// How long the source was held open, microseconds: for reading and hashing, and for storing where that blocks
     /// nobody.

@@ -298,7 +298,7 @@ struct Sources<'a> {
     session: &'a WriteSession,
     /// The tree of each stream, and where it starts in this numbering, bytes.
     streams: Vec<(u64, TreeCursor<'a>)>,
-    /// How many bytes may have to be decoded for each byte that is sought.
+    /// How many bytes may be decoded for each byte of moved content.
     amplification: u64,
 }
 

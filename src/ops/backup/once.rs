@@ -64,6 +64,7 @@ struct Spooled {
 impl Tape {
     /// A tape for a new stream. It records nothing if there is no place for it.
     fn new(dir: &Path) -> Self {
+        // A recording must not fill the disk on which others depend.
         let free = rustix::fs::statvfs(dir).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
         let spool = Spool::new(dir, MEMORY).ok().map(|spool| spool.with_file_max(FILE_MAX.min(free / FREE_SHARE)));
         Tape(Mutex::new(spool.map(|spool| Spooled { spool, pieces: Vec::new() })))
@@ -196,6 +197,7 @@ impl Capture for Recorder<'_> {
 
     fn finish(self: Box<Self>) -> Result<CaptureReport> {
         let report = self.inner.finish()?;
+        // Only a complete recording may replace the capture.
         if self.is_whole && self.streams.iter().all(|stream| stream.tape.as_ref().is_none_or(|tape| tape.close())) {
             *self.once.kept() = Kept::Whole(Arc::new(Recording { streams: self.streams, report: report.clone() }));
         }

@@ -28,7 +28,7 @@ pub struct Recorded {
     pub host: Option<String>,
     /// Words of the user's choice.
     pub tags: Vec<String>,
-    /// Names the source in place of what it derives from host and paths.
+    /// The name of the source, instead of the identity derived from host and paths.
     pub source: Option<String>,
     /// Read all files, also those that look unchanged.
     pub read_all: bool,
@@ -191,6 +191,7 @@ fn take(work: &Work<'_>, source: &dyn Source, recorded: &Recorded, story: &mut S
         source: recorded.source.clone(),
         read_all: recorded.read_all,
     };
+    // Before the backup, so that the entry of a failed one names its source.
     story.source = Some(source_of(source, &options).id);
     let report = backup(work.repo, source, &options, work.monitor)?;
     work.repo.warn_of_healed(work.monitor);

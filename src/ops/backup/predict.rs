@@ -109,8 +109,8 @@ impl<'r> Prediction<'r> {
                     self.places.insert(span.id, (!twice).then_some(span.offset));
                     self.near.push_back(span);
                 }
-                // A cancelled session or a failing disk ends the backup. Damage in the parent only ends the
-                // predictions.
+                // Damage in the parent only ends the predictions. Any other error, such as a failing disk, ends the
+                // backup.
                 Some(Err(error)) if !error.is_damage() => return Err(error),
                 _ => self.rest = None,
             }

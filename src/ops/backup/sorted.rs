@@ -111,6 +111,8 @@ impl Sorted {
     /// # Errors
     /// When the file cannot be read; then the error comes again at each further step.
     pub(super) fn iter(&self) -> Result<Merged<'_>> {
+        // One more run for the items in memory. The heap always has the next item of each run, so its least is the
+        // next of all.
         let in_file = self.runs.iter().map(|blocks| Run::Blocks { blocks: blocks.iter(), block: Vec::new().into_iter() });
         let mut merged = Merged { spool: self.spool.as_ref(), runs: in_file.collect(), heads: BinaryHeap::new() };
         merged.runs.push(Run::Items(self.items.iter()));

@@ -64,6 +64,7 @@ pub fn demo(options: &DemoOptions, placement: &Placement<'_>) -> Result<Vec<Repo
     let at = |name: &str| scratch.path.join(name);
     let failed = |e: rusqlite::Error| Error::source(scratch.path.join("memory.db"), e);
     let store = Store::seed(&scratch.path).map_err(failed)?;
+    // Encrypted with a random passphrase, as users have it.
     let repo = repository(&at("repository"), &at("cache"), options.threads)?;
     let mut reports = Vec::new();
     let first = take(&repo, &at(""), options)?;

@@ -43,7 +43,7 @@ pub enum Staging {
 pub struct DrillOptions {
     /// Where the snapshot is restored to.
     pub staging: Staging,
-    /// What must be true of the restored databases.
+    /// The assertions about the restored databases.
     pub assertions: Vec<NamedAssertion>,
     /// When the recovery began, before the repository was opened.
     pub started: Instant,
@@ -67,6 +67,7 @@ pub fn drill(
     let stored = stored(repo, record, placement.monitor)?;
     let engine = engine::of(&record.source.kind);
     let is_server = matches!(options.staging, Staging::Server(_));
+    // A dump can only be proved on a server, and files only in a directory.
     if is_server != engine.needs_server() {
         let text = if is_server {
             "it is not of a PostgreSQL database, so it needs a directory and not a server"
@@ -142,6 +143,7 @@ fn drill_in(
     // Restore damaged databases too: the full check below describes the damage better than a refusal.
     let database = DatabaseOptions { check: false, accept_damaged: true, ..DatabaseOptions::default() };
     let unchecked = RestoreOptions { database, live: false, no_xattrs: true };
+    // Damage fails the drill. Everything else, such as a full disk, says nothing about the snapshot.
     let restored = restore_tree(repo, record, dir, &unchecked, placement, &mut |_| {}).and_then(restore::Outcome::whole);
     report.restore_ms = millis(began.elapsed());
     match restored {

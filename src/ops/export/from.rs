@@ -29,7 +29,7 @@ use crate::progress::Monitor;
 pub struct FromOptions {
     /// How databases are checked before they take their names.
     pub database: DatabaseOptions,
-    /// Write into databases that others may have open, through SQLite.
+    /// Write into databases that other programs may have open, through SQLite.
     pub live: bool,
 }
 
@@ -258,6 +258,6 @@ impl Input {
     }
 
     fn changed(&self) -> Error {
-        Error::corrupt(self.path.display().to_string(), "it changed while it was restored; nothing was changed")
+        Error::corrupt(self.path.display().to_string(), "it changed while it was read, so it was not restored")
     }
 }

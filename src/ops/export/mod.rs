@@ -2,7 +2,7 @@
 //!
 //!
 //! The new directory is made beside its place, filled, synced, and every file is read again and hashed. Then it takes
-//! the name in one step (see `swap.rs`). So whoever looks sees the old export or the new one, complete. What was
+//! the name in one step (see `swap.rs`). So the name always leads to a complete export, the old one or the new one. What was
 //! there and is not an unchanged export is kept.
 
 mod from;
@@ -89,6 +89,7 @@ pub fn export(
         )));
     }
     let place = Place::open(disk, dir)?;
+    // From here to `publish` everything goes into the hidden directory; an error drops it.
     let staging = place.stage(monitor)?;
     let findings = write_streams(&reader, &listing, record, &staging, options, placement)?;
     let manifest = describe(Manifest::of(id, record, options.now_ns), &listing, (engine, evidence.as_ref()), &staging, monitor)?;

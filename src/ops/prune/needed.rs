@@ -121,7 +121,7 @@ impl Needed {
         self.reached.contains(copy)
     }
 
-    /// The packs of which anything is needed.
+    /// The packs with at least one needed row.
     pub(super) fn packs(&self) -> impl Iterator<Item = &PackId> {
         self.places.0.keys()
     }

@@ -69,7 +69,7 @@ pub struct PackUse {
 /// What a prune would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct PrunePlan {
-    /// Packs of which nothing is needed.
+    /// Packs without anything that is needed.
     pub delete: Vec<PackUse>,
     /// Packs whose needed chunks are written anew.
     pub repack: Vec<PackUse>,
@@ -148,6 +148,7 @@ impl PrunePlan {
                 plan.keep.push(pack);
             }
         }
+        debug_assert_eq!(plan.delete.len() + plan.repack.len() + plan.keep.len(), packs.len(), "each pack is in one list");
         plan
     }
 }

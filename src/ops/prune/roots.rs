@@ -37,7 +37,7 @@ pub(super) struct Roots {
     hidden: Vec<ObjectKey>,
     /// The records of the listed snapshots, without the lossy ones.
     records: Vec<SnapshotRecord>,
-    /// The snapshots of which a repair has stated that something is lost. What they lack does not stop a prune.
+    /// The snapshots that a repair has marked as having lost something. What they lack does not stop a prune.
     lossy: Vec<SnapshotRecord>,
     /// All pending records.
     pending: Vec<Pending>,
@@ -153,7 +153,7 @@ impl Roots {
 
     /// Warns of packs that are not freed because they cannot be read.
     pub(super) fn warn(&self, monitor: &dyn Monitor) {
-        self.unreadable.iter().for_each(|error| monitor.warn(&format!("left as it is: {error}")));
+        self.unreadable.iter().for_each(|error| monitor.warn(&format!("this pack is left as it is: {error}")));
     }
 
     /// The marked packs, and those of them whose grace time has passed.

@@ -255,6 +255,10 @@ impl Run<'_> {
         if !roots.confirm(self.repo)? {
             return Ok(false);
         }
+        debug_assert!(
+            doomed.iter().all(|(id, _)| marked.ripe.contains(id) && needed.rows(id).is_none()),
+            "only packs that nobody needs go"
+        );
         for packs in doomed.chunks(DELETED_AT_ONCE) {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);

@@ -193,6 +193,7 @@ pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -
     let survey = survey(repo, &check, monitor)?;
     let dead: HashSet<CopyPlace> = survey.bad.lost.union(&survey.bad.damaged).copied().collect();
     let mut sick = Sick { dead, at_fault: survey.bad.packs.iter().copied().collect::<BTreeSet<PackId>>() };
+    // The survey may have met copies whose bases were healed or mended since.
     sick.look_again(repo)?;
     sick.find_forged(repo)?;
     let mut healable = healable(repo, &sick)?;
@@ -205,6 +206,7 @@ pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -
     };
     let missing = after.wanted(repo, &survey.snapshots, monitor)?;
     let mut packs = Vec::new();
+    // What is left at fault has to be replaced.
     for id in &after.at_fault {
         let copies = repo.copies_in(id)?;
         let bad = wide(copies.iter().filter(|copy| sick.dead.contains(&copy.place())).count());

@@ -35,7 +35,7 @@ impl RepairReport {
     /// What was done, with numbers; steps that did nothing are left out.
     pub fn deeds(&self) -> Vec<String> {
         let deeds = [
-            (wide(self.healed.len()), "object", "healed by parity or a second copy, or put under its own name"),
+            (wide(self.healed.len()), "object", "healed by parity or a second copy, or put under the right name"),
             (wide(self.copies.len()), "replica", "of config or keys written again from the good one"),
             (self.from_copies, "chunk", "mended from another copy"),
             (self.from_files, "chunk", "mended from files"),

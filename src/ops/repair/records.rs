@@ -161,7 +161,7 @@ impl Run<'_> {
         Ok(new)
     }
 
-    /// Writes a `forgotten` record for a snapshot of which only the id is known.
+    /// Writes a `forgotten` record for a snapshot. Only its id is known.
     fn write_forgotten(&self, id: &SnapshotId) -> Result<()> {
         let now_ns = self.options.author.now_ns;
         let label = "its record was damaged".to_owned();

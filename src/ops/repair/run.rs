@@ -184,6 +184,7 @@ impl Run<'_> {
             let marked = self.mark_packs(&going)?;
             // The look after the mark: a prune that marked what we rely on before our mark is seen here; one that
             // marks later sees our mark.
+            debug_assert!(going.iter().all(|id| !self.relied.contains(id)), "repair relies on a pack that it deletes");
             if self.relied.is_disjoint(&marked) && self.are_there()? {
                 return self.delete_packs(&going);
             }

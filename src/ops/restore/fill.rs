@@ -158,6 +158,7 @@ impl<'r> Run<'r, '_> {
     /// Places everything except hard links. Returns whether there are any.
     fn place_all(&self, refused: &Refused, send: SyncSender<Written>) -> bool {
         let (mut batch, mut links) = (Batch::default(), false);
+        // Hard links wait for the end: their files may come later in the listing.
         let gone_through = self.each(&mut |number, entry| {
             if matches!(entry.kind, EntryKind::HardLink(_)) {
                 links = true;
@@ -177,6 +178,7 @@ impl<'r> Run<'r, '_> {
     /// Walks the entries until the restore stops.
     fn each(&self, visit: &mut dyn FnMut(u64, StreamEntry) -> Result<()>) -> Result<()> {
         self.filling.entries.each(self.filling.reader, &mut |number, entry| {
+            // Another thread has met an error that stops everything.
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
@@ -189,6 +191,8 @@ impl<'r> Run<'r, '_> {
 
     /// Adds a small file to the batch, or places an entry at once.
     fn place(&self, entry: StreamEntry, batch: &mut Batch, send: &SyncSender<Written>) -> Result<()> {
+        // A batch takes small files without holes. Everything else is placed at once, so a large file does not hold
+        // up a batch.
         let Filling { reader, dress, .. } = *self.filling;
         // A file with holes is written by itself, because only that way restores the holes.
         let has_holes = entry.meta.as_ref().is_some_and(|meta| meta.holes > 0);
@@ -228,6 +232,7 @@ impl<'r> Run<'r, '_> {
 
     /// Places hard links. A link whose file was not restored fails, too.
     fn place_links(&self, refused: &Refused) {
+        // Copy the failures: recording further ones below needs the lock.
         let failed: HashMap<Vec<u8>, bool> = {
             let told = self.told();
             told.outcome.failed.iter().map(|failed| (failed.name.clone(), failed.error.is_damage())).collect()
@@ -235,6 +240,7 @@ impl<'r> Run<'r, '_> {
         let gone_through = self.each(&mut |number, entry| {
             let EntryKind::HardLink(other) = &entry.kind else { return Ok(()) };
             let why = || format!("it is a further name of {}, which is not restored", String::from_utf8_lossy(other));
+            // The reason for the first name's failure decides the kind of error: damage must count as damage.
             match (refused.get(&number), failed.get(other)) {
                 (Some(error), _) => self.failed(entry.name, said_again(error)),
                 (None, Some(true)) => {
@@ -274,6 +280,7 @@ impl<'r> Run<'r, '_> {
                 batch.iter().for_each(|(item, _)| self.tree.discard(&item.member));
                 continue;
             }
+            // Files that could not be written are reported and removed; the others get their names together.
             let mut whole = Vec::with_capacity(batch.len());
             for (item, written) in batch {
                 match written {

@@ -26,6 +26,7 @@ pub use perform_salvage::{SalvageReport, perform_salvage};
 
 use super::lost::explained;
 use super::subtree::{Subtree, subtree, trimmed, with_bytes};
+use super::text;
 use crate::engine::files::restore::tree::Tree;
 use crate::engine::place::{Fill, Placement, sparse_write};
 use crate::engine::sqlite::restore::DatabaseOptions;
@@ -48,7 +49,7 @@ const WINDOW_BYTES: u64 = 256 << 20;
 pub struct RestoreOptions {
     /// How databases are checked before they take their names.
     pub database: DatabaseOptions,
-    /// Write into databases that others may have open, through SQLite.
+    /// Write into databases that other programs may have open, through SQLite.
     pub live: bool,
     /// Do not restore extended attributes and access control lists. Modes are then narrowed, so that nobody gets more
     /// access than the lists gave.
@@ -77,7 +78,8 @@ impl RestoreOptions {
         files.iter().for_each(|entry| look(entry));
         fillings.iter().try_for_each(|filling| filling.visit(&mut look))?;
         if count > 0 {
-            monitor.warn(&format!("{count} access control lists are not restored; the modes give no more than they did"));
+            let lists = text::count(count, "access control list");
+            monitor.warn(&format!("{lists} not restored; the modes are narrowed, so that nobody gets more access than the lists gave"));
         }
         Ok(())
     }
@@ -129,15 +131,7 @@ pub fn restore_streams(
     }
     let all: Vec<&Filling<'_>> = fillings.iter().map(|(_, _, _, filling, _)| filling).collect();
     options.say_narrowed(&all, &files.iter().map(|(_, entry, _)| *entry).collect::<Vec<_>>(), placement.monitor)?;
-    let jobs = files.into_iter().map(|(name, entry, dest)| {
-        let reader = &reader;
-        let fill = move |file: &File| {
-            let written = write_stream(reader, entry, file, placement.monitor);
-            written.map_err(|error| explained(reader, (&entry.name, &entry.root), error, placement.monitor))
-        };
-        let is_database = matches!(entry.kind, EntryKind::Sqlite(_));
-        Job { name, dest, len: entry.root.len, meta: dress(entry), is_database, fill: Box::new(fill) }
-    });
+    let jobs = files.into_iter().map(|file| job(&reader, file, dress(file.1), placement.monitor));
     let mut outcome = run_jobs(&jobs.collect::<Vec<_>>(), options, placement, tell)?;
     for (name, tree, dest, filling, refused) in fillings {
         let below = |short: Vec<u8>| [trimmed(name), b"/", &short].concat();
@@ -145,6 +139,7 @@ pub fn restore_streams(
         let mut tell = |restored: Restored| tell(Restored { name: below(restored.name), ..restored });
         let bytes = tree.entries.iter().map(|entry| entry.root.len).fold(0, u64::saturating_add);
         let own = options.wanted(tree.meta.clone());
+        // After a stop the remaining directories are not tried.
         let part = match outcome.stopped.is_some() {
             true => Ok(Outcome { untried: filling.total, ..Outcome::default() }),
             false => fill_directory(&filling, dest, bytes, refused, own, placement, &mut tell),
@@ -158,6 +153,21 @@ pub fn restore_streams(
         }
     }
     Ok(outcome)
+}
+
+/// The job of one stream. It is filled later, when its turn comes and its new file is open.
+fn job<'j>(
+    reader: &'j Reader,
+    (name, entry, dest): (&'j [u8], &'j StreamEntry, &'j Path),
+    meta: Option<FileMeta>,
+    monitor: &'j dyn Monitor,
+) -> Job<'j> {
+    let fill = move |file: &File| {
+        let written = write_stream(reader, entry, file, monitor);
+        written.map_err(|error| explained(reader, (&entry.name, &entry.root), error, monitor))
+    };
+    let is_database = matches!(entry.kind, EntryKind::Sqlite(_));
+    Job { name, dest, len: entry.root.len, meta, is_database, fill: Box::new(fill) }
 }
 
 /// A file or database and its own destination.
@@ -255,6 +265,7 @@ fn fill_directory(
 ) -> Result<Outcome> {
     refuse_if_full(filling, dir, logical_bytes, placement)?;
     placement.monitor.phase("restoring", Some(logical_bytes));
+    // An existing directory keeps its own attributes.
     let is_new = !dir.exists();
     let tree = match filling.total >= MANY {
         true => Tree::open_for_many(placement, dir)?,
@@ -262,6 +273,7 @@ fn fill_directory(
     };
     own.filter(|_| is_new).into_iter().for_each(|own| tree.dress_root(own));
     let mut outcome = filling.fill(&tree, refused, tell);
+    // Nothing was restored: remove the directories that were made for it.
     if !outcome.is_changed() {
         tree.undo();
     } else if let Err(error) = tree.finish() {
@@ -343,6 +355,7 @@ fn write_stream(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn
         }
         let next = next_window(&mut spans)?;
         std::thread::scope(|scope| {
+            // The look-up of the next window runs beside the reading of this one.
             let ahead = scope.spawn(|| reader.prefetch(next.iter().map(|span| span.id)));
             write_window(reader, &window, file, has_holes, Spill::past(file, root.len), monitor)?;
             joined("looking up chunks", ahead.join())

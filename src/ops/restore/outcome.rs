@@ -121,6 +121,7 @@ impl Outcome {
             0 => String::new(),
             more => format!("; and {more} more"),
         };
+        // Say what was restored, so that nobody restores it again.
         let note = match self.restored {
             0 => String::new(),
             others => format!("; everything else was restored ({others})"),

@@ -116,6 +116,7 @@ pub fn salvage(
     }
     placement.monitor.phase("salvaging", Some(wanted.bytes));
     let mut outcome = Salvage::default();
+    // The second walk writes. It passes over lost parts of the listing, and the outcome says that there were some.
     let gone_through = reader.salvage_listing(&snapshot.listing, placement.monitor, &mut |entry| {
         if !is_wanted(&entry.name, names) {
             return Ok(());
@@ -196,9 +197,7 @@ impl Wanted {
         let name = String::from_utf8_lossy(name);
         match loss.first {
             None => Err(Error::NoSuch { detail: format!("the snapshot has no stream `{name}`; `icecore ls` shows those that it has") }),
-            Some(first) => {
-                Err(Error::corrupt("a snapshot's listing", format!("stream `{name}` is not in what can be read of it: {first}")))
-            }
+            Some(first) => Err(Error::corrupt("a snapshot's listing", format!("stream `{name}` is not in its readable part: {first}"))),
         }
     }
 
@@ -243,6 +242,7 @@ fn write(
     monitor: &dyn Monitor,
 ) -> Result<Salvaged> {
     let lost = std::cell::RefCell::new(Vec::new());
+    // `fill` writes the bytes; only if they are whole does the tree give the file its own name.
     let fill = |file: &File| {
         let ranges = write_what_there_is(reader, entry, file, monitor)?;
         let is_whole = ranges.is_empty();
@@ -281,6 +281,7 @@ fn write_what_there_is(reader: &Reader, entry: &StreamEntry, file: &File, monito
     let writer = Writer { reader, file, end: entry.root.len, has_holes: entry.meta.as_ref().is_some_and(|meta| meta.holes > 0), monitor };
     let mut lost = Vec::new();
     loop {
+        // Collect a window of chunks, so that frames that they share are decoded once.
         let (mut window, mut bytes) = (Vec::new(), 0);
         let mut at_end = true;
         while let Some(piece) = pieces.next()? {

@@ -63,6 +63,7 @@ impl Batch {
     /// If reading itself fails.
     pub fn add(&mut self, reader: &Reader, entry: StreamEntry, member: Member, meta: Option<FileMeta>) -> Result<()> {
         let spans: Result<Vec<ChunkSpan>> = Spans::new(reader, &entry.root).and_then(Iterator::collect);
+        // Chunks refer to their file by its number in the batch.
         let number = self.items.len();
         let mut state = State::default();
         match spans {
