@@ -1,11 +1,11 @@
 //! Backup: makes one snapshot from one capture of a source.
 //!
-//! Order: refresh the catalog, choose the parent ([`history`]), capture and store all streams and the listing
-//! ([`intake`]), compare with the last good state ([`judge`]), commit. There is no snapshot before the commit, so a
+//! Order: refresh the catalog, choose the parent (`history`), capture and store all streams and the listing
+//! (`intake`), compare with the last good state (`judge`), commit. There is no snapshot before the commit, so a
 //! failure at any point leaves none.
 //!
 //! If damage in the repository comes to light while bases are read, the backup starts again and stores anew what the
-//! damaged packs held ([`doubts`]).
+//! damaged packs held (`doubts`).
 
 mod by_content;
 mod census;

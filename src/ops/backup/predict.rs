@@ -62,7 +62,7 @@ impl<'r> Prediction<'r> {
     pub(super) fn next(&mut self, id: &ChunkId, bytes: &[u8]) -> Result<Reference> {
         self.advance()?;
         let len = wide(bytes.len());
-        // The same chunk is in the parent exactly once near here: now the two streams are aligned for certain.
+        // The same chunk is in the parent exactly once near here: this aligns the two streams anew.
         if let Some(Some(offset)) = self.places.get(id) {
             self.expected = offset + len;
             return Ok(Reference::to(Some(*id)));
@@ -79,9 +79,9 @@ impl<'r> Prediction<'r> {
             self.advance()?;
             end = self.cut_near(self.expected + len, len / DRIFT_SHARE);
         }
-        // Continue at the cut that was found, or at a cut farther away; otherwise assume that the lengths are equal.
         let reference = self.window(within_chunk(len));
         let guessed = self.expected + len;
+        // The next chunk starts at the cut that was found, or at one farther away, or where equal lengths would end.
         self.expected = end.or_else(|| self.cut_near(guessed, len / GUESS_SHARE)).unwrap_or(guessed);
         Ok(reference)
     }

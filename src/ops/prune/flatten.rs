@@ -110,7 +110,7 @@ fn chain_of(reader: &Reader, needed: &Needed, chunk: StoredCopy) -> Result<Optio
         if slice.len != base.entry.plain_len || index(slice.len) > PREFIX_LEN_MAX {
             break;
         }
-        debug_assert!(root.frame().level < chunk.frame().level, "levels fall along a chain, so this ends");
+        debug_assert!(base.frame().level < root.frame().level, "levels fall along a chain, so this ends");
         root = base;
         if needed.is_reached(&root) || root.frame().level == 0 {
             break;

@@ -1,11 +1,11 @@
 //! Prune: frees the space that no snapshot needs any more.
 //!
 //!
-//! The protocol is "mark, then look" (see [`crate::store::repo::session`] for the writer's half): packs that can go
-//! are marked with tombstones. After the grace time pending records, snapshots and tombstones are listed afresh, and
-//! what is needed is computed again. Only packs that are marked and still not needed are deleted. A chunk in a marked
-//! pack counts as absent, for writers and for other prunes; so what is needed of a marked pack is copied into a new
-//! pack first.
+//! The protocol is "mark, then look" (see [`crate::store::repo::session`] for the writer's half). Packs that can go
+//! get tombstones; "marked" in this folder means "has a tombstone". After the grace time pending records, snapshots
+//! and tombstones are listed afresh, and what is needed is computed again. Only packs that are marked and still not
+//! needed are deleted. A chunk in a marked pack counts as absent, for writers and for other prunes; so what is needed
+//! of a marked pack is copied into a new pack first.
 //!
 //! Guarantees: nothing that a listed snapshot, or a pending record that counts, needs is deleted. No clock and no
 //! lock decides this; the grace time only spares running backups from copying. Anything that cannot be read or

@@ -57,7 +57,7 @@ impl Places {
 }
 
 /// What one prune has learned about copies by reading them. Of a chunk with several copies one is kept and the others
-/// may go. So that copy is read first; otherwise a damaged copy could be kept and a good one deleted.
+/// may go. So that copy is read first; otherwise a damaged copy could be kept and a whole one deleted.
 #[derive(Default)]
 pub(super) struct Trust {
     /// Packs that this prune has written. Their content was verified before.

@@ -44,7 +44,7 @@ impl Sick {
     }
 
     /// Adds packs that were written wrong: their bytes are right, but a chunk does not decode although its bases are
-    /// good.
+    /// whole.
     pub(super) fn find_forged(&mut self, repo: &Repository) -> Result<()> {
         let reader = Reader::new(repo);
         for copy in self.dead_copies(repo)? {

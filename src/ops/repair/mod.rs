@@ -1,13 +1,13 @@
-//! Repair: heals or mends what is damaged where good bytes are left, and sets aside the rest. Nothing is ever deleted
+//! Repair: heals or mends damage as far as undamaged bytes are left, and sets the rest aside. Nothing is ever deleted
 //! without a verified copy in `quarantine`.
 //!
 //! The order makes sure that a power cut at any step leaves the repository no worse than before:
-//! 1. a damaged replica is written again from the good one; damaged records are copied to `quarantine` and read back,
+//! 1. a damaged replica is written again from the other one; damaged records are copied to `quarantine` and read back,
 //!    then replaced or removed;
 //! 2. a damaged pack with enough parity is healed: written again under its own name, in one step;
 //! 3. missing chunks are mended: taken from another copy, or cut out of the files that the user names, and made
 //!    durable in new packs;
-//! 4. the good chunks of damaged packs are written into new packs; then the damaged packs are copied to `quarantine`
+//! 4. the whole chunks of damaged packs are written into new packs; then the damaged packs are copied to `quarantine`
 //!    and read back;
 //! 5. the damaged packs are marked with tombstones; then repair looks whether everything that it relies on is there
 //!    and not marked (mark, then look: see [`crate::store::repo::session`] and [`crate::ops::prune`]); only then are
@@ -81,7 +81,7 @@ pub struct RepairPlan {
     /// What is damaged, as a check reports it.
     #[serde(flatten, serialize_with = "found")]
     pub report: CheckReport,
-    /// Packs that are set aside after their good chunks were written anew.
+    /// Packs that are set aside after their whole chunks were written anew.
     pub packs: Vec<BadPack>,
     /// Damaged objects that are healed by their own parity or second copy, under their own names; and records that
     /// lie under the name of another source, and are moved to their own.
@@ -90,7 +90,7 @@ pub struct RepairPlan {
     /// Damaged records that are set aside.
     #[serde(serialize_with = "json::texts")]
     pub records: Vec<ObjectKey>,
-    /// Replicas that are written again from the good one.
+    /// Replicas that are written again from the other one.
     #[serde(serialize_with = "json::texts")]
     pub copies: Vec<ObjectKey>,
     /// Number of chunks that snapshots or deltas need and no readable copy gives.
@@ -151,7 +151,7 @@ pub struct RepairReport {
     pub set_aside: Vec<ObjectKey>,
     /// Damaged objects that were left where they are, and why.
     pub left: Vec<String>,
-    /// Streams that are lost in part: no good copy exists anywhere.
+    /// Streams that are lost in part: no whole copy exists anywhere.
     pub lost: Vec<Touched>,
     /// Snapshots that were marked as damaged.
     #[serde(rename = "marked_damaged")]

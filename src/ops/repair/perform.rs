@@ -36,10 +36,10 @@ impl RepairReport {
     pub fn deeds(&self) -> Vec<String> {
         let deeds = [
             (wide(self.healed.len()), "object", "healed by parity or a second copy, or put under the right name"),
-            (wide(self.copies.len()), "replica", "of config or keys written again from the good one"),
+            (wide(self.copies.len()), "replica", "of config or keys written again from the other one"),
             (self.from_copies, "chunk", "mended from another copy"),
             (self.from_files, "chunk", "mended from files"),
-            (self.moved_chunks, "good chunk", "of damaged packs written anew"),
+            (self.moved_chunks, "whole chunk", "of damaged packs written anew"),
         ];
         deeds.iter().filter(|(number, ..)| *number > 0).map(|(number, what, deed)| format!("{} {deed}", count(*number, what))).collect()
     }

@@ -1,4 +1,4 @@
-//! Sets damaged records aside. Each is replaced by a good record that keeps what the damaged one may have said.
+//! Sets damaged records aside. Each is replaced by a whole record that keeps what the damaged one may have said.
 //!
 //! A snapshot that the catalog knows is listed again; others count as forgotten. A damaged mark is replaced by a
 //! protection, because it may have been one. The replacement is durable before the damaged record is deleted, and the

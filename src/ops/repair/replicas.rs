@@ -1,4 +1,4 @@
-//! Heals records that are stored twice (config and keys): the good replica is written over the bad one.
+//! Heals records that are stored twice (config and keys): the whole replica is written over the bad one.
 
 use std::collections::BTreeSet;
 

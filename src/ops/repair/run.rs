@@ -1,6 +1,6 @@
 //! Carries a repair out, in the order that [`super`] explains.
 //!
-//! Packs are deleted only in `replace_packs`: after their good chunks are durable elsewhere, their bytes are in
+//! Packs are deleted only in `replace_packs`: after their whole chunks are durable elsewhere, their bytes are in
 //! `quarantine`, and a look after the mark has found everything that repair relies on.
 
 use std::collections::{BTreeSet, HashSet};
@@ -168,7 +168,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Replaces damaged packs: writes their good chunks anew, sets them aside, marks them, looks again, deletes them.
+    /// Replaces damaged packs: writes their whole chunks anew, sets them aside, marks them, looks again, deletes them.
     fn replace_packs(&mut self) -> Result<()> {
         let mut going = BTreeSet::new();
         self.write_anew(&HashSet::new())?;
@@ -197,7 +197,7 @@ impl Run<'_> {
         Err(Error::Stale { detail: "prunes keep marking the packs that replace damaged ones; no pack was deleted; run `icecore repair` again when no prune runs".into() })
     }
 
-    /// Writes every good chunk of the packs at fault into new packs, unless another copy in an unmarked pack can be
+    /// Writes every whole chunk of the packs at fault into new packs, unless another copy in an unmarked pack can be
     /// read just as well.
     fn write_anew(&mut self, marked: &HashSet<PackId>) -> Result<()> {
         if self.sick.at_fault.is_empty() {
@@ -227,7 +227,7 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             }
         }
-        // If every good chunk of the frame has an equal copy elsewhere, rely on those copies instead.
+        // If every whole chunk of the frame has an equal copy elsewhere, rely on those copies instead.
         let mut is_new = false;
         for (copy, _) in &whole {
             match self.twin(reader, copy, marked)? {
@@ -239,8 +239,8 @@ impl Run<'_> {
             return Ok(());
         }
         self.report.moved_chunks += wide(whole.len());
-        // The whole frame is good: copy it as it is, so that deltas stay deltas. Otherwise store the good chunks
-        // whole.
+        // Every chunk of the frame is whole: copy it as it is, so that deltas stay deltas. Otherwise store the whole
+        // chunks one by one, without bases.
         if whole.len() == frame.len() {
             return repacker.copy_frame(reader, frame);
         }

@@ -3,7 +3,7 @@
 //!
 //! A chunk is lost if no copy can be read and parity cannot heal it. If a tree node is lost, everything below it is.
 //! Every other byte is verified and written at its place; lost ranges stay holes. A stream with losses never gets its
-//! own name, so it cannot be taken for the good one.
+//! own name, so it cannot be taken for the undamaged one.
 
 use std::collections::BTreeSet;
 use std::fs::File;
