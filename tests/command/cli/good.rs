@@ -42,7 +42,7 @@ fn rules_keep_the_last_good_copy_of_a_database_that_is_locked() {
     assert_eq!(codes(&snapshots[4]), [("incomplete", Some("a.db"))]);
     assert!(run.stderr.contains(&format!("icecore mark {} accept", &snapshots[4]["id"].as_str().unwrap()[..12])), "{}", run.stderr);
     assert_eq!(place.run(["status", "--max-age", "5h"]).code, Some(5), "flagged ones do not make it younger");
-    place.run(["forget", "latest"]).failed(1, &["newest good state of what is not flagged"]);
+    place.run(["forget", "latest"]).failed(1, &["newest good state of the streams without a flag"]);
     place.run(["forget", "latest~4"]).failed(1, &["newest good one of its source"]);
     place.ok(["forget", "--keep-last", "1", "--prune", "--grace", "0"]);
     let left = place.snapshots();

@@ -185,7 +185,7 @@ fn lists_are_shown_and_can_be_left_behind() {
     place.ok(["restore", "latest", "--to", "with"]);
     assert_eq!((mode("with/file"), of(&place.path("with/file"))), (0o660, of(&place.path("data/file"))));
     let narrowed = place.ok(["restore", "latest", "--to", "without", "--no-xattrs"]).stderr;
-    assert!(narrowed.contains("1 access control lists are not restored"), "{narrowed}");
+    assert!(narrowed.contains("1 access control list not restored"), "{narrowed}");
     assert_eq!((mode("without/file"), of(&place.path("without/file")).len()), (0o600, 0));
     place.ok(["restore", "latest", "file=single", "--no-xattrs"]);
     assert_eq!((mode("single"), of(&place.path("single")).len()), (0o600, 0));
