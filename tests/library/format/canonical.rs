@@ -251,7 +251,7 @@ fn versions_and_features_are_refused_by_name() {
     }
 }
 
-/// Readers do not read a pack's header, so its footer says of which version it is.
+/// Readers do not read a pack's header, so the footer has the version, too.
 #[test]
 fn a_newer_pack_is_newer_and_not_damaged() {
     let trailer = b"a trailer";
