@@ -182,6 +182,7 @@ impl Store {
     /// [`Error::Corrupt`] if a snapshot cannot be read or has vanished, [`Error::Backend`].
     pub fn snapshots(&self) -> Result<Vec<Snapshot<'_>>> {
         let mut refreshed = self.repo.refresh()?;
+        // A program that lists snapshots must not take a damaged one for a missing one.
         match refreshed.damage.is_empty() {
             true => Ok(refreshed.snapshots.into_iter().map(|(id, record)| Snapshot::new(&self.repo, &self.worker, id, record)).collect()),
             false => Err(refreshed.damage.swap_remove(0)),

@@ -262,6 +262,7 @@ fn walk(path: &Path) -> io::Result<OwnedFd> {
     while let Some(part) = left.pop() {
         match openat(&dir, &part, HOLD | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(next) => dir = next,
+            // Not a directory: it may be a link, whose parts then come before the rest of the path.
             Err(e @ (Errno::NOTDIR | Errno::LOOP)) => {
                 let link = read_link(&dir, &part)?.ok_or(e)?;
                 links += 1;

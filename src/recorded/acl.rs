@@ -51,6 +51,7 @@ fn classes(acl: &[u8]) -> Option<Classes> {
     if u32::from_le_bytes(*version) != VERSION {
         return None;
     }
+    // A list without a mask entry has no upper bound.
     let (entries, rest) = entries.as_chunks::<ENTRY_LEN>();
     let (mut group, mut other, mut mask) = (None, None, ALL);
     let (mut users, mut groups) = (ALL, ALL);
@@ -67,6 +68,7 @@ fn classes(acl: &[u8]) -> Option<Classes> {
         }
     }
     let (group, other) = group.zip(other).filter(|_| rest.is_empty())?;
+    // The mask bounds named users, named groups and the owning group, but not others.
     Some(Classes { group: group & mask & ALL, other: other & ALL, users: users & mask, groups: groups & mask })
 }
 

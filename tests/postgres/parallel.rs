@@ -134,7 +134,7 @@ fn unchanged_tables_cost_nothing_whatever_is_made_beside_them() {
         let second = good(parallel(&place, &database, &[]));
         assert_eq!(second["parent"], first["snapshot"]);
         assert!(second["stored_bytes"].as_u64() < Some(4096), "{second}");
-        // This gives all the objects after it other numbers in the dump.
+        // This changes the dump ids of all objects after it.
         database.sql("CREATE SCHEMA aa; CREATE TABLE aa.first (n int); CREATE FUNCTION aa.f() RETURNS int LANGUAGE sql AS 'SELECT 1'");
         database.sql("UPDATE app.t SET text = 'x' WHERE id = 10000");
         let third = good(parallel(&place, &database, &[]));

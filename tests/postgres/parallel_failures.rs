@@ -1,4 +1,4 @@
-//! What goes wrong with several jobs leaves no snapshot, no program and no spool.
+//! A failed backup with several jobs leaves no snapshot, no program and no spool.
 
 use std::process::{Child, Stdio};
 
@@ -104,7 +104,7 @@ fn kill(pid: Option<i32>, signal: Signal) {
     kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
 }
 
-/// Those that were killed are gone a moment later.
+/// Waits until killed processes are gone.
 fn no_program_is_left(place: &Place) {
     crate::wait::until("all programs have ended", || programs(place).is_empty());
     nothing_spooled(place);
@@ -159,11 +159,11 @@ fn a_lost_connection_leaves_no_snapshot() {
     );
     let run = in_the_middle(&place, &database, |_| {
         assert_eq!(database.server.sql("postgres", &end), "t");
-        // The lock is let go of, and the dump itself ends well.
+        // The lock is released, and the dump itself succeeds.
         let holder = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT ''held''%'";
         assert_eq!(database.server.sql("postgres", holder), "t");
     });
-    // The schema, which comes after it, has no snapshot to be of.
+    // The schema is dumped after it, and its exported snapshot no longer exists.
     fails(&place, &run, "does not exist");
     no_program_is_left(&place);
 }
