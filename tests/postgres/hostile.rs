@@ -260,7 +260,7 @@ fn who_asks_has_to_be_let_in() {
     assert_eq!(capture::backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
     let args = ["latest", "--pg-bin", server.bin.to_str().unwrap(), "--dsn", &database.dsn(), "--check-sql", "SELECT n = 1 FROM t"];
     let run: Run = drill::command(&place, &args).output().unwrap().into();
-    run.failed(1, &["which cannot log in", "drill on a server of its own"]);
+    run.failed(1, &["which cannot log in", "drill without --dsn"]);
     assert_eq!(family(server, &database.name), [database.name.as_str()]);
     assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_asks_')"), "0");
     let run: Run = drill::command(&place, &args[..5]).output().unwrap().into();

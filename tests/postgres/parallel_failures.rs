@@ -40,7 +40,7 @@ fn a_directory_that_is_not_whole_is_no_snapshot() {
             ("$real \"$@\"; echo >>$(echo $dir/[0-9]*.dat)", "does not end with the line that marks its end"),
             ("f=$($real \"$@\"; echo $dir/[0-9]*.dat); rm $f; ln -s /etc/hostname $f", "is missing"),
             ("exec $real \"$@\" -Z1", "compressed"),
-            ("ulimit -f 100; trap '' XFSZ; exec $real \"$@\"", "--tmp names a directory with more room"),
+            ("ulimit -f 100; trap '' XFSZ; exec $real \"$@\"", "choose a directory with more room with --tmp"),
         ] {
             fails(&place, &run_script(&place, &database, script), with);
             nothing_spooled(&place);
@@ -56,7 +56,7 @@ fn a_directory_that_is_not_whole_is_no_snapshot() {
 fn a_place_that_is_not_there() {
     let (place, database) = (plain(), server(15).database());
     let run = backup(&place, &database, &["--no-role-passwords", "--jobs", "2", "--tmp", "/none"]);
-    fails(&place, &run, "--tmp names another directory");
+    fails(&place, &run, "choose another directory with --tmp");
 }
 
 /// Runs a backup in the middle of whose dump `meanwhile` happens: a worker waits there for the contents of large objects.
