@@ -136,6 +136,6 @@ fn what_is_not_such_an_archive_is_named() {
     database.sql("CREATE TABLE a AS SELECT 1 AS n");
     let detail = |args: &[&str]| archive::read(database.pg_dump(args).as_slice(), |_| ()).unwrap_err().detail;
     assert!(detail(&["-Z1"]).contains("compressed"));
-    assert!(detail(&["-Fp"]).contains("no archive"));
+    assert!(detail(&["-Fp"]).contains("not an archive"));
     assert!(detail(&["--inserts"]).contains("COPY"));
 }

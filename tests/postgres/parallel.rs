@@ -216,7 +216,7 @@ fn what_is_left_out_is_recorded_and_told() {
             let name = format!("{}x", database.name);
             let run = restore(&place, server, &["latest", "--dsn", &database.dsn(), "--as", &name]);
             assert!(run.stderr.contains("rows of tables") && run.stderr.contains("app.u, none*"), "{}", run.stderr);
-            assert!(run.stderr.contains("left out tables, by these patterns: small"), "{}", run.stderr);
+            assert!(run.stderr.contains("left out tables with these patterns: small"), "{}", run.stderr);
             good(run);
             let query = "SELECT (SELECT count(*) FROM app.t), (SELECT count(*) FROM app.u), to_regclass('small') IS NULL";
             assert_eq!(server.sql(&name, query), "50000|0|t");

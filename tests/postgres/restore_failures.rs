@@ -247,7 +247,7 @@ fn a_role_without_rights_is_told_and_one_that_may_make_databases_is_enough() {
         server.sql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD 'hunter2'"));
         let dsn = server.dsn("postgres").replace("postgres@", &format!("{role}:hunter2@"));
         let run = restore(&place, server, &["latest", "--dsn", &dsn, "--no-owner"]);
-        run.failed(1, &["CREATEDB", "only its owner", "nothing was changed"]);
+        run.failed(1, &["CREATEDB", "may not rename the old database", "nothing was changed"]);
         assert!(!run.stderr.contains("hunter2"));
         untouched(&database);
         server.sql("postgres", &format!("ALTER ROLE {role} CREATEDB"));

@@ -201,5 +201,5 @@ fn a_pooler_that_refuses_settings_is_told() {
     command.args(["--json", "backup", "postgres", "--no-role-passwords", "--dsn", &dsn, "--pg-bin"]).arg(&dir);
     let run: Run = command.output().unwrap().into();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(run.stderr.contains("a pooler does not let") && run.stderr.contains("bytea_output"), "{}", run.stderr);
+    assert!(run.stderr.contains("a pooler does not pass settings") && run.stderr.contains("bytea_output"), "{}", run.stderr);
 }
