@@ -163,7 +163,7 @@ fn a_named_source_is_one_history_on_all_hosts_and_a_row_for_each() {
     assert_eq!(other["parent"], Value::Null);
 }
 
-/// A source of which every backup failed has no snapshot to be listed by.
+/// If every backup of a source failed, it has no snapshot to be listed by.
 #[test]
 fn a_source_that_never_came_to_a_snapshot_is_listed() {
     let place = Place::with_repository();

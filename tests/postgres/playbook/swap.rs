@@ -93,7 +93,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Two snapshots, of which the first is exported.
+    /// Two snapshots. The first one is exported.
     fn new() -> Self {
         let bed = Bed::new(false);
         let path = bed.path("db.sqlite");
