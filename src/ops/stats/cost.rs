@@ -94,7 +94,7 @@ impl Cost {
         self.record_bytes += bytes;
     }
 
-    /// Adds a pack of which only the size is known.
+    /// Adds a pack whose table cannot be read: only its size is known.
     pub(super) fn add_unknown(&mut self, bytes: u64) {
         self.stored_bytes += bytes;
     }
