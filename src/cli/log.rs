@@ -10,10 +10,11 @@ use icecore::progress::Monitor;
 use icecore::store::repo::Repository;
 
 use super::args::FilterArgs;
-use super::columns::{Align, Table};
+use super::columns::{Column, Table};
 use super::context::{Context, find_in, wanted};
 use super::exit::{Exit, Failure};
 use super::output::printable;
+use super::screen::{Screen, Tone};
 use super::time;
 use super::time::seconds;
 
@@ -80,7 +81,7 @@ fn list(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
     };
     let log = log::list(&repo, &query, &progress)?;
     drop(progress);
-    context.output.result(&log, text)?;
+    context.output.result(&log, |log| text(log, &context.output.screen))?;
     Ok(log.outcome().into())
 }
 
@@ -119,26 +120,29 @@ fn shown_snapshots(entry: &Entry) -> String {
     }
 }
 
-fn text(log: &Log) -> String {
+fn text(log: &Log, screen: &Screen) -> String {
     if log.entries.is_empty() {
         return "no entries\n".into();
     }
-    let mut table = Table::new(["TIME", "WHAT", "OUTCOME", "SNAPSHOT", "WHO", "DETAIL"].map(|heading| (heading, Align::Left)));
+    let columns = [Column::left("TIME"), Column::left("WHAT"), Column::left("OUTCOME"), Column::left("SNAPSHOT").rank(3)];
+    let last = [Column::left("WHO").shortened(8).rank(2), Column::left("DETAIL").in_lines(32).rank(1)];
+    let mut table = Table::new(columns.into_iter().chain(last));
     for entry in &log.entries {
         let outcome = match entry.exit_code {
             0 => entry.outcome.clone(),
             code => format!("{} ({code})", entry.outcome),
         };
         table.row([
-            time::local(entry.time_ns),
+            screen.time(entry.time_ns),
             entry.operation.clone(),
             outcome,
             shown_snapshots(entry),
             format!("{}@{}", printable(&entry.user), printable(&entry.host)),
             entry.detail.clone(),
         ]);
+        table.paint("OUTCOME", (entry.exit_code != 0).then_some(Tone::Bad));
     }
-    table.text()
+    table.text(screen)
         + &format!(
             "{}\n",
             match log.entries.len() {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::args::Global;
 use super::exit::{Exit, Failure};
+use super::screen::{Screen, Tone, painted, stderr_has_colors};
 use icecore::ops::secrets::hidden;
 pub(crate) use icecore::ops::text::{bytes, count, duration, ms};
 
@@ -19,6 +20,10 @@ pub(crate) struct Output {
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) verbose: bool,
+    /// What standard output is.
+    pub(crate) screen: Screen,
+    /// Whether `error:` and `warning:` are coloured.
+    pub(crate) stderr_colors: bool,
 }
 
 #[derive(Serialize)]
@@ -30,7 +35,13 @@ struct Document<'a, T> {
 
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
-        Output { json: global.json, quiet: global.quiet, verbose: global.verbose }
+        Output {
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            screen: Screen::of_stdout(global.color),
+            stderr_colors: stderr_has_colors(global.color),
+        }
     }
 
     /// What was asked for: the document with `--json`, else the text.
@@ -69,7 +80,7 @@ impl Output {
 
     fn rendered<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<Vec<u8>, Failure> {
         if !self.json {
-            return Ok(text(document).into_bytes());
+            return Ok(self.screen.fitted(text(document)).into_bytes());
         }
         let bytes = self::document(document).map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?;
         Ok(harmless(bytes))
@@ -93,7 +104,7 @@ impl Output {
         match () {
             () if failure.message.is_empty() => {}
             () if self.json => failure_as_json(failure),
-            () => to_stderr(&format!("error: {}", printable_lines(&hidden(&failure.message)))),
+            () => to_stderr(&format!("{} {}", self.word(Tone::Bad, "error:"), printable_lines(&hidden(&failure.message)))),
         }
     }
 
@@ -112,8 +123,13 @@ impl Output {
         let message = &hidden(message);
         match self.json {
             true => harmless_text(serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string()),
-            false => format!("warning: {}", printable_lines(message)),
+            false => format!("{} {}", self.word(Tone::Doubtful, "warning:"), printable_lines(message)),
         }
+    }
+
+    /// A word for standard error.
+    fn word(&self, tone: Tone, word: &str) -> String {
+        if self.stderr_colors { painted(tone, word) } else { word.to_owned() }
     }
 }
 

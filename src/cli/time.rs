@@ -54,6 +54,27 @@ pub(crate) fn local(time_ns: i64) -> String {
     shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
 }
 
+/// For columns of tables on a terminal: local.
+pub(crate) fn local_short(time_ns: i64) -> String {
+    shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S")
+}
+
+/// How long ago it was, for people: `3 h ago`, or `in 2 d`.
+pub(crate) fn ago(time_ns: i64, now_ns: i64) -> String {
+    let seconds = now_ns.saturating_sub(time_ns) / 1_000_000_000;
+    match seconds {
+        0.. => format!("{} ago", span(seconds.unsigned_abs())),
+        _ => format!("in {}", span(seconds.unsigned_abs())),
+    }
+}
+
+/// A time span in its largest unit, for narrow columns: `45 s`, `3 h`, `12 d`.
+pub(crate) fn span(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let unit = UNITS.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "s"));
+    format!("{} {}", seconds / unit.0, unit.1)
+}
+
 pub(crate) use icecore::ops::json::utc_text as utc;
 
 pub(crate) use icecore::ops::text::compact;
@@ -107,6 +128,16 @@ mod tests {
             assert!(utc(time_ns).ends_with('Z'));
             assert!(local(time_ns).contains(':'));
         }
+    }
+
+    #[test]
+    fn how_long_ago() {
+        let after = |seconds: i64| ago(0, seconds * 1_000_000_000);
+        assert_eq!(
+            [0, 1, 119, 120, 7199, 7200, 172_799, 172_800, 40_000_000].map(after),
+            ["0 s ago", "1 s ago", "119 s ago", "2 min ago", "119 min ago", "2 h ago", "47 h ago", "2 d ago", "462 d ago"]
+        );
+        assert_eq!(after(-10_000), "in 2 h");
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod records;
 mod streams;
 mod subset;
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::json;
@@ -70,7 +72,7 @@ pub const CODES: [(&str, &str); 13] = [
 ];
 
 /// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -83,7 +85,7 @@ pub struct Finding {
 }
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing is lost, but a spare is.
@@ -204,5 +206,8 @@ pub(crate) fn survey(repo: &Repository, options: &CheckOptions<'_>, monitor: &dy
     records::check_healed(repo, &mut report)?;
     report.touched.sort();
     report.touched.dedup();
+    // Two steps may come upon the same damage.
+    let mut seen = HashSet::new();
+    report.findings.retain(|finding| seen.insert(finding.clone()));
     Ok(Survey { report, snapshots, bad })
 }
