@@ -1,5 +1,6 @@
 //! `backup`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -15,7 +16,8 @@ use icecore::recorded::SourceKind;
 use super::args::{BusyArgs, RecordArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
+use super::screen::{Screen, Tone};
 use super::{environment, targets, time};
 
 /// Take one snapshot of SQLite databases, read at one instant
@@ -205,7 +207,7 @@ fn run(
     let progress = context.progress();
     let taken = perform(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, (&kind, given), &recorded, make)?;
     drop(progress);
-    context.output.report_or_warn(&taken, text, problems)?;
+    context.output.report_or_warn(&taken, |taken| text(taken, &context.output.screen), problems)?;
     Ok(taken.outcome().into())
 }
 
@@ -231,14 +233,14 @@ pub(crate) fn problems(taken: &Taken) -> Vec<String> {
     taken.wrong().chain(advice(taken)).map(|wrong| format!("{of}: {wrong}")).collect()
 }
 
-pub(crate) fn text(taken: &Taken) -> String {
+pub(crate) fn text(taken: &Taken, screen: &Screen) -> String {
     let after = taken.parent.map_or_else(|| "the first one".to_owned(), |parent| format!("after {}", parent.short()));
     let unchanged = match taken.unchanged_streams {
         0 => String::new(),
         number => format!(", {number} unchanged and not read"),
     };
     let mut text = format!(
-        "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {} (reading {}{})\n",
+        "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {}\n",
         taken.snapshot.short(),
         printable(&taken.source),
         count(taken.streams, "stream"),
@@ -246,13 +248,8 @@ pub(crate) fn text(taken: &Taken) -> String {
         output::bytes(taken.read_bytes),
         output::bytes(taken.new_bytes),
         output::bytes(taken.stored_bytes),
-        output::duration(ms(taken.duration_us)),
-        output::duration(ms(taken.capture_us)),
-        output::key_derivation(ms(taken.key_derivation_us)),
+        output::took(taken.duration_us, taken.key_derivation_us, &[("reading", taken.capture_us)]),
     );
-    if taken.healed_chunks > 0 {
-        text.push_str(&format!("{} stored anew: the stored copies were damaged or gone\n", count(taken.healed_chunks, "chunk")));
-    }
     if let Some(left_out) = left_out_text(&taken.left_out) {
         text.push_str(&format!("left out: {left_out}\n"));
     }
@@ -260,5 +257,17 @@ pub(crate) fn text(taken: &Taken) -> String {
         text.push_str(&format!("accepted before: {}: {}\n", printable(&flag.code), printable(&flag.detail)));
     }
     taken.wrong().chain(advice(taken)).for_each(|line| text.push_str(&format!("{}\n", printable(&line))));
-    text
+    text + &verdict(taken, screen)
+}
+
+/// The last line, if something is not well: what the snapshot is good for.
+fn verdict(taken: &Taken, screen: &Screen) -> String {
+    let flagged: BTreeSet<Option<&[u8]>> = taken.flags.iter().map(|flag| flag.stream.as_deref()).collect();
+    let (word, says) = match (flagged.contains(&None), flagged.len()) {
+        (_, 0) if taken.skipped.is_empty() => return String::new(),
+        (_, 0) => ("incomplete", format!("{} skipped; the snapshot counts as good", count(taken.skipped.len() as u64, "file"))),
+        (true, _) => ("flagged", "the snapshot does not count as good".to_owned()),
+        (false, number) => ("flagged", format!("{} of the snapshot; the others count as good", count(number as u64, "stream"))),
+    };
+    format!("{}: {says}\n", screen.paint(Tone::Doubtful, word))
 }

@@ -13,7 +13,7 @@ use super::args::FilterArgs;
 use super::columns::{Column, Table};
 use super::context::{Context, find_in, wanted};
 use super::exit::{Exit, Failure};
-use super::output::printable;
+use super::output::{in_one_line, printable};
 use super::screen::{Screen, Tone};
 use super::time;
 use super::time::seconds;
@@ -138,7 +138,7 @@ fn text(log: &Log, screen: &Screen) -> String {
             outcome,
             shown_snapshots(entry),
             format!("{}@{}", printable(&entry.user), printable(&entry.host)),
-            entry.detail.clone(),
+            in_one_line(&entry.detail),
         ]);
         table.paint("OUTCOME", (entry.exit_code != 0).then_some(Tone::Bad));
     }

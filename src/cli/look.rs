@@ -1,7 +1,10 @@
 //! `snapshots`, `show`, `ls`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
 use icecore::ops::journaled::Report;
-use icecore::ops::list::{self, Contents, Details, ListedStream, SnapshotInfo, Snapshots};
+use icecore::ops::list::{self, Contents, Details, ListedStream, Part, SnapshotInfo, Snapshots};
 use icecore::ops::stats::{Chains, Spread};
 
 use super::args::{FilterArgs, SnapArgs};
@@ -11,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 use super::screen::{Screen, Tone};
 use super::stats::{shown_encodings, shown_metadata, shown_ratio, shown_spread};
-use super::time;
+use super::{tables, time};
 
 /// List the snapshots, oldest first
 #[derive(Debug, clap::Args)]
@@ -72,14 +75,26 @@ pub(crate) fn flag_codes(snapshot: &SnapshotInfo) -> String {
     codes.join(",")
 }
 
+/// What `show` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    snap: SnapArgs,
+    /// Show all tables, not only the largest
+    #[arg(long)]
+    all: bool,
+}
+
 /// `show`.
-pub(crate) fn show(context: &Context<'_>, args: &SnapArgs) -> Result<Exit, Failure> {
+pub(crate) fn show(context: &Context<'_>, args: &ShowArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
     let progress = context.progress();
     let refreshed = context.refresh(&repo, &progress)?;
-    let details = list::details(&repo, &refreshed, &wanted(&args.snap, &args.filter)?, &progress)?;
+    let details = list::details(&repo, &refreshed, &wanted(&args.snap.snap, &args.snap.filter)?, &progress)?;
     drop(progress);
-    context.output.result(&details, |details| details_text(details, &context.output.screen))?;
+    context.output.result(&details, |details| {
+        details_text(details, &context.output.screen) + &tables::text(&details.streams, args.all, &context.output.screen)
+    })?;
     Ok(details.outcome().into())
 }
 
@@ -152,14 +167,36 @@ fn shown_name(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
+/// What `ls` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    snap: SnapArgs,
+    /// Only these streams, and what is in these directories; with the rows of their tables
+    #[arg(value_name = "NAME")]
+    names: Vec<OsString>,
+    /// Show how many rows the tables of databases had, where that was recorded
+    #[arg(long)]
+    tables: bool,
+    /// Show all tables, not only the largest
+    #[arg(long)]
+    all: bool,
+}
+
 /// `ls`.
-pub(crate) fn ls(context: &Context<'_>, args: &SnapArgs) -> Result<Exit, Failure> {
+pub(crate) fn ls(context: &Context<'_>, args: &LsArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
     let progress = context.progress();
     let refreshed = context.refresh(&repo, &progress)?;
-    let contents = list::contents(&repo, &refreshed, &wanted(&args.snap, &args.filter)?, &progress)?;
+    let part = Part {
+        names: args.names.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        tables: args.tables || args.all || !args.names.is_empty(),
+    };
+    let contents = list::contents(&repo, &refreshed, &wanted(&args.snap.snap, &args.snap.filter)?, &part, &progress)?;
     drop(progress);
-    context.output.result(&contents, |contents| contents_text(contents, &context.output.screen))?;
+    context.output.result(&contents, |contents| {
+        contents_text(contents, &context.output.screen) + &tables::text(&contents.streams, args.all, &context.output.screen)
+    })?;
     Ok(Exit::Done)
 }
 

@@ -37,6 +37,7 @@ mod scrub;
 mod signals;
 mod stats;
 mod status;
+mod tables;
 mod targets;
 mod time;
 mod whole;

@@ -196,14 +196,35 @@ fn acts(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// How long the key derivation took, for people; of a repository without a passphrase there is nothing to say.
-pub(crate) fn key_derivation(ms: f64) -> String {
-    if ms > 0.0 { format!(", key derivation {}", duration(ms)) } else { String::new() }
+/// How long it took in all, for people: opening the repository, whose key derivation is the dear part of it, and then the work. The parts
+/// are named in brackets, so they never exceed the whole.
+pub(crate) fn took(work_us: u64, key_derivation_us: u64, parts: &[(&str, u64)]) -> String {
+    let derivation = Some(("key derivation", key_derivation_us)).filter(|_| key_derivation_us > 0);
+    let parts: Vec<String> = derivation.iter().chain(parts).map(|(name, part_us)| format!("{name} {}", duration(ms(*part_us)))).collect();
+    let whole = duration(ms(work_us.saturating_add(key_derivation_us)));
+    if parts.is_empty() { whole } else { format!("{whole} ({})", parts.join(", ")) }
+}
+
+/// A text of several lines in one.
+pub(crate) fn in_one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    printable(&lines.collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_never_exceed_the_whole() {
+        assert_eq!(took(34_000, 173_000, &[("reading", 22_000)]), "207 ms (key derivation 173 ms, reading 22 ms)");
+        assert_eq!(took(34_000, 0, &[]), "34 ms");
+    }
+
+    #[test]
+    fn several_lines_in_one() {
+        assert_eq!(in_one_line("it failed:\n\n  no such role\r\n"), "it failed:; no such role");
+    }
 
     #[test]
     fn nothing_reaches_the_terminal_but_text() {

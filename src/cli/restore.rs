@@ -23,7 +23,7 @@ use super::args::{FilterArgs, SnapArgs, span};
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::outlet::Outlet;
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
 use super::{targets, time};
 
 /// Give a snapshot back, as files or as a PostgreSQL database; what was there is kept as NAME.pre_restore.TIMESTAMP (a database: NAME_pre_restore_TIMESTAMP)
@@ -179,14 +179,15 @@ fn text(report: &RestoreReport, from: &str) -> String {
         }
     }
     let (streams, bytes) = (count(report.streams, "stream"), output::bytes(report.bytes));
-    let (took, derivation) = (output::duration(ms(report.duration_us)), output::key_derivation(ms(report.key_derivation_us)));
+    let took = output::took(report.duration_us, report.key_derivation_us, &[]);
+    let word = report.outcome().word();
     let (from, verified) = (printable(from), if report.verified { "verified" } else { "not verified" });
     let lacking = match (report.failed.len() as u64, report.untried) {
         (0, 0) => String::new(),
-        (failed, 0) => format!("; {failed} not restored"),
-        (failed, untried) => format!("; {failed} not restored, {untried} not tried"),
+        (failed, 0) => format!("; {word}: {failed} not restored"),
+        (failed, untried) => format!("; {word}: {failed} not restored, {untried} not tried"),
     };
-    text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}{lacking}\n"));
+    text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{lacking}\n"));
     text
 }
 

@@ -12,7 +12,7 @@ use icecore::store::repo::Repository;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
 
 /// Streams that the text names: more are no news to anyone.
 const SHOWN_MAX: usize = 20;
@@ -53,8 +53,9 @@ fn text(report: &SalvageReport) -> String {
     if report.links_left_out > 0 {
         text.push_str(&format!("{} left out\n", count(report.links_left_out, "link")));
     }
-    let (streams, took) = (count(report.streams.len() as u64, "stream"), output::duration(ms(report.duration_us)));
-    let (from, derivation) = (format!("snapshot {}", report.snapshot.short()), output::key_derivation(ms(report.key_derivation_us)));
+    let streams = count(report.streams.len() as u64, "stream");
+    let took = output::took(report.duration_us, report.key_derivation_us, &[]);
+    let from = format!("snapshot {}", report.snapshot.short());
     let lost = match with_losses {
         0 => "nothing is lost".to_owned(),
         some => format!("{} lost in {}", output::bytes(report.bytes_lost), count(some as u64, "stream")),
@@ -64,7 +65,7 @@ fn text(report: &SalvageReport) -> String {
         (failed, 0) => format!("; {failed} not salvaged"),
         (failed, untried) => format!("; {failed} not salvaged, {untried} not tried"),
     };
-    text.push_str(&format!("salvaged {streams} of {from}, {}, {lost}, in {took}{derivation}{lacking}\n", output::bytes(report.bytes)));
+    text.push_str(&format!("salvaged {streams} of {from}, {}, {lost}, in {took}{lacking}\n", output::bytes(report.bytes)));
     text
 }
 

@@ -8,7 +8,7 @@ use super::args::FilterArgs;
 use super::columns::{Column, Table};
 use super::context::{Context, filter};
 use super::exit::{Exit, Failure};
-use super::output::{self, count, printable};
+use super::output::{self, count, in_one_line, printable};
 use super::screen::{Screen, Tone};
 use super::time::seconds;
 use super::{prometheus, time};
@@ -82,10 +82,23 @@ fn text(status: &Status, screen: &Screen) -> String {
         }
     }
     text.push_str(&match &status.last_check {
-        Some(check) => format!("last check {} ago: {}\n", age(check.age_s), printable(&check.detail)),
+        Some(check) => format!("last check {} ago: {}\n", age(check.age_s), in_one_line(&check.detail)),
         None => "no check in the journal\n".to_owned(),
     });
-    text + &screen.paint(tone(status.status), status.status.word()) + "\n"
+    text + &verdict(status, screen)
+}
+
+/// The last line: the worst state by its name. A good snapshot that is young enough is not all: the backup after it may have failed.
+fn verdict(status: &Status, screen: &Screen) -> String {
+    let failed: Vec<&str> = status.sources.iter().filter(|one| one.last_failure.is_some()).map(|one| one.source.label.as_str()).collect();
+    let word = screen.paint(tone(status.status), status.status.word());
+    match (status.status, failed.as_slice()) {
+        (State::Ok, []) | (State::TooOld | State::NoGood | State::Damaged, _) => format!("{word}\n"),
+        (State::Ok, failed) => {
+            let failed = screen.paint(Tone::Doubtful, &format!("the last backup failed: {}", printable(&failed.join(", "))));
+            format!("{word} by age, but {failed}\n")
+        }
+    }
 }
 
 /// How a state is shown.

@@ -31,6 +31,7 @@ use crate::engine::{self, Source, SourceDescription};
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
 use crate::ops::gaps::Gaps;
+use crate::ops::text::count;
 use crate::progress::Monitor;
 use crate::recorded::{Flag, SourceKind};
 use crate::store::format::snapshot::{LABEL_LEN_MAX, SnapshotRecord, SnapshotStats, SourceRef, TAG_LEN_MAX, TAGS_MAX};
@@ -147,7 +148,8 @@ fn try_backup(
     remember_stamps(repo, source_id, committed.id, &stamps, &Gaps::of(&report.flags), monitor);
     if healed_chunks > 0 {
         monitor.warn(&format!(
-            "{healed_chunks} chunks were stored anew, as their stored copies are damaged or gone; `icecore repair` mends the rest"
+            "the repository is damaged; this backup is whole: it stored {} anew. Next: `icecore check --read-data`",
+            count(healed_chunks, "damaged chunk")
         ));
     }
     let (id, record, left_out) = (committed.id, committed.record, report.left_out);

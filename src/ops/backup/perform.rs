@@ -1,5 +1,7 @@
 //! Backups as users have them done: told to the journal.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -119,7 +121,9 @@ impl Taken {
     pub fn wrong(&self) -> impl Iterator<Item = String> {
         let flagged = self.flags.iter().map(|flag| format!("flagged {}: {}", flag.code, flag.detail));
         let skipped = self.skipped.iter().filter(|line| self.flags.iter().all(|flag| flag.detail != **line));
-        flagged.chain(skipped.map(|line| format!("skipped {}", line.replacen(": skipped: ", ": ", 1))))
+        let mut seen = HashSet::new();
+        let all = flagged.chain(skipped.map(|line| format!("skipped {}", line.replacen(": skipped: ", ": ", 1))));
+        all.filter(move |line| seen.insert(line.clone()))
     }
 
     /// What follows the label in the journal.
