@@ -254,15 +254,18 @@ fn store_pieces(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let mut chunks = Vec::with_capacity(pieces.len());
+    let mut read = 0;
     for piece in pieces {
         if piece.count == 1 {
             session.count_read(piece.bytes.len() as u64);
         }
-        monitor.advance(piece.len());
+        read += piece.len();
         for repeat in 0..piece.count.min(KEPT_ZEROS_MAX) {
             sink.keep(piece.offset + repeat * piece.bytes.len() as u64, &piece.bytes, false);
         }
         chunks.push((piece.offset, NewChunk { id: piece.id, plain: &piece.bytes, references: vec![piece.reference.clone()] }));
     }
-    sink.store(std::slice::from_mut(writer), chunks)
+    let to_come = sink.store(std::slice::from_mut(writer), chunks)?;
+    monitor.advance(read.saturating_sub(to_come));
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::pool::Pool;
+use super::sink::progress_when_stored;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::progress::Monitor;
@@ -110,8 +111,9 @@ impl<'a> Moved<'a> {
         }))
     }
 
-    /// Stores chunks, now where that takes little, else later.
-    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
+    /// Stores chunks, now where that takes little, else later. Gives the progress that is still to come for the latter.
+    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<u64> {
+        let mut to_come = 0;
         let new: Vec<NewChunk<'_>> = chunks.iter().map(|(_, chunk)| chunk.clone()).collect();
         let in_place = Mutex::new(HashSet::new());
         let seen = |number: usize, before: &[u8]| {
@@ -125,13 +127,14 @@ impl<'a> Moved<'a> {
         let far = ChunkWriter::put_close(writers, &new, &seen)?;
         let in_place = in_place.into_inner().unwrap_or_else(PoisonError::into_inner);
         for number in far {
-            if let Some((offset, chunk)) = chunks.get(number)
-                && !self.set_aside(*offset, chunk, in_place.contains(&number))?
-            {
+            let Some((offset, chunk)) = chunks.get(number) else { continue };
+            if self.set_aside(*offset, chunk, in_place.contains(&number))? {
+                to_come += progress_when_stored(chunk.plain.len());
+            } else {
                 ChunkWriter::put_shared(writers, std::slice::from_ref(chunk))?;
             }
         }
-        Ok(())
+        Ok(to_come)
     }
 
     fn set_aside(&self, offset: u64, chunk: &NewChunk<'_>, in_place: bool) -> Result<bool> {
@@ -215,7 +218,9 @@ impl<'a> Moved<'a> {
             chunks.push((aside.id, spool.read(held)?, references));
         }
         let new = chunks.iter().map(|(id, plain, references)| NewChunk { id: *id, plain, references: references.clone() });
-        ChunkWriter::put_shared(writers, &new.collect::<Vec<_>>())
+        ChunkWriter::put_shared(writers, &new.collect::<Vec<_>>())?;
+        self.monitor.advance(sought.iter().map(|sought| progress_when_stored(sought.len)).sum());
+        Ok(())
     }
 }
 

@@ -144,7 +144,6 @@ fn drill_in(
     }
     if report.passed {
         let began = Instant::now();
-        placement.monitor.phase("checking", None);
         let engine = engine::of(&record.source.kind);
         let checks = engine.verify(dir, stored.streams(), &options.assertions, options.threads, placement.monitor)?;
         checks.into_iter().for_each(|check| report.push(check));

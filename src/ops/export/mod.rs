@@ -132,6 +132,7 @@ fn write_streams(
         }
         other => other,
     })?;
+    placement.monitor.phase("syncing", None);
     tree.finish()?;
     Ok(findings)
 }
