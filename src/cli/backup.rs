@@ -1,4 +1,6 @@
-//! `backup`.
+//! The commands `backup sqlite`, `backup files` and `backup command`. `backup postgres` is in `postgres.rs` and shares the texts.
+//!
+//! Each parses its arguments, builds a source and calls one operation of the library.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -39,7 +41,7 @@ pub(crate) struct SqliteArgs {
     pub(crate) record: RecordArgs,
 }
 
-/// How much is read: databases also as tables, files that look unchanged.
+/// Options for how much is read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ContentArgs {
     /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
@@ -57,7 +59,7 @@ pub(crate) enum Content {
     /// As long as it is cheap.
     #[value(help = None)]
     Auto,
-    /// Whatever it takes.
+    /// For databases of any size.
     #[value(help = None)]
     Always,
     /// Not at all.
@@ -128,7 +130,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 
 /// `backup files`.
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
-    // What icecore itself keeps is no part of what it is to keep.
+    // The repository and the catalogs are never part of a backup.
     let exclude = vec![context.repository_path()?, context.local_dir().to_path_buf()];
     let paths = args.paths.iter().map(|argument| targets::tree(argument)).collect::<Result<Vec<_>, _>>()?;
     let selection = selection(args)?;
@@ -140,7 +142,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     run(context, SourceKind::FILES, (&args.record, args.content.read_all), &given, make)
 }
 
-/// The patterns of files come first, so that those of the command line can take back in.
+/// Patterns from files come first. So a pattern of the command line can take back in what they leave out.
 fn selection(args: &FilesArgs) -> Result<Selection, Failure> {
     let mut exclude = Vec::new();
     for file in &args.exclude_file {
@@ -177,7 +179,7 @@ impl From<Content> for ContentWhen {
 }
 
 fn sqlite_options(context: &Context<'_>, content: ContentWhen, busy: &BusyArgs) -> SqliteOptions {
-    // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
+    // A database on read-only media is copied into the directory of the catalogs. Only its user can read that directory.
     let temp_dir = Some(context.local_dir().to_path_buf());
     SqliteOptions { busy_timeout: busy.busy_timeout, temp_dir, clock: SystemTime::now, content }
 }
@@ -194,7 +196,7 @@ fn left_out_text(left_out: &LeftOut) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// The source is looked at with the repository open, so that one that is not there is in the journal too.
+/// Opens the repository before the source, so that a source that does not exist leaves an entry in the journal.
 fn run(
     context: &Context<'_>,
     kind: SourceKind,
@@ -211,7 +213,7 @@ fn run(
     Ok(taken.outcome().into())
 }
 
-/// What is recorded with a snapshot.
+/// The values that the arguments record with a snapshot.
 pub(crate) fn recorded(args: &RecordArgs) -> Result<Recorded, Failure> {
     Ok(Recorded {
         time_ns: args.time.as_deref().map(time::parse).transpose()?,
@@ -222,12 +224,12 @@ pub(crate) fn recorded(args: &RecordArgs) -> Result<Recorded, Failure> {
     })
 }
 
-/// What to do about flags.
+/// What the user can do about flags.
 fn advice(taken: &Taken) -> Option<String> {
     (!taken.flags.is_empty()).then(|| format!("if that is right: icecore mark {} accept", taken.snapshot.short()))
 }
 
-/// What is not well, each with the snapshot that it is about.
+/// The problems of a backup. Each line names the snapshot.
 pub(crate) fn problems(taken: &Taken) -> Vec<String> {
     let of = format!("snapshot {} of {}", taken.snapshot.short(), taken.source);
     taken.wrong().chain(advice(taken)).map(|wrong| format!("{of}: {wrong}")).collect()
@@ -260,7 +262,7 @@ pub(crate) fn text(taken: &Taken, screen: &Screen) -> String {
     text + &verdict(taken, screen)
 }
 
-/// The last line, if something is not well: what the snapshot is good for.
+/// The last line, if there is a problem: whether the snapshot counts as good.
 fn verdict(taken: &Taken, screen: &Screen) -> String {
     let flagged: BTreeSet<Option<&[u8]>> = taken.flags.iter().map(|flag| flag.stream.as_deref()).collect();
     let (word, says) = match (flagged.contains(&None), flagged.len()) {

@@ -1,4 +1,4 @@
-//! `check`.
+//! The command `check`. It prints findings grouped by pack and stream (`findings.rs`); `--json` has every finding.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     drop(progress);
     let exit = checked.outcome().into();
     let screen = &context.output.screen;
-    // What was found is said even with -q.
+    // Findings are printed even with -q.
     match checked.report.findings.is_empty() {
         true => context.output.report_as(exit, &checked, |checked| text(checked, screen)),
         false => context.output.insist_as(exit, &checked, |checked| text(checked, screen)),
@@ -101,7 +101,7 @@ fn text(checked: &Checked, screen: &Screen) -> String {
     text + &checked.summary() + "\n" + &findings::advice(checked.status, next, screen)
 }
 
-/// What was stated on snapshots.
+/// How many snapshots were marked as damaged, and how many marks were lifted.
 pub(crate) fn marks_text(damaged: &[SnapshotId], verified: &[SnapshotId]) -> String {
     let marked = [(damaged, "damaged"), (verified, "whole again")].into_iter().filter(|(ids, _)| !ids.is_empty());
     marked.map(|(ids, what)| format!("{} marked as {what}\n", count(ids.len() as u64, "snapshot"))).collect()

@@ -1,4 +1,4 @@
-//! `drill`.
+//! The command `drill`: restores a snapshot to a staging place and checks it there.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -21,10 +21,10 @@ use super::exit::{Exit, Failure};
 use super::output::{self, ms, printable};
 use super::{environment, time, whole};
 
-/// Heads the options of drills on a server.
+/// The heading of the options for servers.
 const HEADING: &str = "Of a PostgreSQL snapshot";
 
-/// Permission bits of a report, before the umask: monitors read it.
+/// Permission bits of a report file, before the umask. Monitoring programs of other users read it.
 const REPORT_MODE: u32 = 0o666;
 
 /// Prove that a snapshot restores: to a staging place, checked, against the clock
@@ -119,7 +119,7 @@ pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failu
     tell(context, args, &report)
 }
 
-/// A drill that failed is reported, and then fails the command.
+/// Prints the report, and fails if the drill has failed.
 fn tell(context: &Context<'_>, args: &DrillArgs, report: &DrillReport) -> Result<Exit, Failure> {
     if let Some(path) = &args.report {
         write_report(path, report)?;
@@ -163,7 +163,7 @@ impl DrillArgs {
     }
 }
 
-/// `NAME:SQL`, where NAME is a stream, or the database that a dump is of; anything else is all SQL.
+/// Parses `NAME:SQL`. NAME is a stream or the database of a dump; without such a name all of it is SQL.
 fn assertion(text: &OsString, names: &[&[u8]]) -> icecore::Result<NamedAssertion> {
     let bytes = text.as_bytes();
     let after = |name: &[u8]| bytes.strip_prefix(name)?.strip_prefix(b":");
@@ -174,7 +174,7 @@ fn assertion(text: &OsString, names: &[&[u8]]) -> icecore::Result<NamedAssertion
     Ok(NamedAssertion { stream, assertion: Assertion { sql } })
 }
 
-/// Complete or not at all, and durable: a monitor may read it at any time.
+/// Writes the report in one step, because a monitor may read the file at any time.
 fn write_report(path: &Path, report: &DrillReport) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("cannot write the report {}: {e}", path.display()));
     let bytes = output::document(report).map_err(|e| failed(&e))?;

@@ -1,4 +1,4 @@
-//! `export`.
+//! The command `export`.
 
 use std::path::PathBuf;
 

@@ -18,9 +18,9 @@ use super::screen::{Screen, Tone};
 use super::time;
 use super::time::seconds;
 
-/// Entries that a terminal shows unless asked for more.
+/// Rows on a terminal without `-n`.
 const ROWS_ON_TERMINAL: usize = 50;
-/// The fewest hex digits that name a snapshot that may be gone.
+/// The fewest hex digits that are taken as the start of an id, even if no listed snapshot has it.
 const PREFIX_LEN_MIN: usize = 4;
 
 /// Show the journal, oldest first: what was done, by whom, when, and how it ended; or add a note
@@ -46,7 +46,7 @@ pub(crate) struct LogArgs {
     limit: Option<usize>,
 }
 
-/// What else.
+/// The subcommands of `log`.
 #[derive(Debug, Subcommand)]
 enum What {
     /// Write something down, as in the timeline of an incident
@@ -85,7 +85,7 @@ fn list(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
     Ok(log.outcome().into())
 }
 
-/// `24h` is so long ago; anything else is a time.
+/// A span such as `24h` counts back from now. Anything else is a point in time.
 fn since(text: &str) -> Result<i64, Failure> {
     match seconds(text) {
         Ok(seconds) => Ok(time::now_ns().saturating_sub(seconds.saturating_mul(1_000_000_000))),
@@ -93,7 +93,7 @@ fn since(text: &str) -> Result<i64, Failure> {
     }
 }
 
-/// Digits stand for themselves, as what they name may be forgotten; anything else is looked for among the snapshots.
+/// Hex digits are used as they are, because the snapshot may be forgotten. Anything else is looked up among the snapshots.
 fn start_of_id(context: &Context<'_>, repo: &Repository, snap: &str, monitor: &dyn Monitor) -> Result<String, Failure> {
     if snap.len() >= PREFIX_LEN_MIN && snap.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)) {
         return Ok(snap.to_owned());

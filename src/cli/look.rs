@@ -1,4 +1,4 @@
-//! `snapshots`, `show`, `ls`.
+//! The commands `snapshots`, `show` and `ls`. They only read.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -143,7 +143,7 @@ fn details_text(details: &Details, screen: &Screen) -> String {
     text + "\n" + &table.text(screen)
 }
 
-/// What is special about a stream, for people.
+/// Facts about a database, or the target of a link.
 fn facts_of(stream: &ListedStream) -> String {
     let Some(facts) = &stream.sqlite else {
         return stream.target.as_ref().map_or_else(String::new, |target| format!("-> {}", shown_name(target)));
@@ -162,7 +162,7 @@ fn facts_of(stream: &ListedStream) -> String {
     )
 }
 
-/// Characters that are none are replaced.
+/// The name as text. Bytes that are not UTF-8 are replaced.
 fn shown_name(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }

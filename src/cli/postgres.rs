@@ -1,4 +1,4 @@
-//! `backup postgres`.
+//! The command `backup postgres`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -104,7 +104,7 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
     Ok(taken.outcome().into())
 }
 
-/// What is not well.
+/// The problems of all backups.
 fn all_problems(all: &AllTaken) -> Vec<String> {
     let failed = all.failed.iter().map(|failed| format!("no snapshot of {}: {}", failed.database, failed.error));
     all.snapshots.iter().flat_map(problems).chain(failed).collect()

@@ -1,4 +1,4 @@
-//! `repair`.
+//! The command `repair`, with `--dry-run` (the plan only) and `--catalog` (only the local catalog).
 
 use std::path::PathBuf;
 
@@ -54,7 +54,7 @@ Examples:
 pub(crate) fn run(context: &Context<'_>, args: &RepairArgs) -> Result<Exit, Failure> {
     let subset = args.read_data_subset.as_deref().map_or(Ok(Subset::All), str::parse)?;
     let seed = if matches!(subset, Subset::Share(_) | Subset::Bytes(_)) { draw()? } else { 0 };
-    // Found out before hours of reading.
+    // A wrong path must fail now, not after hours of reading.
     for path in &args.from {
         std::fs::metadata(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     }
@@ -78,14 +78,14 @@ pub(crate) fn run(context: &Context<'_>, args: &RepairArgs) -> Result<Exit, Fail
     let repaired = perform(&work, &options)?;
     drop(progress);
     let exit = repaired.outcome().into();
-    // What is lost is said even with -q.
+    // Losses are printed even with -q.
     match exit {
         Exit::Done => context.output.report_as(exit, &repaired, |repaired| text(repaired, screen)),
         _ => context.output.insist_as(exit, &repaired, |repaired| text(repaired, screen)),
     }
 }
 
-/// What cannot be read is said even with -q.
+/// Prints the report. Unreadable objects are named even with -q.
 fn tell(context: &Context<'_>, report: &CatalogReport) -> Result<Exit, Failure> {
     match report.outcome() {
         Outcome::Done => context.output.report(report, catalog_text)?,

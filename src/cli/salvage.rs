@@ -1,4 +1,4 @@
-//! `restore --salvage`.
+//! `restore --salvage`: what can still be read of damaged streams.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,9 +14,9 @@ use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::{self, count, printable};
 
-/// Streams that the text names: more are no news to anyone.
+/// How many damaged streams the text names.
 const SHOWN_MAX: usize = 20;
-/// Ranges and tables of a stream that the text names.
+/// How many lost ranges and tables of a stream the text names.
 const NAMED_MAX: usize = 8;
 
 /// `restore --salvage`.
@@ -37,7 +37,7 @@ pub(crate) fn salvage(
     let exit = report.outcome().into();
     match exit {
         Exit::Done => context.output.report_as(exit, &report, text),
-        // What is missing is said with -q, too.
+        // Losses are printed even with -q.
         _ => context.output.insist_as(exit, &report, text),
     }
 }
@@ -69,7 +69,7 @@ fn text(report: &SalvageReport) -> String {
     text
 }
 
-/// What is missing of it.
+/// The losses of one stream.
 fn stream_text(stream: &Salvaged) -> String {
     let mut ranges: Vec<String> = stream.lost.iter().take(NAMED_MAX).map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
     if stream.ranges > ranges.len() as u64 {

@@ -1,4 +1,4 @@
-//! `scrub`.
+//! The command `scrub`: verifies stored bytes without a key.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) fn run(context: &Context<'_>, args: &ScrubArgs) -> Result<Exit, Failu
     let report = scrub(&backend, context.threads(), &progress)?;
     drop(progress);
     let screen = &context.output.screen;
-    // What was found is said even with -q.
+    // Findings are printed even with -q.
     match report.findings.is_empty() {
         true => context.output.report(&report, |report| text(report, screen))?,
         false => context.output.result(&report, |report| text(report, screen))?,

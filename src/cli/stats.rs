@@ -1,4 +1,4 @@
-//! `stats`.
+//! The command `stats`.
 
 use std::io::{IsTerminal, stdout};
 
@@ -42,7 +42,7 @@ The snapshots' stored_bytes and those of `other`, what no listed snapshot has st
 Example:
   icecore stats --limit 100";
 
-/// Snapshots that a terminal shows unless asked for more.
+/// Rows on a terminal without `--limit`.
 const ROWS_ON_TERMINAL: usize = 20;
 
 /// `stats`.

@@ -47,7 +47,7 @@ pub(crate) fn run(context: &Context<'_>, args: &StatusArgs) -> Result<Exit, Fail
         prometheus::write(file, &status)?;
     }
     let screen = &context.output.screen;
-    // What is not well is said even with -q.
+    // Problems are printed even with -q.
     match status.status {
         State::Ok => context.output.report(&status, |status| text(status, screen))?,
         _ => context.output.result(&status, |status| text(status, screen))?,
@@ -88,7 +88,7 @@ fn text(status: &Status, screen: &Screen) -> String {
     text + &verdict(status, screen)
 }
 
-/// The last line: the worst state by its name. A good snapshot that is young enough is not all: the backup after it may have failed.
+/// The last line: the worst state by its name. A source with a young good snapshot is `ok`, but the backup after it may have failed.
 fn verdict(status: &Status, screen: &Screen) -> String {
     let failed: Vec<&str> = status.sources.iter().filter(|one| one.last_failure.is_some()).map(|one| one.source.label.as_str()).collect();
     let word = screen.paint(tone(status.status), status.status.word());
@@ -126,13 +126,13 @@ fn row(one: &SourceStatus, screen: &Screen) -> [String; 8] {
     ]
 }
 
-/// Of a source without any snapshot.
+/// The row of a source without any snapshot.
 fn row_of_none(one: &NeverTaken) -> [String; 8] {
     let none = || "-".to_owned();
     [one.label.clone(), one.host.clone(), one.status.word().to_owned(), none(), none(), none(), none(), "never".to_owned()]
 }
 
-/// On one line; the journal has the rest.
+/// A failed backup in one line. The journal has the rest.
 fn told(failure: &LastFailure) -> String {
     let mut lines = failure.detail.lines().filter(|line| !line.trim().is_empty());
     let first = printable(lines.next().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Points in time: typed by people, shown to people, written for programs.
+//! Times: parsing what people type, and text for people and programs.
 
 use icecore::{Error, Result};
 
@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-/// The clock, nanoseconds since 1970 UTC.
+/// The time now, nanoseconds since 1970 UTC.
 pub(crate) fn now_ns() -> i64 {
     i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-/// Nanoseconds since 1970 UTC of RFC 3339, or of a date with or without a time in the local time zone.
+/// Parses RFC 3339, or a date with or without a time in the local time zone. Gives nanoseconds since 1970 UTC.
 pub(crate) fn parse(text: &str) -> Result<i64> {
     parse_in(text, zone)
 }
@@ -32,7 +32,7 @@ fn parse_in(text: &str, zone: impl FnOnce() -> Result<TimeZone>) -> Result<i64> 
 /// The local time zone.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] if the system names one that it does not know: another one, taken silently, would move the ends of days.
+/// [`Error::InvalidArgument`] if the system names an unknown zone. Another zone, chosen silently, would move the ends of days.
 pub(crate) fn zone() -> Result<TimeZone> {
     let unknown = |named: &str| {
         let detail =
@@ -42,7 +42,7 @@ pub(crate) fn zone() -> Result<TimeZone> {
     match (TimeZone::try_system(), std::env::var_os("TZ").filter(|name| !name.is_empty())) {
         (Ok(zone), _) if !zone.is_unknown() => Ok(zone),
         (_, Some(name)) => Err(unknown(&format!("TZ={}", name.to_string_lossy()))),
-        // No zone is set at all: UTC, as for every other program.
+        // No zone is set: UTC, as in other programs.
         (_, None) if std::fs::symlink_metadata("/etc/localtime").is_err() => Ok(TimeZone::UTC),
         _ => Err(unknown("/etc/localtime")),
     }
@@ -50,7 +50,7 @@ pub(crate) fn zone() -> Result<TimeZone> {
 
 /// For people: local, with the offset.
 pub(crate) fn local(time_ns: i64) -> String {
-    // Of a zone that is not known it is UTC, and says so: +00:00.
+    // An unknown zone is shown as UTC: +00:00.
     shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
 }
 
