@@ -244,7 +244,7 @@ pub(crate) fn text(taken: &Taken, screen: &Screen) -> String {
     let mut text = format!(
         "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {}\n",
         taken.snapshot.short(),
-        printable(&taken.source),
+        screen.name(&printable(&taken.source)),
         count(taken.streams, "stream"),
         output::bytes(taken.logical_bytes),
         output::bytes(taken.read_bytes),

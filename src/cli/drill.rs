@@ -19,6 +19,7 @@ use super::args::FilterArgs;
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::output::{self, ms, printable};
+use super::screen::{Screen, Tone};
 use super::{environment, time, whole};
 
 /// The heading of the options for servers.
@@ -124,7 +125,7 @@ fn tell(context: &Context<'_>, args: &DrillArgs, report: &DrillReport) -> Result
     if let Some(path) = &args.report {
         write_report(path, report)?;
     }
-    let exit = context.output.report_as(report.outcome().into(), report, text)?;
+    let exit = context.output.report_as(report.outcome().into(), report, |report| text(report, &context.output.screen))?;
     match report.failure() {
         Some(message) => Err(Failure { exit: Exit::Damaged, code: "drill-failed", message }),
         None => Ok(exit),
@@ -183,7 +184,7 @@ fn write_report(path: &Path, report: &DrillReport) -> Result<(), Failure> {
     made.and_then(|()| whole::write(path, &bytes, REPORT_MODE)).map_err(|e| failed(&e))
 }
 
-fn text(report: &DrillReport) -> String {
+fn text(report: &DrillReport, screen: &Screen) -> String {
     let mut text = String::new();
     for drill in &report.drills {
         let id: String = drill.snapshot.chars().take(12).collect();
@@ -194,9 +195,11 @@ fn text(report: &DrillReport) -> String {
                 Outcome::Failed => "FAILED",
                 Outcome::Skipped => "skipped",
             };
-            let stream = check.stream.as_deref().unwrap_or_default();
-            let line = format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
-            text.push_str(&(printable(&line) + "\n"));
+            let stream = screen.name(check.stream.as_deref().unwrap_or_default());
+            let line = format!("{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
+            let tone = if check.outcome == Outcome::Failed { Tone::Bad } else { Tone::Aside };
+            let room = " ".repeat(8_usize.saturating_sub(outcome.len()));
+            text.push_str(&format!("  {}{room}{}\n", screen.paint(tone, outcome), printable(&line)));
         }
         if let Some(user) = &drill.server_user {
             text.push_str(&(printable(&format!("  on a server of its own, run by user {user}")) + "\n"));
@@ -209,10 +212,7 @@ fn text(report: &DrillReport) -> String {
         ));
     }
     let marked = if report.marked { ", and the snapshot is marked as verified" } else { "" };
-    text.push_str(&format!(
-        "the drill {} in {}{marked}\n",
-        if report.passed { "passed" } else { "FAILED" },
-        output::duration(ms(report.duration_us))
-    ));
+    let (word, tone) = if report.passed { ("passed", Tone::Good) } else { ("FAILED", Tone::Bad) };
+    text.push_str(&format!("the drill {} in {}{marked}\n", screen.paint(tone, word), output::duration(ms(report.duration_us))));
     text
 }

@@ -124,7 +124,7 @@ fn text(log: &Log, screen: &Screen) -> String {
     if log.entries.is_empty() {
         return "no entries\n".into();
     }
-    let columns = [Column::left("TIME"), Column::left("WHAT"), Column::left("OUTCOME"), Column::left("SNAPSHOT").rank(3)];
+    let columns = [Column::left("TIME").rank(4), Column::left("WHAT"), Column::left("OUTCOME"), Column::left("SNAPSHOT").rank(3)];
     let last = [Column::left("WHO").shortened(8).rank(2), Column::left("DETAIL").in_lines(32).rank(1)];
     let mut table = Table::new(columns.into_iter().chain(last));
     for entry in &log.entries {

@@ -203,7 +203,7 @@ pub(crate) fn ls(context: &Context<'_>, args: &LsArgs) -> Result<Exit, Failure> 
 fn contents_text(contents: &Contents, screen: &Screen) -> String {
     let mode_to_kind =
         [Column::left("MODE").rank(1), Column::right("SIZE"), Column::left("MODIFIED").rank(2), Column::left("KIND").rank(3)];
-    let mut table = Table::new(mode_to_kind.into_iter().chain([Column::left("NAME").shortened(30)]));
+    let mut table = Table::new(mode_to_kind.into_iter().chain([Column::left("NAME").shortened(20)]));
     for stream in &contents.streams {
         let name = match &stream.target {
             Some(target) => format!("{} -> {}", shown_name(&stream.name), shown_name(target)),

@@ -7,6 +7,7 @@ use std::io::{IsTerminal, stderr, stdout};
 
 use anstyle::{AnsiColor, Style};
 
+use super::columns::shortened;
 use super::time;
 
 /// The width of a terminal that does not say how wide it is.
@@ -80,18 +81,18 @@ impl Screen {
         }
     }
 
+    /// A name in a line of text, shortened in the middle where a narrow terminal leaves no room for it.
+    pub(crate) fn name(&self, name: &str) -> String {
+        /// What stands beside it.
+        const REST: usize = 20;
+        self.width.map_or_else(|| name.to_owned(), |width| shortened(name, width - REST))
+    }
+
     /// Lines `name  value`. A long value goes on below its start.
     pub(crate) fn facts(&self, name_width: usize, lines: impl IntoIterator<Item = (String, String)>) -> String {
-        let mut text = String::new();
-        for (name, value) in lines {
-            let room = self.width.map_or(usize::MAX, |width| width.saturating_sub(name_width + 1));
-            for (index, part) in wrapped(&value, room, 0).into_iter().enumerate() {
-                let name = if index == 0 { name.as_str() } else { "" };
-                text.push_str(format!("{name:<name_width$} {part}").trim_end());
-                text.push('\n');
-            }
-        }
-        text
+        let room = self.width.unwrap_or(usize::MAX);
+        let lines = lines.into_iter().flat_map(|(name, value)| wrapped(&format!("{name:<name_width$} {value}"), room, name_width + 1));
+        lines.map(|line| line + "\n").collect()
     }
 
     /// The text with no line longer than the terminal is wide, as far as its words allow.

@@ -11,8 +11,10 @@ const SHOWN_MAX: usize = 20;
 /// The largest tables, or all; nothing if no tables were recorded. Each begins with an empty line.
 pub(crate) fn text(streams: &[ListedStream], all: bool, screen: &Screen) -> String {
     let with_tables = streams.iter().filter(|stream| !stream.tables.is_empty()).count();
-    let mut rows: Vec<(&ListedStream, &str, u64)> =
-        streams.iter().flat_map(|stream| stream.tables.iter().map(move |table| (stream, table.name.name.as_str(), table.rows))).collect();
+    let all_rows = streams.iter().flat_map(|stream| stream.tables.iter().map(move |table| (stream, table.name.name.as_str(), table.rows)));
+    // SQLite keeps names with this prefix for itself: `sqlite_schema`, `sqlite_sequence`.
+    let is_own = |stream: &ListedStream, name: &str| stream.sqlite.is_some() && name.starts_with("sqlite_");
+    let mut rows: Vec<(&ListedStream, &str, u64)> = all_rows.filter(|(stream, name, _)| !is_own(stream, name)).collect();
     if rows.is_empty() {
         return String::new();
     }

@@ -40,8 +40,8 @@ fn ls_has_them_where_they_are_asked_for() {
     assert!(one.ends_with("\nTABLE  ROWS\nt       100\n") && !one.contains("many.db"), "{one}");
     place.run(["ls", "latest", "nosuch.db"]).failed(1, &["has no stream nosuch.db"]);
     let document = place.json(["ls", "latest", "a.db"]);
-    let table = &document["streams"][0]["tables"][0];
-    assert_eq!((&table["name"], &table["rows"]), (&"t".into(), &100.into()));
+    let tables = document["streams"][0]["tables"].as_array().unwrap();
+    assert!(tables.iter().any(|table| table["name"] == "t" && table["rows"] == 100), "{tables:?}");
     assert!(place.json(["ls", "latest"])["streams"][0]["tables"].is_null());
 }
 

@@ -98,7 +98,9 @@ fn every_table_fits_the_terminal() {
     for columns in [80, 50] {
         for args in commands {
             let run = on_terminal(&place, columns, &[], args);
-            assert_eq!(run.code, Some(0), "{args:?}: {}{}", run.stdout, run.stderr);
+            // The flagged source has no good snapshot.
+            let expected = if args == ["status"] { 5 } else { 0 };
+            assert_eq!(run.code, Some(expected), "{args:?}: {}{}", run.stdout, run.stderr);
             fits(&run, columns as usize);
         }
         let list = plain(&on_terminal(&place, columns, &[], &["snapshots"]).stdout);
@@ -117,7 +119,7 @@ fn every_table_fits_the_terminal() {
 fn a_pipe_gets_all_of_it() {
     let place = with_history();
     let list = place.ok(["snapshots"]).stdout;
-    assert!(list.contains(LONG_NAME) && list.contains("before-the-great-migration,nightly"), "{list}");
+    assert!(list.contains(LONG_NAME) && list.contains("nightly,before-the-great-migration"), "{list}");
     assert!(list.starts_with("TIME ") && list.contains(" +00:00 ") && !list.contains(" ago"), "{list}");
     assert!(place.ok(["ls", "latest"]).stdout.contains(&format!("{}/memory.db", &DEEP[2..])));
     let list = plain(&on_terminal(&place, 80, &[], &["snapshots"]).stdout);
@@ -178,7 +180,8 @@ fn colours_by_severity_where_they_are_wanted() {
     assert!(String::from_utf8(forced.stdout).unwrap().contains("\u{1b}[32mok\u{1b}[0m"));
     let always = place.ok(["--color", "always", "status"]).stdout;
     assert!(always.ends_with("\u{1b}[32mok\u{1b}[0m\n"), "{always:?}");
-    assert_eq!(plain(&always), place.ok(["status"]).stdout, "a colour takes no room");
+    let list = place.ok(["--color", "always", "snapshots"]).stdout;
+    assert_eq!(plain(&list), place.ok(["snapshots"]).stdout, "a colour takes no room");
     let failed = place.run(["--color", "always", "ls", "nothing"]);
     assert!(failed.stderr.starts_with("\u{1b}[31merror:\u{1b}[0m "), "{:?}", failed.stderr);
     place.run(["--color", "sometimes", "status"]).failed(2, &["always"]);
