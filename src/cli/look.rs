@@ -11,6 +11,7 @@ use super::args::{FilterArgs, SnapArgs};
 use super::columns::{Column, Table};
 use super::context::{Context, filter, wanted};
 use super::exit::{Exit, Failure};
+use super::findings::short_ids;
 use super::output::{self, count, printable};
 use super::screen::{Screen, Tone};
 use super::stats::{shown_encodings, shown_metadata, shown_ratio, shown_spread};
@@ -101,11 +102,12 @@ pub(crate) fn show(context: &Context<'_>, args: &ShowArgs) -> Result<Exit, Failu
 fn details_text(details: &Details, screen: &Screen) -> String {
     let snapshot = &details.snapshot;
     let chains = |of: fn(&Chains) -> Spread| details.chains.as_ref().map_or_else(String::new, |chains| shown_spread(&of(chains)));
+    let source_id = short_ids(&snapshot.source.id.to_string());
     let mut lines = vec![
-        ("snapshot", snapshot.id.to_string()),
+        ("snapshot", snapshot.id.short()),
         ("time", screen.time_and_age(snapshot.time_ns)),
-        ("source", format!("{} ({}, {})", snapshot.source.label, snapshot.source.kind.name(), snapshot.source.id)),
-        ("parent", snapshot.parent.map_or_else(|| "none".to_owned(), |parent| parent.to_string())),
+        ("source", format!("{} ({}, {source_id})", screen.name(&snapshot.source.label), snapshot.source.kind.name())),
+        ("parent", snapshot.parent.map_or_else(|| "none".to_owned(), |parent| parent.short())),
         ("host", snapshot.host.clone()),
         ("user", snapshot.user.clone()),
         ("tags", snapshot.tags.join(",")),
@@ -132,7 +134,7 @@ fn details_text(details: &Details, screen: &Screen) -> String {
     let found = |whole| if whole { "whole" } else { "damaged" };
     lines.extend(snapshot.checked.map(|seen| ("checked", format!("{}, {}", screen.time_and_age(seen.time_ns), found(seen.whole)))));
     lines.extend(details.facts.iter().map(|(name, value)| (name.as_str(), value.clone())));
-    lines.extend(details.packs.iter().map(|pack| ("pack", format!("{} {}", pack.id, output::bytes(pack.bytes)))));
+    lines.extend(details.packs.iter().map(|pack| ("pack", format!("{} {}", short_ids(&pack.id.to_string()), output::bytes(pack.bytes)))));
     let lines = lines.into_iter().filter(|(_, value)| !value.is_empty());
     let text = screen.facts(9, lines.map(|(name, value)| (printable(name), printable(&value))));
     let columns = [Column::left("STREAM").shortened(20), Column::left("KIND"), Column::right("SIZE")];

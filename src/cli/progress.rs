@@ -194,7 +194,6 @@ fn with_item(line: String, item: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::screen::Screen;
     use super::*;
 
     #[derive(Clone, Default)]
@@ -217,7 +216,7 @@ mod tests {
     }
 
     fn progress(screen: &Screen) -> Progress {
-        let output = Output { json: false, quiet: false, verbose: false, screen: Screen::default(), stderr_colors: false };
+        let output = Output { json: false, quiet: false, verbose: false, screen: Default::default(), stderr_colors: false };
         Progress::on(Box::new(screen.clone()), &output, Arc::default())
     }
 
