@@ -178,7 +178,7 @@ fn equal_times_are_decided_by_the_order_of_the_list() {
 }
 
 const NEWEST: &str = "flagged, newest one of its source";
-const REST: &str = "flagged, newest good state of what is not flagged";
+const REST: &str = "flagged, newest good state of the streams without a flag";
 
 /// What stays of flagged ones is what the rules would keep were they good; of those flagged as a whole nothing that is older than a good one.
 #[test]
