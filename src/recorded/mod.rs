@@ -49,7 +49,7 @@ impl SourceKind {
 /// Why a snapshot, or a stream of it, does not count as good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flag {
-    /// A stable word; README has the table.
+    /// A stable word; docs/check-and-repair.md has the table.
     pub code: String,
     /// The stream that it is about, together with all streams below it (whose names begin with this one and `/`). None:
     /// the whole snapshot.
