@@ -1,4 +1,4 @@
-//! Naming snapshots: an id or unique prefix, `latest`, `latest~N`, `@TIME`.
+//! Finds the snapshot that a user names: by an id or unique prefix, `latest`, `latest~N`, or `@TIME`.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,8 @@ impl SnapshotFilter {
         source && tag && self.host.as_ref().is_none_or(|host| snapshot.host == *host)
     }
 
-    /// For messages about what is not there: what was asked for, and if no snapshot is of that source, which sources there are.
+    /// For messages about a missing snapshot: what was asked for, and if no snapshot has that source, which sources
+    /// exist.
     fn described(&self, snapshots: &[(SnapshotId, SnapshotRecord)]) -> String {
         let part = |what: &str, value: &Option<String>| value.as_ref().map_or_else(String::new, |value| format!(" {what} {value}"));
         let wanted = [part("of source", &self.source), part("with tag", &self.tag), part("of host", &self.host)].concat();
@@ -41,30 +42,30 @@ impl SnapshotFilter {
     }
 }
 
-/// The snapshot that somebody means.
+/// The snapshot that a user names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// As it was said.
+    /// The name as the user gave it.
     pub text: String,
-    /// What that means.
+    /// The parsed name.
     pub spec: SnapshotSpec,
-    /// Among which.
+    /// The snapshots among which it is searched.
     pub filter: SnapshotFilter,
 }
 
 impl Wanted {
-    /// Takes a name as [`SnapshotSpec::parse`] does.
+    /// Parses a name like [`SnapshotSpec::parse`].
     ///
     /// # Errors
-    /// As of [`SnapshotSpec::parse`].
+    /// The errors of [`SnapshotSpec::parse`].
     pub fn named(text: &str, parse_time: &dyn Fn(&str) -> Result<i64>, filter: SnapshotFilter) -> Result<Self> {
         Ok(Wanted { text: text.to_owned(), spec: SnapshotSpec::parse(text, parse_time)?, filter })
     }
 
-    /// The snapshot, among those that there are.
+    /// Finds the snapshot among the existing ones.
     ///
     /// # Errors
-    /// As of [`SnapshotSpec::find`].
+    /// The errors of [`SnapshotSpec::find`].
     pub fn find<'r>(&self, refreshed: &'r Refreshed) -> Result<&'r (SnapshotId, SnapshotRecord)> {
         self.spec.find(&refreshed.snapshots, &self.filter)
     }
@@ -73,16 +74,16 @@ impl Wanted {
 /// A parsed snapshot name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotSpec {
-    /// The newest but this many.
+    /// The newest without this many: 0 is the newest.
     Latest(usize),
     /// The newest at or before this time, nanoseconds since 1970 UTC.
     At(i64),
-    /// The one whose id starts so.
+    /// The one whose id begins with these digits.
     Prefix(String),
 }
 
 impl SnapshotSpec {
-    /// Parses a name; `parse_time` makes nanoseconds since 1970 UTC of what follows `@`.
+    /// Parses a name. `parse_time` converts the text after `@` to nanoseconds since 1970 UTC.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for anything else than the four forms.
@@ -103,7 +104,7 @@ impl SnapshotSpec {
         }
     }
 
-    /// The snapshot of that name among these, which are sorted oldest first.
+    /// Finds the snapshot of this name among these, which are sorted oldest first.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::InvalidArgument`] for a prefix of several ids.
