@@ -35,6 +35,7 @@ impl SourceKind {
     /// The kind with this name. `None` unless the name has 1 to 32 lower-case ASCII letters, digits and hyphens, so
     /// that any output can show it.
     pub fn named(name: &str) -> Option<Self> {
+        // The name comes from a record, and goes unescaped into terminals and JSON.
         let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         let is_name = (1..=Self::LEN_MAX).contains(&name.len()) && name.bytes().all(fits);
         is_name.then(|| SourceKind(Cow::Owned(name.to_owned())))
