@@ -1,4 +1,4 @@
-//! One snapshot of a repository.
+//! [`Snapshot`]: what other programs do with one snapshot: list, read, restore, export, drill, accept and protect.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
