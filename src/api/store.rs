@@ -183,10 +183,11 @@ impl Store {
         }
     }
 
-    /// The snapshot with this id, or with the only id that begins so; `latest`, or `latest~2` for the newest but two.
+    /// The snapshot with this id, or with the only id that begins so; `latest` for the newest good one, `latest~2` for the good one two before it.
     ///
     /// # Errors
-    /// [`Error::NoSuch`] if there is none, [`Error::InvalidArgument`] if it is no name of a snapshot or several ids begin so, [`Error::Backend`].
+    /// [`Error::NoSuch`] if there is none, [`Error::InvalidArgument`] if it is no name of a snapshot or several ids begin so, or for
+    /// `latest` in a store of several sources; [`Error::Backend`].
     pub fn snapshot(&self, name: &str) -> Result<Snapshot<'_>> {
         let no_times = |_: &str| Err(Error::InvalidArgument("times are not taken here: compare `Snapshot::time`".into()));
         let spec = SnapshotSpec::parse(name, &no_times)?;

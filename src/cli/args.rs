@@ -68,7 +68,7 @@ pub(crate) struct RecordArgs {
 /// Narrows which snapshots are meant.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct FilterArgs {
-    /// Only snapshots of this source: its name, or the start of its id
+    /// Only snapshots of this source: its name, its path or database, or the start of its id
     #[arg(long, value_name = "NAME")]
     pub(crate) source: Option<String>,
     /// Only snapshots with this tag

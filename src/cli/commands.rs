@@ -32,7 +32,8 @@ Environment:
   ICECORE_PASSWORD_COMMAND  a command for sh that prints it
   ICECORE_CACHE_DIR         where the local catalogs are (they can be deleted at any time)
 
-SNAP is an id or the start of one, `latest`, `latest~N` (the Nth before it), or `@TIME` (the newest at or before TIME).
+SNAP is an id or the start of one, `latest` (the newest good snapshot), `latest~N` (the Nth good one before it), or `@TIME` (the newest good
+one at or before TIME). Flagged snapshots are passed over: take one by its id. Where a repository has several sources, --source says which.
 TIME is RFC 3339 (2026-11-23T03:15:00Z), or in the local time zone `2026-11-23 03:15`, or `2026-11-23` (its first moment).
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found, or a failed drill; 5 overdue (status);

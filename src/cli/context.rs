@@ -7,12 +7,10 @@ use std::time::SystemTime;
 
 use icecore::engine::postgres::Stop;
 use icecore::fs::disk::RealDisk;
-use icecore::id::SnapshotId;
 use icecore::ops::journaled::Worker;
-use icecore::ops::select::{SnapshotFilter, SnapshotSpec, Wanted};
+use icecore::ops::select::{SnapshotFilter, Wanted};
 use icecore::progress::Monitor;
 use icecore::store::backend::local::LocalBackend;
-use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::{OpenOptions, Refreshed, Repository, Trust};
 
 use super::args::{FilterArgs, Global};
@@ -90,13 +88,7 @@ impl<'o> Context<'o> {
     }
 }
 
-/// The snapshot that is meant, among those that there are.
-pub(crate) fn find_in<'r>(refreshed: &'r Refreshed, snap: &str, args: &FilterArgs) -> Result<&'r (SnapshotId, SnapshotRecord), Failure> {
-    let spec = SnapshotSpec::parse(snap, &time::parse)?;
-    Ok(spec.find(&refreshed.snapshots, &filter(args))?)
-}
-
-/// The snapshot that is meant, to be found.
+/// The snapshot that the arguments name. It is looked for later.
 pub(crate) fn wanted(snap: &str, args: &FilterArgs) -> Result<Wanted, Failure> {
     Ok(Wanted::named(snap, &time::parse, filter(args))?)
 }

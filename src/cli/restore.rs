@@ -14,7 +14,7 @@ use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
 use icecore::ops::export::{self, FromOptions};
 use icecore::ops::journaled::{Report, Work};
-use icecore::ops::restore::{self, Destination, Listed, RestoreOptions, RestoreReport, RestoreWish, perform, which_source};
+use icecore::ops::restore::{self, Destination, Listed, RestoreOptions, RestoreReport, RestoreWish, perform, say_which};
 use icecore::progress::Monitor;
 use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::Repository;
@@ -197,7 +197,7 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
     let progress = context.progress();
     let refreshed = context.refresh(&repo, &progress)?;
     let wanted = wanted(&args.snap.snap, &args.snap.filter)?;
-    let (_, record) = wanted.find(&refreshed)?;
+    let (id, record) = wanted.find(&refreshed, &progress)?;
     // Not through the standard library's handle, which looks for line ends and copies.
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(stdout.map_err(|e| Failure::failed(format!("cannot use standard output: {e}")))?);
@@ -211,7 +211,7 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
         Ok(()) => Ok(Exit::Done),
         Err(_) if progress.cancelled() => Err(Error::Cancelled.into()),
         Err(Error::Backend { operation: "write", source, .. }) if source.kind() == ErrorKind::BrokenPipe => Ok(Exit::ClosedPipe),
-        Err(error) => Err(which_source(error, &wanted).into()),
+        Err(error) => Err(say_which(error, id, record).into()),
     }
 }
 

@@ -7,6 +7,7 @@ use super::journal::Outcome;
 use super::journaled::Report;
 use super::json;
 use super::select::{SnapshotFilter, Wanted};
+use super::sources::Passing;
 use super::stats::{Chains, Cost, SnapshotCost, cost_of};
 use crate::error::Result;
 use crate::id::{PackId, SnapshotId};
@@ -119,7 +120,8 @@ impl Report for Snapshots {
 
 /// Those of the snapshots that pass.
 pub fn snapshots(refreshed: &Refreshed, filter: &SnapshotFilter) -> Snapshots {
-    let passing = refreshed.snapshots.iter().filter(|(_, record)| filter.matches(record));
+    let meant = Passing::of(filter, &refreshed.snapshots);
+    let passing = refreshed.snapshots.iter().filter(|(_, record)| meant.has(record));
     Snapshots {
         snapshots: passing.map(|(id, record)| SnapshotInfo::of(id, record, refreshed)).collect(),
         unreadable: refreshed.damage.iter().map(ToString::to_string).collect(),
@@ -208,7 +210,7 @@ pub struct Contents {
 /// # Errors
 /// As of [`Wanted::find`]; when its listing cannot be read.
 pub fn contents(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Contents> {
-    let (id, record) = wanted.find(refreshed)?;
+    let (id, record) = wanted.find(refreshed, monitor)?;
     Ok(Contents { snapshot: *id, streams: streams(repo, record, monitor)? })
 }
 
@@ -262,7 +264,7 @@ pub struct PackSize {
 /// # Errors
 /// As of [`contents`], and of [`cost_of`].
 pub fn details(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Details> {
-    let (id, record) = wanted.find(refreshed)?;
+    let (id, record) = wanted.find(refreshed, monitor)?;
     let streams = streams(repo, record, monitor)?;
     let (SnapshotCost { cost, ratio, chains, .. }, damage) = cost_of(repo, id, record, monitor)?;
     damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));

@@ -55,6 +55,12 @@ pub fn compact(time_ns: i64) -> String {
     text.unwrap_or_else(|_| time_ns.to_string())
 }
 
+/// A word that a shell takes as it is. Text that a shell would change is put in quotation marks.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +69,12 @@ mod tests {
     fn bytes_for_people() {
         let shown = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 10 << 30, u64::MAX].map(bytes);
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "10.0 GiB", "16.0 EiB"]);
+    }
+
+    #[test]
+    fn words_for_a_shell() {
+        let shown = ["a.db", "/srv/x:5432", "a b", "it's", "", "$x"].map(shell_word);
+        assert_eq!(shown, ["a.db", "/srv/x:5432", "'a b'", "'it'\\''s'", "''", "'$x'"]);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, dir: &Path, accept_damaged: boo
         let started = Instant::now();
         story.detail.clone_from(&wanted.text);
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         story.detail = format!("to {}", dir.display());
         work.warn_of_flags(id, record);

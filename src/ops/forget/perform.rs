@@ -14,6 +14,7 @@ use crate::ops::prune::{self, PruneOptions, PruneReport};
 use crate::ops::retention::{Calendar, Decision, Group, GroupBy, Reason, Rules};
 use crate::ops::select::{SnapshotFilter, SnapshotSpec, Wanted};
 use crate::ops::text::count;
+use crate::progress::Monitor;
 use crate::store::repo::{Refreshed, Vanished};
 
 /// Digits of the id of a snapshot that has vanished.
@@ -196,7 +197,7 @@ fn drop_snapshots(work: &Work<'_>, wish: &ForgetWish, story: &mut Story) -> Resu
         Which::Rules { rules, filter, by, calendar } => (plan_by_rules(&refreshed, filter, rules, *by, calendar)?, Vec::new()),
         Which::Named { snapshots, force } => {
             let (listed, given_up) = parted(&refreshed, snapshots);
-            (named(&refreshed, &listed, *force)?, given_up)
+            (named(&refreshed, &listed, *force, work.monitor)?, given_up)
         }
     };
     let report = match wish.dry_run {
@@ -236,8 +237,8 @@ fn parted<'s>(refreshed: &Refreshed, snapshots: &'s [Wanted]) -> (Vec<&'s Wanted
 }
 
 /// The plan to forget these snapshots; it fails if one of them is to stay.
-fn named(refreshed: &Refreshed, snapshots: &[&Wanted], force: bool) -> Result<ForgetPlan> {
-    let ids: Vec<SnapshotId> = snapshots.iter().map(|wanted| Ok(wanted.find(refreshed)?.0)).collect::<Result<_>>()?;
+fn named(refreshed: &Refreshed, snapshots: &[&Wanted], force: bool, monitor: &dyn Monitor) -> Result<ForgetPlan> {
+    let ids: Vec<SnapshotId> = snapshots.iter().map(|wanted| Ok(wanted.find(refreshed, monitor)?.0)).collect::<Result<_>>()?;
     let plan = plan_named(refreshed, &ids, force);
     let Some(refused) = plan.decisions().find(|decision| !decision.reasons.is_empty()) else { return Ok(plan) };
     let way_out = match refused.reasons.contains(&Reason::Protected) {

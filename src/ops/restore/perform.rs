@@ -14,7 +14,7 @@ use crate::id::SnapshotId;
 use crate::ops::journal::{self, Operation};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
-use crate::ops::select::{SnapshotSpec, Wanted};
+use crate::ops::select::Wanted;
 use crate::ops::stored::stored;
 use crate::ops::subtree;
 use crate::ops::text::count;
@@ -163,7 +163,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         story.detail.clone_from(&wanted.text);
         let started = Instant::now();
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         story.detail = match &wish.to {
             Destination::Tree(dir) => format!("into {}", dir.display()),
@@ -171,7 +171,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         };
         work.warn_of_flags(id, record);
         let mut listed = Listed { max: wish.listed_max, restored: Vec::new() };
-        let outcome = place(work, record, wish, &mut listed).map_err(|error| which_source(error, wanted))?;
+        let outcome = place(work, record, wish, &mut listed).map_err(|error| say_which(error, id, record))?;
         work.repo.warn_of_healed(work.monitor);
         let good = if outcome.is_damaged() { last_good(&refreshed, id, record) } else { None };
         let hint = good.map(|good| format!("the last good snapshot of this source is {}", good.short()));
@@ -210,12 +210,11 @@ fn last_good(refreshed: &Refreshed, id: &SnapshotId, record: &SnapshotRecord) ->
     refreshed.snapshots.iter().rev().find(of_source).map(|(id, _)| *id)
 }
 
-/// Of a stream that is not there: perhaps another source was meant.
-pub fn which_source(error: Error, wanted: &Wanted) -> Error {
-    let is_of_all = matches!(wanted.spec, SnapshotSpec::Latest(_)) && wanted.filter.source.is_none();
-    match is_of_all && matches!(error, Error::NoSuch { .. }) {
-        true => error.advised("; `latest` is the newest of all sources: choose one with --source"),
-        false => error,
+/// Says which snapshot does not have a stream: the user may have meant another one.
+pub fn say_which(error: Error, id: &SnapshotId, record: &SnapshotRecord) -> Error {
+    match error {
+        Error::NoSuch { .. } => error.advised(&format!("; this is snapshot {} of source `{}`", id.short(), record.source.label)),
+        other => other,
     }
 }
 
@@ -266,7 +265,7 @@ pub fn perform_into<T>(
     work.journaled(Operation::Restore, |story| {
         story.detail = format!("{} to {server}", wanted.text);
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         work.warn_of_flags(id, record);
         let stored = stored(work.repo, record, work.monitor)?;

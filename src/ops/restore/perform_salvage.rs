@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::perform::{FAILED_TOLD_MAX, micros, which_source};
+use super::perform::{FAILED_TOLD_MAX, micros, say_which};
 use super::salvage::{Salvage, Salvaged, salvage};
 use super::{Failed, Outcome, RestoreOptions};
 use crate::engine::place::Placement;
@@ -77,12 +77,12 @@ pub fn perform_salvage(work: &Work<'_>, wanted: &Wanted, dir: &Path, names: &[Ve
         story.detail.clone_from(&wanted.text);
         let started = Instant::now();
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         story.detail = format!("salvaged into {}", dir.display());
         work.warn_of_flags(id, record);
         let placement = Placement { disk: &RealDisk, timestamp: compact(work.worker.now_ns()), monitor: work.monitor };
-        let outcome = salvage(work.repo, record, dir, names, options, &placement).map_err(|error| which_source(error, wanted))?;
+        let outcome = salvage(work.repo, record, dir, names, options, &placement).map_err(|error| say_which(error, id, record))?;
         work.repo.warn_of_healed(work.monitor);
         let took = [started.elapsed(), work.repo.key_derivation()].map(micros);
         end(work, (*id, dir), outcome, took)

@@ -12,6 +12,7 @@ use self::report::{SECOND_NS, age_s};
 use super::backup::named_source;
 use super::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation, Outcome, visit, word};
 use super::select::SnapshotFilter;
+use super::sources::Passing;
 use crate::error::Result;
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
@@ -118,11 +119,12 @@ impl<'r> Look<'r> {
             failed: BTreeMap::new(),
             last_check: None,
         };
+        let passing = Passing::of(filter, &refreshed.snapshots);
         for (id, record) in &refreshed.snapshots {
             look.by_snapshot.insert(*id, (record, look.is_whole(id, record)));
             look.known.insert(record.source.id);
             look.known_labels.insert((word(&record.source.label), record.host.clone()));
-            if filter.matches(record) {
+            if passing.has(record) {
                 look.add(*id, record);
             }
         }
