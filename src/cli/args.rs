@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::exit::Failure;
+
 /// Heads the options that every command takes.
 const GLOBAL: &str = "Options of all commands";
 
@@ -77,6 +79,17 @@ pub(crate) struct FilterArgs {
     /// Only snapshots of this host
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Option<String>,
+}
+
+impl FilterArgs {
+    /// Refuses a filter for what has no snapshots to choose from.
+    pub(crate) fn refuse(&self, place: &str) -> Result<(), Failure> {
+        let given = [("--source", &self.source), ("--tag", &self.tag), ("--host", &self.host)];
+        match given.into_iter().find(|(_, value)| value.is_some()) {
+            Some((option, _)) => Err(Failure::usage(format!("{option} does not go with {place}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One snapshot.

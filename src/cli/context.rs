@@ -39,6 +39,11 @@ impl<'o> Context<'o> {
         environment::repository(self.global.repo.as_deref())
     }
 
+    /// Whether -R was given.
+    pub(crate) fn names_repository(&self) -> bool {
+        self.global.repo.is_some()
+    }
+
     /// Opens the repository; asks for the passphrase if it has one.
     pub(crate) fn open(&self) -> Result<Repository, Failure> {
         let path = self.repository_path()?;

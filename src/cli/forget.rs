@@ -46,10 +46,10 @@ pub(crate) struct ForgetArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// What makes a group: source, host and tags, with commas between; nothing for one group
-    #[arg(long, value_name = "WHAT", default_value = "source", value_parser = group_by)]
+    #[arg(long, value_name = "WHAT", default_value = "source", value_parser = group_by, conflicts_with = "snaps")]
     group_by: GroupBy,
     /// Whose hours, days and weeks count, as Europe/Berlin [default: this machine's]
-    #[arg(long, value_name = "ZONE", value_parser = time_zone)]
+    #[arg(long, value_name = "ZONE", value_parser = time_zone, conflicts_with = "snaps")]
     time_zone: Option<TimeZone>,
     /// Only show what would be done, and why
     #[arg(short = 'n', long)]
@@ -186,6 +186,9 @@ fn which(args: &ForgetArgs, rules: Rules) -> Result<Which, Failure> {
     if !args.snaps.is_empty() {
         let snapshots = args.snaps.iter().map(|snap| wanted(snap, &args.filter)).collect::<Result<_, _>>()?;
         return Ok(Which::Named { snapshots, force: args.force });
+    }
+    if args.time_zone.is_some() && !rules.use_calendar() {
+        return Err(Failure::usage("--time-zone is for rules by hours, days, weeks, months or years, and none is given"));
     }
     let zone = args.time_zone.clone().map_or_else(time::zone, Ok).or_else(|error| match rules.use_calendar() {
         true => Err(error),

@@ -106,7 +106,11 @@ fn start_of_id(
     (snap, filter): (&str, &FilterArgs),
     monitor: &dyn Monitor,
 ) -> Result<String, Failure> {
-    if snap.len() >= PREFIX_LEN_MIN && snap.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)) {
+    let is_id = snap.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    if is_id {
+        filter.refuse("an id, which means one snapshot")?;
+    }
+    if snap.len() >= PREFIX_LEN_MIN && is_id {
         return Ok(snap.to_owned());
     }
     Ok(wanted(snap, filter)?.find(&context.refresh(repo, monitor)?, monitor)?.0.to_string())

@@ -29,6 +29,7 @@ mod prometheus;
 mod prune;
 mod repair;
 mod restore;
+mod restore_modes;
 mod restore_server;
 mod salvage;
 mod scrub;

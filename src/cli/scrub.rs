@@ -26,6 +26,9 @@ pub(crate) struct ScrubArgs {
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &ScrubArgs) -> Result<Exit, Failure> {
+    if args.dir.is_some() && context.names_repository() {
+        return Err(Failure::usage("DIR and -R both name a repository: give one of them"));
+    }
     let path = args.dir.clone().map_or_else(|| context.repository_path(), Ok)?;
     let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
     let progress = context.progress();

@@ -19,6 +19,10 @@ impl super::Engine for CommandEngine {
         SourceKind::COMMAND
     }
 
+    fn has_files(&self) -> bool {
+        false
+    }
+
     fn comparison(&self) -> Comparison {
         Comparison::Programs
     }

@@ -61,6 +61,11 @@ pub trait Engine: Sync {
         false
     }
 
+    /// Whether its streams were files: with attributes, and with SQLite databases among them.
+    fn has_files(&self) -> bool {
+        true
+    }
+
     /// Whether a stream is a database that can be asked for its content.
     fn is_database(&self, _name: &[u8], kind: &EntryKind) -> bool {
         matches!(kind, EntryKind::Sqlite(_))

@@ -6,13 +6,15 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{ExportOptions, Exported, export};
+use crate::engine;
 use crate::engine::place::{Findings, Placement};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::disk::RealDisk;
 use crate::id::SnapshotId;
 use crate::ops::journal::{Operation, Outcome};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
+use crate::ops::restore::is_for;
 use crate::ops::select::Wanted;
 use crate::ops::text::compact;
 
@@ -64,6 +66,9 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, dir: &Path, accept_damaged: boo
         let refreshed = work.look()?;
         let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
+        if accept_damaged && !engine::of(&record.source.kind).has_files() {
+            return Err(Error::InvalidArgument(is_for("--accept-damaged", "SQLite databases", id, record)));
+        }
         story.detail = format!("to {}", dir.display());
         work.warn_of_flags(id, record);
         let now_ns = work.worker.now_ns();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Failed, Outcome, RestoreOptions, Restored, restore_streams, restore_tree};
+use crate::engine;
 use crate::engine::place::Placement;
 use crate::engine::stored::Stored;
 use crate::error::{Error, Result};
@@ -169,6 +170,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
             Destination::Tree(dir) => format!("into {}", dir.display()),
             Destination::Streams { told, .. } => told.clone(),
         };
+        refuse_idle(id, record, &wish.options)?;
         work.warn_of_flags(id, record);
         let mut listed = Listed { max: wish.listed_max, restored: Vec::new() };
         let outcome = place(work, record, wish, &mut listed).map_err(|error| say_which(error, id, record))?;
@@ -208,6 +210,24 @@ fn last_good(refreshed: &Refreshed, id: &SnapshotId, record: &SnapshotRecord) ->
     let of_source =
         |(other, found): &&(SnapshotId, SnapshotRecord)| other != id && found.source.id == record.source.id && found.flags.is_empty();
     refreshed.snapshots.iter().rev().find(of_source).map(|(id, _)| *id)
+}
+
+/// An option that can do nothing for a snapshot of this kind is refused.
+pub(super) fn refuse_idle(id: &SnapshotId, record: &SnapshotRecord, options: &RestoreOptions) -> Result<()> {
+    let given = [
+        ("--live", "SQLite databases", options.live),
+        ("--accept-damaged", "SQLite databases", options.database.accept_damaged),
+        ("--no-xattrs", "files", options.no_xattrs),
+    ];
+    match given.into_iter().find(|(_, _, is_given)| *is_given && !engine::of(&record.source.kind).has_files()) {
+        Some((option, what, _)) => Err(Error::InvalidArgument(is_for(option, what, id, record))),
+        None => Ok(()),
+    }
+}
+
+/// For a message: what an option is for, and that the snapshot is of another kind.
+pub fn is_for(option: &str, what: &str, id: &SnapshotId, record: &SnapshotRecord) -> String {
+    format!("{option} is for {what}, and snapshot {} is of another kind: {}", id.short(), record.source.kind.name())
 }
 
 /// Says which snapshot does not have a stream: the user may have meant another one.

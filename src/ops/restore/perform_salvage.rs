@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::perform::{FAILED_TOLD_MAX, micros, say_which};
+use super::perform::{FAILED_TOLD_MAX, micros, refuse_idle, say_which};
 use super::salvage::{Salvage, Salvaged, salvage};
 use super::{Failed, Outcome, RestoreOptions};
 use crate::engine::place::Placement;
@@ -79,6 +79,7 @@ pub fn perform_salvage(work: &Work<'_>, wanted: &Wanted, dir: &Path, names: &[Ve
         let refreshed = work.look()?;
         let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
+        refuse_idle(id, record, options)?;
         story.detail = format!("salvaged into {}", dir.display());
         work.warn_of_flags(id, record);
         let placement = Placement { disk: &RealDisk, timestamp: compact(work.worker.now_ns()), monitor: work.monitor };

@@ -72,7 +72,7 @@ fn by_name() {
     refused(&[&ids[0], "--force"], &["protected"]);
     refused(&["latest"], &["newest good one of its source", "--force"]);
     refused(&["abcdef"], &["snapshot abcdef not found"]);
-    let done = place.ok(["forget", &ids[1], &ids[2][..12], "--group-by", ""]);
+    let done = place.ok(["forget", &ids[1], &ids[2][..12]]);
     assert!(done.stdout.ends_with("2 snapshots forgotten, 0 kept\n"), "{}", done.stdout);
     assert_eq!(listed(&place), [ids[0].clone(), ids[3].clone()]);
     assert_eq!(place.ok(["-q", "forget", "latest", "--force"]).stdout, "");

@@ -216,7 +216,9 @@ impl Dump {
 }
 
 fn no_dump() -> Error {
-    Error::InvalidArgument("this snapshot has no dump of a PostgreSQL database".into())
+    Error::InvalidArgument(
+        "--dsn restores dumps of PostgreSQL databases, and this snapshot has none; --to DIR and NAME=DEST restore files".into(),
+    )
 }
 
 /// The dump that is a directory: its name, its bytes, its files.
