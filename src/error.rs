@@ -14,7 +14,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// There is no repository at this location.
-    #[error("no repository at {location}; make one with `icecore init`")]
+    #[error(
+        "no repository at {location}. If there should be one: is the path right, and is its disk mounted? `icecore init` makes a new one"
+    )]
     NoRepository {
         /// Where it was looked for.
         location: String,

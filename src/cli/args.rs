@@ -11,7 +11,7 @@ const GLOBAL: &str = "Options of all commands";
 /// What every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
-    /// The repository's directory [default: ICECORE_REPOSITORY, else .icecore]
+    /// The repository's directory. It goes before ICECORE_REPOSITORY [default: ICECORE_REPOSITORY, else .icecore]
     #[arg(short = 'R', long = "repo", value_name = "R", global = true, help_heading = GLOBAL)]
     pub(crate) repo: Option<OsString>,
     /// Print one JSON document, and errors as JSON lines
@@ -62,7 +62,7 @@ pub(crate) struct RecordArgs {
     /// The machine to record in place of this one: for containers, whose host names change
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) host: Option<String>,
-    /// The time to record in place of now, for imports of history
+    /// The time to record in place of now, for imports of history: 2026-11-23T03:15:00Z, `2026-11-23 03:15` or 2026-11-23
     #[arg(long, value_name = "TIME")]
     pub(crate) time: Option<String>,
 }

@@ -47,11 +47,21 @@ impl<'o> Context<'o> {
     /// Opens the repository; asks for the passphrase if it has one.
     pub(crate) fn open(&self) -> Result<Repository, Failure> {
         let path = self.repository_path()?;
-        let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
+        let backend = self.backend(&path)?;
         let ask = || passphrase::of_repository(&path.display().to_string(), &self.cancelled, &|text| self.output.warn(text));
         let trust = Trust { passphrase_from: passphrase::configured(), accepted: self.global.accept_repository.as_deref() };
         let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads(), trust };
         Ok(Repository::open(Arc::new(backend), &options)?)
+    }
+
+    /// The place of the repository, without its content.
+    pub(crate) fn backend(&self, path: &Path) -> Result<LocalBackend, Failure> {
+        LocalBackend::open(path, Arc::new(RealDisk)).map_err(|error| {
+            let is_absent = matches!(error, icecore::Error::NoRepository { .. });
+            let mut failure = Failure::from(error);
+            failure.message.push_str(if is_absent { environment::why_there(self.global.repo.as_deref()) } else { "" });
+            failure
+        })
     }
 
     /// The directory of this machine's own files. Where the usual one cannot be used, this says so, once.
@@ -95,7 +105,7 @@ impl<'o> Context<'o> {
 
 /// The snapshot that the arguments name. It is looked for later.
 pub(crate) fn wanted(snap: &str, args: &FilterArgs) -> Result<Wanted, Failure> {
-    Ok(Wanted::named(snap, &time::parse, filter(args))?)
+    Ok(Wanted::named(snap, &time::at, filter(args))?)
 }
 
 /// The filter that the arguments describe.

@@ -18,6 +18,7 @@ use icecore::recorded::SourceKind;
 use super::args::FilterArgs;
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
+use super::location::refuse_as_directory;
 use super::output::{self, ms, printable};
 use super::{environment, time, whole};
 
@@ -94,6 +95,7 @@ struct ServerArgs {
 /// `drill`.
 pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failure> {
     let rto = args.rto.as_deref().map(time::seconds).transpose()?.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
+    args.staging.as_ref().map_or(Ok(()), |dir| refuse_as_directory("--staging", dir))?;
     let start = Start { instant: Instant::now(), now_ns: time::now_ns(), rto };
     let worker = context.worker();
     let Some(snap) = &args.snap else {

@@ -8,6 +8,7 @@ use icecore::ops::journaled::{Report, Work};
 use super::args::SnapArgs;
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
+use super::location::refuse_as_directory;
 use super::output::{self, count, ms, printable};
 
 /// Write a snapshot as flat files, with checksums.txt and manifest.json
@@ -31,6 +32,7 @@ pub(crate) struct ExportArgs {
 
 /// `export`.
 pub(crate) fn run(context: &Context<'_>, args: &ExportArgs) -> Result<Exit, Failure> {
+    refuse_as_directory("DIR", &args.dir)?;
     let repo = context.open()?;
     let progress = context.progress();
     let wanted = wanted(&args.snap.snap, &args.snap.filter)?;

@@ -40,7 +40,7 @@ pub(crate) struct LogArgs {
     /// With --snapshot: the source whose snapshot is meant
     #[arg(long, value_name = "NAME", requires = "snapshot")]
     source: Option<String>,
-    /// Only entries from this TIME on, or of the last so long: a number with s, m, h or d
+    /// Only entries from this TIME on (`yesterday`: from its start), or of the last so long: a number with s, m, h or d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only the newest N [default: 50 on a terminal, else all]
@@ -95,7 +95,7 @@ fn list(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
 fn since(text: &str) -> Result<i64, Failure> {
     match seconds(text) {
         Ok(seconds) => Ok(time::now_ns().saturating_sub(seconds.saturating_mul(1_000_000_000))),
-        Err(_) => Ok(time::parse(text)?),
+        Err(_) => Ok(time::since(text)?),
     }
 }
 

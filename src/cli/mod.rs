@@ -14,6 +14,7 @@ mod export;
 mod forget;
 mod init;
 mod local_files;
+mod location;
 mod log;
 mod look;
 mod manual;

@@ -22,6 +22,7 @@ use icecore::store::repo::Repository;
 use super::args::{FilterArgs, SnapArgs, span};
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
+use super::location::refuse_as_directory;
 use super::outlet::Outlet;
 use super::output::{self, count, ms, printable};
 use super::restore_modes::{Mode, mode_of, snap_of};
@@ -84,6 +85,9 @@ pub(crate) struct DumpArgs {
 const SHOWN_MAX: usize = 20;
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
+    for (option, dir) in [("--to", &args.to), ("--from-dir", &args.from_dir), ("--tmp", &args.server.tmp)] {
+        dir.as_ref().map_or(Ok(()), |dir| refuse_as_directory(option, dir))?;
+    }
     match (mode_of(args)?, &args.server.dsn, &args.from_dir) {
         (Mode::Export, _, Some(dir)) => return from_dir(context, dir, args),
         (Mode::Server | Mode::Table | Mode::ServerFromFile | Mode::TableFromFile, Some(dsn), _) => {

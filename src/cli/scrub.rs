@@ -1,18 +1,16 @@
 //! `scrub`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use icecore::fs::disk::RealDisk;
 use icecore::ops::journaled::Report;
 use icecore::ops::scrub::{ScrubReport, scrub};
-use icecore::store::backend::local::LocalBackend;
 
 use super::check::findings_table;
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::location;
 
-/// Verify stored bytes without a passphrase: for whoever keeps a repository for somebody else
+/// Verify stored bytes without a passphrase: for those who keep a repository for somebody else
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Packs, snapshot records and marks are compared with their names, which are hashes of their bytes; everything else with its checksum, \
@@ -29,8 +27,11 @@ pub(crate) fn run(context: &Context<'_>, args: &ScrubArgs) -> Result<Exit, Failu
     if args.dir.is_some() && context.names_repository() {
         return Err(Failure::usage("DIR and -R both name a repository: give one of them"));
     }
+    if let Some(dir) = &args.dir {
+        location::refuse_as_repository(dir.as_os_str())?;
+    }
     let path = args.dir.clone().map_or_else(|| context.repository_path(), Ok)?;
-    let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
+    let backend = context.backend(&path)?;
     let progress = context.progress();
     let report = scrub(&backend, context.threads(), &progress)?;
     drop(progress);

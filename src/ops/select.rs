@@ -3,9 +3,8 @@
 //! `latest`, `latest~N` and `@TIME` count the good snapshots of one source. Flagged snapshots are passed over, and they are refused where
 //! snapshots of several sources pass the filter. An id names any snapshot.
 
-use super::json::utc_text;
 use super::sources::{Passing, Sources};
-use super::text::count;
+use super::text::{count, moment};
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
@@ -70,7 +69,7 @@ impl Wanted {
         let found = self.spec.find(&refreshed.snapshots, &self.filter)?;
         let passed_over = self.passed_over(&refreshed.snapshots, found);
         if let Some((newest, record)) = passed_over.last() {
-            let (id, time, number) = (found.0.short(), utc_text(found.1.time_ns), count(passed_over.len() as u64, "newer snapshot"));
+            let (id, time, number) = (found.0.short(), moment(found.1.time_ns), count(passed_over.len() as u64, "newer snapshot"));
             let are = if passed_over.len() == 1 { "is" } else { "are" };
             let (newest, codes) = (newest.short(), codes(record));
             monitor.warn(&format!(
@@ -205,11 +204,11 @@ fn too_few(good: usize, passing: &[&(SnapshotId, SnapshotRecord)], filter: &Snap
 
 /// No snapshot that passes is good and old enough.
 fn none_before(passing: &[&(SnapshotId, SnapshotRecord)], filter: &SnapshotFilter, time_ns: i64) -> Error {
-    let when = format!(" at or before {}", utc_text(time_ns));
+    let when = format!(" at or before {}", moment(time_ns));
     let before: Vec<_> = passing.iter().filter(|(_, record)| record.time_ns <= time_ns).copied().collect();
     match passing.first().filter(|_| before.is_empty()) {
         Some((id, record)) => {
-            let (described, time) = (filter.described(), utc_text(record.time_ns));
+            let (described, time) = (filter.described(), moment(record.time_ns));
             Error::NoSuch { detail: format!("there is no snapshot{described}{when}; the oldest one is {} of {time}", id.short()) }
         }
         None => no_good(&before, filter, &when),
@@ -219,7 +218,7 @@ fn none_before(passing: &[&(SnapshotId, SnapshotRecord)], filter: &SnapshotFilte
 /// All of these snapshots are flagged.
 fn no_good(flagged: &[&(SnapshotId, SnapshotRecord)], filter: &SnapshotFilter, when: &str) -> Error {
     let newest = flagged.last().map_or_else(String::new, |(id, record)| {
-        let (id, time) = (id.short(), utc_text(record.time_ns));
+        let (id, time) = (id.short(), moment(record.time_ns));
         format!(
             ": the newest one, {id} of {time}, is flagged ({}). Take it by its id, or, if it is right as it is, accept it: icecore mark {id} accept",
             codes(record)

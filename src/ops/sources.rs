@@ -6,10 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::json::utc_text;
 use super::near::near;
 use super::select::SnapshotFilter;
-use super::text::{count, shell_word};
+use super::text::{count, moment, shell_word};
 use crate::id::{SnapshotId, SourceId};
 use crate::recorded::SourceKind;
 use crate::store::format::snapshot::SnapshotRecord;
@@ -88,7 +87,7 @@ impl<'s> Sources<'s> {
             .map(|(id, source)| {
                 let option = format!("--source {}", shell_word(&all.selector(id, source)));
                 let good =
-                    source.newest_good_ns.map_or_else(|| "no good one".to_owned(), |time| format!("newest good one {}", utc_text(time)));
+                    source.newest_good_ns.map_or_else(|| "no good one".to_owned(), |time| format!("newest good one {}", moment(time)));
                 (option, format!("{}, {}, {good}", source.kind.name(), count(source.snapshots, "snapshot")))
             })
             .collect();

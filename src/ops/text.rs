@@ -48,10 +48,19 @@ pub fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
+/// A time, nanoseconds since 1970 UTC, in messages: `2026-11-23T03:15:00Z`.
+pub fn moment(time_ns: i64) -> String {
+    written(time_ns, "%Y-%m-%dT%H:%M:%SZ")
+}
+
 /// A time, nanoseconds since 1970 UTC, for the names of kept files: `20261123T031500Z`.
 pub fn compact(time_ns: i64) -> String {
+    written(time_ns, "%Y%m%dT%H%M%SZ")
+}
+
+fn written(time_ns: i64, format: &str) -> String {
     let time = Timestamp::from_nanosecond(i128::from(time_ns)).map(|time| time.to_zoned(TimeZone::UTC));
-    let text = time.and_then(|time| jiff::fmt::strtime::format("%Y%m%dT%H%M%SZ", &time));
+    let text = time.and_then(|time| jiff::fmt::strtime::format(format, &time));
     text.unwrap_or_else(|_| time_ns.to_string())
 }
 

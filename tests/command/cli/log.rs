@@ -76,7 +76,7 @@ fn exports_and_drills_are_told() {
     let id = place.json(["backup", "sqlite", "a.db"])["snapshot"].clone();
     let verified = || place.json(["status"])["sources"][0]["last_verified"].clone();
     place.ok(["export", "latest", "out"]);
-    place.run(["export", "latest~1", "out"]).failed(1, &["latest~1"]);
+    place.run(["export", "latest~1", "out"]).failed(1, &["only 1 good snapshot"]);
     place.run(["-q", "drill", "latest", "--rto", "0"]).failed(4, &["the drill failed: rto"]);
     assert_eq!(verified(), Value::Null);
     place.ok(["restore", "--from-dir", "out", "a.db=b.db"]);
@@ -107,7 +107,7 @@ fn a_flagged_backup_and_damage_are_told() {
     let place = Place::with_repository();
     std::fs::File::options().write(true).open(place.path("a.db")).unwrap().write_all_at(&[0xee; 64], 2 * 4096).unwrap();
     assert_eq!(place.run(["backup", "sqlite", "a.db"]).code, Some(3));
-    place.run(["restore", "latest", "a.db=b.db"]).failed(4, &["flagged damaged"]);
+    place.run(["restore", &place.newest(), "a.db=b.db"]).failed(4, &["flagged damaged"]);
     let pack = place.stored("packs").pop().unwrap();
     std::fs::write(&pack, "nothing").unwrap();
     assert_eq!(place.run(["check"]).code, Some(4));
@@ -132,7 +132,7 @@ fn the_list_is_narrowed() {
     assert_eq!(about.iter().map(|entry| entry["operation"].as_str().unwrap()).collect::<Vec<_>>(), ["backup", "forget"]);
     assert_eq!(entries(&place, &["--snapshot", "latest"]).len(), 1);
     assert_eq!(entries(&place, &["--snapshot", "00000000"]).len(), 0);
-    place.run(["log", "--snapshot", "latest~7"]).failed(1, &["not found"]);
+    place.run(["log", "--snapshot", "latest~7"]).failed(1, &["only 1 good snapshot"]);
     let newest = entries(&place, &["-n", "2"]);
     assert_eq!(newest.iter().map(|entry| entry["operation"].as_str().unwrap()).collect::<Vec<_>>(), ["note", "forget"]);
     let time = newest[0]["time"].as_str().unwrap();
@@ -153,7 +153,7 @@ fn a_journal_that_cannot_be_written_is_a_warning() {
     let place = Place::with_repository();
     std::fs::remove_dir_all(place.path(".icecore/log")).unwrap();
     std::fs::write(place.path(".icecore/log"), "no directory").unwrap();
-    for args in [&["backup", "sqlite", "a.db"][..], &["restore", "latest", "--to", "out"], &["mark", "latest", "accept"]] {
+    for args in [&["backup", "sqlite", "a.db"][..], &["restore", "latest", "--to", "out"], &["mark", "latest", "tag", "x"]] {
         let run = place.ok(args);
         assert!(run.stderr.contains("warning: the journal could not be written"), "{}", run.stderr);
     }

@@ -12,6 +12,7 @@ mod log;
 mod manual;
 mod mislead;
 mod once;
+mod options;
 mod page;
 mod parity;
 mod partial;

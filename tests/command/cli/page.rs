@@ -135,17 +135,17 @@ fn make_documents(place: &Place, page: &mut Page) {
     for args in [&["backup", "sqlite", "a.db", "--tag", "x"][..], &["backup", "files", "tree"], &["backup", "sqlite", "a.db"]] {
         page_of(page, "backup", args);
     }
-    for snap in ["latest", "latest~1"] {
-        page_of(page, "show", &["show", snap]);
-        page_of(page, "ls", &["ls", snap]);
+    for source in ["a.db", "tree"] {
+        page_of(page, "show", &["show", "latest", "--source", source]);
+        page_of(page, "ls", &["ls", "latest", "--source", source]);
     }
-    page_of(page, "restore", &["restore", "latest~1", "--to", "out"]);
-    page_of(page, "restore", &["restore", "latest", "a.db=a.db"]);
+    page_of(page, "restore", &["restore", "latest", "--source", "tree", "--to", "out"]);
+    page_of(page, "restore", &["restore", "latest", "--source", "a.db", "a.db=a.db"]);
     // A file whose place a directory has is not restored, nor its further name.
     let odd = place.path("out").join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"odd\xff"));
     std::fs::remove_file(&odd).unwrap();
     std::fs::create_dir(&odd).unwrap();
-    page_of(page, "restore", &["restore", "latest~1", "--to", "out"]);
+    page_of(page, "restore", &["restore", "latest", "--source", "tree", "--to", "out"]);
     page_of(page, "check", &["check"]);
     page_of(page, "check", &["check", "--read-data-subset", "50%"]);
     page_of(page, "check", &["check", "--read-data"]);
@@ -153,10 +153,11 @@ fn make_documents(place: &Place, page: &mut Page) {
     place.database("bad.db", 300);
     std::fs::File::options().write(true).open(place.path("bad.db")).unwrap().write_all_at(&[0xee; 64], 2 * 4096).unwrap();
     page_of(page, "backup", &["backup", "sqlite", "bad.db"]);
-    page_of(page, "mark", &["mark", "latest", "accept", "it was so"]);
-    page_of(page, "mark", &["mark", "latest", "flag", "it is not"]);
-    page_of(page, "mark", &["protect", "latest"]);
-    page_of(page, "log", &["log", "note", "a note", "--snapshot", "latest"]);
+    let bad = &place.newest();
+    page_of(page, "mark", &["mark", bad, "accept", "it was so"]);
+    page_of(page, "mark", &["mark", bad, "flag", "it is not"]);
+    page_of(page, "mark", &["protect", bad]);
+    page_of(page, "log", &["log", "note", "a note", "--snapshot", bad]);
     place.run(["backup", "sqlite", "gone.db", "--source", "a.db"]);
     std::fs::rename(place.path("a.db"), place.path("b.db")).unwrap();
     place.run(["backup", "sqlite", "a.db"]);
@@ -170,7 +171,7 @@ fn make_documents(place: &Place, page: &mut Page) {
     page_of(page, "forget", &["forget", "--keep-last", "1", "--source", "a.db"]);
     place.database("c.db", 500);
     place.ok(["backup", "sqlite", "c.db"]);
-    page_of(page, "forget", &["forget", "latest", "--force"]);
+    page_of(page, "forget", &["forget", "latest", "--source", "c.db", "--force"]);
     page_of(page, "prune --dry-run", &["prune", "--dry-run", "--max-unused", "0"]);
     page_of(page, "forget", &["forget", "--keep-last", "1", "--prune", "--grace", "0"]);
     page_of(page, "prune", &["prune", "--grace", "0"]);
