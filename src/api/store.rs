@@ -257,7 +257,7 @@ impl Store {
     fn wish(&self, rules: &Rules, prune: Option<PruneOptions>) -> ForgetWish {
         let calendar = Calendar { now_ns: self.worker.now_ns(), zone: TimeZone::UTC };
         let which = Which::Rules { rules: Box::new(rules.clone()), filter: SnapshotFilter::default(), by: GroupBy::default(), calendar };
-        ForgetWish { which, dry_run: false, prune }
+        ForgetWish { which, dry_run: false, prune, agreed: None }
     }
 
     /// Frees the space that no snapshot needs. What is marked now is deleted by a prune after the grace time, so that backups that run meanwhile are safe.

@@ -52,7 +52,7 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     let read_data = args.read_data || args.read_data_subset.is_some();
     let limit = args.max_duration.as_deref().map(seconds).transpose()?;
     if limit.is_some() && !read_data {
-        return Err(Failure::usage("--max-duration is for --read-data or --read-data-subset"));
+        return Err(Failure::usage("--max-duration is for --read-data or --read-data-subset: without them no data is read"));
     }
     let seed = if matches!(subset, Subset::Share(_) | Subset::Bytes(_)) { Some(args.seed.map_or_else(draw, Ok)?) } else { None };
     if args.seed.is_some() && seed.is_none() {

@@ -100,7 +100,7 @@ pub(crate) enum BackupWhat {
     Command(CommandArgs),
 }
 
-/// Print what a shell needs to complete commands and options
+/// Print what a shell needs to complete commands, options, and the names of snapshots and sources that this machine has seen
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  icecore completions bash > /usr/share/bash-completion/completions/icecore\n  icecore completions zsh > /usr/share/zsh/site-functions/_icecore\n  \

@@ -45,7 +45,7 @@ pub(crate) fn run(context: &Context<'_>, args: &ExportArgs) -> Result<Exit, Fail
 fn text(report: &ExportReport) -> String {
     let mut text = String::new();
     if let Some(kept) = &report.kept {
-        text.push_str(&format!("what was there is no unchanged export and is kept as {}\n", printable(&kept.to_string_lossy())));
+        text.push_str(&format!("what was there is not an unchanged export and is kept as {}\n", printable(&kept.to_string_lossy())));
     }
     let (files, bytes) = (count(report.files, "file"), output::bytes(report.bytes));
     let (took, derivation) = (output::duration(ms(report.duration_us)), output::key_derivation(ms(report.key_derivation_us)));

@@ -6,6 +6,8 @@ mod backup;
 mod check;
 mod columns;
 mod commands;
+mod complete;
+mod confirm;
 mod context;
 mod drill;
 mod environment;
@@ -45,6 +47,7 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
 
 use commands::{Args, BackupWhat, Command};
 use context::Context;
@@ -54,6 +57,11 @@ use output::Output;
 
 /// Runs what the arguments ask for.
 pub(crate) fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == complete::WORD) {
+        output::to_stdout(&complete::names(&arguments.collect::<Vec<_>>()));
+        return Exit::Done.into();
+    }
     memory::keep_memory_private();
     memory::outlive_cut_indexes();
     match Args::try_parse() {
@@ -69,7 +77,7 @@ pub(crate) fn main() -> ExitCode {
             };
             exit.into()
         }
-        Err(error) => refuse(&error),
+        Err(error) => refuse(error),
     }
 }
 
@@ -106,7 +114,8 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
 }
 
 /// Help and version are asked for; everything else here is a usage error.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse(mut error: clap::Error) -> ExitCode {
+    drop_tip(&mut error);
     let asked_for = !error.use_stderr();
     if !asked_for && std::env::args_os().any(|arg| arg == OsStr::new("--json")) {
         let text = error.render().to_string();
@@ -120,4 +129,14 @@ fn refuse(error: &clap::Error) -> ExitCode {
         return Exit::Failed.into();
     }
     if asked_for { Exit::Done.into() } else { Exit::Usage.into() }
+}
+
+/// "to pass '--x' as a value, use '-- --x'" misleads: no command takes an option of another one as a value.
+fn drop_tip(error: &mut clap::Error) {
+    let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) else { return };
+    let tips: Vec<_> = tips.iter().filter(|tip| !tip.to_string().contains("as a value, use")).cloned().collect();
+    match tips.is_empty() {
+        true => error.remove(ContextKind::Suggested),
+        false => error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips)),
+    };
 }

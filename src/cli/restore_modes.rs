@@ -74,7 +74,7 @@ const RULES: [Rule; 25] = [
     ("--as", |args| args.server.name.is_some(), INTO_SERVER),
     ("--table", |args| args.server.table.is_some(), &[Table, TableFromFile]),
     ("--jobs", |args| args.server.jobs.is_some(), WHOLE_DATABASE),
-    ("--tmp", |args| args.server.tmp.is_some(), &[Server]),
+    ("--tmp", |args| args.server.tmp.is_some(), WHOLE_DATABASE),
     ("--disconnect", |args| args.server.disconnect, WHOLE_DATABASE),
     ("--no-owner", |args| args.server.no_owner, WHOLE_DATABASE),
     ("--no-privileges", |args| args.server.no_privileges, WHOLE_DATABASE),

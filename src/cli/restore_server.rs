@@ -75,7 +75,7 @@ pub(crate) struct ServerArgs {
     /// Tables and indexes that are loaded at once; with more than one, or if it was backed up so, a snapshot's dump is written to a private place first [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
-    /// The directory of that place [default: TMPDIR, else /tmp]
+    /// The directory of that place, and of other temporary files [default: TMPDIR, else /tmp]
     #[arg(long, value_name = "DIR")]
     pub(crate) tmp: Option<PathBuf>,
     /// End the sessions that are connected to the old database

@@ -56,7 +56,8 @@ fn text(report: &SalvageReport) -> String {
     let (streams, took) = (count(report.streams.len() as u64, "stream"), output::duration(ms(report.duration_us)));
     let (from, derivation) = (format!("snapshot {}", report.snapshot.short()), output::key_derivation(ms(report.key_derivation_us)));
     let lost = match with_losses {
-        0 => "nothing is lost".to_owned(),
+        0 if report.failed.is_empty() && report.untried == 0 => "nothing is lost".to_owned(),
+        0 => "no losses in what was salvaged".to_owned(),
         some => format!("{} lost in {}", output::bytes(report.bytes_lost), count(some as u64, "stream")),
     };
     let lacking = match (report.failed.len() as u64, report.untried) {

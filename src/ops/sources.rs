@@ -106,6 +106,11 @@ impl<'s> Sources<'s> {
     }
 }
 
+/// A name for each source of these snapshots, as `--source` takes it. The source with the newest snapshot comes last.
+pub fn source_names(snapshots: &[(SnapshotId, SnapshotRecord)]) -> Vec<String> {
+    Sources::of(snapshots.iter()).selectors()
+}
+
 /// Names that a label holds.
 fn short_names<'l>(kind: &SourceKind, label: &'l str) -> Vec<&'l str> {
     if *kind == SourceKind::POSTGRES {

@@ -1,5 +1,7 @@
 //! Values for people, as the journal and the texts of commands have them.
 
+use std::path::{Path, PathBuf};
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -62,6 +64,11 @@ fn written(time_ns: i64, format: &str) -> String {
     let time = Timestamp::from_nanosecond(i128::from(time_ns)).map(|time| time.to_zoned(TimeZone::UTC));
     let text = time.and_then(|time| jiff::fmt::strtime::format(format, &time));
     text.unwrap_or_else(|_| time_ns.to_string())
+}
+
+/// The path from the root, for the journal: a relative one means nothing to those who read it elsewhere.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// A word that a shell takes as it is. Text that a shell would change is put in quotation marks.

@@ -270,22 +270,22 @@ impl<'a> PostgresCapture<'a> {
         })
     }
 
-    /// Adds what helps against failures that are common.
+    /// Says first what helps against failures that are common: what the program said can be long.
     fn advise(&self, program: &str, error: Error) -> Error {
         let text = error.to_string();
         let advice = if program == "pg_dumpall" && text.contains("pg_authid") {
-            "; this role may not read password verifiers: --no-role-passwords leaves them out"
+            "this role may not read password verifiers: --no-role-passwords leaves them out"
         } else if text.contains("row-level security") {
-            "; a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
+            "a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
         } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") || text.contains("could not obtain lock") {
-            "; a table is locked by somebody: try later, or wait longer with --lock-wait-timeout"
+            "a table is locked: try later, or wait longer with --lock-wait-timeout"
         } else if text.contains("invalid snapshot identifier") {
-            "; icecore's own transaction, which held the snapshot, has ended: its connection was lost"
+            "icecore's own transaction, which held the snapshot, has ended: its connection was lost"
         } else {
             ""
         };
         match error {
-            Error::Source { path, detail } => Error::Source { path, detail: format!("{detail}{advice}") },
+            Error::Source { path, detail } if !advice.is_empty() => Error::Source { path, detail: format!("{advice}. {detail}") },
             other => other,
         }
     }

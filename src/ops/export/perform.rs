@@ -16,7 +16,7 @@ use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
 use crate::ops::restore::is_for;
 use crate::ops::select::Wanted;
-use crate::ops::text::compact;
+use crate::ops::text::{absolute, compact};
 
 /// What was exported.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -69,7 +69,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, dir: &Path, accept_damaged: boo
         if accept_damaged && !engine::of(&record.source.kind).has_files() {
             return Err(Error::InvalidArgument(is_for("--accept-damaged", "SQLite databases", id, record)));
         }
-        story.detail = format!("to {}", dir.display());
+        story.detail = format!("to {}", absolute(dir).display());
         work.warn_of_flags(id, record);
         let now_ns = work.worker.now_ns();
         let placement = Placement { disk: &RealDisk, timestamp: compact(now_ns), monitor: work.monitor };

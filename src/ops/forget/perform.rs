@@ -52,6 +52,8 @@ pub struct ForgetWish {
     pub dry_run: bool,
     /// Prune after it.
     pub prune: Option<PruneOptions>,
+    /// What the user has agreed to. If other snapshots would go by now, none goes.
+    pub agreed: Option<Vec<SnapshotId>>,
 }
 
 /// What was decided and done.
@@ -71,7 +73,7 @@ pub struct Forgotten {
     pub unreadable: Vec<String>,
     /// What the prune after it did.
     pub prune: Option<PruneReport>,
-    /// Why it failed; what was forgotten is forgotten all the same.
+    /// Why it failed. What was forgotten stays forgotten.
     #[serde(skip)]
     pub prune_failed: Option<Error>,
 }
@@ -200,6 +202,12 @@ fn drop_snapshots(work: &Work<'_>, wish: &ForgetWish, story: &mut Story) -> Resu
             (named(&refreshed, &listed, *force, work.monitor)?, given_up)
         }
     };
+    if let Some(agreed) = &wish.agreed
+        && plan.forgotten().iter().any(|id| !agreed.contains(id))
+    {
+        let detail = "nothing was forgotten: there are other snapshots than when you were asked; run it again".to_owned();
+        return Err(Error::NotDone { detail });
+    }
     let report = match wish.dry_run {
         true => ForgetReport { forgotten: plan.forgotten(), spared: Vec::new() },
         false => execute(work.repo, &plan, now_ns, work.monitor)?,

@@ -18,7 +18,7 @@ use crate::ops::json;
 use crate::ops::select::Wanted;
 use crate::ops::stored::stored;
 use crate::ops::subtree;
-use crate::ops::text::count;
+use crate::ops::text::{absolute, count};
 use crate::progress::Monitor;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Reader, Refreshed};
@@ -167,7 +167,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         story.detail = match &wish.to {
-            Destination::Tree(dir) => format!("into {}", dir.display()),
+            Destination::Tree(dir) => format!("into {}", absolute(dir).display()),
             Destination::Streams { told, .. } => told.clone(),
         };
         refuse_idle(id, record, &wish.options)?;

@@ -18,7 +18,7 @@ use crate::ops::journal::{self, Operation};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
 use crate::ops::select::Wanted;
-use crate::ops::text::{compact, count};
+use crate::ops::text::{absolute, compact, count};
 
 /// What was salvaged, and what is missing.
 #[derive(Debug, Serialize)]
@@ -80,7 +80,7 @@ pub fn perform_salvage(work: &Work<'_>, wanted: &Wanted, dir: &Path, names: &[Ve
         let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         refuse_idle(id, record, options)?;
-        story.detail = format!("salvaged into {}", dir.display());
+        story.detail = format!("salvaged into {}", absolute(dir).display());
         work.warn_of_flags(id, record);
         let placement = Placement { disk: &RealDisk, timestamp: compact(work.worker.now_ns()), monitor: work.monitor };
         let outcome = salvage(work.repo, record, dir, names, options, &placement).map_err(|error| say_which(error, id, record))?;

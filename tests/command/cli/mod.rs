@@ -2,6 +2,8 @@
 
 mod check;
 mod codes;
+mod completion;
+mod confirm;
 mod examples;
 mod files;
 mod forget;

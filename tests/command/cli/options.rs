@@ -30,7 +30,6 @@ fn of_a_restore() {
     refused(&["--from-dir", "tree", "a=b", "--source", "x"], &["--source does not go with --from-dir"]);
     refused(&[&sqlite, "--dsn", "postgresql://h/d", "--table", "t", "--jobs", "2"], &["--jobs does not go with --dsn with --table"]);
     refused(&[&sqlite, "--dsn", "postgresql://h/d", "--accept-damaged"], &["--accept-damaged does not go with --dsn"]);
-    refused(&["--from-file", "x.pgdump", "--dsn", "postgresql://h/d", "--tmp", "t"], &["--tmp does not go with --from-file"]);
     refused(&["--from-file", "x.pgdump"], &["--from-file needs --dsn"]);
     refused(&["--to", "out"], &["say which snapshot"]);
     refused(&[&sqlite, "a.db=b.db", "--busy-timeout", "1s"], &["--busy-timeout needs --live"]);
