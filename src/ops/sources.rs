@@ -66,10 +66,11 @@ impl<'s> Sources<'s> {
         found.into_iter().find(|some: &BTreeSet<SourceId>| !some.is_empty()).unwrap_or_default()
     }
 
-    /// What `--source` takes for this source alone: the shortest name that does not mean another one, too.
+    /// What `--source` takes for this source alone: the name of its database, its label, or the start of its id, whichever first means no other source.
     fn selector(&self, id: &SourceId, source: &Known<'_>) -> String {
         let label = source.labels.last().copied().unwrap_or_default();
-        let short = if label.contains(' ') { short_names(source.kind, label) } else { Vec::new() };
+        // Elsewhere a space may be part of a path, and then short names say little.
+        let short = if *source.kind == SourceKind::POSTGRES { short_names(source.kind, label) } else { Vec::new() };
         let alone = |name: &&str| !name.is_empty() && self.meant(name) == BTreeSet::from([*id]);
         let named = short.into_iter().chain([label]).find(alone);
         named.map_or_else(|| id.to_string().chars().take(12).collect(), str::to_owned)

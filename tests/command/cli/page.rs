@@ -185,15 +185,18 @@ fn make_copies(place: &Place, page: &mut Page) {
     use std::os::unix::ffi::OsStrExt;
     place.database("a.db", 100);
     std::fs::create_dir(place.path("tree").join(std::ffi::OsStr::from_bytes(b"dir\xff"))).unwrap();
-    for args in [&["backup", "files", "tree"][..], &["backup", "sqlite", "a.db", "--tag", "y"]] {
-        page.document("backup", answer(place, args));
-    }
+    let [tree, databases] = [&["backup", "files", "tree"][..], &["backup", "sqlite", "a.db", "--tag", "y"]].map(|args| {
+        let document = answer(place, args);
+        let id = document["snapshot"].as_str().unwrap().to_owned();
+        page.document("backup", document);
+        id
+    });
     for (title, args) in [
-        ("export", &["export", "latest", "exported"][..]),
+        ("export", &["export", &databases, "exported"][..]),
         ("restore", &["restore", "--from-dir", "exported", "a.db=copy.db"]),
-        ("drill", &["drill", "latest", "--rto", "1h", "--check-sql", "SELECT 1", "--report", "report.json"]),
-        ("drill", &["drill", "latest~1"]),
-        ("drill", &["drill", "latest", "--rto", "0"]),
+        ("drill", &["drill", &databases, "--rto", "1h", "--check-sql", "SELECT 1", "--report", "report.json"]),
+        ("drill", &["drill", &tree]),
+        ("drill", &["drill", &databases, "--rto", "0"]),
         ("drill", &["drill"]),
     ] {
         page.document(title, answer(place, args));
@@ -202,7 +205,7 @@ fn make_copies(place: &Place, page: &mut Page) {
     page.document("drill", file("report.json"));
     page.document("manifest.json", file("exported/manifest.json"));
     std::fs::write(place.path("exported/a.db"), "changed").unwrap();
-    page.document("export", answer(place, &["export", "latest~1", "exported"]));
+    page.document("export", answer(place, &["export", &tree, "exported"]));
     page.document("manifest.json", file("exported/manifest.json"));
 }
 
@@ -228,7 +231,7 @@ fn make_damage(place: &Place, page: &mut Page) {
     }
     let run = place.run(["--json", "log"]);
     page.document("Warning line", serde_json::from_str(run.stderr.lines().next().unwrap()).unwrap());
-    let run = place.run(["--json", "restore", "latest", "--to", "other"]);
+    let run = place.run(["--json", "restore", "latest", "--source", "tree", "--to", "other"]);
     let error: Value = serde_json::from_str(run.stderr.lines().last().unwrap()).unwrap();
     assert_eq!((run.stdout.as_str(), error["error"]["exit_code"].as_i64()), ("", run.code.map(i64::from)));
     page.document("Error line", error);
@@ -276,11 +279,11 @@ fn make_salvages(page: &mut Page) {
     place.database("large.db", 2000);
     place.ok(["backup", "sqlite", "large.db"]);
     flip(&|len| len / 2);
-    let document = answer(&place, &["restore", "latest", "--salvage", "--to", "second"]);
+    let document = answer(&place, &["restore", "latest", "--source", "large.db", "--salvage", "--to", "second"]);
     assert!(!document["streams"][0]["tables"]["damaged"].as_array().unwrap().is_empty(), "{document}");
     page.document("restore --salvage", document);
     place.stored("packs").iter().for_each(|pack| std::fs::write(pack, "damaged").unwrap());
-    page.document("restore --salvage", answer(&place, &["restore", "latest", "--salvage", "--to", "third"]));
+    page.document("restore --salvage", answer(&place, &["restore", "latest", "--source", "large.db", "--salvage", "--to", "third"]));
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn several_sources_are_listed_in_a_form_that_can_be_pasted() {
         ["show latest", "ls latest", "dump latest a.db", "restore latest --to out", "export latest out", "drill latest", "protect latest"]
     {
         let run = place.run(command.split(' '));
-        run.failed(2, &["6 sources", "--source a.db ", "--source srv/app ", "--source b.db ", "--source 'it'\\''s' "]);
+        run.failed(2, &["6 sources", "--source a.db ", "--source srv/app ", "--source 'srv/app/two words/b.db' ", "--source 'it'\\''s' "]);
         assert!(!run.stderr.contains("--source twice"), "it means two: {}", run.stderr);
     }
     place.run(["show", "@2200-01-01"]).failed(2, &["--source a.db "]);
