@@ -32,6 +32,13 @@ impl SnapshotFilter {
         [part("of source", &self.source), part("with tag", &self.tag), part("of host", &self.host)].concat()
     }
 
+    /// Says so if no snapshot is of the source that the filter names, with the sources that there are.
+    pub fn unknown_source(&self, snapshots: &[(SnapshotId, SnapshotRecord)]) -> Option<String> {
+        let sources = Sources::of(snapshots.iter());
+        let text = self.source.as_deref().filter(|text| sources.meant(text).is_empty())?;
+        Some(format!("no snapshot is of source `{text}`; {}", sources.instead_of(text)))
+    }
+
     /// For messages about what is not there: the filter, and which sources there are if it names none of them.
     fn explained(&self, snapshots: &Listed) -> String {
         let sources = Sources::of(snapshots.iter());

@@ -196,7 +196,10 @@ fn drop_snapshots(work: &Work<'_>, wish: &ForgetWish, story: &mut Story) -> Resu
     let mut refreshed = work.look()?;
     let now_ns = work.worker.now_ns();
     let (plan, given_up) = match &wish.which {
-        Which::Rules { rules, filter, by, calendar } => (plan_by_rules(&refreshed, filter, rules, *by, calendar)?, Vec::new()),
+        Which::Rules { rules, filter, by, calendar } => {
+            filter.unknown_source(&refreshed.snapshots).iter().for_each(|unknown| work.monitor.warn(unknown));
+            (plan_by_rules(&refreshed, filter, rules, *by, calendar)?, Vec::new())
+        }
         Which::Named { snapshots, force } => {
             let (listed, given_up) = parted(&refreshed, snapshots);
             (named(&refreshed, &listed, *force, work.monitor)?, given_up)

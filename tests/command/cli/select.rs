@@ -94,6 +94,10 @@ fn several_sources_are_listed_in_a_form_that_can_be_pasted() {
     place.run(["show", "latest", "--source", &source[..3]]).failed(1, &["there is no snapshot of source"]);
     place.run(["show", "latest", "--source", "srv/ap"]).failed(1, &["did you mean `srv/app`?"]);
     assert_eq!(place.ok(["snapshots", "--source", "app"]).stdout.lines().last(), Some("1 snapshot"));
+    for args in [&["snapshots"][..], &["forget", "--keep-last", "1"]] {
+        let run = place.ok([args, &["--source", "srv/ap"]].concat());
+        assert_eq!(run.stderr, "warning: no snapshot is of source `srv/ap`; did you mean `srv/app`?\n");
+    }
     assert_eq!(place.json(["forget", "--keep-last", "1", "--source", "twice", "--dry-run"])["kept"], 2, "a name goes before a short name");
 }
 
