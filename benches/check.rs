@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 /// Snapshots taken unless the caller says otherwise.
 const STEPS: u32 = 160;
-/// Runs of which the fastest counts.
+/// Runs. The fastest counts.
 const RUNS: usize = 5;
 /// Chunks that are read at once when their plain bytes are written out.
 const CHUNKS_AT_ONCE: usize = 4096;

@@ -32,7 +32,7 @@ use rusqlite::Connection;
 const MB: u32 = 1000;
 /// pgbench's scale, unless the caller says otherwise: 300 MB of dump.
 const SCALE: u32 = 20;
-/// Runs of which the median counts.
+/// Runs. The median counts.
 const RUNS: usize = 3;
 const NAMES: [&str; 2] = ["memory.db", "model_registry.db"];
 

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 /// Entries, unless the caller says otherwise.
 const ENTRIES: i64 = 10_000;
-/// Runs of which the median counts.
+/// Runs. The median counts.
 const RUNS: usize = 7;
 const PASSPHRASE: &str = "bench";
 

@@ -6,7 +6,7 @@
 //! A throw-away server holds pgbench at `--scale` and a table of text, as in `benches/dumps.rs`; between two dumps there are pgbench traffic, edits of
 //! the text, now and then a VACUUM. At each step, in turns that move on by one: `pg_dump -Fc -Z0 > /dev/null`, which is as fast as a dump can be had;
 //! `icecore backup postgres`; `pg_dump -Fc -Z0 | restic backup --stdin`; the same into `borg create ... -`. The first dump goes into `--rounds` new
-//! repositories, of which the last one goes on. Programs are looked for in `--peers` and in PATH. The bound of bytes is
+//! repositories; the last one goes on. Programs are looked for in `--peers` and in PATH. The bound of bytes is
 //! `zstd -3 --long=31 --patch-from` of the dump before.
 //!
 //! CPU is that of the clients: the programs and the pg_dump that feeds them, not the server.

@@ -24,7 +24,7 @@ use icecore::store::format::snapshot::{SnapshotRecord, SnapshotStats, SourceRef,
 use icecore::store::repo::{InitOptions, OpenOptions, Repository, SessionOptions, WriteSession};
 use zeroize::Zeroizing;
 
-/// Runs with a catalog, of which the median counts.
+/// Runs with a catalog. The median counts.
 const RUNS: usize = 9;
 const HOUR_NS: i64 = 3_600_000_000_000;
 

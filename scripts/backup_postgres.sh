@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Backs up a PostgreSQL database into a repository, and exports the snapshot to a directory: DATABASE.pgdump (for pg_restore), schema.sql,
-# globals.sql (roles and tablespaces), checksums.txt, manifest.json. The directory changes in one step, and only when all is well.
+# globals.sql (roles and tablespaces), checksums.txt, manifest.json. The directory changes in one step, and only if everything succeeds.
 #
-# The exported files are not encrypted, so globals.sql is without password verifiers unless --role-passwords is given, which needs a superuser
-# and an encrypted repository. Other options go to `icecore backup postgres` as they are.
+# The exported files are not encrypted. So globals.sql has no password verifiers, unless --role-passwords is given. This option needs a superuser
+# and an encrypted repository. All other options go to `icecore backup postgres`.
 #
 # The repository is ICECORE_REPOSITORY, else `icecore-repository` beside the directory, made on first use. Its passphrase comes from
 # ICECORE_PASSWORD, ICECORE_PASSWORD_FILE or ICECORE_PASSWORD_COMMAND, else from `icecore-repository.key` beside it, made on first use too.
@@ -26,8 +26,8 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-# A first backup of a server that does not answer is to leave nothing behind, so it is asked first, where there is a psql to do that. What else may be
-# wrong `icecore` says.
+# Asks the server first, if there is a psql: a first backup of a server that does not answer must not leave an empty repository. `icecore` reports
+# everything else that is wrong.
 connect_first() {
     local repository=${ICECORE_REPOSITORY:-$(dirname -- "$out")/icecore-repository}
     if [ -e "$repository/config" ] || ! command -v psql >/dev/null; then
@@ -40,6 +40,7 @@ connect_first() {
 [ -n "$out" ] || usage_error "--out-dir is missing"
 
 connect_first
+find_icecore
 prepare_repository "$out"
 init_if_missing
 backup_to "$out" backup postgres --dsn "$dsn" "${passwords[@]}" "${others[@]}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Backs up the memory and the model registry, both at one instant, into a repository, and exports the snapshot to a directory:
-# memory.db, model_registry.db, checksums.txt, manifest.json. The directory changes in one step, and only when all is well.
+# memory.db, model_registry.db, checksums.txt, manifest.json. The directory changes in one step, and only if everything succeeds.
 #
 # The repository is ICECORE_REPOSITORY, else `icecore-repository` beside the directory, made on first use. Its passphrase comes from
 # ICECORE_PASSWORD, ICECORE_PASSWORD_FILE or ICECORE_PASSWORD_COMMAND, else from `icecore-repository.key` beside it, made on first use too.
@@ -32,6 +32,7 @@ for database in "${databases[@]}"; do
     [ -e "${database#*=}" ] || { echo "error: ${database#*=}: no such file; check the path; $out stays as it was" >&2; exit 1; }
 done
 
+find_icecore
 prepare_repository "$out"
 init_if_missing
 backup_to "$out" backup sqlite "${databases[@]}"

@@ -1,27 +1,30 @@
-# Finds the program, for the other scripts: sets `icecore`. In this order: ICECORE_BIN, an installed one, one built here, one built now.
-# Sourced, not run; `scripts` is the directory that it lies in.
+# What the other scripts share. They source this file; `scripts` is its directory.
 
-if [ -n "${ICECORE_BIN:-}" ]; then
-    icecore=$ICECORE_BIN
-elif command -v icecore >/dev/null; then
-    icecore=$(command -v icecore)
-else
-    icecore=$scripts/../target/release/icecore
-    if [ ! -x "$icecore" ]; then
-        command -v cargo >/dev/null || { echo "error: icecore is not installed, and there is no cargo to build it" >&2; exit 1; }
-        echo "icecore is not installed: building it (some minutes, once)" >&2
-        cargo build --release --locked --quiet --manifest-path "$scripts/../Cargo.toml" --target-dir "$scripts/../target" --bin icecore >&2
+# Finds the program, and sets `icecore`. It takes the first of these: ICECORE_BIN, an installed program, one that was built here, one that it
+# builds now.
+find_icecore() {
+    if [ -n "${ICECORE_BIN:-}" ]; then
+        icecore=$ICECORE_BIN
+    elif command -v icecore >/dev/null; then
+        icecore=$(command -v icecore)
+    else
+        icecore=$scripts/../target/release/icecore
+        if [ ! -x "$icecore" ]; then
+            command -v cargo >/dev/null || { echo "error: icecore is not installed, and there is no cargo to build it" >&2; exit 1; }
+            echo "icecore is not installed: building it (some minutes, once)" >&2
+            cargo build --release --locked --quiet --manifest-path "$scripts/../Cargo.toml" --target-dir "$scripts/../target" --bin icecore >&2
+        fi
     fi
-fi
+}
 
-# The message and the code that usage errors have everywhere.
+# Usage errors have the same form and exit code in all scripts.
 usage_error() {
     echo "error: $1" >&2
     echo "$usage" >&2
     exit 2
 }
 
-# The repository and its passphrase beside the directory that an export goes to: `prepare_repository DIR`. Both are made on first use, unless the
+# `prepare_repository DIR` sets the repository and its passphrase. Both are beside the export's directory DIR and are made on first use, unless the
 # environment names others.
 prepare_repository() {
     local above
@@ -36,7 +39,7 @@ prepare_repository() {
         return
     fi
     if [ -e "$ICECORE_REPOSITORY/config" ]; then
-        # One that is not encrypted has no keys.
+        # A repository that is not encrypted has no keys.
         if [ -z "$(ls -A -- "$ICECORE_REPOSITORY/keys" 2>/dev/null)" ]; then
             unset ICECORE_PASSWORD_FILE
             return
@@ -45,7 +48,7 @@ prepare_repository() {
         exit 12
     fi
     mkdir -p -- "$(dirname -- "$ICECORE_PASSWORD_FILE")"
-    # Complete before it has its name, and never in the place of another one.
+    # The key is complete before it gets its name, and never replaces another key.
     local fresh
     fresh=$(umask 077 && mktemp -- "$ICECORE_PASSWORD_FILE.XXXXXX")
     od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n' >"$fresh"
@@ -54,13 +57,13 @@ prepare_repository() {
     ln -- "$fresh" "$ICECORE_PASSWORD_FILE" 2>/dev/null || true
     rm -f -- "$fresh"
     echo "made a key for the repository: $ICECORE_PASSWORD_FILE" >&2
-    echo "Keep a copy of it in a safe place elsewhere: without it the snapshots cannot be read; whoever has it and the repository can read them." >&2
+    echo "Keep a copy of it in a safe place elsewhere: without it the snapshots cannot be read. Anyone who has the key and the repository can read them." >&2
 }
 
 # Makes the repository if it is not there.
 init_if_missing() {
     local code=0
-    # A repository that is there makes `init` fail, before it asks for anything.
+    # If another process makes the repository meanwhile, `init` fails, and that is fine.
     [ -e "$ICECORE_REPOSITORY/config" ] || "$icecore" -q init || code=$?
     [ "$code" = 0 ] || [ -e "$ICECORE_REPOSITORY/config" ] || exit "$code"
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Restores a PostgreSQL database from a file that backup_postgres.sh has made. Its checksum, if there is a checksums.txt beside it, is verified
-# before anything is touched. The database is made anew beside the old one, loaded and verified; only then it takes the name, and the old one is
-# kept as NAME_pre_restore_TIMESTAMP. No repository is needed. Other options, such as --as NAME, --jobs N or --disconnect, go to `icecore restore`.
+# Restores a PostgreSQL database from a file that backup_postgres.sh has made. If there is a checksums.txt beside it, the checksum is verified first.
+# A new database is made beside the old one, loaded and verified. Then it takes the name, and the old one is kept as
+# NAME_pre_restore_TIMESTAMP. No repository is needed. Other options, such as --as NAME, --jobs N or --disconnect, go to `icecore restore`.
 set -euo pipefail
 usage="usage: restore_postgres.sh --dsn DSN --backup-file FILE [OPTION...]"
 scripts=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -24,4 +24,5 @@ done
 [ -n "$file" ] || usage_error "--backup-file is missing"
 [ -f "$file" ] || { echo "error: $file: no such file; check the path; nothing was changed" >&2; exit 1; }
 
+find_icecore
 exec "$icecore" restore --from-file "$file" --dsn "$dsn" "${others[@]}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Restores the memory and the model registry from a directory that backup_sqlite.sh has made. Its checksums, if there are any, are verified
-# before anything is touched. What is there is kept as FILE.pre_restore.TIMESTAMP. No repository is needed.
+# Restores the memory and the model registry from a directory that backup_sqlite.sh has made. If it has checksums, they are verified before
+# anything is changed. The old files are kept as FILE.pre_restore.TIMESTAMP. No repository is needed.
 set -euo pipefail
 usage="usage: restore_sqlite.sh --backup-dir DIR [--memory-db FILE] [--registry-db FILE]"
 scripts=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -30,4 +30,5 @@ for target in "${targets[@]}"; do
     mkdir -p -- "$(dirname -- "${target#*=}")"
 done
 
+find_icecore
 exec "$icecore" restore --from-dir "$from" "${targets[@]}"

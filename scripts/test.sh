@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the form of the sources and runs every test, after installing what is missing. Needs Rust (rustup.rs).
 #   bash scripts/test.sh [--quick]
-# --quick is for the time between two changes: it leaves out what needs servers and what takes long. README.md says what that is.
+# --quick is for the time between two changes: it leaves out the tests that need servers or take long. CONTRIBUTING.md lists them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +28,8 @@ missing=()
 command -v cc >/dev/null || missing+=(build-essential)
 command -v python3 >/dev/null || missing+=(python3)
 command -v openssl >/dev/null || missing+=(openssl)
+# The commands of the documents use it.
+command -v sqlite3 >/dev/null || missing+=(sqlite3)
 [ ${#missing[@]} = 0 ] || install "${missing[@]}"
 
 # The script at the end of store-format.md reads repositories with Python modules; the tests start `python3`. What comes from PyPI stays below
@@ -40,7 +42,7 @@ if ! python3 -c 'import zstandard, blake3, cryptography, argon2' 2>/dev/null || 
     say "installing Python modules from PyPI, in a virtual environment: $modules: $venv"
     python3 -m venv --system-site-packages "$venv"
     export PATH="$venv/bin:$PATH"
-    # Debian has no blake3 for Python. Its zstandard is enough for the rest: the tests look at /usr/bin/python3, too.
+    # Debian has no blake3 for Python. Its zstandard is enough for the other tests: they look at /usr/bin/python3, too.
     # shellcheck disable=SC2086
     if ! python3 -m pip install -q $modules 2>/dev/null; then
         python3 -c 'import zstandard' 2>/dev/null || install python3-zstandard
@@ -50,13 +52,13 @@ fi
 
 [ -n "$quick" ] || bash scripts/test-servers.sh
 
-# What makes a second build quick makes the first one slower, and an automatic run has only one.
+# Incremental builds make the first build slower. An automatic run has only one build.
 [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
-# The fuzz targets: libfuzzer itself, which is C++, is not needed to see whether they compile.
+# The fuzz targets. Checking whether they compile does not need libfuzzer itself, which is C++.
 CUSTOM_LIBFUZZER_PATH=$PWD/target/libnone.a cargo clippy --locked -p icecore-fuzz --lib --bins -- -D warnings
-# Many tests wait: for a server, a disk, a process to end. Others run meanwhile.
+# Many tests wait for a server, a disk or a process. Others run meanwhile.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$(($(nproc) * 2))}"
 if [ -n "$quick" ]; then
     exec env --default-signal=INT,QUIT,HUP cargo test --locked --lib --bins --test library --test command --test tidy -- \
@@ -66,7 +68,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 cargo test --locked --no-run
 # Some tests are about signals. A shell starts programs in the background with these signals ignored.
 tests() { env --default-signal=INT,QUIT,HUP cargo test --locked --no-fail-fast "$@"; }
-# The tests with PostgreSQL wait more than they compute. So they run beside the others, and tell what came out at the end.
+# The tests with PostgreSQL wait more than they compute. So they run beside the others, and their output comes at the end.
 tests --test postgres >target/postgres-tests.log 2>&1 &
 servers=$!
 outcome=0

@@ -1,7 +1,7 @@
 //! What is checked in beside the history of the git repository: sources of others that are kept in the repository and patched, tables of text that
 //! grow, and binary assets that are added and retouched.
 //!
-//! The sources are those of the crates that Cargo.lock names: whoever runs a bench has them.
+//! The sources are those of the crates that Cargo.lock names. A machine that built the bench has them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

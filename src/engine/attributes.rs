@@ -1,4 +1,4 @@
-//! Extended attributes of files and directories, access control lists among them.
+//! Reads the extended attributes of files and directories, with access control lists.
 
 use std::fs::Metadata;
 use std::io;
@@ -7,12 +7,12 @@ use std::path::Path;
 use super::stamp::meta_of;
 use crate::recorded::{Attribute, FileMeta};
 
-/// The attributes of a file that lies at this path, with its extended ones. Those of a symbolic link are its own, and there are none that are kept.
+/// The attributes of a file, with the extended ones. A symbolic link's own extended attributes are not stored.
 ///
 /// The file is not opened for reading: closing it would drop the locks that SQLite holds on it in this process.
 ///
 /// # Errors
-/// When the extended attributes cannot be read, or are more than a snapshot takes; then [`narrow`] says what is known of the file.
+/// If the extended attributes cannot be read or are more than a snapshot stores. Then [`narrow`] gives the rest.
 pub(crate) fn seen(path: &Path, metadata: &Metadata) -> io::Result<FileMeta> {
     let attributes = match metadata.is_symlink() {
         true => Vec::new(),
@@ -21,7 +21,8 @@ pub(crate) fn seen(path: &Path, metadata: &Metadata) -> io::Result<FileMeta> {
     Ok(FileMeta { attributes, ..meta_of(metadata) })
 }
 
-/// The attributes of a file whose access control list is not known: for its owner alone.
+/// The attributes of a file whose access control list is not known. The mode has only the owner's rights, as the list
+/// may give others fewer than the mode says.
 pub(crate) fn narrow(metadata: &Metadata) -> FileMeta {
     let meta = meta_of(metadata);
     FileMeta { mode: meta.mode & !0o077, ..meta }
@@ -36,16 +37,18 @@ fn read(path: &Path, metadata: &Metadata) -> io::Result<Vec<Attribute>> {
     if linux::kept_names(path)?.is_empty() {
         return Ok(Vec::new());
     }
-    // By a descriptor, so that all is of one file, and of the one that was looked at: a path may lead elsewhere by now.
+    // Through a descriptor, so that all attributes are of one file. It must be the file of `metadata`: the path may
+    // lead to another one by now.
     let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let stat = fstat(&file)?;
+    // The types of these fields differ between architectures; all are unsigned and have at most 64 bits.
     if super::stamp::FileState::of(metadata).id() != (stat.st_dev as u64, stat.st_ino as u64) {
         return Err(io::Error::new(io::ErrorKind::NotFound, "another file took its place"));
     }
     linux::values(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
 
-/// Elsewhere they have other names and other lists, which are not stored.
+/// Other systems have other names and lists. They are not stored.
 #[cfg(not(target_os = "linux"))]
 fn read(_path: &Path, _metadata: &Metadata) -> io::Result<Vec<Attribute>> {
     Ok(Vec::new())
@@ -65,10 +68,10 @@ mod linux {
     /// The longest list of names (Linux: XATTR_LIST_MAX).
     const LIST_LEN_MAX: usize = 64 << 10;
 
-    /// Long enough for the names and values of most files.
+    /// The first length of the buffer. It is enough for most files.
     const SHORT: usize = 512;
 
-    /// The names of what is kept of the attributes that a path has, itself.
+    /// The names of those attributes of a file or link itself that are stored.
     pub(super) fn kept_names(path: &Path) -> io::Result<Vec<CString>> {
         names_in(&match sized(LIST_LEN_MAX, |buffer| llistxattr(path, buffer)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
@@ -76,14 +79,14 @@ mod linux {
         })
     }
 
-    /// What is kept of the attributes of a file, through a link to it.
+    /// The attributes of a file that are stored, read through the link to its descriptor.
     pub(super) fn values(link: &Path) -> io::Result<Vec<Attribute>> {
         let names = names_in(&sized(LIST_LEN_MAX, |buffer| listxattr(link, buffer))?)?;
         let mut attributes = Vec::with_capacity(names.len());
         let mut bytes = 0;
         for name in names {
             let value = match sized(ATTRIBUTE_LEN_MAX, |buffer| getxattr(link, &name, buffer)) {
-                // It went after it was listed.
+                // It was removed after it was listed.
                 Err(Errno::NODATA) => continue,
                 value => value?,
             };
@@ -103,7 +106,7 @@ mod linux {
         kept.map(|name| CString::new(name).map_err(io::Error::other)).collect()
     }
 
-    /// What a call writes into a buffer, which is made longer if it has to be.
+    /// The bytes that a call writes into a buffer. If the short buffer is not enough, the longest is tried.
     fn sized(longest: usize, call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
         let mut buffer = vec![0; SHORT];
         let len = match call(&mut buffer) {

@@ -1,4 +1,9 @@
-//! A program whose output is captured while something looks at it as it flows by.
+//! Runs a program whose output is stored and parsed at the same time.
+//!
+//! A thread reads the pipe, gives the bytes to a parser (`watch`), and passes each block on to the reader that stores
+//! it. Both see all bytes, and the slower one sets the pace. Guarantee: [`Running::finish`] succeeds only if the
+//! program has ended with exit code 0 and its output is known to be complete. The memory is bounded by the queue of
+//! blocks.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -14,15 +19,16 @@ use crate::progress::Monitor;
 
 /// Bytes that are read at once.
 const BLOCK_LEN: usize = 64 << 10;
-/// Bytes that the pipe is to hold, so that the program seldom waits: what Linux allows to everybody (pipe(7), `pipe-max-size`); by itself it is 64 KiB.
+/// The length of the pipe, so that the program seldom waits. Linux allows this to every user (pipe(7),
+/// `pipe-max-size`); the default is 64 KiB.
 #[cfg(target_os = "linux")]
 const PIPE_LEN: usize = 1 << 20;
-/// Blocks that may wait for who stores them.
+/// Blocks that may wait for the reader that stores them.
 const QUEUE: usize = 32;
-/// Of a program that has ended well, though its output has not.
+/// The error for a program that has ended with exit code 0, but whose output has not ended.
 const HELD: &str = "has ended, but another process that it started holds its output open and writes nothing, so it cannot be known whether all of it has come";
 const HELD_ADVICE: &str = "let it wait for what it starts, or send the output of that elsewhere (`>/dev/null`)";
-/// Bytes that are kept of the first and of the last messages of a program.
+/// Bytes that are kept from the start of a program's messages, and as many from their end.
 const MESSAGES_KEPT: usize = 4 << 10;
 
 /// A running program. Dropping it ends the program.
@@ -33,16 +39,17 @@ pub(crate) struct Running<T> {
     messages: Messages<String>,
 }
 
-/// What a program has left behind.
+/// The results of a program that has ended.
 pub(crate) struct Finished<T> {
-    /// What was seen of its output.
+    /// The result of the parser.
     pub(crate) seen: T,
-    /// Its standard error, shortened in the middle if it is long.
+    /// Its standard error. If it is long, the middle is left out.
     pub(crate) messages: String,
 }
 
 impl<T: Send + 'static> Running<T> {
-    /// Starts a program. Its output goes through `watch`, which must read it to the end, and to the reader that is returned, at the slower one's pace.
+    /// Starts a program. Its output goes to `watch`, which must read it to the end, and to the reader that is returned.
+    /// The slower one sets the pace.
     ///
     /// # Errors
     /// [`Error::Source`] if it cannot be started.
@@ -56,7 +63,7 @@ impl<T: Send + 'static> Running<T> {
         let stdout = program.stdout();
         #[cfg(target_os = "linux")]
         if let Some(stdout) = &stdout {
-            // A smaller pipe only makes the program wait more often.
+            // If this fails, the program only waits more often.
             let _ = rustix::pipe::fcntl_setpipe_size(stdout, PIPE_LEN);
         }
         let messages = Messages::collect(&mut program, collect).map_err(failed)?;
@@ -65,16 +72,18 @@ impl<T: Send + 'static> Running<T> {
         Ok((Running { name: name.to_owned(), program, watch: Some(watching), messages }, output))
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the program.
     ///
     /// # Errors
-    /// [`Error::Source`], with the program's messages, if it has failed, or if its output has no end that can be trusted; [`Error::Cancelled`].
+    /// [`Error::Source`] with the program's messages if it has failed, or if it is not known whether its output is
+    /// complete; [`Error::Cancelled`].
     pub(crate) fn finish(self, monitor: &dyn Monitor) -> Result<Finished<T>> {
         self.finish_or(", so there is no snapshot", monitor)
     }
 
-    /// The same, with what follows from a failure.
+    /// Like [`Running::finish`], with a text for the consequence of a failure.
     pub(crate) fn finish_or(mut self, consequence: &str, monitor: &dyn Monitor) -> Result<Finished<T>> {
+        // First the output, then the status: a program that waits for its reader does not end.
         let watch = self.watch.take();
         wait_for(monitor, || watch.as_ref().is_none_or(JoinHandle::is_finished).then_some(()))?;
         let panicked = |panic| Error::panicked("reading what a program wrote", panic);
@@ -90,32 +99,33 @@ impl<T: Send + 'static> Running<T> {
         }
         match seen {
             Some(seen) => Ok(Finished { seen, messages }),
-            None => Err(Error::source(&self.name, "its output could not be looked at")),
+            None => Err(Error::source(&self.name, "its output could not be read")),
         }
     }
 }
 
-/// What a program writes to its standard error, collected while it runs.
+/// Collects a program's standard error while it runs. A program whose messages nobody reads would wait when the pipe is
+/// full.
 pub(crate) struct Messages<T>(Option<JoinHandle<T>>);
 
 impl<T: Default + Send + 'static> Messages<T> {
-    /// Begins to collect, by `read`, which reads to the end. The program must have been started with a pipe for its standard error.
+    /// Begins to collect with `read`, which must read to the end. The program must have a pipe for its standard error.
     ///
     /// # Errors
-    /// Those of starting a thread.
+    /// If no thread can be started.
     pub(crate) fn collect(program: &mut Program, read: impl FnOnce(Pipe<ChildStderr>) -> T + Send + 'static) -> std::io::Result<Self> {
         let stderr = program.stderr();
         let thread = std::thread::Builder::new().name("messages".to_owned());
         thread.spawn(move || stderr.map(read).unwrap_or_default()).map(|thread| Messages(Some(thread)))
     }
 
-    /// All of it, once the program has ended.
+    /// Everything that was collected. Waits for the end of the program.
     pub(crate) fn take(&mut self) -> T {
         self.0.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
-/// All of a program's messages, the middle of long ones left out.
+/// Reads a program's messages to their end. If they are long, the middle is left out.
 pub(crate) fn collect(mut input: impl Read) -> String {
     let (mut first, mut last, mut left_out) = (Vec::new(), Vec::new(), 0_usize);
     let mut buffer = [0; 4096];
@@ -141,11 +151,11 @@ pub(crate) fn collect(mut input: impl Read) -> String {
     text
 }
 
-/// Lets `watch` look at an input, which it must read to the end, on its way to the reader that is returned, at the slower one's pace. The reader ends where
-/// the input cannot be read any more: `watch` hears why.
+/// Gives the bytes of an input to `watch`, which must read it to the end, and to the reader that is returned. The
+/// slower one sets the pace. If the input cannot be read any more, `watch` gets the error and the reader just ends.
 ///
 /// # Errors
-/// Those of starting a thread.
+/// If no thread can be started.
 pub(crate) fn watched<T: Send + 'static>(
     input: Option<Box<dyn Read + Send>>,
     watch: impl FnOnce(&mut Tee) -> T + Send + 'static,
@@ -161,18 +171,20 @@ pub(crate) fn watched<T: Send + 'static>(
     Ok((watching, Box::new(Output { receiver, block: Arc::default(), at: 0 })))
 }
 
-/// A program's output on its way to who stores it.
+/// The parser's side: reads the input and passes each block on to the reader that stores it.
 pub(crate) struct Tee {
     input: Option<Box<dyn Read + Send>>,
     sender: SyncSender<Arc<Vec<u8>>>,
-    /// Blocks that the other side has or had, to be used again: those in the queue and few more.
+    /// Blocks that were passed on, to be used again when the other side has dropped them.
     sent: VecDeque<Arc<Vec<u8>>>,
+    /// The current block, and how much of it the parser has consumed.
     block: Arc<Vec<u8>>,
     at: usize,
 }
 
 impl Tee {
-    /// A block of full length: one that the other side has let go of, if there is one. It does so in their order.
+    /// A block of full length: the oldest one if the other side has dropped it (it drops them in order), else a new
+    /// one.
     fn free_block(&mut self) -> Vec<u8> {
         match self.sent.pop_front().map(Arc::try_unwrap) {
             Some(Ok(mut bytes)) => {
@@ -187,7 +199,8 @@ impl Tee {
         }
     }
 
-    /// Passes on what has not been looked at, so that the program's exit status stays its own.
+    /// Passes the rest on if the parser has stopped early. Without this the program would fail with a broken pipe, and
+    /// not with its own exit code.
     fn drain(&mut self) {
         self.at = self.block.len();
         while self.fill_buf().is_ok_and(|rest| !rest.is_empty()) {
@@ -196,7 +209,8 @@ impl Tee {
     }
 }
 
-/// Reads until the buffer is full or the input has ended: a program's pipe gives little at once, and to hand that on wakes other threads each time.
+/// Reads until the buffer is full or the input has ended. A pipe gives little at a time, and passing on small blocks
+/// would wake other threads each time.
 fn fill(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -205,7 +219,7 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
             Ok(got) => filled += got,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) if filled == 0 => return Err(e),
-            // It comes again when what has been read is used up.
+            // The next call, after these bytes, gets the error again.
             Err(_) => break,
         }
     }
@@ -221,7 +235,7 @@ impl BufRead for Tee {
             bytes.truncate(got);
             self.sent.push_back(std::mem::replace(&mut self.block, Arc::new(bytes)));
             self.at = 0;
-            // Nobody wants more: an end of the pipe that is closed tells the program.
+            // The reader was dropped. Dropping the input closes the pipe, and so tells the program.
             let closed = got > 0 && self.sender.send(Arc::clone(&self.block)).is_err();
             if closed {
                 self.input = None;
@@ -229,7 +243,7 @@ impl BufRead for Tee {
                 return Err(std::io::ErrorKind::BrokenPipe.into());
             }
         }
-        // Nothing would look like the end of the stream.
+        // An error and not an empty slice, which would look like the end of the stream.
         self.block.get(self.at..).ok_or_else(|| Error::bug_io("more was taken of a block than it has"))
     }
 
@@ -246,7 +260,7 @@ impl Read for Tee {
     }
 }
 
-/// The stored side.
+/// The reader's side, which is stored.
 struct Output {
     receiver: Receiver<Arc<Vec<u8>>>,
     block: Arc<Vec<u8>>,
@@ -254,7 +268,7 @@ struct Output {
 }
 
 impl Read for Output {
-    /// The end of the output is the end here too: whether the program did well is asked of [`Running::finish`].
+    /// Ends where the output ends. Whether that is the whole output, [`Running::finish`] says.
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.at >= self.block.len() {
             let Ok(block) = self.receiver.recv() else { return Ok(0) };

@@ -1,4 +1,7 @@
-//! Whatever a command writes to its standard output, as one stream.
+//! The engine for commands: the standard output of a command is one stream.
+//!
+//! Guarantee: there is a snapshot only if the command has ended with exit code 0 and its output is known to be
+//! complete. Its arguments are not recorded, since they may hold secrets.
 
 use std::ffi::OsString;
 use std::io::BufRead;
@@ -11,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, Flag, SourceKind};
 
-/// What a command writes.
+/// The output of a command.
 pub struct CommandEngine;
 
 impl super::Engine for CommandEngine {
@@ -28,11 +31,13 @@ impl super::Engine for CommandEngine {
     }
 }
 
-/// A command. Its identity is the stream's name, so that its history goes on when the command changes; its arguments, which may hold secrets,
-/// are not recorded. Its exit status decides: unless that is 0 there is no snapshot. No output at all makes a flagged one.
+/// A command. Its identity is the stream's name, so its history goes on when the command changes. An exit code other
+/// than 0 means that there is no snapshot. Without any output the snapshot is flagged. The command runs once for a
+/// snapshot.
 ///
-/// The output ends when nobody holds the pipe open any more. A process that the command leaves running may go on writing; one that holds the pipe and writes
-/// nothing for some seconds after the command's end fails the capture, as nobody can know whether the output is whole. It runs once for a snapshot.
+/// The output ends when no process holds the pipe open any more. A process that the command leaves running may go on
+/// writing. If it holds the pipe and writes nothing for some seconds after the command's end, the capture fails, since
+/// the output may be incomplete.
 #[derive(Debug)]
 pub struct CommandSource {
     name: String,
@@ -41,15 +46,15 @@ pub struct CommandSource {
 }
 
 impl CommandSource {
-    /// Names the stream and the command: the program and its arguments, with the surroundings that it is to have. It inherits none of icecore's
-    /// own variables, as the passphrase may be among them.
+    /// A stream's name, and the command with its arguments and environment. The command does not inherit icecore's own
+    /// variables, as the passphrase may be among them.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a name that no stream can have, or no command.
+    /// [`Error::InvalidArgument`] if no stream can have this name, or if there is no command.
     pub fn new(name: String, command: Vec<OsString>, environment: Environment) -> Result<Self> {
         super::name::check(&name, "--name NAME")?;
         match command.is_empty() {
-            true => Err(Error::InvalidArgument("name the command to run".to_owned())),
+            true => Err(Error::InvalidArgument("there is no command to run: give it after `--`".to_owned())),
             false => Ok(CommandSource { name, command, environment }),
         }
     }
@@ -116,7 +121,7 @@ impl Capture for CommandCapture<'_> {
     }
 }
 
-/// Bytes in all.
+/// Counts the bytes of the output.
 fn count(output: &mut Tee) -> u64 {
     let mut total = 0;
     while let Ok(bytes) = output.fill_buf() {
@@ -125,6 +130,7 @@ fn count(output: &mut Tee) -> u64 {
             break;
         }
         output.consume(got);
+        // usize fits u64 on every platform.
         total += got as u64;
     }
     total

@@ -1,4 +1,7 @@
-//! What the library is told of its surroundings, since it does not look at them itself.
+//! The environment variables and the user, as the caller passes them in. The library never reads its own environment.
+//!
+//! Guarantee: programs do not inherit icecore's variables, which may hold the passphrase. A throw-away server gets only
+//! what it needs to start.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -6,13 +9,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Where programs and their libraries are found.
+/// The variables that a server needs to find its programs and libraries.
 const SERVER_VARIABLES: [&str; 2] = ["PATH", "LD_LIBRARY_PATH"];
 
-/// The surroundings, as the caller found them.
+/// The environment, as the caller has found it.
 #[derive(Clone, Default)]
 pub struct Environment {
-    /// All variables. For PostgreSQL those that begin with `PG` count as libpq counts them. Programs inherit them, but none of icecore's own.
+    /// All variables. Those that begin with `PG` have the same meaning as for libpq. Programs inherit all but icecore's
+    /// own.
     pub variables: BTreeMap<OsString, OsString>,
     /// The user that this process runs as: libpq's default for the role.
     pub os_user: Option<String>,
@@ -39,20 +43,22 @@ impl Environment {
         self.variables.get(OsStr::new("PATH")).map(|path| std::env::split_paths(path).collect()).unwrap_or_default()
     }
 
-    /// Gives them to a program, without what begins with `ICECORE_`: the passphrase may be there.
+    /// Sets a program's environment to these variables, without those that begin with `ICECORE_`: the passphrase may be
+    /// among them.
     pub(super) fn give(&self, command: &mut Command) {
         let is_ours = |name: &OsString| name.to_str().is_some_and(|name| name.starts_with("ICECORE_"));
         command.env_clear().envs(self.variables.iter().filter(|(name, _)| !is_ours(name)));
     }
 
-    /// Gives a server that is made here what it needs to start, and nothing else: the code in a dump can read its variables, and many programs take secrets from theirs.
+    /// Sets a throw-away server's environment to what it needs to start, and nothing else. Code in a dump can read the
+    /// server's variables, and users keep secrets in theirs.
     pub(crate) fn give_to_server(&self, command: &mut Command) {
         let needed = self.variables.iter().filter(|(name, _)| SERVER_VARIABLES.iter().any(|needed| name.as_os_str() == *needed));
         command.env_clear().envs(needed).env("TZ", "UTC").env("LC_ALL", "C");
     }
 }
 
-/// Shows no values: some are secrets.
+/// Does not show values, as some are secrets.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment").field("variables", &self.variables.len()).field("os_user", &self.os_user).finish()

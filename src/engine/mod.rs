@@ -1,7 +1,9 @@
-//! What is special about each kind of source, and nothing else: one folder for each. An engine never sees the store: it gives streams through [`Capture`], and
-//! gets stored ones through [`stored::Stored`].
+//! The engines: one folder or file for each kind of source, with everything that is special about that kind.
 //!
-//! A kind of source is a folder, its [`Source`] and its [`Engine`], and a line in `ENGINES`.
+//! An engine never sees the store. It gives streams through [`Capture`] when a source is captured, and gets stored
+//! streams through [`stored::Stored`] when a snapshot is restored or drilled.
+//!
+//! A new kind of source needs a folder, its [`Source`] and its [`Engine`], and a line in `ENGINES`.
 
 pub(crate) mod attributes;
 pub(crate) mod child;
@@ -38,7 +40,8 @@ use crate::recorded::{EntryKind, FileMeta, Flag, SourceKind, TableContent};
 /// All kinds of sources.
 static ENGINES: [&dyn Engine; 4] = [&sqlite::SqliteEngine, &files::FilesEngine, &postgres::PostgresEngine, &command::CommandEngine];
 
-/// The engine of a kind of source. Of a kind that is none of them, one that takes every stream as bytes: a later version of icecore may have stored it.
+/// The engine of a kind of source. For an unknown kind, which a later version of icecore may have stored, it is one
+/// that takes every stream as bytes.
 pub fn of(kind: &SourceKind) -> &'static dyn Engine {
     ENGINES.into_iter().find(|engine| engine.kind() == *kind).unwrap_or(&unknown::UnknownEngine)
 }
@@ -48,7 +51,8 @@ pub trait Engine: Sync {
     /// The kind, as records have it.
     fn kind(&self) -> SourceKind;
 
-    /// Whether what it captures belongs to one machine. A server's databases are the same from whatever machine they are dumped.
+    /// Whether its sources belong to one machine. A server's databases do not: they are the same whichever machine
+    /// dumps them.
     fn is_of_host(&self) -> bool {
         true
     }
@@ -66,17 +70,18 @@ pub trait Engine: Sync {
         true
     }
 
-    /// Whether a stream is a database that can be asked for its content.
+    /// Whether a stream is a database.
     fn is_database(&self, _name: &[u8], kind: &EntryKind) -> bool {
         matches!(kind, EntryKind::Sqlite(_))
     }
 
-    /// What a stream is: `sqlite`, `pgdump`, `pgdir`, or `file` for anything else.
+    /// The word for a stream: `sqlite`, `pgdump`, `pgdir`, or `file` for anything else.
     fn stream_word(&self, _name: &[u8], kind: &EntryKind) -> &'static str {
         if matches!(kind, EntryKind::Sqlite(_)) { "sqlite" } else { "file" }
     }
 
-    /// What a stream says that is there to tell what the database in the others held. Records of SQLite databases have that themselves.
+    /// The evidence in a snapshot: tables and rows of its database, from a stream that was stored for this. `None` for
+    /// SQLite, as the records of its databases have this themselves.
     ///
     /// # Errors
     /// As reading the repository.
@@ -84,10 +89,11 @@ pub trait Engine: Sync {
         Ok(None)
     }
 
-    /// Checks the databases that were restored to a directory, as many at once as there are `threads`, and asks what must be true of them.
+    /// Checks the databases that were restored into a directory, in `threads` threads, and asks the assertions.
+    /// Findings are in the reports.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]. What a check finds is in its report.
+    /// [`Error::Cancelled`]
     fn verify(
         &self,
         dir: &Path,
@@ -105,99 +111,99 @@ pub trait Server {
     /// The kind of its sources.
     fn kind(&self) -> SourceKind;
 
-    /// For people: where it is asked.
+    /// The server, as messages name it.
     fn label(&self) -> String;
 
     /// Its databases.
     ///
     /// # Errors
-    /// [`Error::Source`] if it does not say.
+    /// [`Error::Source`] if they cannot be listed.
     fn databases(&self) -> Result<Databases>;
 
-    /// For people: what a database of it is called, whether or not it can be had.
+    /// One of its databases, as messages name it. This needs no connection.
     fn label_of(&self, database: &str) -> String;
 
-    /// A database of it, to be captured.
+    /// One of its databases as a source.
     ///
     /// # Errors
-    /// [`Error::Source`] if it cannot be had.
+    /// [`Error::Source`] if it cannot be connected to.
     fn source(&self, database: &str) -> Result<Box<dyn Source>>;
 }
 
 /// The databases of a server, sorted by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Databases {
-    /// Those that can be captured; templates too.
+    /// Databases that can be captured, the users' templates too.
     pub names: Vec<String>,
-    /// Those that cannot, or make no sense to capture, and why.
+    /// Databases that cannot or should not be captured, and why.
     pub passed_over: Vec<(String, String)>,
 }
 
-/// How a capture is compared with the last good state of its source, to see whether it lacks something.
+/// How a capture is compared with the last good state of its source, to find out whether it lacks something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// Databases that were named one by one: each that was there is missed.
+    /// Databases that the user has named: each that is gone counts as missing.
     Named,
-    /// Trees: databases are missed, files only if their whole directory is gone.
+    /// Trees: a database that is gone counts as missing, a file only if its whole directory is gone.
     Trees,
-    /// What programs write: the streams of one snapshot belong together.
+    /// Output of programs: all streams of a snapshot belong together.
     Programs,
 }
 
-/// What a stream says of the database in the others.
+/// The evidence of a database in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// The stream that says it.
+    /// The stream that has it.
     pub stream: Vec<u8>,
-    /// What its tables held.
+    /// The database's tables.
     pub tables: Vec<TableInspection>,
 }
 
-/// What a table held.
+/// Name, rows and content of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableInspection {
-    /// Its name, of PostgreSQL with its schema.
+    /// Its name; for PostgreSQL with its schema.
     pub name: Vec<u8>,
-    /// Its rows.
+    /// The number of its rows.
     pub rows: u64,
     /// The sum of the rows' hashes, as hex digits.
     pub content: String,
 }
 
 impl TableInspection {
-    /// Of what a record says.
+    /// From a record.
     pub fn of(table: &TableContent) -> Self {
         TableInspection { name: table.name.clone(), rows: table.rows, content: crate::id::to_hex(&table.sum) }
     }
 }
 
-/// Something that can be captured again and again.
+/// A source. It can be captured any number of times.
 pub trait Source: Send + Sync {
-    /// What this source is. Two backups with equal identities form one history.
+    /// The identity of this source. Snapshots with equal identities form one history.
     fn identity(&self) -> SourceDescription;
 
-    /// Whether the content of every stream is to be recorded: then one without a record in the parent is not among the known ones, though its files
-    /// look the same.
+    /// Whether the tables of every database are to be recorded. Then a stream without such a record in the parent is
+    /// not `known`, so that it is read even if its files look unchanged.
     fn wants_content(&self) -> bool {
         false
     }
 
-    /// Whether a capture has effects, so that there must not be a second one for the same snapshot.
+    /// Whether a capture may be made only once for a snapshot, since it has effects outside.
     fn runs_once(&self) -> bool {
         false
     }
 
-    /// Begins one reading. What is in one stream is consistent; whether all streams are of one instant, the source says in its facts.
+    /// Begins a capture. Each stream is consistent in itself. The facts say whether all streams are of one instant.
     ///
-    /// `known` knows what was recorded about the files of a stream when this host captured the parent snapshot; a stream whose files
-    /// still look the same may come back as [`Body::Unchanged`] (only by the rule documented in [`sqlite`]).
+    /// `known` has the stamps of the streams' files from the time when this host captured the parent. A stream whose
+    /// files look the same may come back as [`Body::Unchanged`], but only by the rule in [`sqlite`].
     ///
     /// # Errors
-    /// [`crate::Error::Source`] when a database cannot be read as one, [`crate::Error::Busy`] when it stays locked.
+    /// [`crate::Error::Source`] if a database cannot be read as one, [`crate::Error::Busy`] if it stays locked.
     fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>>;
 }
 
-/// What the files of the parent snapshot's streams looked like.
+/// The stamps of the parent's streams.
 pub trait Known: Sync {
     /// The stamp of the stream of this name, if it has one.
     fn stamp(&self, name: &[u8]) -> Option<Stamp>;
@@ -212,21 +218,21 @@ impl Known for HashMap<Vec<u8>, Stamp> {
 /// Names a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceDescription {
-    /// What sort of source.
+    /// The kind of source.
     pub kind: SourceKind,
-    /// The canonical parts that make its identity (paths with names), sorted.
+    /// The canonical parts of its identity (paths with names), sorted.
     pub parts: Vec<Vec<u8>>,
-    /// For people: the paths as given.
+    /// The text for messages: the paths as the user has given them.
     pub label: String,
 }
 
-/// One reading in progress. Streams come one after the other. The body of a stream is read and dropped before the next stream is asked for,
-/// so that a source can let go of what it holds for one stream alone.
+/// A capture in progress. Streams come one after the other. The caller reads and drops the body of a stream before it
+/// asks for the next one, so a source can release what it holds for a single stream.
 pub trait Capture: Send {
-    /// Bytes that will be read in all, for progress; `None` if only reading will show.
+    /// How many bytes will be read in all, for progress; `None` if this is not known before.
     fn total_bytes(&self) -> Option<u64>;
 
-    /// The files and directories that were named, of a source that is made of trees.
+    /// The files and directories that the user has named. Empty for sources that are not trees.
     fn roots(&self) -> Vec<NamedRoot> {
         Vec::new()
     }
@@ -234,28 +240,31 @@ pub trait Capture: Send {
     /// The next stream, or `None` after the last.
     fn next_stream(&mut self) -> Result<Option<CapturedStream>>;
 
-    /// Hears that the body of the stream given out last could not be read to its end, with the error that reading it
-    /// gave. On `Ok` the backup goes on without that stream, which the source has noted as skipped or gives out again in another way.
+    /// Is called with the error if the body of the last stream could not be read to its end. On `Ok` the backup goes on
+    /// without that stream; the source has recorded it as skipped, or will return it again in another way.
     ///
     /// # Errors
-    /// The same error, when the backup cannot do without the stream.
+    /// The same error, if the backup cannot do without the stream.
     fn unreadable(&mut self, error: Error) -> Result<()>;
 
-    /// Whether what is held open now, after the last call of [`Capture::next_stream`], makes writers of a database wait; then what is read is
-    /// set aside first and worked on after it was let go.
+    /// Whether the capture makes writers of a database wait at this point, after the last call of
+    /// [`Capture::next_stream`]. If so, the caller first only reads, and does the slow work after the database was
+    /// released.
     fn blocks_writers(&self) -> bool;
 
-    /// Whether reading the body of the stream given out last may wait for long, as for a program that has nothing to say. It costs a thread.
+    /// Whether reading the body of the last stream may block for long, as for a program that writes nothing. Then it is
+    /// read by a thread of its own.
     fn may_wait(&self) -> bool {
         true
     }
 
-    /// Hands over the stamps that there are so far; the report has only the others. A capture of few streams keeps all of them for its report.
+    /// Takes the stamps that there are so far; the report then has only the later ones. A capture of few streams keeps
+    /// them all for its report.
     fn take_stamps(&mut self) -> HashMap<Vec<u8>, Stamp> {
         HashMap::new()
     }
 
-    /// Lets go of everything and says what was found. All bodies must have been dropped or fully read.
+    /// Releases everything and returns the report. All bodies must have been dropped or read to their end.
     fn finish(self: Box<Self>) -> Result<CaptureReport>;
 }
 
@@ -263,9 +272,10 @@ pub trait Capture: Send {
 pub struct CapturedStream {
     /// Its name in the snapshot: unique, relative, `/` between parts, no `.` or `..` part.
     pub name: Vec<u8>,
-    /// What it is, with what is known about it.
+    /// Its kind, with details of that kind.
     pub kind: EntryKind,
-    /// Mode, times, owner, where it is a file. If its body is [`Body::Unchanged`] and there is nothing here, these have not changed either.
+    /// Mode, times and owner, if it is a file. `None` with [`Body::Unchanged`] means that these have not changed
+    /// either.
     pub meta: Option<FileMeta>,
     /// Its bytes.
     pub body: Body,
@@ -280,17 +290,18 @@ impl CapturedStream {
 
 /// The bytes of a stream.
 pub enum Body {
-    /// Has none: a directory, a link.
+    /// No bytes: a directory or a link.
     None,
-    /// A file of fixed-size pages, readable at any place by several threads.
+    /// A file of fixed-size pages. Several threads can read it at any place.
     Pages(Arc<dyn PageRead>),
-    /// Anything else, from front to back. A read error means that the source cannot be read, not that it has ended.
+    /// Anything else, read from front to back. A read error means that the source cannot be read, not that it has
+    /// ended.
     Bytes(Box<dyn Read + Send>),
-    /// As `Bytes`, of a file with holes.
+    /// Like `Bytes`, for a file with holes.
     Sparse {
         /// The bytes and holes.
         input: Box<dyn Holes + Send>,
-        /// How long all of it is.
+        /// The length in bytes, with the holes.
         len: u64,
     },
     /// The same bytes as in the parent snapshot, without reading them.
@@ -310,21 +321,22 @@ pub trait PageRead: Send + Sync {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
 }
 
-/// What a capture found out by its end.
+/// The results of a capture at its end.
 #[derive(Debug, Clone, Default)]
 pub struct CaptureReport {
     /// Reasons why this capture, or a stream of it, should not count as good.
     pub flags: Vec<Flag>,
-    /// What could not be read; the rest was captured, and the backup is incomplete. Each line is the detail of a flag, too, unless nothing is lost
-    /// that a user may want back.
+    /// What could not be read. The rest was captured, and the backup is incomplete. Each line is also the detail of a
+    /// flag, unless nothing is lost that a user may want back.
     pub skipped: Vec<String>,
-    /// What was left out because the user, or icecore, wants it so.
+    /// What was left out on purpose, by the user's rules or icecore's own.
     pub left_out: files::LeftOut,
-    /// Facts for the record: `instant` = `proven`, `locked` or `each` (every database has its own), `sqlite` = library version.
+    /// Facts for the record: `instant` = `proven`, `locked` or `each` (every database has its own), `sqlite` = library
+    /// version.
     pub facts: Vec<(String, String)>,
-    /// Per stream what its files looked like before reading, for the next capture's `known`.
+    /// Stamps by stream, taken before its files were read, for the next capture's `known`.
     pub stamps: HashMap<Vec<u8>, Stamp>,
-    /// Per stream what the tables of a database held, where that was summed up.
+    /// The tables of a database by stream, if they were summed.
     pub contents: HashMap<Vec<u8>, Vec<TableContent>>,
 }
 
@@ -333,10 +345,10 @@ pub struct CaptureReport {
 pub struct NamedRoot {
     /// Its path.
     pub path: std::path::PathBuf,
-    /// What the names of its streams begin with; empty for a directory that was named alone.
+    /// The start of the names of its streams; empty for a directory that is the only root.
     pub prefix: Vec<u8>,
 }
 
-/// What the files of one stream looked like. Only ever compared for equality; stays on the host that took it.
+/// The state of a stream's files (see `stamp`). It never leaves the host that took it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(pub Vec<u8>);

@@ -1,12 +1,13 @@
-//! Names of streams.
+//! Checks the names of streams that users give. A stream can become a file in an export, so a name must not lead out of
+//! a directory.
 
 use crate::error::{Error, Result};
 
-/// Refuses a name that no stream may have: an absolute one, or with an empty part, `.` or `..`. `hint` says how to give another one.
+/// Refuses an absolute name, and one with an empty part, `.` or `..`. `hint` is the option that gives another name.
 pub(super) fn check(name: &str, hint: &str) -> Result<()> {
     let bad_part = |part: &str| part.is_empty() || part == "." || part == "..";
     if name.split('/').any(bad_part) || name.contains('\0') {
-        return Err(Error::InvalidArgument(format!("{name:?} is no name for a stream; give another one: {hint}")));
+        return Err(Error::InvalidArgument(format!("{name:?} cannot be the name of a stream; give another one: {hint}")));
     }
     Ok(())
 }

@@ -1,8 +1,11 @@
-//! A program that runs for us, with all that it starts.
+//! Runs a program and ends it with all processes that it has started.
 //!
-//! It leads a process group of its own, so that a shell's children end with the shell. It is asked to end (SIGTERM), as PostgreSQL's programs then tell the
-//! server to stop what it does for them; what is still there after [`ENDING_MAX`] is killed. Where icecore runs in the foreground of a terminal the program
-//! stays in its group: it may ask for a password there, and the terminal sends Ctrl-C to both.
+//! The program leads a process group of its own, so that a shell's children end with the shell. To end it, it gets
+//! SIGTERM first: PostgreSQL's programs then cancel what the server does for them. What is still there after
+//! [`ENDING_MAX`] is killed.
+//!
+//! If icecore runs in the foreground of a terminal, the program stays in icecore's group: it may ask for a password
+//! there, and Ctrl-C reaches both.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,31 +23,34 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_pro
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
-/// How long what was asked to end may take, before it is killed.
+/// How long processes may take to end before they are killed.
 const ENDING_MAX: Duration = Duration::from_secs(2);
-/// How often something that is waited for is looked at, at most.
+/// The longest pause between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often it is asked whether to go on waiting for bytes.
+/// How often a reader that waits for bytes checks whether to go on.
 const LOOK_PIPE: Duration = Duration::from_millis(100);
-/// How long a pipe may stay open without a byte after its program has ended well: another process that the program started holds it.
+/// How long a pipe may stay open without a byte after its program has ended with exit code 0. Another process that the
+/// program has started holds it.
 const HELD_MAX: Duration = Duration::from_secs(5);
 
 /// A running program. Dropping it ends it and its group.
 pub(crate) struct Program {
     child: Child,
-    /// Whether its group is its own.
+    /// Whether it leads a process group of its own.
     leads: bool,
     watch: Arc<Watch>,
+    /// The exit status, once it was waited for.
     status: Option<ExitStatus>,
+    /// Whether `end` was called.
     has_ended: bool,
 }
 
-/// What those who read a program's pipes have to know.
+/// State that the program shares with the readers of its pipes.
 struct Watch {
     pid: Option<Pid>,
-    /// Nobody wants more.
+    /// Readers give up.
     stop: AtomicBool,
-    /// The program has ended, but not its output.
+    /// The program has ended with exit code 0, but its output has not ended.
     held: AtomicBool,
 }
 
@@ -55,13 +61,13 @@ enum State {
 }
 
 impl Watch {
-    /// Asks without reaping, so that the process id stays its own.
+    /// The program's state. It is not reaped here, so its process id stays its own.
     fn state(&self) -> State {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         match self.pid.map(|pid| waitid(WaitId::Pid(pid), options)) {
             Some(Ok(None)) => State::Running,
             Some(Ok(Some(status))) if status.exit_status() != Some(0) => State::Failed,
-            // One that was reaped already is judged by who did so.
+            // If it was reaped already, `Program::wait` judges its status.
             _ => State::EndedWell,
         }
     }
@@ -71,7 +77,7 @@ impl Program {
     /// Starts a program.
     ///
     /// # Errors
-    /// Those of starting it.
+    /// If it cannot be started.
     pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
         let leads = !is_in_foreground();
         if leads {
@@ -88,19 +94,20 @@ impl Program {
         self.child.stdin.take()
     }
 
-    /// Its standard output, once. Reading it fails where another process holds it open after the program has ended: see [`Program::is_held`].
+    /// Its standard output, once. Reading fails if another process holds it open after the program has ended: see
+    /// [`Program::is_held`].
     pub(crate) fn stdout(&mut self) -> Option<Pipe<ChildStdout>> {
         let input = self.child.stdout.take()?;
         Some(Pipe { input, watch: Arc::clone(&self.watch), patience: HELD_MAX, quiet_since: None })
     }
 
-    /// Its standard error, once. It ends with the program: what others write there later are no messages of its own.
+    /// Its standard error, once. It ends with the program. What other processes write there later is not read.
     pub(crate) fn stderr(&mut self) -> Option<Pipe<ChildStderr>> {
         let input = self.child.stderr.take()?;
         Some(Pipe { input, watch: Arc::clone(&self.watch), patience: Duration::ZERO, quiet_since: None })
     }
 
-    /// Whether its output was given up because another process held it open.
+    /// Whether reading its output was given up because another process held it open.
     pub(crate) fn is_held(&self) -> bool {
         self.watch.held.load(Ordering::Acquire)
     }
@@ -113,13 +120,14 @@ impl Program {
         let status = wait_for(monitor, || self.child.try_wait().transpose())?.map_err(|e| Error::source(name, e))?;
         self.status = Some(status);
         match monitor.cancelled() && !status.success() {
-            // Ctrl-C on a terminal has ended it, too.
+            // Ctrl-C on the terminal has ended the program too, so its failure is the user's stop.
             true => Err(Error::Cancelled),
             false => Ok(status),
         }
     }
 
-    /// Ends it, and what is left of its group unless it has ended well: then that may be meant to stay.
+    /// Ends the program and the rest of its group. If the program has already ended with exit code 0, the rest of its
+    /// group may be meant to stay, and nothing is ended.
     pub(crate) fn end(&mut self) {
         self.watch.stop.store(true, Ordering::Release);
         if std::mem::replace(&mut self.has_ended, true) {
@@ -138,7 +146,7 @@ impl Program {
         };
         if self.leads || self.status.is_none() {
             let _ = signal(Signal::TERM);
-            // One that is suspended hears nothing else.
+            // A suspended process acts on SIGTERM only when it runs again.
             let _ = signal(Signal::CONT);
         }
         if self.status.is_none() {
@@ -149,7 +157,8 @@ impl Program {
             }
         }
         if self.leads {
-            // While anybody is in the group its number is nobody else's.
+            // As long as a process is in the group, no other group can get its number, so the signal below hits the
+            // right one.
             until(&mut || test_kill_process_group(pid).is_err());
             if test_kill_process_group(pid).is_ok() {
                 let _ = kill_process_group(pid, Signal::KILL);
@@ -164,7 +173,7 @@ impl Drop for Program {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Calls `ask` until there is an answer, with pauses that grow.
 ///
 /// # Errors
 /// [`Error::Cancelled`]
@@ -189,7 +198,7 @@ fn is_in_foreground() -> bool {
     group.is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
-/// What is wrong with an exit status.
+/// The text of a failed exit status; `None` for success.
 pub(crate) fn failure(status: ExitStatus) -> Option<String> {
     match (status.success(), status.code(), status.signal()) {
         (true, ..) => None,
@@ -205,12 +214,14 @@ impl<R: AsFd> AsFd for Pipe<R> {
     }
 }
 
-/// One of a program's pipes. Reading it never waits for longer than anybody wants to.
+/// One of a program's pipes. A read gives up when the program is ended, or when it has ended and nothing comes any
+/// more.
 pub(crate) struct Pipe<R> {
     input: R,
     watch: Arc<Watch>,
+    /// How long to wait for bytes after the program has ended.
     patience: Duration,
-    /// Since when nothing has come although the program has ended.
+    /// Since when nothing has come after the program's end.
     quiet_since: Option<Instant>,
 }
 
@@ -231,13 +242,13 @@ impl<R: Read + AsFd> Read for Pipe<R> {
             }
             match self.watch.state() {
                 State::Running => {}
-                // Looks once more after its end: it may have written just before.
+                // Polls once more after the program's end: it may have written just before.
                 _ if self.quiet_since.is_none() => {
                     self.quiet_since = Some(Instant::now());
                     pause = Timespec::default();
                     continue;
                 }
-                // Whoever holds the pipe, the output is of no use.
+                // The output of a failed program is not used, so it does not matter who holds the pipe.
                 State::Failed => return Ok(0),
                 State::EndedWell if self.patience.is_zero() => return Ok(0),
                 State::EndedWell if self.quiet_since.is_some_and(|since| since.elapsed() >= self.patience) => {

@@ -1,7 +1,8 @@
-//! Reading what may wait for long, so that whoever reads can stop at once.
+//! Reads an input that may block for long, so that the caller can still stop at once.
 //!
-//! A read that waits for a program or a network cannot be taken back. So a thread of its own reads ahead, and the caller, who waits for that thread only for a
-//! moment at a time, leaves it where it is: it ends with its read, which the end of the program or of this process brings about.
+//! A blocking read from a program or a network cannot be interrupted. So a thread reads ahead, and the caller waits for
+//! the thread only a moment at a time. When the caller stops, it leaves the thread alone. The thread ends when its read
+//! returns: at the latest with the program that it reads from, or with this process.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -13,13 +14,14 @@ use crate::error::Result;
 const BLOCK_LEN: usize = 256 << 10;
 /// Blocks that may wait for the caller.
 const QUEUE: usize = 2;
-/// How often it is asked whether to go on waiting.
+/// How often the caller checks whether to go on waiting.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Reads from a thread that reads ahead.
 pub(crate) struct Pump<'a> {
-    /// An empty block is the end.
+    /// Blocks from the thread. An empty one is the end.
     blocks: Receiver<io::Result<Vec<u8>>>,
+    /// Used blocks, for the thread to fill again.
     used: SyncSender<Vec<u8>>,
     block: Vec<u8>,
     at: usize,
@@ -28,10 +30,11 @@ pub(crate) struct Pump<'a> {
 }
 
 impl<'a> Pump<'a> {
-    /// Begins to read. `go_on` is asked again and again while nothing comes: once it fails, so does reading. The input is dropped before its end is seen here.
+    /// Begins to read. While nothing comes, `go_on` is called repeatedly; if it fails, reading fails. The input is
+    /// dropped before the caller sees its end.
     ///
     /// # Errors
-    /// Those of starting a thread.
+    /// If no thread can be started.
     pub(crate) fn start(mut input: Box<dyn Read + Send>, go_on: &'a dyn Fn() -> Result<()>) -> io::Result<Self> {
         let (sender, blocks) = sync_channel(QUEUE);
         let (used, spare) = sync_channel::<Vec<u8>>(QUEUE);
@@ -45,6 +48,7 @@ impl<'a> Pump<'a> {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     Err(e) => break Err(e),
                 }
+                // The caller has stopped.
                 if sender.send(Ok(block)).is_err() {
                     return;
                 }

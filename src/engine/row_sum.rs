@@ -1,12 +1,12 @@
-//! A fingerprint of rows that does not depend on their order.
+//! A sum over the rows of a table that does not depend on their order.
 
 use std::fmt;
 
 use crate::id::from_hex;
 
-/// The sum of the BLAKE3 hashes of rows, each taken as a number of 256 bits with its lowest byte first, modulo 2^256. Tables with equal rows have
-/// equal sums in whatever order the rows lie, and no rows that differ are known to have equal ones: a row that comes twice counts twice,
-/// unlike with XOR.
+/// The sum of the BLAKE3 hashes of rows, each taken as a little-endian number of 256 bits, modulo 2^256. Tables with
+/// the same rows have the same sum, whatever the order of the rows. No different rows with the same sum are known.
+/// Unlike with XOR, a row that occurs twice counts twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowSum([u64; 4]);
 
@@ -31,7 +31,7 @@ impl RowSum {
         }
     }
 
-    /// The number with its lowest byte first.
+    /// The number in little-endian order.
     pub(super) fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
         bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.0).for_each(|(to, word)| *to = word.to_le_bytes());
@@ -47,7 +47,7 @@ impl RowSum {
     }
 }
 
-/// 64 hexadecimal digits, the highest first.
+/// Writes 64 hexadecimal digits, the most significant first.
 impl fmt::Display for RowSum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().rev().try_for_each(|word| write!(f, "{word:016x}"))

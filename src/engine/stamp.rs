@@ -1,9 +1,12 @@
-//! When a file may be taken as unchanged without reading it.
+//! Stamps: when a file counts as unchanged without being read.
 //!
-//! A stamp holds device, inode, size, modification and change time, taken *before* the content is read. It is given out only if the last
-//! change was then more than [`SETTLED`] old, so that a later write within the clock's granularity cannot go unseen, and only if the file
-//! system is a local one that keeps change times itself. It holds for [`READ_AGAIN_AFTER`]; then the content is read all the same. The
-//! change time cannot be set by anyone, so a copy over the file that keeps size and modification time is seen.
+//! A stamp has device, inode, size, modification time and change time, taken *before* the content is read. A file gets
+//! one only if its last change is older than [`SETTLED`], since a later write within the granularity of the clock would
+//! not change the times, and only on a local file system that keeps change times itself. A stamp holds for
+//! [`READ_AGAIN_AFTER`]; then the content is read anyway.
+//!
+//! No program can set the change time. So a file is read again even if its size and modification time were restored
+//! after a change.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -15,17 +18,17 @@ use serde::{Deserialize, Serialize};
 use super::Stamp;
 use crate::recorded::FileMeta;
 
-/// How old the last change must be for a stamp to be given out.
+/// How old the last change of a file must be before it gets a stamp.
 pub(super) const SETTLED: Duration = Duration::from_secs(2);
 
-/// How long a stamp saves reading.
+/// How long a stamp holds.
 pub(super) const READ_AGAIN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Most bytes of an encoded stamp.
+/// Longest encoded stamp, in bytes.
 pub(super) const STAMP_BYTES_MAX: usize = 512;
 
-/// Version of the encoding of a plain file's stamp; a stamp of another one is no stamp. Far from those of databases, so that neither is
-/// taken for the other.
+/// Version of the encoding of a plain file's stamp. A stamp of another version does not count. The numbers of
+/// databases' stamps are far from this, so neither is taken for the other.
 const PLAIN_VERSION: u8 = 102;
 
 const NS_PER_S: i64 = 1_000_000_000;
@@ -47,12 +50,13 @@ pub(super) struct PlainStamp {
     file: FileState,
     /// When the content was last read, nanoseconds since 1970-01-01 UTC.
     read_ns: i64,
-    /// Whether the snapshot has all attributes of the file that are kept. Their change sets the change time, so then they are as they were, too.
+    /// Whether the snapshot has all the file's attributes. Changing one sets the change time, so with an equal stamp
+    /// they are unchanged too.
     pub(super) has_attributes: bool,
 }
 
 impl PlainStamp {
-    /// As it is kept.
+    /// Its encoding.
     pub(super) fn encoded(&self) -> Option<Stamp> {
         bincode::serde::encode_to_vec(self, bincode::config::standard()).ok().map(Stamp)
     }
@@ -77,16 +81,17 @@ impl FileState {
 
     /// Whether the last change was over [`SETTLED`] ago.
     pub(super) fn is_settled(&self, now_ns: i64) -> bool {
-        now_ns.checked_sub(SETTLED.as_nanos() as i64).is_some_and(|settled| self.ctime_ns < settled && self.mtime_ns < settled)
+        now_ns.checked_sub(span_ns(SETTLED)).is_some_and(|settled| self.ctime_ns < settled && self.mtime_ns < settled)
     }
 
-    /// The stamp of a plain file on a local file system that looked like this at `now`, before its content was read, if it may have one.
+    /// The stamp of a plain file on a local file system with this state at `now`, before its content is read. `None` if
+    /// its last change is too recent.
     pub(super) fn plain_stamp(&self, now: SystemTime, has_attributes: bool) -> Option<Stamp> {
         let read_ns = to_ns(now).filter(|&now_ns| self.is_settled(now_ns))?;
         PlainStamp { version: PLAIN_VERSION, file: *self, read_ns, has_attributes }.encoded()
     }
 
-    /// What a stamp says, if it proves that this plain file has not changed.
+    /// The decoded stamp, if it shows that this plain file has not changed.
     pub(super) fn unchanged_since(&self, known: &Stamp, now: SystemTime) -> Option<PlainStamp> {
         let config = bincode::config::standard().with_limit::<STAMP_BYTES_MAX>();
         let (stamp, used) = bincode::serde::decode_from_slice::<PlainStamp, _>(&known.0, config).ok()?;
@@ -95,7 +100,7 @@ impl FileState {
     }
 }
 
-/// The attributes that are stored of a file, but for the extended ones.
+/// The attributes of a file that are stored, without the extended ones.
 pub(crate) fn meta_of(metadata: &Metadata) -> FileMeta {
     FileMeta {
         mode: metadata.mode() & 0o7777,
@@ -107,7 +112,7 @@ pub(crate) fn meta_of(metadata: &Metadata) -> FileMeta {
     }
 }
 
-/// How many bytes of a file take no space. Short files that a file system keeps elsewhere than in blocks have no holes.
+/// How many bytes of a file are holes. Some file systems store short files without blocks; these do not count as holes.
 fn holes_of(metadata: &Metadata) -> u64 {
     /// The smallest hole that most file systems have.
     const HOLE_LEN_MIN: u64 = 4096;
@@ -115,27 +120,34 @@ fn holes_of(metadata: &Metadata) -> u64 {
     if holes < HOLE_LEN_MIN { 0 } else { holes }
 }
 
-/// Whether what was read then need not be read again yet.
+/// Whether the time of the last read is recent enough. A time in the future is not: the clock was set back.
 pub(super) fn is_fresh(read_ns: i64, now: SystemTime) -> bool {
     let age = to_ns(now).and_then(|now_ns| now_ns.checked_sub(read_ns));
-    age.is_some_and(|age| (0..READ_AGAIN_AFTER.as_nanos() as i64).contains(&age))
+    age.is_some_and(|age| (0..span_ns(READ_AGAIN_AFTER)).contains(&age))
 }
 
-/// Nanoseconds since 1970-01-01 UTC; `None` before it and after 2262.
+/// A span in nanoseconds; the longest possible one if it does not fit.
+fn span_ns(span: Duration) -> i64 {
+    i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Nanoseconds since 1970-01-01 UTC; `None` for times before that and after 2262.
 pub(super) fn to_ns(time: SystemTime) -> Option<i64> {
     i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
-/// Whether a file is on a file system of this machine that is known to keep change times itself: on network and FUSE file systems attributes
-/// may be cached or made up.
+/// Whether a file is on a local file system that is known to keep change times itself. On network and FUSE file systems
+/// attributes may be cached or invented.
 #[cfg(target_os = "linux")]
 pub(super) fn is_local(path: &Path) -> bool {
     // Magic numbers of statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS, bcachefs, overlayfs.
     const LOCAL: [u32; 8] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010, 0x2FC1_2FC1, 0xCA45_1A4E, 0x794C_7630];
+    // The type of the field differs between architectures, and may be signed; a magic number has 32 bits, which the
+    // cast keeps.
     rustix::fs::statfs(path).is_ok_and(|fs| LOCAL.contains(&(fs.f_type as u32)))
 }
 
-/// Elsewhere there is no list of trusted file systems yet, so everything is read.
+/// On other systems no file system is trusted yet, so every file is read.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn is_local(_path: &Path) -> bool {
     false

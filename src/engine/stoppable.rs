@@ -1,14 +1,15 @@
-//! Work that hears nothing of the user's wish to stop unless it is told.
+//! Interrupts blocking work when the user asks to stop, such as a statement that runs on a server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::progress::Monitor;
 
-/// How often it is asked whether to stop.
+/// How often the monitor is asked whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Does this work. When the user asks to stop, `stop` is called again and again until the work has ended.
+/// Does this work. When the user asks to stop, `stop` is called repeatedly until the work has ended. It may have no
+/// effect at first, if the work is between two statements.
 pub(in crate::engine) fn stoppable<T>(monitor: &dyn Monitor, stop: impl Fn() + Send + Sync, work: impl FnOnce() -> T) -> T {
     let has_ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -20,7 +21,7 @@ pub(in crate::engine) fn stoppable<T>(monitor: &dyn Monitor, stop: impl Fn() + S
                 std::thread::park_timeout(LOOK);
             }
         });
-        // Also if the work panics: nobody would end the watcher.
+        // Ends the watcher even if the work panics. Else the scope would wait for it forever.
         let _end = End(&has_ended, watcher.thread().clone());
         work()
     })

@@ -1,4 +1,5 @@
-//! What an engine sees of a snapshot: its streams, as `ops` reads them out of the store.
+//! How an engine reads a snapshot: the trait that `ops` implements over the store. So engines do not depend on the
+//! store.
 
 use std::io::BufRead;
 
@@ -10,17 +11,17 @@ use crate::recorded::{EntryKind, SourceKind, TableContent};
 pub struct StreamInfo {
     /// Its name.
     pub name: Vec<u8>,
-    /// What it is.
+    /// Its kind.
     pub kind: EntryKind,
-    /// Its bytes.
+    /// Its length in bytes.
     pub len: u64,
-    /// What the tables of a database held at the capture, if that was recorded.
+    /// The tables of a database at the capture, if they were recorded.
     pub tables: Vec<TableContent>,
 }
 
 /// The streams of one snapshot.
 pub trait Stored: Send + Sync {
-    /// What sort of source the snapshot is of.
+    /// The kind of the snapshot's source.
     fn kind(&self) -> &SourceKind;
 
     /// All its streams, in the order of the listing.
@@ -29,25 +30,26 @@ pub trait Stored: Send + Sync {
     /// The facts of its record, by name.
     fn facts(&self) -> &[(String, String)];
 
-    /// Whether nobody without the passphrase can have changed it.
+    /// Whether the repository is encrypted, so that only someone with the passphrase can have changed the snapshot.
     fn is_sealed(&self) -> bool;
 
-    /// The bytes of a stream from this offset on. Every byte that comes is verified. An error of reading holds an [`Error`] (`io::Error::downcast`).
+    /// The bytes of a stream from this offset on. Every byte is verified. A read error contains an [`Error`]
+    /// (`io::Error::downcast`).
     ///
     /// # Errors
     /// [`Error::NoSuch`] if there is no such stream; else as reading the repository.
     fn open(&self, name: &[u8], offset: u64) -> Result<Box<dyn BufRead + '_>>;
 }
 
-/// A stream of this name.
+/// The stream with this name.
 pub fn find<'s>(stored: &'s dyn Stored, name: &[u8]) -> Option<&'s StreamInfo> {
     stored.streams().iter().find(|stream| stream.name == name)
 }
 
-/// All bytes of a short stream.
+/// Reads a short stream into memory.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if it has more than `len_max` bytes: no writer makes such a stream. Else as [`Stored::open`].
+/// [`Error::Corrupt`] if it has more than `len_max` bytes, which no writer stores. Else as [`Stored::open`].
 pub(in crate::engine) fn read_all(stored: &dyn Stored, stream: &StreamInfo, len_max: u64) -> Result<Vec<u8>> {
     let name = String::from_utf8_lossy(&stream.name);
     if stream.len > len_max {
@@ -59,7 +61,7 @@ pub(in crate::engine) fn read_all(stored: &dyn Stored, stream: &StreamInfo, len_
     Ok(bytes)
 }
 
-/// The error that reading a stored stream gave.
+/// The [`Error`] inside a read error of a stored stream.
 pub(in crate::engine) fn error_in(e: std::io::Error, name: &str) -> Error {
     e.downcast::<Error>().unwrap_or_else(|e| Error::source(name, format!("cannot be read: {e}")))
 }

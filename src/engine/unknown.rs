@@ -1,9 +1,9 @@
-//! Snapshots of a kind of source that this program has no engine for.
+//! The engine for snapshots of unknown kinds of sources, which a later version of icecore has stored.
 
 use super::Comparison;
 use crate::recorded::SourceKind;
 
-/// Stands for every kind that is not known: its snapshots are listed, checked, restored and exported as streams of bytes.
+/// Stands for every unknown kind. Its snapshots are listed, checked, restored and exported as streams of bytes.
 pub(super) struct UnknownEngine;
 
 impl super::Engine for UnknownEngine {

@@ -1,11 +1,15 @@
-//! Which streams of a snapshot are not good, and which snapshots have the newest good state of each stream.
+//! Says which streams of a snapshot are not good, and which snapshots hold the newest good state of each stream.
 //!
-//! A flag names a stream or none. A snapshot with flags that name streams is good in everything else. So the newest good state of a stream is in the
-//! newest snapshot of the source that is not flagged as a whole and has no flag about this stream. A stream that such a snapshot does not hold, and
-//! that no flag names, was deleted by a user: its absence is the newest good state. All this follows from records alone, without their listings.
+//!
+//! A flag is about one stream or about the whole snapshot. A snapshot whose flags all name streams is good in
+//! everything else. So the newest good state of a stream is in the newest snapshot of the source that is not flagged
+//! as a whole and has no flag about this stream. If such a snapshot lacks the stream, and no flag names it, a user
+//! has deleted it: then its absence is the newest good state. All this follows from the records alone, without
+//! listings.
 
 use std::collections::BTreeSet;
 
+use crate::ops::number::wide;
 use crate::recorded::Flag;
 use crate::store::format::snapshot::SnapshotRecord;
 
@@ -14,17 +18,18 @@ use crate::store::format::snapshot::SnapshotRecord;
 pub enum Gaps {
     /// Every stream: the snapshot is flagged as a whole.
     All,
-    /// These streams and directories, with all below them. None of them lies below another. Without any the snapshot is good.
+    /// These streams and directories, with everything below them. None of them is below another. If empty, the
+    /// snapshot is good.
     Streams(BTreeSet<Vec<u8>>),
 }
 
 impl Gaps {
-    /// Of a good snapshot.
+    /// The gaps of a good snapshot.
     pub fn none() -> Self {
         Gaps::Streams(BTreeSet::new())
     }
 
-    /// What these flags say.
+    /// The gaps that these flags make.
     pub fn of(flags: &[Flag]) -> Self {
         match flags.iter().map(|flag| flag.stream.clone()).collect::<Option<BTreeSet<Vec<u8>>>>() {
             None => Gaps::All,
@@ -32,15 +37,16 @@ impl Gaps {
         }
     }
 
-    /// What the flags of a snapshot say. One that has no other streams than flagged ones is good in nothing.
+    /// The gaps of a snapshot. If every stream that it has is flagged, it is good in nothing.
     pub fn of_snapshot(record: &SnapshotRecord) -> Self {
+        // These two codes are about streams that the snapshot does not have.
         let is_there = |flag: &&Flag| flag.code != "missing" && flag.code != "incomplete";
         let flagged: BTreeSet<&[u8]> = record.flags.iter().filter(is_there).filter_map(|flag| flag.stream.as_deref()).collect();
-        let all_flagged = !record.flags.is_empty() && flagged.len() as u64 >= record.entries;
+        let all_flagged = !record.flags.is_empty() && wide(flagged.len()) >= record.entries;
         if all_flagged { Gaps::All } else { Gaps::of(&record.flags) }
     }
 
-    /// Leaves out what lies below another one.
+    /// Leaves out names that are below another one.
     fn tidy(streams: BTreeSet<Vec<u8>>) -> Self {
         let kept = streams.iter().filter(|stream| !ancestors(stream).any(|above| streams.contains(above)));
         Gaps::Streams(kept.cloned().collect())
@@ -63,6 +69,7 @@ impl Gaps {
     pub fn and(&self, other: &Gaps) -> Gaps {
         match (self, other) {
             (Gaps::All, gaps) | (gaps, Gaps::All) => gaps.clone(),
+            // A name is in both if the other set has it or a directory above it.
             (Gaps::Streams(own), Gaps::Streams(others)) => {
                 let covered = own.iter().filter(|stream| other.covers(stream));
                 Gaps::tidy(covered.chain(others.iter().filter(|stream| self.covers(stream))).cloned().collect())
@@ -81,21 +88,23 @@ fn ancestors(name: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub struct Holder<T> {
     /// The snapshot.
     pub snapshot: T,
-    /// The streams that no newer snapshot has in a good state.
+    /// The streams for which no newer snapshot has a good state.
     pub wanted: Gaps,
-    /// Those of them that this one has not, either.
+    /// Those of them for which this one has no good state either.
     pub left: Gaps,
 }
 
 impl<T> Holder<T> {
-    /// Whether it is the one that has the newest good state of this stream.
+    /// Whether it holds the newest good state of this stream.
     pub fn holds(&self, stream: &[u8]) -> bool {
         self.wanted.covers(stream) && !self.left.covers(stream)
     }
 }
 
-/// Those of the snapshots of one source, given from the newest to the oldest, that have the newest good state of some stream; again from the newest.
+/// The snapshots of one source that hold the newest good state of some stream, the newest first. They are given from
+/// the newest to the oldest.
 pub fn holders<T>(newest_first: impl IntoIterator<Item = (T, Gaps)>) -> Vec<Holder<T>> {
+    // At first the good state of every stream is missing. Each snapshot in turn leaves only its own gaps missing.
     let mut wanted = Gaps::All;
     let mut holders = Vec::new();
     for (snapshot, gaps) in newest_first {
@@ -103,6 +112,7 @@ pub fn holders<T>(newest_first: impl IntoIterator<Item = (T, Gaps)>) -> Vec<Hold
             break;
         }
         let left = wanted.and(&gaps);
+        // It narrows what is still missing, so it holds something.
         if left != wanted {
             holders.push(Holder { snapshot, wanted: std::mem::replace(&mut wanted, left.clone()), left });
         }

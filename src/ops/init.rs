@@ -1,4 +1,4 @@
-//! Making a repository.
+//! Makes a repository.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub struct InitReport {
     pub location: String,
     /// Whether it takes a passphrase.
     pub encrypted: bool,
-    /// Percent of parity in packs; 0: none.
+    /// Percent of parity in packs; 0 for none.
     pub parity: u8,
 }
 
@@ -30,14 +30,14 @@ impl Report for InitReport {
     }
 }
 
-/// Makes a repository, and has this machine know it. There is no journal yet that could be told.
+/// Makes a repository, and remembers it on this machine. There is no journal yet, so no entry is written.
 ///
 /// # Errors
-/// As of [`Repository::init`].
+/// The errors of [`Repository::init`].
 pub fn init(backend: &dyn Backend, options: &InitOptions, cache_dir: &Path) -> Result<InitReport> {
     let (encrypted, parity) = (options.passphrase.is_some(), options.parity_percent);
     let (repository, location) = (Repository::init(backend, options)?, backend.location());
-    // Without this the first command that opens it would do it.
+    // A failure is ignored: the first command that opens the repository does the same.
     let _ = remember_made(cache_dir, &location, repository, encrypted);
     Ok(InitReport { repository, location, encrypted, parity })
 }

@@ -1,4 +1,8 @@
-//! The journal: what was done to a repository, by whom, and how it ended. An operation tells it when it has ended, well or not; it decides nothing.
+//! The journal: what was done to a repository, by whom, and how it ended. Each operation writes one entry when it has
+//! ended, well or not.
+//!
+//! The journal decides nothing: no operation depends on an entry, and a damaged or missing entry harms no
+//! snapshots. Entries are sorted by the clocks of their writers.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,22 +12,24 @@ use serde::{Serialize, Serializer};
 use super::mark::Author;
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
+use crate::ops::number::{micros, wide};
 use crate::progress::Monitor;
 use crate::store::format::log::{LOG_DETAIL_LEN_MAX, LOG_ENTRIES_KEPT, LOG_SNAPSHOTS_MAX, LogRecord};
 use crate::store::repo::{LogName, Repository, each_in_threads};
 
-/// Entries that are read at once by all threads: what is read too many when few are wanted.
+/// Number of entries that are read at once by all threads. When few are wanted, at most this many are read in vain.
 const BATCH: usize = 256;
-/// The longest of the other texts of an entry, in bytes, of which there are at most 4 and two in each fact; of a longer one its start is kept.
+/// The longest of the other texts of an entry, bytes; a longer one is cut. There are at most 4 of them, and two in
+/// each fact.
 const WORD_LEN_MAX: usize = 400;
 /// The most facts of an entry.
 const FACTS_MAX: usize = 16;
 
-/// The fact that names the source of a backup as its snapshots do, also where the source could not be found.
+/// The fact that names the source of a backup as its snapshots do, even if the source could not be found.
 pub const LABEL_FACT: &str = "label";
 /// The fact that names the kind of the source of a backup: [`crate::recorded::SourceKind::name`].
 pub const KIND_FACT: &str = "kind";
-/// The fact that names the machine that a backup was to record, if that was not the one it ran on.
+/// The fact that names the machine to record, if it is not the one that the backup ran on.
 pub const HOST_FACT: &str = "host";
 /// The fact that says how much a check read: `none`, `part` or `all`.
 pub const READ_DATA_FACT: &str = "read_data";
@@ -33,7 +39,7 @@ pub const READ_DATA_FACT: &str = "read_data";
 pub enum Operation {
     /// A capture.
     Backup,
-    /// Streams were given back as files or into a server.
+    /// Streams were restored as files or into a server.
     Restore,
     /// A snapshot was written out as flat files.
     Export,
@@ -41,15 +47,15 @@ pub enum Operation {
     Forget,
     /// Space was freed.
     Prune,
-    /// Damage was mended.
+    /// Damage was healed or mended.
     Repair,
     /// The repository was looked at for damage.
     Check,
-    /// Something was stated about a snapshot.
+    /// A mark was put on a snapshot.
     Mark,
-    /// A restore was rehearsed and what came out was verified.
+    /// A snapshot was restored for a test, and the result was verified.
     Drill,
-    /// Somebody wrote something down.
+    /// A user wrote a note.
     Note,
 }
 
@@ -100,15 +106,15 @@ impl Operation {
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// All of it was done.
+    /// Everything was done.
     Done,
-    /// It was done, but something is missing, or what came of it is flagged.
+    /// It was done, but something is missing or flagged.
     Incomplete,
-    /// Stored data is damaged, or what was restored is not what it should be.
+    /// Stored data is damaged, or a restored database is not what it should be.
     Damaged,
     /// It was not done.
     Failed,
-    /// Somebody stopped it.
+    /// The user stopped it.
     Interrupted,
 }
 
@@ -124,7 +130,7 @@ impl Outcome {
         }
     }
 
-    /// What `icecore` exits with.
+    /// The exit code of `icecore`.
     pub fn exit_code(self) -> u8 {
         match self {
             Outcome::Done => 0,
@@ -135,36 +141,36 @@ impl Outcome {
         }
     }
 
-    /// How an operation ended that failed with this.
+    /// The outcome of an operation that failed with this error.
     pub(super) fn of(error: &Error) -> Self {
         let others = [Outcome::Incomplete, Outcome::Damaged, Outcome::Interrupted];
         others.into_iter().find(|outcome| outcome.exit_code() == error.exit_code()).unwrap_or(Outcome::Failed)
     }
 }
 
-/// What an operation tells the journal when it has ended.
+/// The content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// What was done.
     pub operation: Operation,
     /// How it ended.
     pub outcome: Outcome,
-    /// What the program exits with.
+    /// The exit code of the program.
     pub exit_code: u8,
     /// How long it took.
     pub duration: Duration,
-    /// The source that it was about, if it was one.
+    /// The source that it was about, if there was one.
     pub source: Option<SourceId>,
-    /// The snapshots that it made, read or dropped. Of more than [`LOG_SNAPSHOTS_MAX`] the first are named.
+    /// The snapshots that it made, read or dropped. An entry has the first [`LOG_SNAPSHOTS_MAX`].
     pub snapshots: Vec<SnapshotId>,
-    /// For people; no secrets. Of more than [`LOG_DETAIL_LEN_MAX`] bytes the first are kept.
+    /// Text for people, without secrets. An entry has the first [`LOG_DETAIL_LEN_MAX`] bytes.
     pub detail: String,
-    /// More, by name.
+    /// Further facts, by name.
     pub facts: Vec<(String, String)>,
 }
 
-/// Writes an entry, durably, at the time of `author`: that of the clock, right or wrong, so that a clock that jumped shows; times before 1970 count
-/// as 1970.
+/// Writes an entry, durably, with the time of `author`. That is the clock's time even if it is wrong, so that a clock
+/// that jumped is visible. Times before 1970 count as 1970.
 ///
 /// # Errors
 /// [`Error::Backend`]; then there is no entry, or one that may not survive a power cut.
@@ -172,7 +178,7 @@ pub fn record(repo: &Repository, event: &Event, author: &Author) -> Result<LogNa
     let facts = event.facts.iter().take(FACTS_MAX).map(|(name, value)| (word(name), word(value)));
     repo.write_log(&LogRecord {
         time_ns: author.now_ns.max(0),
-        duration_us: event.duration.as_micros() as u64,
+        duration_us: micros(event.duration),
         host: word(&author.host),
         user: word(&author.user),
         tool: concat!("icecore ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -181,18 +187,18 @@ pub fn record(repo: &Repository, event: &Event, author: &Author) -> Result<LogNa
         exit_code: event.exit_code,
         source: event.source,
         snapshots: event.snapshots.iter().take(LOG_SNAPSHOTS_MAX).copied().collect(),
-        snapshots_total: event.snapshots.len() as u64,
+        snapshots_total: wide(event.snapshots.len()),
         detail: start_of(&event.detail, LOG_DETAIL_LEN_MAX),
         facts: facts.collect(),
     })
 }
 
-/// A name or a value as an entry keeps it.
+/// A name or value, cut to the length that an entry keeps.
 pub(super) fn word(text: &str) -> String {
     start_of(text, WORD_LEN_MAX)
 }
 
-/// The start of a text, whole characters.
+/// The start of a text, cut between characters.
 fn start_of(text: &str, len_max: usize) -> String {
     let end = (0..=len_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
@@ -201,24 +207,24 @@ fn start_of(text: &str, len_max: usize) -> String {
 /// Which entries are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// Only those written at this time or later, nanoseconds since 1970 UTC by the clocks of their writers.
+    /// Only entries written at this time or later, nanoseconds since 1970 UTC by the clocks of their writers.
     pub since_ns: Option<i64>,
-    /// Only those about snapshots whose id, in hex digits, starts so.
+    /// Only entries about snapshots whose id begins with these hex digits.
     pub snapshot: Option<String>,
-    /// Only the newest so many.
+    /// At most this many, the newest.
     pub limit: Option<usize>,
 }
 
 /// Entries of the journal.
 #[derive(Debug, Default)]
 pub struct Journal {
-    /// Those that can be read, oldest first by the clocks of their writers.
+    /// The readable entries, oldest first by the clocks of their writers.
     pub entries: Vec<(LogName, LogRecord)>,
-    /// What cannot be read of those that were looked at.
+    /// The errors of entries that were looked at and cannot be read.
     pub unreadable: Vec<Error>,
 }
 
-/// Reads entries, from the newest back, no more than are needed.
+/// Reads entries from the newest back, not many more than needed.
 ///
 /// # Errors
 /// [`Error::Backend`], [`Error::Cancelled`]; damage is in the result.
@@ -241,7 +247,8 @@ pub fn read(repo: &Repository, query: &Query, monitor: &dyn Monitor) -> Result<J
     Ok(journal)
 }
 
-/// Gives the entries, newest first, until `take` wants no more. What cannot be read of those that were looked at is given back.
+/// Gives `take` the entries, newest first, until it returns `false`. Returns the errors of entries that were looked
+/// at and cannot be read.
 ///
 /// # Errors
 /// [`Error::Backend`], [`Error::Cancelled`].
@@ -252,13 +259,14 @@ pub fn visit(
     take: &mut dyn FnMut(LogName, LogRecord) -> bool,
 ) -> Result<Vec<Error>> {
     let names = repo.list_log()?;
+    // Names are sorted by time, so the time alone says where to begin.
     let start = names.partition_point(|name| since_ns.is_some_and(|since| name.time_ns < since));
     let mut unreadable = Vec::new();
     for batch in names.get(start..).unwrap_or_default().rchunks(BATCH) {
         let read = Mutex::new(Vec::with_capacity(batch.len()));
         each_in_threads(repo.threads(), batch, monitor, |name| {
             let entry = match repo.read_log(name) {
-                // Removed since it was listed.
+                // Trimmed since it was listed.
                 Ok(None) => return Ok(()),
                 Ok(Some(entry)) => Ok(entry),
                 Err(error @ (Error::Corrupt { .. } | Error::UnsupportedFormat { .. })) => Err(error),
@@ -268,6 +276,7 @@ pub fn visit(
             Ok(())
         })?;
         let mut read = read.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // The threads finish in any order.
         read.sort_by(|(name, _), (other, _)| other.cmp(name));
         for (name, entry) in read {
             match entry {
@@ -283,7 +292,7 @@ pub fn visit(
     Ok(unreadable)
 }
 
-/// Removes the oldest entries beyond the newest [`LOG_ENTRIES_KEPT`]. Gives how many went.
+/// Removes all but the newest [`LOG_ENTRIES_KEPT`] entries. Returns how many were removed.
 ///
 /// # Errors
 /// [`Error::Backend`].

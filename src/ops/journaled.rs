@@ -1,6 +1,8 @@
-//! Operations that tell the journal: when they have ended, well or not, they write their entry themselves. It does not matter who calls them.
+//! Runs operations and writes a journal entry when each has ended, well or not. Callers need not do it.
 //!
-//! What only looks writes none, nor does what was asked for in a wrong way. That the journal cannot be written is a warning and changes nothing else.
+//!
+//! Operations that only look write no entry, and neither do calls with invalid arguments. If the entry cannot be
+//! written, that is a warning and changes nothing else. Passwords are hidden in all texts.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +15,7 @@ use crate::progress::Monitor;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Refreshed, Repository};
 
-/// Who is at work, on which machine, by which clock: the library looks at none of these by itself.
+/// Who is at work, on which machine, and by which clock. The library finds out none of these by itself.
 #[derive(Debug, Clone)]
 pub struct Worker {
     /// The machine's name.
@@ -25,7 +27,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// What the clock says, nanoseconds since 1970 UTC.
+    /// The clock's time, nanoseconds since 1970 UTC; negative before 1970.
     pub fn now_ns(&self) -> i64 {
         let nanos = |span: std::time::Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         match (self.clock)().duration_since(UNIX_EPOCH) {
@@ -34,46 +36,46 @@ impl Worker {
         }
     }
 
-    /// Who states something now.
+    /// The author of a mark or an entry made now.
     pub fn author(&self) -> Author {
         Author { now_ns: self.now_ns(), host: self.host.clone(), user: self.user.clone() }
     }
 }
 
-/// What every operation takes that tells the journal.
+/// The arguments of every operation with a journal entry.
 #[derive(Clone, Copy)]
 pub struct Work<'w> {
     /// The repository.
     pub repo: &'w Repository,
     /// Who is at work.
     pub worker: &'w Worker,
-    /// Hears of progress, and says when to stop.
+    /// Receives progress and warnings, and says when to stop.
     pub monitor: &'w dyn Monitor,
 }
 
-/// What an operation gives back.
+/// The report of an operation.
 pub trait Report {
     /// How it ended.
     fn outcome(&self) -> Outcome;
 }
 
-/// What an operation has to tell, filled in as it goes.
+/// What the journal entry will say. The operation fills it in as it goes, so that a failure has it, too.
 #[derive(Debug, Default)]
 pub(super) struct Story {
-    /// The source that it is about, if it is one.
+    /// The source that the operation is about, if there is one.
     pub source: Option<SourceId>,
     /// The snapshots that it made, read or dropped.
     pub snapshots: Vec<SnapshotId>,
-    /// For people. If the operation fails, the cause follows.
+    /// Text for people. If the operation fails, the cause is added.
     pub detail: String,
-    /// More, by name.
+    /// Further facts, by name.
     pub facts: Vec<(String, String)>,
-    /// Nothing is to be told: it only shows what it would do.
+    /// Whether no entry is written, because the operation only shows what it would do.
     pub untold: bool,
 }
 
 impl Story {
-    /// It is about this snapshot.
+    /// Says that the operation is about this snapshot.
     pub fn about(&mut self, id: SnapshotId, record: &SnapshotRecord) {
         self.snapshots.push(id);
         self.source = Some(record.source.id);
@@ -81,11 +83,12 @@ impl Story {
 }
 
 impl Work<'_> {
-    /// Does the work of an operation, and tells the journal how it ended.
+    /// Runs an operation and writes its journal entry.
     pub(super) fn journaled<R: Report>(&self, operation: Operation, work: impl FnOnce(&mut Story) -> Result<R>) -> Result<R> {
         let started = Instant::now();
         let mut story = Story::default();
         let ended = work(&mut story);
+        // A call with wrong arguments did nothing to the repository.
         if story.untold || matches!(ended, Err(Error::InvalidArgument(_))) {
             return ended;
         }
@@ -103,20 +106,21 @@ impl Work<'_> {
             detail: hidden(&detail),
             facts: story.facts.into_iter().map(|(name, value)| (name, hidden(&value))).collect(),
         };
+        // The operation has ended. A failure here must not change its result.
         if let Err(error) = record(self.repo, &event, &self.worker.author()) {
             self.monitor.warn(&format!("the journal could not be written: {error}"));
         }
         ended
     }
 
-    /// Looks at the repository, and says what cannot be read.
+    /// Refreshes the catalog, and warns of objects that cannot be read.
     pub(super) fn look(&self) -> Result<Refreshed> {
         let refreshed = self.repo.refresh()?;
         refreshed.damage.iter().for_each(|damage| self.monitor.warn(&damage.to_string()));
         Ok(refreshed)
     }
 
-    /// Says what is not good of a snapshot that is about to be used.
+    /// Warns of the flags of a snapshot that is going to be used.
     pub(super) fn warn_of_flags(&self, id: &SnapshotId, record: &SnapshotRecord) {
         for flag in &record.flags {
             self.monitor.warn(&format!("snapshot {} is flagged {}: {}", id.short(), flag.code, flag.detail));
@@ -124,6 +128,7 @@ impl Work<'_> {
     }
 }
 
+/// The text of a failed operation's entry.
 fn told(detail: String, error: &Error) -> String {
     let cause = format!("{error}{}", error.advice());
     if detail.is_empty() { cause } else { format!("{detail}: {cause}") }

@@ -1,6 +1,7 @@
-//! How values stand in the JSON of reports: docs/json.md has the documents.
+//! How values are written in the JSON of reports. docs/json.md describes the documents.
 //!
-//! Names and paths need not be UTF-8: then the text has replacement characters, and a field with `_hex` after its name has the bytes.
+//! Names and paths need not be UTF-8. If one is not, its text has replacement characters, and a further field with
+//! `_hex` at the end of its name has the bytes.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -14,7 +15,7 @@ use crate::id::to_hex;
 use crate::recorded::Flag;
 use crate::store::backend::Unfinished;
 
-/// RFC 3339 in UTC; what is no time as a number.
+/// A time as RFC 3339 in UTC; one out of range as a number.
 pub fn utc_text(time_ns: i64) -> String {
     Timestamp::from_nanosecond(i128::from(time_ns)).map_or_else(|_| time_ns.to_string(), |time| time.to_string())
 }
@@ -24,12 +25,12 @@ pub(super) fn utc<S: Serializer>(time_ns: &i64, serializer: S) -> Result<S::Ok, 
     serializer.serialize_str(&utc_text(*time_ns))
 }
 
-/// Milliseconds with three decimals, of microseconds.
+/// Microseconds, written as milliseconds with three decimals.
 pub(super) fn ms<S: Serializer>(us: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(*us as f64 / 1000.0)
+    serializer.serialize_f64(super::text::ms(*us))
 }
 
-/// Whatever has a text, as texts.
+/// Values as their texts.
 pub(super) fn texts<T: Display, S: Serializer>(all: &[T], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(all.iter().map(ToString::to_string))
 }
@@ -47,7 +48,7 @@ pub(super) fn unfinished<S: Serializer>(unfinished: &Unfinished, serializer: S) 
     map.end()
 }
 
-/// The fields `name` and `name_hex` of the struct around it, which flattens this.
+/// The fields `name` and `name_hex`. The struct around it flattens this, as it does all such pairs of fields.
 pub(super) fn name<B: AsRef<[u8]>, S: Serializer>(bytes: &B, serializer: S) -> Result<S::Ok, S::Error> {
     text_and_hex(("name", "name_hex"), Some(bytes.as_ref()), serializer)
 }
@@ -84,7 +85,7 @@ pub(super) fn failure<S: Serializer>(error: &Error, serializer: S) -> Result<S::
     map.end()
 }
 
-/// The same for fields of other names, which are absent if there is nothing.
+/// A pair of fields like `name` and `name_hex`, under other names. Both are absent without a value.
 pub(super) fn optional<S: Serializer>(names: (&str, &str), bytes: Option<&[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
     match bytes {
         Some(bytes) => text_and_hex(names, Some(bytes), serializer),
@@ -92,7 +93,7 @@ pub(super) fn optional<S: Serializer>(names: (&str, &str), bytes: Option<&[u8]>,
     }
 }
 
-/// Flags, as the page describes them.
+/// Flags, as docs/json.md describes them.
 pub(super) fn flags<S: Serializer>(flags: &[Flag], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(flags.iter().map(FlagFields))
 }

@@ -1,17 +1,19 @@
-//! Which bytes of a stream are lost.
+//! Finds out which bytes of a stream are lost.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
+use crate::ops::number::wide;
 use crate::progress::Monitor;
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{Reader, read_node};
 
-/// Ranges that a message names.
+/// Number of ranges that a message names.
 const RANGES_NAMED: usize = 16;
 
-/// The ranges of a stream that cannot be given back, in bytes, in order, as long as they can be. Below a tree node that is lost everything is.
+/// The ranges of a stream that cannot be read, in bytes, in order, with neighbours merged. If a tree node is lost,
+/// everything below it is.
 ///
 /// # Errors
 /// [`Error::Backend`] when reading itself fails; [`Error::Cancelled`].
@@ -24,10 +26,11 @@ pub fn lost_ranges(reader: &Reader, root: &StreamRoot, monitor: &dyn Monitor) ->
         }
         let len = at.end - at.start;
         let found = match level {
-            0 => reader.chunk(&id).map(|bytes| (bytes.len() as u64 == len).then(Vec::new)),
+            0 => reader.chunk(&id).map(|bytes| (wide(bytes.len()) == len).then(Vec::new)),
             _ => read_node(reader, &id, level).map(|node| (node.span_bytes() == Some(len)).then_some(node.children)),
         };
         match found {
+            // Push from the last child to the first, so that the walk goes front to back.
             Ok(Some(children)) => {
                 let mut end = at.end;
                 for child in children.iter().rev() {
@@ -36,6 +39,7 @@ pub fn lost_ranges(reader: &Reader, root: &StreamRoot, monitor: &dyn Monitor) ->
                     end = start;
                 }
             }
+            // Readable, but with another length than the tree says: not the bytes of this place.
             Ok(None) => add(&mut lost, at),
             Err(error) if error.is_damage() => add(&mut lost, at),
             Err(error) => return Err(error),
@@ -51,7 +55,7 @@ fn add(lost: &mut Vec<Range<u64>>, at: Range<u64>) {
     }
 }
 
-/// The error of a stream that cannot be given back, with the bytes that are lost. One that is no damage is given back as it is.
+/// Adds the lost ranges of a stream to the error that reading it gave. An error that is not damage stays as it is.
 pub(super) fn explained(reader: &Reader, (name, root): (&[u8], &StreamRoot), error: Error, monitor: &dyn Monitor) -> Error {
     if !error.is_damage() {
         return error;

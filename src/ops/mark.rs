@@ -1,4 +1,7 @@
-//! Stating facts about a snapshot after its commit: flags, protection, tags, and what checks found.
+//! Puts marks on snapshots after their commit: flags, protection, tags, and what checks found.
+//!
+//! A mark is a small immutable object; of the same kind the newest counts. Marks are ordered by time, and a new one
+//! always gets a later time than all that were seen, even if a clock is wrong.
 
 use serde::Serialize;
 
@@ -12,7 +15,7 @@ use crate::store::format::mark::{MarkKind, MarkRecord};
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Refreshed, Repository};
 
-/// Who says it, where and when.
+/// Who puts the mark, where and when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Author {
     /// The clock's time, nanoseconds since 1970 UTC.
@@ -23,40 +26,42 @@ pub struct Author {
     pub user: String,
 }
 
-/// What is said.
+/// The content of a mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
-    /// What sort.
+    /// The kind of mark.
     pub kind: MarkKind,
-    /// A flag or a damage: a stable word. A tag or an untag: the tag. Else empty.
+    /// For a flag or damage: a stable word. For a tag or untag: the tag. Otherwise empty.
     pub code: String,
-    /// For people; may be empty.
+    /// Text for people; may be empty.
     pub detail: String,
 }
 
-/// What [`mark`] has done.
+/// The result of [`mark`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
     /// The new mark.
     pub id: MarkId,
-    /// A forget has written down that this snapshot goes: it may go in spite of a protection, if that forget is at work, and stays, if it
-    /// was interrupted.
+    /// Whether a forget has announced that this snapshot goes. If it is at work, the snapshot may go in spite of a
+    /// protection; if it was interrupted, the snapshot stays.
     pub is_being_forgotten: bool,
 }
 
-/// Puts a mark on a snapshot, durably. It counts after all marks that `refreshed` has, whatever the clocks of their writers said.
+/// Puts a mark on a snapshot, durably. It counts after all marks in `refreshed`, whatever the clocks of their writers
+/// said.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the snapshot is not there, or has gone meanwhile; [`Error::InvalidArgument`] for texts that are too long or
-/// do not belong to the kind; [`Error::Backend`].
+/// [`Error::NotFound`] if the snapshot does not exist or was forgotten meanwhile; [`Error::InvalidArgument`] for
+/// texts that are too long or do not fit the kind; [`Error::Backend`].
 pub fn mark(repo: &Repository, refreshed: &Refreshed, snapshot: &SnapshotId, statement: &Statement, author: &Author) -> Result<Marked> {
     let named = matches!(statement.kind, MarkKind::Flag | MarkKind::Tag | MarkKind::Untag);
     let may_have_code = named || statement.kind == MarkKind::Damaged;
     if (named && statement.code.is_empty()) || (!may_have_code && !statement.code.is_empty()) {
-        return Err(Error::InvalidArgument(format!("{:?} and {:?} make no mark", statement.kind, statement.code)));
+        return Err(Error::InvalidArgument(format!("a mark of kind {:?} cannot have the code {:?}", statement.kind, statement.code)));
     }
     let gone = || Error::NotFound { what: format!("snapshot {snapshot}") };
     let (_, record) = refreshed.snapshots.iter().find(|(id, _)| id == snapshot).ok_or_else(gone)?;
+    // Later than all known marks: the newest of a kind counts, and this one is the newest.
     let newest = refreshed.marks.get(snapshot).and_then(|marks| marks.newest_ns());
     let mark = MarkRecord {
         snapshot: *snapshot,
@@ -68,7 +73,7 @@ pub fn mark(repo: &Repository, refreshed: &Refreshed, snapshot: &SnapshotId, sta
         detail: statement.detail.clone(),
     };
     let id = repo.write_mark(&mark)?;
-    // Mark, then look, as a forget does: of two at once at least one sees the other.
+    // Mark, then look, like a forget: if both run at once, at least one sees the other.
     let is_being_forgotten = repo.has_forgotten(snapshot)?;
     match repo.backend().stat(&repo.snapshot_key(snapshot, &record.source.id))? {
         Some(_) => Ok(Marked { id, is_being_forgotten }),
@@ -76,12 +81,12 @@ pub fn mark(repo: &Repository, refreshed: &Refreshed, snapshot: &SnapshotId, sta
     }
 }
 
-/// What was stated, as it counts now.
+/// The snapshot with its marks as they count now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MarkReport {
     /// The snapshot.
     pub snapshot: SnapshotInfo,
-    /// A forget is about to remove it, or was interrupted on the way.
+    /// Whether a forget is going to remove it, or was interrupted.
     pub being_forgotten: bool,
 }
 
@@ -91,10 +96,10 @@ impl Report for MarkReport {
     }
 }
 
-/// States these things about a snapshot, one after the other, and tells the journal.
+/// Puts these marks on a snapshot, one after the other, and writes a journal entry.
 ///
 /// # Errors
-/// As of [`Wanted::find`] and [`mark`]; [`Error::NotDone`] if the snapshot has just been forgotten.
+/// The errors of [`Wanted::find`] and [`mark`]; [`Error::NotDone`] if the snapshot has just been forgotten.
 pub fn perform(work: &Work<'_>, wanted: &Wanted, statements: &[Statement]) -> Result<MarkReport> {
     work.journaled(Operation::Mark, |story| {
         story.detail = statements.iter().map(told).collect::<Vec<_>>().join(", ");
@@ -113,7 +118,9 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, statements: &[Statement]) -> Re
         let (id, record) = refreshed.snapshots.iter().find(|(listed, _)| *listed == id).ok_or_else(gone)?;
         if being_forgotten {
             let short = id.short();
-            work.monitor.warn(&format!("a forget of snapshot {short} is at work, or was interrupted: see whether it stays in the list"));
+            work.monitor.warn(&format!(
+                "a forget of snapshot {short} is running or was interrupted; check with `icecore snapshots` whether the snapshot stays"
+            ));
         }
         Ok(MarkReport { snapshot: SnapshotInfo::of(id, record, &refreshed), being_forgotten })
     })
@@ -133,7 +140,7 @@ fn refuse_needless_accept(statements: &[Statement], wanted: &Wanted, (id, record
     Err(Error::InvalidArgument(text))
 }
 
-/// What the journal is told of a mark.
+/// The text of a mark in the journal.
 fn told(statement: &Statement) -> String {
     let kind = format!("{:?}", statement.kind).to_lowercase();
     [&kind, &statement.code, &statement.detail].into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" ")

@@ -1,4 +1,7 @@
-//! What a user can do with a repository.
+//! The operations: what a user can do with a repository, one folder or file for each.
+//!
+//! Operations bring engines and the repository together. In most folders `perform` is the operation as users call it:
+//! it returns a report and writes a journal entry ([`journaled`]). The files below it have the steps.
 
 pub mod backup;
 pub mod check;
@@ -15,6 +18,7 @@ pub mod log;
 pub mod lost;
 pub mod mark;
 mod near;
+mod number;
 pub mod prune;
 pub mod repair;
 pub mod restore;

@@ -1,16 +1,17 @@
-//! Names like one that is not there.
+//! Suggests names for messages, when a name that the user gave does not exist.
 
-/// Names that a message lists.
+/// Number of names that a message lists.
 const SHOWN_MAX: usize = 8;
 
-/// For a message: of these names those most like `wanted`; if none is like it, the first ones after `all_are`.
+/// The end of a message: the names that are similar to `wanted`; if none is, the first names after the words
+/// `all_are`.
 pub(super) fn near<'n>(wanted: &[u8], names: impl Iterator<Item = &'n [u8]>, all_are: &str) -> String {
     let lower = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
     let wanted = lower(wanted);
     let all: Vec<&[u8]> = names.collect();
     let is_near = |name: &&&[u8]| {
         let name = lower(name);
-        // A third of the letters may be wrong.
+        // One name contains the other, or up to a third of the letters are wrong.
         !wanted.is_empty()
             && (name.contains(&wanted) || wanted.contains(&name) || distance(&wanted, &name) <= wanted.chars().count().div_ceil(3))
     };
@@ -28,7 +29,7 @@ pub(super) fn near<'n>(wanted: &[u8], names: impl Iterator<Item = &'n [u8]>, all
     }
 }
 
-/// Letters to add, take away or change to make one of the other (Levenshtein).
+/// The number of letters to add, remove or change to get from one to the other (Levenshtein).
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

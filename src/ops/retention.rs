@@ -1,17 +1,18 @@
-//! Which snapshots rules keep: a pure function of the snapshots, the rules, the clock and a time zone.
+//! Decides which snapshots rules keep. A pure function of the snapshots, the rules, the clock and a time zone.
 //!
-//! Rules work as restic's users know them. Within each group, from the newest snapshot to the oldest (equal times: the later one in the
-//! list is the newer): `last` keeps the first N; `hourly` to `yearly` keep the newest of each of the last N hours, days, ISO weeks, months and
-//! years that have any, and while there are fewer than N, also the oldest snapshot; `within` keeps what is younger than the group's newest
-//! snapshot, less the duration; `within-hourly` and so on the newest of each such period in that time; a tag rule what has all its tags.
-//! A snapshot stays if anything keeps it. Beyond restic:
+//! Rules work as restic's users know them. Within each group, from the newest snapshot to the oldest (of equal times
+//! the later one in the list is the newer): `last` keeps the first N; `hourly` to `yearly` keep the newest of each of
+//! the last N hours, days, ISO weeks, months or years that have any, and the oldest snapshot as long as there are
+//! fewer than N; `within` keeps everything younger than the time of the group's newest snapshot minus the duration;
+//! `within-hourly` and so on keep the newest of each such period in that time; a tag rule keeps snapshots with all
+//! its tags. A snapshot stays if any rule keeps it. Beyond restic:
 //!
-//! - The rules count good snapshots as if there were no others. A flagged one stays if the rules would keep it were it good. One that is flagged as a
-//!   whole does so only until a good one has come after it.
-//! - The newest good snapshot of each source stays, whatever the rules. So do those with the newest good state of a stream, where newer ones are flagged
-//!   for that stream ([`super::gaps`]), the newest one of all, and protected ones.
-//! - One with a mark that cannot be read stays, and is not taken for good: the mark may protect or flag it.
-//! - Periods are those of the local time zone. The hour that is there twice when summer time ends counts as two.
+//! - The rules count good snapshots as if there were no others. A flagged snapshot stays if the rules would keep it
+//!   as a good one. A snapshot that is flagged as a whole stays only until a good one comes after it.
+//! - These stay whatever the rules say: the newest good snapshot of each source; those with the newest good state of
+//!   a stream, where newer ones are flagged for that stream ([`super::gaps`]); the newest of all; and protected ones.
+//! - A snapshot with an unreadable mark stays and does not count as good: the mark may protect or flag it.
+//! - Periods follow the local time zone. The hour that occurs twice when summer time ends counts as two.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -23,15 +24,15 @@ use super::gaps::{Gaps, holders};
 use crate::error::{Error, Result};
 use crate::id::{SnapshotId, SourceId};
 
-/// How many a rule keeps.
+/// How many snapshots a counting rule keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Keep {
-    /// The newest so many; none: the rule is not there.
+    /// This many of the newest. Zero means that there is no rule.
     Newest(u32),
-    /// No rule.
+    /// There is no rule.
     #[default]
     None,
-    /// All.
+    /// All of them.
     All,
 }
 
@@ -40,6 +41,7 @@ impl Keep {
         matches!(self, Keep::None | Keep::Newest(0))
     }
 
+    /// Whether one more may be kept after so many.
     fn allows(self, so_far: u32) -> bool {
         match self {
             Keep::None => false,
@@ -49,7 +51,7 @@ impl Keep {
     }
 }
 
-/// A length of time in parts of the calendar: `1y5m7d2h`.
+/// A duration in years, months, days and hours: `1y5m7d2h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Duration {
     /// Years.
@@ -63,7 +65,7 @@ pub struct Duration {
 }
 
 impl Duration {
-    /// Reads `1y5m7d2h`: each part at most once, in any order, at least one not 0.
+    /// Parses `1y5m7d2h`: each unit at most once, in any order, at least one number that is not 0.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for anything else.
@@ -91,8 +93,8 @@ impl Duration {
         if rest.is_empty() && duration != Duration::default() { Ok(duration) } else { Err(wrong()) }
     }
 
-    /// The moment this long before another one by the calendar of its zone; a day that the month does not have becomes its last. `None` if it
-    /// is before all time.
+    /// The moment this long before another one, by the calendar of its zone. A day that the month does not have
+    /// becomes its last day. `None` if the result is out of range.
     fn before(&self, moment: &Zoned) -> Option<Timestamp> {
         let span = Span::new().try_years(self.years).ok()?.try_months(self.months).ok()?;
         let span = span.try_days(self.days).ok()?.try_hours(self.hours).ok()?;
@@ -107,16 +109,16 @@ impl fmt::Display for Duration {
     }
 }
 
-/// What divides snapshots for a counting rule.
+/// The periods of counting rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Period {
-    /// Each snapshot by itself.
+    /// Each snapshot is a period of its own.
     Each,
-    /// Hours of the clock, told apart by their offset from UTC.
+    /// Hours of the clock. Equal hours with different offsets from UTC are different periods.
     Hour,
     /// Days.
     Day,
-    /// ISO 8601 weeks: from Monday; week 1 has the year's first Thursday.
+    /// ISO 8601 weeks. They begin on Monday; week 1 has the year's first Thursday.
     Week,
     /// Months.
     Month,
@@ -125,10 +127,10 @@ pub enum Period {
 }
 
 impl Period {
-    /// All, in the order of the fields of [`Rules`].
+    /// All periods, in the order of the fields of [`Rules`].
     pub const ALL: [Period; 6] = [Period::Each, Period::Hour, Period::Day, Period::Week, Period::Month, Period::Year];
 
-    /// The word in options and reasons: `last`, `hourly`, ...
+    /// The word for it in options and reasons: `last`, `hourly`, ...
     pub fn word(self) -> &'static str {
         match self {
             Period::Each => "last",
@@ -140,11 +142,11 @@ impl Period {
         }
     }
 
-    /// A name for the period in which a moment lies; `place` is the snapshot's own.
+    /// Identifies the period of a moment. `place` is the snapshot's own number, for [`Period::Each`].
     fn of(self, moment: &Zoned, place: usize) -> [i64; 4] {
         let (year, month, day) = (i64::from(moment.year()), i64::from(moment.month()), i64::from(moment.day()));
         match self {
-            Period::Each => [place as i64, 0, 0, 0],
+            Period::Each => [i64::try_from(place).unwrap_or(i64::MAX), 0, 0, 0],
             Period::Hour => [year, month * 100 + day, i64::from(moment.hour()), i64::from(moment.offset().seconds())],
             Period::Day => [year, month, day, 0],
             Period::Week => {
@@ -157,31 +159,31 @@ impl Period {
     }
 }
 
-/// What to keep. The default keeps nothing beyond what is always kept.
+/// The rules. The default keeps only what is always kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// For each of [`Period::ALL`] how many.
+    /// The counting rules, in the order of [`Period::ALL`].
     pub count: [Keep; 6],
-    /// For each of [`Period::ALL`] how far back; of [`Period::Each`]: everything in that time.
+    /// The rules of time, in the order of [`Period::ALL`]. [`Period::Each`] keeps everything in that time.
     pub within: [Option<Duration>; 6],
-    /// Snapshots that have all tags of one of these sets.
+    /// The tag rules: a snapshot stays if it has all tags of one of these sets.
     pub tags: Vec<Vec<String>>,
 }
 
 impl Rules {
-    /// Whether there is no rule at all: then nobody has said what to keep.
+    /// Whether there are no rules: then nobody has said what to keep.
     pub fn is_empty(&self) -> bool {
         self.count.iter().all(|keep| keep.is_none()) && self.within.iter().all(Option::is_none) && self.tags.is_empty()
     }
 
-    /// Whether it matters where days begin.
+    /// Whether the rules depend on where days begin, so on the time zone.
     pub fn use_calendar(&self) -> bool {
         let counted = Period::ALL.iter().zip(&self.count).any(|(period, keep)| *period != Period::Each && !keep.is_none());
         counted || self.within.iter().any(Option::is_some)
     }
 }
 
-/// What makes a group, within which rules count.
+/// By what snapshots are divided into groups. Rules count within each group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupBy {
     /// The source.
@@ -192,14 +194,15 @@ pub struct GroupBy {
     pub tags: bool,
 }
 
-/// A source is one history on whatever hosts it is captured; of a source without a name of its own the host is a part of what it is.
+/// By default only sources divide. A named source is one history on all its hosts; for other sources the host is part
+/// of their identity.
 impl Default for GroupBy {
     fn default() -> Self {
         GroupBy { source: true, host: false, tags: false }
     }
 }
 
-/// A group: what its snapshots have in common, as far as it divides groups.
+/// The common properties of the snapshots of a group, as far as groups are divided by them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct GroupKey {
     /// The source.
@@ -210,7 +213,7 @@ pub struct GroupKey {
     pub tags: Option<BTreeSet<String>>,
 }
 
-/// What is decided about, of one snapshot.
+/// A snapshot, with the facts that the decision needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its id.
@@ -223,13 +226,13 @@ pub struct Candidate {
     pub host: String,
     /// Its tags.
     pub tags: Vec<String>,
-    /// What of it is flagged.
+    /// Its streams that are flagged.
     pub gaps: Gaps,
     /// Whether it is protected.
     pub is_protected: bool,
     /// Whether one of its marks cannot be read.
     pub is_unclear: bool,
-    /// Whether it is one of those to be decided about; others only tell which is the newest good one of a source.
+    /// Whether its fate is decided. Others are given only so that the newest good one of a source is known.
     pub chosen: bool,
 }
 
@@ -238,7 +241,7 @@ impl Candidate {
         self.gaps.is_empty() && !self.is_unclear
     }
 
-    /// What of it can be relied upon to be good.
+    /// The streams that are not known to be good.
     fn sure_gaps(&self) -> Gaps {
         if self.is_unclear { Gaps::All } else { self.gaps.clone() }
     }
@@ -249,11 +252,11 @@ impl Candidate {
 pub enum Reason {
     /// A counting rule.
     Count(Period),
-    /// The oldest one, as a counting rule is not used up.
+    /// It is the oldest, and a counting rule keeps more than there are.
     Oldest(Period),
     /// A rule of time.
     Within(Period, Duration),
-    /// It has these tags.
+    /// A tag rule: it has these tags.
     Tags(Vec<String>),
     /// It is protected.
     Protected,
@@ -261,27 +264,27 @@ pub enum Reason {
     Unclear,
     /// It is the newest good one of its source.
     NewestGood,
-    /// It is flagged, and has the newest good state of these streams; without names, of all that are not flagged.
+    /// It is flagged, and has the newest good state of these streams. Empty: of all streams that are not flagged.
     NewestState(Vec<Vec<u8>>),
-    /// It is flagged, and the newest one of its source.
+    /// It is flagged, and is the newest of its source.
     Newest,
 }
 
-/// Streams that a reason names; of more it says how many.
+/// Number of streams that a reason names.
 const STREAMS_NAMED: usize = 3;
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Count(period) => f.write_str(period.word()),
-            Reason::Oldest(period) => write!(f, "oldest, {} is not used up", period.word()),
+            Reason::Oldest(period) => write!(f, "oldest: fewer {} snapshots yet than the rule keeps", period.word()),
             Reason::Within(Period::Each, duration) => write!(f, "within {duration}"),
             Reason::Within(period, duration) => write!(f, "{} within {duration}", period.word()),
             Reason::Tags(tags) => write!(f, "tag {}", tags.join(",")),
             Reason::Protected => f.write_str("protected"),
             Reason::Unclear => f.write_str("a mark on it cannot be read"),
             Reason::NewestGood => f.write_str("newest good one of its source"),
-            Reason::NewestState(streams) if streams.is_empty() => f.write_str("flagged, newest good state of what is not flagged"),
+            Reason::NewestState(streams) if streams.is_empty() => f.write_str("flagged, newest good state of the streams without a flag"),
             Reason::NewestState(streams) => {
                 let names: Vec<_> = streams.iter().take(STREAMS_NAMED).map(|stream| String::from_utf8_lossy(stream)).collect();
                 write!(f, "newest good state of {}", names.join(", "))?;
@@ -295,42 +298,42 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What becomes of one snapshot.
+/// The decision about one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// The snapshot.
     pub id: SnapshotId,
-    /// Why it is kept; nothing: it is forgotten.
+    /// Why it is kept. Empty: it is forgotten.
     pub reasons: Vec<Reason>,
 }
 
-/// What becomes of the snapshots of a group, oldest first as in the list.
+/// The decisions about a group, oldest first as in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// What they have in common.
+    /// The common properties of its snapshots.
     pub key: GroupKey,
     /// The decisions.
     pub decisions: Vec<Decision>,
 }
 
-/// The clock and the calendar.
+/// The clock and the time zone.
 #[derive(Debug, Clone)]
 pub struct Calendar {
-    /// The clock's time, nanoseconds since 1970 UTC. Snapshots ahead of it are no end of a time that a rule counts back from.
+    /// The clock's time, nanoseconds since 1970 UTC. A retention period does not end at a snapshot with a later time.
     pub now_ns: i64,
-    /// Whose hours and days count.
+    /// The time zone whose hours and days count.
     pub zone: TimeZone,
 }
 
 impl Calendar {
     fn at(&self, time_ns: i64) -> Zoned {
-        // Every i64 of nanoseconds is a time that jiff has.
+        // Every i64 of nanoseconds is in jiff's range, so the fallback is never used.
         Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(self.zone.clone())
     }
 }
 
-/// Decides. `candidates` are all snapshots that there are, in the order of the list (oldest first); groups come in the order of their first
-/// snapshot.
+/// Decides. `candidates` are all existing snapshots in the order of the list, oldest first. Groups come in the order
+/// of their first snapshot.
 pub fn decide(candidates: &[Candidate], rules: &Rules, by: GroupBy, calendar: &Calendar) -> Vec<Group> {
     let always = always_kept(candidates);
     let flagged = flagged_that_count(candidates);
@@ -346,13 +349,15 @@ pub fn decide(candidates: &[Candidate], rules: &Rules, by: GroupBy, calendar: &C
     }
     let decided = groups.into_iter().map(|(key, members)| {
         let members: Vec<&Candidate> = members.iter().filter_map(|place| candidates.get(*place)).collect();
+        // Decide twice: once with good snapshots only, once with the flagged ones that count. A good snapshot's fate
+        // follows from the first, so flagged ones never take its place; a flagged one's follows from the second.
         let mut reasons = kept_by_rules(&members, rules, calendar, &|member| member.is_good());
         let with_flagged = kept_by_rules(&members, rules, calendar, &|member| member.is_good() || flagged.contains(&member.id));
         for ((reasons, more), member) in reasons.iter_mut().zip(with_flagged).zip(&members) {
             if !member.is_good() {
                 reasons.extend(more);
             }
-            // Nothing is counted for a rule of tags, so flags do not matter to it.
+            // Tag rules do not count, so flags make no difference.
             let has_all = |tags: &&Vec<String>| tags.iter().all(|tag| member.tags.contains(tag));
             reasons.extend(rules.tags.iter().filter(has_all).cloned().map(Reason::Tags));
         }
@@ -366,7 +371,7 @@ pub fn decide(candidates: &[Candidate], rules: &Rules, by: GroupBy, calendar: &C
     decided.collect()
 }
 
-/// What is kept whatever the rules say, and why.
+/// The snapshots that stay whatever the rules say, with the reasons.
 pub(super) fn always_kept(candidates: &[Candidate]) -> HashMap<SnapshotId, Vec<Reason>> {
     let mut kept: HashMap<SnapshotId, Vec<Reason>> = HashMap::new();
     let mut by_source: HashMap<SourceId, Vec<&Candidate>> = HashMap::new();
@@ -375,6 +380,8 @@ pub(super) fn always_kept(candidates: &[Candidate]) -> HashMap<SnapshotId, Vec<R
         let mut keep = |id: SnapshotId, reason: Reason| kept.entry(id).or_default().push(reason);
         newest_first.iter().find(|candidate| candidate.is_good()).into_iter().for_each(|good| keep(good.id, Reason::NewestGood));
         for holder in holders(newest_first.iter().map(|candidate| (*candidate, candidate.sure_gaps()))) {
+            // The streams that it holds, by name. As long as every stream is still wanted, the list stays empty.
+            // Empty means "all without a flag".
             let streams = match &holder.wanted {
                 Gaps::All => Vec::new(),
                 Gaps::Streams(wanted) => wanted.iter().filter(|stream| !holder.left.covers(stream)).cloned().collect(),
@@ -393,8 +400,8 @@ pub(super) fn always_kept(candidates: &[Candidate]) -> HashMap<SnapshotId, Vec<R
     kept
 }
 
-/// The flagged snapshots that count for the rules, beside good ones: all that are good in some streams, and those that are not and came after the last
-/// good one of their source.
+/// The flagged snapshots that count for rules beside the good ones: those that are good in some streams, and those
+/// that are good in nothing and newer than the last good one of their source.
 fn flagged_that_count(candidates: &[Candidate]) -> HashSet<SnapshotId> {
     let mut have_good: HashSet<SourceId> = HashSet::new();
     let mut counting = HashSet::new();
@@ -416,14 +423,15 @@ fn key_of(candidate: &Candidate, by: GroupBy) -> GroupKey {
     }
 }
 
-/// The reasons of each of these snapshots of one group, if these count for rules.
+/// The reasons by which rules keep each of these snapshots of one group. Only those for which `counts` is true take
+/// part.
 fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar, counts: &dyn Fn(&Candidate) -> bool) -> Vec<Vec<Reason>> {
     let mut kept: Vec<Vec<Reason>> = vec![Vec::new(); members.len()];
     let mut keep = |place: usize, reason: Reason| {
         debug_assert!(place < members.len(), "a snapshot outside its group");
         kept.get_mut(place).into_iter().for_each(|reasons| reasons.push(reason.clone()));
     };
-    // Those that count, newest first.
+    // The snapshots that take part, newest first.
     let mut counting: Vec<(usize, Zoned)> = members
         .iter()
         .enumerate()
@@ -434,6 +442,7 @@ fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar, cou
     for (period, rule) in Period::ALL.into_iter().zip(rules.count) {
         let mut seen = HashSet::new();
         for (number, (place, moment)) in counting.iter().enumerate() {
+            // `seen` has one entry for each period that was kept.
             if !rule.allows(u32::try_from(seen.len()).unwrap_or(u32::MAX)) {
                 break;
             }
@@ -445,6 +454,8 @@ fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar, cou
         }
     }
     let now = calendar.at(calendar.now_ns);
+    // Periods of time end at the newest snapshot, as with restic, but not at one from the future: a wrong clock must
+    // not make all others too old.
     let end = counting.iter().map(|(_, moment)| moment).find(|moment| moment.timestamp() <= now.timestamp()).unwrap_or(&now);
     for (period, duration) in Period::ALL.into_iter().zip(rules.within) {
         let Some(duration) = duration else { continue };

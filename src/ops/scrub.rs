@@ -1,4 +1,8 @@
-//! Scrubbing: every stored byte against names and checksums, without any key. For whoever keeps a repository for somebody else.
+//! Scrub: verifies all stored bytes against names and checksums, without a key. For people who keep a repository for
+//! somebody else.
+//!
+//! It needs no catalog and no passphrase, so it cannot look into packs. [`NOT_CHECKED`] lists what only a check
+//! finds.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -11,13 +15,14 @@ use super::journaled::Report;
 use super::json;
 use super::text::{bytes, count, duration, ms};
 use crate::error::{Error, Result};
+use crate::ops::number::{micros, wide};
 use crate::progress::Monitor;
 use crate::store::backend::{Backend, ObjectInfo, ObjectKey, ObjectKind};
 use crate::store::format::pack::{FOOTER_LEN, Footer};
 use crate::store::format::{HEADER_LEN, Kind, Malformed, ObjectHeader, PACK_LEN_MAX};
 use crate::store::repo::{Health, each_in_threads, health, is_whole, read_pack_from, read_record_from, stored_parity};
 
-/// What cannot be found without a key, for people.
+/// What cannot be verified without a key, for people.
 pub const NOT_CHECKED: [&str; 6] = [
     "whether an object is missing that was never listed here, or was replaced by an older one",
     "whether the tables of packs say what is in them, and whether chunks decode to what their ids say",
@@ -27,16 +32,16 @@ pub const NOT_CHECKED: [&str; 6] = [
     "whether snapshot records lie under the names of their own sources",
 ];
 
-/// What a scrub found.
+/// The report of a scrub.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ScrubReport {
-    /// In a word.
+    /// The result in one word.
     pub status: Verdict,
-    /// What is wrong.
+    /// Everything that is wrong.
     pub findings: Vec<Finding>,
     /// How many packs were read.
     pub packs: u64,
-    /// How many other objects were read; of those that are stored twice, both copies count as one.
+    /// How many other objects were read. A record and its replica count as one.
     pub records: u64,
     /// The bytes of packs.
     pub read_bytes: u64,
@@ -53,7 +58,7 @@ impl ScrubReport {
         self.status == Verdict::Damaged
     }
 
-    /// In a line.
+    /// The report in one line.
     pub fn summary(&self) -> String {
         let looked = [count(self.packs, "pack"), count(self.records, "record")].join(", ");
         let (read, took) = (bytes(self.read_bytes), duration(ms(self.duration_us)));
@@ -67,11 +72,12 @@ impl Report for ScrubReport {
     }
 }
 
-/// Verifies what can be verified without a key: the bytes of packs, snapshot records, marks and journal entries against their names; the checksums of both copies of the
-/// configuration and of key records, of what stays of forgotten snapshots, and of footers with the stored tables of packs; all headers. Needs no catalog.
+/// Verifies what can be verified without a key: the bytes of packs, snapshot records, marks and journal entries
+/// against their names; the checksums of the configuration and key records and their replicas, of `forgotten`
+/// records, and of footers with the stored tables of packs; and all headers.
 ///
 /// # Errors
-/// Only what keeps it from reading at all; damage is in the report. [`Error::Cancelled`].
+/// Only errors that prevent reading at all; damage is in the report. [`Error::Cancelled`].
 pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Result<ScrubReport> {
     let started = Instant::now();
     let mut report = CheckReport::default();
@@ -87,12 +93,13 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
             let Some(checked) = scrub_record(backend, &info.key, has_parity) else { continue };
             records += 1;
             match checked {
-                // Removed since it was listed.
+                // Deleted since it was listed.
                 Ok(()) | Err(Error::NotFound { .. }) => {}
                 Err(error) => report.damage(code(backend, &info.key, has_parity)?, error)?,
             }
         }
     }
+    // Packs are read in parallel: they are nearly all of the data.
     let packs = sorted(backend, ObjectKind::Pack)?;
     monitor.phase("reading packs", Some(packs.iter().map(|info| info.size).sum()));
     let failures = Mutex::new(Vec::new());
@@ -111,10 +118,11 @@ pub fn scrub(backend: &dyn Backend, threads: usize, monitor: &dyn Monitor) -> Re
     }
     let read_bytes = packs.iter().map(|info| info.size).sum();
     let (status, findings) = (Verdict::of(&report.findings), report.findings);
-    let (packs, duration_us) = (packs.len() as u64, started.elapsed().as_micros() as u64);
+    let (packs, duration_us) = (wide(packs.len()), micros(started.elapsed()));
     Ok(ScrubReport { status, findings, packs, records, read_bytes, not_checked: NOT_CHECKED, duration_us })
 }
 
+/// All objects of a kind, sorted, each once.
 fn sorted(backend: &dyn Backend, kind: ObjectKind) -> Result<Vec<ObjectInfo>> {
     let mut objects: Vec<ObjectInfo> = backend.list(kind)?.collect::<Result<_>>()?;
     objects.sort_by_key(|info| info.key);
@@ -122,7 +130,7 @@ fn sorted(backend: &dyn Backend, kind: ObjectKind) -> Result<Vec<ObjectInfo>> {
     Ok(objects)
 }
 
-/// The code for a damaged object.
+/// The code of a finding about a damaged object.
 fn code(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Result<&'static str> {
     if has_parity && matches!(health(backend, key, true)?, Health::Healable(_)) {
         return Ok(healable(key));
@@ -141,7 +149,7 @@ fn code(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Result<&'st
     })
 }
 
-/// Checks a small object; `None` for what is no record of its own.
+/// Verifies a record; `None` for objects that are verified elsewhere.
 fn scrub_record(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Option<Result<()>> {
     let kind = match key {
         ObjectKey::Snapshot { .. } | ObjectKey::Pending { .. } => Kind::Snapshot,
@@ -152,7 +160,7 @@ fn scrub_record(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Opt
         ObjectKey::Config(_) | ObjectKey::Key(..) | ObjectKey::Pack(_) | ObjectKey::Quarantined { .. } => return None,
     };
     let verify = |bytes: &[u8]| match kind {
-        // It has nothing else that could be wrong.
+        // A tombstone without parity has nothing else that could be verified.
         Kind::Tombstone if !has_parity => ObjectHeader::decode(bytes, kind).map(drop),
         _ if is_whole(key, bytes, has_parity) => ObjectHeader::decode(bytes, kind).map(drop),
         Kind::Forgotten | Kind::Tombstone => Err(Malformed::new("it does not have its checksum")),
@@ -162,15 +170,17 @@ fn scrub_record(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Opt
     Some(read.and_then(|bytes| bytes.map_or(Ok(()), |bytes| verify(&bytes).map_err(|m| m.of(key)))))
 }
 
-/// The bytes of a pack against its name, then its header, footer and stored table.
+/// Verifies the bytes of a pack against its name, then its header, footer and stored table.
 fn scrub_pack(backend: &dyn Backend, info: &ObjectInfo, monitor: &dyn Monitor) -> Result<()> {
     let ObjectKey::Pack(id) = info.key else { return Ok(()) };
     let object = info.key;
-    if info.size < (HEADER_LEN + FOOTER_LEN) as u64 || info.size > PACK_LEN_MAX {
+    if info.size < wide(HEADER_LEN + FOOTER_LEN) || info.size > PACK_LEN_MAX {
         return Err(Error::corrupt(object.to_string(), format!("its length of {} bytes is out of bounds", info.size)));
     }
+    // The hash covers all bytes. The footer and the table are decoded besides, because a faulty writer may have
+    // written them wrong.
     hash_pack(backend, id, info.size, None, monitor)?;
-    let footer_bytes = read_pack_from(backend, &object, info.size - FOOTER_LEN as u64..info.size)?;
+    let footer_bytes = read_pack_from(backend, &object, info.size - wide(FOOTER_LEN)..info.size)?;
     let footer = Footer::decode(&footer_bytes, info.size).map_err(|m| m.of(object))?;
     let table_end = footer.trailer_offset.saturating_add(u64::from(footer.trailer_len));
     let table = read_pack_from(backend, &object, footer.trailer_offset..table_end)?;

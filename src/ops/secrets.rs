@@ -1,9 +1,11 @@
-//! Passwords do not go where messages go: to a terminal, mail of cron, the journal. What is asked for with a password in it is refused or used elsewhere; here
-//! is what still catches one in an argument that was given in the wrong place, or in what a program said.
+//! Hides passwords in texts that go to a terminal, into mail, or into the journal.
+//!
+//! Commands refuse or use passwords before any text is made of them. This is the last line of defence: for a password
+//! in an argument at the wrong place, or in what another program printed. It hides too much rather than too little.
 
-/// What stands for a password.
+/// The text in place of a password.
 const HIDDEN: &str = "...";
-/// How settings with a password are named.
+/// The end of the names of settings that have a password.
 const KEY: &str = "password";
 
 /// The text without passwords of URIs (`scheme://user:password@host`) and of settings (`password=...`).
@@ -12,7 +14,8 @@ pub fn hidden(text: &str) -> String {
     lines.join("\n")
 }
 
-/// A password that is not percent-encoded may have anything in it, so all up to the last `@` of the line is taken for one.
+/// Hides the password of a URI. A password that is not percent-encoded may have any character, so everything up to
+/// the last `@` of the line counts as part of it.
 fn in_uris(line: &str) -> String {
     let Some((before, after)) = line.split_once("://") else { return line.to_owned() };
     let parts = after.rsplit_once('@').and_then(|(info, host)| Some((info.split_once(':')?.0, host)));
@@ -22,6 +25,7 @@ fn in_uris(line: &str) -> String {
     }
 }
 
+/// Hides the values of settings whose names end with `password`, in any case of letters.
 fn in_settings(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -42,7 +46,8 @@ fn in_settings(line: &str) -> String {
     out + rest
 }
 
-/// A value ends at a space or a quote, one in single quotes at the next of these; after a backslash neither ends it.
+/// The length of a value. It ends at a space or quote; a value in single quotes ends at the closing one. A backslash
+/// protects the character after it.
 fn value_len(value: &str) -> usize {
     let is_quoted = value.starts_with('\'');
     let mut chars = value.char_indices().skip(usize::from(is_quoted));

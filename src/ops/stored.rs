@@ -1,19 +1,23 @@
-//! The streams of a snapshot as engines see them.
+//! Gives engines the streams of a snapshot, without showing them the repository.
+//!
+//! Streams are read chunk by chunk from any offset. Every chunk is verified against its id, and its length against
+//! the tree.
 
 use std::io::{self, BufRead, Read};
 
 use super::lost::explained;
 use crate::engine::stored::{Stored, StreamInfo};
 use crate::error::{Error, Result};
+use crate::ops::number::index;
 use crate::progress::{Monitor, Silent};
 use crate::recorded::{FileMeta, SourceKind};
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
 use crate::store::repo::{ChunkBytes, Reader, Repository, TreeCursor};
 
-/// The streams of a snapshot.
+/// Reads the listing of a snapshot and gives its streams.
 ///
 /// # Errors
-/// When its listing cannot be read; [`Error::Cancelled`].
+/// If the listing cannot be read; [`Error::Cancelled`].
 pub fn stored(repo: &Repository, record: &SnapshotRecord, monitor: &dyn Monitor) -> Result<Box<dyn Stored>> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&record.listing, monitor)?;
@@ -26,7 +30,7 @@ pub(super) struct StoredSnapshot {
     kind: SourceKind,
     facts: Vec<(String, String)>,
     streams: Vec<StreamInfo>,
-    /// Of each stream what engines do not see.
+    /// For each stream the parts of its entry that engines do not see.
     rest: Vec<(StreamRoot, Option<FileMeta>)>,
     is_sealed: bool,
 }
@@ -42,7 +46,7 @@ impl StoredSnapshot {
         StoredSnapshot { reader, kind, facts, streams, rest, is_sealed: repo.config().encrypted }
     }
 
-    /// The listing again.
+    /// Gives the listing back.
     pub fn into_listing(self) -> Vec<StreamEntry> {
         let join = |(stream, (root, meta)): (StreamInfo, (StreamRoot, Option<FileMeta>))| {
             let StreamInfo { name, kind, tables, .. } = stream;
@@ -73,6 +77,7 @@ impl Stored for StoredSnapshot {
         let found = self.streams.iter().zip(&self.rest).find(|(stream, _)| stream.name == name);
         let no_such = || Error::NoSuch { detail: format!("the snapshot has no stream {}", String::from_utf8_lossy(name)) };
         let (stream, (root, _)) = found.ok_or_else(no_such)?;
+        // The cursor finds the first chunk in the tree, so nothing before `offset` is read.
         let cursor = TreeCursor::new(&self.reader, Some(*root));
         Ok(Box::new(StreamReader { reader: &self.reader, name: &stream.name, root, cursor, chunk: None, taken: 0, next: offset }))
     }
@@ -84,18 +89,21 @@ struct StreamReader<'s> {
     name: &'s [u8],
     root: &'s StreamRoot,
     cursor: TreeCursor<'s>,
+    /// The current chunk.
     chunk: Option<ChunkBytes>,
-    /// What was taken of the chunk, bytes.
+    /// Bytes of the chunk that were consumed.
     taken: usize,
-    /// Where the chunk after it begins.
+    /// Offset of the next chunk, bytes.
     next: u64,
 }
 
 impl StreamReader<'_> {
+    /// The bytes of the current chunk that were not consumed.
     fn rest(&self) -> &[u8] {
         self.chunk.as_deref().and_then(|bytes| bytes.get(self.taken..)).unwrap_or_default()
     }
 
+    /// Reads the next chunk; leaves none at the end of the stream.
     fn advance(&mut self) -> Result<()> {
         (self.chunk, self.taken) = (None, 0);
         if self.next >= self.root.len {
@@ -105,9 +113,10 @@ impl StreamReader<'_> {
         let damaged = || Error::corrupt(name(), format!("the tree above byte {} cannot be read", self.next));
         let span = self.cursor.at(self.next)?.ok_or_else(damaged)?;
         let bytes = self.reader.chunk(&span.id)?;
+        // Reading may start within a chunk.
         let skipped = usize::try_from(self.next.saturating_sub(span.offset)).unwrap_or(usize::MAX);
-        if bytes.len() != span.len as usize || skipped >= bytes.len() {
-            return Err(Error::corrupt(format!("the tree node above chunk {}", span.id), "it gives the chunk another length"));
+        if bytes.len() != index(span.len) || skipped >= bytes.len() {
+            return Err(Error::corrupt(format!("the tree node above chunk {}", span.id), "its length for the chunk is wrong"));
         }
         self.next = span.offset.saturating_add(u64::from(span.len));
         (self.chunk, self.taken) = (Some(bytes), skipped);

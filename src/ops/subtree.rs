@@ -1,4 +1,7 @@
-//! A part of a snapshot: one directory with all that is below it, or one stream by any of its names.
+//! Finds a part of a snapshot by name: a directory with everything below it, or one stream.
+//!
+//! A file can have several names (hard links): the first is the stream, and the others refer to it. A part of a
+//! snapshot must be complete by itself, so a link out of it is replaced by the stream.
 
 use std::collections::HashMap;
 
@@ -10,26 +13,26 @@ use crate::store::format::snapshot::StreamEntry;
 /// A directory of a snapshot as a listing of its own.
 #[derive(Debug)]
 pub(super) struct Subtree {
-    /// Its attributes, if they were recorded.
+    /// The attributes of the directory, if they were recorded.
     pub meta: Option<FileMeta>,
-    /// What is below it, named from there. Files whose first names are elsewhere have their bytes here.
+    /// The entries below it, with names relative to it. A file whose first name is outside becomes a stream here.
     pub entries: Vec<StreamEntry>,
 }
 
-/// A name as it stands in a listing: slashes at its end say that a directory is meant.
+/// A name as a listing has it. Users may add slashes at the end to say that they mean a directory.
 pub(super) fn trimmed(name: &[u8]) -> &[u8] {
     let len = name.iter().rposition(|&c| c != b'/').map_or(0, |last| last + 1);
     name.get(..len).unwrap_or_default()
 }
 
-/// Whether a name is that of a directory: of an entry, or only of what is below it.
+/// Whether this is the name of a directory: one with an entry, or one that only the names below it imply.
 pub fn is_directory(listing: &[StreamEntry], name: &[u8]) -> bool {
     let name = trimmed(name);
     !name.is_empty()
         && listing.iter().any(|entry| entry.name == name && entry.kind == EntryKind::Directory || below(&entry.name, name).is_some())
 }
 
-/// The directory of this name; `None` if there is none.
+/// The directory of this name as a listing of its own; `None` if there is none.
 pub(super) fn subtree(listing: &[StreamEntry], name: &[u8]) -> Option<Subtree> {
     let name = trimmed(name);
     if !is_directory(listing, name) {
@@ -37,14 +40,16 @@ pub(super) fn subtree(listing: &[StreamEntry], name: &[u8]) -> Option<Subtree> {
     }
     let meta = listing.iter().find(|entry| entry.name == name).and_then(|entry| entry.meta.clone());
     let mut entries: Vec<StreamEntry> = Vec::new();
-    // By the name elsewhere, the first name here.
+    // For each file whose first name is outside: its first name inside, to which further ones refer.
     let mut moved: HashMap<&[u8], Vec<u8>> = HashMap::new();
     for entry in listing {
         let Some(short) = below(&entry.name, name).map(<[u8]>::to_vec) else { continue };
+        // A link stays a link as long as some name inside has the bytes.
         let entry = match &entry.kind {
             EntryKind::HardLink(other) => match (below(other, name), moved.get(other.as_slice())) {
                 (Some(here), _) => StreamEntry { kind: EntryKind::HardLink(here.to_vec()), ..entry.clone() },
                 (None, Some(first)) => StreamEntry { kind: EntryKind::HardLink(first.clone()), ..entry.clone() },
+                // The first name inside. The entry outside has the bytes.
                 (None, None) => {
                     moved.insert(other, short.clone());
                     listing.iter().find(|first| first.name == *other).unwrap_or(entry).clone()
@@ -57,10 +62,11 @@ pub(super) fn subtree(listing: &[StreamEntry], name: &[u8]) -> Option<Subtree> {
     Some(Subtree { meta, entries })
 }
 
-/// The entry that has the bytes of this name. Of a file with several names that is the first.
+/// The entry with the bytes of this name. For a further name of a file that is the entry of its first name.
 ///
 /// # Errors
-/// [`Error::NoSuch`] if there is none of this name, [`Error::InvalidArgument`] if it has no bytes: a directory, a link.
+/// [`Error::NoSuch`] if there is no such name; [`Error::InvalidArgument`] if it has no bytes: a directory or a
+/// symbolic link.
 pub(super) fn with_bytes<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<&'l StreamEntry> {
     let shown = String::from_utf8_lossy(name);
     let find = |name: &[u8]| listing.iter().find(|entry| entry.name == name);
@@ -84,7 +90,7 @@ pub(super) fn with_bytes<'l>(listing: &'l [StreamEntry], name: &[u8]) -> Result<
     }
 }
 
-/// What follows a directory in a name below it.
+/// The rest of a name after a directory that it is below.
 fn below<'n>(name: &'n [u8], dir: &[u8]) -> Option<&'n [u8]> {
     name.strip_prefix(dir)?.strip_prefix(b"/").filter(|rest| !rest.is_empty())
 }

@@ -1,4 +1,4 @@
-//! Values for people, as the journal and the texts of commands have them.
+//! Formats values for people, in the journal and in the texts of commands.
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,10 @@ pub fn bytes(count: u64) -> String {
     if count < 1024 {
         return format!("{count} B");
     }
+    // Rounded to one decimal below, so what an f64 loses of large counts does not show.
     let mut value = count as f64 / 1024.0;
     let mut unit = "KiB";
-    // 1023.95 would be shown as 1024.0.
+    // From 1023.95 on one decimal would show 1024.0.
     for larger in UNITS.iter().skip(1) {
         if value < 1023.95 {
             break;
@@ -24,8 +25,9 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Milliseconds with three decimals, of microseconds.
+/// Microseconds as milliseconds.
 pub fn ms(us: u64) -> f64 {
+    // Exact up to 2^53 microseconds, 285 years.
     us as f64 / 1000.0
 }
 
@@ -35,6 +37,7 @@ pub fn duration(ms: f64) -> String {
         ms if ms < 1000.0 => format!("{ms:.0} ms"),
         ms if ms < 60_000.0 => format!("{:.1} s", ms / 1000.0),
         ms => {
+            // Whole seconds; `as` saturates.
             let seconds = (ms / 1000.0) as u64;
             match seconds / 3600 {
                 0 => format!("{} min {:02} s", seconds / 60, seconds % 60),
@@ -55,7 +58,7 @@ pub fn moment(time_ns: i64) -> String {
     written(time_ns, "%Y-%m-%dT%H:%M:%SZ")
 }
 
-/// A time, nanoseconds since 1970 UTC, for the names of kept files: `20261123T031500Z`.
+/// A time, nanoseconds since 1970 UTC, as part of the names of kept files: `20261123T031500Z`.
 pub fn compact(time_ns: i64) -> String {
     written(time_ns, "%Y%m%dT%H%M%SZ")
 }

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod cli;
+mod documents;
 mod hostile;
 mod hostile_bytes;
 
 #[path = "../support/locked.rs"]
 mod locked;
+#[path = "../support/page.rs"]
+mod page;
 #[path = "../support/place.rs"]
 mod place;
 #[path = "../support/proof.rs"]
@@ -18,6 +21,8 @@ mod repo;
 mod rng;
 #[path = "../support/run.rs"]
 mod run;
+#[path = "../support/script.rs"]
+mod script;
 #[path = "../support/wait.rs"]
 mod wait;
 #[path = "../support/xattrs.rs"]

@@ -60,7 +60,7 @@ impl Job {
         if let Job::Forget { ids, .. } = self { ids } else { &[] }
     }
 
-    /// Of which snapshot it says that it is protected or not.
+    /// The snapshot that it protects or releases.
     pub fn protects(&self) -> Option<SnapshotId> {
         if let Job::Protect { id, .. } = self { Some(*id) } else { None }
     }

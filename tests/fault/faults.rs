@@ -19,7 +19,7 @@ use crate::world::{Known, World, check_clean, database_of, in_parallel, seed, st
 const KINDS: [ErrorKind; 5] =
     [ErrorKind::NotFound, ErrorKind::StorageFull, ErrorKind::PermissionDenied, ErrorKind::Interrupted, ErrorKind::UnexpectedEof];
 
-/// A repository with snapshots of which one has several copies of chunks, and a cache that knows it.
+/// A repository with snapshots, and a cache that knows it. One snapshot has several copies of chunks.
 fn template() -> (World, Objects) {
     let mut world = World::new(true);
     for (time, state) in states().iter().take(3).enumerate() {
@@ -85,7 +85,7 @@ pub fn assert_clear(error: &Error) {
     assert!(!object.trim().is_empty() && text.contains(&object), "{text}");
 }
 
-/// The same of an operation in which this call failed or lied, and none else: the error names that call's object, or says what is damaged of what it holds.
+/// The same after an operation in which only this call failed or lied: the error names the object of that call, or the damaged part of it.
 pub fn assert_names(error: &Error, call: Call, fate: Fate) {
     assert_clear(error);
     let object = match call {
@@ -95,7 +95,7 @@ pub fn assert_names(error: &Error, call: Call, fate: Fate) {
     };
     let text = error.to_string();
     let is_told = match fate {
-        // What the backend says is passed on as it is; what is not there is missed by whoever needs it.
+        // Errors of the backend are passed on as they are. A missing object is reported by the reader that needs it.
         Fate::Fail(kind) | Fate::FailAfter(kind) | Fate::BrokenOff(kind) => {
             text.contains(&object) || kind == ErrorKind::NotFound && (error.is_damage() || matches!(error, Error::NoRepository { .. }))
         }

@@ -123,7 +123,7 @@ fn a_check_tells_the_next_backup() {
     check_clean(&repo);
 }
 
-/// A snapshot of two files, of which one loses chunks: the other one is restored, and the error says which bytes are lost.
+/// One of two files in a snapshot loses chunks. The other one is restored, and the error says which bytes are lost.
 #[test]
 fn a_restore_says_which_bytes_are_lost() {
     let world = World::new(false);

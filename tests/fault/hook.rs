@@ -23,7 +23,7 @@ pub enum Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Proceed,
-    /// Not done, and said so.
+    /// Not done, and reported as failed.
     Fail(ErrorKind),
     /// Done, and said to have failed: an answer that got lost, a directory that could not be synced.
     FailAfter(ErrorKind),

@@ -1,4 +1,4 @@
-//! Several `init`s of one place at once, their calls in any order, some of which die; and key records that take long.
+//! Several `init`s of one place at once: their calls come in any order, and some of them die. Also key records that take long.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn open(memory: Arc<Memory>, world: &World, number: usize) -> icecore::Result<Re
     Repository::open(memory, &OpenOptions { passphrase: &ask, cache_dir: world.path("cache"), threads: 1, trust: Default::default() })
 }
 
-/// Two to four at once, of which one may make an unencrypted repository, and some may die.
+/// Two to four at once. One may make an unencrypted repository, and some may die.
 fn run(number: u64) {
     let mut random = Random(number);
     let (world, memory) = (World::bare(), Memory::new(Objects::new()));

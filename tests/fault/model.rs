@@ -23,7 +23,7 @@ use crate::world::{Known, Random, World, check_clean, in_parallel, init, seed, v
 
 /// Rounds of a life.
 const ROUNDS: usize = 14;
-/// Catalogs, each of which is a host of its own.
+/// Catalogs. Each one stands for a host.
 const HOSTS: usize = 6;
 /// Seconds that marked packs wait, if they wait.
 const GRACE: i64 = 1000;
@@ -128,8 +128,8 @@ impl<'c> Life<'c> {
         }
     }
 
-    /// The copy lies where the repository was, with all the catalogs of the hosts. What a host has seen and is not there has vanished: just that is told, and
-    /// nothing is deleted, until it is dropped.
+    /// The copy lies where the repository was, with all the catalogs of the hosts. Snapshots that a host has seen and that are not there have vanished:
+    /// exactly these are reported, and nothing is deleted until they are dropped.
     fn exchange(&mut self) {
         let Some((objects, truth)) = self.aside.take() else { return };
         let up_to_date = self.random.below(HOSTS);
@@ -154,7 +154,7 @@ impl<'c> Life<'c> {
         }
     }
 
-    /// Alone, or several at once, some of which die.
+    /// Alone, or several at once; some of them die.
     fn work(&mut self) {
         let count = if self.random.below(3) == 0 { 1 } else { 2 + self.random.below(4) };
         let mut sources: Vec<usize> = (0..SOURCES.len()).collect();

@@ -179,7 +179,7 @@ fn suspended_at_any_moment() {
     proof::count("processes suspended in a backup", &[(KILLS, rounds)]);
 }
 
-/// Whoever stands still inside a write of the catalog: nobody can write to it any more.
+/// A process that is suspended inside a write of the catalog: no other process can write to it.
 fn hold(catalog: &Path) -> Connection {
     let conn = Connection::open(catalog).unwrap();
     conn.execute_batch("BEGIN IMMEDIATE; DELETE FROM pack;").unwrap();

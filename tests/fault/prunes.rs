@@ -19,8 +19,8 @@ use crate::pruning::{is_expected, options, prune_now};
 use crate::support::{pending_key, record_key, try_forget};
 use crate::world::{World, check_clean, copy_tree, in_parallel, seed, states, verify};
 
-/// Seven snapshots, of which the middle ones were forgotten, with packs that go whole and packs that go in part, a dead writer's record and a
-/// tombstone of a prune that died, on a pack that is needed.
+/// Seven snapshots; the middle ones were forgotten. Some packs go whole, some in part. There are the record of a dead writer, and the tombstone of a
+/// prune that died, on a pack that is needed.
 pub fn template(encrypted: bool) -> World {
     let mut world = World::new(encrypted);
     let ids: Vec<_> = (0..7).map(|n| world.back_up(&world.open("cache"), &states()[n as usize], n)).collect();

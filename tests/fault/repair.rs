@@ -283,7 +283,7 @@ fn every_call_fails() {
         if matches!(call, Call::Read(_) | Call::Stat(_)) && number % 3 != 0 {
             continue;
         }
-        // A listing that misses something, or a read that says that something is missing, is damage to whoever hears it.
+        // A listing that lacks an object, or a read that reports it missing, looks like damage.
         let honest =
             |fate: &Fate| !matches!(fate, Fate::Missing | Fate::Short | Fate::Fail(ErrorKind::NotFound | ErrorKind::UnexpectedEof));
         cases.extend(fates(call).into_iter().filter(honest).map(|fate| (number, Some(fate))));

@@ -1,4 +1,4 @@
-//! Several at once, of which one at a time makes its next call of the backend: who, is drawn by a seed, so that every order can come.
+//! Several threads at once. One of them at a time makes its next call of the backend. A seed draws which one, so that every order can come.
 
 use std::sync::{Condvar, Mutex};
 

@@ -188,7 +188,7 @@ fn within_limit(repo: Repository, flow: Flow) -> Error {
     done.recv_timeout(LIMIT).expect("it does not come back").expect_err("it cannot have succeeded")
 }
 
-/// A repository of which every pack but those let through fails; and how much had been read when the first one failed.
+/// A repository in which every pack fails except those let through, and how much had been read when the first one failed.
 fn failing(
     objects: &Objects,
     world: &World,

@@ -232,7 +232,7 @@ fn what_has_expired_is_no_snapshot() {
     verify(&repo, &known, &[]);
 }
 
-/// A tombstone that anybody can copy hides a snapshot, which is told, but makes no prune delete it.
+/// Anybody can copy a tombstone onto a snapshot. Then the snapshot is hidden, commands say so, and no prune deletes it.
 #[test]
 fn a_forged_tombstone_deletes_nothing() {
     for encrypted in [false, true] {

@@ -21,7 +21,7 @@ const STRIDE: usize = 61;
 /// Which repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Size {
-    /// A few kilobytes, of which nothing is left out.
+    /// A few kilobytes; every byte of them is tried.
     Small,
     Usual,
     /// With trees of two levels, in the packs: every third place is tried.

@@ -304,7 +304,7 @@ fn roles_are_made_as_far_as_they_can_be() {
     assert!(detail(&report, "roles").contains("roles made; refused: ALTER ROLE nobody_such WITH: "), "{report}");
     assert!(run.stderr.contains("globals.sql: ALTER ROLE nobody_such"), "{}", run.stderr);
     saved_through(&place, &database, "sed '1i CREATE ROLE pg_such;'");
-    bad(drill(&place, 16, &[]), &["globals.sql: roles: roles that cannot be made: pg_such"]);
+    bad(drill(&place, 16, &[]), &["globals.sql: roles: these roles cannot be created: pg_such"]);
 }
 
 #[test]

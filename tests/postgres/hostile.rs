@@ -210,7 +210,7 @@ fn a_load_that_fails_leaves_no_role() {
     hostile.has_nothing("a load that fails");
 }
 
-/// A server that lets nobody in but its superuser: then loading runs the owner's code as a superuser, which is told, and no role is left.
+/// A server that lets in only its superuser. Loading then runs the owner's code as a superuser: a warning says so, and no role is left behind.
 #[test]
 fn who_loads_has_to_be_let_in() {
     let server: &'static Server = Box::leak(Box::new(Server::start_with(16, "", |data| {

@@ -1,4 +1,4 @@
-//! Dumps of which something cannot be restored: it is named, and all the rest is restored if asked for.
+//! Dumps with objects that cannot be restored. The objects are named, and the rest is restored if asked for.
 
 use crate::capture::backup;
 use crate::drill::as_the_page_says;

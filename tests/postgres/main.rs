@@ -5,12 +5,16 @@ mod abandoned;
 mod archive;
 mod capture;
 mod conninfo;
+mod documents;
 mod drill;
 mod failures;
 mod harness;
 mod hostile;
 mod keep_going;
 mod lacking;
+#[path = "../support/page.rs"]
+#[allow(dead_code)]
+mod page;
 mod parallel;
 mod parallel_failures;
 mod passwords;

@@ -4,7 +4,7 @@
 //! Each operation takes numbered steps; at a chosen step the power goes, or just that step fails. Afterwards
 //! [`CrashDisk::materialize`] builds the directory as it could look once the power is back:
 //!
-//! - the contents of a file of which the sync did not succeed: whole, empty, torn off, or with a tail of garbage;
+//! - the contents of a file whose sync did not succeed: whole, empty, torn off, or with a tail of garbage;
 //! - each change of names (create, rename, link, remove, new directory) that no later `sync_dir` of that directory covered: made or not,
 //!   each by itself, so a late one may survive an early one. A rename is one change as long as neither of its directories was synced.
 //!
@@ -291,7 +291,7 @@ impl Disk for CrashDisk {
         self.two_names("rename-new", from, to, |from, to| RealDisk.rename_new(from, to))
     }
 
-    /// The model has none: whoever asks has to do without, as on file systems that cannot do it.
+    /// The model has none. Callers do without it, as on file systems that cannot do it.
     fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
         let (one, other) = (self.locate(one)?, self.locate(other)?);
         self.lock().step(|| format!("exchange {} {}", show(&one), show(&other)))?;

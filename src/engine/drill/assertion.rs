@@ -1,12 +1,12 @@
-//! What the user says must be true of restored databases.
+//! The user's assertions about restored databases (`--check-sql`), and how their results are judged.
 
 use std::fmt::Display;
 
 use crate::error::{Error, Result};
 
-/// Databases that are named to who has named none of them.
+/// Most databases that the message about an unknown name lists.
 const NAMED_MAX: usize = 8;
-/// Most characters of a value that are told.
+/// Most characters of a value in a report.
 const SHOWN_MAX: usize = 200;
 
 /// A query whose first value must be true: not null, not zero, not false.
@@ -32,7 +32,8 @@ impl NamedAssertion {
 }
 
 impl Assertion {
-    /// What is reported, when asking has given this: whether the value is true, and the value for people; `None`: there was no row.
+    /// The text for the report; `Err` if the assertion failed. `value` is whether the value is true, and the value as
+    /// text; `None` if there was no row.
     pub(crate) fn judge<E: Display>(&self, value: Result<Option<(bool, String)>, E>) -> Result<String, String> {
         let cut = |text: String| match text.char_indices().nth(SHOWN_MAX) {
             Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
@@ -47,12 +48,12 @@ impl Assertion {
     }
 }
 
-/// Whether a text stands for something true: a number that is not zero.
+/// Whether a text counts as true: it is a number other than zero.
 pub(crate) fn is_true(text: &str) -> bool {
     text.trim().parse::<f64>().is_ok_and(|number| number != 0.0)
 }
 
-/// Every assertion must be about exactly one of the databases.
+/// Refuses an assertion that is not about exactly one of the databases.
 pub(crate) fn refuse_unknown(assertions: &[NamedAssertion], databases: &[&[u8]]) -> Result<()> {
     for named in assertions {
         if databases.iter().filter(|name| named.is_about(name)).count() != 1 {

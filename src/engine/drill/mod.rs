@@ -1,4 +1,4 @@
-//! What the drills of all engines share.
+//! Types that the drills of all engines share: questions, reports of checks, and the trait for a server to drill on.
 
 mod assertion;
 mod report;
@@ -13,34 +13,34 @@ pub(crate) use assertion::{is_true, refuse_unknown};
 pub use report::{CheckReport, Outcome};
 pub(crate) use threads::in_threads;
 
-/// What a drill asks besides its own checks.
+/// What the user wants to know, besides the drill's own checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Questions<'q> {
-    /// What must be true of the restored databases.
+    /// Assertions about the restored databases.
     pub assertions: &'q [NamedAssertion],
-    /// Threads that check at once.
+    /// How many threads check at once.
     pub threads: usize,
 }
 
 /// A server on which snapshots of its kind are drilled.
 pub trait DrillServer: std::fmt::Debug + Send + Sync {
-    /// Restores a snapshot to the server and checks what came back.
+    /// Restores a snapshot into the server and checks the result. Findings of checks are in the result.
     ///
     /// # Errors
-    /// [`crate::Error::Source`] if the server cannot be had, [`crate::Error::Cancelled`]. What a check finds is in what is given back.
+    /// [`crate::Error::Source`] if the server cannot be used, [`crate::Error::Cancelled`].
     fn drill(&self, stored: Box<dyn Stored>, questions: Questions<'_>, placement: &Placement<'_>) -> Result<Drilled>;
 }
 
-/// What a drill on a server did and found.
+/// The outcome of a drill on a server.
 #[derive(Debug, Clone, Default)]
 pub struct Drilled {
-    /// Where it was restored to: the directory of a throw-away server, or the database and its server.
+    /// The place of the restore: the directory of a throw-away server, or the database and its server.
     pub staging: String,
-    /// The server with its version, if there was one that it could be restored to.
+    /// The server with its version, if one could be used.
     pub server: Option<String>,
-    /// The user who ran the throw-away server, if there was one.
+    /// The user that ran the throw-away server, if there was one.
     pub server_user: Option<String>,
-    /// How long the restore took, until all was durable, milliseconds.
+    /// How long the restore took, until everything was durable, milliseconds.
     pub restore_ms: f64,
     /// How long the checks took, milliseconds.
     pub verify_ms: f64,
@@ -56,5 +56,6 @@ impl Drilled {
 
 /// A span of time in milliseconds.
 pub(crate) fn millis(span: std::time::Duration) -> f64 {
+    // Exact up to 2^53 microseconds, which are 285 years.
     span.as_micros() as f64 / 1000.0
 }

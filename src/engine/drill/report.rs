@@ -1,4 +1,4 @@
-//! What a check of a drill says.
+//! Reports of a drill's checks.
 
 use serde::Serialize;
 
@@ -6,11 +6,11 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// As it should be.
+    /// Everything was right.
     Passed,
-    /// Not so: the drill has failed.
+    /// Something was wrong, so the drill has failed.
     Failed,
-    /// There was nothing to compare with.
+    /// It could not be made: there was nothing to compare with, or no program for it.
     Skipped,
 }
 
@@ -21,14 +21,14 @@ pub struct CheckReport {
     pub stream: Option<String>,
     /// `roles`, `restore`, `integrity`, `header`, `content`, `sql`, `rto`; in the demonstration also `recall` and `history`.
     pub check: &'static str,
-    /// How it went.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// What was found, for people.
+    /// What was found, as text.
     pub detail: String,
-    /// Of `integrity`: what breaks rules of the schema, though every byte is readable.
+    /// Only for `integrity`: rows that break rules of the schema, although every byte is readable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Of `integrity`: what SQLite cannot judge without the database's application.
+    /// Only for `integrity`: what SQLite cannot check without the database's application.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_checked: Vec<String>,
 }

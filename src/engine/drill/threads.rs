@@ -1,4 +1,4 @@
-//! Checks, several at once, that end when the user asks to stop.
+//! Runs checks in several threads and ends them when the user asks to stop.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
-/// How often it is asked whether to stop.
+/// How often the monitor is asked whether to stop.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Does all of these jobs; the results are in their order. When the user asks to stop, jobs see the flag that they are given, and `interrupt` is called again
-/// and again until none runs any more.
+/// Runs all jobs and returns their results in order. When the user asks to stop, the jobs' flag is set, and `interrupt`
+/// is called repeatedly until no job runs any more. Once is not enough: a job may begin a new query after the first
+/// call.
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Bug`] if a job has panicked.
@@ -43,7 +44,7 @@ pub(crate) fn in_threads<J: Sync, R: Send>(
             }
             std::thread::sleep(POLL);
         }
-        // Looked at here, so that a panic is an error and not one of this thread too.
+        // Joined by hand: the scope would turn a panic of a worker into one of this thread.
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|panic| Error::panicked("checking", panic)))
     })?;
     if stop.load(Ordering::Relaxed) {

@@ -1,4 +1,5 @@
-//! A plain file being read.
+//! Reads a plain file: up to the length that it had at first, without its holes, and with a look at its state at the
+//! end.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,16 +13,18 @@ use super::holes::Extents;
 use crate::engine::stamp::FileState;
 use crate::fs::sparse_read::Holes;
 
-/// Opens a file for reading: not through a link that may have taken its place, and without waiting if a FIFO has.
+/// Opens a file for reading. A link that has taken its place is not followed, and a FIFO does not make us wait for a
+/// writer.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
-/// What a file looked like when its end was reached. Empty until then.
+/// The state of a file when its end was reached. Empty until then.
 pub(super) type AtEnd = Arc<OnceLock<FileState>>;
 
-/// Reads a file up to the length that it had when it was opened, so that one that grows all the time has an end too.
+/// Reads a file up to the length that it had when it was opened, so that a file that grows all the time has an end,
+/// too.
 pub(super) struct FileBody {
     file: File,
     at: u64,
@@ -31,7 +34,7 @@ pub(super) struct FileBody {
 }
 
 impl FileBody {
-    /// The body of an open file of `len` bytes, and where to look how it was at the end.
+    /// The body of an open file of `len` bytes, and the place where its state at the end will be.
     pub(super) fn new(file: File, len: u64, extents: Extents) -> (Self, AtEnd) {
         let at_end = AtEnd::default();
         (Self { file, at: 0, end: len, extents, at_end: Arc::clone(&at_end) }, at_end)
@@ -45,7 +48,8 @@ impl Read for FileBody {
         let read = self.file.read_at(buffer.get_mut(..len).unwrap_or_default(), self.at)?;
         self.at += read as u64;
         if read == 0 && !buffer.is_empty() {
-            // It may have become shorter than it was.
+            // The end, or an earlier place if the file has become shorter. The state is taken from the open file,
+            // whatever its name is now.
             self.end = self.at;
             let state = FileState::of(&self.file.metadata()?);
             let _ = self.at_end.set(state);

@@ -1,4 +1,9 @@
-//! One reading of all trees: what each entry becomes.
+//! One reading of all trees: decides for each entry what is stored, and gives out the streams one after the other.
+//!
+//! At most one database is open at a time, and everything that the last stream needed is closed before the next entry
+//! is looked at (`let_go`): closing another descriptor of a database would drop SQLite's locks on it. Files are opened
+//! through held directories, so nobody can turn a path elsewhere. Everything that is missing in the snapshot or may be
+//! a mixture is noted in the report. Only a stop, or a fault of the program, makes the capture fail.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::ffi::OsStringExt;
@@ -18,15 +23,16 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta, Flag};
 
-/// Files of this size and more are read by a thread of their own, so that the user can stop while their file system does not answer, bytes.
+/// Files of at least this many bytes are read by a thread of their own, so that the user can stop even if their file
+/// system does not answer.
 const LONG: u64 = 16 << 20;
 
 /// The trees, read while streams are asked for.
 pub(super) struct FilesCapture<'a> {
     walk: Walk<'a>,
-    /// What comes before the walk goes on.
+    /// Tasks to be done before the walk goes on.
     pub(super) todo: VecDeque<Task>,
-    /// What the stream given out last needs.
+    /// The open files of the stream that was given out last.
     pub(super) held: Option<Held>,
     pub(super) covered: Covered,
     pub(super) shared: SharedDatabases,
@@ -36,41 +42,41 @@ pub(super) struct FilesCapture<'a> {
     pub(super) known: &'a dyn Known,
     pub(super) monitor: &'a dyn Monitor,
     now: SystemTime,
-    /// By device, whether its stamps can be trusted.
+    /// By device: whether its time stamps can be trusted.
     local: HashMap<u64, bool>,
-    /// By device, whether it says rightly where holes are.
+    /// By device: whether it says correctly where holes are.
     trusted: HashMap<u64, bool>,
     selection: &'a Selection,
-    /// How many modes were narrowed because access control lists are not wanted.
+    /// How many modes were narrowed because access control lists are not stored.
     narrowed: u64,
     pub(super) report: CaptureReport,
 }
 
 /// Something to look at.
 pub(super) enum Task {
-    /// As the walk found it.
+    /// An entry from the walk.
     Found(Entry),
-    /// The walk cannot look at it, and why.
+    /// A path that the walk cannot look at, and why.
     Unseen(PathBuf, String),
-    /// A file to be stored as it is, whatever it may be, and what to say of that.
+    /// A file that is stored as it is, even if it looks like a database, and a note for the report.
     AsItIs(Entry, Option<String>),
-    /// A database to be read through this one, which is another one of its names.
+    /// A database with several names: the entry, and the name through which it is read.
     Database(Entry, Box<Entry>),
 }
 
-/// What a stream being read needs.
+/// The open files of a stream that is being read.
 pub(super) enum Held {
     Plain(Reading),
-    /// The work on its content comes first in the order of dropping: it uses the connection.
+    /// Fields are dropped in this order: the job uses the connection of the file, so it must end first.
     Database(Entry, ContentJob, Box<CapturedFile>),
 }
 
-/// A plain file being read.
+/// A plain file that is being read.
 pub(super) struct Reading {
     entry: Entry,
     before: FileState,
     at_end: AtEnd,
-    /// Whether the next capture may do without reading it.
+    /// Whether the file may get a stamp, so that the next capture need not read it.
     may_stamp: bool,
     /// Whether all of its attributes are stored.
     has_attributes: bool,
@@ -104,6 +110,8 @@ impl<'a> FilesCapture<'a> {
         }
     }
 
+    /// The next thing to look at: queued tasks, then the walk, then the databases with several names, whose names are
+    /// all known by then.
     fn next_task(&mut self) -> Option<Task> {
         if let Some(task) = self.todo.pop_front() {
             return Some(task);
@@ -118,6 +126,7 @@ impl<'a> FilesCapture<'a> {
         }
     }
 
+    /// The stream of an entry of any kind; `None` if it has none now.
     fn found(&mut self, entry: Entry) -> Result<Option<CapturedStream>> {
         let kind = entry.metadata.file_type();
         if kind.is_file() {
@@ -132,16 +141,19 @@ impl<'a> FilesCapture<'a> {
                 Err(e) => self.skip(&entry.path, &refusal(&e)),
             });
         }
-        // A pipe, a socket or a device, which has no content of its own.
+        // A FIFO, a socket or a device. It has no content of its own.
         self.walk.left_out.special += 1;
         Ok(None)
     }
 
+    /// The stream of a regular file: unchanged, a plain file, or a database.
     fn found_file(&mut self, entry: Entry) -> Result<Option<CapturedStream>> {
         let id = FileState::of(&entry.metadata).id();
+        // The log or journal of a database: the stream of the database contains it.
         if self.covered.has(&entry) {
             return Ok(None);
         }
+        // Another name of a database that waits for all of its names. It is not opened, because that one may be open.
         if self.shared.has(id) {
             self.covered.add_sides_of(&entry);
             self.shared.add(id, entry);
@@ -153,13 +165,16 @@ impl<'a> FilesCapture<'a> {
         self.plain(entry, true, None)
     }
 
-    /// A file that the file system proves to be as it was.
+    /// The stream of a file, if the file system proves that the file is unchanged.
     fn unchanged(&mut self, entry: &Entry) -> Option<CapturedStream> {
         let state = FileState::of(&entry.metadata);
         let mut stamp = state.unchanged_since(&self.known.stamp(&entry.name)?, self.now)?;
+        // A further name of a file that is stored already. It becomes a hard link.
         if self.links.contains_key(&state.id()) {
             return None;
         }
+        // Attributes may be read again although the content is unchanged: if they were not stored completely, or are
+        // not wanted now.
         stamp.has_attributes &= self.selection.xattrs;
         self.report.stamps.extend(stamp.encoded().map(|stamp| (entry.name.clone(), stamp)));
         self.remember_link(entry, state);
@@ -169,7 +184,8 @@ impl<'a> FilesCapture<'a> {
         })
     }
 
-    /// A file as it is, unless it is to be probed and turns out to be a database.
+    /// The stream of a plain file. With `probe`, a file that turns out to be a database is captured as one. `note` goes
+    /// into the report.
     pub(super) fn plain(&mut self, mut entry: Entry, probe: bool, note: Option<String>) -> Result<Option<CapturedStream>> {
         if let Some(first) = self.links.get(&FileState::of(&entry.metadata).id()) {
             let first = first.clone();
@@ -187,11 +203,12 @@ impl<'a> FilesCapture<'a> {
             Err(e) => return Ok(self.skip(&entry.path, &refusal(&e))),
         };
         if !metadata.is_file() {
-            return Ok(self.skip(&entry.path, "skipped: it became something else while the backup ran"));
+            return Ok(self.skip(&entry.path, "skipped: it became something other than a file while the backup ran"));
         }
+        // From now on the open file counts, not the one that the walk has seen: another one may have taken its name.
         entry.metadata = metadata;
         if database {
-            // Closed before a connection is opened.
+            // Closed before a connection is opened: closing it later would drop the locks of the connection.
             drop(file);
             return self.found_database(entry);
         }
@@ -215,14 +232,17 @@ impl<'a> FilesCapture<'a> {
         Ok(Some(stream))
     }
 
+    /// Remembers the name of a file that has several, so that its further names become hard links.
     fn remember_link(&mut self, entry: &Entry, state: FileState) {
         if entry.metadata.nlink() > 1 {
             self.links.insert(state.id(), entry.name.clone());
         }
     }
 
-    /// Looks at how a plain file was when its end was reached.
+    /// Compares the state of a plain file at its end with that at its beginning. Gives it a stamp, or notes that it has
+    /// changed.
     fn plain_read(&mut self, reading: Reading) {
+        // Empty if it was not read to its end.
         let Some(after) = reading.at_end.get() else { return };
         let before = reading.before;
         if after.size > before.size {
@@ -245,7 +265,7 @@ impl<'a> FilesCapture<'a> {
         *self.local.entry(dev).or_insert_with(|| is_local(path))
     }
 
-    /// Lets go of what the last stream needed.
+    /// Closes everything that the last stream needed.
     fn let_go(&mut self) -> Result<()> {
         match self.held.take() {
             Some(Held::Plain(reading)) => self.plain_read(reading),
@@ -265,10 +285,11 @@ impl<'a> FilesCapture<'a> {
         CapturedStream { name: entry.name.clone(), kind, meta: Some(self.selected(meta)), body }
     }
 
-    /// All attributes of a file that are kept; `None`, which is noted, if they cannot be read.
+    /// All attributes of a file that are stored. If they cannot be read, notes that and gives `None`.
     fn meta(&mut self, entry: &Entry) -> Option<FileMeta> {
         let seen = entry.held().and_then(|held| attributes::seen(&held.path, &entry.metadata));
-        // Its content is there all the same.
+        // Its content is stored even so. Without the access control list the mode could give too much, so it is stored
+        // for the owner alone.
         let note = |e| {
             let text = format!("its extended attributes are not stored, and its mode is stored for the owner alone: {e}");
             self.report.skipped.push(line(&entry.path, &text));
@@ -276,7 +297,7 @@ impl<'a> FilesCapture<'a> {
         seen.map_err(note).ok()
     }
 
-    /// What of a file's attributes is to be stored.
+    /// The attributes without those that the user does not want.
     pub(super) fn selected(&mut self, meta: FileMeta) -> FileMeta {
         if self.selection.xattrs {
             return meta;
@@ -288,20 +309,21 @@ impl<'a> FilesCapture<'a> {
     /// Notes something that is not in the snapshot.
     pub(super) fn skip(&mut self, path: &Path, why: &str) -> Option<CapturedStream> {
         match why {
+            // A deleted file does not make the snapshot incomplete: a moment later it would not have been seen at all.
             VANISHED => self.report.skipped.push(line(path, why)),
             _ => self.incomplete("incomplete", &self.walk.name_of(path), line(path, why)),
         }
         None
     }
 
-    /// Notes that a database is stored as a file, if there is anything to say about that.
+    /// Notes that a database is stored as a plain file, if there is a note.
     fn stored_as_it_is(&mut self, entry: &Entry, note: Option<String>) {
         if let Some(note) = note {
             self.incomplete("not-a-database", &entry.name, note);
         }
     }
 
-    /// Notes that a stream does not have what it should have.
+    /// Flags the snapshot: this stream lacks something, or may.
     pub(super) fn incomplete(&mut self, code: &str, stream: &[u8], line: String) {
         self.report.flags.push(Flag::new(code, line.clone()).about(stream));
         self.report.skipped.push(line);
@@ -371,14 +393,18 @@ impl Capture for FilesCapture<'_> {
         self.report.facts.extend(self.selection.facts());
         self.report.left_out = self.walk.left_out;
         if self.narrowed > 0 {
-            let text = format!("{} access control lists are not stored; the modes give no more than they did", self.narrowed);
+            let text = format!(
+                "{} access control lists are not stored; the stored modes give nobody more rights than the lists did",
+                self.narrowed
+            );
             self.monitor.warn(&text);
         }
         Ok(self.report)
     }
 }
 
-/// A line about a path. Its control characters are escaped: a name must not be able to begin another line, or to speak to a terminal.
+/// A line about a path. Control characters in the path are escaped, because a name must not be able to begin another
+/// line or to control a terminal.
 pub(super) fn line(path: &Path, text: &str) -> String {
     let mut line = String::new();
     for c in path.to_string_lossy().chars() {
@@ -392,7 +418,7 @@ pub(super) fn line(path: &Path, text: &str) -> String {
     line
 }
 
-/// An error without the path, which the line has already.
+/// The text of an error without its path, for a line that has the path already.
 pub(super) fn detail(error: Error) -> String {
     match error {
         Error::Source { detail, .. } | Error::Busy { detail, .. } => detail,

@@ -1,4 +1,8 @@
-//! Databases found in a tree.
+//! Captures the databases in a tree, one at a time.
+//!
+//! A database that cannot be read as one is stored as a plain file, unless others are writing it. A database with
+//! several names is put off until all names are known, because only one of the names may have the log
+//! (`queue_shared_databases`).
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -14,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::recorded::{EntryKind, Flag};
 
 impl FilesCapture<'_> {
-    /// Something that begins like a database.
+    /// Captures a file that begins like a database, or puts it off if it has several names.
     pub(super) fn found_database(&mut self, entry: Entry) -> Result<Option<CapturedStream>> {
         self.covered.add_sides_of(&entry);
         if entry.metadata.nlink() > 1 {
@@ -25,11 +29,11 @@ impl FilesCapture<'_> {
         self.database(entry, &through)
     }
 
-    /// Captures a database through one of its names.
+    /// Captures a database through one of its names, `through`, and stores it under the name of `entry`.
     pub(super) fn database(&mut self, entry: Entry, through: &Entry) -> Result<Option<CapturedStream>> {
         let held = through.held().and_then(|held| Ok((std::fs::symlink_metadata(&held.path)?, held)));
         let dir = match held {
-            // The file that was found, not one that has taken its name.
+            // It must still be the file that the walk has found. Another one may have taken its name.
             Ok((now, held)) if FileState::of(&now).id() == FileState::of(&through.metadata).id() => held.dir,
             Ok(_) => return Ok(self.skip(&entry.path, VANISHED)),
             Err(e) => return Ok(self.skip(&entry.path, &refusal(&e))),
@@ -50,7 +54,8 @@ impl FilesCapture<'_> {
         Ok(Some(stream))
     }
 
-    /// A database that cannot be read as one: stored as it is, unless others are at work on it, when that would be a mixture.
+    /// Queues a database that cannot be read as one: it is stored as it is, with its side files. If others are writing
+    /// it, that would be a mixture, so it is skipped.
     pub(super) fn refused(&mut self, entry: Entry, error: Error) -> Result<()> {
         match error {
             Error::Cancelled => return Err(error),
@@ -60,14 +65,14 @@ impl FilesCapture<'_> {
             }
             _ => {}
         }
-        let note = line(&entry.path, &format!("stored as it is, not as a database, and perhaps of no use: {}", detail(error)));
+        let note = line(&entry.path, &format!("stored as a plain file, not as a database, and perhaps useless: {}", detail(error)));
         let sides: Vec<Task> = SIDES.iter().filter_map(|side| side_of(&entry, side)).map(|side| Task::AsItIs(side, None)).collect();
         self.todo.push_back(Task::AsItIs(entry, Some(note)));
         self.todo.extend(sides);
         Ok(())
     }
 
-    /// Lets go of a database whose pages have been read.
+    /// Closes a database after its pages were read, and takes over its flags and its stamp.
     pub(super) fn database_read(&mut self, entry: Entry, content: ContentJob, file: CapturedFile) -> Result<()> {
         for outcome in content.finish(self.monitor)?.into_values() {
             report_content(&mut self.report, &entry.name, &file, outcome);
@@ -77,7 +82,7 @@ impl FilesCapture<'_> {
                 self.report.flags.extend(flags.into_iter().map(|flag| flag.about(&entry.name)));
                 self.report.stamps.extend(stamp.map(|stamp| (entry.name, stamp)));
             }
-            // Its stream is in the snapshot already, which therefore must not count as good.
+            // Its stream is in the snapshot already. So the snapshot is flagged.
             Err(error) => {
                 self.report.flags.push(Flag::new("changed-while-read", line(&entry.path, &detail(error))).about(&entry.name));
             }
@@ -85,7 +90,8 @@ impl FilesCapture<'_> {
         Ok(())
     }
 
-    /// Decides, when all trees have been walked, through which name databases with several names are read.
+    /// Queues the databases with several names, after all trees were walked. Decides for each through which name it is
+    /// read: one that has a log or journal with content, else one that has side files, else the first.
     pub(super) fn queue_shared_databases(&mut self) {
         for names in self.shared.take() {
             let has = |entry: &Entry, side: &str, bytes: u64| {
@@ -94,9 +100,14 @@ impl FilesCapture<'_> {
             let full: Vec<&Entry> = names.iter().filter(|entry| ["-wal", "-journal"].iter().any(|side| has(entry, side, 1))).collect();
             let in_use = || names.iter().find(|entry| SIDES.iter().any(|side| has(entry, side, 0)));
             let Some(through) = full.first().copied().or_else(in_use).or(names.first()).cloned() else { continue };
+            // SQLite makes side files by the name under which the database was opened. Two names with logs are two
+            // histories, and only one can be read.
             if let [_, others @ ..] = full.as_slice() {
                 for other in others {
-                    let why = format!("a further name of {} with a log of its own, which is not stored", through.path.display());
+                    let why = format!(
+                        "another name of {}, with a log or journal of its own; what is only in there is not stored",
+                        through.path.display()
+                    );
                     self.incomplete("incomplete", &other.name, line(&other.path, &why));
                 }
             }

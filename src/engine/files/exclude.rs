@@ -1,4 +1,5 @@
-//! What of the trees is left out because the user, or icecore, wants it so. It is counted, and is no reason to call a backup incomplete.
+//! Decides what is left out of the trees because the user or icecore wants it so. It is counted. A snapshot without it
+//! is still complete.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,17 +12,21 @@ use super::sides::SIDES;
 use crate::engine::sqlite::MAGIC;
 use crate::error::{Error, Result};
 
-/// What is to be stored of trees.
+/// What is stored of trees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// Patterns of names that are left out, by the rules of a `.gitignore` in each directory that was given: the last pattern that matches decides, `!`
-    /// takes back in, and what is in a directory that is left out cannot be taken back in. A path that was given itself is never left out.
+    /// Patterns of names that are left out, by the rules of a `.gitignore` in each given directory. The last pattern
+    /// that matches decides. `!` takes a name back in, but nothing inside a directory that is left out can be taken
+    /// back in. A path that was given itself is never left out.
     pub exclude: Vec<String>,
-    /// Leave out what lies on other file systems than the path that was given. A directory on which one is mounted is stored without what is in it.
+    /// Leave out everything on other file systems than that of the given path. A mount point is stored as an empty
+    /// directory.
     pub one_file_system: bool,
-    /// Leave out what is in directories below the given ones that have a `CACHEDIR.TAG` (<https://bford.info/cachedir/>), but for the tag.
+    /// Leave out the content of directories below the given ones that have a `CACHEDIR.TAG`
+    /// (<https://bford.info/cachedir/>), except the tag.
     pub exclude_caches: bool,
-    /// Store extended attributes and access control lists. Without lists, modes give no more than mode and list gave together.
+    /// Store extended attributes and access control lists. If lists are not stored, the stored mode gives nobody more
+    /// rights than mode and list gave together.
     pub xattrs: bool,
 }
 
@@ -32,7 +37,7 @@ impl Default for Selection {
 }
 
 impl Selection {
-    /// As facts of the snapshot; nothing where all is stored.
+    /// The selection as facts of the snapshot. Empty if everything is stored.
     pub(super) fn facts(&self) -> Vec<(String, String)> {
         let exclude = (!self.exclude.is_empty()).then(|| ("exclude", self.exclude.join("\n")));
         let flags = [("one-file-system", self.one_file_system), ("exclude-caches", self.exclude_caches), ("no-xattrs", !self.xattrs)];
@@ -41,22 +46,23 @@ impl Selection {
     }
 }
 
-/// How many entries were left out, and why. A directory counts once, with all that is in it.
+/// How many entries were left out, and why. A directory counts once, together with everything in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// By [`Selection::exclude`].
     pub excluded: u64,
-    /// Because earlier restores have kept them (`NAME.pre_restore.TIME`), or left them when they were killed.
+    /// Because earlier restores have kept them (`NAME.pre_restore.TIME`), or have left them when they were killed.
     pub of_restores: u64,
     /// By [`Selection::one_file_system`].
     pub other_file_systems: u64,
     /// By [`Selection::exclude_caches`].
     pub caches: u64,
-    /// Pipes, sockets and devices, which have no content of their own.
+    /// FIFOs, sockets and devices, which have no content of their own.
     pub special: u64,
 }
 
-/// What restores keep beside the files that they replace, with the side files of databases; and what killed restores, exports and reports leave.
+/// Names of files that restores keep beside those that they replace (also of side files of databases), and of files
+/// that killed restores, exports and reports leave.
 const OF_RESTORES: [&str; 4] = [
     "*.pre_restore.[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]T[0-9][0-9][0-9][0-9][0-9][0-9]Z*",
     ".*.icecore-restore-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]*",
@@ -64,11 +70,12 @@ const OF_RESTORES: [&str; 4] = [
     ".icecore-??????.tmp",
 ];
 
-/// Stands for the file that the patterns above come from.
+/// The name of the file from which the patterns above seem to come. Tells them from the user's patterns.
 const OWN: &str = "icecore";
 
-/// The name and the beginning of a tag (<https://bford.info/cachedir/>).
+/// The name of a cache directory's tag (<https://bford.info/cachedir/>).
 pub const CACHE_TAG: &str = "CACHEDIR.TAG";
+/// The beginning of the tag.
 const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// Why something is left out by its name.
@@ -83,8 +90,10 @@ pub(super) enum Reason {
 pub(super) struct Patterns(Gitignore);
 
 impl Patterns {
+    /// The user's patterns after icecore's own, so that the user's decide.
+    ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for something that is no pattern, or one that can match nothing.
+    /// [`Error::InvalidArgument`] for an invalid pattern, or one that can match nothing.
     pub(super) fn new(patterns: &[String]) -> Result<Self> {
         if let Some(pattern) = patterns.iter().find(|pattern| matches_nothing(pattern)) {
             let why = "names begin at the directory that is backed up and never have . or .. in them";
@@ -96,12 +105,12 @@ impl Patterns {
         let mut builder = GitignoreBuilder::new("");
         let own = OF_RESTORES.into_iter().map(|pattern| (pattern, Some(PathBuf::from(OWN))));
         for (pattern, from) in own.chain(patterns.iter().map(|pattern| (pattern.as_str(), None))) {
-            builder.add_line(from, pattern).map_err(|e| Error::InvalidArgument(format!("{pattern:?} is no pattern: {e}")))?;
+            builder.add_line(from, pattern).map_err(|e| Error::InvalidArgument(format!("{pattern:?} is not a valid pattern: {e}")))?;
         }
         Ok(Patterns(builder.build().map_err(|e| Error::InvalidArgument(format!("the patterns cannot be used: {e}")))?))
     }
 
-    /// Why a path, relative to the one that was given, is left out.
+    /// Why a path is left out. It is relative to the given one.
     pub(super) fn left_out(&self, relative: &Path, is_dir: bool) -> Option<Reason> {
         match self.0.matched(relative, is_dir) {
             Match::Ignore(glob) if glob.from() == Some(Path::new(OWN)) => Some(Reason::OfRestores),
@@ -110,7 +119,8 @@ impl Patterns {
         }
     }
 
-    /// Whether this is a file beside a database that is left out: without it, it would only be taken for the log of another one.
+    /// Why a side file is left out: because its database is. Restored without its database, it could be taken for the
+    /// log of another one.
     pub(super) fn side_of_left_out(&self, relative: &Path, path: &Path) -> Option<Reason> {
         let base = |path: &Path| {
             let name = path.file_name()?.to_str()?;
@@ -118,11 +128,13 @@ impl Patterns {
             Some(path.with_file_name(base))
         };
         let reason = self.left_out(&base(relative)?, false)?;
+        // Only beside a real database: `notes-wal` beside a text file `notes` is an ordinary file.
         begins_with(&base(path)?, MAGIC).then_some(reason)
     }
 }
 
-/// Whether no name can match this. Nobody writes such a pattern on purpose, and what it should have left out would be backed up.
+/// Whether no name can match this pattern. Nobody writes such a pattern on purpose, and everything that it was meant
+/// for would be backed up.
 fn matches_nothing(pattern: &str) -> bool {
     let names = pattern.strip_prefix('!').unwrap_or(pattern).trim_end();
     !pattern.starts_with('#')
@@ -130,11 +142,12 @@ fn matches_nothing(pattern: &str) -> bool {
         && (names.split('/').any(|part| part == "." || part == "..") || names.chars().all(|c| c == '/'))
 }
 
-/// Whether a directory says of itself that it is a cache.
+/// Whether a directory has the tag of a cache directory.
 pub(super) fn is_cache(dir: &Path) -> bool {
     begins_with(&dir.join(CACHE_TAG), TAG)
 }
 
+/// Whether a regular file begins with these bytes.
 fn begins_with(path: &Path, beginning: &[u8]) -> bool {
     let mut start = Vec::new();
     let read = body::open(path).and_then(|file| match file.metadata()?.is_file() {

@@ -1,4 +1,5 @@
-//! Files with several names, and files that belong to a database. Holds only what has several names.
+//! Remembers files with several names, and the side files of databases, during a walk. Memory grows only with files
+//! that have several names; of side files, only those on the way down to the current directory are kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -9,10 +10,11 @@ use super::walk::Entry;
 /// Device and inode.
 pub(super) type FileId = (u64, u64);
 
-/// Plain files with several names that are in the snapshot, under this name.
+/// Plain files with several names, each with the name under which it is in the snapshot.
 pub(super) type Links = HashMap<FileId, Vec<u8>>;
 
-/// Databases with several names, put off until all of the names that are in the trees are known: only one of them may have the log.
+/// Databases with several names. They wait until all names in the trees are known, because only one of the names may
+/// have the log.
 #[derive(Default)]
 pub(super) struct SharedDatabases {
     places: HashMap<FileId, usize>,
@@ -39,8 +41,8 @@ impl SharedDatabases {
     }
 }
 
-/// The names beside databases that have been found, which are no entries of their own. They sort after the database and lie in the same
-/// directory, so what belongs to directories that were left is forgotten.
+/// The side files of the databases that were found. They are not entries of their own. They lie in the same directory
+/// as the database and sort after it, so they can be forgotten when the walk leaves the directory.
 #[derive(Default)]
 pub(super) struct Covered {
     by_depth: BTreeMap<usize, HashSet<PathBuf>>,
@@ -53,8 +55,9 @@ impl Covered {
         names.extend(SIDES.iter().map(|side| beside(&database.path, side)));
     }
 
-    /// Whether this one is a side file.
+    /// Whether this entry is a side file.
     pub(super) fn has(&mut self, entry: &Entry) -> bool {
+        // The walk goes depth first. An entry at this depth means that all deeper directories were left.
         self.by_depth.split_off(&(entry.depth + 1));
         self.by_depth.get(&entry.depth).is_some_and(|names| names.contains(&entry.path))
     }

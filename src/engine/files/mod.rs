@@ -1,39 +1,45 @@
-//! Directory trees: SQLite databases in them through the engine, everything else as it is.
+//! Directory trees. SQLite databases in them are captured through the SQLite engine, all other files as they are.
 //!
 //! # Names
 //!
-//! With one directory given, names are relative to it, and the directory itself has no entry. With one file given, its name is the file's. With
-//! several paths, each name begins with the last part of the path (links resolved), and a directory that was given has an entry. Paths with the same
-//! last part get as many more of their last parts as tell them apart: `/srv/a/data` and `/srv/b/data` become `a/data` and `b/data`. So names follow
-//! from the set of paths; where paths are added to a source that goes on under one name, a name given with each path (`NAME=PATH`) never changes. A
-//! path inside another one that was given is refused. Names are bytes, whatever encoding they are in.
+//! If one directory is given, names are relative to it, and the directory itself has no entry. If one file is given,
+//! its name is that of the file. If several paths are given, each name begins with the last part of its path (links
+//! resolved), and each given directory has an entry. Paths with the same last part get as many more of their last parts
+//! as are needed to tell them apart: `/srv/a/data` and `/srv/b/data` become `a/data` and `b/data`. So names depend on
+//! the set of paths. If paths may be added later, a name given with each path (`NAME=PATH`) keeps the names the same. A
+//! path inside another given path is refused. Names are bytes in any encoding.
 //!
 //! # What is stored
 //!
-//! Files, directories and symbolic links (which are never followed) with mode, modification time, owner and group, with access control lists, `user.*`
-//! attributes and capabilities; of several names (hard links) of one file the first is stored and the others refer to it. Below a directory, mount
-//! points are entered. Holes of files are not read (see `holes.rs`). Not stored: attributes of other namespaces, as they belong to one machine or file
-//! system (`security.selinux`, `trusted.*`), and the lists of NFSv4. What is left out is counted in [`CaptureReport::left_out`]: FIFOs, sockets and
-//! devices, what earlier restores have kept, and what [`Selection`] says.
+//! Files, directories and symbolic links are stored; links are never followed. Stored are also mode, modification time,
+//! owner and group, access control lists, `user.*` attributes and capabilities. If a file has several names (hard
+//! links), the first is stored and the others refer to it. Mount points below a directory are entered. Holes of files
+//! are not read (see `holes.rs`). Attributes of other namespaces (`security.selinux`, `trusted.*`) are not stored,
+//! because they belong to one machine or file system, and neither are the lists of NFSv4. [`CaptureReport::left_out`]
+//! counts what is left out: FIFOs, sockets and devices, files that earlier restores have kept, and everything that
+//! [`Selection`] excludes.
 //!
-//! A file that begins like a SQLite database is read as [`super::sqlite`] says, each database at an instant of its own: databases that have to
-//! be of one instant are backed up together with [`super::sqlite::SqliteSource`]. Its `-wal`, `-shm` and `-journal` are left out, as the stream
-//! contains what is in them. One that SQLite refuses is stored as it is, with those files and a line in [`CaptureReport::skipped`] that
-//! says so; one that stays locked is skipped. A database with several names is read through the one that has the log or journal, and stored under
-//! each name as a database: restored as one file with two names, a log left at the other name could be replayed onto it.
+//! A file that begins like a SQLite database is read as [`super::sqlite`] describes. Each database has an instant of
+//! its own; databases that must be of one instant are backed up together with [`super::sqlite::SqliteSource`]. The
+//! `-wal`, `-shm` and `-journal` of a database are left out, because its stream contains their content. A database that
+//! SQLite refuses is stored as it is, with these files and a line in [`CaptureReport::skipped`]. A database that stays
+//! locked is skipped. A database with several names is read through the name that has the log or journal, and is stored
+//! under each name as a database. (If it were restored as one file with two names, a log left at the other name could
+//! be replayed onto it.)
 //!
-//! A file that can only be appended to while it is read is stored up to the length that it had at first, with a warning; if it changed in
+//! A file that grows while it is read is stored up to the length that it had at first, with a warning. If it changes in
 //! another way, there is a line in [`CaptureReport::skipped`]. The tree as a whole is not of one instant.
 //!
 //! # When a file is not read
 //!
-//! Plain files follow the rule in `engine/stamp.rs`, databases that in [`super::sqlite`].
+//! Plain files follow the rule in `engine/stamp.rs`, databases the one in [`super::sqlite`].
 //!
 //! # Locks
 //!
-//! Closing any descriptor of a file drops the POSIX locks that SQLite holds on it in this process. So at most one database is open at a time,
-//! and nothing is probed or read meanwhile: it is let go before the next entry is looked at. What else this process has open (the
-//! repository's directory, the cache with its catalog) the caller names in [`FilesOptions::exclude`].
+//! Closing any descriptor of a file drops the POSIX locks that SQLite holds on it in this process. So at most one
+//! database is open at a time, and no other file is opened meanwhile: the database is closed before the next entry is
+//! looked at. Other files that this process has open (the repository, the cache with its catalog) must be named by the
+//! caller in [`FilesOptions::exclude`].
 
 mod body;
 mod capture;
@@ -80,11 +86,11 @@ impl super::Engine for FilesEngine {
 /// How to read trees.
 #[derive(Debug, Clone)]
 pub struct FilesOptions {
-    /// How to read the databases in them. Its clock serves plain files too.
+    /// How to read the databases in them. Its clock is used for plain files, too.
     pub sqlite: SqliteOptions,
-    /// Directories and files that are left out with all that is below them: the repository's directory and the directory of the local
-    /// cache. They are looked up when a capture begins, so name them even if they are not there yet, and are recognised by device and inode,
-    /// so under another name too.
+    /// Directories and files that are left out with everything below them: the directory of the repository and that of
+    /// the local cache. They are looked up when a capture begins, so name them even if they do not exist yet. They are
+    /// recognised by device and inode, so also under another name.
     pub exclude: Vec<PathBuf>,
 }
 
@@ -99,7 +105,7 @@ pub struct FilesSource {
 }
 
 impl FilesSource {
-    /// Names the trees, of which all is to be stored. Links in the paths themselves are resolved now.
+    /// Names the trees. Everything in them is stored. Links in the paths themselves are resolved now.
     ///
     /// # Errors
     /// As [`FilesSource::select`].
@@ -107,11 +113,12 @@ impl FilesSource {
         Self::select(paths.into_iter().map(|path| (None, path)).collect(), options, Selection::default())
     }
 
-    /// Names the trees, each with the name that its entries are to begin with, or none; and what of them is to be stored.
+    /// Names the trees, each with the beginning of the names of its entries or `None`, and says what of them is stored.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for no path, paths that contain each other, names that do, something that is no name or no pattern, and a path in
-    /// an excluded directory; [`Error::Source`] for a path that is not there or is neither a directory nor a regular file.
+    /// [`Error::InvalidArgument`] if there is no path, if paths or names contain each other, if a name or a pattern is
+    /// invalid, or if a path is in an excluded directory; [`Error::Source`] if a path does not exist or is neither a
+    /// directory nor a regular file.
     pub fn select(paths: Vec<(Option<String>, PathBuf)>, options: FilesOptions, selection: Selection) -> Result<Self> {
         let patterns = Patterns::new(&selection.exclude)?;
         let mut named = Vec::with_capacity(paths.len());
@@ -137,20 +144,24 @@ impl FilesSource {
 }
 
 impl FilesSource {
-    /// Patterns that begin with the path of a tree are most likely meant as paths, and match nothing.
+    /// Warns of patterns that begin with the path of a tree. They are probably meant as absolute paths, but patterns
+    /// are relative, so they match nothing.
     fn warn_of_absolute(&self, monitor: &dyn Monitor) {
         for (pattern, root) in self.selection.exclude.iter().flat_map(|pattern| self.roots.iter().map(move |root| (pattern, root))) {
             let below = Path::new(pattern.trim_start_matches('!')).strip_prefix(&root.path).ok().filter(|_| root.path.parent().is_some());
             if let Some(below) = below {
                 let root = root.path.display();
-                monitor.warn(&format!("the pattern {pattern} is taken relative to {root}: write /{} if that is meant", below.display()));
+                monitor.warn(&format!(
+                    "the pattern {pattern} is relative to {root} and matches nothing there; did you mean /{}?",
+                    below.display()
+                ));
             }
         }
     }
 }
 
-/// Refuses paths that contain each other. They are sorted by their parts: a path comes right after one that contains it, or after another one inside
-/// that.
+/// Refuses paths that contain each other. They are sorted by their parts, so a path comes directly after one that
+/// contains it, or after others that are inside that, too.
 fn refuse_nested(roots: &[Root]) -> Result<()> {
     let mut outer: Option<&Root> = None;
     for root in roots {
@@ -178,11 +189,11 @@ impl Source for FilesSource {
         self.options.sqlite.content == ContentWhen::Always
     }
 
-    /// Looks at the roots only; the trees are walked while streams are asked for.
+    /// Looks at the roots only. The trees are walked while streams are asked for.
     ///
     /// # Errors
-    /// [`Error::Source`] when a path that was named cannot be read at all (gone, not mounted, no permission): a snapshot without it
-    /// would look as if everything had been deleted.
+    /// [`Error::Source`] if a named path cannot be read at all (gone, not mounted, no permission). A snapshot without
+    /// it would look as if everything had been deleted.
     fn capture<'a>(&'a self, known: &'a dyn Known, monitor: &'a dyn Monitor) -> Result<Box<dyn Capture + 'a>> {
         let walk = Walk::begin(&self.roots, &self.options.exclude, &self.selection, &self.patterns)?;
         self.warn_of_absolute(monitor);

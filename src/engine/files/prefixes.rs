@@ -1,4 +1,7 @@
-//! What the names of entries begin with.
+//! Chooses the prefixes of names, by which entries of several roots are told apart.
+//!
+//! The result depends on the set of paths and given names only, not on their order: the same source must have the same
+//! names each time, or every stream would look new.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -7,8 +10,8 @@ use std::path::{Component, Path};
 use super::walk::Root;
 use crate::error::{Error, Result};
 
-/// Gives each root the beginning of all names in it: the name that was given with it, else the last part of its path, or as many more of its last parts
-/// as it takes to tell it from the others. What comes out depends on the paths and given names alone, not on their order.
+/// Gives each root its prefix: the name that was given with it, else the last part of its path, or as many of its last
+/// parts as are needed to tell it from the others. A single directory without a given name keeps an empty prefix.
 pub(super) fn name_roots(roots: &mut [Root], given: &[Option<Vec<u8>>]) -> Result<()> {
     if let ([only], [None]) = (&*roots, given)
         && only.is_dir
@@ -16,6 +19,7 @@ pub(super) fn name_roots(roots: &mut [Root], given: &[Option<Vec<u8>>]) -> Resul
         return Ok(());
     }
     let mut parts = vec![1; roots.len()];
+    // Each turn makes all clashing prefixes longer by one part. It ends, because paths have a finite number of parts.
     loop {
         for ((root, given), &parts) in roots.iter_mut().zip(given).zip(&parts) {
             root.prefix = match given {
@@ -40,10 +44,10 @@ pub(super) fn name_roots(roots: &mut [Root], given: &[Option<Vec<u8>>]) -> Resul
     }
 }
 
-/// The names that others have too, or that begin with another one's parts, and those others.
+/// The prefixes that clash: two roots have the same one, or one lies in the other. Both of each pair are in the set.
 fn clashing(roots: &[Root]) -> HashSet<Vec<u8>> {
     let mut names: Vec<&[u8]> = roots.iter().map(|root| root.prefix.as_slice()).collect();
-    // By their parts, so that a name comes right after one that it is in, or after another one in that.
+    // Sorted by their parts, so a name comes directly after one that it lies in, or after others that lie in that, too.
     names.sort_by(|a, b| a.split(|&c| c == b'/').cmp(b.split(|&c| c == b'/')));
     let mut clashing = HashSet::new();
     let mut outer: Option<&[u8]> = None;
@@ -56,7 +60,7 @@ fn clashing(roots: &[Root]) -> HashSet<Vec<u8>> {
     clashing
 }
 
-/// Whether a name is another one, or one in it.
+/// Whether a name equals another one or lies in it.
 fn is_in(name: &[u8], outer: &[u8]) -> bool {
     name.strip_prefix(outer).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
 }

@@ -1,8 +1,8 @@
-//! Files that SQLite puts beside a database.
+//! The names of the files that SQLite keeps beside a database.
 
 use std::path::{Path, PathBuf};
 
-/// What SQLite keeps beside a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
+/// Suffixes of the side files of a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
 pub(super) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// The file beside a database with this suffix.

@@ -1,4 +1,8 @@
-//! Walking the trees lazily, in the order of names.
+//! Walks the trees lazily, in the order of names, and decides what is left out.
+//!
+//! Every entry is reached from the root of its tree, which is held open, without following a link. So nothing outside
+//! the tree is read, even if somebody exchanges directories meanwhile. Only the names of the directories on the way are
+//! in memory.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -15,17 +19,18 @@ use super::exclude::{CACHE_TAG, LeftOut, Patterns, Reason, Selection, is_cache};
 use crate::error::{Error, Result};
 use crate::fs::beneath::{Dir, Dirs};
 
-/// A path that was given.
+/// A path that the user has named.
 #[derive(Debug, Clone)]
 pub(super) struct Root {
-    /// Canonical.
+    /// The path without links.
     pub(super) path: PathBuf,
     pub(super) is_dir: bool,
-    /// What names in it begin with; empty for a directory given alone.
+    /// The beginning of all names in it. Empty for a directory that is the only root.
     pub(super) prefix: Vec<u8>,
 }
 
 impl Root {
+    /// Resolves the links in a path and looks what is there.
     pub(super) fn resolve(given: &Path) -> Result<Self> {
         let failed = |e: std::io::Error| match e.kind() {
             ErrorKind::NotFound => Error::source(given, "no such file or directory; check the path"),
@@ -39,7 +44,7 @@ impl Root {
         Ok(Self { path, is_dir: metadata.is_dir(), prefix: Vec::new() })
     }
 
-    /// Makes sure that it can be read, whatever may be the case with what is in it.
+    /// Fails unless the root itself can be read. Entries in it may still turn out to be unreadable.
     fn check(&self) -> Result<()> {
         let metadata = std::fs::symlink_metadata(&self.path).map_err(|e| Error::source(&self.path, e))?;
         if metadata.is_dir() != self.is_dir || !(metadata.is_dir() || metadata.is_file()) {
@@ -58,33 +63,33 @@ pub(super) struct Entry {
     pub(super) path: PathBuf,
     /// Its name in the snapshot.
     pub(super) name: Vec<u8>,
-    /// How deep it lies below its root.
+    /// How deep it lies below its root; 0 for the root.
     pub(super) depth: usize,
-    /// Its own, not what a link points to.
+    /// Its own metadata. A link is not followed.
     pub(super) metadata: Metadata,
-    /// The directories of its tree, the first one held open: how it is reached.
+    /// The directories of its tree. The root is held open, and the entry is reached from there.
     pub(super) dirs: Arc<Dirs>,
 }
 
-/// A name in a directory that is held open as long as this is there.
+/// A name in a directory. The directory stays open as long as this value exists.
 pub(super) struct Held {
     pub(super) dir: Arc<Dir>,
-    /// Leads to the name in that directory.
+    /// The path through the held directory.
     pub(super) path: PathBuf,
 }
 
 impl Entry {
-    /// The directory that it is in, without a link on the way.
+    /// The directory that it is in, reached without following a link.
     pub(super) fn dir(&self) -> std::io::Result<Arc<Dir>> {
         dir_of(&self.dirs, &self.path)
     }
 
-    /// Its name there; the tree's own directory is named by itself.
+    /// Its name in that directory; `.` for the root directory.
     pub(super) fn own_name(&self) -> &OsStr {
         own_name(&self.dirs, &self.path)
     }
 
-    /// How it is reached.
+    /// Opens its directory, to reach it from there.
     pub(super) fn held(&self) -> std::io::Result<Held> {
         let dir = self.dir()?;
         Ok(Held { path: dir.at(self.own_name()), dir })
@@ -103,34 +108,36 @@ fn own_name<'p>(dirs: &Dirs, path: &'p Path) -> &'p OsStr {
     }
 }
 
-/// Goes through all trees; of a directory being listed only the names are in memory.
+/// Goes through all trees.
 pub(super) struct Walk<'a> {
     all: &'a [Root],
+    /// The roots that were not begun yet.
     roots: std::slice::Iter<'a, Root>,
     current: Option<Tree<'a>>,
-    /// Device and inode of what is left out.
+    /// Device and inode of the files and directories of icecore itself, which are left out.
     excluded: HashSet<(u64, u64)>,
     selection: &'a Selection,
     patterns: &'a Patterns,
-    /// What was left out up to now, for a reason.
+    /// What was left out so far.
     pub(super) left_out: LeftOut,
 }
 
-/// A tree being walked.
+/// The tree that is being walked.
 struct Tree<'a> {
     root: &'a Root,
     dirs: Arc<Dirs>,
+    /// The device of the root.
     dev: Option<u64>,
     walk: IntoIter,
-    /// The tag of the cache directory that was found last.
+    /// The tag of the cache directory that was found last. It is given out next.
     tag: Option<Entry>,
 }
 
-/// What becomes of something in a tree.
+/// The decision about an entry.
 enum Choice {
     Take(Entry),
     LeaveOut,
-    /// A directory without what is in it.
+    /// Take a directory without its entries.
     TakeAlone(Entry),
 }
 
@@ -139,14 +146,16 @@ type Unseen = (PathBuf, String);
 
 impl<'a> Walk<'a> {
     pub(super) fn begin(roots: &'a [Root], exclude: &[PathBuf], selection: &'a Selection, patterns: &'a Patterns) -> Result<Self> {
+        // A root that cannot be read fails the capture: without it, the snapshot would look as if everything had been
+        // deleted.
         roots.iter().try_for_each(Root::check)?;
-        // What is not there cannot be met.
+        // The walk cannot meet a path that does not exist.
         let id_of = |path: &PathBuf| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
         let excluded = exclude.iter().filter_map(id_of).collect();
         Ok(Self { all: roots, roots: roots.iter(), current: None, excluded, selection, patterns, left_out: LeftOut::default() })
     }
 
-    /// What was named.
+    /// The paths that the user has named.
     pub(super) fn roots(&self) -> &'a [Root] {
         self.all
     }
@@ -156,6 +165,7 @@ impl<'a> Walk<'a> {
         self.all.iter().find(|root| path.starts_with(&root.path)).map(|root| name_in(root, path)).unwrap_or_default()
     }
 
+    /// Begins the walk of the next root.
     fn open(&mut self) -> Option<Result<Tree<'a>, Unseen>> {
         let root = self.roots.next()?;
         let above = if root.is_dir { &root.path } else { root.path.parent().unwrap_or(Path::new("/")) };
@@ -170,10 +180,11 @@ impl<'a> Walk<'a> {
         Some(Ok(Tree { root, dirs, dev, walk, tag: None }))
     }
 
-    /// Decides about something that was found.
+    /// Decides about an entry that the walk has found.
     fn choose(&mut self, tree: &mut Tree<'_>, found: &DirEntry) -> std::result::Result<Choice, Unseen> {
         let is_dir = found.file_type().is_dir();
-        // Before it is looked at: what is left out may well have vanished.
+        // Names are compared before anything is looked at: a temporary file that is left out may have vanished, which
+        // is not worth a line.
         if let Some(reason) = self.left_out_by_name(tree, found) {
             match reason {
                 Reason::Excluded => self.left_out.excluded += 1,
@@ -181,7 +192,7 @@ impl<'a> Walk<'a> {
             }
             return Ok(Choice::LeaveOut);
         }
-        // By the directory that is held: the path may lead elsewhere by now.
+        // Looked at through the held directory, because the path may lead elsewhere by now.
         let path = found.path().to_path_buf();
         let name = name_in(tree.root, &path);
         let looked = dir_of(&tree.dirs, &path).and_then(|dir| dir.look(own_name(&tree.dirs, &path)));
@@ -235,7 +246,8 @@ impl Iterator for Walk<'_> {
             let chosen = match found {
                 Ok(found) => {
                     let chosen = self.choose(&mut tree, &found);
-                    // Of a directory that has vanished the walk would only say once more that it cannot be listed.
+                    // If a directory is left out or has vanished, the walk must not enter it. For a vanished one it
+                    // would report the same again.
                     if found.file_type().is_dir() && !matches!(chosen, Ok(Choice::Take(_))) {
                         tree.walk.skip_current_dir();
                     }
@@ -253,7 +265,7 @@ impl Iterator for Walk<'_> {
     }
 }
 
-/// The tag of a cache directory, as an entry of its own.
+/// The tag of a cache directory, as an entry. It is stored, so that the restored directory is a cache directory again.
 fn tag_in(dir: &Entry) -> Option<Entry> {
     let path = dir.path.join(CACHE_TAG);
     let metadata = std::fs::symlink_metadata(&path).ok()?;
@@ -265,6 +277,7 @@ fn unseen(root: &Root, error: walkdir::Error) -> Unseen {
     (error.path().unwrap_or(&root.path).to_path_buf(), why(error))
 }
 
+/// The name of a path in the snapshot.
 fn name_in(root: &Root, path: &Path) -> Vec<u8> {
     let below = path.strip_prefix(&root.path).unwrap_or(path).as_os_str().as_bytes();
     match (root.prefix.is_empty(), below.is_empty()) {
@@ -279,18 +292,19 @@ fn why(error: walkdir::Error) -> String {
     error.into_io_error().map_or(text, |e| refusal(&e))
 }
 
-/// Why something was skipped that is not there any more. Somebody has deleted it, a moment later than other things.
+/// The reason for an entry that is gone: somebody has deleted it since its directory was listed.
 pub(super) const VANISHED: &str = "skipped: it vanished while the backup ran";
 
-/// Why something cannot be looked at: where its directory was is a link now, or nothing.
+/// The reason for an entry that cannot be reached through its directory.
 fn exchanged(error: &std::io::Error) -> String {
     match rustix::io::Errno::from_io_error(error) {
+        // A link or another file has taken the place of a directory on the way.
         Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => VANISHED.to_owned(),
         _ => refusal(error),
     }
 }
 
-/// Why something was skipped, from what the system says.
+/// The reason for an entry that the system refuses.
 pub(super) fn refusal(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => VANISHED.to_owned(),

@@ -1,9 +1,10 @@
-//! Owner, mode, access control list, extended attributes and times of what is put in place.
+//! Sets owner, mode, access control list, extended attributes and times of restored files.
 //!
-//! A restored file is never open to more than it was, also while it is being restored. It is made for its owner alone, and gets first its owner, then
-//! its `user.*` attributes, its mode, its list and its capabilities: a change of owner takes capabilities and set-user-id bits away. Until the list is set, and if it
-//! cannot be, the mode is the one of [`FileMeta::mode_without_acl`]. A list that the new file has inherited from its directory is removed first: the
-//! mode's group bits would open it.
+//! Guarantee: at no time can more users read or write a restored file than the original. It is created for its owner
+//! alone. Then it gets, in this order: owner, `user.*` attributes, mode, access control list, capabilities. The owner
+//! comes first because a change of owner clears capabilities and set-user-id bits. Until the list is set, and if it
+//! cannot be set, the mode is [`FileMeta::mode_without_acl`]. A list that the new file has inherited from its directory
+//! is removed before the mode is set, since the mode's group bits would activate it.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -17,7 +18,7 @@ use super::target::Named;
 use crate::engine::attributes;
 use crate::recorded::FileMeta;
 
-/// The bytes of a file that is to be restored which take no space.
+/// How many bytes of the file to be restored are holes.
 pub(in crate::engine) fn holes_of(meta: Option<&FileMeta>) -> u64 {
     meta.map_or(0, |meta| meta.holes)
 }
@@ -29,7 +30,8 @@ struct Owned {
 }
 
 impl Placement<'_> {
-    /// The attributes of what lies at a path. If its access control list cannot be read, they are for its owner alone.
+    /// The attributes of an existing file. If its access control list cannot be read, the mode is reduced to the
+    /// owner's rights.
     pub(in crate::engine) fn attributes_of(&self, place: &Named, metadata: &Metadata) -> FileMeta {
         attributes::seen(place.held(), metadata).unwrap_or_else(|e| {
             self.monitor.warn(&format!("{}: its extended attributes could not be read, so they are not kept: {e}", place.path.display()));
@@ -37,8 +39,9 @@ impl Placement<'_> {
         })
     }
 
-    /// Applies what can be applied. What cannot be is a warning: the bytes matter more. Set-user-id and similar bits, and capabilities, are set only
-    /// where `special_bits` allows them and the owner is as recorded.
+    /// Sets the attributes. Each that cannot be set is a warning, since the file's content matters more. Set-user-id
+    /// and similar bits, and capabilities, are set only if `special_bits` allows them and owner and group are as
+    /// recorded.
     pub(in crate::engine) fn apply_meta(&self, file: &File, path: &Path, meta: &FileMeta, special_bits: bool) {
         let owned = self.give_owner(file, path, meta);
         let is_as_recorded = owned.user && owned.group;
@@ -46,18 +49,21 @@ impl Placement<'_> {
         if !owned.group {
             mode = for_another_group(mode);
         }
+        // An inherited list that cannot be removed may name any user, so only the owner keeps access.
         if !self.remove_inherited(file, path) {
             mode &= !0o077;
         }
-        // While the owner may still write: these ask for it, on files that nobody may write to.
+        // Before the mode: setting these needs write permission, which a read-only file does not give its owner.
         self.set_attributes(file, path, meta, &owned, |name| name.starts_with(b"user."));
         let bits = if is_as_recorded && special_bits { 0o7777 } else { 0o777 };
+        // The cast cannot lose bits: 12 bits are left, and `RawMode` has at least 16.
         self.attempt(path, "mode", rustix::fs::fchmod(file, Mode::from_raw_mode((mode & bits) as rustix::fs::RawMode)));
         self.set_attributes(file, path, meta, &owned, |name| name.starts_with(b"system."));
         self.set_attributes(file, path, meta, &owned, |name| name.starts_with(b"security.") && special_bits);
         self.attempt(path, "modification time", rustix::fs::futimens(file, &times(meta.mtime_ns)));
     }
 
+    /// Sets owner and group as far as this process may, and returns which of them are as recorded then.
     fn give_owner(&self, file: &File, path: &Path, meta: &FileMeta) -> Owned {
         let now = || file.metadata().map(|now| Owned { user: now.uid() == meta.uid, group: now.gid() == meta.gid });
         let before = now().unwrap_or(Owned { user: false, group: false });
@@ -68,7 +74,7 @@ impl Placement<'_> {
             self.attempt(path, "owner", change_owner(file, Some(meta.uid), meta.gid));
             return now().unwrap_or(before);
         }
-        // Whoever is in the group may give it the file.
+        // A user may change a file's group to one of the user's own groups.
         let group = before.group || change_owner(file, None, meta.gid).is_ok();
         let narrowed = !group && for_another_group(meta.mode_without_acl()) != meta.mode_without_acl();
         let note = if narrowed { ", and its group gets no more than others" } else { "" };
@@ -77,12 +83,13 @@ impl Placement<'_> {
         Owned { user: before.user, group }
     }
 
-    /// Applies what can be applied to a symbolic link at `path`, which is to be at `target`.
+    /// Sets owner and time of a symbolic link. `link` is where it is now, `target` where it will be.
     pub(in crate::engine) fn dress_link(&self, link: &Named, target: &Path, meta: &FileMeta) {
         let path = link.held();
         use rustix::fs::{AtFlags, CWD};
         let is_other = std::fs::symlink_metadata(path).is_ok_and(|now| (now.uid(), now.gid()) != (meta.uid, meta.gid));
-        // The owner of a link only says who may remove it from a directory with the sticky bit; to others it is not worth a warning.
+        // Only for root, and without a warning otherwise: a link's owner matters only for removing it from a directory
+        // with the sticky bit.
         if is_other && rustix::process::geteuid().is_root() {
             let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
             let outcome = match is_valid(meta.uid) && is_valid(meta.gid) {
@@ -110,10 +117,11 @@ mod linux {
     use rustix::io::Errno;
 
     impl Placement<'_> {
-        /// Removes the lists that a new file has from its directory; whether there is none any more.
+        /// Removes the access control lists that a new file has inherited from its directory. Returns whether none is
+        /// left.
         pub(in crate::engine) fn remove_inherited(&self, file: &File, path: &Path) -> bool {
             let removed = [ACL_ACCESS, ACL_DEFAULT].map(|name| match rustix::fs::fremovexattr(file, name) {
-                // A file has no list for new files: some file systems say so as if it were not allowed.
+                // Only a directory has a default list. For a file some file systems answer with a permission error.
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
                 Err(_) if name == ACL_DEFAULT && !file.metadata().is_ok_and(|now| now.is_dir()) => Ok(()),
                 Err(e) => Err(e),
@@ -123,11 +131,12 @@ mod linux {
             outcome.is_ok()
         }
 
-        /// Sets those of the attributes of which the name is wanted.
+        /// Sets the attributes whose names are wanted.
         pub(super) fn set_attributes(&self, file: &File, path: &Path, meta: &FileMeta, owned: &Owned, wanted: impl Fn(&[u8]) -> bool) {
             let is_wanted = |attribute: &&Attribute| Attribute::is_kept(&attribute.name) && wanted(&attribute.name);
             for Attribute { name, value } in meta.attributes.iter().take(ATTRIBUTES_MAX).filter(is_wanted) {
                 let (is_list, is_capability) = (name.starts_with(b"system."), name == CAPABILITY);
+                // A list's group entry and a capability would be for another group or owner than recorded.
                 let set = match () {
                     () if is_list && !owned.group => Err(io::Error::other("its group is another one")),
                     () if is_capability && !(owned.user && owned.group) => Err(io::Error::other("its owner is another one")),
@@ -145,7 +154,7 @@ mod linux {
     }
 }
 
-/// Elsewhere there are no such lists, and the attributes of Linux mean nothing.
+/// Other systems have no such lists, and Linux's attributes mean nothing to them.
 #[cfg(not(target_os = "linux"))]
 impl Placement<'_> {
     fn remove_inherited(&self, _file: &File, _path: &Path) -> bool {
@@ -160,8 +169,8 @@ impl Placement<'_> {
     }
 }
 
-/// What a mode becomes when the file gets another group than the recorded one. Its members were others before, and those of the old group are others
-/// now: so both get what both had.
+/// The mode for a file whose group is not the recorded one. Members of the new group counted as others before, and
+/// members of the old group count as others now. So group and others both get only the rights that both had.
 fn for_another_group(mode: u32) -> u32 {
     let shared = mode >> 3 & mode & 0o7;
     mode & !0o077 | shared << 3 | shared
@@ -174,12 +183,12 @@ fn change_owner(file: &File, uid: Option<u32>, gid: u32) -> rustix::io::Result<(
     rustix::fs::fchown(file, uid.map(Uid::from_raw), Some(Gid::from_raw(gid)))
 }
 
-/// All bits set means "leave as it is" to the system call, and is no valid owner.
+/// Whether this can be an owner. For the system call, all bits set means "do not change".
 fn is_valid(id: u32) -> bool {
     id != u32::MAX
 }
 
-/// For `futimens`: this modification time; the access time stays.
+/// The times for `futimens`: this modification time, and no change of the access time.
 fn times(mtime_ns: i64) -> Timestamps {
     let mtime = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _ };
     Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ }, last_modification: mtime }

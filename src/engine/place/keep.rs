@@ -1,7 +1,11 @@
-//! Second names for what was there: `NAME.pre_restore.TIMESTAMP`.
+//! Keeps the file that a restore replaces, under the name `NAME.pre_restore.TIMESTAMP`.
 //!
-//! Where that is too long for the file system, with the longest suffix that SQLite adds, the beginning of NAME stands for it, with `~` and 8 hex
-//! digits of the BLAKE3 of the whole NAME: `BEGINNING~1a2b3c4d.pre_restore.TIMESTAMP`.
+//! The old file gets its second name, durably, before the new one takes the first. So at every moment at least one of
+//! its names exists. A hard link is used where the file system has them; else a copy. If a later step fails,
+//! [`Placement::put_back`] gives the first name back.
+//!
+//! If the name is too long for the file system together with the longest suffix that SQLite adds, NAME is cut:
+//! `BEGINNING~1a2b3c4d.pre_restore.TIMESTAMP`, with 8 hex digits of the BLAKE3 of the whole NAME.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -14,21 +18,21 @@ use super::temp::Temp;
 use crate::error::{Error, Result};
 use crate::fs::beneath;
 
-/// Kept names tried for one timestamp, `.1`, `.2` and so on added, before the directory is taken for broken.
+/// Most names that are tried for one timestamp, with `.1`, `.2` and so on. A directory with more is probably broken.
 const COUNTER_MAX: u32 = 10_000;
 
-/// A file that has a second name now.
+/// A file that has a second name.
 #[derive(Debug)]
 struct KeptFile {
     /// `""` for the file itself, else one of [`SIDES`].
     suffix: &'static str,
-    /// What the suffix is added to.
+    /// The kept name without the suffix.
     stem: Target,
     /// Device and inode of the file under its first name.
     identity: (u64, u64),
 }
 
-/// Files that have a second name now.
+/// Files that have a second name.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Kept {
     files: Vec<KeptFile>,
@@ -58,14 +62,15 @@ impl Kept {
 
 /// Why a second name could not be given.
 enum KeepError {
+    /// A file of this name has appeared meanwhile. The next name is tried.
     Taken,
     Other(Error),
 }
 
 impl Placement<'_> {
-    /// Gives the file (`""`) and the side files named by `suffixes` a second name each, durably. All of them get the same stem, so that
-    /// a kept database opens with its own WAL. `open` is the file itself where locks on it must survive a copy: opening and closing it
-    /// again would drop them.
+    /// Gives the file (`""`) and its side files in `suffixes` a second name each, durably. All get the same stem, so
+    /// that a kept database opens with its own WAL. `open` is the file itself, if this process holds locks on it:
+    /// opening it again for a copy and closing that would drop them.
     pub(in crate::engine) fn keep(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
         let kept = self.keep_unsynced(target, suffixes, open)?;
         if let Err(e) = target.sync_dir(self.disk) {
@@ -75,12 +80,12 @@ impl Placement<'_> {
         Ok(kept)
     }
 
-    /// The same, but the second names are not durable yet.
+    /// Like [`Placement::keep`], but the second names are not durable yet.
     pub(in crate::engine) fn keep_unsynced(&self, target: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept> {
         self.under_free_name(target, |kept| self.keep_as(target, kept, suffixes, open))
     }
 
-    /// Gives a finished copy of what is at the target a kept name, durably.
+    /// Gives a finished copy of the target's file a kept name, durably.
     pub(in crate::engine) fn keep_copy(&self, target: &Target, mut copy: Temp<'_>) -> Result<Named> {
         let kept = self.under_free_name(target, |kept| {
             let place = kept.named().map_err(KeepError::Other)?;
@@ -185,24 +190,26 @@ impl Placement<'_> {
         Ok(temp)
     }
 
-    /// Takes second names away again while the first ones are still there.
+    /// Removes the second names again. Call this only while the first names exist.
     pub(in crate::engine) fn forget(&self, kept: &Kept) {
         for file in &kept.files {
-            // A second name too many is harmless.
+            // If one stays, it is only one name too many.
             let _ = file.stem.with_suffix(file.suffix).map(|place| self.disk.remove_file(place.held()));
         }
     }
 
-    /// Undoes everything after a failure: whatever has lost its name gets it back, the file itself last, so that it never stands there
-    /// without its WAL or journal; then the second names go. The error that led here comes back, with where things lie if this fails
-    /// too, or if somebody else has taken the name meanwhile.
+    /// Undoes the restore after a failure. Files that have lost their first name get it back, the database itself last,
+    /// so that it never exists without its WAL or journal. Then the second names are removed. Returns `cause`. If this
+    /// fails too, or another process has taken a name meanwhile, the error says where the old files are.
     pub(in crate::engine) fn put_back(&self, target: &Target, kept: &Kept, cause: Error) -> Error {
         if kept.is_empty() {
             return cause;
         }
+        // In reverse, since the file itself comes first in the list.
         let all_back = kept.files.iter().rev().all(|file| {
             let (Ok(original), Ok(kept)) = (target.with_suffix(file.suffix), file.stem.with_suffix(file.suffix)) else { return false };
             match original.metadata() {
+                // It has its name still. Another file under that name must not be replaced.
                 Ok(Some(there)) => (there.dev(), there.ino()) == file.identity,
                 Ok(None) => self.second_name(target, &kept, &original, None).is_ok(),
                 Err(_) => false,
@@ -215,7 +222,7 @@ impl Placement<'_> {
         Error::half_done(&target.path, format!("{cause}; and then it could not be put back: what was there lies at {}", kept.list()))
     }
 
-    /// The last step: from here on the new name survives a power cut.
+    /// The last step: makes the new name durable.
     pub(in crate::engine) fn settle_name(&self, target: &Target, kept: &Kept) -> Result<()> {
         target.sync_dir(self.disk).map_err(|e| {
             let was = if kept.is_empty() { String::new() } else { format!("; what was there lies at {}", kept.list()) };
@@ -237,7 +244,7 @@ fn name_copy(copy: &mut Temp<'_>, of: &Path, to: &Named) -> Result<(), KeepError
     })
 }
 
-/// Whether neither this kept name nor one that SQLite would take for its side file is there.
+/// Whether neither this name exists, nor one that SQLite would take for its side file.
 fn is_free(kept: &Target) -> Result<bool> {
     for suffix in [""].iter().chain(&SIDES) {
         if kept.with_suffix(suffix)?.metadata()?.is_some() {
@@ -247,8 +254,9 @@ fn is_free(kept: &Target) -> Result<bool> {
     Ok(true)
 }
 
-/// What file systems without hard links say (vfat and exfat: EPERM; others ENOSYS or EOPNOTSUPP), and what one says whose link count is
-/// full. EPERM is also what Linux says for files of others under `fs.protected_hardlinks`; a copy serves there too.
+/// Whether a hard link is impossible here, so that a copy is needed: the file system has no links (vfat and exfat:
+/// EPERM; others: ENOSYS or EOPNOTSUPP), the file has the most links already, or it belongs to another user under
+/// `fs.protected_hardlinks` (EPERM).
 pub(in crate::engine) fn links_unsupported(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::TooManyLinks)
 }

@@ -9,13 +9,15 @@
 //! | [`Placement::place_file`] | a plain file | `NAME.pre_restore.TIMESTAMP` |
 //! | `Tree` in `files/restore/tree.rs` | a directory that is filled by names from a repository | as above, entry by entry |
 //!
-//! Killed at any moment, NAME is the old database whole, or the new one, or absent with both lying beside it: never a mixture of the
-//! two. What a killed restore leaves besides is a file `.NAME.icecore-restore-RANDOM`, which is in nobody's way and can be deleted.
+//! Guarantee: killed at any moment, NAME is the complete old database, or the complete new one, or absent with both
+//! beside it. It is never a mixture. A killed restore may also leave a file `.NAME.icecore-restore-RANDOM`, which does
+//! no harm and can be deleted.
 //!
-//! A destination in use is refused (see `sqlite/restore/holder.rs`). Two things cannot be seen and are the caller's to know: a process that opens the
-//! database in the instant between the last look and the rename keeps the old file open, which by then is the kept one; and the
-//! calling process itself must not have the destination open, because closing any handle on a file gives up the locks that SQLite
-//! holds on it in the same process (<https://sqlite.org/howtocorrupt.html>, section 2.2).
+//! A destination in use is refused (see `sqlite/restore/holder.rs`). Two limits:
+//! - A process that opens the database between the last check and the rename has the old file open, which is the kept
+//!   one then.
+//! - The calling process must not have the destination open: closing any handle on a file drops the locks that SQLite
+//!   holds on it in the same process (<https://sqlite.org/howtocorrupt.html>, section 2.2).
 
 pub(in crate::engine) mod dress;
 pub(in crate::engine) mod keep;
@@ -31,32 +33,33 @@ use crate::error::Result;
 use crate::fs::disk::Disk;
 use crate::progress::Monitor;
 
-/// Writes the new bytes into the file, which is there, empty or of the announced length, and opened for reading and writing. It may use
-/// several threads (`write_at`); it verifies what it writes. The file is made durable afterwards, not by this function.
+/// Writes the new bytes into the file and verifies them. The file is opened for reading and writing, and is empty or
+/// has the announced length. Several threads may write (`write_at`). The caller makes the file durable.
 pub type Fill<'f> = dyn Fn(&File) -> Result<()> + 'f;
 
-/// How things are put in place: what all functions of this module share.
+/// The context of all functions of this module.
 pub struct Placement<'a> {
-    /// Where names are given, taken and made durable.
+    /// Creates, renames and removes files, and makes them durable.
     pub disk: &'a dyn Disk,
-    /// Goes into the name of what is kept, `NAME.pre_restore.TIMESTAMP`: `20261123T031500Z`. The caller's, as this module has no clock.
+    /// The time in the name of a kept file, `NAME.pre_restore.TIMESTAMP`, such as `20261123T031500Z`. The caller gives
+    /// it, as this module has no clock.
     pub timestamp: String,
-    /// Hears of phases and warnings, and is asked whether to stop.
+    /// Gets phases and warnings, and says whether to stop.
     pub monitor: &'a dyn Monitor,
 }
 
-/// What was done.
+/// The outcome of placing a file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Placed {
-    /// Where the new bytes are: the destination, with symbolic links resolved.
+    /// The path of the new file: the destination, with symbolic links resolved.
     pub path: PathBuf,
-    /// What was there before, where it lies now; empty if nothing was there.
+    /// The paths of the files that were there before; empty if there were none.
     pub kept: Vec<PathBuf>,
-    /// What SQLite said of a database that was put in place.
+    /// The findings of SQLite's checks of a new database.
     pub findings: Findings,
 }
 
-/// What SQLite's checks said of a database.
+/// The findings of SQLite's checks of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Findings {
     /// Bytes cannot be read, or an index gives wrong answers.

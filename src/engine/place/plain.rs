@@ -1,4 +1,4 @@
-//! A plain file onto the place of another one.
+//! Puts a plain file in place and keeps the old one.
 
 use std::path::Path;
 
@@ -10,11 +10,13 @@ use crate::error::Result;
 use crate::recorded::FileMeta;
 
 impl Placement<'_> {
-    /// Puts a new plain file at `dest`; what was there is kept. A symbolic link there is refused. `len_bytes` is the size of the new file;
-    /// `meta` is applied as far as possible, without it the new file gets owner and mode of the old one, or mode 0600.
+    /// Puts a new plain file at `dest` and keeps the old one. A symbolic link there is refused. `len_bytes` is the size
+    /// of the new file. `meta` is applied as far as possible; without it the new file gets owner and mode of the old
+    /// one, or mode 0600.
     ///
     /// # Errors
-    /// As [`Placement::place_database`], but for use by others: a process that has the old file open keeps it, as the kept one.
+    /// As [`Placement::place_database`], except that a file in use is no error: a process that has it open goes on with
+    /// the kept file.
     pub fn place_file(&self, dest: &Path, len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Placed> {
         let target = Target::resolve(dest)?;
         let placed = self.place_file_at(&target, len_bytes, meta, fill)?;
@@ -22,7 +24,7 @@ impl Placement<'_> {
         Ok(Placed { path: target.path, kept: placed.paths(), ..Placed::default() })
     }
 
-    /// All of it but the last sync of the directory.
+    /// Like [`Placement::place_file`], without the last sync of the directory.
     pub(in crate::engine) fn place_file_at(
         &self,
         target: &Target,
@@ -36,6 +38,7 @@ impl Placement<'_> {
         temp.sync()?;
         let place = target.named()?;
         let kept = self.keep_if_there(target)?;
+        // If there was no file, none may be replaced: one that has appeared meanwhile has no second name.
         let renamed = if kept.is_empty() { temp.rename_new(&place) } else { temp.rename(&place) };
         match renamed {
             Ok(()) => Ok(kept),
@@ -43,7 +46,7 @@ impl Placement<'_> {
         }
     }
 
-    /// A kept name for whatever has this name now, a symbolic link itself included.
+    /// Gives a kept name to the file or symbolic link at the target, if there is one.
     pub(in crate::engine) fn keep_if_there(&self, target: &Target) -> Result<Kept> {
         match target.metadata()? {
             Some(_) => self.keep(target, &[""], None),
@@ -51,7 +54,7 @@ impl Placement<'_> {
         }
     }
 
-    /// The same, but the kept name is not durable yet.
+    /// Like [`Placement::keep_if_there`], but the kept name is not durable yet.
     pub(in crate::engine) fn keep_if_there_unsynced(&self, target: &Target) -> Result<Kept> {
         match target.metadata()? {
             Some(_) => self.keep_unsynced(target, &[""], None),

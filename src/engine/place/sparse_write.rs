@@ -1,34 +1,30 @@
-//! Files that had holes get them back.
+//! Writes files with holes: blocks of zeros are not written.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Where holes may begin and end: the length of a block of most file systems, or a part of it.
-const BLOCK_LEN: usize = 4096;
+/// Holes begin and end at multiples of this: the block length of most file systems, or a part of it.
+const BLOCK_LEN: u64 = 4096;
 
-/// Writes bytes to their place in a file that has zeros there, but for whole blocks of zeros.
+/// Writes bytes to a place in a file that has zeros there. Whole blocks of zeros are left out.
 pub(crate) fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    let (mut rest, mut at) = (bytes, offset);
-    // What is to be written of the blocks before `rest`, and where.
-    let mut pending: Option<(u64, usize)> = None;
-    let flush = |pending: Option<(u64, usize)>| match pending {
-        Some((from, len)) => {
-            let start = (from - offset) as usize;
-            file.write_all_at(bytes.get(start..start + len).unwrap_or_default(), from)
-        }
-        None => Ok(()),
-    };
-    while !rest.is_empty() {
-        let to_boundary = BLOCK_LEN - (at % BLOCK_LEN as u64) as usize;
-        let (block, after) = rest.split_at(to_boundary.min(rest.len()));
+    // The part of `bytes` that has been looked at, and the start of its last blocks that are not written yet. They are
+    // written together.
+    let (mut at, mut pending): (usize, Option<usize>) = (0, None);
+    // usize fits u64 on every platform.
+    let flush = |from: usize, to: usize| file.write_all_at(bytes.get(from..to).unwrap_or_default(), offset + from as u64);
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        // At most BLOCK_LEN, so it fits usize.
+        let to_boundary = (BLOCK_LEN - (offset + at as u64) % BLOCK_LEN) as usize;
+        let (block, _) = rest.split_at(to_boundary.min(rest.len()));
         match block.iter().all(|&byte| byte == 0) {
-            true => flush(pending.take())?,
-            false => pending = Some(pending.map_or((at, block.len()), |(from, len)| (from, len + block.len()))),
+            true => pending.take().map_or(Ok(()), |from| flush(from, at))?,
+            false => pending = pending.or(Some(at)),
         }
-        (rest, at) = (after, at + block.len() as u64);
+        at += block.len();
     }
-    flush(pending)
+    pending.map_or(Ok(()), |from| flush(from, at))
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! The place where something is to be put: a name in a directory that is held open, and its neighbours.
+//! A destination: a name in a directory that is held open, and the names beside it.
+//!
+//! Guarantee: after the directory was found, another user cannot lead a restore elsewhere by renaming directories or by
+//! links, since every call goes through the open directory. The paths here are for messages only.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
@@ -14,16 +17,18 @@ use crate::fs::disk::Disk;
 /// What SQLite may leave beside a database (<https://sqlite.org/tempfiles.html>, sections 2.1 to 2.3).
 pub(in crate::engine) const SIDES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// The side files that hold data; `-shm` is an index of the WAL that is rebuilt from it.
+/// The side files with data. `-shm` is only an index of the WAL and is rebuilt.
 pub(in crate::engine) const DATA_SIDES: [&str; 2] = ["-wal", "-journal"];
 
 /// Bytes of the longest of [`SIDES`].
 const SIDE_BYTES_MAX: usize = 8;
 
-/// Most bytes of a name in a directory (Linux: NAME_MAX, limits.h; macOS counts characters, which are no more).
+/// Longest name in a directory, in bytes (Linux: NAME_MAX, limits.h). macOS counts characters, of which there are not
+/// more.
 const NAME_BYTES_MAX: usize = 255;
 
-/// What every file system takes: eCryptfs takes the fewest of those in use. The file system is asked only about longer names.
+/// Names up to this length are possible on every file system in use; eCryptfs has the lowest limit. For longer ones the
+/// file system is asked.
 const NAME_BYTES_ANYWHERE: usize = 143;
 
 /// A destination: a name in a directory that is held open, or in one below that.
@@ -39,7 +44,7 @@ pub(in crate::engine) struct Target {
     below: PathBuf,
 }
 
-/// A name in the directory of a [`Target`], which is open as long as this is there.
+/// A name in the directory of a [`Target`]. The directory stays open as long as this exists.
 #[derive(Debug)]
 pub(in crate::engine) struct Named {
     /// For messages.
@@ -49,24 +54,25 @@ pub(in crate::engine) struct Named {
 }
 
 impl Named {
-    /// A path for calls of the system that leads to the name in the directory that is held.
+    /// The path for system calls. It leads through the open directory.
     pub fn held(&self) -> &Path {
         &self.held
     }
 
-    /// What lies there now, itself, not what it may point to.
+    /// The metadata of the file or link itself; `None` if there is none.
     pub fn metadata(&self) -> Result<Option<Metadata>> {
         found(std::fs::symlink_metadata(&self.held), &self.path)
     }
 
-    /// The directory, for whoever goes on using the name.
+    /// The directory. Callers that keep `held` longer keep this too.
     pub fn dir(&self) -> Arc<Dir> {
         Arc::clone(&self.dir)
     }
 }
 
 impl Target {
-    /// The place that a user has named. Its directory is found as [`Dir::find`] does; the name itself must be no link.
+    /// The destination that a user has named. Its directory is found by [`Dir::find`]. The name itself must not be a
+    /// link.
     pub fn resolve(dest: &Path) -> Result<Self> {
         if dest.as_os_str().as_bytes().ends_with(b"/") {
             return Err(Error::destination(dest, "is the name of a directory; name the file that is to be restored"));
@@ -87,7 +93,7 @@ impl Target {
         }
     }
 
-    /// Refuses what no database can be put in the place of.
+    /// Refuses a directory, a device and anything else that is not a regular file.
     pub fn refuse_other(&self) -> Result<()> {
         match self.metadata()? {
             Some(meta) if meta.is_dir() => Err(Error::destination(&self.path, "is a directory; name the file that is to be restored")),
@@ -128,7 +134,7 @@ impl Target {
         disk.sync_dir(self.dirs.get(&self.below)?.itself())
     }
 
-    /// Refuses a file that cannot be replaced, only written into.
+    /// Refuses a file that is a mount point: it can be written into but not replaced.
     pub fn refuse_mount_point(&self) -> Result<()> {
         let named = self.named()?;
         match named.metadata()? {
@@ -137,19 +143,19 @@ impl Target {
         }
     }
 
-    /// What lies at the path now, itself, not what it may point to.
+    /// The metadata of the file or link itself; `None` if there is none.
     pub fn metadata(&self) -> Result<Option<Metadata>> {
         self.named()?.metadata()
     }
 
-    /// The place with something added to its name.
+    /// The name with a suffix.
     pub fn with_suffix(&self, suffix: impl AsRef<OsStr>) -> Result<Named> {
         let mut name = self.name.clone();
         name.push(suffix);
         self.beside(&name)
     }
 
-    /// A hidden name for a file beside it; of a name that would become too long only the beginning is in it.
+    /// A hidden name for a file beside it. If it would be too long, it has only the beginning of the name.
     pub fn hidden(&self, suffix: &str) -> OsString {
         let mut name = OsString::from(".");
         name.push(beginning(&self.name, self.room(1 + suffix.len())));
@@ -157,7 +163,8 @@ impl Target {
         name
     }
 
-    /// The place beside it where what is there is kept: `suffix` is added to its name, or to the beginning of a name that would become too long.
+    /// The name under which the old file is kept: this name with `suffix`. If that would be too long, the name is cut
+    /// and gets a hash, so that two long names with the same beginning stay different.
     pub fn kept(&self, suffix: &str) -> Self {
         let room = self.room(suffix.len() + SIDE_BYTES_MAX);
         let mut name = self.name.clone();
@@ -170,7 +177,7 @@ impl Target {
         Target::new(&self.dirs, self.below.clone(), &name)
     }
 
-    /// How many bytes of its name, or more, fit where so many are added.
+    /// How many bytes the name may have if `added_bytes` are added to it. Possibly more, if all of the name fits.
     fn room(&self, added_bytes: usize) -> usize {
         match self.name.len() + added_bytes <= NAME_BYTES_ANYWHERE {
             true => self.name.len(),
@@ -178,7 +185,7 @@ impl Target {
         }
     }
 
-    /// Which of the side files that hold data are there and not empty.
+    /// The side files with data that exist and are not empty.
     pub fn full_sides(&self) -> Result<Vec<&'static str>> {
         let mut full = Vec::new();
         for side in DATA_SIDES {
@@ -190,13 +197,13 @@ impl Target {
     }
 }
 
-/// The refusal of a link in the place of a destination: whoever may turn it decides what is overwritten.
+/// The refusal of a link as a destination: a user who may change the link would decide which file is replaced.
 pub(in crate::engine) fn refuse_link(path: &Path, held: &Path) -> Error {
     let leads = std::fs::read_link(held).map_or_else(|_| String::new(), |link| format!(" to {}", link.display()));
     Error::destination(path, format!("is a symbolic link{leads}; nothing was changed: if what it leads to is meant, name that"))
 }
 
-/// The name, or what of it fits; text is cut between characters, because some file systems take no other names.
+/// The name, cut to this length. UTF-8 is cut between characters, since some file systems accept only valid UTF-8.
 fn beginning(name: &OsStr, bytes_max: usize) -> &OsStr {
     match (name.to_str(), name.as_bytes().get(..bytes_max)) {
         (_, None) => name,
@@ -205,18 +212,18 @@ fn beginning(name: &OsStr, bytes_max: usize) -> &OsStr {
     }
 }
 
-/// The most bytes that a name in this directory can have.
+/// The longest possible name in this directory, in bytes.
 pub(in crate::engine) fn name_bytes_max(dir: &Path) -> usize {
     let said = rustix::fs::statvfs(dir).map_or(0, |stat| usize::try_from(stat.f_namemax).unwrap_or(NAME_BYTES_MAX));
     if said == 0 { NAME_BYTES_MAX } else { said.min(NAME_BYTES_MAX) }
 }
 
-/// The metadata of a path, itself; `None` if nothing is there.
+/// The metadata of the file or link itself; `None` if there is none.
 pub(in crate::engine) fn lookup(path: &Path) -> Result<Option<Metadata>> {
     found(std::fs::symlink_metadata(path), path)
 }
 
-/// A name that is too long for the file system is nobody's.
+/// Turns "not found" into `None`. No file has a name that is too long for its file system.
 fn found(looked: io::Result<Metadata>, path: &Path) -> Result<Option<Metadata>> {
     match looked {
         Ok(meta) => Ok(Some(meta)),
@@ -227,7 +234,7 @@ fn found(looked: io::Result<Metadata>, path: &Path) -> Result<Option<Metadata>> 
 
 /// A failed step that changed nothing.
 pub(in crate::engine) fn failed(path: &Path, action: &str, error: io::Error) -> Error {
-    // What a mount point says to being linked or renamed over.
+    // These are the errors of linking to a mount point or renaming over one.
     let hint = match error.kind() {
         io::ErrorKind::CrossesDevices | io::ErrorKind::ResourceBusy => MOUNTED,
         _ => "",
@@ -239,12 +246,12 @@ pub(in crate::engine) fn failed(path: &Path, action: &str, error: io::Error) -> 
 const MOUNTED: &str = "; if it is mounted there by itself, as single files are in containers, no other file can take its name: --live writes into an open \
                        SQLite database, anything else restore beside it and copy it over";
 
-/// Refuses a file that is a mount point of its own, before anything is written: neither a rename nor a link can replace it.
+/// Refuses a file that is a mount point, before anything is written. Neither a rename nor a link can replace it.
 fn refuse_mount_point(place: &Named) -> Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
-        // Kernels before 5.8 do not say; there the rename fails later, with the same words.
+        // Kernels before 5.8 do not tell. Then the rename fails later, with the same advice.
         let found = rustix::fs::statx(CWD, place.held(), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
         if found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
             return Err(Error::destination(&place.path, format!("is a mount point of its own; nothing was changed{MOUNTED}")));

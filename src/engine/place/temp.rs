@@ -1,4 +1,7 @@
-//! The new bytes before they take their name.
+//! Temporary files beside a destination, into which the new bytes are written before they take its name.
+//!
+//! Guarantee: only the owner can read one until its attributes are set, and it is removed if it is not put in place.
+//! Free space is checked and reserved before the first byte is written.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::fs::disk::Disk;
 use crate::id::to_hex;
 
-/// Bytes that stay free besides what is written: room for directory entries and the file system's own bookkeeping.
+/// Free space that must remain: for directory entries and the file system's own structures.
 const SPACE_MARGIN_BYTES: u64 = 1 << 20;
 
-/// A file beside its destination under a hidden name; removed when dropped before it was put in place.
+/// A file beside its destination, with a hidden name. Dropping it removes it, unless it was put in place.
 pub(in crate::engine) struct Temp<'a> {
     disk: &'a dyn Disk,
     pub place: Named,
@@ -38,14 +41,14 @@ impl<'a> Temp<'a> {
         self.disk.sync_file(&self.file, self.place.held()).map_err(|e| failed(&self.place.path, "make it durable", e))
     }
 
-    /// Gives it its name, over what has that name. The directory is the caller's to sync.
+    /// Gives it its name and replaces the file that has that name. The caller syncs the directory.
     pub fn rename(mut self, to: &Named) -> io::Result<()> {
         self.disk.rename(self.place.held(), to.held())?;
         self.placed = true;
         Ok(())
     }
 
-    /// Gives it a name that nothing has: the error is of kind `AlreadyExists` where something does.
+    /// Gives it a name that no file has. If one has it, the error is of kind `AlreadyExists`.
     pub fn rename_new(&mut self, to: &Named) -> io::Result<()> {
         rename_new(self.disk, &self.place, to)?;
         self.placed = true;
@@ -53,7 +56,8 @@ impl<'a> Temp<'a> {
     }
 }
 
-/// Gives a file a name that nothing has. The system or the file system may have no such call: the callers have looked a moment ago.
+/// Gives a file a name that no file has. If the system or the file system has no such call, this is a plain rename: all
+/// callers have just seen that the name is free.
 pub(in crate::engine) fn rename_new(disk: &dyn Disk, from: &Named, to: &Named) -> io::Result<()> {
     let (from, to) = (from.held(), to.held());
     match disk.rename_new(from, to) {
@@ -65,25 +69,27 @@ pub(in crate::engine) fn rename_new(disk: &dyn Disk, from: &Named, to: &Named) -
 impl Drop for Temp<'_> {
     fn drop(&mut self) {
         if !self.placed {
-            // Harmless if it stays; the error that led here says more than this one would.
+            // If it stays it does no harm. The caller reports the error that has led here.
             let _ = self.disk.remove_file(self.place.held());
         }
     }
 }
 
 impl<'a> Placement<'a> {
-    /// Refuses what does not fit into a directory, which need not be there yet.
+    /// Fails if so many bytes do not fit into a directory. The directory may not exist yet.
     ///
     /// # Errors
-    /// [`Error::Destination`] when the file system that it is or will be on has not so much free space.
+    /// [`Error::Destination`] if its file system, or that of the nearest existing directory above, does not have that
+    /// much free space.
     pub fn refuse_if_full(&self, dir: &Path, needed_bytes: u64) -> Result<()> {
         let there =
             dir.ancestors().map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above }).find(|above| above.exists());
         there.map_or(Ok(()), |there| check_free_space_in(there, dir, needed_bytes))
     }
 
-    /// Writes `len_bytes` new bytes beside the target, of which `holes` take no space; not durable yet. Space for them, and for `extra_bytes` that
-    /// the caller will need in the same file system, is looked for first.
+    /// Writes a new file of `len_bytes` bytes beside the target. `holes` of these bytes take no space. It is not
+    /// durable yet. Free space is checked first, also for `extra_bytes` that the caller will need in the same file
+    /// system.
     pub(in crate::engine) fn write_temp(
         &self,
         target: &Target,
@@ -107,7 +113,7 @@ impl<'a> Placement<'a> {
     }
 }
 
-/// A name beside the target that is nobody else's: 64 random bits.
+/// A unique hidden name beside the target, with 64 random bits.
 pub(in crate::engine) fn hidden_name(target: &Target) -> Result<OsString> {
     Ok(target.hidden(&format!(".icecore-restore-{}", to_hex(&random_number(&target.path)?.to_be_bytes()))))
 }
@@ -118,7 +124,7 @@ fn random_number(path: &Path) -> Result<u64> {
     Ok(u64::from_be_bytes(random))
 }
 
-/// Hidden names for many files: random once, then counted on.
+/// Hidden names for many files: a random number, then the numbers after it.
 pub(in crate::engine) struct HiddenNames(AtomicU64);
 
 impl HiddenNames {
@@ -126,21 +132,21 @@ impl HiddenNames {
         random_number(root).map(|first| HiddenNames(AtomicU64::new(first)))
     }
 
-    /// A name beside the target that is nobody else's.
+    /// A unique hidden name beside the target.
     pub fn beside(&self, target: &Target) -> OsString {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
         target.hidden(&format!(".icecore-restore-{}", to_hex(&number.to_be_bytes())))
     }
 }
 
-/// Refuses early what would fill the file system.
+/// Fails early if the file system does not have that much free space.
 fn check_free_space(target: &Target, needed: u64) -> Result<()> {
     check_free_space_in(target.open_dir()?.itself(), &target.path, needed)
 }
 
 fn check_free_space_in(dir: &Path, path: &Path, needed: u64) -> Result<()> {
     let stat = rustix::fs::statvfs(dir).map_err(|e| failed(path, "ask for free space", e.into()))?;
-    // Some virtual file systems count nothing; there the write itself will tell.
+    // Some virtual file systems report no sizes. There, writing fails if they are full.
     if stat.f_blocks == 0 {
         return Ok(());
     }
@@ -154,7 +160,8 @@ fn check_free_space_in(dir: &Path, path: &Path, needed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Takes the space from the file system before the first byte is written, where it can do that. A file with holes gets it as it is written.
+/// Reserves the space before the first byte is written, if the file system can do that. A file with holes gets its
+/// space as it is written.
 fn reserve(file: &File, target: &Target, len_bytes: u64, holes: u64) -> Result<()> {
     if len_bytes == 0 {
         return Ok(());

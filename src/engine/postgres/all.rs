@@ -1,11 +1,12 @@
-//! All databases of a server.
+//! All databases of a server, each as a source of its own.
 
 use super::{PostgresOptions, PostgresSource};
 use crate::engine::{Databases, Server, Source};
 use crate::error::Result;
 use crate::recorded::SourceKind;
 
-/// A server, with how each of its databases is captured. The database that the settings name is where it is asked.
+/// A server, with the options for the capture of each database. The list of databases comes over a connection to the
+/// database in the options.
 pub struct PostgresServer(pub PostgresOptions);
 
 impl PostgresServer {

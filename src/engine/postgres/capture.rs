@@ -1,4 +1,9 @@
-//! One capture of a database.
+//! One capture of a database: its streams, in their order, and its facts.
+//!
+//! All programs run under the snapshot that our own transaction has exported. The next program is started while the
+//! output of the current one is read, so that storing does not wait for it. A capture counts only if every program has
+//! exited with 0 and its output is complete: SQL texts have their end mark, an archive was parsed to its end, and our
+//! transaction still existed when the last program had its snapshot.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, Cursor};
@@ -16,12 +21,13 @@ use crate::engine::{Body, Capture, CaptureReport, CapturedStream};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
-/// The transaction that everything is read in.
+/// The transaction in which everything is read.
 const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE";
-/// How a dump in SQL ends.
+/// The last comment of pg_dump's SQL.
 const END_OF_DUMP: &[u8] = b"-- PostgreSQL database dump complete";
+/// The last comment of pg_dumpall's SQL.
 const END_OF_CLUSTER_DUMP: &[u8] = b"-- PostgreSQL database cluster dump complete";
-/// In how many bytes at its end that must be: a `\unrestrict` with its key may come after it.
+/// Bytes at the end in which that line must be. A `\unrestrict` with its key may follow it.
 const TAIL: usize = 512;
 
 /// The streams that are still to come.
@@ -41,7 +47,7 @@ struct Started {
     running: Option<(&'static str, Running<Seen>)>,
 }
 
-/// What was seen of a program's output.
+/// What was found in a program's output.
 enum Seen {
     Text { is_complete: bool },
     Archive(Result<Archive, Unreadable>),
@@ -54,11 +60,11 @@ pub(super) struct PostgresCapture<'a> {
     /// The exported snapshot's name.
     snapshot: String,
     steps: VecDeque<Step>,
-    /// The program whose output was given out last.
+    /// The program whose output is the last stream that was returned.
     running: Option<(&'static str, Running<Seen>)>,
-    /// The one after it, which is at work already. More at once might be more connections than a role may have.
+    /// The next stream, whose program runs already. Only one, since a role may have a limit of connections.
     ahead: Option<Started>,
-    /// The dump of several jobs.
+    /// The dump that several jobs have written.
     directory: Option<Directory>,
     /// Whether the transaction has ended.
     has_ended: bool,
@@ -66,11 +72,12 @@ pub(super) struct PostgresCapture<'a> {
     facts: Vec<(String, String)>,
 }
 
-fn lock_wait_ms(options: &PostgresOptions) -> u128 {
-    options.lock_wait.as_millis().clamp(1, i32::MAX as u128)
+/// The wait for locks in milliseconds, as a positive `int4`. 0 would mean to wait forever.
+fn lock_wait_ms(options: &PostgresOptions) -> i32 {
+    i32::try_from(options.lock_wait.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
-/// What is said of programs or a server with which an owner of tables can have code run by this role.
+/// The warning about programs or a server that let an owner of tables run code as this role.
 fn outdated(source: &PostgresSource, connection: &Connection) -> Option<String> {
     let text = "the owner of a table can have code run with the rights of this role while it is dumped (CVE-2024-7348)";
     match source.tools.lacking_fix() {
@@ -81,10 +88,12 @@ fn outdated(source: &PostgresSource, connection: &Connection) -> Option<String> 
 }
 
 impl<'a> PostgresCapture<'a> {
+    /// Begins the transaction, exports its snapshot and reads the facts. With several jobs it also dumps the whole
+    /// database.
     pub(super) fn begin(source: &'a PostgresSource, mut connection: Connection, monitor: &'a dyn Monitor) -> Result<Self> {
         let (version, knows_views) = (connection.version, connection.knows_views);
         let kept = connection.kept_settings.iter().map(|setting| {
-            format!("{setting} holds for this role, which may not change it: the dump may lack rows of damaged tables without an error")
+            format!("this role has {setting} and may not change it, so the dump may lack rows of damaged tables without an error")
         });
         kept.chain(source.unpinned.clone()).chain(outdated(source, &connection)).for_each(|warning| monitor.warn(&warning));
         connection.client.hurry(source.options.patience());
@@ -94,7 +103,7 @@ impl<'a> PostgresCapture<'a> {
                 client.batch_execute(NO_VIEWS)?;
             }
             client.batch_execute(BEGIN)?;
-            // What is asked below waits for a locked table no longer than pg_dump does.
+            // The queries below wait for a locked table no longer than pg_dump does.
             client.batch_execute(&format!("SET LOCAL lock_timeout = {}", lock_wait_ms(&source.options)))?;
             let snapshot: String = client.query_one("SELECT pg_export_snapshot()", &[])?.try_get(0)?;
             let mut facts = facts::read(client, version)?;
@@ -133,7 +142,7 @@ impl<'a> PostgresCapture<'a> {
         Ok(capture)
     }
 
-    /// Dumps into a directory. This comes before everything else.
+    /// Dumps into a directory, before any stream is returned.
     fn dump_directory(&mut self) -> Result<()> {
         let options = &self.source.options;
         let command = self.data_command(&[]);
@@ -155,7 +164,7 @@ impl<'a> PostgresCapture<'a> {
         command
     }
 
-    /// The same for a dump with data.
+    /// The command for a dump with data.
     fn data_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.dump_command(arguments);
         command.args(self.source.options.exclude_table_data.iter().map(|pattern| format!("--exclude-table-data={pattern}")));
@@ -163,14 +172,14 @@ impl<'a> PostgresCapture<'a> {
     }
 
     fn lock_wait(&self) -> String {
-        // 0 would mean to wait without end.
         format!("--lock-wait-timeout={}", lock_wait_ms(&self.source.options))
     }
 
     fn globals_command(&self) -> Command {
         let options = &self.source.options;
         let mut command = self.source.tools.command("pg_dumpall", &options.environment, &options.conninfo);
-        // This program takes what is given here for a connection string if it looks like one, so it is given one.
+        // --database takes a value with `=` for a connection string. A connection string with the name in quotes is
+        // right for every name.
         let database = options.conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
         command.args(["--globals-only", "--no-password"]).arg(self.lock_wait()).arg(format!("--database=dbname='{database}'"));
         if !options.role_passwords {
@@ -179,7 +188,7 @@ impl<'a> PostgresCapture<'a> {
         command
     }
 
-    /// Starts what gives the next stream.
+    /// Starts the program of the next stream, or opens the next file.
     fn start_next(&mut self) -> Result<Option<Started>> {
         let Some(step) = self.steps.pop_front() else { return Ok(None) };
         Ok(Some(match step {
@@ -213,7 +222,8 @@ impl<'a> PostgresCapture<'a> {
         }))
     }
 
-    /// Waits for the program whose output was read last, and judges it.
+    /// Waits for the program whose output was read last. It is an error if the program failed or its output is not
+    /// complete.
     fn end_program(&mut self) -> Result<()> {
         let Some((program, running)) = self.running.take() else { return Ok(()) };
         let finished = running.finish(self.monitor).map_err(|error| self.advise(program, error))?;
@@ -222,12 +232,16 @@ impl<'a> PostgresCapture<'a> {
         }
         match finished.seen {
             Seen::Text { is_complete: true } => Ok(()),
-            Seen::Text { is_complete: false } => Err(Error::source(program, "its output has no end, so there is no snapshot")),
+            Seen::Text { is_complete: false } => Err(Error::source(program, "its output is cut off, so there is no snapshot")),
             Seen::Archive(Err(error)) => {
                 Err(Error::source(program, format!("its archive cannot be read, so there is no snapshot: {error}")))
             }
             Seen::Archive(Ok(archive)) if archive.database != self.source.options.conninfo.database => {
-                Err(Error::source(program, format!("it has dumped {}, which was not asked for", archive.database)))
+                let asked = &self.source.options.conninfo.database;
+                Err(Error::source(
+                    program,
+                    format!("it has dumped database {} in place of {asked}, so there is no snapshot", archive.database),
+                ))
             }
             Seen::Archive(Ok(archive)) => {
                 self.take_tables(Tables::of(&archive));
@@ -242,22 +256,24 @@ impl<'a> PostgresCapture<'a> {
         self.tables = tables;
     }
 
-    /// The next file of a dump in a directory; by now all programs have read what they need.
+    /// The next file of a dump in a directory.
     fn next_file(&mut self) -> Result<Option<CapturedStream>> {
+        // All programs have ended by now. Ending the transaction early lets the server clean up old row versions.
         self.end_transaction()?;
         let Some(directory) = &mut self.directory else { return Ok(None) };
         directory.end_file(self.monitor)?;
         let next = directory.next_stream()?;
         if next.is_none() {
             let tables = directory.tables();
-            // What it takes in the file system is no longer needed.
+            // Frees its space.
             self.directory = None;
             self.take_tables(tables);
         }
         Ok(next)
     }
 
-    /// A transaction that is lost by now may have been lost before the last program took up its snapshot.
+    /// Ends our transaction. If it was lost, that is an error: it may have been lost before the last program had taken
+    /// its snapshot.
     fn end_transaction(&mut self) -> Result<()> {
         if self.has_ended {
             return Ok(());
@@ -270,17 +286,17 @@ impl<'a> PostgresCapture<'a> {
         })
     }
 
-    /// Says first what helps against failures that are common: what the program said can be long.
+    /// Puts the remedy of common failures in front: what a program said can be long.
     fn advise(&self, program: &str, error: Error) -> Error {
         let text = error.to_string();
         let advice = if program == "pg_dumpall" && text.contains("pg_authid") {
-            "this role may not read password verifiers: --no-role-passwords leaves them out"
+            "this role may not read password verifiers; leave them out with --no-role-passwords"
         } else if text.contains("row-level security") {
             "a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
         } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") || text.contains("could not obtain lock") {
-            "a table is locked: try later, or wait longer with --lock-wait-timeout"
+            "another session has locked a table: try later, or wait longer with --lock-wait-timeout"
         } else if text.contains("invalid snapshot identifier") {
-            "icecore's own transaction, which held the snapshot, has ended: its connection was lost"
+            "the connection of icecore's own transaction, which held the snapshot, was lost"
         } else {
             ""
         };
@@ -302,7 +318,8 @@ impl Capture for PostgresCapture<'_> {
             Some(started) => Some(started),
             None => self.start_next()?,
         };
-        // Files come when all programs have ended, and what the tables hold is known when the dump has.
+        // Only programs run ahead. Files need the transaction to be over, and the evidence is complete only after the
+        // dump.
         let is_program = matches!(self.steps.front(), Some(Step::Globals | Step::Dump | Step::Schema));
         self.ahead = if is_program { self.start_next()? } else { None };
         Ok(next.map(|started| {
@@ -312,7 +329,7 @@ impl Capture for PostgresCapture<'_> {
     }
 
     fn unreadable(&mut self, error: Error) -> Result<()> {
-        // What the program has to say about it is worth more.
+        // If the program has failed, its own message says more than the broken pipe.
         self.end_program()?;
         self.directory.as_mut().map_or(Ok(()), |directory| directory.end_file(self.monitor)).and(Err(error))
     }
@@ -334,7 +351,7 @@ fn start(name: &str, program: &'static str, command: Command, watch: impl FnOnce
     Ok(Started { stream: CapturedStream::of_file(name, Body::Bytes(output)), running: Some((program, running)) })
 }
 
-/// Looks for the line that a dump in SQL ends with.
+/// Looks for the line at the end of an SQL dump. Only the last bytes are kept.
 fn text(output: &mut Tee, end: &[u8]) -> Seen {
     let mut tail: Vec<u8> = Vec::new();
     while let Ok(bytes) = output.fill_buf() {

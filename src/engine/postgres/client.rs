@@ -1,4 +1,7 @@
-//! A session of a server, for threads that wait: [`tokio_postgres`] without its futures, over a connection that has limits.
+//! A blocking session with a server: [`tokio_postgres`] driven to completion by each call, over a connection with
+//! limits (`watch`).
+//!
+//! Guarantee: no call waits longer or takes more memory than the limits allow, whatever the server sends.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, BufRead, Read, Write};
@@ -21,24 +24,25 @@ use super::messages::explain;
 use super::stop::Stop;
 use super::watch::{Guarded, Limits, Watch};
 
-/// Bytes that a server may send before a session has begun: some parameters and notices.
+/// Most bytes from a server before a session has begun: some parameters and notices.
 const GREETING_MAX: u64 = 1 << 20;
-/// Bytes that may come in answer to one statement, which is kept in memory: the names of some million tables.
+/// Most bytes in answer to one statement. They are kept in memory; this is enough for the names of some million tables.
 const ANSWER_MAX: u64 = 256 << 20;
-/// Notices that may come while one statement is waited for.
+/// Most notices during one statement.
 const NOTICES_MAX: u32 = 100_000;
-/// How long a session may take to end, and a request to cancel to be sent.
+/// How long a session may take to end.
 const END_MAX: Duration = Duration::from_secs(1);
+/// How long it may take to send a request to cancel.
 const CANCEL_MAX: Duration = Duration::from_secs(5);
 /// Bytes that are sent at once.
 const BLOCK_LEN: usize = 64 << 10;
 
-/// Gives what the server sends that nobody has asked for, and moves everything else.
+/// Polls the connection: this moves all messages, and returns notices and notifications, which belong to no statement.
 type Messages = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<Result<AsyncMessage, Error>>> + Send>;
 
-/// A session. What is waited for in it is subject to its limits.
+/// A session. Each call is subject to its limits.
 pub struct Client {
-    /// There until it is dropped.
+    /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
     client: tokio_postgres::Client,
     messages: Messages,
@@ -46,11 +50,11 @@ pub struct Client {
     limits: Limits,
 }
 
-/// Why there is no session.
+/// Why no session could be opened.
 pub(super) enum Refused {
-    /// No connection.
+    /// There is no connection.
     Connection(io::Error),
-    /// What the server says.
+    /// The server refused it, or the protocol failed.
     Server(Error),
 }
 
@@ -70,7 +74,7 @@ impl Refused {
     }
 }
 
-/// How somebody connects who has this much time.
+/// The limits of connecting within this time.
 fn connecting(time: Option<Duration>) -> Limits {
     Limits { total: Some(time.unwrap_or(CONNECT_MAX)), silence: None, bytes: GREETING_MAX, stops_at_once: true }
 }
@@ -80,7 +84,7 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 impl Client {
-    /// Connects to one place. Until [`Client::settle`] everything is subject to the limits of connecting.
+    /// Connects to one target. The limits of connecting hold until [`Client::settle`].
     pub(super) fn connect<T: MakeTlsConnect<Guarded>>(
         config: &Config,
         target: &Target,
@@ -105,19 +109,20 @@ impl Client {
                 Ok(Client { runtime: Some(runtime), client, messages, watch, limits })
             }
             Err(refused) => {
-                // A name that is still being looked up is not waited for.
+                // Does not wait for a name that is still being looked up in another thread.
                 runtime.shutdown_background();
                 Err(refused)
             }
         }
     }
 
-    /// The session is set up. From here on a statement may take as long as it takes.
+    /// Ends the limits of connecting. From here on a statement may take any time.
     pub(super) fn settle(&mut self) {
         self.limits = Limits { total: None, silence: None, bytes: ANSWER_MAX, stops_at_once: false };
     }
 
-    /// What is asked is answered soon by an honest server, and nothing is lost if it ends at once.
+    /// Limits the silence of the server, and lets a stop end the session at once. For sessions that only read, such as
+    /// a capture's: a server that works answers soon, and nothing has to be cleaned up.
     pub(super) fn hurry(&mut self, silence: Duration) {
         self.limits = Limits { silence: Some(silence), stops_at_once: true, ..self.limits };
     }
@@ -145,19 +150,19 @@ impl Client {
         driver.run(client.query_one(query, parameters))
     }
 
-    /// Runs one statement and gives how many rows it changed.
+    /// Runs one statement and returns how many rows it changed.
     pub fn execute(&mut self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
         let (client, mut driver) = self.parts();
         driver.run(client.execute(statement, parameters))
     }
 
-    /// What statements give, as text.
+    /// The results of statements, as text.
     pub fn simple_query(&mut self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
         let (client, mut driver) = self.parts();
         driver.run(client.simple_query(statements))
     }
 
-    /// Whether a text is one statement that the server understands.
+    /// Makes sure that a text is a single statement that the server understands.
     pub fn prepare(&mut self, statement: &str) -> Result<(), Error> {
         let (client, mut driver) = self.parts();
         driver.run(client.prepare(statement)).map(drop)
@@ -173,7 +178,7 @@ impl Client {
     /// Begins to read rows.
     pub fn copy_out(&mut self, statement: &str) -> Result<CopyOut<'_>, Error> {
         let (client, mut driver) = self.parts();
-        // One row may be as large as a value can be.
+        // No limit of bytes: rows are read one after the other and not kept, and one value can have a gigabyte.
         driver.limits.bytes = u64::MAX;
         let stream = driver.run(client.copy_out(statement))?;
         Ok(CopyOut { driver, stream: Box::pin(stream), block: Bytes::new() })
@@ -189,7 +194,8 @@ impl Client {
     }
 }
 
-/// Asks the server to stop what the session of this token does. Whether it comes through is not known.
+/// Asks the server to cancel the statement of the session with this token. The protocol gives no answer, so it is not
+/// known whether the request arrives.
 pub(super) fn cancel<T: MakeTlsConnect<Guarded>>(token: &CancelToken, target: &Target, mut tls: T) {
     let limits = Limits { stops_at_once: false, ..connecting(Some(CANCEL_MAX)) };
     let watch = Arc::new(Watch::new(Stop::default(), limits));
@@ -203,7 +209,7 @@ pub(super) fn cancel<T: MakeTlsConnect<Guarded>>(token: &CancelToken, target: &T
 }
 
 impl Drop for Client {
-    /// Tells the server that the session ends, so that it need not wonder.
+    /// Sends the message that ends a session, so that the server does not log a lost connection.
     fn drop(&mut self) {
         let Some(runtime) = self.runtime.take() else { return };
         self.client.__private_api_close();
@@ -221,7 +227,7 @@ impl Drop for Client {
     }
 }
 
-/// Moves a session on.
+/// Drives a session while one call waits.
 struct Driver<'c> {
     runtime: Option<&'c Runtime>,
     messages: &'c mut Messages,
@@ -231,17 +237,18 @@ struct Driver<'c> {
 
 impl Driver<'_> {
     fn run<T>(&mut self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        // It is there as long as the session is.
+        // Only a client that is being dropped has no runtime.
         let Some(runtime) = self.runtime else { return Err(Error::__private_api_timeout()) };
         self.watch.begin(self.limits);
         let (mut future, mut notices) = (pin!(future), 0_u32);
         runtime.block_on(poll_fn(|context| {
+            // First the connection, which brings the bytes; then the call, which takes its answer from them.
             loop {
                 match (self.messages)(context) {
                     Poll::Ready(Some(Ok(_))) => {
                         notices += 1;
                         if notices == NOTICES_MAX {
-                            self.watch.refuse("the server has sent more notices than anybody reads");
+                            self.watch.refuse("the server has sent more than 100000 notices during one statement");
                         }
                     }
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
@@ -253,7 +260,7 @@ impl Driver<'_> {
     }
 }
 
-/// Takes rows for the server.
+/// Sends rows to the server.
 pub struct CopyIn<'c> {
     driver: Driver<'c>,
     sink: Pin<Box<CopyInSink<Bytes>>>,
@@ -261,7 +268,7 @@ pub struct CopyIn<'c> {
 }
 
 impl CopyIn<'_> {
-    /// Ends it, and gives how many rows were taken. Without this none is.
+    /// Ends the COPY and returns how many rows the server has loaded. Without this call it loads none.
     pub fn finish(mut self) -> Result<u64, Error> {
         self.send()?;
         self.driver.run(self.sink.as_mut().finish())
@@ -290,7 +297,7 @@ impl Write for CopyIn<'_> {
     }
 }
 
-/// Gives rows of the server.
+/// Reads rows from the server.
 pub struct CopyOut<'c> {
     driver: Driver<'c>,
     stream: Pin<Box<CopyOutStream>>,

@@ -1,4 +1,8 @@
-//! Our own connection to a server.
+//! Opens icecore's own connection to a server, as libpq would.
+//!
+//! Targets are tried in order, with and without TLS as `sslmode` says. Guarantee: the session has the settings of
+//! `settings` before anything else is asked, names are looked up only where no user can create any, and the
+//! connection's [`Conninfo`] leads to this one server, so PostgreSQL's programs reach the same.
 
 use postgres::NoTls;
 use postgres::error::SqlState;
@@ -12,38 +16,39 @@ use super::settings::{self, SEARCH_PATH, set_up};
 use super::{REFUSED_BY_POOLERS, tls};
 use crate::error::{Error, Result};
 
-/// A connection, with what was found out about its other end.
+/// A connection, with what was found out about the server.
 pub struct Connection {
     /// The session.
     pub client: Client,
-    /// The settings that lead to this very server, and to no other.
+    /// Settings that lead only to this server.
     pub conninfo: Conninfo,
     /// `server_version_num`: 150018 is 15.18.
     pub version: u32,
-    /// The cluster's identifier, if this role may know it.
+    /// The cluster's identifier, if this role may read it.
     pub system_identifier: Option<String>,
-    /// Settings by which a dump may lack rows, and that this role cannot change, with their values.
+    /// Settings (`name=value`) that can make a dump lack rows and that this role may not change.
     pub kept_settings: Vec<String>,
-    /// Whether the server can be told not to read views, as pg_dump does.
+    /// Whether the server has `restrict_nonsystem_relation_kind`, with which a session reads no views.
     pub knows_views: bool,
 }
 
 impl Connection {
-    /// Connects to the first place that answers, as libpq does: a place that refuses the password ends the search.
+    /// Connects to the first target that answers. As in libpq, a target that refuses the password ends the search.
     ///
     /// # Errors
-    /// [`Error::Source`] with what each place said; it never has the password in it.
+    /// [`Error::Source`] with the message of each target. It never contains the password.
     pub fn open(conninfo: &Conninfo) -> Result<Self> {
         Self::begin(conninfo, true)
     }
 
-    /// The same; without `has_path` the session looks names up as its role and database say, once that was reset.
+    /// Like [`Connection::open`]. With `has_path`, our own search_path is asked for when the session begins; without
+    /// it, a session that resets the setting gets the one of its role and database.
     fn begin(conninfo: &Conninfo, has_path: bool) -> Result<Self> {
         let (mut said, was_stopped) = (Vec::new(), conninfo.stop.is_set());
         for target in &conninfo.targets {
             let pinned = conninfo.pinned(target);
             let (client, is_pooled) = match connect(&pinned, target, has_path)? {
-                // Such a pooler takes the session as it is. The first statement sets the same.
+                // This pooler refuses settings at the start of a session. Then the first statement sets them.
                 Err(error) if has_path && error.text().contains(REFUSED_BY_POOLERS) => (connect(&pinned, target, false)?, true),
                 outcome => (outcome, false),
             };
@@ -70,7 +75,8 @@ impl Connection {
         }
     }
 
-    /// Asks the server to stop the statement that runs. For a thread of its own; whether it comes through is not known.
+    /// A function that asks the server to cancel the running statement. Another thread may call it. It is not known
+    /// whether the request arrives.
     pub(crate) fn canceller(&self) -> Result<impl Fn() + Send + Sync + use<>> {
         let token = self.client.cancel_token();
         let connector = match self.conninfo.sslmode {
@@ -85,20 +91,22 @@ impl Connection {
         })
     }
 
-    /// Whether this is a server that was asked for, and which. From here on the session has the settings of [`settings`].
+    /// Sets up the session with [`settings`] and finds out what the server is. The inner error says that
+    /// `target_session_attrs` asks for another kind of server.
     fn look(mut client: Client, mut conninfo: Conninfo, is_pooled: bool) -> Result<Result<Self, &'static str>, postgres::Error> {
         let found = set_up::set_up(&mut client)?;
         conninfo.session = found.session;
         conninfo.session.is_pooled = is_pooled;
         let row = client.query_one("SELECT current_setting('server_version_num')::int4, pg_is_in_recovery()", &[])?;
-        let version = row.try_get::<_, i32>(0)?.max(0) as u32;
+        // A version is not negative. 0 would only make every program count as new enough.
+        let version = u32::try_from(row.try_get::<_, i32>(0)?).unwrap_or(0);
         let (standby, read_only): (bool, bool) = (row.try_get(1)?, found.is_read_only);
         let wanted = match conninfo.attributes.as_deref() {
             Some("read-write") => !standby && !read_only,
             Some("read-only") => standby || read_only,
             Some("primary") => !standby,
             Some("standby") => standby,
-            // `prefer-standby` takes what there is.
+            // `prefer-standby` accepts any server.
             _ => true,
         };
         if !wanted {
@@ -114,7 +122,7 @@ impl Connection {
         Ok(Ok(Connection { client, conninfo, version, system_identifier, kept_settings: found.kept, knows_views: found.knows_views }))
     }
 
-    /// Connects for what the user asks: a session as an application has one.
+    /// Connects for the user's own queries: the session reads and writes values as an application's does.
     ///
     /// # Errors
     /// As [`Connection::open`].
@@ -139,7 +147,8 @@ fn connect(conninfo: &Conninfo, target: &Target, has_path: bool) -> Result<Resul
     }
     let connector = tls::connector(conninfo)?;
     let attempt = |tls: Tls| Client::connect(config(conninfo, target, has_path).ssl_mode(tls), target, connector.clone(), patience);
-    // Only what the other way may mend is tried in the other way: no connection at all, or a server that wants it otherwise.
+    // The second way is tried only after failures that it may avoid: no connection at all, or a server that demands or
+    // refuses TLS. A wrong password is sent once.
     let may_mend = |error: &Refused| error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
     Ok(match (attempt(first), second) {
         (Err(error), Some(second)) if may_mend(&error) && !conninfo.stop.is_set() => attempt(second),
@@ -153,7 +162,7 @@ fn config(conninfo: &Conninfo, target: &Target, has_path: bool) -> Config {
     if let Some(password) = &target.password {
         config.password(password.as_bytes());
     }
-    // Ours come last, and so win.
+    // The last value of a setting wins, so ours comes after the user's.
     let path = has_path.then(|| format!("-c {SEARCH_PATH}"));
     let options: Vec<&str> = conninfo.options.iter().chain(&path).map(String::as_str).collect();
     if !options.is_empty() {

@@ -1,14 +1,16 @@
-//! What is recorded of a server and a database, read inside the transaction whose snapshot is dumped.
+//! Reads the facts about server and database that a snapshot records: version, encoding, locale, size, extensions. They
+//! are read in the transaction whose snapshot is dumped, so they fit the dump.
 
 use super::client::Client;
 
-/// Most bytes of one fact: a database may have very many collations.
+/// Longest fact in bytes. A database may have very many collations.
 const FACT_BYTES_MAX: usize = 16 << 10;
-/// Versions from which on `pg_database` has more columns.
+/// The first version whose `pg_database` has the locale provider and the collation version.
 const WITH_PROVIDER: u32 = 15_00_00;
+/// The first version whose `pg_database` has `datlocale` in place of `daticulocale`.
 const WITH_LOCALE: u32 = 17_00_00;
 
-/// Facts by name. `lsn` is missing on a standby.
+/// The facts by name. A standby has no `lsn`.
 pub(super) fn read(client: &mut Client, version: u32) -> Result<Vec<(String, String)>, postgres::Error> {
     let mut facts = Vec::new();
     let provider = match version {
@@ -56,7 +58,7 @@ pub(super) fn read(client: &mut Client, version: u32) -> Result<Vec<(String, Str
     Ok(facts)
 }
 
-/// Empty ones are left out.
+/// Adds a fact unless its value is empty. A long value is cut between characters.
 pub(super) fn put(facts: &mut Vec<(String, String)>, name: &str, value: String) {
     if !value.is_empty() {
         let end = (0..=FACT_BYTES_MAX.min(value.len())).rev().find(|end| value.is_char_boundary(*end)).unwrap_or(0);

@@ -1,4 +1,5 @@
-//! What is in the streams of a PostgreSQL snapshot.
+//! What is special about PostgreSQL snapshots once they are stored: which streams are dumps, what they are called, and
+//! the rows of their tables.
 
 use std::path::Path;
 
@@ -12,16 +13,16 @@ use crate::error::Result;
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, SourceKind};
 
-/// The word for a dump that is an archive.
+/// The word for a dump in the custom format.
 const DUMP_WORD: &str = "pgdump";
-/// The word for the files of a dump that is a directory.
+/// The word for the files of a dump in the directory format.
 const DIRECTORY_WORD: &str = "pgdir";
-/// The word for anything else.
+/// The word for any other stream.
 const FILE_WORD: &str = "file";
-/// The kind of the blocks that are tables.
+/// The kind of blocks that are tables.
 const TABLE_DATA: &str = "TABLE DATA";
 
-/// A PostgreSQL database, dumped by its own programs, or what is global in a cluster.
+/// Dumps of a PostgreSQL database, or of a cluster's globals.
 pub struct PostgresEngine;
 
 impl Engine for PostgresEngine {
@@ -61,7 +62,7 @@ impl Engine for PostgresEngine {
         Ok(read_tables(stored)?.zip(stream).map(|(held, stream)| Evidence { stream, tables: table_inspections(&held) }))
     }
 
-    /// Nothing: it is drilled on a server.
+    /// Checks nothing, as dumps are drilled on a server.
     fn verify(&self, _: &Path, _: &[StreamInfo], _: &[NamedAssertion], _: usize, _: &dyn Monitor) -> Result<Vec<CheckReport>> {
         Ok(Vec::new())
     }

@@ -1,17 +1,19 @@
-//! What a database has and its dump has not. It is told when the dump is made, recorded as facts, and told again by a restore.
+//! What a database has and its dump lacks, such as rows of unlogged tables on a standby. It is recorded as facts. The
+//! backup and the restore both warn of it.
 
 use super::client::Client;
 
 use super::facts::put;
 
-/// The fact with what every new database has and this one has not: a restore drops it.
+/// The fact with schema and extension that every new database has and this one lacks. A restore drops them.
 pub const ABSENT_FACT: &str = "absent";
-/// Most tables of one kind that are told; the record has more of them.
+/// Most tables of one kind in a message. The record has more.
 const TOLD_MAX: usize = 20;
-/// A table's name with its schema, as bytes that are UTF-8 unless the database has no encoding.
+/// A table's name with its schema, as bytes. They are UTF-8 unless the database has no encoding.
 const NAME: &str =
     "convert_to(format('%I.%I', nspname, relname), CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)";
-/// Facts by name, with what is said of the tables in them, and the query that finds these, over `pg_class c` with its schema.
+/// Facts: the name, the text about the tables in it, and the condition that finds them, over `pg_class c` with its
+/// schema.
 const LACKING: [(&str, &str, &str); 3] = [
     (
         "unlogged_tables",
@@ -22,7 +24,7 @@ const LACKING: [(&str, &str, &str); 3] = [
     (
         "extension_tables",
         "the rows of tables that belong to an extension which has not marked them for dumps (pg_extension_config_dump)",
-        // The size is asked for last, and of these tables alone: it takes a lock.
+        // The size is asked for last and only for these tables, since that takes a lock.
         "CASE WHEN relkind = 'r' AND relpersistence <> 't' AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
          WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' \
          AND NOT c.oid = ANY (coalesce(e.extconfig, '{}'))) THEN pg_relation_size(c.oid) > 0 ELSE false END",
@@ -49,7 +51,7 @@ pub(super) fn read(client: &mut Client) -> Result<Vec<(String, String)>, postgre
     Ok(facts)
 }
 
-/// What there is to say of a fact, if it is one of these.
+/// The warning about a fact; `None` if it is not one of these.
 pub fn told(fact: &str, value: &str) -> Option<String> {
     let (_, what, _) = LACKING.iter().find(|(name, ..)| *name == fact)?;
     let mut names = value.split(", ");

@@ -1,6 +1,6 @@
-//! What the client library and servers say of failures.
+//! Texts of failures of the client library and of servers.
 
-/// What a failure of a statement or connection means.
+/// The text of a failed statement or connection: the server's message and hint, or the error with its causes.
 pub(crate) fn explain(error: &postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
         let hint = answer.hint().map_or_else(String::new, |hint| format!(" ({hint})"));

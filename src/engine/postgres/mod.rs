@@ -1,9 +1,12 @@
-//! PostgreSQL databases, dumped by their own programs under one exported snapshot.
+//! PostgreSQL databases, dumped by PostgreSQL's own programs under one exported snapshot.
 //!
-//! One repeatable-read transaction of our own exports its snapshot; facts are read in it, and each run of `pg_dump` takes it up, so that
-//! all of it is of one instant. The dump is `pg_dump -Fc -Z0`, which goes from the pipe into the chunker without a copy, and past
-//! [`archive::read`] on its way: that it is complete, and what each table has in it, is known when its last byte has come. With several jobs it is
-//! `pg_dump -Fd -Z0` into a private directory, and each table a stream of its own.
+//! Guarantee: the whole capture is of one instant. A repeatable-read transaction of ours exports its snapshot, facts
+//! are read in it, and every run of `pg_dump` uses that snapshot.
+//!
+//! With one job the dump is `pg_dump -Fc -Z0`. It goes from the pipe into the chunker, and [`archive::read`] parses it
+//! on the way; so when its last byte has come, it is known to be complete, and the rows of each table are counted. With
+//! several jobs it is `pg_dump -Fd -Z0` into a private directory, and each table becomes a stream of its own
+//! (`parallel`). `restore` and `drill` bring a dump back.
 
 mod all;
 pub mod archive;
@@ -45,14 +48,14 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::SourceKind;
 
-/// Hears of the table that is being read.
+/// Is called with the name of each table when its data begins.
 pub type OnTable = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What PgBouncer says of options that it does not pass on.
+/// PgBouncer's message about options that it does not pass on.
 const REFUSED_BY_POOLERS: &str = "unsupported startup parameter";
 /// See [`PostgresOptions::patience`].
 const ANSWER_WAIT: Duration = Duration::from_secs(600);
-/// How long psql may take to say where it is.
+/// How long psql may take to say which database it reaches.
 const PSQL_MAX: Duration = Duration::from_secs(120);
 /// Default of [`PostgresOptions::lock_wait`].
 pub const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -62,40 +65,43 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(60);
 pub struct PostgresOptions {
     /// Where to connect.
     pub conninfo: Conninfo,
-    /// What the programs inherit, and where they are looked for.
+    /// The environment of PostgreSQL's programs, with the path on which they are looked for.
     pub environment: Environment,
     /// The directory with PostgreSQL's programs; `None`: they are looked for.
     pub bin: Option<PathBuf>,
-    /// Whether `globals.sql` has the roles' password verifiers. They must not go into an unencrypted repository: the caller sees to that.
+    /// Whether `globals.sql` has the roles' password verifiers. The caller makes sure that they do not go into an
+    /// unencrypted repository.
     pub role_passwords: bool,
-    /// Only what is global in the cluster: roles and tablespaces.
+    /// Dump only the cluster's roles and tablespaces.
     pub globals_only: bool,
-    /// How long a dump may wait for a table that somebody holds locked, and make others queue behind it.
+    /// How long a dump may wait for a locked table. While it waits, later users of that table queue behind it.
     pub lock_wait: Duration,
-    /// How many tables are dumped at once. With more than one each table becomes a stream, and the dump lies in `spool_dir` for a while.
+    /// How many tables are dumped at once. With more than one, each table becomes a stream, and the dump lies in
+    /// `spool_dir` for a while.
     pub jobs: usize,
-    /// Where the directory of such a dump is made.
+    /// The directory in which such a dump gets its own directory.
     pub spool_dir: PathBuf,
-    /// Tables, by the patterns of pg_dump, that are left out, with all that depends on them.
+    /// Patterns of pg_dump for tables that are left out.
     pub exclude_tables: Vec<String>,
-    /// Tables, by the patterns of pg_dump, whose rows are left out.
+    /// Patterns of pg_dump for tables whose rows are left out.
     pub exclude_table_data: Vec<String>,
-    /// Hears of tables.
+    /// Is called for each table.
     pub on_table: OnTable,
 }
 
-/// The facts that say which tables a dump lacks, and which rows.
+/// The fact with the patterns of tables that a dump lacks.
 pub const EXCLUDE_TABLE_FACT: &str = "exclude_table";
-/// See [`EXCLUDE_TABLE_FACT`].
+/// The fact with the patterns of tables whose rows a dump lacks.
 pub const EXCLUDE_TABLE_DATA_FACT: &str = "exclude_table_data";
 
 impl PostgresOptions {
-    /// How long the server may take for one answer: what is asked may wait for a lock, and look at each file of a large database.
+    /// How long the server may take for one answer. A query may wait for a lock, and `pg_database_size` looks at every
+    /// file of a large database.
     fn patience(&self) -> Duration {
         self.lock_wait + ANSWER_WAIT
     }
 
-    /// Facts about what is left out.
+    /// Facts about tables and rows that are left out.
     fn excluded(&self) -> impl Iterator<Item = (String, String)> {
         let lists = [(EXCLUDE_TABLE_FACT, &self.exclude_tables), (EXCLUDE_TABLE_DATA_FACT, &self.exclude_table_data)];
         let given = lists.into_iter().filter(|(_, patterns)| !patterns.is_empty() && !self.globals_only);
@@ -103,29 +109,31 @@ impl PostgresOptions {
     }
 }
 
-/// What the comment of a database begins with that icecore itself is making or only looks at, as SQL over `pg_database`; the number of an advisory lock follows.
+/// The start of the comment on a database that a restore or drill of icecore is making, as SQL over `pg_database`. The
+/// key of an advisory lock follows.
 pub(crate) const WORK_COMMENT: &str = "format('icecore works on %s (%s) while it holds advisory lock ', datname, oid)";
 
-/// One database of a server, or its globals. Streams: `schema.sql`, `globals.sql`, `DATABASE.pgdump` or with several jobs
-/// `DATABASE.pgdir/toc.dat` and a file for each table beside it, and [`tables::STREAM`].
+/// One database of a server, or its globals. Streams: `globals.sql`, `schema.sql`, [`tables::STREAM`], and
+/// `DATABASE.pgdump`; with several jobs `DATABASE.pgdir/toc.dat` and a file for each table beside it.
 pub struct PostgresSource {
     options: PostgresOptions,
     tools: Tools,
     system_identifier: Option<String>,
-    /// The connection that was made to look; the first capture takes it.
+    /// The connection with which the source was looked at. The first capture takes it.
     connection: Mutex<Option<Connection>>,
-    /// What the programs' sessions are not as they should be in.
+    /// A warning, if the programs' sessions cannot be given the settings that they should have.
     unpinned: Option<String>,
 }
 
 impl PostgresSource {
-    /// Connects, finds programs that fit the server, and makes sure that they reach the same database of the same cluster.
+    /// Connects, finds programs that fit the server, and makes sure that they reach the same database of the same
+    /// cluster.
     ///
     /// # Errors
     /// [`Error::Source`] if there is no connection, no programs fit, or they reach something else.
     pub fn connect(mut options: PostgresOptions) -> Result<Self> {
         let connection = Connection::open(&options.conninfo)?;
-        // From here on everything is about the one server that has answered.
+        // The DSN may list several servers. From here on only the one that answered is used.
         options.conninfo = connection.conninfo.clone();
         let tools = Tools::find(options.bin.as_deref(), &options.environment, connection.version)?;
         let system_identifier = connection.system_identifier.clone();
@@ -139,16 +147,16 @@ impl PostgresSource {
         &self.tools
     }
 
-    /// The databases of the server, but for the two that every server makes new ones of.
+    /// The databases of the server, without `template0` and `template1`.
     ///
     /// # Errors
-    /// [`Error::Source`] if the server does not say.
+    /// [`Error::Source`] if the query fails.
     pub fn databases(&self) -> Result<Databases> {
         let mut connection = self.take_connection()?;
         let query = format!(
             "SELECT datname::text, CASE WHEN datconnlimit = -2 THEN 'it is invalid, as dropping it was interrupted: it can only be dropped' \
              WHEN NOT datallowconn THEN 'it takes no connections (ALTER DATABASE ... ALLOW_CONNECTIONS true)' \
-             WHEN starts_with(shobj_description(oid, 'pg_database'), {WORK_COMMENT}) THEN 'it is half-made, or of a drill' END \
+             WHEN starts_with(shobj_description(oid, 'pg_database'), {WORK_COMMENT}) THEN 'a restore or drill of icecore is making it' END \
              FROM pg_database WHERE datname NOT IN ('template0', 'template1') ORDER BY datname"
         );
         connection.client.hurry(self.options.patience());
@@ -170,12 +178,13 @@ impl PostgresSource {
         let connection = waiting.map_or_else(|| Connection::open(&self.options.conninfo), Ok)?;
         match connection.system_identifier == self.system_identifier {
             true => Ok(connection),
-            false => Err(Error::source(&self.options.conninfo.database, "another server answers now than before")),
+            false => Err(Error::source(&self.options.conninfo.database, "another server answers at this address now than before")),
         }
     }
 
-    /// Asks psql, which reads its environment as pg_dump does, where it is, and whether it has the settings that it was given. Where there is no psql, the
-    /// exported snapshot still tells other databases from ours: they do not have it.
+    /// Makes sure that PostgreSQL's programs reach the same database and get the settings that they are given. psql
+    /// answers for all of them, since it reads its environment as pg_dump does. Without psql this is skipped: pg_dump
+    /// on another database would fail, as the exported snapshot does not exist there.
     fn compare(&mut self) -> Result<()> {
         if !self.tools.bin.join("psql").exists() {
             return Ok(());
@@ -188,33 +197,34 @@ impl PostgresSource {
         }
         let conninfo = &self.options.conninfo;
         let said = said.map_err(|said| Error::source(&conninfo.database, format!("PostgreSQL's programs cannot connect: {said}")))?;
-        // A name may have line ends in it.
+        // Compared as a whole and not line by line: a database's name may contain newlines.
         let place = format!("{} {}\n", self.system_identifier.as_deref().unwrap_or_default(), conninfo.database);
         let Some(settings) = said.strip_prefix(&place) else {
             return Err(Error::source(&conninfo.database, "PostgreSQL's programs reach another database than icecore itself does"));
         };
-        // A pooler may have passed over what it was given.
+        // A pooler may have ignored the settings without an error.
         if self.unpinned.is_none() && !settings.lines().eq(given.iter().map(|pin| pin.value)) {
             self.unpin(&given);
         }
         Ok(())
     }
 
-    /// Where psql gets to, and what settings it has there; or what it says if it fails.
+    /// The database that psql reaches and the values of these settings there; or psql's message if it fails.
     fn ask_psql(&self, pins: &[Pin]) -> Result<Result<String, String>> {
         let place = match self.system_identifier {
             Some(_) => "SELECT system_identifier, pg_catalog.current_database() FROM pg_catalog.pg_control_system()",
             None => "SELECT '', pg_catalog.current_database()",
         };
         let mut psql = self.tools.psql(&self.options.environment, &self.options.conninfo);
-        // Without an operator in them, queries run no code of the database's even where a pooler passes no search_path on.
+        // These queries have no operators and name their schemas, so they run no code of the database even if a pooler
+        // drops the search_path.
         psql.args(["-XqAtw", "-F", " ", "-v", "ON_ERROR_STOP=1", "-c", place]).env("PGCLIENTENCODING", "UTF8");
         for pin in pins {
             psql.arg("-c").arg(format!("SELECT pg_catalog.current_setting('{}')", pin.name));
         }
         let stop = &self.options.conninfo.stop;
         let patience = Patience { stop, until: Instant::now() + PSQL_MAX };
-        // It writes less than may wait for a reader, so nobody has to read here.
+        // Nobody reads `_output`: psql writes less than the pipe holds.
         let (running, _output) = Running::start("psql", psql, |output| child::collect(output))?;
         Ok(match running.finish_or("", &patience) {
             Ok(finished) => Ok(finished.seen),
@@ -224,11 +234,13 @@ impl PostgresSource {
         })
     }
 
+    /// Goes on without settings for the programs, and keeps a warning for the capture.
     fn unpin(&mut self, given: &[Pin]) {
         self.options.conninfo.session.unpin();
         let names: Vec<&str> = given.iter().map(|pin| pin.name).collect();
         self.unpinned = Some(format!(
-            "a pooler does not let PostgreSQL's programs set what is not as usual here ({}), so a restore may say that rows differ: name the server itself in --dsn",
+            "a pooler does not pass settings of PostgreSQL's programs on ({}), so a restore may report rows that differ: name the server \
+             itself in --dsn",
             names.join(", ")
         ));
     }
@@ -254,7 +266,7 @@ impl Source for PostgresSource {
     }
 }
 
-/// Waits until the user has asked to stop, and no longer than this.
+/// Ends waiting when the user asks to stop, or at a time.
 struct Patience<'s> {
     stop: &'s Stop,
     until: Instant,

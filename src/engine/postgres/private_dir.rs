@@ -1,4 +1,7 @@
-//! A directory for what has to be a file for a while.
+//! A private directory for a dump that has to be files for a while. It is removed when dropped.
+//!
+//! PostgreSQL's programs reach the files by their path. So root uses no directory that another user could change or
+//! rename.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -7,19 +10,19 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::fs::beneath;
 
-/// How often removing is tried: a program that is being ended may still make a file.
+/// How often removing is tried. A program that is being ended may still create a file.
 const TRIES: usize = 5;
 
-/// A new directory that only this user may look into; removed with all that is in it when dropped.
+/// A new directory that only this user may read. Dropping it removes it with everything in it.
 pub(crate) struct PrivateDir {
     path: PathBuf,
 }
 
 impl PrivateDir {
-    /// One in `dir`, with a name of its own: `icecore-<16 letters and digits>.pgdir`.
+    /// Creates one in `dir`, with the name `icecore-<16 letters and digits>.pgdir`.
     ///
     /// # Errors
-    /// [`Error::Destination`] if it cannot be made.
+    /// [`Error::Destination`] if it cannot be created.
     pub(crate) fn create(dir: &Path) -> Result<Self> {
         refuse_if_changeable(dir)?;
         let made = tempfile::Builder::new()
@@ -29,31 +32,33 @@ impl PrivateDir {
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(dir);
         let made =
-            made.map_err(|e| Error::destination(dir, format!("no directory can be made there: {e}; --tmp names another directory")))?;
+            made.map_err(|e| Error::destination(dir, format!("a directory cannot be created there: {e}; choose another one with --tmp")))?;
         Ok(PrivateDir { path: made.keep() })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// PostgreSQL's programs reach what is there by its path. Root works for others, so who can exchange the path would get what belongs to somebody else.
+/// Refuses a directory that other users can change, if this is root. PostgreSQL's programs reach files in it by their
+/// path, and root dumps the data of others: a user who exchanged the path could read them.
 ///
 /// # Errors
 /// [`Error::Destination`] if this is root and other users can change the directory.
 pub(crate) fn refuse_if_changeable(dir: &Path) -> Result<()> {
     match rustix::process::geteuid().is_root() {
-        true => beneath::refuse_changeable(dir, &[])
-            .map_err(|e| Error::destination(dir, format!("no directory can be made there: {e}; --tmp names another directory"))),
+        true => beneath::refuse_changeable(dir, &[]).map_err(|e| {
+            Error::destination(dir, format!("it cannot be used for temporary files: {e}; choose another directory with --tmp"))
+        }),
         false => Ok(()),
     }
 }
 
 impl Drop for PrivateDir {
     fn drop(&mut self) {
-        // If all of them fail there is nobody to tell; its name says whose it is.
+        // A failure cannot be reported from here. The directory's name says that it is icecore's.
         let _ = (0..TRIES).any(|_| std::fs::remove_dir_all(&self.path).is_ok());
     }
 }

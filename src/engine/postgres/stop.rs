@@ -1,4 +1,4 @@
-//! The user's wish to stop, as connections hear of it.
+//! The flag by which the user's stop reaches connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Stop(Option<Arc<AtomicBool>>);
 
 impl Stop {
-    /// As this flag says.
+    /// Is set when this flag is.
     pub fn new(flag: Arc<AtomicBool>) -> Self {
         Stop(Some(flag))
     }

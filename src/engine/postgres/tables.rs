@@ -1,9 +1,10 @@
-//! The evidence that a capture keeps of a dump: what each block of data holds and where it is, as a small stream of text beside it.
+//! The evidence of a dump: rows, their sum and the place of each block of data, in a small text stream beside the dump.
 //!
-//! The first line is `icecore-tables 1`, a tab, and where the first block begins in the dump. Each further line is a block, in the order of
-//! the dump, as five fields with tabs between them: bytes of the block, rows, the sum of the rows' hashes ([`RowSum`]), the kind of the entry
-//! (`TABLE DATA`, `BLOBS`) and its name with its schema. In names a backslash, a tab and a newline are written as `\\`, `\t` and `\n`. Blocks
-//! follow each other without gaps, so that no line changes when another table grows.
+//! The first line is `icecore-tables 1`, a tab, and the offset of the first block in the dump. Each further line is a
+//! block, in the order of the dump, with five fields separated by tabs: length of the block in bytes, rows, the sum of
+//! the rows' hashes ([`RowSum`]), the kind of the entry (`TABLE DATA`, `BLOBS`), and its name with its schema. In names
+//! a backslash, a tab and a newline are written as `\\`, `\t` and `\n`. There are no gaps between blocks, so only
+//! lengths are stored, and no line changes when another table grows.
 
 use std::fmt::Write as _;
 
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// The stream's name.
 pub const STREAM: &str = "tables.tsv";
-/// What the first line begins with.
+/// The start of the first line.
 const MAGIC: &str = "icecore-tables 1";
 
 /// The evidence of one dump.
@@ -22,14 +23,14 @@ pub struct Tables {
     pub blocks: Vec<Evidence>,
 }
 
-/// What is known of one block of data.
+/// The evidence of one block of data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// Where it begins in the dump, bytes.
+    /// Its offset in the dump.
     pub offset: u64,
-    /// Its bytes.
+    /// Its length in bytes.
     pub len: u64,
-    /// Rows, or large objects.
+    /// The number of rows or large objects.
     pub rows: u64,
     /// The sum of their hashes.
     pub sum: RowSum,
@@ -40,7 +41,7 @@ pub struct Evidence {
 }
 
 impl Tables {
-    /// The evidence that reading an archive gave.
+    /// The evidence of an archive that was read to its end.
     pub fn of(archive: &Archive) -> Self {
         let blocks = archive.blocks.iter().filter_map(|block| {
             let entry = archive.entries.get(block.entry)?;
@@ -50,7 +51,7 @@ impl Tables {
         Tables { blocks: blocks.collect() }
     }
 
-    /// As it is stored.
+    /// The text of the stream.
     pub fn encode(&self) -> String {
         let mut text = format!("{MAGIC}\t{}\n", self.blocks.first().map_or(0, |block| block.offset));
         for block in &self.blocks {

@@ -1,4 +1,4 @@
-//! TLS as libpq's `sslmode` means it, with rustls.
+//! TLS with rustls, checking certificates as libpq does for each `sslmode`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::conninfo::{Conninfo, SslMode};
 use crate::error::{Error, Result};
 
-/// What makes TLS connections for this connection's settings.
+/// The TLS connector for these settings.
 ///
 /// # Errors
 /// [`Error::Source`] for a certificate or key that cannot be read.
@@ -37,7 +37,7 @@ pub(super) fn connector(conninfo: &Conninfo) -> Result<MakeRustlsConnect> {
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let config = match (&conninfo.tls.cert, &conninfo.tls.key) {
         (Some(cert), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| Error::source(key, format!("no private key: {e}")))?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| Error::source(key, format!("the private key cannot be read: {e}")))?;
             builder.with_client_auth_cert(certificates(cert)?, key).map_err(|e| failed(&e))?
         }
         _ => builder.with_no_client_auth(),
@@ -47,7 +47,7 @@ pub(super) fn connector(conninfo: &Conninfo) -> Result<MakeRustlsConnect> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
-    read.map_err(|e| Error::source(path, format!("no certificates: {e}")))
+    read.map_err(|e| Error::source(path, format!("the certificates cannot be read: {e}")))
 }
 
 fn roots(path: &Path) -> Result<(Vec<CertificateDer<'static>>, RootCertStore)> {
@@ -63,9 +63,11 @@ fn roots(path: &Path) -> Result<(Vec<CertificateDer<'static>>, RootCertStore)> {
     }
 }
 
-/// Checks a certificate as far as the `sslmode` asks for: not at all without root certificates, the host's name only for `verify-full`.
+/// Checks a certificate as far as the `sslmode` demands: without root certificates not at all, and the host's name only
+/// for `verify-full`.
 #[derive(Debug)]
 struct AsLibpq {
+    /// The verifier of chains; `None` without root certificates.
     chain: Option<Arc<WebPkiServerVerifier>>,
     /// The root certificates themselves.
     trusted: Vec<CertificateDer<'static>>,
@@ -84,13 +86,15 @@ impl ServerCertVerifier for AsLibpq {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is checked last, so everything else about the certificate is right here.
             Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
                 if !self.checks_name =>
             {
                 Ok(ServerCertVerified::assertion())
             }
-            // What `openssl req -x509` makes is an authority's certificate, and many servers use it as their own (PostgreSQL documentation,
-            // 18.9.5). OpenSSL takes it if it is a root itself; rustls, which has looked at its dates by then, does not.
+            // `openssl req -x509` makes an authority's certificate, and many servers use it as their own (PostgreSQL
+            // documentation, 18.9.5). OpenSSL accepts it if it is a root itself. rustls refuses it, after it has
+            // checked the dates.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) if self.trusted.iter().any(|root| root == end_entity) => {
                 if self.checks_name {
                     verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;

@@ -1,4 +1,8 @@
-//! PostgreSQL's own programs: which ones fit a server, and how they are run.
+//! Finds PostgreSQL's own programs and prepares to run them.
+//!
+//! pg_dump must be at least as new as the server, and its archives must be of a version that icecore parses. Programs
+//! get the connection and the session's settings only by environment variables, so no password is in an argument list.
+//! Variables of libpq that the user has set are removed, since they are resolved already (`conninfo`).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,17 +12,18 @@ use super::settings::Purpose;
 use crate::engine::Environment;
 use crate::error::{Error, Result};
 
-/// Where Debian's packages put each version's programs.
+/// The directory in which Debian's packages have the programs of each version.
 const DEBIAN_DIR: &str = "/usr/lib/postgresql";
-/// The first major version with everything that is asked of `pg_dump` here.
+/// The first major version of `pg_dump` with all options that are used here.
 const MAJOR_MIN: u32 = 13;
-/// The last major version whose archives are known.
+/// The last major version whose archives are parsed.
 const MAJOR_MAX: u32 = 18;
 
-/// The first minor versions whose pg_dump reads no view that has taken a table's place, by major version (CVE-2024-7348). Later ones all do so.
+/// Major versions with the first minor version that fixes CVE-2024-7348: pg_dump no longer reads a view that was put in
+/// a table's place. Later major versions all have the fix.
 const WITHOUT_VIEWS: [(u32, u32); 4] = [(13, 16), (14, 13), (15, 8), (16, 4)];
 
-/// What a server of one's own takes.
+/// The programs that a throw-away server needs.
 const SERVER_PROGRAMS: [&str; 4] = ["initdb", "postgres", "pg_restore", "pg_dump"];
 
 /// The programs of one installation.
@@ -26,18 +31,19 @@ const SERVER_PROGRAMS: [&str; 4] = ["initdb", "postgres", "pg_restore", "pg_dump
 pub struct Tools {
     /// The directory that they are in.
     pub bin: PathBuf,
-    /// What `pg_dump --version` says: `15.18`.
+    /// The version by `pg_dump --version`: `15.18`.
     pub version: String,
     /// Its major version.
     pub major: u32,
 }
 
 impl Tools {
-    /// Finds programs that can dump a server of this `server_version_num`: in `bin` and nowhere else if that is given; else the first on
-    /// `PATH` or in Debian's directories that is as new as the server, taking the lowest version there.
+    /// Finds programs that can dump a server of this `server_version_num`. If `bin` is given, only that directory
+    /// counts; else the first directory on `PATH`, and then the lowest version in Debian's directories, that is as new
+    /// as the server.
     ///
     /// # Errors
-    /// [`Error::Source`] if there are none, with what was found and what would help.
+    /// [`Error::Source`] if there are none. The message says what was found and what to install.
     pub fn find(bin: Option<&Path>, environment: &Environment, server_version: u32) -> Result<Self> {
         let wanted = (server_version / 10_000).max(MAJOR_MIN);
         Self::search(bin, environment, wanted, &["pg_dump"]).map_err(|seen| {
@@ -52,16 +58,17 @@ impl Tools {
         })
     }
 
-    /// Finds programs that make and run a server of this major version or a later one, and load dumps into it: in `bin` and nowhere else if that is given;
-    /// else in the places of [`Tools::find`].
+    /// Finds programs that create and run a server of this major version or a later one, and load dumps into it. It
+    /// looks in the places of [`Tools::find`].
     ///
     /// # Errors
-    /// [`Error::Source`] if there are none, with what was found and what would help.
+    /// [`Error::Source`] if there are none. The message says what was found and what to install.
     pub fn find_server(bin: Option<&Path>, environment: &Environment, major: u32) -> Result<Self> {
         let wanted = major.max(MAJOR_MIN);
         Self::search(bin, environment, wanted, &SERVER_PROGRAMS).map_err(|seen| {
             let detail = format!(
-                "a throw-away server takes {} of PostgreSQL {wanted} to {MAJOR_MAX}, but {seen}; install them (Debian and Ubuntu: postgresql-{wanted}), \
+                "a throw-away server needs {} of PostgreSQL {wanted} to {MAJOR_MAX}, but {seen}; install them (Debian and Ubuntu: \
+                 postgresql-{wanted}), \
                  name their directory with --pg-bin, or name a server to restore into with --dsn",
                 SERVER_PROGRAMS.join(", ")
             );
@@ -69,7 +76,10 @@ impl Tools {
         })
     }
 
-    /// The first that has all of these programs; else what was found.
+    /// The first directory with all these programs in a fitting version.
+    ///
+    /// # Errors
+    /// A text that says what was found.
     fn search(bin: Option<&Path>, environment: &Environment, major: u32, programs: &[&str]) -> Result<Self, String> {
         let mut found = Vec::new();
         for dir in places(bin, environment) {
@@ -86,7 +96,7 @@ impl Tools {
 
     fn in_dir(dir: &Path) -> Option<Self> {
         let program = dir.join("pg_dump");
-        // To look is much cheaper than to fail to start it, in each directory of PATH.
+        // Checking first is much cheaper than failing to start a program, and PATH has many directories.
         if !program.is_file() {
             return None;
         }
@@ -98,28 +108,29 @@ impl Tools {
         Some(Tools { bin: dir.to_path_buf(), version, major })
     }
 
-    /// The first version of this major one with the mending of CVE-2024-7348, if these programs lack it.
+    /// If these programs lack the fix of CVE-2024-7348: the first minor version that has it.
     pub(super) fn lacking_fix(&self) -> Option<String> {
         let (major, first) = WITHOUT_VIEWS.into_iter().find(|(major, _)| *major == self.major)?;
         let minor: Option<u32> = self.version.split('.').nth(1).and_then(|text| text.parse().ok());
         minor.is_none_or(|minor| minor < first).then(|| format!("{major}.{first}"))
     }
 
-    /// A program that reads a database, and will connect as `conninfo` says, which should be that of an open connection to the same database. What it inherits
-    /// has nothing of libpq's or icecore's own variables.
+    /// A program that reads a database. `conninfo` should be that of an open connection to the same database, so that
+    /// it has the session's settings. Variables of libpq and of icecore are not passed on.
     pub fn command(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
         let mut command = self.connecting(program, environment, conninfo, Purpose::Dump);
-        // Rows have times in the session's time zone, and rows are compared.
+        // Times are written in the session's time zone, and rows are compared as text.
         command.env("PGTZ", "UTC");
         command
     }
 
-    /// psql, which connects in the same way, and looks names up where no user can make any.
+    /// psql. It connects in the same way and looks names up only where no user can create any.
     pub(super) fn psql(&self, environment: &Environment, conninfo: &Conninfo) -> Command {
         self.connecting("psql", environment, conninfo, Purpose::Ask)
     }
 
-    /// The same for one that loads a database. Materialized views are computed as in a session of the database itself, whose settings may name a time zone.
+    /// A program that loads a database. Its time zone is not set: materialized views are computed as in a session of
+    /// the database, which may have a setting of its own.
     pub(crate) fn loader(&self, program: &str, environment: &Environment, conninfo: &Conninfo) -> Command {
         self.connecting(program, environment, conninfo, Purpose::Load)
     }
@@ -131,13 +142,13 @@ impl Tools {
             command.env_remove(name);
         }
         command.envs(conninfo.variables(purpose)).stdin(Stdio::null());
-        // Messages are kept in records and looked at by people who speak other languages.
+        // Messages in English: they are kept in records, and advice is chosen by their words.
         command.env("LC_MESSAGES", "C").env_remove("LC_ALL").env_remove("LANGUAGE");
         command
     }
 }
 
-/// Directories to look in, each once, best first.
+/// The directories to look in, the best first.
 fn places(bin: Option<&Path>, environment: &Environment) -> Vec<PathBuf> {
     if let Some(bin) = bin {
         return vec![bin.to_path_buf()];
@@ -146,12 +157,13 @@ fn places(bin: Option<&Path>, environment: &Environment) -> Vec<PathBuf> {
         .map(|entries| entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
         .unwrap_or_default();
     versions.sort_unstable();
-    // Debian's /usr/bin/pg_dump is a script that chooses a version by other rules than ours.
+    // Not /usr/bin on Debian: pg_dump there is a script that chooses a version by its own rules.
     let debian = versions.into_iter().map(|version| Path::new(DEBIAN_DIR).join(version.to_string()).join("bin"));
     environment.search_path().into_iter().filter(|dir| !dir.as_os_str().is_empty() && !is_debian_script(dir)).chain(debian).collect()
 }
 
-/// Whether `pg_dump` there is the script of postgresql-client-common, which runs one of Debian's directories' programs.
+/// Whether `pg_dump` in this directory is the script of postgresql-client-common. It runs a program of one of Debian's
+/// directories.
 fn is_debian_script(dir: &Path) -> bool {
     std::fs::canonicalize(dir.join("pg_dump")).is_ok_and(|path| path.file_name().is_some_and(|name| name == "pg_wrapper"))
 }

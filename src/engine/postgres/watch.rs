@@ -1,7 +1,8 @@
-//! How long a server is waited for, and how much is taken from it.
+//! Limits for a connection: how long to wait for the server, and how many bytes to take from it.
 //!
-//! A server may accept a connection and say nothing, say a little again and again, or send more than fits into memory, by mistake or by intent. All of that is
-//! noticed where bytes are read and written, below TLS and PostgreSQL's protocol. A limit that was passed makes reading fail, and so ends the session.
+//! A server may accept a connection and send nothing, send a little again and again, or send more than fits into
+//! memory, by mistake or on purpose. This is noticed where bytes are read and written, below TLS and PostgreSQL's
+//! protocol, so no layer above can be made to wait. An exceeded limit makes reading fail, and so ends the session.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,25 +18,25 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::conninfo::Target;
 use super::stop::Stop;
 
-/// How often the limits are looked at while nothing comes.
+/// How often the limits are checked while nothing arrives.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a server may say nothing when the user has asked to stop and something is still to be cleaned up.
+/// How long a server may be silent during the clean-up after the user has asked to stop.
 const CLEANING_MAX: Duration = Duration::from_secs(60);
 
-/// What holds while something is waited for.
+/// The limits of one call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// How long all of it may take.
+    /// How long the whole call may take.
     pub(super) total: Option<Duration>,
-    /// How long nothing may come.
+    /// How long the server may send nothing.
     pub(super) silence: Option<Duration>,
-    /// Bytes that may come.
+    /// Bytes that the server may send.
     pub(super) bytes: u64,
-    /// Whether the user's wish to stop ends it at once. What is begun after that, as cleaning up is, goes on.
+    /// Whether a stop ends the call at once. A call that begins after the stop, such as one that cleans up, goes on.
     pub(super) stops_at_once: bool,
 }
 
-/// What one connection has still left of its limits.
+/// How much of its limits a connection has used.
 #[derive(Debug)]
 pub(super) struct Watch {
     stop: Stop,
@@ -45,9 +46,13 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct State {
     limits: Limits,
+    /// When the call began.
     began: Instant,
+    /// When the last bytes arrived.
     heard: Instant,
+    /// Bytes that have arrived during the call.
     bytes: u64,
+    /// Why nothing more is read from this server, if so.
     refused: Option<&'static str>,
 }
 
@@ -61,18 +66,20 @@ impl Watch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins anew with these limits.
+    /// Begins a new call with these limits.
     pub(super) fn begin(&self, limits: Limits) {
+        // If the user has already asked to stop, this call is the clean-up.
         let (now, stops_at_once) = (Instant::now(), limits.stops_at_once && !self.stop.is_set());
         let mut state = self.state();
         (state.limits, state.began, state.heard, state.bytes) = (Limits { stops_at_once, ..limits }, now, now, 0);
     }
 
-    /// Nothing more is taken from this server.
+    /// Makes every further read fail.
     pub(super) fn refuse(&self, why: &'static str) {
         self.state().refused = Some(why);
     }
 
+    /// Fails if a limit is exceeded.
     fn check(&self) -> io::Result<()> {
         let (state, is_stopped) = (self.state(), self.stop.is_set());
         let Limits { total, silence, bytes, stops_at_once } = state.limits;
@@ -92,13 +99,14 @@ impl Watch {
         }
     }
 
+    /// Records that bytes have arrived.
     fn hear(&self, bytes: usize) {
         let mut state = self.state();
         state.heard = Instant::now();
-        state.bytes = state.bytes.saturating_add(bytes as u64);
+        state.bytes = state.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
-    /// Waits for what no bytes are read for, within the limits.
+    /// Waits within the limits for something that reads no bytes: looking a name up, or connecting.
     async fn within<T>(&self, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let (mut future, mut ticks) = (pin!(future), ticks());
         let wait = poll_fn(|context| {
@@ -107,6 +115,7 @@ impl Watch {
                     return Poll::Ready(done);
                 }
                 self.check()?;
+                // A pending tick wakes this task again. One that is ready is used up, and the loop asks for the next.
                 if ticks.poll_tick(context).is_pending() {
                     return Poll::Pending;
                 }
@@ -126,7 +135,7 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A connection to a server, within the limits of its watch.
+/// A connection to a server that obeys the limits of its watch.
 pub(super) struct Guarded {
     socket: Box<dyn Duplex>,
     watch: Arc<Watch>,
@@ -134,7 +143,7 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// Connects. Each address of a host has all of the time.
+    /// Connects to the first address that answers. Each address of a host gets the full time.
     pub(super) async fn open(target: &Target, watch: &Arc<Watch>, limits: Limits) -> io::Result<Self> {
         watch.begin(limits);
         let of = |socket: Box<dyn Duplex>| Guarded { socket, watch: Arc::clone(watch), ticks: ticks() };
@@ -157,7 +166,7 @@ impl Guarded {
         Err(failure)
     }
 
-    /// Does something with the socket, again and again while the limits hold.
+    /// Polls the socket while the limits hold.
     fn attempt<T>(
         &mut self,
         context: &mut Context<'_>,

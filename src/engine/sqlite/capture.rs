@@ -1,4 +1,8 @@
-//! One consistent reading of one or several databases.
+//! One consistent reading of one or several databases: from looking at their files to the flags for damage.
+//!
+//! The order of steps is what makes it right (`capture_all`). Look at the files, open the databases that may have
+//! changed, open all transactions at one instant, and then look again at those that were taken as unchanged. An error
+//! names the path that the user gave, although SQLite works with paths in held directories.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -19,20 +23,22 @@ use crate::fs::beneath::Dir;
 use crate::progress::Monitor;
 use crate::recorded::{FileMeta, Flag, SqliteFacts};
 
-/// How often the capture starts again because a database that was taken as unchanged changed meanwhile.
+/// How often the capture starts again because a database that was taken as unchanged has changed meanwhile.
 const RESTARTS: u32 = 20;
 
-/// Problems of one database that a flag spells out.
+/// The most problems of one database that a flag spells out.
 const PROBLEMS_SHOWN: usize = 5;
 
-/// One database file as of one instant. Dropping it lets go of the database.
+/// One database file as of one instant. Dropping it closes the database.
 pub struct CapturedFile {
     path: PathBuf,
     facts: SqliteFacts,
     meta: FileMeta,
     stamp: Option<Stamp>,
+    /// `None` for an unchanged database.
     open: Option<OpenImage>,
-    /// Where SQLite may open further files as long as the database is open; after it in the order of dropping.
+    /// SQLite may open further files in this directory as long as the database is open. So it is the last field: it is
+    /// dropped after `open`.
     _dir: Arc<Dir>,
 }
 
@@ -56,40 +62,42 @@ impl CapturedFile {
         &self.meta
     }
 
-    /// The image, readable until [`CapturedFile::finish`]; `None` if the database is unchanged since the known stamp. The image of a
-    /// database of zero bytes has no bytes and says 4,096 bytes a page.
+    /// The image, readable until [`CapturedFile::finish`]. `None` if the database is unchanged since the known stamp.
+    /// The image of a database of zero bytes has no bytes, and a page size of 4,096.
     pub fn pages(&self) -> Option<Arc<dyn PageRead>> {
         self.open.as_ref().map(|open| Arc::clone(&open.image) as Arc<dyn PageRead>)
     }
 
-    /// Bytes that are to be read.
+    /// How many bytes the image has; 0 for an unchanged database.
     pub fn bytes_to_read(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| open.image.len_bytes())
     }
 
-    /// Whether writers of this database wait until [`CapturedFile::finish`]: so in rollback-journal mode.
+    /// Whether writers of this database wait until [`CapturedFile::finish`]. They do in rollback-journal mode.
     pub fn blocks_writers(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.blocks_writers)
     }
 
-    /// The image, if its content can be read through SQLite: opening has shown no damage.
+    /// The image, if its content can be read through SQLite: it has bytes, and opening has shown no damage.
     pub(super) fn image_to_sum_up(&self) -> Option<Arc<Image>> {
         let open = self.open.as_ref().filter(|open| open.flags.is_empty() && open.image.len_bytes() > 0);
         open.map(|open| Arc::clone(&open.image))
     }
 
-    /// The flag for damage that reading the tables has shown.
+    /// The flag for damage that was found by reading the tables.
     pub(super) fn content_damage(&self, detail: &str) -> Flag {
         damaged(&self.path, &format!("its tables cannot be read: {detail}"))
     }
 
-    /// Lets go of the database; returns why the capture should not count as good, and the stamp for the next one.
+    /// Closes the database. Gives the flags that say why the capture is not good, and the stamp for the next capture.
     ///
     /// # Errors
     /// [`Error::Busy`] if the database is on read-only media and was changed from elsewhere while it was read.
     pub fn finish(self) -> Result<(Vec<Flag>, Option<Stamp>)> {
         let Some(mut open) = self.open else { return Ok((Vec::new(), self.stamp)) };
+        // Writers may be waiting, so the transaction ends before the structure is checked.
         open.image.close();
+        // Without locks, only unchanged files prove that what was read is consistent.
         if let Hold::Immutable(before) = open.hold
             && observe(&self.path)?.0 != before
         {
@@ -97,11 +105,12 @@ impl CapturedFile {
         }
         let roots = open.roots.take();
         let mut flags = std::mem::take(&mut open.flags);
-        // Damage that opening has shown makes the pages look wrong in many more places.
+        // Damage that opening has shown makes the pages look wrong in many more places. These would say nothing new.
         if flags.is_empty() {
             let report = roots.and_then(|roots| open.image.inspect(roots.ok().as_deref()));
             flags.extend(report.and_then(|report| structure_damage(&self.path, &report)));
         }
+        // A damaged database gets no stamp: the next capture must look at it again.
         let stamp = self.stamp.filter(|_| flags.is_empty());
         Ok((flags, stamp))
     }
@@ -115,8 +124,9 @@ impl Drop for OpenImage {
 
 /// Captures one database file, for example one found in a directory tree.
 ///
-/// With a `known` stamp that proves that nothing has changed, the result has no pages. The path may be a symbolic link. Nothing in this process may open
-/// and close the file by other means until the capture is finished: that drops SQLite's locks (see [`super::is_sqlite`]).
+/// If the `known` stamp proves that nothing has changed, the result has no pages. The path may be a symbolic link.
+/// Nothing in this process may open and close the file by other means until the capture is finished, because that drops
+/// SQLite's locks (see [`super::is_sqlite`]).
 ///
 /// # Errors
 /// [`Error::Source`] if it cannot be read as a database, [`Error::Busy`] if it stays locked.
@@ -126,7 +136,7 @@ pub fn capture_file(path: &Path, known: Option<&Stamp>, options: &SqliteOptions,
     files.pop().ok_or_else(|| Error::source(path, "was not captured"))
 }
 
-/// The same for a database in a directory that is held open; `shown` is its path for messages.
+/// As [`capture_file`], for a database in a directory that is held open. `shown` is its path for messages.
 ///
 /// # Errors
 /// As [`capture_file`].
@@ -141,25 +151,25 @@ pub(crate) fn capture_held(
     files.pop().ok_or_else(|| Error::source(shown, "was not captured"))
 }
 
-/// A database that is to be captured.
+/// A database that the user has named.
 pub(super) struct Given<'a> {
-    /// Leads to it in the directory that is held.
+    /// The path through the held directory.
     path: PathBuf,
-    /// For messages.
+    /// The path for messages.
     shown: PathBuf,
     dir: Arc<Dir>,
     known: Option<&'a Stamp>,
 }
 
 impl<'a> Given<'a> {
-    /// By its path without links.
+    /// Holds the directory of a database. The path must be without links.
     pub(super) fn find(path: &Path, known: Option<&'a Stamp>) -> Result<Self> {
         let (above, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
         let dir = Dir::find(above).map_err(|e| Error::source(path, e))?;
         Ok(Given { path: dir.at(name), shown: path.to_path_buf(), dir: Arc::new(dir), known })
     }
 
-    /// An error that names the path that the user knows.
+    /// Puts the path that the user knows in place of the path through the held directory.
     fn shown(&self, error: Error) -> Error {
         let named = |detail: String| match (self.dir.itself().to_str(), self.shown.parent().and_then(Path::to_str)) {
             (Some(held), Some(above)) => detail.replace(&format!("{held}/"), &format!("{}/", above.trim_end_matches('/'))),
@@ -185,11 +195,12 @@ pub(super) fn canonical(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// A database before it is known whether it has to be read.
+/// A database that was looked at but not opened.
 struct Candidate<'a> {
     given: &'a Given<'a>,
     state: FilesState,
     meta: FileMeta,
+    /// Set if the stamp proves that it is unchanged, so that it need not be read.
     unchanged: Option<(SqliteFacts, &'a Stamp)>,
 }
 
@@ -205,6 +216,9 @@ pub(super) fn capture_together(
 fn capture_all(databases: &[Given<'_>], options: &SqliteOptions, monitor: &dyn Monitor) -> Result<(Vec<CapturedFile>, Instant)> {
     let now = (options.clock)();
     let mut candidates = look_at(databases, now, monitor)?;
+    // Each turn opens all databases that may have changed. If another one turns out to have changed meanwhile, the next
+    // turn opens that one together with all others, since they must see one instant. Each turn has fewer databases that
+    // are taken as unchanged, so this ends.
     for _ in 0..RESTARTS {
         let (mut members, mut holds) = (Vec::new(), Vec::new());
         for candidate in candidates.iter().filter(|candidate| candidate.unchanged.is_none()) {
@@ -214,7 +228,8 @@ fn capture_all(databases: &[Given<'_>], options: &SqliteOptions, monitor: &dyn M
             holds.push((opened.hold, candidate.state.once_opened(&observe(&candidate.given.path)?.0)));
         }
         let instant = open_together(&mut members, options.busy_timeout, monitor)?;
-        // What looks the same as at the last capture even now, with all transactions open, was so at their instant too.
+        // All transactions are open now. A database that still looks the same as at its last capture was the same at
+        // their instant, too.
         if forget_changed(&mut candidates)? {
             continue;
         }
@@ -226,6 +241,7 @@ fn capture_all(databases: &[Given<'_>], options: &SqliteOptions, monitor: &dyn M
     Err(Error::Busy { path, detail: "the databases change too often to be captured together; try again".to_owned() })
 }
 
+/// Looks at the files of all databases, without opening any.
 fn look_at<'a>(databases: &'a [Given<'a>], now: SystemTime, monitor: &dyn Monitor) -> Result<Vec<Candidate<'a>>> {
     let mut candidates: Vec<Candidate<'a>> = Vec::with_capacity(databases.len());
     for given in databases {
@@ -236,7 +252,8 @@ fn look_at<'a>(databases: &'a [Given<'a>], now: SystemTime, monitor: &dyn Monito
             return Err(Error::InvalidArgument(text));
         }
         if names > 1 {
-            let text = "has several names (hard links); changes made through another name that are still in its journal or log are missed";
+            let text = "has several names (hard links); this backup misses changes that were made through another name and are still in the \
+                        journal or log there";
             monitor.warn(&format!("{} {text}", path.display()));
         }
         let unchanged = known.and_then(|stamp| Some((state.unchanged_since(stamp, now)?, stamp)));
@@ -245,7 +262,8 @@ fn look_at<'a>(databases: &'a [Given<'a>], now: SystemTime, monitor: &dyn Monito
     Ok(candidates)
 }
 
-/// Looks again at those taken as unchanged; whether one of them is not.
+/// Looks again at the databases that were taken as unchanged. Says whether one of them has changed; that one is opened
+/// in the next turn.
 fn forget_changed(candidates: &mut [Candidate<'_>]) -> Result<bool> {
     let mut changed = false;
     for candidate in candidates.iter_mut().filter(|candidate| candidate.unchanged.is_some()) {
@@ -258,6 +276,8 @@ fn forget_changed(candidates: &mut [Candidate<'_>]) -> Result<bool> {
     Ok(changed)
 }
 
+/// Makes the captured file of a candidate. `opened` has the opened databases in the order of the candidates that are
+/// not unchanged.
 fn finish_opening(
     candidate: &Candidate<'_>,
     opened: &mut impl Iterator<Item = (Member, (Hold, FilesState))>,
@@ -272,6 +292,7 @@ fn finish_opening(
     let in_wal_mode = member.engine.in_wal_mode().map_err(|e| explain(&candidate.given.path, &e))?;
     let (image, header) = Image::new(path.clone(), member.engine, member.state)?;
     let roots = image.roots(&header);
+    // In rollback-journal mode our shared lock keeps writers from committing.
     let blocks_writers = matches!(hold, Hold::Locks) && !in_wal_mode;
     let flags = damage(&path, &header, roots.as_ref());
     let stamp = candidate.state.stamp(once_opened, &candidate.given.path, now, header.facts).filter(|_| flags.is_empty());
@@ -279,7 +300,7 @@ fn finish_opening(
     Ok(CapturedFile { path, facts: header.facts, meta, stamp, open: Some(open), _dir: dir })
 }
 
-/// What is wrong with the content, as far as opening shows it.
+/// The flags for damage that opening has shown.
 fn damage(path: &Path, header: &SqliteHeader, roots: Option<&Result<Vec<Root>, String>>) -> Vec<Flag> {
     let missing = header
         .counted_pages
@@ -289,7 +310,7 @@ fn damage(path: &Path, header: &SqliteHeader, roots: Option<&Result<Vec<Root>, S
     missing.into_iter().chain(schema).map(|text| damaged(path, &text)).collect()
 }
 
-/// What the pages showed as they passed by.
+/// The flag for damage that the pages have shown as they passed by.
 fn structure_damage(path: &Path, report: &StructureReport) -> Option<Flag> {
     let shown: Vec<String> =
         report.problems.iter().take(PROBLEMS_SHOWN).map(|problem| format!("page {}: {}", problem.page, problem.detail)).collect();

@@ -1,14 +1,18 @@
-//! What the tables of a database hold, in numbers that do not depend on where the rows lie.
+//! Sums up the content of the tables of a database, in numbers that do not depend on where the rows lie.
 //!
-//! For each table: how many rows it has, and the sum, modulo 2^256, of the BLAKE3 hashes of its rows in the canonical form below. A VACUUM or a
-//! reload of a dump keeps them; a lost, changed or doubled row does not. `store-format.md` ("TableContent") specifies the form.
+//! Each table has its number of rows, and the sum, modulo 2^256, of the BLAKE3 hashes of its rows in the canonical form
+//! below. A VACUUM or a reload of a dump does not change these numbers; a lost, changed or doubled row does.
+//! `store-format.md` ("TableContent") specifies the form.
 //!
-//! A row is its columns in the order of the table, without generated ones that are not stored; each is the number of its type as SQLite gives it
-//! (<https://sqlite.org/c3ref/c_blob.html>: 1 integer, 2 float, 3 text, 4 blob, 5 null) as one byte, then an integer as 8 bytes, a
-//! float as the 8 bytes of IEEE 754, text (as UTF-8) and blobs as their length in 8 bytes and their bytes; all little-endian.
+//! A row is its columns in the order of the table, without generated columns that are not stored. A column begins with
+//! the number of its type in one byte (<https://sqlite.org/c3ref/c_blob.html>: 1 integer, 2 float, 3 text, 4 blob, 5
+//! null). Then follows an integer as 8 bytes, a float as the 8 bytes of IEEE 754, text (as UTF-8) or a blob as its
+//! length in 8 bytes and its bytes, and nothing for null. Everything is little-endian.
 //!
-//! Tables are those with pages of their own, so the tables below a full-text index count and it itself does not; and the schema, under
-//! the name `sqlite_schema`, without its page numbers.
+//! All tables with pages of their own are summed up. So the tables below a full-text index count, and the index itself
+//! does not. The schema counts, too, under the name `sqlite_schema` and without its page numbers.
+//!
+//! The database is not trusted: no function that its schema names runs, and rows, tables and lengths are bounded.
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -19,10 +23,10 @@ use super::errors::{StandIns, message};
 use crate::engine::row_sum::RowSum;
 use crate::recorded::{CONTENT_TABLES_MAX, TableContent};
 
-/// The longest row that is read, bytes: it is in memory as a whole, perhaps twice.
+/// The longest row that is read, in bytes. A row is in memory as a whole, perhaps twice.
 const ROW_BYTES_MAX: i32 = 16 << 20;
 
-/// The schema as a table. The page numbers in it change with a VACUUM.
+/// The name of the schema as a table. The page numbers in it are left out, because a VACUUM changes them.
 const SCHEMA: &str = "sqlite_schema";
 
 /// Why there are no numbers.
@@ -30,8 +34,8 @@ const SCHEMA: &str = "sqlite_schema";
 pub enum NoContent {
     /// SQLite says that the database is damaged.
     Damaged(String),
-    /// It cannot be read, for a reason that says nothing about damage: it needs something that only its application has, a row is too long, or there
-    /// are too many tables.
+    /// The tables cannot be read, for a reason that says nothing about damage: they need something that only the
+    /// application has, a row is too long, or there are too many tables.
     Unreadable(String),
     /// The caller asked to stop.
     Stopped,
@@ -40,7 +44,7 @@ pub enum NoContent {
 impl From<rusqlite::Error> for NoContent {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            // Of a schema that does not load, opening has said whether that is damage.
+            // Whether a schema that does not load is damaged was decided on opening (see `Engine::roots`).
             Some(ErrorCode::DatabaseCorrupt) if message(&error).starts_with("malformed database schema") => {
                 NoContent::Unreadable(error.to_string())
             }
@@ -50,14 +54,14 @@ impl From<rusqlite::Error> for NoContent {
     }
 }
 
-/// The content of all tables, by name, as the connection sees it; `stop` is asked before each row. The connection should be in a
-/// transaction, or on a file that does not change.
+/// The content of all tables, sorted by name, as the connection sees it. `stop` is asked before each row. The
+/// connection should be in a transaction, or on a file that does not change.
 ///
 /// # Errors
-/// [`NoContent`]: there are all numbers or none.
+/// [`NoContent`]. There are all numbers or none.
 pub fn content_of(conn: &Connection, stop: &dyn Fn() -> bool) -> Result<Vec<TableContent>, NoContent> {
     conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX)?;
-    // The names in the schema come with the database: nothing that they call runs.
+    // The schema comes from the owner of the database, so functions that it names must not run with our rights.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.execute_batch("PRAGMA cell_size_check=ON")?;
     let names: Vec<Vec<u8>> = {
@@ -69,6 +73,7 @@ pub fn content_of(conn: &Connection, stop: &dyn Fn() -> bool) -> Result<Vec<Tabl
         return Err(NoContent::Unreadable(format!("it has more than {CONTENT_TABLES_MAX} tables")));
     }
     let page = |what: &str| conn.query_row(&format!("PRAGMA {what}"), [], |row| row.get::<_, u32>(0)).map(u64::from);
+    // Each row takes at least a byte, so an honest database has no more rows than bytes.
     let rows_max = page("page_count")?.saturating_mul(page("page_size")?);
     let mut rows_left = rows_max;
     let mut tables = vec![table(conn, SCHEMA.as_bytes(), "SELECT type, name, tbl_name, sql FROM sqlite_master", stop, &mut rows_left)?];
@@ -84,9 +89,11 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Reads the stored columns of a table out of the table itself, not out of an index that may say something else.
+/// The statement that reads the stored columns of a table. It reads the table itself, since an index may be damaged and
+/// say something else.
 fn select(conn: &Connection, table: &str) -> rusqlite::Result<String> {
-    // Hidden is 0 for plain columns and 3 for stored generated ones (<https://sqlite.org/pragma.html#pragma_table_xinfo>).
+    // `hidden` is 0 for plain columns and 3 for stored generated ones
+    // (<https://sqlite.org/pragma.html#pragma_table_xinfo>).
     let mut statement = conn.prepare(&format!("PRAGMA table_xinfo({})", quoted(table)))?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(1)?, row.get::<_, i64>(6)?)))?;
     let mut columns = Vec::new();
@@ -97,9 +104,11 @@ fn select(conn: &Connection, table: &str) -> rusqlite::Result<String> {
     Ok(format!("SELECT {} FROM {} NOT INDEXED", columns.join(", "), quoted(table)))
 }
 
-/// `rows_left` is what is left of the rows that the database can have: each takes some bytes. Pages that name each other give more.
+/// Reads one table. `rows_left` is how many more rows the database can have. Pages that refer to each other would give
+/// rows without end.
 fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool, rows_left: &mut u64) -> Result<TableContent, NoContent> {
-    // A table without rowids may be ordered by a collation that only its application has; to read all of it takes none.
+    // A table without rowids may be ordered by a collation that only its application has. Reading all of it does not
+    // need the order, but SQLite wants the name.
     let mut statement = StandIns::default().run(conn, || conn.prepare(sql))?;
     let columns = statement.column_count();
     let mut rows = statement.query([])?;
@@ -111,6 +120,7 @@ fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool, row
         *rows_left = rows_left
             .checked_sub(1)
             .ok_or_else(|| NoContent::Damaged("there are more rows than bytes: pages are used many times".to_owned()))?;
+        // One buffer for all rows: allocating one for each would take longer than hashing it.
         form.clear();
         for column in 0..columns {
             push(&mut form, row.get_ref(column)?);
@@ -123,6 +133,7 @@ fn table(conn: &Connection, name: &[u8], sql: &str, stop: &dyn Fn() -> bool, row
 
 /// The canonical form of one value.
 fn push(form: &mut Vec<u8>, value: ValueRef<'_>) {
+    // The length comes before the bytes, so that two columns cannot be taken for one.
     let mut long = |kind: u8, bytes: &[u8]| {
         form.push(kind);
         form.extend_from_slice(&(bytes.len() as u64).to_le_bytes());

@@ -1,4 +1,8 @@
-//! The checks of restored SQLite databases, several at once.
+//! The drill checks of restored SQLite databases: SQLite's own full check, the header, the content of all tables
+//! against what was recorded at the capture, and the user's assertions.
+//!
+//! Several checks run at once, each with a connection of its own to a file that nothing else has open. All of them can
+//! be interrupted. The databases are not trusted: what their schemas make SQLite do is bounded.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -21,10 +25,10 @@ use crate::error::Result;
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, SqliteFacts, TableContent};
 
-/// Findings that are reported; more say nothing new.
+/// The most findings that are reported. More would say nothing new.
 const FINDINGS_MAX: usize = 10;
 
-/// One check to do.
+/// One check of one database.
 struct Job<'a> {
     stream: String,
     path: PathBuf,
@@ -46,7 +50,7 @@ pub(in crate::engine) struct Work<'a> {
 impl<'a> Work<'a> {
     pub(in crate::engine) fn of(dir: &Path, streams: &'a [StreamInfo], assertions: &'a [NamedAssertion]) -> Self {
         let mut jobs = Vec::new();
-        // The longest first, so that they do not wait for one another.
+        // The longest first: a long one that starts last would run alone at the end.
         let mut databases: Vec<&StreamInfo> = streams.iter().filter(|stream| matches!(stream.kind, EntryKind::Sqlite(_))).collect();
         databases.sort_by_key(|stream| std::cmp::Reverse(stream.len));
         for entry in databases {
@@ -63,8 +67,9 @@ impl<'a> Work<'a> {
         Work { jobs }
     }
 
-    /// Does all of it; the reports are in the order of the work.
+    /// Runs all checks. The reports come in the order of the work.
     pub(in crate::engine) fn run(&self, threads: usize, monitor: &dyn Monitor) -> Result<Vec<CheckReport>> {
+        // The handle of each connection that was opened, so that a stop reaches statements that run for long.
         let handles: Mutex<Vec<InterruptHandle>> = Mutex::new(Vec::new());
         let interrupt = || handles.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
         in_threads(threads, &self.jobs, monitor, |job, stop| job.run(stop, &handles), interrupt)
@@ -99,7 +104,7 @@ impl Job<'_> {
         };
         handles.lock().unwrap_or_else(PoisonError::into_inner).push(conn.get_interrupt_handle());
         match self.kind {
-            // Done above, with connections of its own.
+            // Not reached: done above, with connections of its own.
             JobKind::Integrity => integrity(&self.stream, Findings::default()),
             JobKind::Header(facts) => report(header(&conn, facts)),
             JobKind::Content(recorded) => match content(&conn, recorded, &|| stop.load(Ordering::Relaxed)) {
@@ -111,7 +116,7 @@ impl Job<'_> {
     }
 }
 
-/// What SQLite's full check said. Rows that break a constraint, and what only the application can judge, do not fail a drill: see `check/mod.rs`.
+/// The report of SQLite's full check. Only damage fails a drill; `check/mod.rs` says what counts as damage.
 fn integrity(stream: &str, findings: Findings) -> CheckReport {
     let told = |what: &str, lines: &[String]| if lines.is_empty() { String::new() } else { format!("; {what}: {}", lines.join("; ")) };
     let rest = told("warnings", &findings.warnings) + &told("not checked", &findings.not_checked);
@@ -123,7 +128,8 @@ fn integrity(stream: &str, findings: Findings) -> CheckReport {
     CheckReport { warnings, not_checked, ..CheckReport::of(Some(stream), "integrity", outcome) }
 }
 
-/// What a backup must not change, and a repair by hand easily does.
+/// Compares values of the header with those that were recorded. A backup must not change them, and a repair by hand
+/// easily does.
 fn header(conn: &Connection, facts: &SqliteFacts) -> Result<String, String> {
     let encoding = ["", "UTF-8", "UTF-16le", "UTF-16be"].get(facts.encoding as usize).copied().unwrap_or_default();
     let pragmas = [
@@ -134,11 +140,13 @@ fn header(conn: &Connection, facts: &SqliteFacts) -> Result<String, String> {
         ("encoding", encoding.to_owned()),
     ];
     let mut wrong = Vec::new();
-    // Some of these read the schema; a part of it that only its application understands is passed over (see `check/mod.rs`).
+    // Some of these pragmas read the schema. With this setting, entries that only the application understands are
+    // skipped.
     if let Err(e) = conn.execute_batch("PRAGMA writable_schema=ON") {
         return Err(e.to_string());
     }
-    // Of what was empty or has no text yet, SQLite says what it would make.
+    // For an empty database, and for the encoding of one without text, SQLite gives the values that it would use. There
+    // is nothing to compare.
     for (name, recorded) in pragmas.iter().filter(|(name, recorded)| facts.page_count > 0 && !(*name == "encoding" && recorded.is_empty()))
     {
         let found = conn.query_row(&format!("PRAGMA {name}"), [], |row| {
@@ -156,7 +164,7 @@ fn header(conn: &Connection, facts: &SqliteFacts) -> Result<String, String> {
     if wrong.is_empty() { Ok("as recorded".to_owned()) } else { Err(wrong.join("; ")) }
 }
 
-/// How the comparison went, or why there is none.
+/// Compares the content of all tables with what was recorded. The outer error says why they could not be compared.
 fn content(conn: &Connection, recorded: &[TableContent], stop: &dyn Fn() -> bool) -> Result<Result<String, String>, String> {
     let found = match content_of(conn, stop) {
         Ok(found) => found,
@@ -193,11 +201,12 @@ fn differences(recorded: &[TableContent], found: &[TableContent]) -> Vec<String>
     wrong
 }
 
-/// Whether the first value of the first row is true, and the value.
+/// The first value of the first row, and whether it is true.
 fn first_value(conn: &mut Connection, sql: &str) -> rusqlite::Result<Option<(bool, String)>> {
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     conn.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY")?;
-    // The schema is the owner's, the statement the user's: only loading the first is bounded.
+    // The schema comes from the owner of the database and the statement from the user. So the schema is loaded under
+    // the bound on work, and the statement runs without it. An error of the schema comes up again in the statement.
     let _ = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
     unbound_work(conn)?;
     let row = conn.query_row(sql, [], |row| {

@@ -1,18 +1,21 @@
-//! What an error of SQLite says of a database, and stand-ins for what only its application has.
+//! Says what an error of SQLite means for a database, and provides stand-ins for functions and collations of the
+//! application.
 //!
-//! An index may be ordered by a collation, and a column or an index may be computed by a function, that only the application registers. SQLite then
-//! refuses whole statements, although all bytes are readable. With a stand-in under the same name it reads on. What depends on a stand-in must not
-//! be judged: the stand-ins give other results than the originals.
+//! An application may register collations and functions of its own, and use them in the schema to order an index or to
+//! compute a column. SQLite then refuses whole statements here, although all bytes are readable. With a stand-in under
+//! the same name it reads on. Stand-ins give other results than the originals, so nothing that depends on one may be
+//! judged.
 
 use std::collections::BTreeSet;
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, Result};
 
-/// Names that are replaced for one connection, at most.
+/// The most stand-ins for one connection.
 const STAND_INS_MAX: usize = 1000;
 
-/// Reasons for which this SQLite may not load a schema that its application loads: the application has functions, collations and modules of its own.
+/// Parts of messages. They say that this SQLite cannot load a schema because the application has functions, collations
+/// or modules of its own.
 const APPLICATION_ONLY: [&str; 7] = [
     "no such function: ",
     "no such collation sequence: ",
@@ -23,23 +26,24 @@ const APPLICATION_ONLY: [&str; 7] = [
     " prohibited in ",
 ];
 
-/// What an error says of a database.
+/// What an error means for a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
     /// Bytes are not as SQLite wrote them.
     Damage,
-    /// This SQLite cannot tell: it lacks what the application has, or is older, or has other limits.
+    /// This SQLite cannot tell: it lacks something that the application has, or is older, or has other limits.
     NotJudged,
     /// The caller has interrupted the work.
     Stopped,
 }
 
-/// What an error says of a database that was last written by this version of SQLite (bytes 96 to 99 of its header).
+/// What an error means for a database. `written_by` is the version of SQLite that wrote it last (bytes 96 to 99 of its
+/// header).
 pub fn meaning(error: &rusqlite::Error, written_by: u32) -> Meaning {
     match code(error) {
         Some(ErrorCode::OperationInterrupted) => Meaning::Stopped,
         Some(ErrorCode::DatabaseCorrupt) if needs_application(&message(error), written_by) => Meaning::NotJudged,
-        // Without a code: a value of a type that no schema has.
+        // An error without a code comes from rusqlite: a value in the schema has a type that no sound schema has.
         None | Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
             Meaning::Damage
         }
@@ -47,7 +51,7 @@ pub fn meaning(error: &rusqlite::Error, written_by: u32) -> Meaning {
     }
 }
 
-/// The code of an error of SQLite; `None` for one of another kind.
+/// The code of an error of SQLite. `None` for an error of rusqlite.
 fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
     match error {
         rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
@@ -55,13 +59,14 @@ fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
     }
 }
 
-/// Whether a schema that does not load is none of this SQLite's business. A schema that breaks the rules of the very version that wrote it is damaged.
+/// Whether a schema does not load because it needs its application or a newer SQLite. A schema that breaks the rules of
+/// the version that wrote it is damaged.
 fn needs_application(text: &str, written_by: u32) -> bool {
     let is_newer = i32::try_from(written_by).is_ok_and(|version| version > rusqlite::version_number());
     text.starts_with("malformed database schema") && (is_newer || APPLICATION_ONLY.iter().any(|reason| text.contains(reason)))
 }
 
-/// What SQLite said, without the statement.
+/// SQLite's message, without the statement.
 pub fn message(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqliteFailure(_, Some(text)) | rusqlite::Error::SqlInputError { msg: text, .. } => text.clone(),
@@ -69,12 +74,12 @@ pub fn message(error: &rusqlite::Error) -> String {
     }
 }
 
-/// The functions and collations that a connection has stand-ins for, in lower case.
+/// The names of a connection's stand-ins, in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StandIns {
-    /// Functions; each gives NULL.
+    /// Functions. Each gives NULL.
     pub functions: BTreeSet<String>,
-    /// Collations; each compares bytes.
+    /// Collations. Each compares bytes.
     pub collations: BTreeSet<String>,
 }
 
@@ -84,10 +89,11 @@ impl StandIns {
         self.functions.is_empty() && self.collations.is_empty()
     }
 
-    /// Does something with the connection, again and again while that fails for a missing name, which then gets a stand-in.
+    /// Runs something on the connection. As long as it fails because a name is missing, that name gets a stand-in and
+    /// it runs again. SQLite names only the first missing one each time.
     ///
     /// # Errors
-    /// What `run` fails with otherwise.
+    /// Any other error of `run`.
     pub fn run<T>(&mut self, conn: &Connection, mut run: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
             match run() {
@@ -97,8 +103,10 @@ impl StandIns {
         }
     }
 
-    /// Makes a stand-in for the name that this message says is missing; whether there is a new one.
+    /// Makes a stand-in for the name that is missing by this message. Gives `false` if the message names none, or one
+    /// that was made already.
     fn add(&mut self, conn: &Connection, message: &str) -> Result<bool> {
+        // A schema made for it could ask for names without end.
         if self.functions.len() + self.collations.len() >= STAND_INS_MAX {
             return Ok(false);
         }
@@ -107,7 +115,8 @@ impl StandIns {
             return if is_new { conn.create_collation(name, |one: &str, other: &str| one.cmp(other)).map(|()| true) } else { Ok(false) };
         }
         let function = message.strip_prefix("no such function: ").or_else(|| {
-            // The second of an index: its expression is parsed with the schema, which does not ask for functions.
+            // "unknown function" comes from the expression of an index: it is parsed with the schema, before functions
+            // are looked up.
             let before = ["wrong number of arguments to function ", "unknown function: "];
             before.iter().find_map(|before| message.strip_prefix(before)?.strip_suffix("()"))
         });

@@ -1,4 +1,4 @@
-//! What SQLite's refusals mean and what to do about them.
+//! Turns SQLite's refusals into messages for users: which file is in the way, why, and what to do.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed))
 }
 
-/// An error with its cause and a way out.
+/// The error for the user, with its cause and a way out.
 pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
     if is_busy(error) {
         let detail = "locked by another process (a long write, or locking_mode=exclusive); try again, or with a longer --busy-timeout";
@@ -37,12 +37,13 @@ pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
         ErrorCode::ReadOnly => Error::source(path, read_only(path, error)),
         ErrorCode::CannotOpen | ErrorCode::PermissionDenied => Error::source(path, cannot_open(path, error)),
         _ if extended_code(error) == ffi::SQLITE_IOERR_SHORT_READ => {
-            Error::source(path, "the file or its -wal ends too early: it was cut off behind SQLite's back")
+            Error::source(path, "the file or its -wal is shorter than SQLite expects: something other than SQLite has cut it off")
         }
         _ => Error::source(path, format_args!("SQLite cannot read it: {error}")),
     }
 }
 
+/// Why SQLite must write, but may not.
 fn read_only(path: &Path, error: &rusqlite::Error) -> String {
     if extended_code(error) == ffi::SQLITE_READONLY_ROLLBACK {
         let journal = beside(path, "-journal");
@@ -59,7 +60,7 @@ fn extended_code(error: &rusqlite::Error) -> i32 {
     error.sqlite_error().map_or(0, |e| e.extended_code)
 }
 
-/// Which of the files is in the way.
+/// Which file is in the way. SQLite does not say it, so the permissions of all of them are looked at.
 fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
     let (wal, shm) = (beside(path, "-wal"), beside(path, "-shm"));
     for part in [path, &wal, &shm] {
@@ -70,6 +71,7 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
             return format!("{} cannot be read: permission denied; run as the owner of the database", part.display());
         }
     }
+    // Readers of a WAL database write their locks and marks into the -shm.
     for part in [&wal, &shm] {
         if part.exists() && access(part, Access::WRITE_OK).is_err() {
             return format!(
@@ -81,7 +83,7 @@ fn cannot_open(path: &Path, error: &rusqlite::Error) -> String {
     let directory = path.parent().unwrap_or(Path::new("/"));
     if access(directory, Access::WRITE_OK).is_err() {
         return format!(
-            "in WAL mode without -shm or -wal, and this user may not make them in {}; run as the owner of the database",
+            "it is in WAL mode without -shm or -wal, and this user may not make them in {}; run as the owner of the database",
             directory.display()
         );
     }

@@ -1,18 +1,22 @@
-//! The database header (<https://sqlite.org/fileformat2.html#the_database_header>).
+//! Reads the database header, the first 100 bytes of page 1
+//! (<https://sqlite.org/fileformat2.html#the_database_header>).
+//!
+//! The bytes are not trusted. Only what the capture needs is checked, so that damaged databases can be captured as they
+//! are.
 
 use crate::recorded::SqliteFacts;
 
 /// The first bytes of every database.
 pub(in crate::engine) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// What page 1 says.
+/// The fields of the header that are used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SqliteHeader {
     /// For the snapshot record.
     pub(super) facts: SqliteFacts,
-    /// Pages that the header counts, where that count is valid.
+    /// The number of pages by the header, if that count is valid.
     pub(super) counted_pages: Option<u32>,
-    /// The version of SQLite that wrote last, as in 3054001.
+    /// The version of SQLite that wrote last, as a number like 3054001.
     pub(super) written_by: u32,
 }
 
@@ -34,7 +38,8 @@ impl Default for SqliteHeader {
     }
 }
 
-/// Reads the header out of the first bytes of an image of `len` bytes; the error says why it is none.
+/// Reads the header from the first bytes of an image of `len` bytes. The error says why there is no valid header.
+/// Fields after the end of `page` are 0.
 pub(super) fn parse(page: &[u8], len: u64) -> Result<SqliteHeader, &'static str> {
     let word = |at: usize| page.get(at..).and_then(|rest| rest.first_chunk::<4>()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
     if !page.starts_with(MAGIC) {
@@ -49,16 +54,19 @@ pub(super) fn parse(page: &[u8], len: u64) -> Result<SqliteHeader, &'static str>
     }
     let facts = SqliteFacts {
         page_size,
+        // By the length of the image: the count in the header may be out of date.
         page_count: len.div_ceil(u64::from(page_size)),
-        user_version: word(60) as i32,
-        application_id: word(68) as i32,
+        // These two are signed.
+        user_version: word(60).cast_signed(),
+        application_id: word(68).cast_signed(),
         encoding: word(56),
         wal: page.get(18..20) == Some(&[2, 2]),
         change_counter: word(24),
         schema_cookie: word(40),
         freelist_pages: word(36),
     };
-    // Software before 3.7.0 did not keep the count up to date; then the counters differ.
+    // SQLite before 3.7.0 did not keep the count up to date. It is valid only if the change counter (24) equals the one
+    // beside it (92).
     let counted_pages = (word(24) == word(92)).then_some(word(28)).filter(|&pages| pages > 0);
     Ok(SqliteHeader { facts, counted_pages, written_by: word(96) })
 }

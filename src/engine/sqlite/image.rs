@@ -1,4 +1,11 @@
-//! The pages of a database as its read transaction sees them.
+//! The pages of a database as its read transaction sees them: the file that a checkpoint at this instant would leave.
+//!
+//! Each page comes from the write-ahead log if the log has it newer, else from the main file. `mod.rs` says why this
+//! gives one consistent image although others write meanwhile. It relies on the open read transaction of [`Engine`], so
+//! reading fails once that has ended.
+//!
+//! Several threads read at once. Frames of the log are checked for page number and salts as they are read. Every page
+//! passes by the structure check, so that a damaged database is flagged without reading it twice.
 
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
@@ -14,36 +21,40 @@ use super::wal::{FRAME_HEADER_BYTES, FrameMap, MapError, WalState, frame_bytes, 
 use crate::engine::PageRead;
 use crate::error::{Error, Result};
 
-/// The byte where SQLite's locks are (<https://sqlite.org/fileformat2.html#the_lock_byte_page>); the page around it holds no data.
+/// The byte where SQLite's locks are (<https://sqlite.org/fileformat2.html#the_lock_byte_page>). The page around it
+/// holds no data.
 const PENDING_BYTE: u64 = 0x4000_0000;
 
-/// Memory for checking the structure as pages pass by, for each database; larger databases are checked page by page only.
+/// Memory for checking the structure of one database as its pages pass by. Of databases that need more, each page is
+/// checked by itself only.
 const INSPECTOR_BYTES_MAX: usize = 24 << 20;
 
-/// What [`PageRead::page_size`] says of a database without any byte.
+/// The page size of a database without any byte, for [`PageRead::page_size`].
 const EMPTY_PAGE_SIZE: u32 = 4096;
 
-/// Most bytes of consecutive frames that are read at once.
+/// The most bytes of consecutive frames that are read at once.
 const FRAME_RUN_BYTES: usize = 65_536;
 
 /// A consistent image: the main file, except for the pages that the log has newer.
 pub(super) struct Image {
     path: PathBuf,
-    /// Gone after [`Image::close`].
+    /// `None` after [`Image::close`].
     engine: RwLock<Option<Engine>>,
     /// Bytes in the image.
     len: u64,
-    /// Bytes in the main file when the transaction began; beyond them the image has zeros.
+    /// Bytes in the main file when the transaction began. The image has zeros after them, unless the log has the page.
     main_len: u64,
     page_size: u32,
     frames: FrameMap,
+    /// The salts that every frame of the log must have.
     salts: [u8; 8],
-    /// Sees every page that is read; `None` for a database without any byte, and after it has spoken.
+    /// Sees every page that is read. `None` for a database without any byte, and after [`Image::inspect`].
     inspector: RwLock<Option<StructureInspector>>,
 }
 
 impl Image {
-    /// Takes over an engine whose read transaction is open; `state` is what that sees of the log, if there is one. `path` is for messages.
+    /// Takes over an engine whose read transaction is open. `state` is what the transaction sees of the log, if there
+    /// is a log. `path` is for messages.
     pub(super) fn new(path: PathBuf, engine: Engine, state: Option<WalState>) -> Result<(Self, SqliteHeader)> {
         let main_len = engine.main_len().map_err(|e| explain(&path, &e))?;
         let mut image = Self {
@@ -56,6 +67,8 @@ impl Image {
             salts: [0; 8],
             inspector: RwLock::new(None),
         };
+        // Without frames after the backfilled ones, the main file alone is the image, and its own header says how long
+        // it is.
         if let Some(state) = state.filter(|state| state.header.frames() > state.backfilled) {
             image.frames = FrameMap::build(&engine, &state).map_err(|e| match e {
                 MapError::Engine(e) => explain(&image.path, &e),
@@ -65,6 +78,7 @@ impl Image {
             image.page_size = state.header.page_size();
             image.len = u64::from(state.header.pages()) * u64::from(image.page_size);
             let log_len = engine.wal_len().map_err(|e| explain(&image.path, &e))?;
+            // The length comes from shared memory. A false one could make the backup read terabytes of zeros.
             if !can_grow(image.len, main_len.saturating_add(log_len)) {
                 return Err(image.log_damaged("it makes a database of more bytes than it and the file can have"));
             }
@@ -74,11 +88,13 @@ impl Image {
         Ok((image, header))
     }
 
-    /// Reads the header out of page 1 and learns the page size from it.
+    /// Reads the header from page 1, and takes the page size from it.
     fn read_header(&mut self, engine: &Engine) -> Result<SqliteHeader> {
         if self.len == 0 {
             return Ok(SqliteHeader::default());
         }
+        // Without frames the page size is not known yet. EMPTY_PAGE_SIZE bytes are enough for the header, which is in
+        // the first 100.
         let mut page = vec![0; self.page_size as usize];
         let in_log = self.frames.entries_from(1).next().filter(|&(number, _)| number == 1);
         match in_log {
@@ -86,7 +102,7 @@ impl Image {
             None => self.read_main(engine, 0, &mut page)?,
         }
         let header = header::parse(&page, self.len).map_err(|detail| Error::source(&self.path, detail))?;
-        // Only with frames in the log did anyone but page 1 say how large a page is.
+        // With frames, the log has said how large a page is, too. Pages of two sizes cannot be one image.
         if self.frames.entries_from(1).next().is_some() && header.facts.page_size != self.page_size {
             return Err(self.log_damaged("page 1 and the write-ahead log name different page sizes"));
         }
@@ -95,12 +111,12 @@ impl Image {
         Ok(header)
     }
 
-    /// The root pages that the schema names; see [`super::engine::Engine::roots`].
+    /// The root pages that the schema names. See [`super::engine::Engine::roots`].
     pub(super) fn roots(&self, header: &SqliteHeader) -> Option<Result<Vec<Root>, String>> {
         self.engine.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.roots(header.written_by)
     }
 
-    /// What the tables hold, read through SQLite in the same transaction; `stop` is asked before each row.
+    /// The content of the tables, read through SQLite in the same transaction. `stop` is asked before each row.
     pub(super) fn content(&self, stop: &dyn Fn() -> bool) -> Outcome {
         match self.engine.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
             Some(engine) => engine.content(stop),
@@ -108,13 +124,14 @@ impl Image {
         }
     }
 
-    /// Ends the transaction and closes the connection. What is read afterwards is an error.
+    /// Ends the transaction and closes the connection. Reading is an error from then on.
     pub(super) fn close(&self) {
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(engine);
     }
 
-    /// What is wrong with the structure of the database, once every page was read; `roots` as [`super::engine::Engine::roots`] gave them.
+    /// What is wrong with the structure of the database. To be called once, after every page was read. `roots` come
+    /// from [`super::engine::Engine::roots`].
     pub(super) fn inspect(&self, roots: Option<&[Root]>) -> Option<StructureReport> {
         let inspector = self.inspector.write().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(inspector.finish(roots))
@@ -129,21 +146,27 @@ impl Image {
         )
     }
 
-    /// Fills the buffer from the main file; zeros from its end on.
+    /// Fills the buffer from the main file, with zeros after the end of the file.
     fn read_main(&self, engine: &Engine, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        // The length of when the transaction began counts: a checkpoint may have made the file longer since, with pages
+        // that the image takes from the log. At most the length of the buffer, so the cast keeps the value.
         let there = self.main_len.saturating_sub(offset).min(buffer.len() as u64) as usize;
         let (file, hole) = buffer.split_at_mut(there);
         hole.fill(0);
         engine.read_main(offset, file).map_err(|e| explain(&self.path, &e))
     }
 
-    /// Fills the buffer with the pages of consecutive frames, which must be those of consecutive pages.
+    /// Fills the buffer with the content of consecutive frames from `frame` on. They must be those of consecutive pages
+    /// from `page` on.
     fn read_frames(&self, engine: &Engine, page: u32, frame: u32, buffer: &mut [u8]) -> Result<()> {
+        // A run has at most FRAME_RUN_BYTES, or one page, so these lengths are small and the casts keep them.
         let mut raw = vec![0; buffer.len() / self.page_size as usize * frame_bytes(self.page_size) as usize];
         engine.read_wal(frame_offset(frame, self.page_size), &mut raw).map_err(|e| explain(&self.path, &e))?;
         let pages = buffer.chunks_exact_mut(self.page_size as usize);
         for ((number, to), from) in (page..).zip(pages).zip(raw.chunks_exact(frame_bytes(self.page_size) as usize)) {
             let (head, content) = from.split_at_checked(FRAME_HEADER_BYTES).unwrap_or_default();
+            // Each reset of the log changes the salts, so a frame with other salts is a leftover of an earlier round.
+            // This and the page number prove that the index has named the right frame.
             let its_page = head.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes));
             if its_page != Some(number) || head.get(8..16) != Some(&self.salts) {
                 return Err(self.log_damaged("a frame of the write-ahead log is not the one that its index names"));
@@ -153,18 +176,25 @@ impl Image {
         Ok(())
     }
 
-    /// How many of the following entries belong to consecutive pages in consecutive frames, the first included.
+    /// The length of the run of entries that begins with `first` and goes on with `next`: consecutive pages in
+    /// consecutive frames, which one read can get. At least 1, at most `pages_max`.
     fn run_of(&self, mut next: impl Iterator<Item = (u32, u32)>, first: (u32, u32), pages_max: usize) -> usize {
+        // At most FRAME_RUN_BYTES / 512, so the cast keeps the value.
         let max = pages_max.min(FRAME_RUN_BYTES / self.page_size as usize).max(1);
         (1..max as u32).take_while(|&i| next.next() == Some((first.0.saturating_add(i), first.1.saturating_add(i)))).count() + 1
     }
 
+    /// Fills the buffer with the pages from `offset` on. Both are whole pages of the image.
     fn read_pages(&self, engine: &Engine, offset: u64, mut buffer: &mut [u8]) -> Result<()> {
         let page_size = u64::from(self.page_size);
         let mut at = offset;
         let mut entries = self.frames.entries_from(offset / page_size + 1).peekable();
+        // Each turn reads one piece of the main file, up to the next page that the log has newer, and then one run of
+        // frames.
         while !buffer.is_empty() {
+            // Entries come in the order of pages and begin at `at`, so the difference is not negative.
             let to_log = entries.peek().map_or(u64::MAX, |&(page, _)| u64::from(page - 1) * page_size - at);
+            // At most the length of the buffer, so the cast keeps the value.
             let from_main = to_log.min(buffer.len() as u64) as usize;
             let (main, rest) = buffer.split_at_mut(from_main);
             self.read_main(engine, at, main)?;
@@ -181,10 +211,13 @@ impl Image {
         Ok(())
     }
 
-    /// Zeros in the part of the buffer, if any, that belongs to the lock-byte page.
+    /// Writes zeros to the part of the buffer, if any, that belongs to the lock-byte page. SQLite never writes that
+    /// page, so its bytes are whatever the file system has there; zeros make the stream the same every time.
     fn clear_lock_page(&self, offset: u64, buffer: &mut [u8]) {
         let page_size = u64::from(self.page_size);
         let lock = PENDING_BYTE / page_size * page_size;
+        // Clamped to the buffer, so both are at most its length and the casts keep them. Both are equal if the page is
+        // elsewhere.
         let start = lock.clamp(offset, offset + buffer.len() as u64) - offset;
         let end = (lock + page_size).clamp(offset, offset + buffer.len() as u64) - offset;
         if let Some(part) = buffer.get_mut(start as usize..end as usize) {
@@ -209,6 +242,7 @@ impl PageRead for Image {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let page_size = u64::from(self.page_size);
         let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= self.len).ok_or_else(|| self.misread())?;
+        // The end of the image need not be the end of a page: a main file without frames may have an odd length.
         if !offset.is_multiple_of(page_size) || (!end.is_multiple_of(page_size) && end != self.len) {
             return Err(self.misread());
         }

@@ -1,4 +1,7 @@
-//! Sums up the content of databases in a thread of its own, inside their read transactions, while their pages are read.
+//! Sums up the content of databases in a thread, inside their read transactions, while their pages are read by others.
+//!
+//! It is done only as far as it is cheap, unless asked for. A capture without the numbers is complete; a drill then has
+//! less to compare. So nothing that goes wrong here makes a capture fail, except a panic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,29 +18,31 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::TableContent;
 
-/// Bytes of databases in WAL mode up to which content is summed up unless asked for: about 7 ms of one core for each MiB of rows of 300
-/// bytes (`cargo bench --bench drill`). Nobody waits for it, but a checkpoint may have to leave more in the log meanwhile.
+/// Databases in WAL mode are summed up without being asked for up to this many bytes together. A MiB of rows of 300
+/// bytes takes one core about 7 ms (`cargo bench --bench drill`). Nobody waits for it, but meanwhile a checkpoint may
+/// have to leave more in the log.
 const AUTO_WAL_BYTES: u64 = 64 << 20;
 
-/// The same in rollback-journal mode, where writers wait for it: some 30 ms.
+/// The same in rollback-journal mode, where writers wait for it, about 30 ms.
 const AUTO_ROLLBACK_BYTES: u64 = 4 << 20;
 
-/// How often it is asked whether to go on waiting.
+/// How often to look whether the user wants to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// When to sum up the content of databases at their capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ContentWhen {
-    /// As long as it is cheap: databases up to 64 MiB together in WAL mode, up to 4 MiB where writers have to wait for it.
+    /// As long as it is cheap: databases up to 64 MiB together in WAL mode, and up to 4 MiB where writers must wait for
+    /// it.
     #[default]
     Auto,
-    /// Whatever it takes.
+    /// Always, however long it takes.
     Always,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
-/// What of the databases of one capture is summed up: [`ContentWhen`], and how much there was so far.
+/// Decides which databases of a capture are summed up: by [`ContentWhen`], and by the bytes that were seen so far.
 #[derive(Debug)]
 pub(in crate::engine) struct ContentBudget {
     when: ContentWhen,
@@ -50,7 +55,7 @@ impl ContentBudget {
         ContentBudget { when, wal_bytes: 0, rollback_bytes: 0 }
     }
 
-    /// Counts a database of the capture; its image, if it is to be summed up.
+    /// Counts a database of the capture. Gives its image if it shall be summed up.
     fn take(&mut self, file: &CapturedFile) -> Option<Arc<Image>> {
         let image = file.image_to_sum_up()?;
         let (sum, max) = match file.blocks_writers() {
@@ -67,10 +72,10 @@ impl ContentBudget {
     }
 }
 
-/// What a database's tables held, or why that is not known.
+/// The content of a database's tables, or why it is not known.
 pub(in crate::engine) type Outcome = Result<Vec<TableContent>, NoContent>;
 
-/// The work in progress. Dropped, it stops.
+/// The work in progress. Dropping it stops the work.
 pub(in crate::engine) struct ContentJob {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -78,7 +83,7 @@ pub(in crate::engine) struct ContentJob {
 }
 
 impl ContentJob {
-    /// Begins with these databases, in this order; what is unchanged needs no work.
+    /// Begins to sum up these databases, in this order. Unchanged ones need no work.
     pub(in crate::engine) fn start<'f>(files: impl Iterator<Item = &'f CapturedFile>, budget: &mut ContentBudget) -> Self {
         let chosen = files.enumerate().filter_map(|(number, file)| budget.take(file).map(|image| (number, image)));
         let chosen: Vec<(usize, Arc<Image>)> = chosen.collect();
@@ -91,10 +96,10 @@ impl ContentJob {
         let work = move || {
             let stopped = || asked.load(Ordering::Relaxed);
             let found = chosen.into_iter().map(|(number, image)| (number, image.content(&stopped))).collect();
-            // Nobody waits for what is not wanted any more.
+            // If nobody waits any more, the result is not wanted.
             let _ = sender.send(found);
         };
-        // Without a thread there are no numbers, which is no reason to fail.
+        // If no thread can be started, there are no numbers. That is not a reason to fail.
         let thread = std::thread::Builder::new().name("content".to_owned()).spawn(work).ok();
         ContentJob { stop, thread, outcomes }
     }
@@ -110,7 +115,7 @@ impl ContentJob {
         let found = loop {
             match self.outcomes.recv_timeout(LOOK) {
                 Ok(found) => break found,
-                // Dropping this stops the thread.
+                // Returning drops `self`, which stops the thread.
                 Err(RecvTimeoutError::Timeout) if monitor.cancelled() => return Err(Error::Cancelled),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break HashMap::new(),
@@ -121,7 +126,7 @@ impl ContentJob {
     }
 }
 
-/// Puts into the report what a database's tables held, or why that is not known.
+/// Puts the content of a database's tables into the report, or why it is not known.
 pub(in crate::engine) fn report_content(report: &mut CaptureReport, name: &[u8], file: &CapturedFile, outcome: Outcome) {
     match outcome {
         Ok(tables) => drop(report.contents.insert(name.to_vec(), tables)),
@@ -137,7 +142,7 @@ impl Drop for ContentJob {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // What it found is not wanted any more.
+            // A panic is ignored here: its result is not wanted any more. `finish` reports panics.
             let _ = thread.join();
         }
     }

@@ -1,29 +1,34 @@
 //! SQLite databases, read page by page under a read transaction, without a copy and in parallel.
 //!
-//! The stream of a database is, byte for byte, the file that a checkpoint at the captured instant would leave. It comes straight out of
-//! SQLite's own file handles (never our own: closing any other descriptor of a database drops the POSIX locks of the whole process),
-//! inside a read transaction of an ordinary connection. That connection never checkpoints, never writes, except that opening rolls back
-//! or recovers what a dead process has left, as any connection does, and leaves -wal and -shm where they were.
+//! The stream of a database is, byte for byte, the file that a checkpoint at the captured instant would leave. It is
+//! read through SQLite's own file handles, inside a read transaction of an ordinary connection. (Never through handles
+//! of our own: closing any other descriptor of a database drops the POSIX locks of the whole process.) The connection
+//! never checkpoints and never writes, except that opening rolls back or recovers what a dead process has left, as with
+//! any connection. It leaves -wal and -shm where they were.
 //!
 //! # Why the image is right
 //!
-//! *Rollback journal.* The transaction holds the shared lock. Writers change the file only under the exclusive lock, so it stays as it is;
-//! it is read with pread(2) from several threads.
+//! *Rollback journal.* The transaction holds the shared lock. Writers change the file only under the exclusive lock, so
+//! it does not change while several threads read it with pread(2).
 //!
-//! *WAL.* Let H be the wal-index header that our transaction works with: its last frame, its size in pages, the salts. SQLite does not
-//! show H, but takes it from shared memory, and only if it was the current one after the read lock was taken. So: read the header, begin,
-//! read it again; if it is the same, H is that one, because every commit, reset and recovery changes it.
-//! Between `begin` and the second look the number of backfilled frames, B, is read; because the header was still H *after* that, no
-//! checkpointer that knew later frames can have set B, and each page whose last frame (up to H) is at most B is complete in the main file
-//! (the argument of walTryBeginRead in sqlite3.c). From then on:
-//! - B = last frame of H: the main file has everything. We hold read lock 0, which checkpointers need exclusively, or a read lock k > 0
-//!   whose mark is at most H's last frame; a checkpointer never goes past the mark of a held lock, so there is nothing it could write.
-//!   The image is the main file.
-//! - B smaller: we hold a read lock k > 0. So the log cannot be reset (that needs all of those locks exclusively), and frames up to H and
-//!   their page numbers in the wal-index stay. A checkpointer may run, but it writes to the main file only pages whose last frame, by its
-//!   own and therefore by our header, lies after B and not after our mark: exactly pages that we read from the log. The image has H's
-//!   size; pages with a frame between B and H come from the log, each frame checked for its page number and salts; all
-//!   others come from the main file, and beyond its end are zeros, as the truncation after a checkpoint would leave them.
+//! *WAL.* Let H be the wal-index header that our transaction works with. It has the last frame, the size in pages, and
+//! the salts. SQLite does not show H. It takes H from shared memory, and only if H was still current after the read
+//! lock was taken. So we read the header, begin, and read the header again. If both are the same, that is H, because
+//! every commit, reset and recovery changes the header.
+//!
+//! Between `begin` and the second look we read B, the number of backfilled frames. The header was still H *after* that.
+//! So no checkpointer that knew later frames can have set B, and each page whose last frame (up to H) is at most B is
+//! complete in the main file. This is the argument of walTryBeginRead in sqlite3.c. From then on there are two cases:
+//!
+//! - B is the last frame of H. Then the main file has everything, and the image is the main file. We hold read lock 0,
+//!   which checkpointers need exclusively, or a read lock k > 0 with a mark of at most H's last frame. A checkpointer
+//!   never goes past the mark of a held lock, so there is nothing that it could write.
+//! - B is smaller. Then we hold a read lock k > 0. The log cannot be reset, because that needs all of those locks
+//!   exclusively. So the frames up to H and their page numbers in the wal-index stay. A checkpointer may run. It writes
+//!   to the main file only pages whose last frame, by its header and so by ours, lies after B and not after our mark:
+//!   exactly pages that we read from the log. The image has the size that H gives. Pages with a frame between B and H
+//!   come from the log; page number and salts of each frame are checked. All other pages come from the main file. After
+//!   its end the image has zeros, as the truncation after a checkpoint would leave them.
 //!
 //! The lock-byte page at 1 GiB holds no data and is always zeros.
 //!
@@ -75,6 +80,10 @@ use crate::error::{Error, Result};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, Flag, SourceKind};
 
+// Casts between `u32`, `usize` and `u64` in this folder only widen, where nothing else is said beside them. This proves
+// that widening keeps every value.
+const _: () = assert!(usize::BITS >= u32::BITS && usize::BITS <= u64::BITS);
+
 /// SQLite databases, named one by one.
 pub struct SqliteEngine;
 
@@ -93,22 +102,24 @@ impl super::Engine for SqliteEngine {
 pub struct SqliteOptions {
     /// How long to wait for a lock that somebody else holds.
     pub busy_timeout: Duration,
-    /// Where to copy a database on read-only media that has a log or journal with content; `None`: such a database is refused.
+    /// The directory for copies of databases on read-only media that have a log or journal with content. With `None`
+    /// such databases are refused.
     pub temp_dir: Option<PathBuf>,
-    /// The wall clock, asked once at the start of each capture. `|| SystemTime::UNIX_EPOCH` switches off the rule for unchanged files.
+    /// The wall clock. It is asked once, at the start of each capture. `|| SystemTime::UNIX_EPOCH` switches off the
+    /// rule for unchanged files.
     pub clock: fn() -> SystemTime,
-    /// Whether the content of the databases is summed up.
+    /// Whether the content of the databases is summed up (rows and a sum for each table).
     pub content: ContentWhen,
 }
 
 /// Default of [`SqliteOptions::busy_timeout`].
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether a file begins like a SQLite database. Links are followed; what is not a regular file is none.
+/// Whether a file begins like a SQLite database. Links are followed. Anything but a regular file gives `false`.
 ///
-/// Only call this while no connection of this process is open on the file, under whatever name: closing a file drops all POSIX
-/// locks that the process holds on it, and with them SQLite's (<https://sqlite.org/howtocorrupt.html>, section 2.2). So look at all files
-/// first, then open databases.
+/// Only call this while this process has no connection open on the file, under any name: closing a file drops all POSIX
+/// locks that the process holds on it, and with them SQLite's (<https://sqlite.org/howtocorrupt.html>, section 2.2). So
+/// look at all files first, then open databases.
 ///
 /// # Errors
 /// [`Error::Source`] if the file cannot be read.
@@ -126,7 +137,7 @@ pub fn is_sqlite(path: &Path) -> Result<bool> {
 /// Whether an open file begins like a SQLite database.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If it cannot be read.
 pub(crate) fn begins_like_sqlite(file: &File) -> std::io::Result<bool> {
     let mut start = [0; MAGIC.len()];
     match file.read_exact_at(&mut start, 0) {
@@ -138,9 +149,10 @@ pub(crate) fn begins_like_sqlite(file: &File) -> std::io::Result<bool> {
 
 /// Databases that are captured together, at one instant.
 ///
-/// A database comes back as [`Body::Unchanged`] if device, inode, size, modification and change time of its file and of its -wal (or its
-/// absence) equal those of the known stamp, looked at again after the transactions of the others were open, and its content was read less than
-/// a day ago. A stamp is given out only on local file systems, and if the last change was then more than 2 s old.
+/// A database comes back as [`Body::Unchanged`] under two conditions. Device, inode, size, modification and change time
+/// of its file and of its -wal (or its absence) must equal those of the known stamp, also when looked at again after
+/// the transactions of the other databases are open. And its content must have been read less than a day ago. A stamp
+/// is given out only on local file systems, and only if the last change was more than 2 s old at that time.
 #[derive(Debug)]
 pub struct SqliteSource {
     databases: Vec<Database>,
@@ -155,10 +167,12 @@ struct Database {
 }
 
 impl SqliteSource {
-    /// Names the databases: each stream's name, and the file. Links are resolved now; nothing is opened.
+    /// Names the databases. Each pair is the name of the stream and the path of the file. Links are resolved now;
+    /// nothing is opened.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for no database, a bad or double name; [`Error::Source`] for a file that is not there.
+    /// [`Error::InvalidArgument`] if there is no database, or a name is invalid or used twice; [`Error::Source`] if a
+    /// file does not exist.
     pub fn new(databases: Vec<(String, PathBuf)>, options: SqliteOptions) -> Result<Self> {
         if databases.is_empty() {
             return Err(Error::InvalidArgument("name at least one database".to_owned()));
@@ -202,10 +216,10 @@ impl Source for SqliteSource {
 /// The streams of all databases.
 struct SqliteCapture<'a> {
     monitor: &'a dyn Monitor,
-    /// Before `files` in the order of dropping: it uses their connections.
+    /// Fields are dropped in this order: the job uses the connections of `files`, so it must end before them.
     content: ContentJob,
     files: Vec<(Vec<u8>, CapturedFile)>,
-    /// Those that have not been given out.
+    /// The places in `files` of those that were not given out yet.
     waiting: VecDeque<usize>,
     instant: Instant,
 }
@@ -245,7 +259,7 @@ impl Capture for SqliteCapture<'_> {
                 report_content(&mut report, name, file, outcome);
             }
         }
-        // All transactions end, whatever one of them says.
+        // First end all transactions, then look at their results: an error of one must not leave another open.
         let finished: Vec<_> = self.files.into_iter().map(|(name, file)| (name, file.finish())).collect();
         for (name, outcome) in finished {
             let (flags, stamp) = outcome?;

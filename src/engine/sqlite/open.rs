@@ -1,4 +1,11 @@
-//! Opens a database the way its place allows: in place with locks, as a file that nobody changes, or as a private copy.
+//! Opens a database in the way that its place allows.
+//!
+//! - In place, with SQLite's locks: the usual way.
+//! - As a file that nobody changes, on read-only media where SQLite cannot make the side files that it needs. There are
+//!   no locks then, so the state of the files is compared at the end.
+//! - As a private copy, on read-only media with a log or journal that must be replayed.
+//!
+//! Nothing is opened if opening could destroy something (a log beside an empty file) or fill the disk.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -17,30 +24,29 @@ use crate::error::{Error, Result};
 use crate::fs::beneath::open_here;
 use crate::progress::{Monitor, Silent};
 
-/// How often a database on read-only media is copied again because it changed meanwhile.
+/// How often a database on read-only media is copied because it changed during the copying.
 const COPY_TRIES: u32 = 3;
 
-/// How long to wait for somebody's lock before it is asked whether to go on.
+/// How long to wait for a lock before the monitor is asked whether to go on.
 const WAIT_AT_ONCE: Duration = Duration::from_millis(200);
 
 /// An open database without a transaction.
 pub(super) struct Opened {
     pub(super) engine: Engine,
-    /// What keeps the image true while it is read.
     pub(super) hold: Hold,
 }
 
-/// What keeps an image true while it is read.
+/// Why the image does not change while it is read.
 pub(super) enum Hold {
-    /// SQLite's locks.
+    /// SQLite's locks protect it.
     Locks,
-    /// Nothing but that nobody can write; checked at the end against this state.
+    /// Nobody can write it. That is only assumed, so the files are compared with this state at the end.
     Immutable(FilesState),
-    /// It is a copy of our own.
+    /// It is a private copy.
     Copy(#[expect(dead_code, reason = "removes the copy when dropped")] TempDir),
 }
 
-/// Opens a database for capture; `state` is what its files look like.
+/// Opens a database for capture. `state` is the state of its files before opening.
 pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, monitor: &dyn Monitor) -> Result<Opened> {
     if state.main_len() == 0 && !state.is_main_only() {
         let detail = "the file is empty, but there is a -wal or -journal with content, which SQLite would delete on opening; \
@@ -50,7 +56,8 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
     refuse_boundless_journal(path, path)?;
     let error = match open_shared(path, state, options.busy_timeout, monitor) {
         Ok(engine) => {
-            // SQLite does not say what it has opened: another file may have taken the name since it was looked at.
+            // SQLite does not say which file it has opened, and another file may have taken the name since we looked.
+            // So look whether this process has the expected file open.
             return match open_here(state.file_id()) {
                 Some(0) => Err(Error::source(path, "another file took its place while it was opened; try again")),
                 _ => Ok(Opened { engine, hold: Hold::Locks }),
@@ -59,6 +66,8 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
         Err(error) if is_busy(&error) && monitor.cancelled() => return Err(Error::Cancelled),
         Err(error) => error,
     };
+    // Only read-only media are worth another way: elsewhere the files can change, so reading without locks could give a
+    // mixture.
     if is_busy(&error) || !is_read_only_media(path) {
         return Err(explain(path, &error));
     }
@@ -67,15 +76,18 @@ pub(super) fn open(path: &Path, state: &FilesState, options: &SqliteOptions, mon
         return Ok(Opened { engine, hold: Hold::Immutable(*state) });
     }
     let Some(temp_dir) = &options.temp_dir else {
-        let detail = "on read-only media, with a -wal or -journal that has to be replayed; name a directory for a temporary copy";
+        let detail = "on read-only media, with a -wal or -journal that must be replayed; name a directory for a temporary copy";
         return Err(Error::source(path, detail));
     };
     open_copy(path, temp_dir, options.busy_timeout, monitor)
 }
 
+/// Opens it in place, with locks.
 fn open_shared(path: &Path, state: &FilesState, busy_timeout: Duration, monitor: &dyn Monitor) -> EngineResult<Engine> {
+    // Without a log now, a log that appears is ours and may be removed on closing.
     let engine = open_and_touch(path, OpenAs::Shared, state.wal_len().is_none(), busy_timeout, monitor)?;
-    // Where the shared memory may not be written and nobody else has it open, SQLite makes a private one that cannot be looked into.
+    // If the shared memory may not be written and nobody else has it open, SQLite makes a private one, which we cannot
+    // read. The call fails then, and another way is tried.
     if engine.in_wal_mode()? {
         engine.shm_region(0)?;
     }
@@ -90,8 +102,8 @@ fn open_and_touch(path: &Path, open_as: OpenAs, tidy: bool, busy_timeout: Durati
     Ok(engine)
 }
 
-/// Tries something for so long, until nobody's lock is in the way. SQLite cannot be interrupted while it waits, so it waits in pieces; it gives up when the user
-/// asks to stop.
+/// Tries something for at most `wait`, as long as a lock of somebody else is in the way. SQLite cannot be interrupted
+/// while it waits for a lock, so the waiting is done in pieces, and ends early if the user asks to stop.
 pub(super) fn in_pieces<T>(
     engine: &Engine,
     wait: Duration,
@@ -118,10 +130,10 @@ fn is_read_only_media(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Copies the database with its log and journal into a private directory and opens the copy. None of our connections may be open on the
-/// original: closing a file drops the POSIX locks of the whole process on it.
+/// Copies the database with its log and journal into a private directory, and opens the copy. None of our connections
+/// may be open on the original, because closing a file drops all POSIX locks that the process has on it.
 fn open_copy(path: &Path, temp_dir: &Path, busy_timeout: Duration, monitor: &dyn Monitor) -> Result<Opened> {
-    // Only this user can look into it.
+    // The directory is for this user only: the copy may be more readable than its database.
     let made = tempfile::Builder::new().prefix("icecore-").rand_bytes(16).permissions(Permissions::from_mode(0o700)).tempdir_in(temp_dir);
     let dir = made.map_err(|e| Error::destination(temp_dir, e))?;
     let copy = dir.path().join("copy.db");
@@ -130,6 +142,7 @@ fn open_copy(path: &Path, temp_dir: &Path, busy_timeout: Duration, monitor: &dyn
         for suffix in ["-journal", "-wal", ""] {
             copy_if_there(&beside(path, suffix), &beside(&copy, suffix))?;
         }
+        // Unchanged states of all files prove that the parts of the copy belong together.
         let (after, ..) = observe(path)?;
         if before == after {
             let engine = open_and_touch(&copy, OpenAs::Shared, false, busy_timeout, monitor).map_err(|e| explain(path, &e))?;
@@ -139,6 +152,7 @@ fn open_copy(path: &Path, temp_dir: &Path, busy_timeout: Duration, monitor: &dyn
     Err(changed_on_read_only_media(path))
 }
 
+/// Copies a file. If it is not there, removes a copy of it from an earlier try.
 fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
     match std::fs::copy(from, to) {
         Ok(_) => Ok(()),
@@ -150,7 +164,7 @@ fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Somebody writes to what is read-only here.
+/// The error for media that are read-only here, but are written from elsewhere.
 pub(super) fn changed_on_read_only_media(path: &Path) -> Error {
     let detail = "it is mounted read-only here, but somebody changed it while it was read; mount it writable, so that SQLite's locks work";
     Error::Busy { path: path.to_path_buf(), detail: detail.to_owned() }

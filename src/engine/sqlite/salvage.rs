@@ -1,4 +1,8 @@
-//! Which tables of a database have losses, when some of its bytes are lost. The file is only read.
+//! Says which tables of a database have losses, when some of its bytes are lost.
+//!
+//! It runs the structure check of the capture over the file, tells it which pages are lost, and groups the findings by
+//! the tables and indexes of the schema. The file is only read. It relies on a first page that is not lost: without the
+//! schema no page has a name.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,26 +17,26 @@ use crate::error::{Error, Result};
 use crate::fs::beneath;
 use crate::progress::Monitor;
 
-/// Memory that the structural check may take: enough for 50 GB in pages of 4 KiB.
+/// Memory that the structure check may take: enough for 50 GB in pages of 4 KiB.
 const INSPECTOR_BYTES_MAX: usize = 64 << 20;
-/// Bytes that are read at once; a multiple of every page size.
+/// Bytes that are read at once: a multiple of every page size.
 const READ_BYTES: u64 = 1 << 20;
-/// Tables and indexes that are named.
+/// The most tables and indexes that are named.
 const OBJECTS_MAX: usize = 100;
-/// Findings that are given of each, and of what belongs to none.
+/// The most findings that are given for each of them, and for pages that belong to none.
 const FINDINGS_MAX: usize = 10;
 
-/// What is lost of a database.
+/// The losses of a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Losses {
-    /// Why it cannot be told which tables have losses.
+    /// Why it is not known which tables have losses.
     pub untold: Option<String>,
     /// The tables and indexes with losses, by name.
     #[serde(rename = "damaged")]
     pub objects: Vec<Object>,
     /// How many more there are.
     pub more: u64,
-    /// What belongs to no table: the list of free pages, for one.
+    /// Findings that belong to no table, for example in the list of free pages.
     pub others: Vec<String>,
 }
 
@@ -49,17 +53,18 @@ pub struct Object {
     pub findings: Vec<String>,
 }
 
-/// What the schema says of a root page.
+/// A root page with its names from the schema.
 struct Named {
     root: Root,
     name: String,
     table: String,
 }
 
-/// Runs the structure check on a database that has lost these ranges. `page_size` is what was recorded.
+/// Runs the structure check on a database that has lost these ranges of bytes, sorted. `page_size` was recorded at the
+/// capture.
 ///
 /// # Errors
-/// [`Error::Destination`] when the file cannot be read; [`Error::Cancelled`].
+/// [`Error::Destination`] if the file cannot be read; [`Error::Cancelled`].
 pub(crate) fn losses(path: &Path, page_size: u32, lost: &[Range<u64>], monitor: &dyn Monitor) -> Result<Losses> {
     let untold = |why: &str| Ok(Losses { untold: Some(why.to_owned()), ..Losses::default() });
     if !(512..=65_536).contains(&page_size) || !page_size.is_power_of_two() {
@@ -82,24 +87,26 @@ pub(crate) fn losses(path: &Path, page_size: u32, lost: &[Range<u64>], monitor: 
         (StructureReport { level: Level::Full, problems, trees, .. }, named) => Ok(by_object(&named, &problems, &trees)),
         (StructureReport { level: Level::PagesOnly(limit), .. }, _) => untold(match limit {
             Limit::Memory | Limit::Pages => "it is too large to look at the links between its pages",
-            Limit::Unread(_) => "its pages are not those that its header counts",
-            Limit::Header => "SQLite does not take its header",
+            Limit::Unread(_) => "its pages do not fit its header",
+            Limit::Header => "SQLite does not accept its header",
         }),
     }
 }
 
+/// The result of [`inspect`].
 enum Inspected {
     Read(Box<StructureInspector>),
-    /// Why not.
+    /// Why the pages could not be inspected.
     Not(String),
 }
 
-/// Shows all pages to the inspector that are not lost.
+/// Shows all pages to the inspector, and says which ones are lost.
 fn inspect(path: &Path, page_size: u32, lost: &[Range<u64>], monitor: &dyn Monitor) -> Result<Inspected> {
     let unreadable = |e: std::io::Error| Error::destination(path, format!("cannot be read again: {e}"));
     let file = beneath::open_file(path).map_err(unreadable)?;
     let len = file.metadata().map_err(unreadable)?.len();
     let page = u64::from(page_size);
+    // At most READ_BYTES or one page, so the casts in this function keep every value.
     let mut bytes = vec![0; READ_BYTES.min(len) as usize];
     let mut header = vec![0; page.min(len) as usize];
     file.read_exact_at(&mut header, 0).map_err(unreadable)?;
@@ -116,6 +123,7 @@ fn inspect(path: &Path, page_size: u32, lost: &[Range<u64>], monitor: &dyn Monit
         let part = bytes.get_mut(..READ_BYTES.min(len - offset) as usize).unwrap_or_default();
         file.read_exact_at(part, offset).map_err(unreadable)?;
         for (at, page_bytes) in (offset..).step_by(page_size as usize).zip(part.chunks_exact(page_size as usize)) {
+            // Both pages and lost ranges come in order, so ranges that end before this page are done with.
             while lost.next_if(|range| range.end <= at).is_some() {}
             match lost.peek().is_some_and(|range| range.start < at + page) {
                 true => inspector.lost(at / page + 1),
@@ -127,12 +135,12 @@ fn inspect(path: &Path, page_size: u32, lost: &[Range<u64>], monitor: &dyn Monit
     Ok(Inspected::Read(Box::new(inspector)))
 }
 
-/// The tables and indexes that have pages.
+/// The tables and indexes that have pages, by the schema.
 fn schema(path: &Path) -> rusqlite::Result<Vec<Named>> {
     let conn = open_immutable(path)?;
     conn.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY")?;
     read_schema(&conn).or_else(|_| {
-        // Without the entries that only its application understands, the rest of the schema loads.
+        // With this setting SQLite skips the entries that only the application understands, and loads the rest.
         conn.execute_batch("PRAGMA writable_schema=ON")?;
         read_schema(&conn)
     })
@@ -147,11 +155,12 @@ fn read_schema(conn: &Connection) -> rusqlite::Result<Vec<Named>> {
         let kind = if text(row, 1)? == "index" { TreeKind::Index } else { TreeKind::Any };
         Ok(Named { root: Root { page: row.get(0)?, kind }, name: text(row, 2)?, table: text(row, 3)? })
     })?;
-    // Pages that name each other would give entries without end.
+    // A bound, since pages that refer to each other would give entries without end.
     let pages: u32 = conn.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     rows.take(pages.saturating_add(1) as usize).collect()
 }
 
+/// Groups the problems by the table or index in whose tree they were met.
 fn by_object(named: &[Named], problems: &[super::structure::Problem], trees: &BTreeMap<u32, u64>) -> Losses {
     let findings = |root: u32| {
         let of_root = problems.iter().filter(move |problem| problem.root == root);
@@ -161,6 +170,7 @@ fn by_object(named: &[Named], problems: &[super::structure::Problem], trees: &BT
     let object = |(root, count): (&u32, &u64)| {
         let (name, table) = match names.get(root) {
             Some(named) => (named.name.clone(), named.table.clone()),
+            // The tree of page 1 is the schema itself; it has no entry in it.
             None => ("sqlite_schema".to_owned(), "sqlite_schema".to_owned()),
         };
         Object { name, table, count: *count, findings: findings(*root) }

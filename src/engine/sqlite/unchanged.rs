@@ -1,8 +1,9 @@
-//! When a database may be taken as unchanged without reading it.
+//! Decides when a database may be taken as unchanged without reading it.
 //!
-//! Nothing inside a database proves it: in WAL mode an update can leave the size and all of page 1 as they were. So the file system has to.
-//! A stamp holds the states of the main file and of the -wal (or its absence), taken *before* the read transaction, and follows the rule
-//! of `engine/stamp.rs`; besides, none is given out while there is a rollback journal.
+//! Nothing inside a database proves that: in WAL mode an update can leave the size and all of page 1 as they were. So
+//! the file system must prove it. A stamp holds the states of the main file and of the -wal (or its absence), taken
+//! *before* the read transaction. It follows the rule of `engine/stamp.rs`. While there is a rollback journal, no stamp
+//! is given out.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -17,10 +18,10 @@ use crate::engine::{Stamp, attributes};
 use crate::error::{Error, Result};
 use crate::recorded::{FileMeta, SqliteFacts};
 
-/// Version of the encoding below; a stamp of another one is no stamp.
+/// The version of the encoding below. A stamp of another version is ignored.
 const STAMP_VERSION: u8 = 1;
 
-/// What the file system says of a database.
+/// The states of a database's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FilesState {
     main: FileState,
@@ -28,7 +29,7 @@ pub(super) struct FilesState {
     journal: Option<FileState>,
 }
 
-/// A stamp, as it is encoded.
+/// A stamp before it is encoded.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct StampRecord {
     version: u8,
@@ -49,20 +50,22 @@ impl FilesState {
         self.main.size
     }
 
-    /// Bytes in the write-ahead log; `None` if there is no such file.
+    /// Bytes in the write-ahead log. `None` if there is no such file.
     pub(super) fn wal_len(&self) -> Option<u64> {
         self.wal.map(|file| file.size)
     }
 
-    /// Whether all there is stands in the main file.
+    /// Whether the main file has everything: there is no log and no journal with content.
     pub(super) fn is_main_only(&self) -> bool {
         [self.wal, self.journal].iter().flatten().all(|file| file.size == 0)
     }
 
-    /// What to record, when the files looked like `after` once SQLite had opened them, still before the read transaction.
+    /// The state to record in the stamp. `after` is the state after SQLite has opened the files, still before the read
+    /// transaction.
     ///
-    /// For root SQLite sets the owner of an existing -wal when it opens it, which moves the change time, and nothing else. If the rest
-    /// is as it was, this is what happened: a write would have moved the modification time away from a value that was settled.
+    /// When root opens an existing -wal, SQLite sets its owner. That moves the change time and nothing else. If only
+    /// the change time of the -wal differs, this has happened: a write would have moved the modification time, too,
+    /// which was settled before.
     pub(super) fn once_opened(&self, after: &FilesState) -> FilesState {
         let only_ctime = |before: FileState, after: FileState| FileState { ctime_ns: after.ctime_ns, ..before } == after;
         match (self.wal, after.wal) {
@@ -71,10 +74,12 @@ impl FilesState {
         }
     }
 
-    /// The stamp of a database that looked like this at `now`, and like `recorded` once it was open, before its content was read; if it
-    /// may have one.
+    /// The stamp of a database, if it may have one. `self` is its state at `now`, before it was opened; `recorded` is
+    /// what [`FilesState::once_opened`] gave.
     pub(super) fn stamp(&self, recorded: FilesState, path: &Path, now: SystemTime, facts: SqliteFacts) -> Option<Stamp> {
         let now_ns = to_ns(now)?;
+        // A file that changed a moment ago may change again within the same time stamp. Remote file systems may show
+        // old states.
         let all_settled = [Some(self.main), self.wal].iter().flatten().all(|file| file.is_settled(now_ns));
         if !all_settled || self.journal.is_some() || !is_local(path) {
             return None;
@@ -83,8 +88,9 @@ impl FilesState {
         bincode::serde::encode_to_vec(record, bincode::config::standard()).ok().map(Stamp)
     }
 
-    /// The facts in a stamp, if it proves that nothing has changed.
+    /// The facts in a stamp, if the stamp proves that nothing has changed.
     pub(super) fn unchanged_since(&self, known: &Stamp, now: SystemTime) -> Option<SqliteFacts> {
+        // Stamps are kept on disk, so they are decoded with a limit and believed only if all of them fits.
         let config = bincode::config::standard().with_limit::<STAMP_BYTES_MAX>();
         let (record, used): (StampRecord, usize) = bincode::serde::decode_from_slice(&known.0, config).ok()?;
         let fresh = is_fresh(record.read_ns, now);
@@ -92,9 +98,10 @@ impl FilesState {
     }
 }
 
-/// Looks at the files of a database without opening any.
+/// Looks at the files of a database without opening any. Gives their state, the attributes of the main file, and how
+/// many names (hard links) it has.
 pub(super) fn observe(path: &Path) -> Result<(FilesState, FileMeta, u64)> {
-    // The path has no links; one that is there now has taken the place of the database.
+    // Links in the path were resolved before. If there is one now, it has taken the place of the database.
     let metadata = std::fs::symlink_metadata(path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::source(path, "no such file; check the path"),
         _ => Error::source(path, e),

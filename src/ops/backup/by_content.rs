@@ -1,4 +1,12 @@
-//! Streams without pages: cut by content, stored by several threads when they are long.
+//! Stores streams without pages (dumps, plain files, listings): cut by their content, and stored by several threads
+//! when they are long.
+//!
+//! One thread reads, cuts and predicts bases, in order, because each prediction depends on the one before
+//! ([`Prediction`]). The other threads encode and store batches of neighbours. A [`Collector`] puts the chunks back
+//! into order for the tree.
+//!
+//! Guarantees: a failure in any thread, a panic included, and a request to stop end the reading soon, even when the
+//! input blocks. Memory is bounded by the queue of batches.
 
 use std::io::Read;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -14,20 +22,23 @@ use crate::engine::pump::Pump;
 use crate::error::{Error, Result, joined};
 use crate::fs::sparse_read::{Holes, NoHoles};
 use crate::id::ChunkId;
+use crate::ops::number::{index, wide, within_chunk};
 use crate::progress::Monitor;
 use crate::store::chunker::{Cut, content_cuts};
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{ChunkWriter, KeptFeatures, NewChunk, Reference, TreeCursor, TreeWriter, WriteSession};
 
-/// Bytes of chunks that a thread stores together: neighbours stand on parts of the same chunks, which are decoded once for all of them.
+/// Bytes of chunks that a thread stores together. Neighbours stand on slices of the same chunks, which are then
+/// decoded once for all of them.
 const BATCH_LEN: usize = 1 << 20;
-/// Batches that may wait for a thread.
+/// Number of batches that may wait for a thread.
 const QUEUE: usize = 2;
-/// How long to wait before a full queue is looked at again: much less than storing a batch takes.
+/// Pause before a full queue is tried again: much shorter than storing a batch takes.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// Of how many chunks of a hole features are kept. What is kept are hints.
+/// Of a hole the features of at most this many chunks are kept. They are hints, and all are the same.
 const KEPT_ZEROS_MAX: u64 = 256;
-/// Streams of up to this many chunks are stored by the calling thread.
+/// Streams of up to this many chunks are stored by the calling thread: starting threads for them costs more than it
+/// saves.
 const SHORT_CHUNKS: usize = 8;
 
 /// The bytes of a stream.
@@ -39,7 +50,7 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// Something to read from, which fails as soon as `go_on` does.
+    /// Begins reading. The reader fails as soon as `go_on` fails, even while the source is silent.
     fn begin<'g>(self, go_on: &'g dyn Fn() -> Result<()>) -> Result<Box<dyn Holes + 'g>> {
         Ok(match self {
             Input::Slow(bytes) => Box::new(NoHoles(Pump::start(bytes, go_on).map_err(|e| Error::source("the source", e))?)),
@@ -54,14 +65,14 @@ struct Piece {
     id: ChunkId,
     bytes: Vec<u8>,
     reference: Reference,
-    /// How often it comes, one after the other; more than once only what was not read.
+    /// How often it is repeated, one after the other. More than 1 only for holes, which were not read.
     count: u64,
 }
 
 impl Piece {
-    /// Bytes of the stream.
+    /// How many bytes of the stream it stands for.
     fn len(&self) -> u64 {
-        (self.bytes.len() as u64).saturating_mul(self.count)
+        wide(self.bytes.len()).saturating_mul(self.count)
     }
 }
 
@@ -72,11 +83,12 @@ struct Batch {
     pieces: Vec<Piece>,
 }
 
-/// Stores a stream and gives its root, of a longer stream also its sink, which `make_sink` makes. `writer` is used for short streams; what it takes is
-/// flushed by its owner.
+/// Stores a stream and returns its root, and for a long stream also its sink, which `make_sink` makes. Short streams
+/// use `writer`; its owner flushes it.
 ///
 /// # Errors
-/// [`Failure::Input`] when `input` fails. A request to stop and a failure of the session end it at once, whatever the input does.
+/// [`Failure::Input`] when `input` fails. A request to stop and a failure of the session are [`Failure::Session`] and
+/// end the reading at once, also while `input` blocks.
 pub(super) fn store<'a>(
     session: &WriteSession,
     writer: &mut ChunkWriter<'_>,
@@ -93,7 +105,7 @@ pub(super) fn store<'a>(
     store_cuts(session, writer, cuts, parent, features, make_sink, monitor)
 }
 
-/// [`store`] of what is cut already.
+/// Like [`store`], for a stream that is cut into chunks already.
 pub(super) fn store_cuts<'a>(
     session: &WriteSession,
     writer: &mut ChunkWriter<'_>,
@@ -107,11 +119,12 @@ pub(super) fn store_cuts<'a>(
     let mut next_piece = |prediction: &mut _, offset: &mut _| {
         go_on()?;
         next_piece(session, &mut chunks, offset, prediction).map_err(|failure| match (failure, go_on()) {
-            // Reading failed because it was to stop.
+            // The read failed because it was told to stop. Report the reason for that, not the input.
             (Failure::Input(_), Err(why)) => Failure::Session(why),
             (failure, _) => failure,
         })
     };
+    // Read a few chunks first: a short stream needs no threads, no collector and no sink.
     let landmarks = features.map(|features| Landmarks::new(features, session.repository().sampler()));
     let mut prediction = Prediction::new(session.reader(), parent, landmarks);
     let mut head: Vec<Piece> = Vec::new();
@@ -122,6 +135,7 @@ pub(super) fn store_cuts<'a>(
             None => return Ok((store_short(session, writer, head, parent, monitor)?, None)),
         }
     }
+    // From here the stream is long. The pieces read so far become the start of the first batch.
     let mut sink = make_sink()?;
     let collector = Collector::new(session, parent)?;
     let (queue, batches) = sync_channel::<Batch>(QUEUE);
@@ -129,6 +143,7 @@ pub(super) fn store_cuts<'a>(
     let results = std::thread::scope(|scope| {
         let threads = session.repository().threads();
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| store_batches(session, &batches, &collector, &sink, monitor))).collect();
+        // This thread goes on reading, cutting and predicting, and sends full batches to the others.
         let mut feed = || -> Result<(), Failure> {
             let mut batch = Batch { number: 0, pieces: std::mem::take(&mut head) };
             let mut bytes: usize = batch.pieces.iter().map(|piece| piece.bytes.len()).sum();
@@ -144,6 +159,7 @@ pub(super) fn store_cuts<'a>(
             Ok(send(&queue, batch, &go_on)?)
         };
         let fed = feed();
+        // Closing the queue, after a failure as well, ends the threads that wait for batches.
         drop(queue);
         let join = |handle: ScopedJoinHandle<'_, Result<()>>| joined("storing chunks", handle.join()).map_err(Failure::from);
         let mut results: Vec<_> = handles.into_iter().map(join).collect();
@@ -159,12 +175,13 @@ pub(super) fn store_cuts<'a>(
     }
 }
 
-/// Whether there is a reason to stop: the user's wish, or a failure anywhere in the session.
+/// Fails if there is a reason to stop: the user's wish, or a failure anywhere in the session.
 fn go_on(session: &WriteSession, monitor: &dyn Monitor) -> Result<()> {
     if monitor.cancelled() { Err(Error::Cancelled) } else { session.check() }
 }
 
-/// Hands a batch to whoever stores it. Who waits for room in the queue sees that nobody makes any.
+/// Puts a batch into the queue. A plain blocking `send` would wait for ever if all storing threads have failed; so
+/// this looks at `go_on` between attempts.
 fn send(queue: &SyncSender<Batch>, mut batch: Batch, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
     loop {
         batch = match queue.try_send(batch) {
@@ -186,13 +203,15 @@ fn next_piece(
     let Some(cut) = chunks.next() else { return Ok(None) };
     let (bytes, count) = match cut.map_err(|e| Failure::Input(Error::source("the source", e)))? {
         Cut::Bytes(bytes) => (bytes, 1),
-        Cut::Zeros { len, count } => (vec![0; len as usize], count),
+        Cut::Zeros { len, count } => (vec![0; index(len)], count),
     };
+    // A hole is one chunk of zeros with a count. Its bytes exist once in memory, whatever the length of the hole.
     let id = session.repository().keys().chunk_id(&bytes);
     let reference = prediction.next(&id, &bytes)?;
     let offset = *next_offset;
     let piece = Piece { offset, id, bytes, reference, count };
-    prediction.pass(piece.len() - piece.bytes.len() as u64);
+    // `next` above accounts for the first occurrence; pass over the others.
+    prediction.pass(piece.len() - wide(piece.bytes.len()));
     *next_offset = offset.saturating_add(piece.len());
     Ok(Some(piece))
 }
@@ -208,7 +227,7 @@ fn store_short(
     let mut cursor = TreeCursor::new(session.reader(), parent);
     store_pieces(session, writer, &pieces, &Sink::plain(), monitor)?;
     for piece in pieces {
-        tree.push_run(piece.id, piece.bytes.len() as u32, piece.count, writer, &mut cursor)?;
+        tree.push_run(piece.id, within_chunk(wide(piece.bytes.len())), piece.count, writer, &mut cursor)?;
     }
     tree.finish(writer, &mut cursor)
 }
@@ -226,12 +245,13 @@ fn store_batches(
         while let Some(batch) = next() {
             go_on(session, monitor)?;
             store_pieces(session, &mut writer, &batch.pieces, sink, monitor)?;
-            let chunks = batch.pieces.iter().map(|piece| (piece.id, piece.bytes.len() as u32, piece.count));
+            let chunks = batch.pieces.iter().map(|piece| (piece.id, within_chunk(wide(piece.bytes.len())), piece.count));
             collector.put(batch.number, chunks.collect())?;
         }
         writer.flush()
     };
-    // Whoever cuts the stream sees this before he cuts the next piece, also after a panic.
+    // The thread that cuts the stream checks the session before each piece. So it also stops when a storing thread
+    // panics.
     let _guard = PoisonOnPanic(session);
     store_all().inspect_err(|_| session.poison())
 }
@@ -255,12 +275,13 @@ fn store_pieces(
 ) -> Result<()> {
     let mut chunks = Vec::with_capacity(pieces.len());
     for piece in pieces {
+        // Holes were not read, so they do not count as read bytes.
         if piece.count == 1 {
-            session.count_read(piece.bytes.len() as u64);
+            session.count_read(wide(piece.bytes.len()));
         }
         monitor.advance(piece.len());
         for repeat in 0..piece.count.min(KEPT_ZEROS_MAX) {
-            sink.keep(piece.offset + repeat * piece.bytes.len() as u64, &piece.bytes, false);
+            sink.keep(piece.offset + repeat * wide(piece.bytes.len()), &piece.bytes, false);
         }
         chunks.push((piece.offset, NewChunk { id: piece.id, plain: &piece.bytes, references: vec![piece.reference.clone()] }));
     }

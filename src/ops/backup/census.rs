@@ -1,4 +1,7 @@
-//! What the judgement of a capture needs of its streams, and of those of the last good state: a count, so that millions of streams take no memory.
+//! Counts the streams of a capture and of the last good state, for the judgement.
+//!
+//! Only what the judgement asks for is kept: databases, the names beside and above them, sums by tree, and outputs of
+//! programs. So millions of plain files take no memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -8,25 +11,26 @@ use crate::engine::{Comparison, NamedRoot};
 use crate::recorded::EntryKind;
 use crate::store::format::snapshot::StreamEntry;
 
-/// What SQLite puts beside a database.
+/// The suffixes of the files that SQLite puts beside a database.
 pub(super) const SIDES: [&str; 3] = ["-wal", "-journal", "-shm"];
 
-/// What a tree holds.
+/// What a named tree holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sum {
     pub(super) entries: u64,
     pub(super) bytes: u64,
 }
 
-/// What a program wrote.
+/// The output of a program.
 #[derive(Debug, Clone)]
 pub(super) struct Output {
     pub(super) bytes: u64,
-    /// The stream, or the directory of streams, that has it.
+    /// The stream that has it, or the directory of streams.
     pub(super) stream: Vec<u8>,
 }
 
-/// What programs wrote, by name. The files of a dump count as one, and as the same whether it is an archive or a directory.
+/// The outputs of programs by name. The files of one dump are counted together, under the same name for an archive
+/// and a directory.
 pub(super) type Outputs = BTreeMap<Vec<u8>, Output>;
 
 /// Counts the streams of the last good state.
@@ -34,9 +38,9 @@ pub(super) type Outputs = BTreeMap<Vec<u8>, Output>;
 pub(super) struct Past {
     /// The databases.
     pub(super) databases: Vec<StreamEntry>,
-    /// The first parts of all names, if several trees were named.
+    /// The first parts of all names, if several trees were named: these are the trees.
     pub(super) tops: BTreeSet<Vec<u8>>,
-    /// What programs wrote.
+    /// The outputs of programs.
     pub(super) outputs: Outputs,
 }
 
@@ -58,16 +62,17 @@ impl Past {
 /// Counts the streams of a capture.
 #[derive(Debug)]
 pub(super) struct Census {
-    /// How they are compared.
+    /// How captures of this kind of source are compared.
     pub(super) comparison: Comparison,
-    /// The names that are looked for: of databases that there were, and of what lies beside and above them.
+    /// The names to look for: of the databases of the last good state, and of everything that may lie beside and
+    /// above them.
     wanted: HashSet<Vec<u8>>,
     found: HashMap<Vec<u8>, StreamEntry>,
-    /// The directories among them with anything but a tag in them.
+    /// The wanted directories that hold anything besides a cache tag.
     full: HashSet<Vec<u8>>,
-    /// By what the names in each tree begin with.
+    /// The sums of the named trees, by the prefix of the names in each.
     trees: HashMap<Vec<u8>, Sum>,
-    /// What programs wrote.
+    /// The outputs of programs.
     pub(super) outputs: Outputs,
     /// All bytes, as [`measure`] counts them.
     pub(super) bytes: u64,
@@ -78,12 +83,13 @@ pub(super) struct Census {
 }
 
 impl Census {
-    /// Nothing is counted yet.
+    /// An empty census that looks for the databases of `past` and the trees of `roots`.
     pub(super) fn new(comparison: Comparison, past: &Past, roots: &[NamedRoot]) -> Self {
         let mut wanted = HashSet::new();
         for name in past.databases.iter().map(|old| old.name.as_slice()) {
             wanted.insert(name.to_vec());
             wanted.extend(SIDES.map(|side| [name, side.as_bytes()].concat()));
+            // If the database is gone, the nearest directory above it that still exists tells why.
             for dir in above(name) {
                 wanted.insert(dir.to_vec());
                 wanted.insert(tag_in(dir));
@@ -113,6 +119,7 @@ impl Census {
         if self.comparison == Comparison::Programs {
             add_output(&mut self.outputs, entry);
         }
+        // The common case of a tree without databases: nothing more to look for.
         if self.wanted.is_empty() {
             return;
         }
@@ -124,24 +131,25 @@ impl Census {
         }
     }
 
-    /// The stream of this name, if that was looked for: one of a database that there was, or of what may lie beside or above it.
+    /// The stream of this name, if it is one of the wanted names and the capture has it.
     pub(super) fn get(&self, name: &[u8]) -> Option<&StreamEntry> {
         self.found.get(name)
     }
 
-    /// Whether there is anything but a tag in a directory in which there was a database.
+    /// Whether the capture has anything besides a cache tag in this directory, which held a database.
     pub(super) fn is_full(&self, dir: &[u8]) -> bool {
         self.full.contains(dir)
     }
 
-    /// What is in the tree in which names begin like this.
+    /// The sums of the tree whose names begin with this prefix.
     pub(super) fn tree(&self, prefix: &[u8]) -> Sum {
         self.trees.get(prefix).copied().unwrap_or_default()
     }
 }
 
-/// Counts a stream in the tree that it is in. A directory does not count as its own entry.
+/// Counts a stream in its tree, the innermost if trees are nested. The directory of the tree itself does not count.
 pub(super) fn add_to_tree(trees: &mut HashMap<Vec<u8>, Sum>, entry: &StreamEntry) {
+    // From the name itself upwards; the empty prefix is that of a single tree.
     let names = std::iter::once(entry.name.as_slice()).chain(above(&entry.name)).chain([b"".as_slice()]);
     let mut among = names.filter(|name| trees.contains_key(*name));
     let Some(root) = among.next() else { return };
@@ -164,7 +172,7 @@ fn add_output(outputs: &mut Outputs, entry: &StreamEntry) {
     output.bytes = output.bytes.saturating_add(entry.root.len);
 }
 
-/// Bytes that say how much there is in a stream.
+/// The bytes by which streams are compared. Free pages of a database do not count: they hold nothing.
 pub(super) fn measure(entry: &StreamEntry) -> u64 {
     match &entry.kind {
         EntryKind::Sqlite(facts) => entry.root.len.saturating_sub(u64::from(facts.freelist_pages) * u64::from(facts.page_size)),
@@ -172,27 +180,27 @@ pub(super) fn measure(entry: &StreamEntry) -> u64 {
     }
 }
 
-/// Whether a stream is a database of its own.
+/// Whether a stream is a SQLite database.
 pub(super) fn is_database(entry: &StreamEntry) -> bool {
     matches!(entry.kind, EntryKind::Sqlite(_))
 }
 
-/// The directories that a name is in, from the inside, without the top.
+/// The directories above a name, from the inside to the outside, without the root.
 pub(super) fn above(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(parent_of(name), |dir| parent_of(dir))
 }
 
-/// The directory of a name; none at the top.
+/// The directory of a name; `None` at the top.
 pub(super) fn parent_of(name: &[u8]) -> Option<&[u8]> {
     name.iter().rposition(|byte| *byte == b'/').and_then(|at| name.get(..at))
 }
 
-/// The name's part at the top.
+/// The first part of a name.
 pub(super) fn first_part(name: &[u8]) -> &[u8] {
     name.split(|byte| *byte == b'/').next().unwrap_or_default()
 }
 
-/// The tag that makes a directory a cache.
+/// The name of the tag that declares a directory a cache.
 pub(super) fn tag_in(dir: &[u8]) -> Vec<u8> {
     [dir, b"/", CACHE_TAG.as_bytes()].concat()
 }

@@ -1,4 +1,7 @@
-//! Putting results that several threads finish in any order back into the stream's order.
+//! Collects the chunks of a stream that several threads finish in any order, and builds the stream's tree in the
+//! right order.
+//!
+//! Memory: chunk ids wait only while an earlier unit is missing. Also defines how a stream can fail ([`Failure`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,15 +11,18 @@ use crate::id::ChunkId;
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{ChunkWriter, TreeCursor, TreeWriter, WriteSession};
 
-/// Builds a stream's tree while its chunks come in out of order.
+/// Builds a stream's tree while its units come in out of order.
 pub(super) struct Collector<'s> {
     state: Mutex<State<'s>>,
 }
 
 struct State<'s> {
+    /// The number of the unit that the tree needs next.
     next: u64,
+    /// Units that came too early.
     waiting: BTreeMap<u64, Vec<(ChunkId, u32, u64)>>,
     tree: TreeWriter,
+    /// The parent's tree, whose nodes are the delta bases of the new nodes.
     parent: TreeCursor<'s>,
     writer: ChunkWriter<'s>,
 }
@@ -28,11 +34,14 @@ impl<'s> Collector<'s> {
         Ok(Collector { state: Mutex::new(state) })
     }
 
-    /// Takes the chunks of unit number `unit`, each with its length and how often it comes; units count from 0 without gaps.
+    /// Takes the chunks of unit number `unit`, each with its length and how often it is repeated. Units are numbered
+    /// from 0 without gaps, and each comes once.
     pub(super) fn put(&self, unit: u64, chunks: Vec<(ChunkId, u32, u64)>) -> Result<()> {
         let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *guard;
+        debug_assert!(unit >= state.next && !state.waiting.contains_key(&unit), "each unit comes once");
         state.waiting.insert(unit, chunks);
+        // Append all units that are now in order.
         while let Some(chunks) = state.waiting.remove(&state.next) {
             state.next += 1;
             for (id, len, count) in chunks {
@@ -42,19 +51,21 @@ impl<'s> Collector<'s> {
         Ok(())
     }
 
-    /// The root, after the last unit.
+    /// Finishes the tree after the last unit and returns its root.
     pub(super) fn finish(self) -> Result<StreamRoot> {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        debug_assert!(state.waiting.is_empty(), "unit {} never came", state.next);
         let root = state.tree.finish(&mut state.writer, &mut state.parent)?;
         state.writer.flush()?;
         Ok(root)
     }
 
-    /// Ends a tree that will not be finished because of `failure`, and gives that back. Its nodes so far are stored all the same: the
-    /// session counts them as stored, and a tree that comes later may have them too.
+    /// Gives a tree up because of `failure`, and returns the failure. The nodes written so far are flushed: the
+    /// session counts them as stored, and a later tree may refer to them.
     pub(super) fn give_up(self, failure: Failure) -> Failure {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         match state.writer.flush() {
+            // A poisoned session accepts nothing more; the failure that we have says why.
             Ok(()) | Err(Error::Poisoned) => failure,
             Err(worse) => Failure::Session(worse),
         }
@@ -64,14 +75,14 @@ impl<'s> Collector<'s> {
 /// Why a stream was not stored.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Its bytes cannot be read; the session can go on without it.
+    /// Its bytes cannot be read. The session can go on without this stream.
     Input(Error),
-    /// Anything else.
+    /// Anything else. The backup ends.
     Session(Error),
 }
 
 impl Failure {
-    /// What happened, where it makes no difference to whom.
+    /// The error, when it does not matter which side failed.
     pub(super) fn into_error(self) -> Error {
         let (Failure::Input(error) | Failure::Session(error)) = self;
         error
@@ -84,7 +95,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Of the results of several threads the failure that says most: a session that one thread has poisoned fails the others with nothing but that.
+/// The most informative failure of several threads. When one thread fails it poisons the session, and the others fail
+/// with `Poisoned`, which says nothing.
 pub(super) fn first_failure(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
     let rank = |failure: &Failure| match failure {
         Failure::Session(Error::Poisoned) => 2,

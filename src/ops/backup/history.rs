@@ -1,9 +1,12 @@
-//! What earlier snapshots of the source give a new one: trees to inherit, stamps of files, bases for deltas, and the state to compare it with.
+//! Collects what earlier snapshots of the source give to a new one: trees to inherit, stamps of files, delta bases,
+//! and the state that the capture is compared with.
 //!
-//! The parent is the newest snapshot of the source, whatever its flags: most of its streams are what the new ones are most like. But a stream that is
-//! flagged in it may be cut short or lack most of its content. Its newest good state is then the better base, if the lengths say so. What the capture is
-//! judged by is the newest good state of each stream alone. Few listings are read for that: of the parent, and of the snapshots that the records
-//! name as holders of streams that are flagged in it.
+//! The parent is the newest snapshot of the source, whatever its flags: most of its streams are similar to the new
+//! ones. But a stream that is flagged in the parent may be cut short. Then its newest good state is the better base,
+//! if the lengths say so. A capture is judged only by the newest good state of each stream.
+//!
+//! Few listings are read for this: the parent's, and those of the snapshots that the records name as holders of
+//! streams that the parent has flagged. A damaged listing is passed over with a warning: it must not stop a backup.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,13 +23,15 @@ use crate::store::format::snapshot::{SnapshotRecord, SourceRef, StreamEntry, Str
 use crate::store::repo::catalog::{NamedStamp, StampSet};
 use crate::store::repo::{ListingLookup, Reader, Refreshed, WriteSession};
 
-/// How many snapshots are asked for streams that are flagged in the parent. Streams that only older ones have are compared with nothing.
+/// At most this many snapshots are read for streams that are flagged in the parent. Streams that only older ones hold
+/// are compared with nothing.
 const HOLDERS_MAX: usize = 8;
-/// How many of the parent's streams a new one is compared with.
+/// A stream without a predecessor is compared with at most this many of the parent's streams.
 const OLD_STREAMS_MAX: usize = 4;
-/// Blocks of stamps that are kept in memory: going through a tree comes back to those of the directories above.
+/// Number of blocks of stamps that are kept in memory. A walk of a tree comes back to the blocks of the directories
+/// above.
 const BLOCKS_KEPT: usize = 8;
-/// The fact that says how many files and directories were named, if there were several.
+/// The name of the fact that records how many files and directories were named, if there were several.
 pub(super) const ROOTS_FACT: &str = "roots";
 
 /// A listed snapshot.
@@ -36,25 +41,27 @@ type Listed = (SnapshotId, SnapshotRecord);
 pub(super) struct History<'r> {
     /// The newest one.
     pub(super) parent: Option<&'r Listed>,
-    /// What of the parent is not good.
+    /// The streams that are not good in the parent.
     parent_gaps: Gaps,
-    /// What is not good in the parent, nor in the snapshot before it.
+    /// The streams that are good neither in the parent nor in the snapshot before it.
     lasting_gaps: Gaps,
-    /// Those with the newest good states.
+    /// The snapshots that hold the newest good states.
     holders: Vec<Holder<&'r Listed>>,
-    /// The flags that were accepted in the newest of these.
+    /// The flags that were accepted in the newest of these holders.
     accepted: Vec<Flag>,
 }
 
 impl<'r> History<'r> {
-    /// By the records alone. A snapshot that is dated later than `latest_ns` counts only if there are no others: it would stay the newest one for ever.
-    /// One that is damaged in the repository, or may be, never does: what it lacks would be missing in the new one, too.
+    /// Chooses by the records alone. A snapshot with a date after `latest_ns` counts only if there is no other: it
+    /// would remain the newest for ever. A snapshot that is damaged in the repository, or may be, never counts: the
+    /// new one would inherit its gaps.
     pub(super) fn of(refreshed: &'r Refreshed, source: SourceId, latest_ns: i64) -> Self {
         let is_sound = |id: &SnapshotId| {
             let marks = refreshed.marks.get(id);
             marks.is_none_or(|marks| marks.unreadable == 0 && marks.health().is_none_or(|mark| mark.kind != MarkKind::Damaged))
         };
         let of_source = || refreshed.snapshots.iter().rev().filter(|(id, record)| record.source.id == source && is_sound(id));
+        // Snapshots are listed from the oldest to the newest.
         let in_time: Vec<&Listed> = of_source().filter(|(_, record)| record.time_ns <= latest_ns).collect();
         let newest_first = if in_time.is_empty() { of_source().collect() } else { in_time };
         let gaps = |place: usize| newest_first.get(place).map_or_else(Gaps::none, |(_, record)| Gaps::of_snapshot(record));
@@ -65,38 +72,40 @@ impl<'r> History<'r> {
             let by_mark = refreshed.marks.get(id).map(|marks| marks.accepted.as_slice()).unwrap_or_default();
             record.accepted.iter().chain(by_mark).cloned().collect()
         });
+        // A gap is lasting if two snapshots in a row have it: then the short state is probably how the source is now.
         let lasting_gaps = if newest_first.len() > 1 { gaps(0).and(&gaps(1)) } else { Gaps::none() };
         History { parent: newest_first.first().copied(), parent_gaps: gaps(0), lasting_gaps, holders, accepted }
     }
 }
 
-/// What earlier snapshots give a new one. Of the parent's streams only what is asked for is in memory, as there may be millions.
+/// What earlier snapshots give to a new one. There may be millions of streams, so entries of the parent are read when
+/// they are asked for.
 pub(super) struct Inherited {
-    /// The parent's streams.
+    /// Finds entries of the parent's listing by name.
     entries: Option<ListingLookup>,
     /// The parent's listing.
     pub(super) listing: Option<StreamRoot>,
-    /// What the files of the parent's streams looked like, if that counts.
+    /// The stamps of the parent's files; `None` if all files have to be read.
     stamps: Option<StampSet>,
-    /// Whether databases whose content was not recorded are read again.
+    /// Whether an unchanged database is read again when its content was not recorded.
     wants_content: bool,
-    /// The parent's longest streams.
+    /// The parent's longest streams, the longest first.
     longest: Vec<(Vec<u8>, StreamRoot)>,
     parent_gaps: Gaps,
     lasting_gaps: Gaps,
-    /// Whether the parent is the newest one with good streams, so that its own entries that are good are the newest good states.
+    /// Whether the parent is one of the holders: then its entries without a gap are the newest good states.
     parent_holds: bool,
-    /// Further newest good states, of other snapshots; and whether their trees may be inherited.
+    /// The newest good states that other snapshots hold, and whether their trees may be inherited.
     others: HashMap<Vec<u8>, (StreamEntry, bool)>,
-    /// How many files and directories were named at the newest good state.
+    /// How many files and directories were named for the newest holder.
     pub(super) roots: usize,
-    /// The flags that a user has accepted there.
+    /// The flags that a user has accepted in the newest holder.
     pub(super) accepted: Vec<Flag>,
     /// Whether there is any good state.
     pub(super) has_good: bool,
-    /// The newest good states, counted.
+    /// The census of the newest good states.
     pub(super) past: Past,
-    /// Bytes in all streams of the oldest snapshot that was read for its good states: often the newest one without a flag.
+    /// Bytes of all streams of the oldest holder that was read: often the newest snapshot without a flag.
     pub(super) whole_bytes: u64,
 }
 
@@ -122,6 +131,7 @@ impl Inherited {
         let comparison = engine::of(&source.kind).comparison();
         let parent_bytes = all.take_parent(session, history, comparison, monitor)?;
         if all.entries.is_some() {
+            // Stamps count only together with the snapshot for which they were taken.
             all.stamps = session.repository().on_catalog(|local| local.stamps(source.id))?.filter(|set| set.snapshot == *parent);
             all.listing = Some(record.listing);
         }
@@ -141,7 +151,7 @@ impl Inherited {
         Ok(all)
     }
 
-    /// Looks through the parent's listing. Gives the bytes of all streams.
+    /// Reads through the parent's listing once: counts it, and keeps a lookup. Returns the bytes of all streams.
     fn take_parent(&mut self, session: &WriteSession, history: &History<'_>, comparison: Comparison, monitor: &dyn Monitor) -> Result<u64> {
         let Some((parent, record)) = history.parent else { return Ok(0) };
         let holds = history.holders.iter().any(|holder| holder.snapshot.0 == *parent);
@@ -156,12 +166,14 @@ impl Inherited {
         };
         let opened = ListingLookup::open(session.reader(), &record.listing, monitor, look);
         if let Some(entries) = unless_damaged(opened, parent, monitor)? {
+            // Only now: a listing that turns out damaged half way must leave nothing behind.
             (self.entries, self.longest, self.past) = (Some(entries), longest, past);
         }
         Ok(bytes)
     }
 
-    /// Takes the newest good states out of a snapshot that is not the parent. Gives the bytes of all its streams; `None` if its listing is damaged.
+    /// Takes the newest good states from a holder that is not the parent. Returns the bytes of all its streams, or
+    /// `None` if its listing is damaged.
     fn take_other(&mut self, session: &mut WriteSession, holder: &Holder<&Listed>, monitor: &dyn Monitor) -> Result<Option<u64>> {
         let (id, record) = holder.snapshot;
         let (mut held, mut bytes) = (Vec::new(), 0_u64);
@@ -175,7 +187,8 @@ impl Inherited {
         if unless_damaged(read, id, monitor)?.is_none() {
             return Ok(None);
         }
-        // Packs that nobody has are gone, or a prune has moved what was in them. What is inherited from such a snapshot might be gone, too.
+        // If a pack of the record is unknown, it is gone or a prune has moved its chunks. Then chunks of this
+        // snapshot may be missing, so its trees are not inherited; they only serve for comparison.
         let has_all = session.repository().knows_all(record.packs.iter().map(|pack| pack.id))?;
         if has_all {
             session.inherit_from(*id, &record.source.id);
@@ -184,8 +197,8 @@ impl Inherited {
         Ok(Some(bytes))
     }
 
-    /// Drops what is known of streams that are to be read although their files look the same: all of them, as what is not read cannot be stored
-    /// anew, or those whose content is wanted and was not recorded.
+    /// Has streams read again although their files look unchanged. `all`: every stream, because only what is read can
+    /// be stored anew. `wants_content`: the databases whose content was not recorded.
     pub(super) fn have_read_again(&mut self, all: bool, wants_content: bool) {
         if all {
             self.stamps = None;
@@ -198,7 +211,7 @@ impl Inherited {
         self.entries.as_ref().map_or(Ok(None), |entries| entries.get(reader, name))
     }
 
-    /// Whether there is a good state of a stream.
+    /// Whether some snapshot has a good state of this stream.
     pub(super) fn has_good_of(&self, reader: &Reader, name: &[u8]) -> Result<bool> {
         match self.parent_holds && !self.parent_gaps.covers(name) {
             true => Ok(self.entry(reader, name)?.is_some()),
@@ -206,7 +219,7 @@ impl Inherited {
         }
     }
 
-    /// Goes through the newest good states of all streams.
+    /// Calls `look` for the newest good state of every stream.
     pub(super) fn each_good(&self, reader: &Reader, look: &mut dyn FnMut(&StreamEntry)) -> Result<()> {
         if let Some(listing) = self.listing.as_ref().filter(|_| self.parent_holds) {
             for entry in reader.entries(listing)? {
@@ -220,30 +233,33 @@ impl Inherited {
         Ok(())
     }
 
-    /// What a new stream is most like; `parent` is the parent's stream of its name, `len` its length, where that is known before it is read.
+    /// The tree that is most similar to a new stream. `parent` is the parent's stream of this name; `len` the new
+    /// length, where it is known before reading.
     pub(super) fn base(&self, name: &[u8], parent: Option<StreamRoot>, len: Option<u64>) -> Option<StreamRoot> {
         let good = self.others.get(name).filter(|(_, may_inherit)| *may_inherit).map(|(entry, _)| entry.root);
         let (Some(of_parent), Some(of_good)) = (parent, good) else { return parent.or(good) };
         let is_better = match len {
+            // The length is known: the nearer length wins.
             Some(len) => len.abs_diff(of_good.len) < len.abs_diff(of_parent.len),
-            // The output of a program that was cut short once is whole the next time; what stays short is what there is now.
+            // The length is not known. A longer good state is better than a short parent, unless the parent's parent
+            // was short too: a program whose output was cut short once usually gives all of it the next time.
             None => of_good.len > of_parent.len && !self.lasting_gaps.covers(name),
         };
         if is_better { good } else { parent }
     }
 
-    /// Where moved content of a stream is looked for: in the stream that is its base, or if there is none in the parent's longest ones.
+    /// The streams in which moved content is looked for: the base, or without one the parent's longest streams.
     pub(super) fn old_streams(&self, name: &[u8], base: Option<StreamRoot>) -> Vec<(Vec<u8>, StreamRoot)> {
         base.map_or_else(|| self.longest.clone(), |root| vec![(name.to_vec(), root)])
     }
 
-    /// What is known of the files of the parent's streams.
+    /// Answers the engine's questions for the stamps of the parent's files.
     pub(super) fn known<'a>(&'a self, session: &'a WriteSession) -> KnownStamps<'a> {
         KnownStamps { inherited: self, session, lately: Mutex::new(Vec::new()) }
     }
 }
 
-/// Keeps the longest streams, the longest one first.
+/// Adds a stream if it is among the longest; the longest comes first.
 fn offer(longest: &mut Vec<(Vec<u8>, StreamRoot)>, entry: &StreamEntry) {
     let at = longest.partition_point(|(_, root)| root.len >= entry.root.len);
     if at < OLD_STREAMS_MAX {
@@ -252,29 +268,32 @@ fn offer(longest: &mut Vec<(Vec<u8>, StreamRoot)>, entry: &StreamEntry) {
     }
 }
 
-/// How many files and directories were named for a snapshot.
+/// How many files and directories were named for this snapshot.
 fn named_roots(record: &SnapshotRecord) -> usize {
     let fact = record.facts.iter().find(|(name, _)| name == ROOTS_FACT);
     fact.and_then(|(_, number)| number.parse().ok()).unwrap_or(1)
 }
 
-/// `None` if a listing is damaged: that must not stop a backup.
+/// Turns damage of a listing into a warning and `None`: it must not stop a backup.
 fn unless_damaged<T>(read: Result<T>, id: &SnapshotId, monitor: &dyn Monitor) -> Result<Option<T>> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_damage() => {
-            monitor.warn(&format!("the earlier snapshot {} cannot be used: {error}", id.short()));
+            monitor.warn(&format!(
+                "the listing of the earlier snapshot {} is damaged, so this backup does not build on it: {error}",
+                id.short()
+            ));
             Ok(None)
         }
         Err(error) => Err(error),
     }
 }
 
-/// Stamps as they are asked for. They are hints: one that cannot be read is none.
+/// Finds stamps by name. They are hints: a stamp that cannot be read is treated as missing, and the file is read.
 pub(super) struct KnownStamps<'a> {
     inherited: &'a Inherited,
     session: &'a WriteSession,
-    /// Blocks of stamps that were read, the one used last at the end.
+    /// The blocks that were read last, the newest use at the end.
     lately: Mutex<Vec<Vec<NamedStamp>>>,
 }
 

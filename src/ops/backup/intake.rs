@@ -1,4 +1,11 @@
-//! A capture on its way into the store: stream by stream, as they come.
+//! Takes the streams of a capture one by one and stores each as it comes.
+//!
+//! For each stream this finds its base, chooses the way to store it (pages, by content, not at all), counts it for
+//! the judgement, and sorts its entry into the new listing. The source is held open only as long as needed: while
+//! that blocks writers, new chunks are set aside and stored after the capture.
+//!
+//! Guarantees: a stream that cannot be read is left to the capture to report; a failure of the repository ends the
+//! backup. Memory does not grow with the number of streams.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -14,6 +21,7 @@ use super::sorted::{Sorted, Sorter};
 use crate::engine::{self, Body, CaptureReport, CapturedStream, NamedRoot, Source, Stamp};
 use crate::error::{Error, Result};
 use crate::fs::sparse_read::NoHoles;
+use crate::ops::number::micros;
 use crate::progress::Monitor;
 use crate::recorded::TableContent;
 use crate::store::chunker::page_chunk_len;
@@ -21,28 +29,29 @@ use crate::store::format::snapshot::{SourceRef, StreamEntry, StreamRoot};
 use crate::store::format::{Malformed, record};
 use crate::store::repo::{BACKUP_LEN_MAX, ChunkWriter, FeatureKeeper, ListingCuts, Spool, WriteSession, too_much_text};
 
-/// How many lines of a program's messages are shown.
+/// At most this many lines of a program's messages are shown.
 const MESSAGES_MAX: usize = 20;
-/// Bytes of chunks that are set aside in memory while writers wait.
+/// Bytes of set-aside chunks that are kept in memory; more go to a sealed file.
 const SPOOL_MEMORY: usize = 4 << 20;
-/// Files with holes are looked through for content that has moved up to this length, bytes: what is kept for that grows with the length.
+/// Sparse files up to this length, bytes, are searched for moved content. The features kept for that grow with the
+/// length.
 const SPARSE_COMPARED_MAX: u64 = 1 << 30;
 
 /// A capture whose streams and listing are stored.
 pub(super) struct Captured {
     /// The entries, encoded, by name.
     pub(super) entries: Sorted,
-    /// The same, counted.
+    /// The census of these entries.
     pub(super) census: Census,
-    /// The listing with them.
+    /// The stored listing of these entries.
     pub(super) listing: StreamRoot,
-    /// The files and directories that were named, of a source that is made of trees.
+    /// The files and directories that were named, if the source consists of trees.
     pub(super) roots: Vec<NamedRoot>,
-    /// What the capture found out by its end, but for its stamps.
+    /// What the capture reports at its end, without the stamps.
     pub(super) report: CaptureReport,
-    /// By the names of streams, what their files looked like.
+    /// The stamps of the files, by the names of their streams.
     pub(super) stamps: Sorted,
-    /// What keeps features, with the names and roots of their streams, for after the commit.
+    /// The feature keepers, with the names and roots of their streams. They are finished after the commit.
     pub(super) keepers: Vec<(Vec<u8>, FeatureKeeper, StreamRoot)>,
     /// How long the source was held open, microseconds.
     pub(super) capture_us: u64,
@@ -53,7 +62,7 @@ pub(super) struct Captured {
 /// Captures a source and stores what it gives.
 ///
 /// # Errors
-/// What the source says, and what stops the session.
+/// The errors of the source, and failures of the session.
 pub(super) fn capture(
     session: &WriteSession,
     source: &dyn Source,
@@ -76,6 +85,7 @@ pub(super) fn capture(
     let (mut entries, mut stamps) = (Sorter::new(dir), Sorter::new(dir));
     let mut unchanged_streams = 0;
     while let Some(stream) = capture.next_stream()? {
+        // Take stamps away as they come: all of them might not fit into memory.
         put_stamps(&mut stamps, capture.take_stamps())?;
         unchanged_streams += usize::from(matches!(stream.body, Body::Unchanged));
         intake.set_aside(capture.blocks_writers())?;
@@ -86,6 +96,7 @@ pub(super) fn capture(
                 let encoded = record::encode(&entry).map_err(of_listing)?;
                 entries.put(entry.name, encoded)?;
             }
+            // The capture decides whether it can go on without this stream.
             Err(Failure::Input(error)) => capture.unreadable(error)?,
             Err(Failure::Session(error)) => return Err(error),
         }
@@ -93,7 +104,8 @@ pub(super) fn capture(
     let mut report = capture.finish()?;
     tell_messages(&report, monitor);
     put_stamps(&mut stamps, std::mem::take(&mut report.stamps))?;
-    let capture_us = started.elapsed().as_micros() as u64;
+    let capture_us = micros(started.elapsed());
+    // The source is closed now; storing what was set aside makes nobody wait.
     intake.store_set_aside()?;
     let (entries, stamps) = (entries.finish(), stamps.finish());
     let listing = intake.store_listing(&entries, &report, inherited.listing)?;
@@ -109,7 +121,7 @@ fn put_stamps(sorter: &mut Sorter, stamps: HashMap<Vec<u8>, Stamp>) -> Result<()
     stamps.into_iter().try_for_each(|(name, stamp)| sorter.put(name, stamp.0))
 }
 
-/// An encoded entry with what the tables of its database held, if the capture says that at its end.
+/// Adds the contents of tables to an encoded entry. Some captures know them only at their end.
 fn with_contents(encoded: Vec<u8>, tables: Option<&Vec<TableContent>>) -> Result<Vec<u8>> {
     let Some(tables) = tables.filter(|tables| !tables.is_empty()) else { return Ok(encoded) };
     let entry = record::decode::<StreamEntry>(&encoded).map_err(of_listing)?;
@@ -120,12 +132,12 @@ fn with_contents(encoded: Vec<u8>, tables: Option<&Vec<TableContent>>) -> Result
 struct Intake<'a> {
     make: Sinks<'a>,
     writer: ChunkWriter<'a>,
-    /// Takes the new chunks of page files while holding the capture open makes writers wait.
+    /// Takes new chunks of page files as long as the open capture blocks writers.
     spool: Option<Spool<SetAside>>,
-    /// Of the longer streams so far, with their names and roots below.
+    /// The sinks of the long streams so far; `roots` has their names and roots in the same order.
     sinks: Vec<Sink<'a>>,
     roots: Vec<(Vec<u8>, StreamRoot)>,
-    /// Whether reading the next stream may wait for long.
+    /// Whether reading the next stream may block for long.
     may_wait: bool,
 }
 
@@ -138,6 +150,7 @@ impl<'a> Intake<'a> {
         let is_unchanged = matches!(stream.body, Body::Unchanged);
         let root = match stream.body {
             Body::None => StreamRoot { len: 0, levels: 0, top: None },
+            // Not read. The parent's tree is taken over as a whole.
             Body::Unchanged => {
                 let root = old
                     .as_ref()
@@ -150,6 +163,7 @@ impl<'a> Intake<'a> {
                 let chunk_len = page_chunk_len(session.repository().config().page_chunk_len, pages.page_size());
                 let old = inherited.old_streams(&stream.name, base);
                 let sink = self.make.make(&stream.name, Some(pages.len_bytes()), Content::Pages, &old, base.as_ref())?;
+                // Nobody waits: set aside in memory only, and store at the end of this stream.
                 let own = Spool::in_memory(SPOOL_MEMORY);
                 let spool = self.spool.as_ref().unwrap_or(&own);
                 let root = pages::Job { session, chunk_len, parent: base, monitor, sink: &sink, spool, sink_number: self.sinks.len() }
@@ -173,7 +187,7 @@ impl<'a> Intake<'a> {
             if is_unchanged && meta.is_none() {
                 meta = old.meta;
             }
-            // The same bytes hold the same rows.
+            // Equal bytes hold equal rows, so the recorded contents are still right.
             if old.root == root {
                 tables = old.tables;
             }
@@ -181,7 +195,7 @@ impl<'a> Intake<'a> {
         Ok(StreamEntry { name: stream.name, kind: stream.kind, root, meta, tables })
     }
 
-    /// Stores a stream that is cut by its content; what has moved in it is looked for only if that is wanted.
+    /// Stores a stream that is cut by its content. `compared` says whether moved content is looked for.
     fn take_content(
         &mut self,
         name: &[u8],
@@ -204,13 +218,13 @@ impl<'a> Intake<'a> {
         self.roots.push((name.to_vec(), root));
     }
 
-    /// What keeps features, with the names and roots of their streams, for after the commit.
+    /// The feature keepers with the names and roots of their streams, for after the commit.
     fn into_keepers(self) -> Vec<(Vec<u8>, FeatureKeeper, StreamRoot)> {
         let kept = self.sinks.into_iter().zip(self.roots);
         kept.filter_map(|(sink, (name, root))| Some((name, sink.into_keeper()?, root))).collect()
     }
 
-    /// Whether the chunks of page files are to be set aside from now on; if not, what was set aside before is stored now.
+    /// Says whether chunks of page files are set aside from now on. If not, those that were set aside are stored now.
     fn set_aside(&mut self, wanted: bool) -> Result<()> {
         match (wanted, &self.spool) {
             (true, None) => self.spool = Some(Spool::new(self.make.session.repository().cache_dir(), SPOOL_MEMORY)?),
@@ -229,7 +243,7 @@ impl<'a> Intake<'a> {
         self.sinks.iter_mut().try_for_each(Sink::finish)
     }
 
-    /// Stores the listing of these entries and hands over everything that is still in this thread's segments.
+    /// Stores the listing of these entries, and flushes the segments of this thread.
     fn store_listing(&mut self, entries: &Sorted, report: &CaptureReport, parent: Option<StreamRoot>) -> Result<StreamRoot> {
         let session = self.make.session;
         let entries = entries.iter()?.map(|item| {
@@ -246,7 +260,7 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// Says what programs that ended well have written to their standard error.
+/// Shows the standard error of programs that ended well.
 fn tell_messages(report: &CaptureReport, monitor: &dyn Monitor) {
     let programs = report.facts.iter().filter_map(|(name, text)| Some((name.strip_suffix("messages")?.trim_end_matches('_'), text)));
     for (program, text) in programs {
@@ -257,7 +271,7 @@ fn tell_messages(report: &CaptureReport, monitor: &dyn Monitor) {
             monitor.warn(&format!("{program}: {line}"));
         }
         if lines.len() > MESSAGES_MAX {
-            monitor.warn(&format!("{program}: and {} lines more, which the snapshot has", lines.len() - MESSAGES_MAX));
+            monitor.warn(&format!("{program}: and {} more lines; `icecore show` has all of them", lines.len() - MESSAGES_MAX));
         }
     }
 }

@@ -1,19 +1,25 @@
-//! Whether a capture has everything that the newest good state of each stream has.
+//! Decides which flags a capture gets, by comparing it with the newest good state of each stream.
 //!
-//! What a user does to files is no reason for a flag, what hides or destroys databases is. So a plain file that is gone, shorter or empty is nothing
-//! by itself: logs are rotated and files are deleted every day. These are flagged:
+//! Users may do to files whatever they want; only what hides or destroys databases is flagged. So a plain file that
+//! is gone, shorter or empty is not flagged by itself: logs are rotated and files deleted every day. These are
+//! flagged:
 //!
-//! - a database that was named the last time and is not now, or a dump that is not there any more;
+//! - a database that was named the last time and is not named now, or a dump that is missing;
 //! - a database in a tree that is gone while its log or journal is still there;
-//! - a database in a tree whose directory is there and empty: a volume may not be mounted, or the directory may now be left out as a cache;
+//! - a database in a tree whose directory still exists and is empty (a volume may not be mounted), or is now left out
+//!   as a cache;
 //! - a database in a tree that has become a link or a directory;
-//! - a database or the output of a program that had bytes and is empty, or had 64 KiB and has lost more than half of them. Free pages of a database do
-//!   not count: neither is a VACUUM a loss, nor does a database that was emptied in place look full;
-//! - a file that was a database and is none;
-//! - a tree that was named and has nothing in it, or no bytes where it had some, also at its first backup; a tree that is not named any more;
-//! - all that no other flag is about, together, if it had 64 KiB and has lost more than half of them.
+//! - a database, or the output of a program, that had bytes and is empty, or had at least 64 KiB and has lost more
+//!   than half of them. Free pages of a database are not counted: then a VACUUM is not a loss, and a database that
+//!   was emptied in place does not look full;
+//! - a file that was a database and is not one any more;
+//! - a tree that has no entries, or has no bytes and had some, also at its first backup; a tree that is not named any
+//!   more;
+//! - all streams without a flag, taken together, if they had at least 64 KiB and have lost more than half of them.
 //!
-//! What a user has accepted in the newest good state does not become a flag again as long as it stays as it is.
+//! A flag that a user has accepted in the newest good state is not raised again as long as the state stays the same.
+//! The judgement relies on counts ([`Census`], `Past`): the listings are read again only if something seems to be
+//! missing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -31,31 +37,31 @@ use crate::store::format::record;
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
 use crate::store::repo::Reader;
 
-/// What had at least this many bytes is flagged if it loses more than half of them.
+/// Streams that had at least this many bytes are flagged if they lose more than half of them.
 const SHRUNK_FROM: u64 = 64 << 10;
-/// The most flags of one snapshot. Beyond that directories stand for what is in them.
+/// Most flags of one snapshot. If there are more, directories stand for the streams in them.
 const FLAGS_MAX: usize = 100;
 
-/// What is to be said of a capture.
+/// The flags of a capture.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     pub(super) flags: Vec<Flag>,
-    /// What a user has accepted before.
+    /// What would be flags, but a user has accepted them before.
     pub(super) accepted: Vec<Flag>,
 }
 
 impl Verdict {
-    /// The record with what is to be said of it, before what is known of it already.
+    /// Puts the flags into the record, before those that it has already.
     pub(super) fn on(mut self, draft: SnapshotRecord) -> SnapshotRecord {
         self.flags.extend(draft.flags);
         SnapshotRecord { flags: self.flags, accepted: self.accepted, ..draft }
     }
 }
 
-/// Judges a capture by what its source reports, its streams and the last good state.
+/// Judges a capture by the flags that its source reports, its streams, and the newest good state.
 ///
 /// # Errors
-/// As reading the listing of the parent, and the new entries, again.
+/// As for reading the parent's listing and the new entries again.
 pub(super) fn judge(captured: &Captured, last: &Inherited, reader: &Reader) -> Result<Verdict> {
     let Captured { census, entries, roots, .. } = captured;
     let flags = once(&captured.report.flags);
@@ -74,20 +80,23 @@ pub(super) fn judge(captured: &Captured, last: &Inherited, reader: &Reader) -> R
         Comparison::Programs => case.programs(),
     }
     case.whole(entries)?;
+    // The source's own flags stay in front and in their order.
     case.flags.get_mut(reported..).unwrap_or_default().sort_by(|a, b| a.stream.cmp(&b.stream));
     let was_accepted = |flag: &Flag| flag.stream.is_some() && last.accepted.iter().any(|old| is_same(old, flag));
     let (accepted, flags) = case.flags.into_iter().partition(was_accepted);
     Ok(Verdict { flags: bounded(flags), accepted: bounded(accepted) })
 }
 
-/// One stream may show in several ways that it is damaged: the last one, that of its structure, says it best.
+/// Drops all but the last `damaged` flag of a stream. A stream may show in several ways that it is damaged; the last
+/// flag, of its structure, says it best.
 fn once(flags: &[Flag]) -> Vec<Flag> {
     let is_said_later = |flag: &Flag, rest: &[Flag]| rest.iter().any(|other| other.code == flag.code && other.stream == flag.stream);
     let with_rest = flags.iter().enumerate().map(|(at, flag)| (flag, flags.get(at + 1..).unwrap_or_default()));
     with_rest.filter(|(flag, rest)| flag.code != "damaged" || !is_said_later(flag, rest)).map(|(flag, _)| flag.clone()).collect()
 }
 
-/// Whether what was accepted is as it was. Damage is if nothing more is damaged.
+/// Whether an accepted flag covers a new one. For damage the details must be equal too: otherwise more may be damaged
+/// now.
 fn is_same(old: &Flag, new: &Flag) -> bool {
     old.code == new.code && old.stream == new.stream && (new.code != "damaged" || old.detail == new.detail)
 }
@@ -105,25 +114,26 @@ struct Case<'a> {
     now: &'a Census,
     last: &'a Inherited,
     reader: &'a Reader,
-    /// What the flags so far are about.
+    /// The streams that are covered by the flags as of the last [`Case::settle`].
     gaps: Gaps,
     flags: Vec<Flag>,
     left_out: LeftOut,
 }
 
 impl Case<'_> {
+    /// Adds a flag, unless an earlier step has flagged this stream or a directory above it.
     fn flag(&mut self, code: &str, stream: &[u8], detail: String) {
         if !self.gaps.covers(stream) {
             self.flags.push(Flag::new(code, detail).about(stream));
         }
     }
 
-    /// Makes the flags so far count.
+    /// Ends a step: from now on its flags cover their streams. Within a step a stream can get several flags.
     fn settle(&mut self) {
         self.gaps = Gaps::of(&self.flags);
     }
 
-    /// Databases that are there, and less than they were.
+    /// Databases that are still there and have become less.
     fn databases(&mut self) {
         let (last, census) = (self.last, self.now);
         for old in &last.past.databases {
@@ -137,9 +147,9 @@ impl Case<'_> {
                 EntryKind::Sqlite(_) if has_shrunk(before, after) => {
                     self.flag("shrunk", &old.name, format!("{name} has {after} bytes in use; it had {before}"));
                 }
-                EntryKind::File => self.flag("not-a-database", &old.name, format!("{name} was a database, and is none any more")),
+                EntryKind::File => self.flag("not-a-database", &old.name, format!("{name} was a database, and is not one any more")),
                 EntryKind::Symlink(_) => {
-                    let text = "was a database, and is a symbolic link now: what that points to is in no snapshot under this name";
+                    let text = "was a database, and is a symbolic link now: no snapshot has the file that it points to under this name";
                     self.flag("missing", &old.name, format!("{name} {text}"));
                 }
                 EntryKind::Directory => self.flag("missing", &old.name, format!("{name} was a database, and is a directory now")),
@@ -149,7 +159,7 @@ impl Case<'_> {
         self.settle();
     }
 
-    /// Of databases that are named one by one: those that are not named any more.
+    /// For databases that are named one by one: those that are not named any more.
     fn not_named(&mut self) {
         let last = self.last;
         for old in &last.past.databases {
@@ -160,7 +170,7 @@ impl Case<'_> {
         self.settle();
     }
 
-    /// Databases in trees that are not there, for another reason than that a user has deleted them.
+    /// Databases that are gone from trees, when something says that the user has not just deleted them.
     fn lost_in_trees(&mut self) {
         let (last, census) = (self.last, self.now);
         let mut lost: BTreeMap<Vec<u8>, String> = BTreeMap::new();
@@ -168,12 +178,16 @@ impl Case<'_> {
             if census.get(&old.name).is_some() {
                 continue;
             }
+            // SQLite removes the log and the journal with the database; somebody who moves a database takes them
+            // along.
             let beside = SIDES.into_iter().find(|side| census.get(&[&old.name, side.as_bytes()].concat()).is_some());
             if let Some(side) = beside {
                 let name = shown(&old.name);
                 lost.insert(old.name.clone(), format!("{name} is gone, while {name}{side} is still there"));
                 continue;
             }
+            // The nearest directory that still exists. If it is empty, a volume may be missing; a flag on it stands
+            // for all its databases.
             let still_there = above(&old.name).find(|dir| census.get(dir).is_some_and(|entry| entry.kind == EntryKind::Directory));
             if let Some(dir) = still_there.filter(|dir| !census.is_full(dir)) {
                 let (name, old) = (shown(dir), shown(&old.name));
@@ -188,13 +202,14 @@ impl Case<'_> {
         self.settle();
     }
 
-    /// Trees that were named: those with nothing in them, and those that are not named any more.
+    /// The named trees: those with nothing in them, and those that are not named any more.
     fn roots(&mut self, roots: &[NamedRoot]) -> Result<()> {
         let (last, census) = (self.last, self.now);
+        // Only trees without bytes are suspect. Only for these the old listing is read.
         let is_suspect = |root: &&NamedRoot| census.tree(&root.prefix).bytes == 0;
         let mut before: HashMap<Vec<u8>, Sum> = roots.iter().filter(is_suspect).map(|root| (root.prefix.clone(), Sum::default())).collect();
         if !before.is_empty() {
-            // All trees, as one may be within another one's prefix.
+            // Count all trees, not only the suspect ones: one tree may lie within another one's prefix.
             before.extend(roots.iter().map(|root| (root.prefix.clone(), Sum::default())));
             last.each_good(self.reader, &mut |entry| add_to_tree(&mut before, entry))?;
         }
@@ -216,6 +231,7 @@ impl Case<'_> {
                 );
             }
         }
+        // With several trees the first part of each name is that of its tree. A single tree has no such part.
         if last.roots > 1 {
             let mut named: BTreeSet<&[u8]> = roots.iter().map(|root| first_part(&root.prefix)).collect();
             named.extend(roots.iter().filter_map(|root| Some(last_part(&root.path)?.as_encoded_bytes())));
@@ -227,7 +243,8 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Output of programs. The files of a dump count as one, and as the same whether it is an archive or a directory: one table may well be emptied.
+    /// The outputs of programs. The files of one dump are counted together, whether it is an archive or a directory:
+    /// one table may well be emptied.
     fn programs(&mut self) {
         let (last, census) = (self.last, self.now);
         for (name, before) in &last.past.outputs {
@@ -245,10 +262,11 @@ impl Case<'_> {
         self.settle();
     }
 
-    /// Everything that no flag is about, taken together.
+    /// All streams without a flag, taken together.
     fn whole(&mut self, entries: &Sorted) -> Result<()> {
-        // The newest good states come from several snapshots, and no single one may have had them all. So one whole snapshot is compared as well:
-        // otherwise a file that only a flagged snapshot had is missed for ever.
+        // The newest good states come from several snapshots, and perhaps no single snapshot had all of them. So the
+        // sum is also compared with one whole snapshot. Otherwise a file that only a flagged snapshot had would be
+        // missed for ever.
         if !has_shrunk(self.last.whole_bytes, self.now.bytes) {
             return Ok(());
         }
@@ -271,7 +289,8 @@ fn last_part(path: &Path) -> Option<&std::ffi::OsStr> {
     path.file_name()
 }
 
-/// At most [`FLAGS_MAX`]: as long as there are more, the directories of the deepest streams stand for them. That says more than is wrong, never less.
+/// Reduces flags to [`FLAGS_MAX`]: as long as there are more, the directories of the deepest streams stand for these.
+/// That may cover more than is wrong, never less.
 fn bounded(mut flags: Vec<Flag>) -> Vec<Flag> {
     let depth = |flag: &Flag| flag.stream.as_ref().map_or(0, |stream| 1 + stream.iter().filter(|byte| **byte == b'/').count());
     while flags.len() > FLAGS_MAX {
@@ -290,6 +309,7 @@ fn bounded(mut flags: Vec<Flag>) -> Vec<Flag> {
             more => Flag { detail: format!("{}; and {} more", flag.detail, more - 1), ..flag },
         };
         flags = merged.into_values().map(one).collect();
+        // Nothing is left to merge into: all flags are about the whole snapshot.
         if deepest == 0 {
             break;
         }

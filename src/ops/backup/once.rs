@@ -1,7 +1,10 @@
-//! Captures with effects: a backup that starts over takes what the first one gave.
+//! Runs a capture with effects only once, also when the backup has to start again.
 //!
-//! A command may answer otherwise when it runs again, or do its work twice. So what it writes is kept until the commit, sealed and without a name, as far as there is
-//! room; a longer output is not kept, and then the backup fails where others start over. The next one knows what is damaged.
+//!
+//! A command may write something else when it runs again, or do its work twice. So its output is recorded until the
+//! commit, sealed in a file without a name, as far as there is room; a second attempt replays it. An output that is
+//! too long is not recorded. Then the backup fails instead of starting again; the damage that it has found is known
+//! to the next one.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,11 +16,11 @@ use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta};
 use crate::store::repo::{Held, Spool};
 
-/// Bytes of output that are kept in memory.
+/// Bytes of output that are recorded in memory.
 const MEMORY: usize = 4 << 20;
-/// The most bytes of output that are kept in the file.
+/// Most bytes of output that are recorded in the file.
 const FILE_MAX: u64 = 1 << 30;
-/// The share, one in so many, of the free room that the file may take.
+/// The file takes at most one in this many bytes of the free space.
 const FREE_SHARE: u64 = 4;
 
 /// A source that is captured once if it has effects.
@@ -27,16 +30,16 @@ pub(super) struct Once<'s> {
     kept: Mutex<Kept>,
 }
 
-/// What is left of the first capture.
+/// What was recorded of the first capture.
 enum Kept {
-    /// There was none.
+    /// Nothing has been captured yet.
     NotYet,
     Whole(Arc<Recording>),
-    /// It is not whole, or it was too long.
+    /// It has run, and the recording is incomplete or was too long.
     Gone,
 }
 
-/// All that a capture gave.
+/// Everything that a capture gave.
 struct Recording {
     streams: Vec<Recorded>,
     report: CaptureReport,
@@ -49,7 +52,7 @@ struct Recorded {
     tape: Option<Arc<Tape>>,
 }
 
-/// The bytes of one stream.
+/// The recorded bytes of one stream; `None` when they were too long or there was no place for them.
 #[derive(Default)]
 struct Tape(Mutex<Option<Spooled>>);
 
@@ -59,8 +62,9 @@ struct Spooled {
 }
 
 impl Tape {
-    /// One for a new stream; it holds nothing if there is no place for it.
+    /// A tape for a new stream. It records nothing if there is no place for it.
     fn new(dir: &Path) -> Self {
+        // A recording must not fill the disk on which others depend.
         let free = rustix::fs::statvfs(dir).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
         let spool = Spool::new(dir, MEMORY).ok().map(|spool| spool.with_file_max(FILE_MAX.min(free / FREE_SHARE)));
         Tape(Mutex::new(spool.map(|spool| Spooled { spool, pieces: Vec::new() })))
@@ -70,7 +74,7 @@ impl Tape {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds bytes; without room for them all are dropped.
+    /// Records bytes. If there is no room for them, everything recorded so far is dropped: half an output is useless.
     fn put(&self, bytes: &[u8]) {
         let mut spooled = self.lock();
         if spooled.as_ref().is_some_and(|spooled| !spooled.spool.put((), bytes).unwrap_or(false)) {
@@ -78,7 +82,7 @@ impl Tape {
         }
     }
 
-    /// Whether it has all; nothing is added any more.
+    /// Ends the recording. Returns whether it is complete.
     fn close(&self) -> bool {
         let mut spooled = self.lock();
         spooled.iter_mut().for_each(|spooled| spooled.pieces = spooled.spool.take_all().into_iter().map(|((), held)| held).collect());
@@ -93,7 +97,7 @@ impl Tape {
 }
 
 impl<'s> Once<'s> {
-    /// What is kept lies in `dir`, without a name.
+    /// Wraps a source. Recordings go to a file without a name in `dir`.
     pub(super) fn new(source: &'s dyn Source, dir: &'s Path) -> Self {
         Once { source, dir, kept: Mutex::new(Kept::NotYet) }
     }
@@ -120,7 +124,7 @@ impl Source for Once<'_> {
         if !self.source.runs_once() {
             return self.source.capture(known, monitor);
         }
-        // Until this one is through it may be the only one.
+        // Until this capture has ended there is nothing to replay.
         let kept = std::mem::replace(&mut *self.kept(), Kept::Gone);
         match kept {
             Kept::NotYet => {
@@ -132,20 +136,20 @@ impl Source for Once<'_> {
                 Ok(Box::new(Replay { recording, next: 0 }))
             }
             Kept::Gone => {
-                let detail = "it has run and does not run twice for one snapshot, and its output was too long to be kept for another try, so there is \
-                              no snapshot; what is damaged in the repository is known now: run the backup again";
+                let detail = "the command has run once and does not run twice for one snapshot; its output was too long to keep for another \
+                              try, so no snapshot was made; the damage in the repository is known now: run the backup again";
                 Err(Error::source(PathBuf::from(self.source.identity().label), detail))
             }
         }
     }
 }
 
-/// Keeps what passes by.
+/// Passes a capture through and records it.
 struct Recorder<'a> {
     once: &'a Once<'a>,
     inner: Box<dyn Capture + 'a>,
     streams: Vec<Recorded>,
-    /// Whether all can be given again.
+    /// Whether everything can be replayed.
     is_whole: bool,
 }
 
@@ -169,6 +173,7 @@ impl Capture for Recorder<'_> {
             }
             Body::None => Body::None,
             other => {
+                // Pages and sparse files are not recorded: sources with effects do not have any.
                 self.is_whole = false;
                 other
             }
@@ -192,6 +197,7 @@ impl Capture for Recorder<'_> {
 
     fn finish(self: Box<Self>) -> Result<CaptureReport> {
         let report = self.inner.finish()?;
+        // Only a complete recording may replace the capture.
         if self.is_whole && self.streams.iter().all(|stream| stream.tape.as_ref().is_none_or(|tape| tape.close())) {
             *self.once.kept() = Kept::Whole(Arc::new(Recording { streams: self.streams, report: report.clone() }));
         }
@@ -199,7 +205,7 @@ impl Capture for Recorder<'_> {
     }
 }
 
-/// An input whose bytes are kept.
+/// An input whose bytes are recorded as they are read.
 struct Taped {
     input: Box<dyn Read + Send>,
     tape: Arc<Tape>,
@@ -213,7 +219,7 @@ impl Read for Taped {
     }
 }
 
-/// Gives again what was kept.
+/// Replays a recording.
 struct Replay {
     recording: Arc<Recording>,
     next: usize,
@@ -250,6 +256,7 @@ impl Capture for Replay {
     }
 }
 
+/// Reads a tape from its start.
 struct Played {
     tape: Arc<Tape>,
     next: usize,

@@ -1,4 +1,12 @@
-//! Page files: read, hashed and stored by several threads at once, each on its own part.
+//! Stores page files (databases): several threads read, hash and store parts of one file at once.
+//!
+//! The delta base of a changed chunk is the chunk at the same place of the parent. A chunk that the parent has
+//! unchanged at its place is taken over without being looked up in the catalog. Chunks that have changed can be set
+//! aside in a spool and stored later ([`store_set_aside`]): that keeps the read transaction short, and neighbours
+//! that stand on the same frames are stored together.
+//!
+//! Relies on [`PageRead::read_at`], which can be called by several threads at once and gives the same bytes for the
+//! same place.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -9,14 +17,16 @@ use super::sink::Sink;
 use crate::engine::PageRead;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
+use crate::ops::number::{in_memory, index, wide, within_chunk};
 use crate::progress::Monitor;
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{ChunkWriter, NewChunk, Reference, Spool, TreeCursor, WriteSession};
 
-/// Bytes that a thread reads at once.
+/// Bytes that a thread reads at once, rounded down to whole chunks.
 const UNIT_BYTES: u64 = 1 << 20;
 
-/// Bytes of chunks that were set aside and are stored together: a frame that several of them stand on is decoded once for all.
+/// Bytes of set-aside chunks that are stored together. A frame on which several of them stand is decoded once for all
+/// of them.
 const SET_ASIDE_WINDOW_LEN: usize = 8 << 20;
 
 /// One page file to be stored.
@@ -27,25 +37,26 @@ pub(super) struct Job<'a> {
     pub(super) parent: Option<StreamRoot>,
     pub(super) monitor: &'a dyn Monitor,
     pub(super) sink: &'a Sink<'a>,
-    /// Takes new chunks instead of the sink, for later; one without a file only those that stand in the place of another.
+    /// Takes new chunks instead of the sink, to be stored later. A spool without a file takes only chunks that have a
+    /// predecessor.
     pub(super) spool: &'a Spool<SetAside>,
-    /// The number of the sink.
+    /// The number of this stream's sink, by which [`store_set_aside`] finds it again.
     pub(super) sink_number: usize,
 }
 
 /// A chunk that was set aside until all of its stream has been read.
 pub(super) struct SetAside {
-    /// Where it lies in its stream, bytes.
+    /// Its offset in its stream, bytes.
     pub(super) place: u64,
     /// Its id.
     pub(super) id: ChunkId,
-    /// What stood in its place in the parent.
+    /// The chunk at the same place of the parent.
     pub(super) predecessor: Option<ChunkId>,
     /// The number of its stream's sink.
     pub(super) sink: usize,
 }
 
-/// What the threads share.
+/// What the threads that store one file share.
 struct Work<'a> {
     next_unit: AtomicU64,
     units: u64,
@@ -56,10 +67,10 @@ struct Work<'a> {
 }
 
 impl Job<'_> {
-    /// Stores the file and gives its root.
+    /// Stores the file and returns its root.
     ///
     /// # Errors
-    /// [`Failure::Input`] with what [`PageRead::read_at`] says.
+    /// [`Failure::Input`] with the error of [`PageRead::read_at`]; [`Failure::Session`] for everything else.
     pub(super) fn store(&self, pages: &dyn PageRead) -> Result<StreamRoot, Failure> {
         let chunk_len = u64::from(self.chunk_len);
         let unit_len = (UNIT_BYTES / chunk_len).max(1) * chunk_len;
@@ -71,7 +82,8 @@ impl Job<'_> {
             predecessors: Mutex::new(TreeCursor::new(self.session.reader(), self.parent)),
             collector: Collector::new(self.session, self.parent)?,
         };
-        let threads = (self.session.repository().threads() as u64).min(work.units);
+        // No more threads than units: a small file would only start idle ones.
+        let threads = wide(self.session.repository().threads()).min(work.units);
         let results = std::thread::scope(|scope| {
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.run(pages, &work))).collect();
             handles
@@ -91,7 +103,8 @@ impl Job<'_> {
         if result.is_err() {
             work.stop.store(true, Ordering::Relaxed);
         }
-        // Also after a failure: what was put counts as stored.
+        // Flush after a failure, too: the session counts every chunk that was put as stored, and a later stream may
+        // refer to it.
         let flushed = writer.flush();
         result.and(flushed.map_err(Failure::Session))
     }
@@ -99,6 +112,8 @@ impl Job<'_> {
     fn run_units(&self, pages: &dyn PageRead, work: &Work<'_>, writer: &mut ChunkWriter<'_>) -> Result<(), Failure> {
         let mut buffer = Vec::new();
         loop {
+            // Each thread takes the next unit, so a slow part of the file does not hold the others up. Only the
+            // number must be unique; no other data depends on it, hence `Relaxed`.
             let unit = work.next_unit.fetch_add(1, Ordering::Relaxed);
             if unit >= work.units || work.stop.load(Ordering::Relaxed) {
                 return Ok(());
@@ -109,7 +124,7 @@ impl Job<'_> {
             self.session.check()?;
             let offset = unit * work.unit_len;
             let len = work.unit_len.min(pages.len_bytes() - offset);
-            buffer.resize(len as usize, 0);
+            buffer.resize(in_memory(len), 0);
             pages.read_at(offset, &mut buffer).map_err(Failure::Input)?;
             self.session.count_read(len);
             let predecessors = self.predecessors(work, offset, len)?;
@@ -117,15 +132,17 @@ impl Job<'_> {
             let mut chunks = Vec::with_capacity(predecessors.len());
             let mut changed = Vec::new();
             let mut place = offset;
-            for (plain, predecessor) in buffer.chunks(self.chunk_len as usize).zip(predecessors) {
+            for (plain, predecessor) in buffer.chunks(index(self.chunk_len)).zip(predecessors) {
                 let id = keys.chunk_id(plain);
+                // Unchanged since the parent: no lookup and no copy. A sink that keeps features must see such chunks,
+                // too.
                 let inherited = self.session.inherits(predecessor, &id)?;
                 self.sink.keep(place, plain, inherited);
                 if !inherited && !self.set_aside(writer, place, id, plain, predecessor)? {
                     changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] }));
                 }
-                chunks.push((id, plain.len() as u32, 1));
-                place += plain.len() as u64;
+                chunks.push((id, within_chunk(wide(plain.len())), 1));
+                place += wide(plain.len());
             }
             self.sink.store(std::slice::from_mut(writer), changed)?;
             work.collector.put(unit, chunks)?;
@@ -133,16 +150,20 @@ impl Job<'_> {
         }
     }
 
-    /// Sets a chunk aside, if that is what is done and there is room; whether it needs to be stored no more for now.
+    /// Sets a chunk aside, if this stream sets chunks aside and there is room. Returns whether the chunk is dealt
+    /// with for now.
     fn set_aside(&self, writer: &ChunkWriter<'_>, place: u64, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<bool> {
+        // The spool in memory only serves to store neighbours with common bases together. A chunk without a base
+        // gains nothing.
         if !self.spool.has_file() && predecessor.is_none() {
             return Ok(false);
         }
+        // A chunk that is stored already needs no room in the spool.
         Ok(writer.find(&id)? || self.spool.put(SetAside { place, id, predecessor, sink: self.sink_number }, plain)?)
     }
 
-    /// The chunks that stand in the place of these bytes in the parent. The parent may have been cut at other lengths; then its chunk at this
-    /// number is as good a guess as any.
+    /// The parent's chunks at the places of these bytes. The parent may have been cut at other lengths; then its
+    /// chunk of the same number is as good a guess as any other.
     fn predecessors(&self, work: &Work<'_>, offset: u64, len: u64) -> Result<Vec<Option<ChunkId>>> {
         let chunk_len = u64::from(self.chunk_len);
         let mut cursor = work.predecessors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,19 +172,20 @@ impl Job<'_> {
     }
 }
 
-/// Stores what was set aside.
+/// Stores the chunks that were set aside, with several threads, in the order of their streams and places.
 pub(super) fn store_set_aside(session: &WriteSession, spool: &Spool<SetAside>, sinks: &[Sink<'_>], monitor: &dyn Monitor) -> Result<()> {
     let mut chunks = spool.take_all();
     if chunks.is_empty() {
         return Ok(());
     }
-    // The threads that read have put them out of order; neighbours are often made of the same.
+    // The reading threads put them in any order. Neighbours often stand on the same frames, so sort them back.
     chunks.sort_by_key(|(chunk, _)| (chunk.sink, chunk.place));
     let mut writers = (0..session.repository().threads()).map(|_| session.writer()).collect::<Result<Vec<_>>>()?;
     let mut window = Vec::new();
     let mut window_bytes = 0;
     for (chunk, held) in chunks {
         let plain = spool.read(held)?;
+        // Memory is bounded by the window, whatever the size of the spool.
         if window_bytes + plain.len() > SET_ASIDE_WINDOW_LEN {
             store_window(&mut writers, sinks, &std::mem::take(&mut window), monitor)?;
             window_bytes = 0;

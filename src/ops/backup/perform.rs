@@ -1,4 +1,8 @@
-//! Backups as users have them done: told to the journal.
+//! Backup as an operation: makes the source, takes the snapshot, gives a report, and writes an entry into the
+//! journal, also when it fails.
+//!
+//! [`perform_all`] captures all databases of a server one after the other. One that fails does not stop the next
+//! ones.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -11,19 +15,20 @@ use crate::id::SnapshotId;
 use crate::ops::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation, Outcome};
 use crate::ops::journaled::{Report, Story, Work};
 use crate::ops::json;
+use crate::ops::number::{micros, wide};
 use crate::ops::text::{bytes, count};
 use crate::recorded::{Flag, SourceKind};
 
-/// What is recorded with a snapshot.
+/// What the user wants to be recorded with a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// The time in place of now, nanoseconds since 1970 UTC: for imports of history.
+    /// The time to record instead of now, nanoseconds since 1970 UTC: for imports of history.
     pub time_ns: Option<i64>,
-    /// The machine in place of this one.
+    /// The machine to record instead of this one.
     pub host: Option<String>,
     /// Words of the user's choice.
     pub tags: Vec<String>,
-    /// Names the source in place of what it derives from host and paths.
+    /// The name of the source, instead of the identity derived from host and paths.
     pub source: Option<String>,
     /// Read all files, also those that look unchanged.
     pub read_all: bool,
@@ -52,30 +57,30 @@ pub struct Taken {
     pub key_derivation_us: u64,
     /// How many streams it has.
     pub streams: u64,
-    /// Of these taken over without reading.
+    /// How many of these were taken over without being read.
     pub unchanged_streams: u64,
-    /// Bytes of its streams.
+    /// Bytes of all its streams.
     pub logical_bytes: u64,
     /// Bytes that were read and hashed.
     pub read_bytes: u64,
-    /// Chunks that were not there before.
+    /// Chunks that the repository did not have before.
     pub new_chunks: u64,
     /// Their plain bytes.
     pub new_bytes: u64,
     /// Bytes of the packs that were written.
     pub stored_bytes: u64,
-    /// Why it, or a stream of it, does not count as good.
+    /// Why the snapshot, or a stream of it, does not count as good.
     #[serde(serialize_with = "json::flags")]
     pub flags: Vec<Flag>,
-    /// What would be a flag, but was so in the last good snapshot, where a user accepted it.
+    /// What would be flags, but was the same in the last good snapshot, where a user accepted it.
     #[serde(serialize_with = "json::flags")]
     pub accepted: Vec<Flag>,
-    /// What could not be read; the snapshot has the rest.
+    /// Streams that could not be read, as messages. The snapshot has all others.
     pub skipped: Vec<String>,
-    /// What was left out because it was wanted so.
+    /// What was left out on purpose.
     #[serde(serialize_with = "left_out")]
     pub left_out: LeftOut,
-    /// Chunks that were stored anew, as their stored copies were damaged or gone.
+    /// Chunks that were stored anew because their stored copies were damaged or gone.
     pub healed_chunks: u64,
 }
 
@@ -101,7 +106,7 @@ impl Taken {
             capture_us: report.capture_us,
             key_derivation_us,
             streams: record.entries,
-            unchanged_streams: report.unchanged_streams as u64,
+            unchanged_streams: wide(report.unchanged_streams),
             logical_bytes: record.logical_bytes,
             read_bytes: record.stats.read_bytes,
             new_chunks: record.stats.new_chunks,
@@ -115,14 +120,14 @@ impl Taken {
         }
     }
 
-    /// What is not as it should be, for people. What is flagged is not said again as skipped.
+    /// The flags and skipped streams as messages. A stream that is flagged is not repeated as skipped.
     pub fn wrong(&self) -> impl Iterator<Item = String> {
         let flagged = self.flags.iter().map(|flag| format!("flagged {}: {}", flag.code, flag.detail));
         let skipped = self.skipped.iter().filter(|line| self.flags.iter().all(|flag| flag.detail != **line));
         flagged.chain(skipped.map(|line| format!("skipped {}", line.replacen(": skipped: ", ": ", 1))))
     }
 
-    /// What follows the label in the journal.
+    /// The text that follows the label in the journal.
     fn summary(&self) -> String {
         let (logical, stored) = (bytes(self.logical_bytes), bytes(self.stored_bytes));
         let mut text = format!(": {logical} in {}, stored {stored}", count(self.streams, "stream"));
@@ -137,10 +142,11 @@ impl Report for Taken {
     }
 }
 
-/// Makes a source, captures it, and tells the journal; a source that cannot be had is told, too, as `kind` and `given` name it.
+/// Makes a source, captures it, and writes a journal entry. `kind` and `given` name the source in the entry if `make`
+/// fails.
 ///
 /// # Errors
-/// What `make` gives; as of [`backup`].
+/// The errors of `make` and of [`backup`].
 pub fn perform(
     work: &Work<'_>,
     (kind, given): (&SourceKind, &str),
@@ -153,10 +159,10 @@ pub fn perform(
     })
 }
 
-/// The same with a source that is there already.
+/// Like [`perform`], with a source that exists already.
 ///
 /// # Errors
-/// As of [`backup`].
+/// The errors of [`backup`].
 pub fn perform_on(work: &Work<'_>, source: &dyn Source, recorded: &Recorded) -> Result<Taken> {
     let identity = source.identity();
     work.journaled(Operation::Backup, |story| {
@@ -165,7 +171,7 @@ pub fn perform_on(work: &Work<'_>, source: &dyn Source, recorded: &Recorded) -> 
     })
 }
 
-/// What the journal calls the source, before it is known whether there is one.
+/// Names the source in the journal entry, before it is known whether it exists.
 fn name_source(story: &mut Story, kind: &SourceKind, recorded: &Recorded, given: &str) {
     story.detail = recorded.source.as_deref().unwrap_or(given).to_owned();
     let host = recorded.host.as_deref().unwrap_or_default();
@@ -185,11 +191,12 @@ fn take(work: &Work<'_>, source: &dyn Source, recorded: &Recorded, story: &mut S
         source: recorded.source.clone(),
         read_all: recorded.read_all,
     };
+    // Before the backup, so that the entry of a failed one names its source.
     story.source = Some(source_of(source, &options).id);
     let report = backup(work.repo, source, &options, work.monitor)?;
     work.repo.warn_of_healed(work.monitor);
     story.snapshots.push(report.id);
-    let taken = Taken::of(report, work.repo.key_derivation().as_micros() as u64);
+    let taken = Taken::of(report, micros(work.repo.key_derivation()));
     story.detail.push_str(&taken.summary());
     Ok(taken)
 }
@@ -197,13 +204,13 @@ fn take(work: &Work<'_>, source: &dyn Source, recorded: &Recorded, story: &mut S
 /// The snapshots of all databases of a server.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AllTaken {
-    /// What all of them have.
+    /// The tag that all of them have.
     pub tag: String,
-    /// One of each database.
+    /// The snapshots, one of each database.
     pub snapshots: Vec<Taken>,
-    /// Databases without one.
+    /// Databases whose capture failed.
     pub failed: Vec<FailedDatabase>,
-    /// Databases that cannot be captured, or make no sense to capture.
+    /// Databases that were not tried, because they cannot be captured or should not.
     pub passed_over: Vec<PassedOver>,
 }
 
@@ -235,22 +242,24 @@ impl Report for AllTaken {
     }
 }
 
-/// The databases of a server. In the journal only if it does not say.
+/// The list of databases is not an operation of its own: it gets a journal entry only if it fails.
 impl Report for Databases {
     fn outcome(&self) -> Outcome {
         Outcome::Done
     }
 }
 
-/// Captures one database of a server after the other, each with an entry in the journal and all with one tag; one that fails does not stop those after it. The
-/// name of a source in `recorded` does not count.
+/// Captures all databases of a server, one after the other, each with its own journal entry and all with one tag. A
+/// database that fails does not stop the others. The name of a source in `recorded` is ignored.
 ///
 /// # Errors
-/// What `server` gives if it cannot be asked; what would stop the others, too: all but failures with exit code 1.
+/// The error of `server` if it cannot list its databases. An error of a single database only if it would stop the
+/// others, too: any with an exit code other than 1.
 pub fn perform_all(work: &Work<'_>, server: &dyn Server, recorded: &Recorded) -> Result<AllTaken> {
     let Databases { names, passed_over } = work.journaled(Operation::Backup, |story| {
         story.detail = format!("all databases, from {}", server.label());
         let databases = server.databases()?;
+        // The list succeeded; each database gets its own entry.
         story.untold = true;
         Ok(databases)
     })?;
@@ -260,6 +269,7 @@ pub fn perform_all(work: &Work<'_>, server: &dyn Server, recorded: &Recorded) ->
     }
     let tag = format!("all-databases-{}", json::utc_text(work.worker.now_ns()));
     let tags = recorded.tags.iter().cloned().chain([tag.clone()]).collect();
+    // One name for several databases would make them one source.
     let recorded = Recorded { tags, source: None, ..recorded.clone() };
     let mut all = AllTaken { tag, snapshots: Vec::new(), failed: Vec::new(), passed_over };
     for database in names {

@@ -1,14 +1,18 @@
-//! Where the chunks of one stream go.
+//! Stores the chunks of one stream and keeps their features for the next backup.
+//!
+//! A sink hides whether moved content is looked for ([`Moved`]) and whether features are kept. Both are optional:
+//! without a kept parent, for short streams, or without a place for features they are left out.
 
 use super::moved::{Content, Moved, OldStream};
 use crate::error::Result;
 use crate::id::SourceId;
+use crate::ops::number::{in_memory, wide};
 use crate::progress::Monitor;
 use crate::store::codec::similarity::{Features, PIECE_LEN, Sampler};
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{ChunkWriter, FeatureKeeper, NewChunk, WriteSession};
 
-/// Stores the chunks of one stream, looks for those that have moved, and keeps the features for the next backup to do the same.
+/// The way of the chunks of one stream into the store.
 pub(super) struct Sink<'a> {
     moved: Option<Moved<'a>>,
     keeper: Option<(FeatureKeeper, Sampler)>,
@@ -23,8 +27,8 @@ pub(super) struct Sinks<'a> {
 }
 
 impl<'a> Sinks<'a> {
-    /// The sink of a stream of `len` bytes, if that is known. `old` are the streams of the parent snapshot in which moved content is looked for;
-    /// `parent` is the root of the one whose chunks lie at the same places.
+    /// Makes the sink of a stream of `len` bytes, if that is known. `old`: the streams of the parent snapshot in
+    /// which moved content is looked for. `parent`: the root of the stream whose chunks lie at the same places.
     pub(super) fn make(
         self,
         name: &[u8],
@@ -45,24 +49,25 @@ impl<'a> Sinks<'a> {
 }
 
 impl Sink<'_> {
-    /// Of a stream that is stored as it comes, with nothing to look for and nothing to keep.
+    /// A sink that stores chunks at once, looks for nothing and keeps nothing.
     pub(super) fn plain() -> Self {
         Sink { moved: None, keeper: None }
     }
 
-    /// Keeps the features of a chunk at this place of the stream. Each piece belongs to the chunk in which it starts.
+    /// Keeps the features of a chunk at this place of the stream. A piece belongs to the chunk in which it starts.
     pub(super) fn keep(&self, offset: u64, plain: &[u8], inherited: bool) {
         let Some((keeper, sampler)) = &self.keeper else { return };
         if inherited && keeper.continues() {
+            // The keeper copies the features of unchanged chunks from the parent's.
             return;
         }
-        let first = offset.next_multiple_of(PIECE_LEN as u64);
-        let owned = plain.get((first - offset) as usize..).unwrap_or_default();
+        let first = offset.next_multiple_of(wide(PIECE_LEN));
+        let owned = plain.get(in_memory(first - offset)..).unwrap_or_default();
         let features: Vec<Features> = owned.chunks(PIECE_LEN).map(|piece| sampler.features(piece)).collect();
-        keeper.put(first / PIECE_LEN as u64, &features);
+        keeper.put(first / wide(PIECE_LEN), &features);
     }
 
-    /// Stores chunks, each with its place in the stream; the work is shared among the writers.
+    /// Stores chunks, each with its place in the stream. The writers share the work, each in its own thread.
     pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: Vec<(u64, NewChunk<'_>)>) -> Result<()> {
         match &self.moved {
             Some(moved) => moved.store(writers, &chunks),
@@ -70,12 +75,12 @@ impl Sink<'_> {
         }
     }
 
-    /// Stores what was set aside to be looked for. To be called when all chunks have come.
+    /// Stores the chunks that were set aside to be looked for. To be called after the last chunk.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.moved.take().map_or(Ok(()), |moved| moved.finish())
     }
 
-    /// What keeps the features, to be finished after the commit.
+    /// The keeper of the features, which is finished after the commit.
     pub(super) fn into_keeper(self) -> Option<FeatureKeeper> {
         self.keeper.map(|(keeper, _)| keeper)
     }

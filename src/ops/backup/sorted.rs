@@ -1,4 +1,7 @@
-//! Values with names, put in any order and read in the order of their names. What does not fit in memory lies sealed in a file without a name.
+//! Sorts named values: they come in any order and are read in the order of their names.
+//!
+//! This is an external merge sort. Full runs go to a sealed file without a name; if there is no room for that, they
+//! stay in memory, so a full disk does not stop a backup. Relies on the caller: each name comes once.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,11 +10,11 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::store::repo::{Held, Spool, put_string, string_pairs};
 
-/// Bytes that are sorted in memory.
+/// Bytes that are collected in memory before they are written as a run.
 const MEMORY: usize = 6 << 20;
-/// What an item takes besides its bytes.
+/// Bytes that an item takes in memory besides its name and value.
 const ITEM: usize = 2 * size_of::<Vec<u8>>();
-/// Bytes of a run that are in memory while it is read.
+/// Bytes of a run that are in memory at once while it is read.
 const BLOCK_LEN: usize = 64 << 10;
 
 /// A name and its value.
@@ -21,10 +24,10 @@ type Item = (Vec<u8>, Vec<u8>);
 pub(super) struct Sorter {
     dir: PathBuf,
     memory: usize,
-    /// Those that came last.
+    /// The items that came last, not sorted.
     items: Vec<Item>,
     item_bytes: usize,
-    /// The others, each run sorted.
+    /// The earlier items. Each run is sorted.
     runs: Vec<Vec<Block>>,
     spool: Option<Spool<()>>,
 }
@@ -32,12 +35,12 @@ pub(super) struct Sorter {
 /// A part of a run.
 enum Block {
     Spooled(Held),
-    /// There was no room for it anywhere else.
+    /// The file could not take it.
     InMemory(Vec<u8>),
 }
 
 impl Sorter {
-    /// None yet. The file is made in `dir` when it is needed.
+    /// An empty sorter. The file is made in `dir` when it is first needed.
     pub(super) fn new(dir: &Path) -> Self {
         Sorter { dir: dir.to_path_buf(), memory: MEMORY, items: Vec::new(), item_bytes: 0, runs: Vec::new(), spool: None }
     }
@@ -54,6 +57,7 @@ impl Sorter {
         let mut run = Vec::new();
         let mut block = Vec::new();
         for (name, value) in std::mem::take(&mut self.items) {
+            // Blocks end between items, so each can be parsed by itself.
             let put = put_string(&mut block, &name).and_then(|()| put_string(&mut block, &value));
             put.ok_or_else(|| Error::bug("a name or a value to be sorted has over 4 GiB"))?;
             if block.len() >= BLOCK_LEN {
@@ -69,6 +73,7 @@ impl Sorter {
     }
 
     fn set_aside(&mut self, block: Vec<u8>) -> Result<Block> {
+        // No memory for the spool: `put` then says at once whether the file took the block.
         let spool = match self.spool.take() {
             Some(spool) => spool,
             None => Spool::new(&self.dir, 0)?,
@@ -86,7 +91,7 @@ impl Sorter {
         self.items.sort_unstable_by(|one, other| one.0.cmp(&other.0));
     }
 
-    /// No more come.
+    /// Ends the input. The last items stay in memory.
     pub(super) fn finish(mut self) -> Sorted {
         self.sort();
         Sorted { items: self.items, runs: self.runs, spool: self.spool }
@@ -106,6 +111,8 @@ impl Sorted {
     /// # Errors
     /// When the file cannot be read; then the error comes again at each further step.
     pub(super) fn iter(&self) -> Result<Merged<'_>> {
+        // One more run for the items in memory. The heap always has the next item of each run, so its least is the
+        // next of all.
         let in_file = self.runs.iter().map(|blocks| Run::Blocks { blocks: blocks.iter(), block: Vec::new().into_iter() });
         let mut merged = Merged { spool: self.spool.as_ref(), runs: in_file.collect(), heads: BinaryHeap::new() };
         merged.runs.push(Run::Items(self.items.iter()));
@@ -116,7 +123,7 @@ impl Sorted {
     }
 }
 
-/// Goes through runs side by side.
+/// Merges the runs.
 pub(super) struct Merged<'s> {
     spool: Option<&'s Spool<()>>,
     runs: Vec<Run<'s>>,
@@ -130,7 +137,7 @@ enum Run<'s> {
 }
 
 impl Merged<'_> {
-    /// Looks at the next item of a run.
+    /// Puts the next item of a run among the heads.
     fn advance(&mut self, number: usize) -> Result<()> {
         let next = match self.runs.get_mut(number) {
             None => None,
@@ -158,6 +165,7 @@ impl Iterator for Merged<'_> {
     }
 }
 
+/// The items of a block. That a block is not as it was written is a bug: the spool verifies its bytes.
 fn parsed(block: &Block, spool: Option<&Spool<()>>) -> Result<Vec<Item>> {
     let wrong = || Error::bug("a block of sorted values is not as it was written");
     match block {

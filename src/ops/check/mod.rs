@@ -52,19 +52,16 @@ impl CheckOptions<'_> {
 /// The codes of findings, each with what it says. They never change their meaning; there may be more.
 pub const CODES: [(&str, &str); 13] = [
     ("config-copy", "a copy of the configuration is missing, damaged or differs from the other one"),
-    ("key-copy", "the same of a key record"),
+    ("key-copy", "a copy of a key record is missing, damaged or differs from the other one"),
     ("snapshot", "a snapshot record is damaged: the snapshot is lost"),
     ("pending", "the record of a backup that has not ended is damaged (scrub only)"),
     ("mark", "a mark on a snapshot is damaged"),
-    ("forgotten", "what stays of a forgotten snapshot is damaged"),
-    (
-        "tombstone",
-        "a tombstone is damaged, or hides a snapshot without saying that it has expired: damaged or forged; its name still counts",
-    ),
+    ("forgotten", "the record that a snapshot was forgotten is damaged"),
+    ("tombstone", "a tombstone is damaged, or forged: it hides a snapshot and does not say that it has expired. Its name still counts"),
     ("log", "an entry of the journal is damaged"),
     ("pack", "a pack is not what was written: its bytes, its table or its length"),
-    ("pack-healable", "the same of a pack that heals with its parity: nothing is lost"),
-    ("record-healable", "a snapshot record, mark, forgotten record or tombstone is damaged, and its second copy serves: nothing is lost"),
+    ("pack-healable", "a pack is damaged and its parity heals it: nothing is lost"),
+    ("record-healable", "a snapshot record, mark, forgotten record or tombstone is damaged, and its replica serves: nothing is lost"),
     ("chunk", "a stored copy of a chunk cannot be read; the object is its pack"),
     ("stream", "a stream of a snapshot cannot be given back whole"),
 ];

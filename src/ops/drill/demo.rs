@@ -1,5 +1,8 @@
-//! The recovery smoke test: a small store is made, backed up, changed, backed up again; both states are restored and asked the questions that
-//! its users ask. The answers are known from how it was made, not from a look at the original.
+//! The demo: a smoke test of backup and restore that needs nothing.
+//!
+//! A small store is made, backed up, changed, and backed up again. Both states are restored and asked the questions
+//! that users of the store would ask. The right answers follow from how the store was made, not from a look at the
+//! original. So a mistake that backup and restore share shows, too.
 
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -20,20 +23,20 @@ use crate::store::format::key::KdfCost;
 use crate::store::format::parity::PARITY_PERCENT_DEFAULT;
 use crate::store::repo::{InitOptions, OpenOptions, Repository};
 
-/// Rows of the first state.
+/// Number of rows in the first state.
 const MEMORIES: i64 = 2000;
-/// Rows that the change adds.
+/// Number of rows that the change adds.
 const ADDED: i64 = 200;
-/// Words that memories are about.
+/// The topics of memories.
 const TOPICS: [&str; 7] = ["glacier", "harbour", "violin", "comet", "orchard", "lantern", "compass"];
-/// The registered models, with as many versions each.
+/// The registered models; each has `VERSIONS` versions.
 const MODELS: [&str; 3] = ["recall-small", "recall-large", "rank"];
 const VERSIONS: i64 = 4;
 
-/// How to run the demonstration.
+/// How to run the demo.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
-    /// A directory to work below; everything goes at the end.
+    /// A directory to work in. Everything in it that the demo made is removed at the end.
     pub scratch: PathBuf,
     /// The clock, nanoseconds since 1970-01-01 UTC.
     pub now_ns: i64,
@@ -41,7 +44,7 @@ pub struct DemoOptions {
     pub host: String,
     /// The user's name.
     pub user: String,
-    /// Threads that work at once.
+    /// Number of threads.
     pub threads: usize,
 }
 
@@ -52,20 +55,21 @@ enum State {
     Changed,
 }
 
-/// Runs the demonstration in a repository of its own: the drills of the first and of the second state.
+/// Runs the demo in its own repository, and returns the drills of both states.
 ///
 /// # Errors
-/// What making, backing up and restoring the store give; what a check finds is in the reports.
+/// The errors of making, backing up and restoring the store. Failed checks are in the reports.
 pub fn demo(options: &DemoOptions, placement: &Placement<'_>) -> Result<Vec<Report>> {
     let scratch = Place::scratch(placement.disk, &options.scratch, "drill")?.stage(placement.monitor)?;
     let at = |name: &str| scratch.path.join(name);
     let failed = |e: rusqlite::Error| Error::source(scratch.path.join("memory.db"), e);
     let store = Store::seed(&scratch.path).map_err(failed)?;
+    // Encrypted with a random passphrase, as users have it.
     let repo = repository(&at("repository"), &at("cache"), options.threads)?;
     let mut reports = Vec::new();
     let first = take(&repo, &at(""), options)?;
     store.change().map_err(failed)?;
-    // The store stays open, and the change in its write-ahead log.
+    // The store stays open, so the change is in its write-ahead log: the backup must read it there.
     let second = take(&repo, &at(""), options)?;
     drop(store);
     for (snapshot, state, dir) in [(first, State::Seeded, "first"), (second, State::Changed, "second")] {
@@ -112,13 +116,15 @@ fn take(repo: &Repository, dir: &Path, options: &DemoOptions) -> Result<crate::o
     backup(repo, &source, &record, &crate::progress::Silent)
 }
 
-/// What a memory is about; `None` if it is gone.
+/// The topic of a memory in a state; `None` if it does not exist.
 fn topic(state: State, id: i64) -> Option<&'static str> {
-    let seeded = TOPICS.get((id % TOPICS.len() as i64) as usize).copied();
+    let at = |id: i64| TOPICS.get(usize::try_from(id).ok()? % TOPICS.len()).copied();
+    let seeded = at(id);
     match state {
         State::Seeded => seeded.filter(|_| id <= MEMORIES),
+        // The change deletes every 40th memory and gives others a new topic.
         State::Changed if id > MEMORIES + ADDED || id % 40 == 3 => None,
-        State::Changed if id % 20 == 7 => TOPICS.get(((id + 1) % TOPICS.len() as i64) as usize).copied(),
+        State::Changed if id % 20 == 7 => at(id + 1),
         State::Changed => seeded,
     }
 }
@@ -132,11 +138,12 @@ fn stage(state: State, version: i64) -> &'static str {
     }
 }
 
+/// The text of a memory. The token is its own: 7919 and 100003 are primes, so no two ids in use share one.
 fn body(topic: &str, id: i64) -> String {
     format!("memory number {id} is about the {topic} and is recalled by its token t{}", id * 7919 % 100_003)
 }
 
-/// The open store.
+/// The open store: full-text recall with triggers, and a registry with a history kept by triggers.
 struct Store {
     memory: Connection,
     registry: Connection,
@@ -175,16 +182,19 @@ impl Store {
         Ok(store)
     }
 
+    /// Inserts the memories with these ids.
     fn memorize(&self, state: State, ids: std::ops::RangeInclusive<i64>) -> rusqlite::Result<()> {
         let tx = self.memory.unchecked_transaction()?;
         for id in ids {
             if let Some(topic) = topic(state, id) {
+                // Ids are small, so exact as f64.
                 tx.execute("INSERT INTO memory VALUES (?1, ?2, ?3)", params![id, body(topic, id), id as f64 / 8.0])?;
             }
         }
         tx.commit()
     }
 
+    /// Takes the store from the first state to the second.
     fn change(&self) -> rusqlite::Result<()> {
         let tx = self.memory.unchecked_transaction()?;
         for id in 1..=MEMORIES {
@@ -219,7 +229,7 @@ fn ask(dir: &Path, state: State) -> [(&'static str, &'static str, Result<String,
     [("memory.db", "recall", recalled), ("model_registry.db", "history", history)]
 }
 
-/// Full-text recall: by topic, and each memory by the token that is its own.
+/// Checks full-text recall: by topic, and each memory by its own token.
 fn recall(conn: &Connection, state: State) -> rusqlite::Result<Result<String, String>> {
     let mut asked = 0;
     let mut statement = conn.prepare("SELECT rowid FROM recall WHERE recall MATCH ?1 ORDER BY rowid")?;
@@ -243,7 +253,7 @@ fn recall(conn: &Connection, state: State) -> rusqlite::Result<Result<String, St
     Ok(Ok(format!("{asked} questions, all answered as they were before")))
 }
 
-/// Each model's stages, now and in their order.
+/// Checks the stages of each model, now and in their order.
 fn history(conn: &Connection, state: State) -> rusqlite::Result<Result<String, String>> {
     let mut expected: Vec<(String, i64, String)> =
         versions().map(|(model, version)| (model.to_owned(), version, stage(State::Seeded, version).to_owned())).collect();
@@ -259,7 +269,7 @@ fn history(conn: &Connection, state: State) -> rusqlite::Result<Result<String, S
     }
     let mut statement = conn.prepare("SELECT count(*) FROM version WHERE stage = 'production'")?;
     let in_production: i64 = statement.query_row([], |row| row.get(0))?;
-    match in_production == MODELS.len() as i64 {
+    match usize::try_from(in_production) == Ok(MODELS.len()) {
         true => Ok(Ok(format!("{} entries, and the versions in production", found.len()))),
         false => Ok(Err(format!("{in_production} versions are in production instead of {}", MODELS.len()))),
     }

@@ -1,5 +1,8 @@
-//! Drill: the proof that a snapshot is worth something. It is restored to a staging directory or server, and what came back is looked at as a user would:
-//! by the database's own full check, by the content that was recorded at the capture, by the user's assertions, and by the clock.
+//! Drill: proves that a snapshot can be restored and is good.
+//!
+//! The snapshot is restored to a staging directory or server. Then it is checked as its users would: by the
+//! database's own full check, by the content that was recorded at the capture, by the user's assertions, and by the
+//! time it took. What fails is in the report; an error means that the drill itself could not be done.
 
 pub mod demo;
 mod perform;
@@ -27,9 +30,9 @@ use crate::store::repo::Repository;
 /// Where the snapshot is restored to.
 #[derive(Debug)]
 pub enum Staging {
-    /// A directory that is absent or empty; what is restored stays there.
+    /// A directory that is absent or empty. What is restored stays there.
     Kept(PathBuf),
-    /// A new directory below this one, which goes at the end.
+    /// A new directory below this one. It is removed at the end.
     Scratch(PathBuf),
     /// A server of the snapshot's kind.
     Server(Box<dyn DrillServer>),
@@ -40,17 +43,17 @@ pub enum Staging {
 pub struct DrillOptions {
     /// Where the snapshot is restored to.
     pub staging: Staging,
-    /// What must be true of the restored databases.
+    /// The assertions about the restored databases.
     pub assertions: Vec<NamedAssertion>,
     /// When the recovery began, before the repository was opened.
     pub started: Instant,
-    /// How long the recovery may take.
+    /// The recovery time objective: how long the recovery may take.
     pub rto: Option<Duration>,
-    /// Threads that check at once.
+    /// Number of threads that check.
     pub threads: usize,
 }
 
-/// Restores a snapshot to the staging place and checks what came back. What a check finds is in the report.
+/// Restores a snapshot to the staging place and checks the result. Failed checks are in the report.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for an assertion about a database that is not in the snapshot, a staging directory with something in it, or a staging place of
@@ -64,8 +67,13 @@ pub fn drill(
     let stored = stored(repo, record, placement.monitor)?;
     let engine = engine::of(&record.source.kind);
     let is_server = matches!(options.staging, Staging::Server(_));
+    // A dump can only be proved on a server, and files only in a directory.
     if is_server != engine.needs_server() {
-        let text = if is_server { "it is not of a PostgreSQL database" } else { "it is of a PostgreSQL database, which takes a server" };
+        let text = if is_server {
+            "it is not of a PostgreSQL database, so it needs a directory and not a server"
+        } else {
+            "it is of a PostgreSQL database, so it needs a server and not a directory"
+        };
         return Err(Error::InvalidArgument(format!("snapshot {}: {text}", id.short())));
     }
     let databases: Vec<&[u8]> = stored
@@ -104,7 +112,7 @@ fn drill_on(
     Ok(report)
 }
 
-/// What the report says of the streams.
+/// The streams for the report.
 fn describe(stored: &dyn Stored) -> Result<Vec<StreamReport>> {
     let engine = engine::of(stored.kind());
     let evidence = engine.evidence(stored)?;
@@ -132,9 +140,10 @@ fn drill_in(
 ) -> Result<Report> {
     let mut report = Report::of(id, record, dir.to_string_lossy().into_owned());
     let began = Instant::now();
-    // What is wrong with a database, the full check below says better.
+    // Restore damaged databases too: the full check below describes the damage better than a refusal.
     let database = DatabaseOptions { check: false, accept_damaged: true, ..DatabaseOptions::default() };
     let unchecked = RestoreOptions { database, live: false, no_xattrs: true };
+    // Damage fails the drill. Everything else, such as a full disk, says nothing about the snapshot.
     let restored = restore_tree(repo, record, dir, &unchecked, placement, &mut |_| {}).and_then(restore::Outcome::whole);
     report.restore_ms = millis(began.elapsed());
     match restored {
@@ -142,6 +151,7 @@ fn drill_in(
         Err(error) if error.is_damage() => report.add(None, "restore", Err(error.to_string())),
         Err(error) => return Err(error),
     }
+    // Databases that were not restored cannot be checked.
     if report.passed {
         let began = Instant::now();
         placement.monitor.phase("checking", None);

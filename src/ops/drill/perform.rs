@@ -1,4 +1,5 @@
-//! Drills as users have them done: told to the journal, and stated on the snapshot that passed.
+//! Drill as an operation: drills a snapshot, marks it as verified if it passes, gives a report, and writes a journal
+//! entry.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::ops::journal::{Operation, Outcome};
 use crate::ops::journaled::{self, Work, Worker};
 use crate::ops::json;
 use crate::ops::mark::{Statement, mark};
+use crate::ops::number::micros;
 use crate::ops::select::Wanted;
 use crate::ops::text::{bytes, compact, duration};
 use crate::progress::Monitor;
@@ -21,38 +23,38 @@ use crate::recorded::SourceKind;
 use crate::store::format::mark::MarkKind;
 use crate::store::repo::Reader;
 
-/// Gives what must be true, from the names of all streams.
+/// Makes the assertions, given the names of all streams.
 pub type Assertions<'a> = dyn Fn(&[&[u8]]) -> Result<Vec<NamedAssertion>> + 'a;
 
-/// How a snapshot is to be drilled.
+/// What the user wants of a drill.
 pub struct DrillWish<'d> {
-    /// Where a snapshot of this kind is restored to.
+    /// Gives the staging place for a snapshot of this kind.
     pub staging: &'d dyn Fn(&SourceKind) -> Result<Staging>,
-    /// What must be true of the restored databases, given the names of all streams.
+    /// Gives the assertions about the restored databases.
     pub assertions: &'d Assertions<'d>,
     /// When the recovery began.
     pub start: Start,
-    /// State on a snapshot that passes that it was verified.
+    /// Whether a snapshot that passes is marked as verified.
     pub mark: bool,
 }
 
 /// When a recovery began, before the repository was opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Start {
-    /// To measure from.
+    /// The instant, for measuring.
     pub instant: Instant,
     /// By the clock, nanoseconds since 1970 UTC.
     pub now_ns: i64,
-    /// How long it may take.
+    /// The recovery time objective: how long it may take.
     pub rto: Option<Duration>,
 }
 
-/// What a drill proved.
+/// The report of a drill.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DrillReport {
     /// `snapshot` or `demo`.
     pub kind: &'static str,
-    /// Whether nothing was wrong.
+    /// Whether all checks passed.
     pub passed: bool,
     /// When it began, nanoseconds since 1970 UTC.
     #[serde(rename = "started", serialize_with = "json::utc")]
@@ -71,7 +73,7 @@ pub struct DrillReport {
     /// How long it took, microseconds.
     #[serde(rename = "duration_ms", serialize_with = "json::ms")]
     pub duration_us: u64,
-    /// Each snapshot.
+    /// The drill of each snapshot.
     pub drills: Vec<Report>,
 }
 
@@ -83,7 +85,7 @@ impl journaled::Report for DrillReport {
 
 impl DrillReport {
     fn of(kind: &'static str, drills: Vec<Report>, start: &Start, worker: &Worker) -> Self {
-        // Of a snapshot its own checks say whether it was in time.
+        // The report of a snapshot has a check of its own for the time; a demo has none.
         let late = kind == DEMO && start.rto.is_some_and(|rto| start.instant.elapsed() > rto);
         DrillReport {
             kind,
@@ -94,12 +96,12 @@ impl DrillReport {
             host: worker.host.clone(),
             user: worker.user.clone(),
             marked: false,
-            duration_us: start.instant.elapsed().as_micros() as u64,
+            duration_us: micros(start.instant.elapsed()),
             drills,
         }
     }
 
-    /// What was wrong, if something was.
+    /// The failed checks as one message; `None` if the drill passed.
     pub fn failure(&self) -> Option<String> {
         let failures = self.drills.iter().flat_map(Report::failures);
         let mut lines: Vec<String> = failures
@@ -118,10 +120,10 @@ impl DrillReport {
 const SNAPSHOT: &str = "snapshot";
 const DEMO: &str = "demo";
 
-/// Drills a snapshot, states that it was verified if it passed, and tells the journal.
+/// Drills a snapshot, marks it as verified if it passed, and writes a journal entry.
 ///
 /// # Errors
-/// As of [`Wanted::find`] and [`drill()`]; what `wish` gives.
+/// The errors of [`Wanted::find`] and [`drill()`], and of the functions in `wish`.
 pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &DrillWish<'_>) -> Result<DrillReport> {
     work.journaled(Operation::Drill, |story| {
         story.detail.clone_from(&wanted.text);
@@ -146,7 +148,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &DrillWish<'_>) -> Result
             let statement = Statement { kind: MarkKind::Verified, code: String::new(), detail };
             match mark(work.repo, &refreshed, id, &statement, &work.worker.author()) {
                 Ok(_) => marked = true,
-                // The proof stands without the mark, for example where the repository may only be read.
+                // Only a warning: the proof holds without the mark, for example where the repository is read-only.
                 Err(error) => work.monitor.warn(&format!("the snapshot could not be marked as verified: {error}")),
             }
         }
@@ -158,10 +160,10 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &DrillWish<'_>) -> Result
     })
 }
 
-/// Runs the demonstration, which has a repository of its own and no journal. `options` say who and where.
+/// Runs the demo, which has its own repository and writes no journal. `options` say who runs it and where.
 ///
 /// # Errors
-/// As of [`demo()`].
+/// The errors of [`demo()`].
 pub fn perform_demo(options: &DemoOptions, worker: &Worker, start: &Start, monitor: &dyn Monitor) -> Result<DrillReport> {
     let placement = Placement { disk: &RealDisk, timestamp: compact(start.now_ns), monitor };
     Ok(DrillReport::of(DEMO, demo(options, &placement)?, start, worker))

@@ -1,4 +1,4 @@
-//! What a drill says.
+//! The report of a drill, as JSON has it.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct StreamReport {
     pub kind: &'static str,
     /// Its size.
     pub bytes: u64,
-    /// What its tables held at the capture.
+    /// The recorded content of its tables.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableInfo>,
 }
@@ -45,24 +45,24 @@ pub struct Report {
     /// Nanoseconds since 1970-01-01 UTC of its capture.
     #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
-    /// Whether no check has failed.
+    /// Whether no check failed.
     pub passed: bool,
-    /// The directory that it was restored to, or that of the throw-away server, bytes of its path that are not UTF-8 replaced; or the database and the server
-    /// that it was restored to.
+    /// The directory that it was restored to, or that of the throw-away server (bytes that are not UTF-8 are
+    /// replaced); or the database and server that it was restored to.
     pub staging: String,
-    /// Of a PostgreSQL database the server, with its version, if there was one that it could be restored to.
+    /// For a PostgreSQL database: the server with its version, if it could be restored to one.
     pub server: Option<String>,
-    /// The user who ran the throw-away server, if there was one.
+    /// The user that ran the throw-away server, if there was one.
     pub server_user: Option<String>,
     /// Its size.
     pub bytes: u64,
-    /// How long the restore took, until all was durable.
+    /// How long the restore took until everything was durable, milliseconds.
     pub restore_ms: f64,
-    /// How long the checks took.
+    /// How long the checks took, milliseconds.
     pub verify_ms: f64,
-    /// From the start, with opening the repository and the key derivation, to the end of the checks.
+    /// From the start to the end of the checks, milliseconds. Includes opening the repository and the key derivation.
     pub recovery_ms: f64,
-    /// How long that may take, if it was asked for.
+    /// How long that may take, milliseconds, if the user set a limit.
     pub rto_ms: Option<f64>,
     /// The snapshot's streams.
     pub streams: Vec<StreamReport>,
@@ -93,11 +93,13 @@ impl Report {
         self.push(CheckReport::of(stream, check, outcome));
     }
 
+    /// Adds a check. One that failed fails the drill.
     pub(super) fn push(&mut self, check: CheckReport) {
         self.passed &= check.outcome != Outcome::Failed;
         self.checks.push(check);
     }
 
+    /// Ends the report: records the time, and checks it against the objective, if there is one.
     pub(super) fn finish(&mut self, took: Duration, rto: Option<Duration>) {
         self.recovery_ms = millis(took);
         let Some(rto) = rto else { return };
@@ -106,7 +108,7 @@ impl Report {
         self.add(None, "rto", if took <= rto { Ok(text) } else { Err(text) });
     }
 
-    /// The checks that have failed.
+    /// The failed checks.
     pub fn failures(&self) -> impl Iterator<Item = &CheckReport> {
         self.checks.iter().filter(|check| check.outcome == Outcome::Failed)
     }

@@ -1,4 +1,8 @@
-//! Restoring from an export, without a repository.
+//! Restores from an export, or another directory with files, without a repository.
+//!
+//! Every file that `checksums.txt` names is verified before anything is written, and again while it is copied,
+//! because it may change in between. The directory may belong to somebody else: it is held open, links in it are not
+//! followed, and names that lead out of it are refused.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -16,30 +20,31 @@ use crate::engine::sqlite::restore::DatabaseOptions;
 use crate::error::{Error, Result};
 use crate::fs::beneath::{Dir, Dirs};
 use crate::fs::sha256sums::{self as sums, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME, ReadError, read_hashed};
+use crate::ops::number::wide;
 use crate::ops::restore::{Job, Outcome, RestoreOptions, Tell, not_written, run_jobs};
 use crate::progress::Monitor;
 
 /// How to restore from a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FromOptions {
-    /// What is asked of databases before they take their names.
+    /// How databases are checked before they take their names.
     pub database: DatabaseOptions,
-    /// Write into databases that others may have open, through SQLite.
+    /// Write into databases that other programs may have open, through SQLite.
     pub live: bool,
 }
 
 /// A directory with files to restore, its checksums verified.
 #[derive(Debug)]
 pub struct Given {
-    /// Held open, and no link in it is followed: it may be somebody else's.
+    /// Held open. No link in it is followed: it may be somebody else's.
     dirs: Arc<Dirs>,
-    /// `None`: there is no `checksums.txt`.
+    /// The checksums by name; `None` without a `checksums.txt`.
     sums: Option<HashMap<Vec<u8>, [u8; 32]>>,
     snapshot: Option<String>,
 }
 
 impl Given {
-    /// Whether there was a `checksums.txt`; every file that it names was as it says.
+    /// Whether it has a `checksums.txt`. Then every file in it was verified.
     pub fn is_verified(&self) -> bool {
         self.sums.is_some()
     }
@@ -49,20 +54,20 @@ impl Given {
         self.snapshot.as_deref()
     }
 
-    /// Whether there is such a file.
+    /// Whether it has a file of this name.
     pub fn has(&self, name: &[u8]) -> bool {
         self.sums.as_ref().is_some_and(|sums| sums.contains_key(name)) || look(&self.dirs, name).is_ok_and(|found| found.is_file())
     }
 }
 
-/// Opens a directory with files to restore: reads every file that its `checksums.txt`, if it has one, names.
+/// Opens a directory with files to restore, and reads every file that its `checksums.txt` names, if it has one.
 ///
 /// # Errors
 /// [`Error::Corrupt`] when a file is missing or is not what its checksum says; [`Error::Source`] when something cannot be read.
 pub fn open_directory(dir: &Path, monitor: &dyn Monitor) -> Result<Given> {
     let found = Dir::find(dir).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => Error::source(dir, "no such directory; check the path"),
-        io::ErrorKind::NotADirectory => Error::source(dir, "is no directory; name the directory that has the files"),
+        io::ErrorKind::NotADirectory => Error::source(dir, "is not a directory; name the directory that has the files"),
         _ => Error::source(dir, e),
     })?;
     let dirs = Dirs::new(found);
@@ -70,14 +75,16 @@ pub fn open_directory(dir: &Path, monitor: &dyn Monitor) -> Result<Given> {
     let path = dir.join(CHECKSUMS_NAME);
     let Some(text) = read_bounded(&dirs, CHECKSUMS_NAME, CHECKSUMS_LEN_MAX)? else { return Ok(Given { dirs, sums: None, snapshot }) };
     let wrong = |detail: String| Error::corrupt(path.display().to_string(), detail);
-    let list = sums::parse(&text).map_err(|line| wrong(format!("line {line} is no checksum of sha256sum; nothing was changed")))?;
+    let list =
+        sums::parse(&text).map_err(|line| wrong(format!("line {line} is not a checksum as sha256sum writes it; nothing was changed")))?;
     if list.is_empty() {
-        return Err(wrong("it is empty; nothing was changed".to_owned()));
+        return Err(wrong("it names no file; nothing was changed".to_owned()));
     }
     verify(&dirs, &list, monitor)?;
     Ok(Given { dirs, sums: Some(list.into_iter().collect()), snapshot })
 }
 
+/// The snapshot's id in the text of a manifest, if icecore wrote it.
 fn snapshot_of(text: &[u8]) -> Option<String> {
     let document: serde_json::Value = serde_json::from_slice(text).ok()?;
     let found: Found = serde_json::from_value(document.clone()).ok()?;
@@ -85,6 +92,7 @@ fn snapshot_of(text: &[u8]) -> Option<String> {
     (found.format == super::MANIFEST_FORMAT).then(|| id.to_owned())
 }
 
+/// Reads a small file; `None` if it is not there.
 fn read_bounded(dirs: &Dirs, name: &str, len_max: u64) -> Result<Option<Vec<u8>>> {
     let path = dirs.root().path().join(name);
     let file = match dirs.root().open_file(OsStr::new(name)) {
@@ -92,14 +100,15 @@ fn read_bounded(dirs: &Dirs, name: &str, len_max: u64) -> Result<Option<Vec<u8>>
         opened => opened.map_err(|e| Error::source(&path, e))?,
     };
     let mut bytes = Vec::new();
+    // One byte more than allowed tells that it is too long, whatever its size says.
     file.take(len_max + 1).read_to_end(&mut bytes).map_err(|e| Error::source(&path, e))?;
-    match bytes.len() as u64 > len_max {
+    match wide(bytes.len()) > len_max {
         true => Err(Error::source(&path, format_args!("is larger than {len_max} bytes"))),
         false => Ok(Some(bytes)),
     }
 }
 
-/// The directory and the last part of a name in an export; an error for a name that leads out of it.
+/// The directory and the last part of a name in an export. A name that leads out of it counts as not found.
 fn split(dirs: &Dirs, name: &[u8]) -> io::Result<(Arc<Dir>, OsString)> {
     let path = Path::new(OsStr::from_bytes(name));
     match (path.components().all(|part| matches!(part, Component::Normal(_))), path.file_name()) {
@@ -118,7 +127,7 @@ fn open(dirs: &Dirs, name: &[u8]) -> io::Result<File> {
     dir.open_file(&last)
 }
 
-/// All of them, so that one run tells everything that is wrong.
+/// Verifies all files of the list, so that one run reports everything that is wrong.
 fn verify(dirs: &Dirs, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result<()> {
     let dir = dirs.root().path();
     let total = list.iter().filter_map(|(name, _)| look(dirs, name).ok()).map(|found| found.len()).sum();
@@ -128,7 +137,7 @@ fn verify(dirs: &Dirs, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result
         let shown = String::from_utf8_lossy(name);
         let inside = Path::new(OsStr::from_bytes(name)).components().all(|part| matches!(part, Component::Normal(_)));
         if !inside {
-            wrong.push(format!("{shown:?} is no name of a file in it"));
+            wrong.push(format!("{shown:?} is not a name of a file in this directory"));
             continue;
         }
         match open(dirs, name) {
@@ -148,22 +157,23 @@ fn verify(dirs: &Dirs, list: &[sums::NamedSum], monitor: &dyn Monitor) -> Result
     }
 }
 
-/// Ends the reading of a file that somebody makes longer all the time.
+/// Fails when a file grows while it is read: a file that somebody appends to would never end.
 fn up_to_its_length(file: &File, name: &[u8]) -> Result<impl FnMut(u64, &[u8]) -> Result<()> + use<>> {
     let path = PathBuf::from(OsStr::from_bytes(name));
     let len = file.metadata().map_err(|e| Error::source(&path, e))?.len();
-    Ok(move |offset: u64, bytes: &[u8]| match offset.saturating_add(bytes.len() as u64) <= len {
+    Ok(move |offset: u64, bytes: &[u8]| match offset.saturating_add(wide(bytes.len())) <= len {
         true => Ok(()),
         false => Err(Error::source(&path, "grew while it was read; nothing was changed")),
     })
 }
 
-/// Restores files of a directory onto these destinations, as many as can be, each verified again as it is copied, and what was there kept as by
-/// [`super::super::restore::restore_streams`].
+/// Restores files of a directory onto these destinations, as many as possible. Each is verified again as it is
+/// copied, and what was there is kept as by [`super::super::restore::restore_streams`].
 ///
 /// # Errors
-/// Before anything is written: [`Error::Source`] for a file that is not there or has changes in a log beside it; [`Error::Corrupt`] for one that
-/// `checksums.txt` does not name. What concerns one file is in the outcome, also that it has changed since it was verified.
+/// Before anything is written: [`Error::Source`] for a file that is not there or has changes in a log beside it;
+/// [`Error::Corrupt`] for one that `checksums.txt` does not name. Failures of single files are in the outcome, also
+/// when a file has changed since it was verified.
 pub fn restore_given(
     given: &Given,
     targets: &[(Vec<u8>, PathBuf)],
@@ -195,7 +205,7 @@ pub fn restore_given(
 
 /// A file to restore.
 struct Input {
-    /// For messages.
+    /// Its path, for messages.
     path: PathBuf,
     file: File,
     len: u64,
@@ -214,6 +224,8 @@ impl Input {
         })?;
         let sha256 = sha256.map(|sum| sum.ok_or_else(listed)).transpose()?;
         let len = file.metadata().map_err(|e| Error::source(&path, e))?.len();
+        // A log or journal means that somebody has opened this copy. Its content is not what the checksum covers, and
+        // without the log the database may be incomplete.
         for side in ["-wal", "-journal"] {
             let mut beside = path.clone().into_os_string();
             beside.push(side);
@@ -223,15 +235,15 @@ impl Input {
                 return Err(Error::source(&path, detail));
             }
         }
-        // A file of no bytes is an empty database.
+        // An empty file is an empty database.
         let is_database = len == 0 || begins_like_sqlite(&file).map_err(|e| Error::source(&path, e))?;
         Ok(Input { path, file, len, is_database, sha256 })
     }
 
     fn copy(&self, to: &File, monitor: &dyn Monitor) -> Result<()> {
         let write = |offset: u64, bytes: &[u8]| {
-            // More than was announced would be written past the reserved space.
-            match offset.saturating_add(bytes.len() as u64) <= self.len {
+            // A longer file would be written past the space that was reserved.
+            match offset.saturating_add(wide(bytes.len())) <= self.len {
                 true => to.write_all_at(bytes, offset).map_err(|e| not_written(&e)),
                 false => Err(self.changed()),
             }
@@ -246,6 +258,6 @@ impl Input {
     }
 
     fn changed(&self) -> Error {
-        Error::corrupt(self.path.display().to_string(), "it changed while it was restored; nothing was changed")
+        Error::corrupt(self.path.display().to_string(), "it changed while it was read, so it was not restored")
     }
 }

@@ -1,7 +1,7 @@
-//! `manifest.json`: what an export holds, for people and programs that do not have icecore.
+//! `manifest.json`: describes an export, for people and programs that do not have icecore.
 //!
-//! The fields are documented in docs/json.md ("manifest.json"). `schema` grows when a field changes its meaning or goes; readers ignore fields
-//! that they do not know.
+//! The fields are documented in docs/json.md ("manifest.json"). `schema` grows when a field is removed or changes its
+//! meaning. Readers ignore fields that they do not know.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,7 @@ use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
 
 use crate::fs::sha256sums::FileHash;
 use crate::ops::json::utc_text as utc;
+use crate::ops::text::ms;
 
 /// The file that describes an export, in its directory.
 pub const MANIFEST_NAME: &str = "manifest.json";
@@ -26,7 +27,7 @@ pub const MANIFEST_LEN_MAX: u64 = 64 << 20;
 /// The version of the document.
 pub const MANIFEST_SCHEMA: u32 = 1;
 
-/// What `format` says in a manifest that icecore wrote.
+/// The value of `format` in a manifest that icecore wrote.
 pub const MANIFEST_FORMAT: &str = "icecore-export";
 
 /// The document.
@@ -40,7 +41,7 @@ pub struct Manifest {
     pub snapshot: String,
     /// `good`, or `flagged` if the snapshot has flags that nobody has cleared.
     pub status: &'static str,
-    /// These flags.
+    /// The flags.
     pub flags: Vec<FlagInfo>,
     /// When the capture began: RFC 3339, UTC.
     pub time: String,
@@ -50,25 +51,26 @@ pub struct Manifest {
     pub exported: String,
     /// The machine that was backed up.
     pub host: String,
-    /// Who did it.
+    /// The user who made the backup.
     pub user: String,
-    /// What wrote the snapshot.
+    /// The program that wrote the snapshot.
     pub tool: String,
-    /// What wrote the export.
+    /// The program that wrote the export.
     pub exported_by: String,
     /// What was captured.
     pub source: SourceInfo,
-    /// The snapshot that this one followed.
+    /// The id of its parent.
     pub parent: Option<String>,
     /// Words of the user's choice.
     pub tags: Vec<String>,
-    /// More, by name: `sqlite` is the version of the SQLite that read, `instant` whether all databases are of one instant.
+    /// Further facts by name: `sqlite` is the version of the SQLite that read, `instant` says whether all databases
+    /// are of one instant.
     pub facts: BTreeMap<String, String>,
     /// Bytes of all files together.
     pub bytes: u64,
-    /// The files, but for `checksums.txt` and this one.
+    /// All files except `checksums.txt` and `manifest.json`.
     pub files: Vec<FileInfo>,
-    /// Names of directories and symbolic links, in exports of directory trees.
+    /// The names of directories and symbolic links, in exports of trees.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<NameInfo>,
 }
@@ -85,7 +87,7 @@ pub struct FlagInfo {
 /// What was captured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceInfo {
-    /// The identity that makes a history.
+    /// The identity of the source. Snapshots with the same one form a history.
     pub id: String,
     /// `sqlite`, `files`, `postgres` or `command`.
     pub kind: String,
@@ -93,7 +95,7 @@ pub struct SourceInfo {
     pub label: String,
 }
 
-/// A name, which need not be UTF-8: then `name` has replacement characters, and `name_hex` says what it is.
+/// A name. If it is not UTF-8, `name` has replacement characters and `name_hex` has its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameInfo {
     /// Relative to the export's directory.
@@ -120,15 +122,15 @@ pub struct FileInfo {
     /// When the original was changed last: RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtime: Option<String>,
-    /// Of a database what its header says.
+    /// For a database: the facts from its header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sqlite: Option<SqliteInfo>,
-    /// Of a database or a dump what its tables held at the capture, where that was recorded.
+    /// For a database or a dump: what its tables held at the capture, where that was recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableInfo>,
 }
 
-/// What a table held.
+/// The content of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableInfo {
     /// Its name.
@@ -136,11 +138,12 @@ pub struct TableInfo {
     pub name: NameInfo,
     /// How many rows.
     pub rows: u64,
-    /// The sum of the hashes of its rows, hex digits; `store-format.md` ("TableContent", for dumps "Streams of PostgreSQL snapshots") says how to compute it.
+    /// The sum of the hashes of its rows, hex digits. `store-format.md` ("TableContent", for dumps "Streams of
+    /// PostgreSQL snapshots") says how to compute it.
     pub content: String,
 }
 
-/// What the header of a database says.
+/// Facts from the header of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SqliteInfo {
     /// Bytes in a page.
@@ -168,7 +171,7 @@ impl From<&SqliteFacts> for SqliteInfo {
 }
 
 impl NameInfo {
-    /// Of the bytes of a name.
+    /// Makes it from the bytes of a name.
     pub fn of(name: &[u8]) -> Self {
         let name_hex = std::str::from_utf8(name).is_err().then(|| to_hex(name));
         NameInfo { name: String::from_utf8_lossy(name).into_owned(), name_hex }
@@ -181,7 +184,7 @@ impl NameInfo {
 }
 
 impl TableInfo {
-    /// Of what an engine says.
+    /// Makes it from the inspection of an engine.
     pub fn of(table: &TableInspection) -> Self {
         TableInfo { name: NameInfo::of(&table.name), rows: table.rows, content: table.content.clone() }
     }
@@ -208,7 +211,7 @@ impl FileInfo {
 }
 
 impl Manifest {
-    /// Describes this snapshot, without any file; `now_ns` is the clock, nanoseconds since 1970-01-01 UTC.
+    /// Describes a snapshot, without its files. `now_ns` is the clock's time, nanoseconds since 1970-01-01 UTC.
     pub(super) fn of(id: &SnapshotId, record: &SnapshotRecord, now_ns: i64) -> Self {
         let kind = record.source.kind.name().to_owned();
         let flag = |flag: &crate::recorded::Flag| FlagInfo { code: flag.code.clone(), detail: flag.detail.clone() };
@@ -219,7 +222,7 @@ impl Manifest {
             status: if record.flags.is_empty() { "good" } else { "flagged" },
             flags: record.flags.iter().map(flag).collect(),
             time: utc(record.time_ns),
-            duration_ms: record.duration_us as f64 / 1000.0,
+            duration_ms: ms(record.duration_us),
             exported: utc(now_ns),
             host: record.host.clone(),
             user: record.user.clone(),
@@ -236,7 +239,7 @@ impl Manifest {
     }
 }
 
-/// What is read of a manifest that lies in a directory already.
+/// The parts of an existing manifest by which an unchanged export is recognized.
 #[derive(Debug, Deserialize)]
 pub(super) struct Found {
     pub(super) format: String,
@@ -246,7 +249,7 @@ pub(super) struct Found {
     pub(super) others: Vec<NameInfo>,
 }
 
-/// A file in it.
+/// A file of an existing manifest.
 #[derive(Debug, Deserialize)]
 pub(super) struct FoundFile {
     #[serde(flatten)]
@@ -257,7 +260,7 @@ pub(super) struct FoundFile {
 }
 
 impl FoundFile {
-    /// Whether a file still has the size and the time that it got.
+    /// Whether a file still has the size and the modification time that the export gave it.
     pub(super) fn is_as_written(&self, found: &std::fs::Metadata) -> bool {
         use std::os::unix::fs::MetadataExt;
         let mtime_ns = found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());

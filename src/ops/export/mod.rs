@@ -1,6 +1,9 @@
-//! Export: a snapshot as flat files that need no icecore: its streams, `checksums.txt` and `manifest.json`.
+//! Export: writes a snapshot as flat files that need no icecore: its streams, `checksums.txt` and `manifest.json`.
 //!
-//! The directory is made new beside its place, complete, synced and read again, and takes its name in one step: see `swap.rs`.
+//!
+//! The new directory is made beside its place, filled, synced, and every file is read again and hashed. Then it takes
+//! the name in one step (see `swap.rs`). So the name always leads to a complete export, the old one or the new one. What was
+//! there and is not an unchanged export is kept.
 
 mod from;
 mod manifest;
@@ -29,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::fs::disk::Disk;
 use crate::fs::sha256sums as sums;
 use crate::id::SnapshotId;
+use crate::ops::number::wide;
 use crate::ops::stored::StoredSnapshot;
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta};
@@ -40,29 +44,29 @@ use crate::store::repo::{Reader, Repository};
 pub struct ExportOptions {
     /// The clock, nanoseconds since 1970-01-01 UTC.
     pub now_ns: i64,
-    /// Export databases too that do not pass SQLite's quick_check.
+    /// Also export databases that do not pass SQLite's quick_check.
     pub accept_damaged: bool,
 }
 
-/// What was made.
+/// The export that was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exported {
     /// The directory, with symbolic links resolved.
     pub path: PathBuf,
-    /// What its `manifest.json` says.
+    /// The content of its `manifest.json`.
     pub manifest: Manifest,
-    /// Where what was in its place is kept, if that was no unchanged export.
+    /// Where the old directory is kept, if it was not an unchanged export.
     pub kept: Option<PathBuf>,
-    /// What SQLite said of the databases, those of which it said nothing left out.
+    /// SQLite's findings about the databases that have any.
     pub findings: Vec<(Vec<u8>, Findings)>,
 }
 
-/// Makes `dir` an export of the snapshot. It may be absent, empty, or an export; an export that was changed since, or that something else
-/// wrote, is kept as `DIR.pre_export.TIMESTAMP`.
+/// Makes `dir` an export of the snapshot. `dir` may be absent, empty, or an export. An export that has changed since,
+/// or that another program wrote, is kept as `DIR.pre_export.TIMESTAMP`.
 ///
 /// # Errors
-/// [`Error::Destination`] when `dir` holds something else, or cannot be written; [`Error::Busy`] when another export is at work there;
-/// [`Error::Corrupt`]; [`Error::Cancelled`]. What was there is then as before.
+/// [`Error::Destination`] when `dir` holds something else or cannot be written; [`Error::Busy`] when another export
+/// is at work there; [`Error::Corrupt`]; [`Error::Cancelled`]. Then what was there is unchanged.
 pub fn export(
     repo: &Repository,
     (id, record): (&SnapshotId, &SnapshotRecord),
@@ -76,7 +80,8 @@ pub fn export(
     let engine = engine::of(&record.source.kind);
     let evidence = engine.evidence(&stored)?;
     let mut listing = stored.into_listing();
-    // The manifest says what the evidence says, and a restore of the dump reads it anew.
+    // The evidence of a dump is in the manifest. It is not a file of the dump, and a restore reads it anew from the
+    // dump.
     listing.retain(|entry| evidence.as_ref().is_none_or(|evidence| evidence.stream != entry.name));
     if let Some(name) = [CHECKSUMS_NAME, MANIFEST_NAME].iter().find(|name| listing.iter().any(|entry| entry.name == name.as_bytes())) {
         return Err(Error::InvalidArgument(format!(
@@ -84,6 +89,7 @@ pub fn export(
         )));
     }
     let place = Place::open(disk, dir)?;
+    // From here to `publish` everything goes into the hidden directory; an error drops it.
     let staging = place.stage(monitor)?;
     let findings = write_streams(&reader, &listing, record, &staging, options, placement)?;
     let manifest = describe(Manifest::of(id, record, options.now_ns), &listing, (engine, evidence.as_ref()), &staging, monitor)?;
@@ -105,7 +111,7 @@ fn write_streams(
     placement: &Placement<'_>,
 ) -> Result<Vec<(Vec<u8>, Findings)>> {
     placement.monitor.phase("exporting", Some(record.logical_bytes));
-    // The files are for whoever exports, whoever owned the originals.
+    // The files belong to the user who exports, not to the owner of the originals. Special mode bits are dropped.
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let dress = |entry: &StreamEntry| {
         let meta = entry.meta.clone()?.without_attributes();
@@ -114,7 +120,7 @@ fn write_streams(
     let database = DatabaseOptions { accept_damaged: options.accept_damaged, ..DatabaseOptions::default() };
     let unusable = |e| Error::destination(&staging.path, format!("cannot be used: {e}; what was there is unchanged"));
     let tree = Tree::open_held(placement, staging.dir.again().map_err(unusable)?)?;
-    let (entries, total, monitor) = (Entries::Listed(listing), listing.len() as u64, placement.monitor);
+    let (entries, total, monitor) = (Entries::Listed(listing), wide(listing.len()), placement.monitor);
     let filling = Filling { reader, entries, total, database, dress: &dress, monitor };
     let mut findings = Vec::new();
     let mut tell = |restored: Restored| {
@@ -123,10 +129,10 @@ fn write_streams(
         }
     };
     let mut outcome = filling.fill(&tree, Refused::new(), &mut tell);
-    // Of an export nothing is kept if it lacks something.
+    // An incomplete export is given up, so nothing counts as restored in the error's text.
     outcome.restored = 0;
     outcome.whole().map_err(|error| match error {
-        // In the export, not in the directory that would have become it.
+        // Name the file by its place in the export: the directory that was being filled is gone.
         Error::Unsound { path, detail, advice } => {
             Error::Unsound { path: path.strip_prefix(tree.root()).map(Path::to_path_buf).unwrap_or(path), detail, advice }
         }
@@ -136,7 +142,7 @@ fn write_streams(
     Ok(findings)
 }
 
-/// Reads every file again, and gives the manifest and the text of `checksums.txt`.
+/// Reads every file again, as it is on the disk, and returns the manifest and the text of `checksums.txt`.
 fn describe(
     mut manifest: Manifest,
     listing: &[StreamEntry],
@@ -153,6 +159,7 @@ fn describe(
                 manifest.others.push(NameInfo::of(&entry.name));
                 continue;
             }
+            // A further name of a file that was hashed already.
             EntryKind::HardLink(other) => hashes.get(other.as_slice()).copied(),
             _ => None,
         };
@@ -182,6 +189,7 @@ fn hash_file(staging: &Staging, name: &Path, monitor: &dyn Monitor) -> Result<Fi
     })
 }
 
+/// Writes `checksums.txt` and `manifest.json`, durably.
 fn write_descriptions(disk: &dyn Disk, staging: &Staging, manifest: &Manifest, sums: &[u8]) -> Result<()> {
     let failed =
         |e: &dyn std::fmt::Display| Error::destination(&staging.path, format!("cannot be completed: {e}; what was there is unchanged"));

@@ -1,4 +1,4 @@
-//! Exports as users have them done: told to the journal.
+//! Export as an operation: finds the snapshot, exports it, gives a report, and writes an entry into the journal.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,11 +14,12 @@ use crate::id::SnapshotId;
 use crate::ops::journal::{Operation, Outcome};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
+use crate::ops::number::{micros, wide};
 use crate::ops::restore::is_for;
 use crate::ops::select::Wanted;
 use crate::ops::text::{absolute, compact};
 
-/// What was exported.
+/// The report of an export.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExportReport {
     /// The snapshot.
@@ -26,20 +27,20 @@ pub struct ExportReport {
     /// The directory, with symbolic links resolved.
     #[serde(flatten, serialize_with = "json::path")]
     pub path: PathBuf,
-    /// Files in it, but for `checksums.txt` and `manifest.json`.
+    /// Number of files, without `checksums.txt` and `manifest.json`.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
     /// `good` or `flagged`.
     pub status: &'static str,
-    /// Where what was in its place is kept, if that was no unchanged export.
+    /// Where the old directory is kept, if it was not an unchanged export.
     #[serde(serialize_with = "json::place_or_null")]
     pub kept: Option<PathBuf>,
-    /// Of databases what is damaged, each line with the name.
+    /// Damage in databases, each line with the name of the database.
     pub damage: Vec<String>,
-    /// Of databases what breaks rules of their schemas, though every byte is readable.
+    /// Content that breaks rules of a database's schema, though every byte is readable.
     pub warnings: Vec<String>,
-    /// Of databases what SQLite cannot judge without their applications.
+    /// What SQLite cannot check without the application.
     pub not_checked: Vec<String>,
     /// How long it took, microseconds.
     #[serde(rename = "duration_ms", serialize_with = "json::ms")]
@@ -55,10 +56,10 @@ impl Report for ExportReport {
     }
 }
 
-/// Makes `dir` an export of a snapshot, and tells the journal.
+/// Makes `dir` an export of a snapshot, and writes a journal entry.
 ///
 /// # Errors
-/// As of [`Wanted::find`] and [`export()`].
+/// The errors of [`Wanted::find`] and [`export()`].
 pub fn perform(work: &Work<'_>, wanted: &Wanted, dir: &Path, accept_damaged: bool) -> Result<ExportReport> {
     work.journaled(Operation::Export, |story| {
         let started = Instant::now();
@@ -79,15 +80,15 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, dir: &Path, accept_damaged: boo
         Ok(ExportReport {
             snapshot: *id,
             path,
-            files: manifest.files.len() as u64,
+            files: wide(manifest.files.len()),
             bytes: manifest.bytes,
             status: manifest.status,
             kept,
             damage: told(&findings, |of| &of.damage),
             warnings: told(&findings, |of| &of.warnings),
             not_checked: told(&findings, |of| &of.not_checked),
-            duration_us: started.elapsed().as_micros() as u64,
-            key_derivation_us: work.repo.key_derivation().as_micros() as u64,
+            duration_us: micros(started.elapsed()),
+            key_derivation_us: micros(work.repo.key_derivation()),
         })
     })
 }

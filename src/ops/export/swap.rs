@@ -1,12 +1,14 @@
-//! A directory that takes the place of another one in one step.
+//! Replaces a directory by a new one in one step.
 //!
-//! The new one is made beside the old one as `.NAME.icecore-export-RANDOM` and locked (flock(2)) for as long as its maker lives. When it is
-//! complete and durable the two names are exchanged; then the old one goes. Killed anywhere, NAME is the old directory or the new
-//! one, each whole; what lies under the hidden name then is removed by the next export to the same place, as nobody has it locked.
-//! Where the file system cannot exchange names the old one is renamed away first: between the two renames NAME is absent.
+//! The new directory is made beside the old one as `.NAME.icecore-export-RANDOM`, and locked (flock(2)) as long as
+//! its maker lives. When it is complete and durable, the two names are exchanged, and the old directory is removed.
+//! If the process is killed at any point, NAME is the old directory or the new one, each whole. The next export to
+//! the same place removes what is left under a hidden name that nobody has locked. Where the file system cannot
+//! exchange names, the old directory is renamed away first; between the two renames NAME is absent.
 //!
-//! The directory above may belong to another user, who can exchange its entries at any moment. So both it and the new directory are held open, and every write goes
-//! through the open directories. Before the new directory gets its name, it is checked to be the one that was filled.
+//! The directory above may belong to another user, who can exchange its entries at any moment. So it and the new
+//! directory are held open, and every write goes through these open directories. Before the new directory gets its
+//! name, it is checked to be the one that was filled.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -24,26 +26,27 @@ use crate::fs::dirlock::DirLock;
 use crate::fs::disk::Disk;
 use crate::fs::sha256sums::CHECKSUMS_NAME;
 use crate::id::random_hex;
+use crate::ops::number::wide;
 use crate::progress::Monitor;
 
-/// Between the name and the random digits of a directory that is being filled.
+/// The part between the name and the random digits in the name of a directory that is being filled.
 const HIDDEN: &str = ".icecore-export-";
-/// Random digits at the end of its name.
+/// Number of random digits at the end of its name.
 const HIDDEN_DIGITS: usize = 16;
-/// Kept names tried for one timestamp, `.1`, `.2` and so on added.
+/// Number of names that are tried for keeping the old directory, with `.1`, `.2` and so on after the timestamp.
 const KEPT_MAX: u32 = 1000;
 
 /// The place of an export.
 pub(in crate::ops) struct Place {
-    /// With symbolic links resolved.
+    /// The path, with symbolic links resolved.
     path: PathBuf,
     above: Dir,
     name: OsString,
-    /// The directory that is there, locked, so that of two exports to one place the second waits for another time.
+    /// The directory that is there, locked, so that a second export to the same place does not run at the same time.
     old: Option<DirLock>,
 }
 
-/// The new directory on its way; removed when dropped before it has its name.
+/// The new directory while it is filled. Dropping it before it has its name removes it.
 pub(in crate::ops) struct Staging {
     pub(in crate::ops) path: PathBuf,
     pub(super) dir: Dir,
@@ -53,14 +56,14 @@ pub(in crate::ops) struct Staging {
     placed: bool,
 }
 
-/// What lies in the place.
+/// What is in the place now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Old {
     /// Nothing.
     Absent,
-    /// An export of ours as it was written, or an empty directory.
+    /// An unchanged export of icecore, or an empty directory. It can be removed.
     Ours,
-    /// Something else, which is not ours to remove.
+    /// Something else. It must be kept.
     Foreign,
 }
 
@@ -73,19 +76,20 @@ fn random_digits(path: &Path) -> Result<String> {
 }
 
 impl Place {
-    /// Looks at the place. The directory above it is made if it is not there.
+    /// Looks at the place, and makes the directory above it if that is missing.
     ///
     /// # Errors
-    /// [`Error::Destination`] if something is there that no export may replace; [`Error::Busy`] if another export is at work there.
+    /// [`Error::Destination`] if something is there that an export must not replace; [`Error::Busy`] if another
+    /// export is at work there.
     pub(super) fn open(disk: &dyn Disk, dir: &Path) -> Result<Self> {
-        // Without `/` at its end, which would follow a link.
+        // Drop a `/` at the end: it would make the system follow a link.
         let given: PathBuf = dir.components().collect();
         let path = match fs::symlink_metadata(&given) {
-            // A link of another user could lead anywhere.
+            // Resolve the path without trusting links: another user's link could lead anywhere.
             Ok(found) if found.is_dir() || found.is_symlink() => {
                 Dir::find(&given).map_err(|e| failed(dir, "use this directory", e))?.path().to_path_buf()
             }
-            Ok(_) => return Err(Error::destination(dir, "is no directory; name the directory that the files go to")),
+            Ok(_) => return Err(Error::destination(dir, "is not a directory; name the directory that the files go to")),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::absent(disk, dir)?,
             Err(e) => return Err(failed(dir, "use this directory", e)),
         };
@@ -95,7 +99,7 @@ impl Place {
         let mut place = Place { path, above, name, old: None };
         if let Ok(found) = fs::symlink_metadata(&place.path) {
             if !found.is_dir() {
-                return Err(Error::destination(&place.path, "is no directory; name the directory that the files go to"));
+                return Err(Error::destination(&place.path, "is not a directory; name the directory that the files go to"));
             }
             let locked = DirLock::try_new(&place.path).map_err(|e| failed(&place.path, "look at this directory", e))?;
             let busy = || Error::Busy { path: place.path.clone(), detail: "another export is at work there; try again later".to_owned() };
@@ -105,8 +109,9 @@ impl Place {
         Ok(place)
     }
 
+    /// The resolved path of a directory that does not exist yet. Directories above it are made, durably.
     fn absent(disk: &dyn Disk, dir: &Path) -> Result<PathBuf> {
-        let name = dir.file_name().ok_or_else(|| Error::destination(dir, "names no directory"))?;
+        let name = dir.file_name().ok_or_else(|| Error::destination(dir, "does not name a directory"))?;
         let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (above, made) = Dir::find_or_make(disk, above).map_err(|e| failed(above, "use this directory", e))?;
         for (holder, _) in made {
@@ -115,13 +120,14 @@ impl Place {
         Ok(above.path().join(name))
     }
 
-    /// A place for directories that never get a name: they go when dropped, or when the next one is made after a kill.
+    /// A place for scratch directories, which never get a name. They are removed when dropped, or after a kill when
+    /// the next one is made.
     pub(in crate::ops) fn scratch(disk: &dyn Disk, above: &Path, name: &str) -> Result<Self> {
         let (held, _) = Dir::find_or_make(disk, above).map_err(|e| failed(above, "use this directory", e))?;
         Ok(Place { path: held.path().join(name), above: held, name: name.into(), old: None })
     }
 
-    /// A directory of something else, named by mistake, is not moved away.
+    /// Refuses a directory of another purpose, which was probably named by mistake: it must not be moved away.
     fn refuse_unknown(&self) -> Result<()> {
         if self.old.is_none() || [CHECKSUMS_NAME, MANIFEST_NAME].iter().any(|name| self.path.join(name).exists()) {
             return Ok(());
@@ -131,14 +137,14 @@ impl Place {
             None => Ok(()),
             Some(_) => {
                 let detail = format!(
-                    "is not empty and is no export (it has neither {MANIFEST_NAME} nor {CHECKSUMS_NAME}); name a new or empty directory"
+                    "is not empty and is not an export (it has neither {MANIFEST_NAME} nor {CHECKSUMS_NAME}); name a new or empty directory"
                 );
                 Err(Error::destination(&self.path, detail))
             }
         }
     }
 
-    /// Makes the new directory, and removes what earlier exports that were killed have left.
+    /// Makes the new directory, and removes what killed exports have left.
     pub(in crate::ops) fn stage(&self, monitor: &dyn Monitor) -> Result<Staging> {
         self.remove_leftovers(monitor);
         let mut name = self.hidden();
@@ -158,18 +164,20 @@ impl Place {
         }
     }
 
-    /// Makes a directory of this name and holds it. It is for this user alone.
+    /// Makes a directory of this name, for this user alone, and holds it open.
     fn make(&self, name: &OsStr) -> io::Result<Dir> {
         fs::DirBuilder::new().mode(0o700).create(self.above.at(name))?;
         let dir = self.above.enter(Path::new(name))?;
+        // Between making and entering it somebody may have exchanged it.
         if dir.metadata()?.uid() != rustix::process::geteuid().as_raw() {
             return Err(io::Error::other("another user has put another one there"));
         }
-        // The umask may have taken rights away.
+        // The umask may have removed rights that we need.
         fs::set_permissions(dir.itself(), fs::Permissions::from_mode(0o700))?;
         Ok(dir)
     }
 
+    /// The start of the names of directories that are being filled for this place.
     fn hidden(&self) -> OsString {
         let mut name = OsString::from(".");
         name.push(&self.name);
@@ -177,6 +185,7 @@ impl Place {
         name
     }
 
+    /// Removes directories that killed exports to this place have left. A lock shows that its maker is alive.
     fn remove_leftovers(&self, monitor: &dyn Monitor) {
         let hidden = self.hidden();
         let Ok(entries) = fs::read_dir(self.above.itself()) else { return };
@@ -205,12 +214,13 @@ impl Place {
         }
     }
 
-    /// Gives the new directory, which is complete and durable, the name. Returns where what was there is kept, if that is not ours.
+    /// Gives the complete, durable new directory the name. Returns where the old directory is kept, if it must be.
     pub(super) fn publish(&self, disk: &dyn Disk, mut staging: Staging, timestamp: &str, monitor: &dyn Monitor) -> Result<Option<PathBuf>> {
         let old = self.classify();
         if let Some(there) = &self.old {
             let there = there.metadata().map_err(|e| failed(&self.path, "look at it", e))?;
-            // What another user has made there does not say who may read this.
+            // Take the mode over from the old directory only if it is ours or root's: another user must not decide
+            // who may read this.
             let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&there.uid());
             let mode = if is_ours { there.mode() & 0o777 } else { 0o700 };
             fs::set_permissions(staging.dir.itself(), fs::Permissions::from_mode(mode))
@@ -219,6 +229,7 @@ impl Place {
         if old == Old::Foreign {
             self.rename_to_kept(disk, &mut staging, timestamp)?;
         }
+        // Last check before the exchange: somebody may have put another directory under the hidden name.
         if !staging.has_its_name() {
             return Err(failed(&self.path, "rename the new directory to it", "somebody has put another one in its place"));
         }
@@ -242,7 +253,8 @@ impl Place {
         }
     }
 
-    /// The new directory takes the name that the old one will have, so that the exchange gives it that in the same step.
+    /// Renames the new directory to the name under which the old one will be kept. The exchange then gives the old
+    /// one that name in the same step.
     fn rename_to_kept(&self, disk: &dyn Disk, staging: &mut Staging, timestamp: &str) -> Result<()> {
         for counter in 0..KEPT_MAX {
             let mut name = self.name.clone();
@@ -272,7 +284,8 @@ impl Place {
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
             outcome => return outcome,
         }
-        // Not in one step here. The old one waits under a third name, so that it can come back.
+        // This file system cannot exchange names. The old directory waits under a third name, so that it can come
+        // back if the second rename fails.
         let mut third_name = staging.name.clone();
         third_name.push(".old");
         let third = self.above.at(&third_name);
@@ -290,34 +303,35 @@ impl Place {
     }
 }
 
-/// Renames a directory to a name that nothing has, where the system can tell.
+/// Renames a directory to a name that does not exist, as far as the system can check that.
 fn rename_new(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
     match disk.rename_new(from, to) {
-        // rename(2) itself replaces no directory that has something in it.
+        // Without the check rename(2) still does not replace a directory that has something in it.
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => disk.rename(from, to),
         outcome => outcome,
     }
 }
 
-/// Whether a directory is an export as it was written, file for file by name, size and time, or empty: then nothing is lost with it.
+/// Whether a directory is empty, or an unchanged export: each file has the name, size and time that the manifest
+/// says. Then nothing is lost with it.
 fn is_ours(dir: &Path) -> bool {
     let manifest = dir.join(MANIFEST_NAME);
     let mut text = Vec::new();
     let read = beneath::open_file(&manifest).and_then(|file| file.take(MANIFEST_LEN_MAX + 1).read_to_end(&mut text));
-    let found: Option<Found> = read.ok().filter(|len| *len as u64 <= MANIFEST_LEN_MAX).and_then(|_| serde_json::from_slice(&text).ok());
+    let found: Option<Found> = read.ok().filter(|len| wide(*len) <= MANIFEST_LEN_MAX).and_then(|_| serde_json::from_slice(&text).ok());
     let found = found.filter(|found| found.format == MANIFEST_FORMAT);
     WalkDir::new(dir).min_depth(1).into_iter().all(|entry| {
         let (Ok(entry), Some(found)) = (entry, &found) else { return false };
         let (Ok(path), Ok(metadata)) = (entry.path().strip_prefix(dir), entry.metadata()) else { return false };
         let is_own = metadata.is_file() && [CHECKSUMS_NAME, MANIFEST_NAME].iter().any(|name| path == Path::new(name));
-        // Directories above files need not be listed; that they are empty loses nothing.
+        // The manifest need not list directories. An extra empty one is no loss.
         let is_other = metadata.is_dir() || (!metadata.is_file() && found.others.iter().any(|other| other.is(path)));
         is_own || is_other || found.files.iter().any(|file| file.name.is(path) && file.is_as_written(&metadata))
     })
 }
 
 impl Staging {
-    /// Whether its name is still that of the directory that was made.
+    /// Whether its name still leads to the directory that was made.
     fn has_its_name(&self) -> bool {
         let same = |found: fs::Metadata, own: fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
         self.above.look(&self.name).and_then(|found| Ok(same(found, self.dir.metadata()?))).unwrap_or(false)
@@ -326,7 +340,8 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // If another name leads to it, it may be the export that is in place. The next export removes what stays.
+        // If the name leads elsewhere, that may be the export that is in place, so nothing is removed. The next
+        // export removes what stays.
         if self.placed || !self.has_its_name() {
             return;
         }

@@ -1,11 +1,18 @@
-//! Prune: free the space that no snapshot needs any more.
+//! Prune: frees the space that no snapshot needs any more.
 //!
-//! "Mark, then look" (see [`crate::store::repo::session`] for the writer's half). What is to go is marked with a tombstone; then, after the grace time, pending
-//! records, snapshots and tombstones are listed afresh and what is needed is computed again; only what is marked and still not needed is
-//! deleted. A chunk in a marked pack counts as absent, for writers and for other prunes, so whatever is needed of a marked pack is copied into a new one
-//! first. Nothing depends on a clock or a lock: the grace time only keeps backups that are running from having to copy too.
 //!
-//! Every step can be stopped: new packs to which nothing refers are garbage for the next prune, a tombstone stays until its pack is gone.
+//! The protocol is "mark, then look" (see [`crate::store::repo::session`] for the writer's half). Packs that can go
+//! get tombstones; "marked" in this folder means "has a tombstone". After the grace time pending records, snapshots
+//! and tombstones are listed afresh, and what is needed is computed again. Only packs that are marked and still not
+//! needed are deleted. A chunk in a marked pack counts as absent, for writers and for other prunes; so what is needed
+//! of a marked pack is copied into a new pack first.
+//!
+//! Guarantees: nothing that a listed snapshot, or a pending record that counts, needs is deleted. No clock and no
+//! lock decides this; the grace time only spares running backups from copying. Anything that cannot be read or
+//! explained stops the deletion.
+//!
+//! Every step can be interrupted: new packs to which nothing refers are garbage for the next prune, and a tombstone
+//! stays until its pack is gone.
 
 mod flatten;
 mod needed;
@@ -43,26 +50,27 @@ pub struct PruneReport {
     pub deleted: u64,
     /// See `deleted`.
     pub deleted_bytes: u64,
-    /// New packs with what was needed of others, and their bytes.
+    /// New packs with the needed chunks of others, and their bytes.
     #[serde(rename = "written_packs")]
     pub written: u64,
     /// See `written`.
     pub written_bytes: u64,
-    /// Records of dead writers that were removed: pending ones, and those that appeared in the place of snapshots later.
+    /// Records of dead writers that were removed: pending records, and records that appeared among the snapshots
+    /// after they had expired.
     #[serde(rename = "expired_pending")]
     pub expired: u64,
-    /// Marked packs that wait for the grace time to pass.
+    /// Marked packs whose grace time has not passed.
     #[serde(rename = "waiting_packs")]
     pub waiting: u64,
-    /// The oldest entries of the journal, which [`perform`] removes.
+    /// Old entries of the journal that [`perform`] removed.
     pub log_entries_removed: u64,
-    /// What killed processes had begun to write, which was removed.
+    /// Unfinished files of killed processes that were removed.
     #[serde(flatten, serialize_with = "json::unfinished")]
     pub unfinished: Unfinished,
 }
 
 impl PruneReport {
-    /// In a line.
+    /// The report in one line.
     pub fn summary(&self) -> String {
         let [marked, written, deleted] = [self.marked, self.written, self.deleted].map(|number| count(number, "pack"));
         let (written_bytes, deleted_bytes) = (bytes(self.written_bytes), bytes(self.deleted_bytes));
@@ -76,10 +84,11 @@ impl Report for PruneReport {
     }
 }
 
-/// Prunes, drops the oldest entries of the journal, and tells it. Clock and machine are `work`'s to say.
+/// Prunes, removes the oldest entries of the journal, and writes an entry. The clock's time and the machine's name
+/// come from `work`.
 ///
 /// # Errors
-/// As of [`prune()`].
+/// The errors of [`prune()`].
 pub fn perform(work: &Work<'_>, options: &PruneOptions) -> Result<PruneReport> {
     let options = PruneOptions { now_ns: work.worker.now_ns(), host: work.worker.host.clone(), ..options.clone() };
     work.journaled(Operation::Prune, |story| {
@@ -90,7 +99,7 @@ pub fn perform(work: &Work<'_>, options: &PruneOptions) -> Result<PruneReport> {
     })
 }
 
-/// What pruning would do now. Changes nothing.
+/// What a prune would do now. Changes nothing in the repository.
 ///
 /// # Errors
 /// [`crate::Error::Corrupt`] if something that a snapshot needs cannot be read: then nothing may be deleted. [`crate::Error::Cancelled`].
@@ -104,24 +113,26 @@ pub fn plan(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) ->
     Ok(PrunePlan { shorten: chains.count(), shorten_bytes: chains.bytes(), ..plan_of(repo, &marked, &needed, options)? })
 }
 
-/// Prunes: plans, writes anew, marks, and deletes what has been marked for the grace time.
+/// Prunes: plans, writes packs anew, marks, and deletes the packs whose grace time has passed.
 ///
 /// # Errors
-/// As [`plan()`]; what was marked or written until then is garbage or stays marked, and nothing that is needed is lost. [`crate::Error::Stale`] if others
-/// keep changing what is needed.
+/// The errors of [`plan()`]; [`crate::Error::Stale`] if others keep changing what is needed. Nothing that is needed
+/// is lost then: new packs are garbage for the next prune, and marked packs stay marked.
 pub fn prune(repo: &Repository, options: &PruneOptions, monitor: &dyn Monitor) -> Result<PruneReport> {
     let mut run = Run { repo, options, monitor, trust: Trust::default(), report: PruneReport::default(), seen: HashSet::new() };
+    // First mark, then look again and delete. With a grace time of zero one prune does both for the same packs.
     run.attempt(Run::mark)?;
     run.attempt(Run::sweep)?;
     let grace = Duration::from_nanos(u64::try_from(options.grace_ns).unwrap_or(0));
     match repo.backend().remove_unfinished(grace) {
         Ok(removed) => run.report.unfinished = removed,
-        // Everything else is done, and this is garbage.
-        Err(error) => monitor.warn(&format!("what killed processes have left could not be removed: {error}")),
+        // The prune itself is done; unfinished files are only garbage, so this is a warning.
+        Err(error) => monitor.warn(&format!("unfinished files of killed processes could not be removed: {error}")),
     }
     Ok(run.report)
 }
 
+/// Counts the needed bytes of each pack that is not marked, and plans by them.
 fn plan_of(repo: &Repository, to_go: &Marked, needed: &Needed, options: &PruneOptions) -> Result<PrunePlan> {
     let mut packs = Vec::new();
     let (mut marked, mut marked_bytes) = (0, 0);
@@ -142,8 +153,11 @@ fn plan_of(repo: &Repository, to_go: &Marked, needed: &Needed, options: &PruneOp
                 };
                 let all: u64 = copies.iter().map(bytes_of).sum();
                 let of_use: u64 = copies.iter().filter(|copy| rows.contains(copy.row())).map(bytes_of).sum();
-                // Tables and padding go with what they are for.
-                (u128::from(of_use) * u128::from(size) / u128::from(all.max(1))).max(1) as u64
+                // Tables and padding have no owner among the chunks; they are shared out in proportion. A pack with a
+                // needed chunk uses at least one byte: zero means that it can be deleted. The product of two sizes
+                // may exceed 64 bits.
+                let used = (u128::from(of_use) * u128::from(size) / u128::from(all.max(1))).max(1);
+                u64::try_from(used).unwrap_or(u64::MAX)
             }
         };
         packs.push(PackUse { id, size, used: used.min(size) });

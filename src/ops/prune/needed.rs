@@ -1,22 +1,30 @@
-//! What is needed: every chunk that a snapshot reaches, in one of its copies, with the bases of that copy.
+//! Finds what is needed: every chunk that a root reaches, in one of its copies, with the bases of that copy.
+//!
+//! Trees are walked from the roots. Of each chunk the first readable copy is kept, by rising level, so that short
+//! chains win. Packs that are not marked are preferred; if only marked packs have a chunk, they are "stranded": it
+//! must be copied before they go.
+//!
+//! Guarantees: if a needed chunk has no readable copy, the walk ends with an error, and nothing may be deleted. If a
+//! chunk has several copies and the others may go, the chosen copy has been read and verified.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
+use crate::ops::number::index;
 use crate::progress::Monitor;
 use crate::store::format::node::Node;
 use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
 use crate::store::repo::{Reader, StoredCopy};
 
-/// Chunks that are looked up together.
+/// Number of chunks that are looked up together.
 const BATCH: usize = 4096;
 
-/// Rows of the tables of packs: one bit for each, so that ten million chunks take little more than a megabyte.
+/// A set of rows in the tables of packs, with one bit for each: ten million chunks take little more than a megabyte.
 #[derive(Default)]
 struct Places(HashMap<PackId, Rows>);
 
-/// Which rows of a pack's table.
+/// A set of rows in the table of one pack.
 #[derive(Default)]
 pub(super) struct Rows {
     bits: Vec<u64>,
@@ -24,16 +32,16 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn contains(&self, row: u32) -> bool {
-        self.bits.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+        self.bits.get(index(row) / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
     }
 
     fn insert(&mut self, row: u32) {
-        let word = row as usize / 64;
+        let word = index(row) / 64;
         if self.bits.len() <= word {
             self.bits.resize(word + 1, 0);
         }
         self.bits.get_mut(word).into_iter().for_each(|bits| *bits |= 1 << (row % 64));
-        // What is not taken down here would be deleted.
+        // A row that is not in the set would be deleted.
         debug_assert!(self.contains(row));
     }
 }
@@ -48,22 +56,23 @@ impl Places {
     }
 }
 
-/// What one prune has found out about copies by reading them. Of a chunk with several copies one is chosen and the others may go, so the chosen one
-/// is read first: else a damaged one could outlive one that is whole.
+/// What one prune has learned about copies by reading them. Of a chunk with several copies one is kept and the others
+/// may go. So that copy is read first; otherwise a damaged copy could be kept and a whole one deleted.
 #[derive(Default)]
 pub(super) struct Trust {
-    /// Packs that this prune has written: what is in them was verified.
+    /// Packs that this prune has written. Their content was verified before.
     pub(super) written: HashSet<PackId>,
     whole: Places,
     bad: Places,
 }
 
 impl Trust {
-    /// What was found to be bad has to be read again.
+    /// Forgets the bad copies, so that they are read again: their bases may have been moved just then.
     pub(super) fn doubt(&mut self) {
         self.bad = Places::default();
     }
 
+    /// Reads a copy, unless it was read before. `false` if it is damaged.
     fn is_whole(&mut self, reader: &Reader, copy: &StoredCopy) -> Result<bool> {
         if self.written.contains(&copy.pack()) || self.whole.contains(copy) {
             return Ok(true);
@@ -80,50 +89,50 @@ impl Trust {
     }
 }
 
-/// The packs that are marked.
+/// The packs that are marked by tombstones.
 pub(super) struct Marked {
-    /// All of them: what is in them does not count.
+    /// All of them. Their chunks count as absent.
     pub(super) going: HashSet<PackId>,
-    /// Those that may be deleted now.
+    /// Those whose grace time has passed, so that they may be deleted now.
     pub(super) ripe: HashSet<PackId>,
 }
 
-/// Which packs count when a copy is chosen.
+/// From which packs a copy may be chosen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
-    /// Those that are not marked.
+    /// From packs that are not marked.
     Staying,
-    /// All: nothing else has the chunk, so it must be written anew.
+    /// From all packs: no other pack has the chunk, so it must be written anew.
     Any,
 }
 
 /// The rows of packs that are needed.
 pub(super) struct Needed {
     places: Places,
-    /// Of these those of chunks that a snapshot itself reaches; the others are bases of them.
+    /// The rows of chunks that a root itself reaches. The others are only bases.
     reached: Places,
-    /// The marked packs that have what is needed and nothing else has: it must be written anew before they go.
+    /// Marked packs that alone have something that is needed. It must be written anew before they go.
     pub(super) stranded: Vec<PackId>,
 }
 
 impl Needed {
-    /// Whether a snapshot reaches the chunk of this copy, and not only what is made a delta of it.
+    /// Whether a root reaches the chunk of this copy itself, not only as the base of a delta.
     pub(super) fn is_reached(&self, copy: &StoredCopy) -> bool {
         self.reached.contains(copy)
     }
 
-    /// The packs of which something is needed.
+    /// The packs with at least one needed row.
     pub(super) fn packs(&self) -> impl Iterator<Item = &PackId> {
         self.places.0.keys()
     }
 
-    /// Those of a pack; `None` if none is.
+    /// The needed rows of a pack; `None` if nothing of it is needed.
     pub(super) fn rows(&self, pack: &PackId) -> Option<&Rows> {
         self.places.0.get(pack)
     }
 }
 
-/// Finds the rows of packs that are needed.
+/// Walks trees and chooses copies.
 pub(super) struct Live<'a> {
     reader: &'a Reader,
     marked: &'a Marked,
@@ -131,12 +140,13 @@ pub(super) struct Live<'a> {
     monitor: &'a dyn Monitor,
     needed: Places,
     reached: Places,
-    /// Copies that cannot be read from packs that stay, and those that cannot be read at all, so that no chain is followed twice in vain.
+    /// Copies that cannot be read from unmarked packs (`unreachable`) or not at all (`lost`). They are remembered so
+    /// that no chain is followed twice in vain.
     unreachable: Places,
     lost: Places,
     seen_nodes: HashSet<ChunkId>,
     waiting: Vec<ChunkId>,
-    /// Whether what is missing now stops nothing.
+    /// Whether missing chunks are tolerated, for snapshots that are known to be lossy.
     is_lossy: bool,
 }
 
@@ -157,25 +167,26 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// What is needed.
+    /// The result, after all roots were added.
     pub(super) fn finish(self) -> Needed {
         let mut stranded: Vec<PackId> = self.needed.0.keys().filter(|pack| self.marked.going.contains(*pack)).copied().collect();
         stranded.sort_unstable();
         Needed { places: self.needed, reached: self.reached, stranded }
     }
 
-    /// Adds what these snapshots reach, the oldest first. A part of a listing that several have is read once, and of each stream only what differs from the
-    /// same stream of the snapshot before is looked at.
+    /// Adds everything that these snapshots reach, the oldest first. Parts of a listing that several snapshots share
+    /// are read once. Of each stream only what differs from the same stream of the snapshot before is walked.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if something cannot be read or is nowhere: then nothing may be deleted. [`Error::Cancelled`].
+    /// [`Error::Corrupt`] if a needed object cannot be read or is missing: then nothing may be deleted.
+    /// [`Error::Cancelled`].
     pub(super) fn add_snapshots<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<()> {
         let mut last: HashMap<Vec<u8>, StreamRoot> = HashMap::new();
         let mut last_listing = None;
         let mut parts = HashSet::new();
         for snapshot in snapshots {
             self.walk(&snapshot.listing, last_listing.replace(snapshot.listing).as_ref())?;
-            // The listing itself can be read only once it is known to be there.
+            // Before the listing is read, its chunks must have been found.
             self.settle()?;
             let mut listing = self.reader.parts(&snapshot.listing)?;
             while let Some(part) = listing.next_besides(&mut |chunk| parts.contains(chunk)) {
@@ -185,7 +196,7 @@ impl<'a> Live<'a> {
                 for entry in entries {
                     let before = last.get(&entry.name).copied();
                     self.walk(&entry.root, before.as_ref())?;
-                    // Of a stream that is one chunk nothing is shared that would not be seen.
+                    // A stream of one chunk has no subtrees to share, so it need not be remembered.
                     if entry.root.levels > 0 {
                         last.insert(entry.name, entry.root);
                     }
@@ -196,28 +207,33 @@ impl<'a> Live<'a> {
         self.settle()
     }
 
-    /// Adds what is left of snapshots of which something is lost. After all others: what these need must be there, whoever has lost it too.
+    /// Adds what is left of snapshots that have lost something. To be called after all others: what those need must
+    /// be complete, even where a lossy snapshot has lost the same.
     ///
     /// # Errors
-    /// As [`Live::add_snapshots`], but for what is missing.
+    /// The errors of [`Live::add_snapshots`], except for missing chunks.
     pub(super) fn add_lossy<'s>(&mut self, snapshots: impl Iterator<Item = &'s SnapshotRecord>) -> Result<()> {
         self.is_lossy = true;
         for snapshot in snapshots {
             self.walk(&snapshot.listing, None)?;
             self.settle()?;
-            // Behind a part of the listing that is lost there are others, which a salvage reads.
+            // A lost part of the listing does not end it: salvage reads the parts after it, so their streams are
+            // kept, too.
             let (reader, monitor) = (self.reader, self.monitor);
             reader.salvage_listing(&snapshot.listing, monitor, &mut |entry| self.walk(&entry.root, None))?;
         }
         self.settle()
     }
 
-    /// Adds a tree; what `before`, which has been added, has at the same places is passed over.
+    /// Adds a tree. Subtrees that the tree `before` has at the same places are passed over: it has been added
+    /// already.
     fn walk(&mut self, root: &StreamRoot, before: Option<&StreamRoot>) -> Result<()> {
         let Some(top) = root.top else { return Ok(()) };
+        // Places correspond only between trees of equal height.
         let before = before.filter(|before| before.levels == root.levels).and_then(|before| before.top);
         let mut open = vec![(top, root.levels, before)];
         while let Some((id, level, before)) = open.pop() {
+            // An equal subtree was walked with `before`, and a node that was seen was walked with its children.
             if before == Some(id) || level > 0 && !self.seen_nodes.insert(id) {
                 continue;
             }
@@ -240,12 +256,13 @@ impl<'a> Live<'a> {
         Node::decode(&bytes, level).map_err(|m| m.of(format!("tree node {id}")))
     }
 
+    /// Queues a chunk; a full queue is looked up at once.
     fn need(&mut self, id: ChunkId) -> Result<()> {
         self.waiting.push(id);
         if self.waiting.len() >= BATCH { self.settle() } else { Ok(()) }
     }
 
-    /// Chooses the copies of the chunks that wait.
+    /// Chooses a copy for each queued chunk.
     fn settle(&mut self) -> Result<()> {
         if self.monitor.cancelled() {
             return Err(Error::Cancelled);
@@ -253,6 +270,7 @@ impl<'a> Live<'a> {
         let waiting = std::mem::take(&mut self.waiting);
         self.reader.prefetch(waiting.iter().copied())?;
         for id in waiting {
+            // Copies come by rising level, so the first that can be kept has the shortest chain.
             let copies = self.reader.copies_of(&id)?;
             let kept = match self.keep_one(&copies, From::Staying)? {
                 None => self.keep_one(&copies, From::Any)?,
@@ -268,7 +286,7 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    /// Keeps the first copy of a chunk that can be read, and gives it.
+    /// Keeps the first of these copies that can be read, and returns it.
     fn keep_one<'c>(&mut self, copies: &'c [StoredCopy], from: From) -> Result<Option<&'c StoredCopy>> {
         for copy in copies {
             if self.keep(copy, from)? {
@@ -278,8 +296,8 @@ impl<'a> Live<'a> {
         Ok(None)
     }
 
-    /// Marks a copy and its bases as needed; `false` if it cannot be read from packs that count, or is damaged and has others beside it. Recursion
-    /// ends: levels fall.
+    /// Adds a copy and its bases to what is needed. `false` if it cannot be read from packs that count, or if it is
+    /// damaged and other copies exist. The recursion ends because a base has a lower level than its delta.
     fn keep(&mut self, copy: &StoredCopy, from: From) -> Result<bool> {
         let known = if from == From::Any { &self.lost } else { &self.unreachable };
         if from == From::Staying && self.marked.going.contains(&copy.pack()) || self.trust.bad.contains(copy) || known.contains(copy) {
@@ -288,6 +306,8 @@ impl<'a> Live<'a> {
         if self.needed.contains(copy) {
             return Ok(true);
         }
+        // Reading every copy would make each prune as slow as a full check. So a copy is read only where choosing it
+        // may delete another one.
         let kept = self.keep_bases(copy, from)? && (!self.is_a_choice(copy)? || self.trust.is_whole(self.reader, copy)?);
         match (kept, from) {
             (true, _) => self.needed.insert(copy),
@@ -297,8 +317,9 @@ impl<'a> Live<'a> {
         Ok(kept)
     }
 
-    /// Keeps one copy of every base. A base is named by the start of its id: if several chunks share that, each of them may be the one that is meant,
-    /// and one that only marked packs have is no reason to take another for it.
+    /// Keeps one copy of every base. A delta names a base by the start of its id. If several chunks share that, each
+    /// may be the one, so all of them are kept. When only marked packs have one of them, that is not a reason to take
+    /// another chunk for it.
     fn keep_bases(&mut self, copy: &StoredCopy, from: From) -> Result<bool> {
         for slice in &copy.frame().slices {
             let mut bases = self.reader.bases_of(slice.base, copy.frame().level)?;
@@ -320,9 +341,9 @@ impl<'a> Live<'a> {
         Ok(true)
     }
 
-    /// Whether there is another copy that this prune may drop for this one.
+    /// Whether choosing this copy may delete another copy of the same chunk.
     fn is_a_choice(&self, copy: &StoredCopy) -> Result<bool> {
-        // Those that wait for their grace time are there for later.
+        // Packs that wait for their grace time stay for now: if this copy is damaged, the next prune finds theirs.
         let may_go = |other: &StoredCopy| !self.marked.going.contains(&other.pack()) || self.marked.ripe.contains(&other.pack());
         let others = self.reader.copies_of(&copy.entry.id)?;
         Ok(others.iter().any(|other| other.place() != copy.place() && may_go(other)))

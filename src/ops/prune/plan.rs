@@ -1,4 +1,8 @@
-//! Which packs go, and which are written anew. A pure function of what is needed of each pack.
+//! Decides which packs are deleted, which are written anew, and which stay. A pure function of how much of each pack
+//! is needed.
+//!
+//! Packs without use are deleted. Many small packs are merged. Of the others, the emptiest are written anew until the
+//! unused share of the rest is small enough, or the limit of bytes to write is reached.
 
 use std::collections::HashSet;
 
@@ -6,34 +10,36 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::id::PackId;
+use crate::ops::number::wide;
 use crate::store::format::PACK_TARGET;
 
-/// Packs of fewer bytes than this are merged when there are several of them.
-const SMALL_BYTES: u64 = PACK_TARGET as u64 / 4;
-/// How many small packs are worth merging: fewer would be written again and again.
+/// Packs with fewer bytes than this are small.
+const SMALL_BYTES: u64 = wide(PACK_TARGET) / 4;
+/// Small packs are merged if there are at least this many. With fewer the same ones would be written again and again.
 const SMALL_COUNT_MIN: usize = 16;
 
-/// How long a marked pack waits unless the user says otherwise, nanoseconds: a day, longer than most backups last.
+/// Default time that a marked pack waits, nanoseconds: a day, longer than most backups run.
 const GRACE_NS: i64 = 24 * 3600 * 1_000_000_000;
-/// How much of the packs that stay may be of no use unless the user says otherwise, in thousandths of what is of use.
+/// Default share of the packs that stay that may be unused, in thousandths of the used bytes.
 const UNUSED_MAX_PERMILLE: u64 = 50;
 
 /// How to prune.
 #[derive(Debug, Clone)]
 pub struct PruneOptions {
-    /// How long a marked pack waits before it is deleted, nanoseconds. Zero for a repository that nobody else uses at this moment.
+    /// How long a marked pack waits before it is deleted, nanoseconds. Zero only if nobody else uses the repository
+    /// at this moment.
     pub grace_ns: i64,
     /// The clock's time, nanoseconds since 1970 UTC.
     pub now_ns: i64,
     /// The machine's name.
     pub host: String,
-    /// How much of the packs that stay may be of no use, in thousandths of what is of use.
+    /// How much of the packs that stay may be unused, in thousandths of the used bytes.
     pub unused_max_permille: u64,
-    /// The most bytes of packs that are written anew; what is more is left for the next time.
+    /// Most bytes of packs that are written anew. The rest is left for the next prune.
     pub repack_bytes_max: Option<u64>,
 }
 
-/// A day of grace, and up to 5 % of no use. The clock's time and the machine's name are the caller's to say.
+/// A day of grace, and up to 5 % unused. The caller sets the clock's time and the machine's name.
 impl Default for PruneOptions {
     fn default() -> Self {
         PruneOptions {
@@ -46,7 +52,7 @@ impl Default for PruneOptions {
     }
 }
 
-/// A pack and what is needed of it.
+/// A pack and how much of it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PackUse {
     /// The pack.
@@ -55,7 +61,7 @@ pub struct PackUse {
     /// Its stored bytes.
     #[serde(rename = "stored_bytes")]
     pub size: u64,
-    /// Those of them that are needed, about.
+    /// The bytes that are needed, about.
     #[serde(rename = "used_bytes")]
     pub used: u64,
 }
@@ -63,9 +69,9 @@ pub struct PackUse {
 /// What a prune would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct PrunePlan {
-    /// Packs of which nothing is needed.
+    /// Packs without anything that is needed.
     pub delete: Vec<PackUse>,
-    /// Packs of which what is needed is written anew.
+    /// Packs whose needed chunks are written anew.
     pub repack: Vec<PackUse>,
     /// Packs that stay as they are.
     #[serde(flatten, serialize_with = "kept")]
@@ -75,15 +81,16 @@ pub struct PrunePlan {
     pub marked: u64,
     /// Their bytes.
     pub marked_bytes: u64,
-    /// Chunks whose chains are shortened first. Then more packs may go than the lists have, with what was needed of them written anew.
+    /// Chunks whose chains are shortened first. After that more packs than these lists name may be written anew and
+    /// deleted.
     #[serde(rename = "shortened_chunks")]
     pub shorten: u64,
-    /// Bytes of the links that they would need no more, about.
+    /// Bytes of the links that can go then, about.
     #[serde(rename = "shortened_bytes")]
     pub shorten_bytes: u64,
 }
 
-/// In JSON they are only counted.
+/// JSON has only their number and bytes.
 fn kept<S: Serializer>(packs: &[PackUse], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(None)?;
     map.serialize_entry("kept_packs", &packs.len())?;
@@ -92,7 +99,7 @@ fn kept<S: Serializer>(packs: &[PackUse], serializer: S) -> Result<S::Ok, S::Err
 }
 
 impl PrunePlan {
-    /// Decides about packs that are not marked.
+    /// Decides about all packs that are not marked.
     pub fn new(packs: &[PackUse], options: &PruneOptions) -> Self {
         let mut plan = PrunePlan::default();
         let mut rest = Vec::new();
@@ -101,7 +108,7 @@ impl PrunePlan {
         }
         let (mut small, mut large): (Vec<PackUse>, Vec<PackUse>) = rest.into_iter().partition(|pack| pack.size < SMALL_BYTES);
         let mut budget = options.repack_bytes_max.unwrap_or(u64::MAX);
-        // The smallest first: most packs for what writing them anew costs.
+        // The smallest first: that merges the most packs for the bytes written.
         small.sort_unstable_by_key(|pack| (pack.size, pack.id));
         let mut total = 0u64;
         let affordable = small.iter().take_while(|pack| {
@@ -109,6 +116,7 @@ impl PrunePlan {
             total <= budget
         });
         let affordable = affordable.count();
+        // One small pack alone, or few of them, gain nothing by being merged: treat them like large ones.
         if small.len() < SMALL_COUNT_MIN || affordable < 2 {
             large.append(&mut small);
         }
@@ -126,24 +134,28 @@ impl PrunePlan {
         for pack in small {
             repack(pack, &mut plan);
         }
-        // Those of which the largest part is of no use first: they give most for what writing them anew costs.
+        // The emptiest first: they free the most for the bytes written.
         large.sort_unstable_by_key(|pack| (std::cmp::Reverse(pack.unused() * 1000 / pack.size.max(1)), pack.id));
         let used: u64 = large.iter().map(|pack| pack.used).sum();
         let mut unused: u64 = large.iter().map(PackUse::unused).sum();
         for pack in large {
+            // Check again for each pack: stop as soon as the rest has little enough unused.
             let too_much = unused.saturating_mul(1000) > used.saturating_mul(options.unused_max_permille);
             if too_much && pack.unused() > 0 && repack(pack, &mut plan) {
                 unused -= pack.unused();
+            // `repack` has put it into `keep` already if the budget did not suffice.
             } else if !too_much || pack.unused() == 0 {
                 plan.keep.push(pack);
             }
         }
+        debug_assert_eq!(plan.delete.len() + plan.repack.len() + plan.keep.len(), packs.len(), "each pack is in one list");
         plan
     }
 }
 
 impl PrunePlan {
-    /// This plan, made when chains were shortened, with what was to go before that: by now the small ones may be too few to be merged.
+    /// This plan, made after chains were shortened, with the packs that were to be written anew before that.
+    /// Otherwise the small packs might be too few now to be merged.
     pub(super) fn with(mut self, before: &PrunePlan) -> PrunePlan {
         let going: HashSet<PackId> = before.repack.iter().map(|pack| pack.id).collect();
         self.repack.extend(self.keep.extract_if(.., |pack| going.contains(&pack.id)));

@@ -1,4 +1,8 @@
-//! Carrying a prune out: writing anew, marking, looking again, deleting.
+//! Carries a prune out: writes anew, marks, looks again, deletes.
+//!
+//! Order of writes: new packs are durable before the packs that they replace are marked, and marks are durable before
+//! the last look at roots. A pack is deleted only if it was marked for the grace time and the look after that does
+//! not need it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,15 +13,16 @@ use super::roots::{Dead, Roots, Stone};
 use super::{PruneReport, plan_of};
 use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId, SourceTag};
+use crate::ops::number::wide;
 use crate::progress::Monitor;
 use crate::store::backend::{ObjectKey, WriteMode};
 use crate::store::format::tombstone::Tombstone;
 use crate::store::repo::{Reader, Repacker, Repository, StoredCopy, suspicion_of};
 
-/// How often deleting starts again because something that is needed lies in marked packs only, or a snapshot has come.
+/// How often a step is repeated because needed chunks are only in marked packs, or a snapshot has come meanwhile.
 const ATTEMPTS: usize = 8;
 
-/// Packs deleted between two looks at whether the user wants to stop.
+/// Packs that are deleted between two looks at whether the user wants to stop.
 const DELETED_AT_ONCE: usize = 1000;
 
 /// A prune that runs.
@@ -25,17 +30,18 @@ pub(super) struct Run<'a> {
     pub(super) repo: &'a Repository,
     pub(super) options: &'a PruneOptions,
     pub(super) monitor: &'a dyn Monitor,
+    /// Which copies are known to be whole.
     pub(super) trust: Trust,
     pub(super) report: PruneReport,
-    /// The packs that were there at the last look.
+    /// The packs that existed at the last look.
     pub(super) seen: HashSet<PackId>,
 }
 
 impl Run<'_> {
-    /// Does a step again until it says that it is done: others may undo what it has seen.
+    /// Repeats a step until it is done. Other processes may undo what it has seen.
     pub(super) fn attempt(&mut self, step: impl Fn(&mut Self) -> Result<bool>) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            // What could not be read may have been so because its bases were just being moved.
+            // A copy may have been unreadable only because another prune was moving its bases.
             self.trust.doubt();
             match step(self) {
                 Ok(true) => return Ok(()),
@@ -44,23 +50,28 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Stale { detail: "others keep changing what is needed; nothing was deleted that is".into() })
+        Err(Error::Stale {
+            detail: "other processes keep changing what is needed; nothing that is needed was deleted; prune again later".into(),
+        })
     }
 
-    /// Whether another prune has deleted packs since the last look: what seems to be lost may be elsewhere.
+    /// Whether another prune has deleted packs since the last look. Then a chunk that seems lost may be in a new
+    /// pack.
     fn was_overtaken(&self) -> Result<bool> {
         self.repo.list_all_packs()?;
         Ok(!self.seen.is_subset(&self.packs()?))
     }
 
+    /// The packs that the catalog knows.
     fn packs(&self) -> Result<HashSet<PackId>> {
         Ok(self.repo.on_catalog(|local| local.packs())?.iter().map(|known| known.pack.id).collect())
     }
 
-    /// Plans, writes anew what is needed of packs that are to go, and marks these.
+    /// Plans, writes the needed chunks of the packs that go into new ones, and marks the old ones.
     pub(super) fn mark(&mut self) -> Result<bool> {
         let mut roots = Roots::list(self.repo, self.options, Dead::HaveExpired)?;
         roots.warn(self.monitor);
+        // After a new suspicion or an expiry look again: a mark counts only for looks after it.
         if self.suspect(&roots)? {
             roots = Roots::list(self.repo, self.options, Dead::HaveExpired)?;
         }
@@ -73,18 +84,20 @@ impl Run<'_> {
         let mut needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
         let chains = Chains::to_shorten(self.repo, &reader, &needed, self.options)?;
         let mut plan = plan_of(self.repo, &marked, &needed, self.options)?;
+        // New copies with lower levels exist now, so other copies are needed than before.
         if self.shorten(&reader, chains)? {
             reader = Reader::new(self.repo);
             needed = roots.needed(&reader, &marked, &mut self.trust, self.monitor)?;
             plan = plan_of(self.repo, &marked, &needed, self.options)?.with(&plan);
         }
         self.write_anew(&reader, &needed, &plan.repack)?;
+        // `write_anew` has made the new packs durable. Only now may the old ones be marked.
         let marked = plan.delete.iter().chain(&plan.repack).map(|pack| pack.id);
         self.report.marked += self.write_tombstones(marked, WriteMode::CreateNew)?;
         Ok(true)
     }
 
-    /// Copies what is needed of these packs, and what is stranded, into new ones, and makes these durable.
+    /// Copies the needed chunks of these packs, and of the stranded ones, into new packs, durably.
     pub(super) fn write_anew(&mut self, reader: &Reader, needed: &Needed, packs: &[PackUse]) -> Result<()> {
         let from: Vec<PackId> = needed.stranded.iter().copied().chain(packs.iter().map(|pack| pack.id)).collect();
         if from.is_empty() {
@@ -99,16 +112,16 @@ impl Run<'_> {
         self.add_written(repacker)
     }
 
-    /// Makes new packs durable and counts them.
+    /// Makes the new packs durable and counts them.
     pub(super) fn add_written(&mut self, repacker: Repacker) -> Result<()> {
         let written = repacker.finish()?;
-        self.report.written += written.len() as u64;
+        self.report.written += wide(written.len());
         self.report.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
         self.trust.written.extend(written.iter().map(|pack| pack.id));
         Ok(())
     }
 
-    /// Copies what is needed of one pack, each chunk verified first: one that is damaged is taken from another copy.
+    /// Copies the needed chunks of one pack. Each is verified first; if it is damaged, another copy of it is taken.
     fn copy_needed(&self, repacker: &mut Repacker, reader: &Reader, needed: &Needed, id: &PackId) -> Result<()> {
         let Some(rows) = needed.rows(id) else { return Ok(()) };
         let copies = self.repo.copies_in(id)?;
@@ -130,6 +143,8 @@ impl Run<'_> {
                     Err(error) => return Err(error),
                 }
             }
+            // All chunks of the frame are needed and whole: copy it as it is, without decoding it again. A partly
+            // needed frame is taken apart.
             if whole && wanted.len() == of_one_frame.len() {
                 repacker.copy_frame(reader, of_one_frame)?;
                 continue;
@@ -141,11 +156,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Marks the pending records of writers that seem to be dead, and marks again what is marked in a way that would never come of age; whether a record was
-    /// marked.
+    /// Marks pending records whose writers seem dead as suspected, and renews tombstones that would never ripen.
+    /// Returns whether a record was newly suspected.
     fn suspect(&self, roots: &Roots) -> Result<bool> {
         let any = self.write_tombstones(roots.suspects(self.options).map(suspicion_of), WriteMode::CreateNew)? > 0;
         let packs = self.packs()?;
+        // A tombstone that cannot be read may say that a record has expired. It is overwritten only where it surely
+        // stands for a pack or a suspicion.
         let is_useless = |stone: &&Stone| {
             stone.is_useless(self.options) && (packs.contains(&stone.id) || roots.is_at_work(stone) || !stone.may_be_expiry())
         };
@@ -153,8 +170,9 @@ impl Run<'_> {
         Ok(any)
     }
 
-    /// Lets pending records expire that have been suspected for the grace time and are no snapshots; whether one did. A writer that commits from now on finds
-    /// the suspicion. One that has found none has committed before it, and its snapshot is listed.
+    /// Lets records expire that were suspected for the grace time and did not become snapshots. Returns whether one
+    /// did. A writer that commits from now on finds the suspicion; a writer that found none has committed before it,
+    /// and its snapshot is listed.
     fn let_expire(&self, roots: &Roots) -> Result<bool> {
         let mut suspected = roots.suspected(self.options).peekable();
         if suspected.peek().is_none() {
@@ -163,7 +181,7 @@ impl Run<'_> {
         let committed = self.repo.list_snapshots()?;
         let mut any = false;
         for (id, sources) in suspected {
-            // A listing that lies must not cost a snapshot.
+            // Ask for the record itself, too: an incomplete listing must not cost a snapshot.
             if !committed.ids.contains_key(id) && !self.is_there(id, sources)? {
                 self.repo.write_expiry(id, self.options.now_ns, &self.options.host)?;
                 any = true;
@@ -172,7 +190,7 @@ impl Run<'_> {
         Ok(any)
     }
 
-    /// Whether a committed record of this id is there, of one of these sources.
+    /// Whether a committed record with this id exists under one of these sources.
     fn is_there(&self, id: &SnapshotId, sources: &[SourceTag]) -> Result<bool> {
         for source in sources {
             if self.repo.backend().stat(&ObjectKey::Snapshot { source: *source, id: *id })?.is_some() {
@@ -187,29 +205,34 @@ impl Run<'_> {
         self.repo.write_tombstones(ids.map(of), mode)
     }
 
-    /// Deletes what has been marked for the grace time and is still not needed; `false` if something that is needed had to be copied first.
+    /// Deletes the packs that were marked for the grace time and are still not needed. `false` if something that is
+    /// needed had to be copied first.
     pub(super) fn sweep(&mut self) -> Result<bool> {
+        // The look after the mark: everything is listed afresh.
         let roots = Roots::list(self.repo, self.options, Dead::HaveExpired)?;
         self.seen = self.packs()?;
         let marked = roots.marked(self.options);
         let known = self.repo.on_catalog(|local| local.packs())?;
         let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
-        self.report.waiting = marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count() as u64;
+        self.report.waiting = wide(marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count());
         let useless = roots.useless_records(self.options);
+        // Which tombstones can go is decided by the packs that are there before the deletion below.
         let gone: Vec<PackId> = self.removable(&roots, &marked, &present);
         let doomed: Vec<(PackId, u64)> = present.into_iter().filter(|(id, _)| marked.ripe.contains(id)).collect();
         if !doomed.is_empty() && !self.delete_unless_needed(roots, &marked, &doomed)? {
             return Ok(false);
         }
+        // Tombstones last: a pack must never lose its mark before it is gone.
         self.repo.backend().delete(&useless)?;
-        self.report.expired += useless.len() as u64;
+        self.report.expired += wide(useless.len());
         let stones: Vec<ObjectKey> = gone.into_iter().map(ObjectKey::Tombstone).collect();
         self.repo.backend().delete(&stones)?;
         Ok(true)
     }
 
-    /// Tombstones go one grace time after what they mark: a writer that began before it may still look for it. Those that say that a record has expired stay:
-    /// its writer may commit it at any time. What cannot be read and marks no pack may be such a one.
+    /// The tombstones that can go. A tombstone stays one grace time longer than its pack: a writer that began before
+    /// may still look for it. One that says that a record has expired stays for ever: its writer may commit the
+    /// record at any time. One that cannot be read and marks no existing pack may be such a tombstone.
     fn removable(&self, roots: &Roots, marked: &Marked, present: &HashMap<PackId, u64>) -> Vec<PackId> {
         let gone = |stone: &Stone| match present.contains_key(&stone.id) {
             true => marked.ripe.contains(&stone.id),
@@ -219,8 +242,8 @@ impl Run<'_> {
         roots.tombstones().iter().filter(goes).map(|stone| stone.id).collect()
     }
 
-    /// Looks once more at what is needed, then deletes these packs; `false` if one of them had something that is needed, which is copied now, or if a
-    /// snapshot has come that was not looked at.
+    /// Computes once more what is needed, then deletes these packs. `false` if one of them had something that is
+    /// needed, which is copied now, or if a snapshot has come that was not looked at.
     fn delete_unless_needed(&mut self, mut roots: Roots, marked: &Marked, doomed: &[(PackId, u64)]) -> Result<bool> {
         let reader = Reader::new(self.repo);
         let needed = roots.needed(&reader, marked, &mut self.trust, self.monitor)?;
@@ -228,16 +251,21 @@ impl Run<'_> {
             self.write_anew(&reader, &needed, &[])?;
             return Ok(false);
         }
+        // The second listing, right before the deletion.
         if !roots.confirm(self.repo)? {
             return Ok(false);
         }
+        debug_assert!(
+            doomed.iter().all(|(id, _)| marked.ripe.contains(id) && needed.rows(id).is_none()),
+            "only packs that nobody needs go"
+        );
         for packs in doomed.chunks(DELETED_AT_ONCE) {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
             let keys: Vec<ObjectKey> = packs.iter().map(|(id, _)| ObjectKey::Pack(*id)).collect();
             self.repo.backend().delete(&keys)?;
-            self.report.deleted += packs.len() as u64;
+            self.report.deleted += wide(packs.len());
             self.report.deleted_bytes += packs.iter().map(|(_, size)| size).sum::<u64>();
         }
         let gone: Vec<PackId> = doomed.iter().map(|(id, _)| *id).collect();

@@ -1,4 +1,5 @@
-//! Setting damaged objects aside: copied to `quarantine` and read back, before anybody deletes them.
+//! Sets damaged objects aside: copies them to `quarantine` and reads the copy back. The caller deletes the original
+//! only after that.
 
 use crate::error::{Error, Result};
 use crate::id::{ContentId, ID_LEN};
@@ -6,21 +7,23 @@ use crate::store::backend::{BackendExt, ObjectKey, SetAside, WriteMode};
 use crate::store::repo::{Repository, missing_is_damage};
 
 use super::records::is_damaged;
+use crate::ops::number::wide;
 
-/// The longest object that is copied, bytes: it is in memory meanwhile. Thirty times as long as packs are made.
+/// The longest object that is copied, bytes. It is in memory meanwhile. Packs are made a thirtieth as long.
 const LEN_MAX: u64 = 256 << 20;
 
-/// What became of copying an object.
+/// The result of copying an object.
 pub(super) enum Copied {
-    /// It lies there under this name, verified; these are its bytes.
+    /// The copy lies under this name, verified. These are its bytes.
     There(ObjectKey, Vec<u8>),
-    /// It is not there any more, or is whole after all: a disk may fail once.
+    /// The object is gone, or is whole after all: a disk may fail once.
     Gone,
-    /// It cannot be copied whole, so it has to stay where it is.
+    /// The object cannot be copied whole, so it must stay where it is. This is why.
     Not(String),
 }
 
-/// Whether this is a record of a snapshot, or a mark, that can be read. Anything has the right bytes for a name that was made of them.
+/// Whether this is a snapshot record or a mark that can be read. A matching hash alone does not prove that: anybody
+/// can name a file by its hash.
 fn is_record(repo: &Repository, key: &ObjectKey) -> Result<bool> {
     match key {
         ObjectKey::Snapshot { .. } => Ok(!is_damaged(repo.read_snapshot(key))?),
@@ -29,18 +32,18 @@ fn is_record(repo: &Repository, key: &ObjectKey) -> Result<bool> {
     }
 }
 
-/// Copies an object as it is found.
+/// Copies an object as it is, damage included.
 pub(super) fn copy(repo: &Repository, kind: SetAside, key: &ObjectKey, id: [u8; ID_LEN]) -> Result<Copied> {
     let backend = repo.backend();
     let bytes = match backend.read_if_there(key, LEN_MAX).map_err(|error| missing_is_damage(error, key)) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Copied::Gone),
-        Err(error) if error.is_damage() => return Ok(Copied::Not(format!("left where it is, as it cannot be copied: {error}"))),
+        Err(error) if error.is_damage() => return Ok(Copied::Not(format!("left where it is, because it cannot be copied: {error}"))),
         Err(error) => return Err(error),
     };
-    // A read that came out short must not pass for what is there.
-    if backend.stat(key)? != Some(bytes.len() as u64) {
-        return Ok(Copied::Not(format!("{key}: left where it is, as it does not read back the same")));
+    // A short read must not pass for the whole object.
+    if backend.stat(key)? != Some(wide(bytes.len())) {
+        return Ok(Copied::Not(format!("{key}: left where it is, because its size and the number of bytes read differ")));
     }
     if blake3::hash(&bytes).as_bytes() == &id && is_record(repo, key)? {
         return Ok(Copied::Gone);
@@ -49,12 +52,12 @@ pub(super) fn copy(repo: &Repository, kind: SetAside, key: &ObjectKey, id: [u8; 
     let to = ObjectKey::Quarantined { kind, id, content };
     match backend.write(&to, &[&bytes], WriteMode::CreateNew) {
         Ok(()) => {}
-        // An earlier repair came as far as this; whether it came to its end is not known.
+        // An earlier repair has written the copy, and may have been interrupted before it was durable.
         Err(Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => backend.settle(&[to])?,
         Err(other) => return Err(other),
     }
     match backend.read_if_there(&to, LEN_MAX)? {
         Some(copy) if copy == bytes => Ok(Copied::There(to, bytes)),
-        _ => Ok(Copied::Not(format!("{key}: left where it is, as its copy in quarantine does not read back"))),
+        _ => Ok(Copied::Not(format!("{key}: left where it is, because its copy in quarantine does not read back"))),
     }
 }

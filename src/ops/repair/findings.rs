@@ -1,4 +1,8 @@
-//! What is sick: copies that cannot be read, packs that are at fault, and what is missing because of them.
+//! Finds what is damaged: copies that cannot be read, packs that are at fault, and chunks that are missing because of
+//! them.
+//!
+//! A copy can be dead without a fault of its own pack, because a base of it is. Only packs at fault are replaced.
+//! Relies on a survey of the repository, whose dead copies are read again here.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -9,22 +13,22 @@ use crate::store::format::pack::IdPrefix;
 use crate::store::format::snapshot::{SnapshotRecord, StreamRoot};
 use crate::store::repo::{CopyPlace, Reader, Repository, StoredCopy, read_node};
 
-/// Chunks, or deltas, that are looked up at once.
+/// Number of chunks or deltas that are looked up at once.
 const AT_ONCE: usize = 8 << 10;
-/// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
+/// After this many nodes the places of chunks are forgotten: each keeps the table of a pack in memory.
 const PLACES_KEPT: usize = 1024;
 
-/// What cannot be read.
+/// The damage that is known.
 #[derive(Debug, Default)]
 pub(super) struct Sick {
-    /// Copies of chunks that cannot be read, by whoever's fault.
+    /// Copies that cannot be read, whatever the reason.
     pub(super) dead: HashSet<CopyPlace>,
-    /// Packs that are not what was written.
+    /// Packs whose content is not what their writers meant to write.
     pub(super) at_fault: BTreeSet<PackId>,
 }
 
 impl Sick {
-    /// Reads every dead copy again: it may have been dead only because of a base that is whole now.
+    /// Reads every dead copy again. It may have been dead only because of a base that is whole now.
     pub(super) fn look_again(&mut self, repo: &Repository) -> Result<()> {
         let reader = Reader::new(repo);
         let mut dead = HashSet::new();
@@ -39,7 +43,8 @@ impl Sick {
         Ok(())
     }
 
-    /// A pack with the right bytes whose chunks do not decode, although they stand on nothing or on what is whole, was written wrong.
+    /// Adds packs that were written wrong: their bytes are right, but a chunk does not decode although its bases are
+    /// whole.
     pub(super) fn find_forged(&mut self, repo: &Repository) -> Result<()> {
         let reader = Reader::new(repo);
         for copy in self.dead_copies(repo)? {
@@ -64,8 +69,8 @@ impl Sick {
         Ok(copies)
     }
 
-    /// What is needed and no copy gives, by the starts of ids, which is all that deltas know of their bases: chunks and nodes of snapshots, and the bases of
-    /// deltas that cannot be read for want of them.
+    /// What is needed and has no readable copy: chunks and nodes of snapshots, and bases of deltas that cannot be
+    /// read for lack of them. Given as the starts of ids, because deltas know no more of their bases.
     pub(super) fn wanted(
         &self,
         repo: &Repository,
@@ -78,7 +83,7 @@ impl Sick {
         for (_, snapshot) in snapshots {
             search.walk(&snapshot.listing)?;
             match search.walk_listing(&snapshot.listing, &mut parts) {
-                // Behind a part that is lost there are others.
+                // A lost part of the listing does not end it: the parts after it are walked, too.
                 Err(error) if error.is_damage() => {
                     drop(reader.salvage_listing(&snapshot.listing, monitor, &mut |entry| search.walk(&entry.root))?);
                 }
@@ -91,6 +96,8 @@ impl Sick {
             let mut bases: Vec<IdPrefix> = group.iter().flat_map(|copy| copy.frame().slices.iter().map(|slice| slice.base)).collect();
             bases.sort_unstable();
             bases.dedup();
+            // For each base the lowest level of its readable copies. A delta can use only a base with a lower level
+            // than its own.
             let lowest = repo.known_copies(&bases)?.into_iter().map(|known| {
                 let whole = known.iter().filter(|copy| !self.dead.contains(&copy.place));
                 whole.map(|copy| copy.level).min()
@@ -105,7 +112,8 @@ impl Sick {
     }
 }
 
-/// Whether the encoded bytes of a copy cannot be had at all: that is a matter of its disk, or of a pack that has gone, not of its writer.
+/// Whether the encoded bytes of a copy cannot be read at all. Then the disk is at fault, or the pack is gone, but the
+/// writer is not.
 fn is_unreadable(reader: &Reader, copy: &StoredCopy) -> Result<bool> {
     match reader.encoded(copy) {
         Ok(_) => Ok(false),
@@ -114,6 +122,7 @@ fn is_unreadable(reader: &Reader, copy: &StoredCopy) -> Result<bool> {
     }
 }
 
+/// Walks trees and collects chunks without a readable copy.
 struct Search<'a> {
     sick: &'a Sick,
     reader: &'a Reader,
@@ -124,7 +133,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Walks the streams of a listing, but for those in the parts that are known; those that it has walked are known then.
+    /// Walks the streams of a listing. Parts in `known` are passed over; those that were walked are added to it.
     fn walk_listing(&mut self, listing: &StreamRoot, known: &mut HashSet<ChunkId>) -> Result<()> {
         let mut parts = self.reader.parts(listing)?;
         while let Some(part) = parts.next_besides(&mut |chunk| known.contains(chunk)) {
@@ -136,6 +145,7 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Walks one tree. Nodes are read once, also when several trees share them.
     fn walk(&mut self, root: &StreamRoot) -> Result<()> {
         let mut open: Vec<(ChunkId, u8)> = root.top.map(|top| (top, root.levels)).into_iter().collect();
         while let Some((id, level)) = open.pop() {
@@ -164,6 +174,7 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Looks up the collected chunks in the catalog, in one sorted batch.
     fn look_up(&mut self) -> Result<()> {
         let mut ids = std::mem::take(&mut self.chunks);
         ids.sort_unstable();

@@ -1,4 +1,4 @@
-//! Saying of snapshots what is lost of them, and which are whole again.
+//! Marks snapshots: as damaged if something of them is lost, as verified if they are whole again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +11,11 @@ use crate::store::repo::LOST;
 
 use super::run::Run;
 
-/// Streams that a mark names.
+/// Number of streams that a mark names.
 const STREAMS_NAMED: usize = 5;
 
 impl Run<'_> {
-    /// Looks at all snapshots once more, and marks them.
+    /// Checks the streams of all snapshots against the copies that are still dead, and marks the snapshots.
     pub(super) fn mark_snapshots(&mut self) -> Result<()> {
         let mut report = CheckReport::default();
         let snapshots = check_snapshots(self.repo, &mut report)?;
@@ -29,11 +29,14 @@ impl Run<'_> {
             lost.entry(touched.snapshot).or_default().extend(names);
         }
         self.report.lost = report.touched;
+        // Only a repair that has read everything may say that a snapshot is whole.
         let has_read_all = !self.options.structure_only && self.options.subset == Subset::All;
         let refreshed = self.repo.refresh()?;
         for (id, _) in &refreshed.snapshots {
             let health = refreshed.marks.get(id).and_then(|marks| marks.health()).filter(|mark| mark.kind == MarkKind::Damaged);
             let (kind, code, detail, done) = match lost.get(id) {
+                // Not marked as lossy yet. A damage mark with another code is renewed: prune tolerates only lossy
+                // snapshots.
                 Some(streams) if health.is_none_or(|mark| mark.code != LOST) => {
                     (MarkKind::Damaged, LOST.to_owned(), detail(streams), &mut self.report.damaged)
                 }
@@ -42,6 +45,7 @@ impl Run<'_> {
             };
             match mark(self.repo, &refreshed, id, &Statement { kind, code, detail }, &self.options.author) {
                 Ok(_) => done.push(*id),
+                // The snapshot was forgotten meanwhile.
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -50,6 +54,7 @@ impl Run<'_> {
     }
 }
 
+/// The text of a mark.
 fn detail(streams: &BTreeSet<String>) -> String {
     let named: Vec<&str> = streams.iter().take(STREAMS_NAMED).map(String::as_str).collect();
     match streams.len() {

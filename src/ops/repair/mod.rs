@@ -1,13 +1,18 @@
-//! Repair: what is damaged is healed where anything whole is left of it, and set aside where not. Nothing is ever deleted outright.
+//! Repair: heals or mends damage as far as undamaged bytes are left, and sets the rest aside. Nothing is ever deleted
+//! without a verified copy in `quarantine`.
 //!
-//! In this order, so that a power cut at any step leaves a repository that is no worse than before:
-//! 1. what is stored twice is written again from the copy that is whole; damaged records go to `quarantine`, each copied there and read back first;
-//! 2. a damaged pack that can heal itself is written again under its own name, in one step;
-//! 3. chunks that are missing are taken from another copy or cut out of the files that are given, and become durable in new packs;
-//! 4. what is whole in damaged packs is written into new packs; then these packs are copied to `quarantine`, and read back;
-//! 5. the damaged packs are marked with tombstones; then repair looks whether what it relies on is there and unmarked (mark, then look: see
-//!    [`crate::store::repo::session`] and [`crate::ops::prune`]); only then they are deleted;
-//! 6. snapshots of which something is lost are marked as damaged, those that are whole again as verified.
+//! The order makes sure that a power cut at any step leaves the repository no worse than before:
+//! 1. a damaged replica is written again from the other one; damaged records are copied to `quarantine` and read back,
+//!    then replaced or removed;
+//! 2. a damaged pack with enough parity is healed: written again under its own name, in one step;
+//! 3. missing chunks are mended: taken from another copy, or cut out of the files that the user names, and made
+//!    durable in new packs;
+//! 4. the whole chunks of damaged packs are written into new packs; then the damaged packs are copied to `quarantine`
+//!    and read back;
+//! 5. the damaged packs are marked with tombstones; then repair looks whether everything that it relies on is there
+//!    and not marked (mark, then look: see [`crate::store::repo::session`] and [`crate::ops::prune`]); only then are
+//!    they deleted;
+//! 6. snapshots that have lost something are marked as damaged, and snapshots that are whole again as verified.
 
 mod aside;
 mod findings;
@@ -36,62 +41,65 @@ use crate::store::repo::{CopyPlace, Health, Rebuilt, Repository};
 
 use self::findings::Sick;
 use self::run::Run;
+use crate::ops::number::wide;
 
 /// How to repair.
 #[derive(Debug, Clone, Default)]
 pub struct RepairOptions {
-    /// Look at the structure only: what is missing, too short, or has a damaged table is found, and bytes that have changed are not.
+    /// Check the structure only. This finds objects that are missing or too short and damaged tables, but not changed
+    /// bytes.
     pub structure_only: bool,
     /// Which packs are read.
     pub subset: Subset,
-    /// What packs are drawn by, if the subset is drawn at random.
+    /// The seed by which packs are drawn, if the subset is random.
     pub seed: u32,
-    /// Files and directories that may hold what is missing: chunks are found by what is in them, whatever the names. A database is read as the file that it
-    /// is: what is only in its write-ahead log is not seen, so give a copy, or one that is closed.
+    /// Files and directories that may hold missing chunks. Chunks are found by their content, whatever the names. A
+    /// database is read as the file that it is, without its write-ahead log; so give a copy, or a database that is
+    /// closed.
     pub from: Vec<PathBuf>,
     /// Who repairs, and when.
     pub author: Author,
 }
 
-/// A pack that is not whole.
+/// A damaged pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BadPack {
     /// The pack.
     #[serde(rename = "pack")]
     pub id: PackId,
-    /// Chunks in it that can be read; they are written into a new pack.
+    /// Number of its chunks that can be read. They are written into a new pack.
     pub whole_chunks: u64,
-    /// Chunks in it that cannot.
+    /// Number of its chunks that cannot be read.
     pub bad_chunks: u64,
 }
 
 /// What a repair would do now.
 #[derive(Debug, Serialize)]
 pub struct RepairPlan {
-    /// Whether this only shows what would be done.
+    /// Whether this is a dry run, which changes nothing.
     pub dry_run: bool,
     /// What is damaged, as a check reports it.
     #[serde(flatten, serialize_with = "found")]
     pub report: CheckReport,
-    /// Packs that are set aside after what is whole in them was written anew.
+    /// Packs that are set aside after their whole chunks were written anew.
     pub packs: Vec<BadPack>,
-    /// Damaged objects that are healed by what they carry for that, and written again under their own names; records that lie under the names of other
-    /// sources, and are put under their own.
+    /// Damaged objects that are healed by their own parity or second copy, under their own names; and records that
+    /// lie under the name of another source, and are moved to their own.
     #[serde(serialize_with = "json::texts")]
     pub healable: Vec<ObjectKey>,
     /// Damaged records that are set aside.
     #[serde(serialize_with = "json::texts")]
     pub records: Vec<ObjectKey>,
-    /// Second copies that are written again from the whole one.
+    /// Replicas that are written again from the other one.
     #[serde(serialize_with = "json::texts")]
     pub copies: Vec<ObjectKey>,
-    /// Chunks that snapshots, or deltas, need and nothing that is stored gives.
+    /// Number of chunks that snapshots or deltas need and no readable copy gives.
     pub missing_chunks: u64,
     #[serde(skip)]
     sick: Sick,
 }
 
-/// Of what a check reports, what a plan is about.
+/// The part of the check's report that a plan shows.
 fn found<S: Serializer>(report: &CheckReport, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(None)?;
     map.serialize_entry("findings", &report.findings)?;
@@ -100,7 +108,7 @@ fn found<S: Serializer>(report: &CheckReport, serializer: S) -> Result<S::Ok, S:
 }
 
 impl RepairPlan {
-    /// Whether there is anything to be done.
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.packs.is_empty()
             && self.healable.is_empty()
@@ -114,39 +122,41 @@ impl RepairPlan {
 /// What a repair did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RepairReport {
-    /// Objects that were healed by their own parity, or second copy, under their own names; records that lay under the names of other sources.
+    /// Objects that were healed by their own parity or second copy, under their own names; and records that were
+    /// moved from the name of another source to their own.
     #[serde(serialize_with = "json::texts")]
     pub healed: Vec<ObjectKey>,
-    /// Second copies that were written again.
+    /// Replicas that were written again.
     #[serde(rename = "rewritten_copies", serialize_with = "json::texts")]
     pub copies: Vec<ObjectKey>,
-    /// Snapshots whose records were damaged and known to the local catalog: the id that was set aside, and the one under which it is listed now.
+    /// Snapshots whose damaged records the local catalog knew: the id that was set aside, and the id under which each
+    /// is listed now.
     #[serde(rename = "relisted_snapshots", serialize_with = "relisted")]
     pub reissued: Vec<(SnapshotId, SnapshotId)>,
-    /// Chunks that were healed from other copies.
+    /// Chunks that were mended from other copies.
     #[serde(rename = "chunks_from_copies")]
     pub from_copies: u64,
-    /// Chunks that were healed from files.
+    /// Chunks that were mended from files.
     #[serde(rename = "chunks_from_files")]
     pub from_files: u64,
-    /// Whole chunks of damaged packs that were written anew.
+    /// Good chunks of damaged packs that were written anew.
     pub moved_chunks: u64,
     /// New packs, and their bytes.
     #[serde(rename = "written_packs")]
     pub written: u64,
     /// See `written`.
     pub written_bytes: u64,
-    /// What was set aside, by its new name.
+    /// Objects that were set aside, by their names in `quarantine`.
     #[serde(rename = "quarantined", serialize_with = "json::texts")]
     pub set_aside: Vec<ObjectKey>,
-    /// What is damaged and was left where it is, and why.
+    /// Damaged objects that were left where they are, and why.
     pub left: Vec<String>,
-    /// What is lost: no whole copy of it is anywhere.
+    /// Streams that are lost in part: no whole copy exists anywhere.
     pub lost: Vec<Touched>,
-    /// Snapshots that are now marked as damaged.
+    /// Snapshots that were marked as damaged.
     #[serde(rename = "marked_damaged")]
     pub damaged: Vec<SnapshotId>,
-    /// Snapshots that were marked as damaged and are whole.
+    /// Snapshots that had been marked as damaged, are whole, and were marked as verified.
     #[serde(rename = "marked_verified")]
     pub verified: Vec<SnapshotId>,
 }
@@ -162,10 +172,10 @@ impl RepairReport {
     }
 }
 
-/// Makes the local catalog anew from the tables of all packs; changes nothing in the repository.
+/// Builds the local catalog anew from the tables of all packs. Does not change the repository.
 ///
 /// # Errors
-/// As [`Repository::rebuild_catalog`].
+/// The errors of [`Repository::rebuild_catalog`].
 pub fn catalog(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt> {
     monitor.phase("reading tables", None);
     let rebuilt = repo.rebuild_catalog()?;
@@ -173,20 +183,22 @@ pub fn catalog(repo: &Repository, monitor: &dyn Monitor) -> Result<Rebuilt> {
     Ok(rebuilt)
 }
 
-/// What repairing would do now. Changes nothing in the repository.
+/// What a repair would do now. Changes nothing in the repository.
 ///
 /// # Errors
-/// What keeps a check from working at all; [`crate::Error::Cancelled`].
+/// The errors that stop a check; [`crate::Error::Cancelled`].
 pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -> Result<RepairPlan> {
     let now_ns = Some(options.author.now_ns);
     let check = CheckOptions { read_data: !options.structure_only, subset: options.subset, seed: options.seed, over: None, now_ns };
     let survey = survey(repo, &check, monitor)?;
     let dead: HashSet<CopyPlace> = survey.bad.lost.union(&survey.bad.damaged).copied().collect();
     let mut sick = Sick { dead, at_fault: survey.bad.packs.iter().copied().collect::<BTreeSet<PackId>>() };
+    // The survey may have met copies whose bases were healed or mended since.
     sick.look_again(repo)?;
     sick.find_forged(repo)?;
     let mut healable = healable(repo, &sick)?;
     healable.extend(records::misplaced(repo)?.into_iter().map(|(key, _)| key));
+    // The state after healing: only what is damaged then needs mending.
     let mends: BTreeSet<PackId> = healable.iter().filter_map(|key| if let ObjectKey::Pack(id) = key { Some(*id) } else { None }).collect();
     let after = Sick {
         dead: sick.dead.iter().filter(|place| !mends.contains(&place.pack())).copied().collect(),
@@ -194,19 +206,21 @@ pub fn plan(repo: &Repository, options: &RepairOptions, monitor: &dyn Monitor) -
     };
     let missing = after.wanted(repo, &survey.snapshots, monitor)?;
     let mut packs = Vec::new();
+    // What is left at fault has to be replaced.
     for id in &after.at_fault {
         let copies = repo.copies_in(id)?;
-        let bad = copies.iter().filter(|copy| sick.dead.contains(&copy.place())).count() as u64;
-        packs.push(BadPack { id: *id, whole_chunks: copies.len() as u64 - bad, bad_chunks: bad });
+        let bad = wide(copies.iter().filter(|copy| sick.dead.contains(&copy.place())).count());
+        packs.push(BadPack { id: *id, whole_chunks: wide(copies.len()) - bad, bad_chunks: bad });
     }
     let records = records::damaged(repo)?;
-    let copies = replicas::to_mend(repo)?.into_iter().map(|(key, _)| key).collect();
-    Ok(RepairPlan { dry_run: true, report: survey.report, packs, healable, records, copies, missing_chunks: missing.len() as u64, sick })
+    let copies = replicas::to_heal(repo)?.into_iter().map(|(key, _)| key).collect();
+    Ok(RepairPlan { dry_run: true, report: survey.report, packs, healable, records, copies, missing_chunks: wide(missing.len()), sick })
 }
 
-/// What is damaged and carries enough to be made good.
+/// The damaged objects that carry enough to be healed.
 fn healable(repo: &Repository, sick: &Sick) -> Result<Vec<ObjectKey>> {
     if !repo.has_parity() {
+        // Without parity nothing carries what heals it.
         return Ok(Vec::new());
     }
     let mut keys: BTreeSet<ObjectKey> = sick.at_fault.iter().map(|id| ObjectKey::Pack(*id)).chain(repo.healed_objects()).collect();
@@ -217,7 +231,7 @@ fn healable(repo: &Repository, sick: &Sick) -> Result<Vec<ObjectKey>> {
     }
     let mut healable = Vec::new();
     for key in keys {
-        // What is stored twice is written again from the copy that is this repository's.
+        // Config and key records have replicas, and `replicas` compares those with this repository's configuration.
         let is_copy = matches!(key, ObjectKey::Config(_) | ObjectKey::Key(..));
         if !is_copy && matches!(repo.health(&key)?, Health::Healable(_)) {
             healable.push(key);
@@ -226,11 +240,13 @@ fn healable(repo: &Repository, sick: &Sick) -> Result<Vec<ObjectKey>> {
     Ok(healable)
 }
 
-/// Carries a plan out. What has changed since is looked at again before it is touched.
+/// Carries a plan out. Each object is looked at again before it is touched, as it may have changed since.
 ///
 /// # Errors
-/// [`crate::Error::Backend`] if something cannot be written; what was done until then stays done, and nothing that was there is lost.
-/// [`crate::Error::Cancelled`]; [`crate::Error::Stale`] if prunes keep taking away what damaged packs are to be replaced by.
+/// [`crate::Error::Backend`] if something cannot be written. What was done until then stays done, and nothing that
+/// was there is lost.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Stale`] if prunes keep marking the packs that replace the damaged
+/// ones.
 pub fn execute(repo: &Repository, plan: RepairPlan, options: &RepairOptions, monitor: &dyn Monitor) -> Result<RepairReport> {
     carry_out(repo, plan.sick, options, monitor)
 }

@@ -1,4 +1,4 @@
-//! Repairs as users have them done: told to the journal.
+//! Repair as an operation: gives a report and writes an entry into the journal.
 
 use serde::Serialize;
 
@@ -6,12 +6,13 @@ use super::{RepairOptions, RepairPlan, RepairReport, carry_out, catalog, plan};
 use crate::error::Result;
 use crate::ops::journal::{Operation, Outcome};
 use crate::ops::journaled::{Report, Work};
+use crate::ops::number::wide;
 use crate::ops::text::count;
 
-/// What there was to be mended, and what was done.
+/// What was damaged, and what was done about it.
 #[derive(Debug, Serialize)]
 pub struct Repaired {
-    /// What there was to be done.
+    /// The plan.
     pub plan: RepairPlan,
     /// What was done.
     #[serde(flatten)]
@@ -31,36 +32,37 @@ impl Report for Repaired {
 }
 
 impl RepairReport {
-    /// How much of what was done, but for nothing.
+    /// What was done, with numbers; steps that did nothing are left out.
     pub fn deeds(&self) -> Vec<String> {
         let deeds = [
-            (self.healed.len() as u64, "object healed by its own parity or second copy, or put under its own name"),
-            (self.copies.len() as u64, "second copy written again"),
-            (self.from_copies, "chunk healed from another copy"),
-            (self.from_files, "chunk healed from files"),
-            (self.moved_chunks, "whole chunk of damaged packs written anew"),
+            (wide(self.healed.len()), "object", "healed by parity or a second copy, or put under the right name"),
+            (wide(self.copies.len()), "replica", "of config or keys written again from the other one"),
+            (self.from_copies, "chunk", "mended from another copy"),
+            (self.from_files, "chunk", "mended from files"),
+            (self.moved_chunks, "whole chunk", "of damaged packs written anew"),
         ];
-        deeds.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} x {what}")).collect()
+        deeds.iter().filter(|(number, ..)| *number > 0).map(|(number, what, deed)| format!("{} {deed}", count(*number, what))).collect()
     }
 
-    /// For the journal.
+    /// The text of the journal entry.
     fn summary(&self) -> String {
         let mut parts = self.deeds();
         parts.extend(self.set_aside.iter().map(|name| format!("set aside: {name}")));
         parts.extend(self.left.iter().cloned());
-        let lost = format!("{} lost", count(self.lost.len() as u64, "stream"));
+        let lost = format!("{} lost", count(wide(self.lost.len()), "stream"));
         parts.extend((!self.lost.is_empty()).then_some(lost));
         if parts.is_empty() { "nothing to mend".to_owned() } else { parts.join("; ") }
     }
 }
 
-/// Looks for damage, mends it, and tells the journal. Who repairs is `work`'s to say.
+/// Looks for damage, repairs it, and writes a journal entry. `work` says who repairs.
 ///
 /// # Errors
-/// As of [`plan`] and [`super::execute`].
+/// The errors of [`plan`] and [`super::execute`].
 pub fn perform(work: &Work<'_>, options: &RepairOptions) -> Result<Repaired> {
     let options = &RepairOptions { author: work.worker.author(), ..options.clone() };
     work.journaled(Operation::Repair, |story| {
+        // A catalog that is wrong would hide damage, so build it anew first.
         catalog(work.repo, work.monitor)?;
         let mut plan = RepairPlan { dry_run: false, ..plan(work.repo, options, work.monitor)? };
         let report = carry_out(work.repo, std::mem::take(&mut plan.sick), options, work.monitor)?;
@@ -73,12 +75,12 @@ pub fn perform(work: &Work<'_>, options: &RepairOptions) -> Result<Repaired> {
     })
 }
 
-/// What making the local catalog anew gave.
+/// The result of building the local catalog anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CatalogReport {
     /// Packs in it now.
     pub packs: u64,
-    /// Tables that were kept of the old one, as the stored ones are damaged.
+    /// Tables that were kept from the old catalog because the stored ones are damaged.
     pub salvaged_tables: u64,
     /// What could not be read.
     pub unreadable: Vec<String>,
@@ -90,10 +92,10 @@ impl Report for CatalogReport {
     }
 }
 
-/// Makes the local catalog anew, and tells the journal; the repository is not changed otherwise.
+/// Builds the local catalog anew, and writes a journal entry. Nothing else in the repository changes.
 ///
 /// # Errors
-/// As of [`catalog`].
+/// The errors of [`catalog`].
 pub fn perform_catalog(work: &Work<'_>) -> Result<CatalogReport> {
     work.journaled(Operation::Repair, |story| {
         story.detail = "the local catalog".to_owned();

@@ -1,4 +1,8 @@
-//! Damaged records: set aside, each with something whole in its place that keeps what it may have said.
+//! Sets damaged records aside. Each is replaced by a whole record that keeps what the damaged one may have said.
+//!
+//! A snapshot that the catalog knows is listed again; others count as forgotten. A damaged mark is replaced by a
+//! protection, because it may have been one. The replacement is durable before the damaged record is deleted, and the
+//! damaged bytes are in `quarantine` before that.
 
 use crate::error::{Error, Result};
 use crate::id::{MarkId, SnapshotId, SourceId, SourceTag};
@@ -12,10 +16,11 @@ use crate::store::repo::{Health, LogName, Misplaced, Repository};
 use super::aside::{Copied, copy};
 use super::run::Run;
 
-/// The records that are damaged.
+/// All damaged records.
 pub(super) fn damaged(repo: &Repository) -> Result<Vec<ObjectKey>> {
     let mut keys = Vec::new();
     for key in unreadable(repo)? {
+        // A whole record under a wrong name is moved, not set aside.
         keys.extend(repo.misplaced(&key)?.is_none().then_some(key));
     }
     for (snapshot, ids) in repo.list_marks()? {
@@ -31,7 +36,7 @@ pub(super) fn damaged(repo: &Repository) -> Result<Vec<ObjectKey>> {
     Ok(keys)
 }
 
-/// Whether it is not what was written. What needs a newer icecore is whole.
+/// Whether a read found damage. A record that needs a newer icecore is not damaged.
 pub(super) fn is_damaged<T>(read: Result<T>) -> Result<bool> {
     match read {
         Ok(_) | Err(Error::UnsupportedFormat { .. } | Error::NotFound { .. }) => Ok(false),
@@ -40,7 +45,8 @@ pub(super) fn is_damaged<T>(read: Result<T>) -> Result<bool> {
     }
 }
 
-/// The records of snapshots that are damaged, or lie under the names of other sources.
+/// The snapshot records that cannot be read under their names: damaged ones, and those under the name of another
+/// source.
 fn unreadable(repo: &Repository) -> Result<Vec<ObjectKey>> {
     let mut keys = Vec::new();
     for (id, sources) in repo.record_names(ObjectKind::Snapshot)? {
@@ -51,7 +57,7 @@ fn unreadable(repo: &Repository) -> Result<Vec<ObjectKey>> {
     Ok(keys)
 }
 
-/// The records of snapshots that are whole and lie under the names of other sources.
+/// The snapshot records that are whole and lie under the name of another source.
 pub(super) fn misplaced(repo: &Repository) -> Result<Vec<(ObjectKey, Misplaced)>> {
     let mut found = Vec::new();
     for key in unreadable(repo)? {
@@ -61,12 +67,12 @@ pub(super) fn misplaced(repo: &Repository) -> Result<Vec<(ObjectKey, Misplaced)>
 }
 
 impl Run<'_> {
-    /// Puts records that lie under the names of other sources under their own, unless they have been forgotten.
+    /// Moves records from the name of another source to their own, unless they have been forgotten.
     pub(super) fn put_in_place(&mut self) -> Result<()> {
         for (key, Misplaced { own, stored }) in misplaced(self.repo)? {
             let ObjectKey::Snapshot { id, .. } = key else { continue };
             if !matches!(self.repo.health(&own)?, Health::Whole) && !self.repo.is_explained(&id)? {
-                // The id is the hash of what is written, so nothing whole can be lost.
+                // The id is the hash of these bytes, so only a damaged record can be overwritten.
                 self.repo.backend().write(&own, &[&stored], WriteMode::Replace)?;
             }
             self.repo.backend().delete(&[key])?;
@@ -77,14 +83,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Sets aside what is damaged of the small records.
+    /// Sets damaged records aside and puts something whole in their places.
     pub(super) fn set_aside_records(&mut self) -> Result<()> {
         for key in damaged(self.repo)? {
             match key {
                 ObjectKey::Snapshot { source, id } => self.set_aside_snapshot(source, &id)?,
                 ObjectKey::Mark { snapshot, id } => self.set_aside_mark(&snapshot, &id)?,
                 ObjectKey::Forgotten(id) => self.set_aside_forgotten(&id)?,
-                // Nothing depends on it, so nothing stands in its place.
+                // A journal entry needs no replacement: nothing depends on it.
                 ObjectKey::Log { id, .. } if self.copied(SetAside::Log, &key, *id.as_bytes())? => self.repo.backend().delete(&[key])?,
                 _ => {}
             }
@@ -92,7 +98,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Copies a record to quarantine; whether it lies there.
+    /// Copies a record to quarantine. Returns whether it lies there now.
     fn copied(&mut self, kind: SetAside, key: &ObjectKey, id: [u8; 32]) -> Result<bool> {
         match copy(self.repo, kind, key, id)? {
             Copied::There(to, _) => {
@@ -107,14 +113,14 @@ impl Run<'_> {
         }
     }
 
-    /// A snapshot that the local catalog knows is listed again under a new id, with its marks; any other counts as forgotten from now on, as nobody
-    /// can tell any more what it needs.
+    /// Lists the snapshot again under a new id, with its marks, if the local catalog knows its record. Otherwise it
+    /// counts as forgotten: nobody knows any more what it needs.
     fn set_aside_snapshot(&mut self, source: SourceTag, id: &SnapshotId) -> Result<()> {
         let key = ObjectKey::Snapshot { source, id: *id };
         let names = self.repo.record_names(ObjectKind::Snapshot)?.remove(id).unwrap_or_default();
         let counts = self.repo.read_same_id(&names, |source| ObjectKey::Snapshot { source, id: *id })?;
         if counts.is_some_and(|counts| counts.source != source) {
-            // Another one stands for the snapshot.
+            // A whole record under another source's name stands for the snapshot, so nothing is lost.
             let is_there = self.copied(SetAside::Snapshot, &key, *id.as_bytes())?;
             return if is_there { self.repo.backend().delete(&[key]) } else { Ok(()) };
         }
@@ -131,7 +137,7 @@ impl Run<'_> {
             None => self.write_forgotten(id)?,
         }
         self.repo.backend().delete(&[key])?;
-        // Only saves work: the next refresh finds out by itself.
+        // A failure is ignored: the next refresh finds out by itself.
         let _ = self.repo.catalog().remove_snapshots(&[*id]);
         Ok(())
     }
@@ -142,9 +148,10 @@ impl Run<'_> {
         Ok(known.and_then(|(_, bytes)| record::decode(&bytes).ok()))
     }
 
+    /// Writes the record of a snapshot and its marks under a new id, and returns that.
     fn list_again(&self, old: &SnapshotId, snapshot: &SnapshotRecord) -> Result<SnapshotId> {
         let (new, stored) = self.repo.seal_snapshot(snapshot)?;
-        // Its marks first: a protected one is never listed without its protection.
+        // Marks before the record: a protected snapshot must never be listed without its protection.
         for id in self.repo.list_marks()?.remove(old).unwrap_or_default() {
             if let Ok(Some(mark)) = self.repo.read_mark(old, &id) {
                 self.repo.write_mark(&crate::store::format::mark::MarkRecord { snapshot: new, ..mark })?;
@@ -154,7 +161,7 @@ impl Run<'_> {
         Ok(new)
     }
 
-    /// Nothing is known of the snapshot but its id.
+    /// Writes a `forgotten` record for a snapshot. Only its id is known.
     fn write_forgotten(&self, id: &SnapshotId) -> Result<()> {
         let now_ns = self.options.author.now_ns;
         let label = "its record was damaged".to_owned();
@@ -163,7 +170,8 @@ impl Run<'_> {
         self.repo.write_forgotten_records(std::iter::once(forgotten), WriteMode::Replace)
     }
 
-    /// Nobody knows what the mark said; it may have protected its snapshot, so another one does that now.
+    /// Sets a mark aside. It may have protected its snapshot, so the snapshot gets a new protection, unless it has
+    /// one.
     fn set_aside_mark(&mut self, snapshot: &SnapshotId, id: &MarkId) -> Result<()> {
         let key = ObjectKey::Mark { snapshot: *snapshot, id: *id };
         if !self.copied(SetAside::Mark, &key, *id.as_bytes())? {
@@ -182,14 +190,15 @@ impl Run<'_> {
         self.repo.backend().delete(&[key])
     }
 
-    /// The name alone says that the snapshot was forgotten. One that is still listed was not: forgetting it was interrupted.
+    /// Sets a `forgotten` record aside. Its name alone says that the snapshot was forgotten, so an empty record
+    /// replaces it. If the snapshot is still listed, forgetting it was interrupted, and the record just goes.
     fn set_aside_forgotten(&mut self, id: &SnapshotId) -> Result<()> {
         let key = ObjectKey::Forgotten(*id);
         if !self.copied(SetAside::Forgotten, &key, *id.as_bytes())? {
             return Ok(());
         }
         let is_listed = self.repo.record_names(ObjectKind::Snapshot)?.contains_key(id);
-        // A listing that lies must not cost a snapshot.
+        // Ask for the record itself, too: an incomplete listing must not cost a snapshot.
         let own = self.known(id)?.map(|record| self.repo.snapshot_key(id, &record.source.id));
         let is_there = is_listed || own.map_or(Ok(None), |own| self.repo.backend().stat(&own))?.is_some();
         if is_there { self.repo.backend().delete(&[key]) } else { self.write_forgotten(id) }

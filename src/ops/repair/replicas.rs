@@ -1,4 +1,4 @@
-//! What is stored twice: the copy that is whole is written over the one that is not.
+//! Heals records that are stored twice (config and keys): the whole replica is written over the bad one.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use crate::store::format::config::Config;
 use crate::store::format::key::KeyRecord;
 use crate::store::repo::{Repository, read_record_from};
 
-/// The copies that are missing or damaged, with the bytes that they should have.
-pub(super) fn to_mend(repo: &Repository) -> Result<Vec<(ObjectKey, Vec<u8>)>> {
+/// The replicas that are missing or damaged, with the bytes that they should have.
+pub(super) fn to_heal(repo: &Repository) -> Result<Vec<(ObjectKey, Vec<u8>)>> {
     let mut mend = Vec::new();
     let is_ours = |bytes: &[u8]| Config::decode(bytes).is_ok_and(|config| config == *repo.config());
     mend.extend(pair(repo, &ObjectKey::Config, &is_ours)?);
@@ -26,14 +26,15 @@ pub(super) fn to_mend(repo: &Repository) -> Result<Vec<(ObjectKey, Vec<u8>)>> {
     Ok(mend)
 }
 
-/// The one of two copies that is not whole, if the other one is. Of two that are whole and differ nobody can tell which is right.
+/// The replica that is not whole, if the other one is. If both are whole and differ, nobody can tell which is right,
+/// so both stay.
 fn pair(repo: &Repository, key: &dyn Fn(Replica) -> ObjectKey, is_whole: &dyn Fn(&[u8]) -> bool) -> Result<Option<(ObjectKey, Vec<u8>)>> {
     let mut whole = Vec::new();
     for replica in [Replica::First, Replica::Second] {
         let key = key(replica);
         whole.push(match read_record_from(repo.backend(), &key) {
             Ok(bytes) => bytes.filter(|bytes| is_whole(bytes)),
-            // Something that is no file has the name, or the disk cannot read it.
+            // The name belongs to something that is not a file, or the disk cannot read it.
             Err(Error::Corrupt { .. }) => None,
             Err(error) => return Err(error),
         });

@@ -1,4 +1,7 @@
-//! Carrying a repair out.
+//! Carries a repair out, in the order that [`super`] explains.
+//!
+//! Packs are deleted only in `replace_packs`: after their whole chunks are durable elsewhere, their bytes are in
+//! `quarantine`, and a look after the mark has found everything that repair relies on.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
@@ -17,8 +20,9 @@ use super::aside::{Copied, copy};
 use super::findings::Sick;
 use super::from_files::Cutter;
 use super::{RepairOptions, RepairReport, healable, replicas};
+use crate::ops::number::wide;
 
-/// How often what damaged packs are replaced by is written again because a prune marks it meanwhile.
+/// How often the replacement of damaged packs is written again because a prune marks it meanwhile.
 const ATTEMPTS: usize = 8;
 
 /// A repair that runs.
@@ -28,17 +32,18 @@ pub(super) struct Run<'a> {
     pub(super) monitor: &'a dyn Monitor,
     pub(super) sick: Sick,
     pub(super) report: RepairReport,
-    /// The packs that must be there and unmarked before damaged ones are deleted.
+    /// The packs that must be there and not marked before damaged packs are deleted.
     pub(super) relied: HashSet<PackId>,
 }
 
 impl Run<'_> {
+    /// Runs all steps.
     pub(super) fn all(&mut self) -> Result<()> {
         self.write_replicas()?;
         self.heal_objects()?;
         self.put_in_place()?;
         self.set_aside_records()?;
-        self.heal_chunks()?;
+        self.mend_chunks()?;
         self.replace_packs()?;
         self.repo.list_all_packs()?;
         self.sick.look_again(self.repo)?;
@@ -46,9 +51,10 @@ impl Run<'_> {
         self.leave_hidden()
     }
 
-    /// Writes second copies again. A directory in the place of one is left, and keeps nothing else from being mended.
+    /// Writes damaged replicas again. If a directory is in the place of one, it is left and reported, and does not
+    /// stop the repair.
     fn write_replicas(&mut self) -> Result<()> {
-        for (key, bytes) in replicas::to_mend(self.repo)? {
+        for (key, bytes) in replicas::to_heal(self.repo)? {
             match self.repo.backend().write(&key, &[&bytes], WriteMode::Replace) {
                 Ok(()) => self.report.copies.push(key),
                 Err(Error::Backend { source, .. }) if source.kind() == ErrorKind::IsADirectory => {
@@ -60,12 +66,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Names what no repair can mend: records of snapshots that have vanished, that are hidden, or that need a newer program.
+    /// Reports what no repair can mend: snapshots whose records have vanished, are hidden, or need a newer icecore.
     fn leave_hidden(&mut self) -> Result<()> {
         let mut report = CheckReport::default();
         check_snapshots(self.repo, &mut report)?;
         for Finding { object, detail, .. } in report.findings {
-            // What could not be set aside is named already.
+            // An object that could not be set aside has been reported already.
             if !self.report.left.iter().any(|left| left.contains(&object)) {
                 self.report.left.push(format!("{object}: {detail}"));
             }
@@ -73,7 +79,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes what carries enough to be made good again, each in one step: whoever reads it meanwhile finds the damaged bytes or the right ones.
+    /// Heals objects by their own parity or second copy. Each is replaced in one step: a reader finds the damaged
+    /// bytes or the right ones.
     fn heal_objects(&mut self) -> Result<()> {
         for key in healable(self.repo, &self.sick)? {
             let Health::Healable(bytes) = self.repo.health(&key)? else { continue };
@@ -82,16 +89,18 @@ impl Run<'_> {
             if let ObjectKey::Pack(id) = key {
                 self.sick.at_fault.remove(&id);
                 let reading = PackReading { time_ns: self.options.author.now_ns, is_sound: true };
-                // Only saves backups from doubting it.
+                // A failure is ignored: the record only spares backups the doubt.
                 let _ = self.repo.catalog().put_readings(&[(id, reading)]);
             }
         }
         if self.report.healed.is_empty() { Ok(()) } else { self.sick.look_again(self.repo) }
     }
 
-    /// Heals what is missing, until nothing more is found: below a node that was healed more may be missing.
-    fn heal_chunks(&mut self) -> Result<()> {
-        // What is a whole chunk and no node stays wanted for ever where a node should be.
+    /// Mends missing chunks, until a round finds nothing more: when a tree node is mended, more chunks may be missing
+    /// below it.
+    fn mend_chunks(&mut self) -> Result<()> {
+        // Chunks that were mended already are not tried again. Otherwise the loop would not end for a data chunk that
+        // stands where a node should be: it is whole, and stays wanted.
         let mut healed = HashSet::new();
         loop {
             let snapshots = check_snapshots(self.repo, &mut CheckReport::default())?;
@@ -100,10 +109,10 @@ impl Run<'_> {
                 return Ok(());
             }
             let mut repacker = Repacker::new(self.repo)?;
-            let before = healed.len() as u64;
-            self.heal_from_copies(&wanted, &mut healed, &mut repacker)?;
-            let from_copies = healed.len() as u64 - before;
-            let from_files = self.heal_from_files(&wanted, &mut healed, &mut repacker)?;
+            let before = wide(healed.len());
+            self.mend_from_copies(&wanted, &mut healed, &mut repacker)?;
+            let from_copies = wide(healed.len()) - before;
+            let from_files = self.mend_from_files(&wanted, &mut healed, &mut repacker)?;
             self.add_written(repacker)?;
             self.report.from_copies += from_copies;
             self.report.from_files += from_files;
@@ -114,8 +123,9 @@ impl Run<'_> {
         }
     }
 
-    /// Stores whole what can be read from any copy: one that needs it as a base may find only copies of too high a level.
-    fn heal_from_copies(&self, wanted: &HashSet<IdPrefix>, healed: &mut HashSet<ChunkId>, repacker: &mut Repacker) -> Result<()> {
+    /// Stores wanted chunks again, whole, if any copy of them can be read. A delta may need a base although copies
+    /// exist: all of them may have too high a level.
+    fn mend_from_copies(&self, wanted: &HashSet<IdPrefix>, healed: &mut HashSet<ChunkId>, repacker: &mut Repacker) -> Result<()> {
         self.monitor.phase("looking for other copies", None);
         let reader = Reader::new(self.repo);
         for prefix in wanted {
@@ -136,7 +146,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn heal_from_files(&self, wanted: &HashSet<IdPrefix>, healed: &mut HashSet<ChunkId>, repacker: &mut Repacker) -> Result<u64> {
+    fn mend_from_files(&self, wanted: &HashSet<IdPrefix>, healed: &mut HashSet<ChunkId>, repacker: &mut Repacker) -> Result<u64> {
         if self.options.from.is_empty() {
             return Ok(0);
         }
@@ -144,20 +154,21 @@ impl Run<'_> {
         let before = healed.len();
         let mut cutter = Cutter { repo: self.repo, monitor: self.monitor, wanted, repacker, found: std::mem::take(healed) };
         let looked = self.options.from.iter().try_for_each(|path| cutter.look_into(path));
+        // Also after a failure: what was found has been stored.
         *healed = cutter.found;
         looked?;
-        Ok((healed.len() - before) as u64)
+        Ok(wide(healed.len() - before))
     }
 
     fn add_written(&mut self, repacker: Repacker) -> Result<()> {
         let written = repacker.finish()?;
-        self.report.written += written.len() as u64;
+        self.report.written += wide(written.len());
         self.report.written_bytes += written.iter().map(|pack| pack.size).sum::<u64>();
         self.relied.extend(written.iter().map(|pack| pack.id));
         Ok(())
     }
 
-    /// Writes what is whole in damaged packs anew, then sets these aside.
+    /// Replaces damaged packs: writes their whole chunks anew, sets them aside, marks them, looks again, deletes them.
     fn replace_packs(&mut self) -> Result<()> {
         let mut going = BTreeSet::new();
         self.write_anew(&HashSet::new())?;
@@ -171,18 +182,23 @@ impl Run<'_> {
                 return Ok(());
             }
             let marked = self.mark_packs(&going)?;
+            // The look after the mark: a prune that marked what we rely on before our mark is seen here; one that
+            // marks later sees our mark.
+            debug_assert!(going.iter().all(|id| !self.relied.contains(id)), "repair relies on a pack that it deletes");
             if self.relied.is_disjoint(&marked) && self.are_there()? {
                 return self.delete_packs(&going);
             }
-            // A prune counts on the damaged packs. What it deletes is written once more; it sees the marks from now on.
+            // A prune relied on the damaged packs and marked their replacement. Write again what it is going to
+            // delete. It counts the damaged packs as absent from now on.
             self.relied.clear();
             self.repo.list_all_packs()?;
             self.write_anew(&marked)?;
         }
-        Err(Error::Stale { detail: "prunes keep marking what damaged packs are to be replaced by; nothing was deleted".into() })
+        Err(Error::Stale { detail: "prunes keep marking the packs that replace damaged ones; no pack was deleted; run `icecore repair` again when no prune runs".into() })
     }
 
-    /// Writes every whole chunk of the packs at fault into new packs, but for what a copy that nobody has marked gives in the same way.
+    /// Writes every whole chunk of the packs at fault into new packs, unless another copy in an unmarked pack can be
+    /// read just as well.
     fn write_anew(&mut self, marked: &HashSet<PackId>) -> Result<()> {
         if self.sick.at_fault.is_empty() {
             return Ok(());
@@ -211,6 +227,7 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             }
         }
+        // If every whole chunk of the frame has an equal copy elsewhere, rely on those copies instead.
         let mut is_new = false;
         for (copy, _) in &whole {
             match self.twin(reader, copy, marked)? {
@@ -221,14 +238,16 @@ impl Run<'_> {
         if !is_new {
             return Ok(());
         }
-        self.report.moved_chunks += whole.len() as u64;
+        self.report.moved_chunks += wide(whole.len());
+        // Every chunk of the frame is whole: copy it as it is, so that deltas stay deltas. Otherwise store the whole
+        // chunks one by one, without bases.
         if whole.len() == frame.len() {
             return repacker.copy_frame(reader, frame);
         }
         whole.into_iter().try_for_each(|(copy, plain)| repacker.store_whole(copy.entry.id, &plain, copy.entry.node, copy.entry.version))
     }
 
-    /// The pack of another copy that is whole and needs no other bases than this one.
+    /// The pack of another copy of the chunk that is readable and needs no bases, or the same bases as this one.
     fn twin(&self, reader: &Reader, copy: &StoredCopy, marked: &HashSet<PackId>) -> Result<Option<PackId>> {
         for other in self.repo.copies(&copy.entry.id)? {
             let (own, of_other) = (copy.frame(), other.frame());
@@ -245,16 +264,17 @@ impl Run<'_> {
         Ok(None)
     }
 
-    /// Copies a damaged pack to quarantine; whether it may be deleted.
+    /// Copies a damaged pack to quarantine. Returns whether the pack may be deleted.
     fn set_aside_pack(&mut self, id: &PackId) -> Result<bool> {
         let key = ObjectKey::Pack(*id);
         match copy(self.repo, SetAside::Pack, &key, *id.as_bytes())? {
             Copied::There(to, bytes) => {
-                // Its bytes are right after all: it needs a newer icecore, was healed meanwhile, or was written wrong by a faulty machine.
+                // The bytes may be right after all: the pack needs a newer icecore, or was healed meanwhile. If its
+                // chunks are dead although its bytes are right, a faulty machine wrote it wrong.
                 let is_right = blake3::hash(&bytes).as_bytes() == id.as_bytes();
-                let stays = match self.repo.find_trailer(*id, bytes.len() as u64).and_then(|pack| self.repo.read_table(&pack)) {
+                let stays = match self.repo.find_trailer(*id, wide(bytes.len())).and_then(|pack| self.repo.read_table(&pack)) {
                     Err(Error::UnsupportedFormat { .. }) => true,
-                    // Something else under the name of a pack.
+                    // Not a pack, but something else under a pack's name.
                     Err(error) if error.is_damage() => false,
                     _ => !self.has_dead(id)?,
                 };
@@ -273,12 +293,13 @@ impl Run<'_> {
         }
     }
 
+    /// Whether a copy in this pack cannot be read.
     fn has_dead(&self, id: &PackId) -> Result<bool> {
         Ok(self.repo.copies_in(id)?.iter().any(|copy| self.sick.dead.contains(&copy.place())))
     }
 
-    /// Marks the packs that go; gives everything that is marked by others. What has the id of a snapshot record is no pack that anybody relies on, and a mark
-    /// would hide the snapshot.
+    /// Marks the packs that go, and returns all objects that others have marked. A pack with the id of a snapshot
+    /// record is not marked: nobody relies on it, and the mark would hide the snapshot.
     fn mark_packs(&self, going: &BTreeSet<PackId>) -> Result<HashSet<PackId>> {
         let mut records = HashSet::new();
         for kind in [ObjectKind::Snapshot, ObjectKind::Pending] {
@@ -298,6 +319,7 @@ impl Run<'_> {
         Ok(marked)
     }
 
+    /// Whether all packs that repair relies on are still there.
     fn are_there(&self) -> Result<bool> {
         for id in &self.relied {
             if self.repo.backend().stat(&ObjectKey::Pack(*id))?.is_none() {
@@ -307,7 +329,8 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// The tombstones stay, as those of a prune do: a writer that began before may still look for them, and the next prune removes them.
+    /// Deletes these packs. Their tombstones stay, as after a prune: a writer that began before may still look for
+    /// them. The next prune removes them.
     fn delete_packs(&self, going: &BTreeSet<PackId>) -> Result<()> {
         let keys: Vec<ObjectKey> = going.iter().map(|id| ObjectKey::Pack(*id)).collect();
         self.repo.backend().delete(&keys)?;

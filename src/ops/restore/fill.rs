@@ -1,8 +1,9 @@
-//! Filling a directory with the entries of a listing.
+//! Fills a directory with the entries of a listing.
 //!
-//! One thread goes through the listing. Small files wait until there is a batch of them; each batch is written by several threads, and a further
-//! thread makes it durable and gives the names while the next one is written. Everything else is put in its place one by one. Hard links come last,
-//! when the files that they name are there. Of the listing no more is in memory than what a batch holds.
+//! One thread walks the listing. Small files are collected into batches. Several threads write a batch; another
+//! thread makes it durable and gives the files their names while the next batch is written. Everything else is placed
+//! one by one. Hard links come last, when the files that they refer to exist. Memory holds a batch of entries, never
+//! the whole listing.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,12 +21,13 @@ use crate::engine::place::Placed;
 use crate::engine::sqlite::restore::DatabaseOptions;
 use crate::error::{Error, Result};
 use crate::ops::lost::explained;
+use crate::ops::number::wide;
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta};
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 use crate::store::repo::Reader;
 
-/// Where the entries come from. They are gone through more than once.
+/// The source of the entries. They are walked more than once.
 #[derive(Clone, Copy)]
 pub(in crate::ops) enum Entries<'l> {
     /// A listing in the repository.
@@ -35,7 +37,7 @@ pub(in crate::ops) enum Entries<'l> {
 }
 
 impl Entries<'_> {
-    /// Calls `visit` with the number of each entry and the entry, until it says that it wants no more.
+    /// Calls `visit` with the number of each entry and the entry, until it returns `false`.
     fn each(&self, reader: &Reader, visit: &mut dyn FnMut(u64, StreamEntry) -> Result<bool>) -> Result<()> {
         let mut each = |entries: &mut dyn Iterator<Item = Result<StreamEntry>>| -> Result<()> {
             for (entry, number) in entries.zip(0..) {
@@ -59,19 +61,19 @@ pub(in crate::ops) struct Filling<'f> {
     /// How many entries there are.
     pub total: u64,
     pub database: DatabaseOptions,
-    /// The attributes that each entry gets.
+    /// Gives the attributes with which an entry is restored.
     pub dress: &'f (dyn Fn(&StreamEntry) -> Option<FileMeta> + Sync),
     pub monitor: &'f dyn Monitor,
 }
 
-/// Entries that are known not to go to their places, by their numbers.
+/// Entries that cannot go to their places, by their numbers, with the reasons.
 pub(in crate::ops) type Refused = HashMap<u64, Error>;
 
 impl Filling<'_> {
-    /// Looks at all places in a directory that is there before the first one is touched.
+    /// Looks at all places in an existing directory before the first is touched.
     ///
     /// # Errors
-    /// When the listing cannot be read, or the directory not be used.
+    /// If the listing cannot be read or the directory cannot be used.
     pub fn look_ahead(&self, root: &Path) -> Result<Refused> {
         if is_empty(root) {
             return Ok(Refused::new());
@@ -90,14 +92,15 @@ impl Filling<'_> {
             }
             if self.monitor.cancelled() { Err(Error::Cancelled) } else { Ok(true) }
         })?;
+        // Looking for users of files takes a walk through all processes, so it is done once for all.
         refused.extend(ahead.used());
         Ok(refused)
     }
 
-    /// Goes through all entries.
+    /// Calls `visit` for all entries.
     ///
     /// # Errors
-    /// When the listing cannot be read.
+    /// If the listing cannot be read.
     pub fn visit(&self, visit: &mut dyn FnMut(&StreamEntry)) -> Result<()> {
         self.entries.each(self.reader, &mut |_, entry| {
             visit(&entry);
@@ -105,10 +108,11 @@ impl Filling<'_> {
         })
     }
 
-    /// Puts all entries into the directory that are not refused, as far as they can be.
+    /// Places all entries that are not refused, as many as possible.
     pub fn fill(&self, tree: &Tree<'_>, refused: Refused, tell: &mut Tell<'_>) -> Outcome {
         let run = Run { filling: self, tree, told: Mutex::new(Told { outcome: Outcome::default(), tell }), stop: AtomicBool::new(false) };
         let links = std::thread::scope(|scope| {
+            // No queue: while one batch gets its names, one is written. More would only take memory.
             let (send, receive) = sync_channel(0);
             let namer = scope.spawn(|| run.name_batches(receive));
             let links = run.place_all(&refused, send);
@@ -121,12 +125,12 @@ impl Filling<'_> {
             run.place_links(&refused);
         }
         let mut outcome = run.told.into_inner().unwrap_or_else(PoisonError::into_inner).outcome;
-        outcome.untried = self.total.saturating_sub(outcome.restored + outcome.failed.len() as u64);
+        outcome.untried = self.total.saturating_sub(outcome.restored + wide(outcome.failed.len()));
         outcome
     }
 }
 
-/// Whether nothing is in the directory, or it is not there. One that cannot be looked into is not empty.
+/// Whether a directory is empty or absent. A directory that cannot be read counts as not empty.
 fn is_empty(dir: &Path) -> bool {
     match std::fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
@@ -138,7 +142,7 @@ struct Run<'r, 'f> {
     filling: &'r Filling<'f>,
     tree: &'r Tree<'r>,
     told: Mutex<Told<'r>>,
-    /// Nothing more is to be begun.
+    /// Set when nothing more is begun.
     stop: AtomicBool,
 }
 
@@ -147,13 +151,14 @@ struct Told<'r> {
     tell: &'r mut Tell<'r>,
 }
 
-/// The files of a batch, written under their hidden names or not.
+/// The files of a batch under their hidden names, each with the result of writing it.
 type Written = Vec<(Item, Result<()>)>;
 
 impl<'r> Run<'r, '_> {
-    /// Places everything but hard links; gives whether there are any.
+    /// Places everything except hard links. Returns whether there are any.
     fn place_all(&self, refused: &Refused, send: SyncSender<Written>) -> bool {
         let (mut batch, mut links) = (Batch::default(), false);
+        // Hard links wait for the end: their files may come later in the listing.
         let gone_through = self.each(&mut |number, entry| {
             if matches!(entry.kind, EntryKind::HardLink(_)) {
                 links = true;
@@ -170,8 +175,10 @@ impl<'r> Run<'r, '_> {
         links
     }
 
+    /// Walks the entries until the restore stops.
     fn each(&self, visit: &mut dyn FnMut(u64, StreamEntry) -> Result<()>) -> Result<()> {
         self.filling.entries.each(self.filling.reader, &mut |number, entry| {
+            // Another thread has met an error that stops everything.
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
@@ -182,9 +189,12 @@ impl<'r> Run<'r, '_> {
         })
     }
 
+    /// Adds a small file to the batch, or places an entry at once.
     fn place(&self, entry: StreamEntry, batch: &mut Batch, send: &SyncSender<Written>) -> Result<()> {
+        // A batch takes small files without holes. Everything else is placed at once, so a large file does not hold
+        // up a batch.
         let Filling { reader, dress, .. } = *self.filling;
-        // One with holes gets them back by itself.
+        // A file with holes is written by itself, because only that way restores the holes.
         let has_holes = entry.meta.as_ref().is_some_and(|meta| meta.holes > 0);
         if entry.kind == EntryKind::File && entry.root.len <= FILE_BYTES_MAX && !has_holes {
             match self.tree.member(&entry.name) {
@@ -204,6 +214,7 @@ impl<'r> Run<'r, '_> {
         self.ended(entry, placed)
     }
 
+    /// Places one entry that is not part of a batch.
     fn place_one(&self, entry: &StreamEntry) -> Result<Placed> {
         let Filling { reader, dress, monitor, database, .. } = *self.filling;
         let fill = |file: &File| {
@@ -219,8 +230,9 @@ impl<'r> Run<'r, '_> {
         }
     }
 
-    /// Further names of files, when these have their first ones.
+    /// Places hard links. A link whose file was not restored fails, too.
     fn place_links(&self, refused: &Refused) {
+        // Copy the failures: recording further ones below needs the lock.
         let failed: HashMap<Vec<u8>, bool> = {
             let told = self.told();
             told.outcome.failed.iter().map(|failed| (failed.name.clone(), failed.error.is_damage())).collect()
@@ -228,6 +240,7 @@ impl<'r> Run<'r, '_> {
         let gone_through = self.each(&mut |number, entry| {
             let EntryKind::HardLink(other) = &entry.kind else { return Ok(()) };
             let why = || format!("it is a further name of {}, which is not restored", String::from_utf8_lossy(other));
+            // The reason for the first name's failure decides the kind of error: damage must count as damage.
             match (refused.get(&number), failed.get(other)) {
                 (Some(error), _) => self.failed(entry.name, said_again(error)),
                 (None, Some(true)) => {
@@ -250,7 +263,7 @@ impl<'r> Run<'r, '_> {
         }
     }
 
-    /// Writes a batch and gives it to the thread that names its files.
+    /// Writes a batch and hands it to the naming thread.
     fn hand_over(&self, batch: Batch, send: &SyncSender<Written>) -> Result<()> {
         if batch.is_empty() || self.stop.load(Ordering::Relaxed) {
             return Ok(());
@@ -259,12 +272,15 @@ impl<'r> Run<'r, '_> {
         send.send(written).map_err(|_| Error::Poisoned)
     }
 
+    /// The naming thread: makes each batch durable and gives its files their names.
     fn name_batches(&self, batches: Receiver<Written>) {
         for batch in batches {
             if self.stop.load(Ordering::Relaxed) || self.filling.monitor.cancelled() {
+                // After a stop the hidden files are removed; nothing else was changed for them.
                 batch.iter().for_each(|(item, _)| self.tree.discard(&item.member));
                 continue;
             }
+            // Files that could not be written are reported and removed; the others get their names together.
             let mut whole = Vec::with_capacity(batch.len());
             for (item, written) in batch {
                 match written {
@@ -286,8 +302,10 @@ impl<'r> Run<'r, '_> {
         }
     }
 
+    /// Records how placing an entry ended.
+    ///
     /// # Errors
-    /// What would stop all others, too.
+    /// An error that would stop all other entries, too.
     fn ended(&self, entry: StreamEntry, placed: Result<Placed>) -> Result<()> {
         match placed {
             Ok(placed) => self.restored(entry, placed),
@@ -324,12 +342,12 @@ impl<'r> Run<'r, '_> {
     }
 }
 
-/// Whether the next entry may fare better.
+/// Whether an error concerns one entry only, so that the next may succeed.
 pub(super) fn concerns_one(error: &Error) -> bool {
     error.is_damage() || matches!(error, Error::Unsound { .. } | Error::Destination { .. } | Error::HalfDone { .. } | Error::Busy { .. })
 }
 
-/// What a look ahead found.
+/// A copy of an error that the look ahead found; errors cannot be cloned.
 fn said_again(error: &Error) -> Error {
     match error {
         Error::Destination { path, detail } => Error::destination(path, detail),

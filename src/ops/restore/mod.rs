@@ -1,7 +1,10 @@
-//! Restore: streams of a snapshot become files again. Every chunk is verified before a byte of it is written, and nothing that was there
-//! is lost (see [`crate::engine::place`]).
+//! Restore: writes streams of a snapshot as files.
 //!
-//! All destinations are looked at first. What cannot be restored is listed with its reason, and everything else is restored: see [`Outcome`].
+//! Every chunk is verified before a byte of it is written. Nothing that was there is lost (see
+//! [`crate::engine::place`]). Memory is bounded by a window of chunks, whatever the length of a stream.
+//!
+//! All destinations are looked at before the first is touched. If something cannot be restored, it is listed with the
+//! reason and everything else is restored: see [`Outcome`].
 
 mod fill;
 mod outcome;
@@ -23,44 +26,48 @@ pub use perform_salvage::{SalvageReport, perform_salvage};
 
 use super::lost::explained;
 use super::subtree::{Subtree, subtree, trimmed, with_bytes};
+use super::text;
 use crate::engine::files::restore::tree::Tree;
 use crate::engine::place::{Fill, Placement, sparse_write};
 use crate::engine::sqlite::restore::DatabaseOptions;
 use crate::error::{Error, Result, joined};
 use crate::id::ChunkId;
+use crate::ops::number::{index, wide};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta};
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
 use crate::store::repo::{ChunkSpan, Reader, Repository, Spans, Spill, zeros};
 
-/// From so many entries on the file system is synced at once instead of each file: it also writes what others have not yet synced.
+/// From this many entries on the whole file system is synced once instead of each file. That also writes the unsynced
+/// data of other programs, so it is not done for few files.
 const MANY: u64 = 256;
-/// Bytes of chunks that are read together, each frame that they take once.
+/// Bytes of chunks that are read together. Each frame that they need is decoded once.
 const WINDOW_BYTES: u64 = 256 << 20;
 
 /// How to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RestoreOptions {
-    /// What is asked of databases before they take their names.
+    /// How databases are checked before they take their names.
     pub database: DatabaseOptions,
-    /// Write into databases that others may have open, through SQLite.
+    /// Write into databases that other programs may have open, through SQLite.
     pub live: bool,
-    /// Restore no extended attributes and access control lists; modes then give no more than those lists did.
+    /// Do not restore extended attributes and access control lists. Modes are then narrowed, so that nobody gets more
+    /// access than the lists gave.
     pub no_xattrs: bool,
 }
 
 impl RestoreOptions {
-    /// The attributes that an entry is restored with.
+    /// The attributes with which an entry is restored.
     fn dress(&self, entry: &StreamEntry) -> Option<FileMeta> {
         self.wanted(entry.meta.clone())
     }
 
-    /// Of these attributes those that are restored.
+    /// The part of these attributes that is restored.
     fn wanted(&self, meta: Option<FileMeta>) -> Option<FileMeta> {
         meta.map(|meta| if self.no_xattrs { meta.without_attributes() } else { meta })
     }
 
-    /// Says how many modes are narrowed because access control lists are not wanted.
+    /// Warns how many modes are narrowed because access control lists are not restored.
     fn say_narrowed(&self, fillings: &[&Filling<'_>], files: &[&StreamEntry], monitor: &dyn Monitor) -> Result<()> {
         if !self.no_xattrs {
             return Ok(());
@@ -71,17 +78,18 @@ impl RestoreOptions {
         files.iter().for_each(|entry| look(entry));
         fillings.iter().try_for_each(|filling| filling.visit(&mut look))?;
         if count > 0 {
-            monitor.warn(&format!("{count} access control lists are not restored; the modes give no more than they did"));
+            let lists = text::count(count, "access control list");
+            monitor.warn(&format!("{lists} not restored; the modes are narrowed, so that nobody gets more access than the lists gave"));
         }
         Ok(())
     }
 }
 
-/// Restores these streams onto these files, and these directories with all that is below them into these directories, as many as can be.
+/// Restores streams onto files, and directories with everything below them into directories, as many as possible.
 ///
 /// # Errors
-/// Before anything is written: [`Error::NoSuch`] if a stream is not in the snapshot, [`Error::InvalidArgument`] for destinations that make no sense
-/// together. What concerns one stream is in the outcome.
+/// Before anything is written: [`Error::NoSuch`] if a stream is not in the snapshot, [`Error::InvalidArgument`] for
+/// destinations that exclude each other. Failures of single streams are in the outcome.
 pub fn restore_streams(
     repo: &Repository,
     snapshot: &SnapshotRecord,
@@ -92,7 +100,7 @@ pub fn restore_streams(
 ) -> Result<Outcome> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing, placement.monitor)?;
-    // Of a file with several names the entry is that of the first.
+    // For a further name of a file `with_bytes` gives the entry of its first name.
     let mut files: Vec<(&[u8], &StreamEntry, &Path)> = Vec::new();
     let mut trees: Vec<(&[u8], Subtree, &Path)> = Vec::new();
     for (name, dest) in targets {
@@ -113,7 +121,7 @@ pub fn restore_streams(
         let filling = Filling {
             reader: &reader,
             entries: Entries::Listed(&tree.entries),
-            total: tree.entries.len() as u64,
+            total: wide(tree.entries.len()),
             database: options.database,
             dress: &dress,
             monitor: placement.monitor,
@@ -123,22 +131,15 @@ pub fn restore_streams(
     }
     let all: Vec<&Filling<'_>> = fillings.iter().map(|(_, _, _, filling, _)| filling).collect();
     options.say_narrowed(&all, &files.iter().map(|(_, entry, _)| *entry).collect::<Vec<_>>(), placement.monitor)?;
-    let jobs = files.into_iter().map(|(name, entry, dest)| {
-        let reader = &reader;
-        let fill = move |file: &File| {
-            let written = write_stream(reader, entry, file, placement.monitor);
-            written.map_err(|error| explained(reader, (&entry.name, &entry.root), error, placement.monitor))
-        };
-        let is_database = matches!(entry.kind, EntryKind::Sqlite(_));
-        Job { name, dest, len: entry.root.len, meta: dress(entry), is_database, fill: Box::new(fill) }
-    });
+    let jobs = files.into_iter().map(|file| job(&reader, file, dress(file.1), placement.monitor));
     let mut outcome = run_jobs(&jobs.collect::<Vec<_>>(), options, placement, tell)?;
     for (name, tree, dest, filling, refused) in fillings {
         let below = |short: Vec<u8>| [trimmed(name), b"/", &short].concat();
-        // Their names in the snapshot.
+        // The filling knows names relative to the directory; report the names that the snapshot has.
         let mut tell = |restored: Restored| tell(Restored { name: below(restored.name), ..restored });
         let bytes = tree.entries.iter().map(|entry| entry.root.len).fold(0, u64::saturating_add);
         let own = options.wanted(tree.meta.clone());
+        // After a stop the remaining directories are not tried.
         let part = match outcome.stopped.is_some() {
             true => Ok(Outcome { untried: filling.total, ..Outcome::default() }),
             false => fill_directory(&filling, dest, bytes, refused, own, placement, &mut tell),
@@ -154,7 +155,22 @@ pub fn restore_streams(
     Ok(outcome)
 }
 
-/// A file or a database that goes to a place of its own.
+/// The job of one stream. It is filled later, when its turn comes and its new file is open.
+fn job<'j>(
+    reader: &'j Reader,
+    (name, entry, dest): (&'j [u8], &'j StreamEntry, &'j Path),
+    meta: Option<FileMeta>,
+    monitor: &'j dyn Monitor,
+) -> Job<'j> {
+    let fill = move |file: &File| {
+        let written = write_stream(reader, entry, file, monitor);
+        written.map_err(|error| explained(reader, (&entry.name, &entry.root), error, monitor))
+    };
+    let is_database = matches!(entry.kind, EntryKind::Sqlite(_));
+    Job { name, dest, len: entry.root.len, meta, is_database, fill: Box::new(fill) }
+}
+
+/// A file or database and its own destination.
 pub(super) struct Job<'j> {
     pub name: &'j [u8],
     pub dest: &'j Path,
@@ -164,7 +180,7 @@ pub(super) struct Job<'j> {
     pub fill: Box<Fill<'j>>,
 }
 
-/// Does all of them that can be done. All destinations are looked at before the first is touched.
+/// Restores all jobs that can be done. All destinations are looked at before the first is touched.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if two have the same destination.
@@ -193,6 +209,7 @@ pub(super) fn run_jobs(jobs: &[Job<'_>], options: &RestoreOptions, placement: &P
                 outcome.bytes += job.len;
                 tell(Restored { name: job.name.to_vec(), len: job.len, placed });
             }
+            // The next job may still succeed. Any other error would stop it, too.
             Err(error) if fill::concerns_one(&error) => {
                 outcome.failed.push(Failed { name: job.name.to_vec(), path: job.dest.to_path_buf(), error });
             }
@@ -202,15 +219,15 @@ pub(super) fn run_jobs(jobs: &[Job<'_>], options: &RestoreOptions, placement: &P
             }
         }
     }
-    outcome.untried = (jobs.len() as u64).saturating_sub(outcome.restored + outcome.failed.len() as u64);
+    outcome.untried = wide(jobs.len()).saturating_sub(outcome.restored + wide(outcome.failed.len()));
     Ok(outcome)
 }
 
-/// Restores all streams as files into a directory, as many as can be.
+/// Restores all streams as files into a directory, as many as possible.
 ///
 /// # Errors
-/// Before anything is written, when the listing cannot be read, the directory cannot be used or there is no space. What concerns one stream is in
-/// the outcome.
+/// Before anything is written: if the listing cannot be read, the directory cannot be used, or there is not enough
+/// space. Failures of single streams are in the outcome.
 pub fn restore_tree(
     repo: &Repository,
     snapshot: &SnapshotRecord,
@@ -233,10 +250,10 @@ pub fn restore_tree(
     fill_directory(&filling, dir, snapshot.logical_bytes, refused, None, placement, tell)
 }
 
-/// Fills a directory, which gets the attributes `own` if it is made for that.
+/// Fills a directory. It gets the attributes `own` if it did not exist.
 ///
 /// # Errors
-/// As [`restore_tree`].
+/// The errors of [`restore_tree`].
 fn fill_directory(
     filling: &Filling<'_>,
     dir: &Path,
@@ -248,6 +265,7 @@ fn fill_directory(
 ) -> Result<Outcome> {
     refuse_if_full(filling, dir, logical_bytes, placement)?;
     placement.monitor.phase("restoring", Some(logical_bytes));
+    // An existing directory keeps its own attributes.
     let is_new = !dir.exists();
     let tree = match filling.total >= MANY {
         true => Tree::open_for_many(placement, dir)?,
@@ -255,6 +273,7 @@ fn fill_directory(
     };
     own.filter(|_| is_new).into_iter().for_each(|own| tree.dress_root(own));
     let mut outcome = filling.fill(&tree, refused, tell);
+    // Nothing was restored: remove the directories that were made for it.
     if !outcome.is_changed() {
         tree.undo();
     } else if let Err(error) = tree.finish() {
@@ -263,7 +282,8 @@ fn fill_directory(
     Ok(outcome)
 }
 
-/// Refuses what does not fit. Holes take no space; they are only asked for where the whole length would not fit.
+/// Refuses to start without enough space. Holes take no space; they are counted only if the whole length would not
+/// fit, because that takes a walk through the listing.
 fn refuse_if_full(filling: &Filling<'_>, dir: &Path, logical_bytes: u64, placement: &Placement<'_>) -> Result<()> {
     if placement.refuse_if_full(dir, logical_bytes).is_ok() {
         return Ok(());
@@ -276,7 +296,8 @@ fn refuse_if_full(filling: &Filling<'_>, dir: &Path, logical_bytes: u64, placeme
     placement.refuse_if_full(dir, needed)
 }
 
-/// Writes one stream to `out`, in order. What was written before a failure is verified.
+/// Writes one stream to `out`, in order, and returns its length. Everything that was written before a failure is
+/// verified.
 pub fn dump(repo: &Repository, snapshot: &SnapshotRecord, name: &[u8], out: &mut dyn Write, monitor: &dyn Monitor) -> Result<u64> {
     let reader = Reader::new(repo);
     let listing = reader.listing(&snapshot.listing, monitor)?;
@@ -295,15 +316,16 @@ fn write_out(reader: &Reader, root: &StreamRoot, out: &mut dyn Write, monitor: &
         let bytes = reader.chunk(&span.id)?;
         check_len(&span, &bytes)?;
         out.write_all(&bytes).map_err(|e| Error::backend("write", "standard output", e))?;
-        monitor.advance(bytes.len() as u64);
+        monitor.advance(wide(bytes.len()));
     }
     out.flush().map_err(|e| Error::backend("write", "standard output", e))
 }
 
+/// Refuses a destination that is named twice, also by different paths.
 pub(super) fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
     let mut seen = HashSet::new();
     for path in paths {
-        // What is not there yet is named by its directory, which has one name only.
+        // A file that does not exist yet is identified by its directory.
         let named = path.canonicalize().ok().or_else(|| {
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             Some(dir.canonicalize().ok()?.join(path.file_name()?))
@@ -315,12 +337,14 @@ pub(super) fn refuse_twice<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<
     Ok(())
 }
 
-/// Writes a stream's bytes to their places in a file. While one window is read, the places of the next one's chunks are looked up.
+/// Writes the chunks of a stream to their places in a file. While one window is read, the next one's chunks are
+/// looked up in the catalog.
 fn write_stream(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn Monitor) -> Result<()> {
     let root = &entry.root;
     let has_holes = entry.meta.as_ref().is_some_and(|meta| meta.holes > 0);
     let mut spans = Spans::new(reader, root)?;
     if has_holes {
+        // The file is new, so a chunk of zeros that is not written stays a hole.
         spans = spans.without(zeros(reader.repository()));
     }
     let mut written = 0;
@@ -331,6 +355,7 @@ fn write_stream(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn
         }
         let next = next_window(&mut spans)?;
         std::thread::scope(|scope| {
+            // The look-up of the next window runs beside the reading of this one.
             let ahead = scope.spawn(|| reader.prefetch(next.iter().map(|span| span.id)));
             write_window(reader, &window, file, has_holes, Spill::past(file, root.len), monitor)?;
             joined("looking up chunks", ahead.join())
@@ -338,6 +363,7 @@ fn write_stream(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn
         written += window.iter().map(|span| u64::from(span.len)).sum::<u64>();
         window = next;
     }
+    // Holes count as progress, too.
     monitor.advance(root.len.saturating_sub(written));
     Ok(())
 }
@@ -356,11 +382,12 @@ fn write_window(
         check_len(span, bytes)?;
         let written = if has_holes { sparse_write::write(file, bytes, span.offset) } else { file.write_all_at(bytes, span.offset) };
         written.map_err(|e| not_written(&e))?;
-        monitor.advance(bytes.len() as u64);
+        monitor.advance(wide(bytes.len()));
         Ok(())
     })
 }
 
+/// The next chunks, up to the size of a window.
 fn next_window(spans: &mut Spans<'_>) -> Result<Vec<ChunkSpan>> {
     let mut window: Vec<ChunkSpan> = Vec::new();
     let mut bytes = 0;
@@ -374,14 +401,16 @@ fn next_window(spans: &mut Spans<'_>) -> Result<Vec<ChunkSpan>> {
     Ok(window)
 }
 
+/// The error for a write that failed.
 pub(super) fn not_written(cause: &std::io::Error) -> Error {
     Error::destination("the new file", format!("cannot be written: {cause}; what was there is unchanged"))
 }
 
-/// A chunk must have the length that its tree says.
+/// Checks that a chunk has the length that its tree says. Its content was verified, but the place of all later bytes
+/// depends on the length.
 fn check_len(span: &ChunkSpan, bytes: &[u8]) -> Result<()> {
-    match bytes.len() == span.len as usize {
+    match bytes.len() == index(span.len) {
         true => Ok(()),
-        false => Err(Error::corrupt(format!("the tree node above chunk {}", span.id), "it gives the chunk another length")),
+        false => Err(Error::corrupt(format!("the tree node above chunk {}", span.id), "its length for the chunk is wrong")),
     }
 }

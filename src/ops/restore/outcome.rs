@@ -1,4 +1,4 @@
-//! What a restore did, and what it could not do.
+//! The outcome of a restore: what was restored, and what failed and why.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::engine::place::{Findings, Placed};
 use crate::error::{Error, Result};
 use crate::ops::json;
 
-/// What was restored.
+/// A stream that was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The stream.
     pub name: Vec<u8>,
-    /// Its bytes.
+    /// Its length, bytes.
     pub len: u64,
-    /// Where it is, and what was kept of what was there.
+    /// Its path, and what was kept of what was there.
     pub placed: Placed,
 }
 
@@ -40,10 +40,10 @@ struct RestoredFields<'r> {
     findings: &'r Findings,
 }
 
-/// Hears of every stream as soon as it is in place.
+/// Is called for every stream as soon as it is in place.
 pub type Tell<'t> = dyn FnMut(Restored) + Send + 't;
 
-/// A stream that was asked for and not restored.
+/// A stream that was not restored.
 #[derive(Debug, Serialize)]
 pub struct Failed {
     /// The stream.
@@ -52,34 +52,34 @@ pub struct Failed {
     /// Where it should have gone.
     #[serde(flatten, serialize_with = "json::path")]
     pub path: PathBuf,
-    /// Why. With [`Error::HalfDone`] something stands there that was not there before; else what was there is as it was.
+    /// Why. After [`Error::HalfDone`] something new is there; after any other error what was there is unchanged.
     #[serde(flatten, serialize_with = "json::failure")]
     pub error: Error,
 }
 
-/// What a restore did.
+/// The outcome of a restore.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// How many streams were restored.
     pub restored: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Those that could not be.
+    /// The streams that failed.
     pub failed: Vec<Failed>,
-    /// How many were not tried any more.
+    /// How many streams were not tried.
     pub untried: u64,
-    /// Why not: the user's wish, or something that would have stopped the others, too.
+    /// Why not: the user stopped it, or an error would have stopped the others, too.
     pub stopped: Option<Error>,
 }
 
 impl Outcome {
-    /// Whether anything is not as it was before.
+    /// Whether anything was changed.
     pub fn is_changed(&self) -> bool {
         let half_done = |error: &Error| matches!(error, Error::HalfDone { .. });
         self.restored > 0 || self.failed.iter().any(|failed| half_done(&failed.error)) || self.stopped.as_ref().is_some_and(half_done)
     }
 
-    /// Takes over what a further part did.
+    /// Adds the outcome of another part.
     pub(super) fn add(&mut self, part: Outcome) {
         self.restored += part.restored;
         self.bytes += part.bytes;
@@ -90,20 +90,21 @@ impl Outcome {
         }
     }
 
-    /// Whether all that was asked for is done.
+    /// Whether everything was restored.
     pub fn is_whole(&self) -> bool {
         self.failed.is_empty() && self.stopped.is_none()
     }
 
-    /// Whether something is damaged in the repository, or was when it was captured.
+    /// Whether a failure comes from damage: in the repository, or of a database at its capture.
     pub fn is_damaged(&self) -> bool {
         self.failed.iter().map(|failed| &failed.error).chain(&self.stopped).any(is_damage)
     }
 
-    /// Everything that went wrong as one error.
+    /// All failures as one error.
     ///
     /// # Errors
-    /// What stopped it; else the only failure; else all of them in one, of the gravest kind: damage, then what is neither damage nor in use.
+    /// The error that stopped the restore; or else the only failure; or else all failures in one error with the kind
+    /// of the gravest: damage, then half done, then others, then in use.
     pub fn whole(self) -> Result<()> {
         if let Some(error) = self.stopped {
             return Err(error);
@@ -120,9 +121,10 @@ impl Outcome {
             0 => String::new(),
             more => format!("; and {more} more"),
         };
+        // Say what was restored, so that nobody restores it again.
         let note = match self.restored {
             0 => String::new(),
-            others => format!("; all else that was asked for is restored ({others})"),
+            others => format!("; everything else was restored ({others})"),
         };
         let several = self.failed.len() > 1 || !note.is_empty();
         let Some(worst) = self.failed.into_iter().min_by_key(gravest) else { return Ok(()) };
@@ -138,10 +140,10 @@ impl Outcome {
     }
 }
 
-/// In the repository, or of a database when it was captured.
+/// Whether an error means damage in the repository, or of a database at its capture.
 fn is_damage(error: &Error) -> bool {
     error.is_damage() || matches!(error, Error::Unsound { .. })
 }
 
-/// Failures whose reasons stand in one error.
+/// Number of failures whose texts are in one error.
 const NAMED_MAX: usize = 20;

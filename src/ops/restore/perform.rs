@@ -1,7 +1,8 @@
-//! Restores as users have them done: told to the journal.
+//! Restore as an operation: finds the snapshot, restores streams into files or a server, gives a report, and writes a
+//! journal entry.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -15,6 +16,7 @@ use crate::id::SnapshotId;
 use crate::ops::journal::{self, Operation};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
+use crate::ops::number::micros;
 use crate::ops::select::Wanted;
 use crate::ops::stored::stored;
 use crate::ops::subtree;
@@ -23,44 +25,44 @@ use crate::progress::Monitor;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Reader, Refreshed};
 
-/// Failures that are told one by one; of more the reasons repeat.
+/// Number of failures that are shown one by one. Beyond that the reasons usually repeat.
 pub(super) const FAILED_TOLD_MAX: usize = 50;
 
-/// Streams with the files that they go to.
+/// Streams and their destinations.
 pub type Targets = Vec<(Vec<u8>, PathBuf)>;
 
-/// Chooses them, given what says whether a name is that of a stream or directory.
+/// Chooses streams and destinations, given a function that says whether a name is a stream or directory.
 pub type Chooser<'c> = dyn Fn(&dyn Fn(&[u8]) -> bool) -> Result<Targets> + 'c;
 
 /// Where streams go.
 pub enum Destination<'d> {
-    /// All of them into this directory.
+    /// All streams into this directory.
     Tree(&'d Path),
-    /// Some of them onto files, or directories of them into directories.
+    /// Some streams onto files, or some directories into directories.
     Streams {
-        /// For the journal.
+        /// The text for the journal.
         told: String,
-        /// Which go where.
+        /// Chooses the streams and destinations.
         targets: &'d Chooser<'d>,
     },
 }
 
-/// How to restore.
+/// What the user wants of a restore.
 pub struct RestoreWish<'w> {
-    /// Where to.
+    /// The destination.
     pub to: Destination<'w>,
-    /// How.
+    /// The options.
     pub options: RestoreOptions,
-    /// Goes into the names of what is kept.
+    /// The timestamp in the names of what is kept.
     pub timestamp: String,
-    /// How many restored streams the report lists, besides those that took the place of something.
+    /// How many restored streams the report lists, besides those that replaced something.
     pub listed_max: usize,
 }
 
-/// What was restored, and what was not.
+/// The report of a restore.
 #[derive(Debug, Serialize)]
 pub struct RestoreReport {
-    /// The id of the snapshot, as far as it is known.
+    /// The id of the snapshot, if it is known.
     pub snapshot: Option<String>,
     /// Bytes of all streams that were restored.
     pub bytes: u64,
@@ -70,15 +72,15 @@ pub struct RestoreReport {
     /// How long the passphrase took when the repository was opened, microseconds; not in `duration_us`.
     #[serde(rename = "key_derivation_ms", serialize_with = "json::ms")]
     pub key_derivation_us: u64,
-    /// Whether there was something to verify against. There always is in a repository.
+    /// Whether the data could be verified. From a repository it always can.
     pub verified: bool,
-    /// Done, incomplete, damaged or interrupted.
+    /// How it ended: done, incomplete, damaged or interrupted.
     pub status: journal::Outcome,
-    /// The streams that were restored, or some of them: see [`RestoreWish::listed_max`].
+    /// The restored streams, or some of them: see [`RestoreWish::listed_max`].
     pub restored: Vec<Restored>,
-    /// Those that were tried and not restored.
+    /// The streams that failed.
     pub failed: Vec<Failed>,
-    /// How many were not tried, as the restore was stopped.
+    /// How many streams were not tried because the restore stopped.
     pub untried: u64,
     /// How many streams were restored.
     #[serde(skip)]
@@ -92,15 +94,16 @@ impl Report for RestoreReport {
 }
 
 impl RestoreReport {
-    /// Whether all that was asked for is done.
+    /// Whether everything was restored.
     pub fn is_whole(&self) -> bool {
         self.status == journal::Outcome::Done
     }
 
-    /// Of an outcome, with what was listed of it; `hint` says what else might help. `monitor` hears of everything that was not restored.
+    /// Makes the report of an outcome. `listed` are the streams to list, and `hint` is advice for the user. `monitor`
+    /// gets a warning for everything that was not restored.
     ///
     /// # Errors
-    /// Where nothing was changed, why.
+    /// If nothing was changed, the reason.
     pub fn of(outcome: Outcome, listed: Vec<Restored>, hint: Option<String>, monitor: &dyn Monitor) -> Result<Self> {
         if !outcome.is_changed() && !outcome.is_whole() {
             let error = outcome.whole().err().unwrap_or(Error::Poisoned);
@@ -137,17 +140,17 @@ impl RestoreReport {
     }
 }
 
-/// What a report lists of what is restored: the first streams, and those that took the place of something.
+/// The restored streams that a report lists: the first ones, and those that replaced something.
 #[derive(Debug, Default)]
 pub struct Listed {
-    /// How many of the first.
+    /// How many of the first ones.
     pub max: usize,
     /// The streams.
     pub restored: Vec<Restored>,
 }
 
 impl Listed {
-    /// Takes the next one.
+    /// Adds a stream if it is to be listed.
     pub fn add(&mut self, restored: Restored) {
         if self.restored.len() < self.max || !restored.placed.kept.is_empty() {
             self.restored.push(restored);
@@ -155,10 +158,10 @@ impl Listed {
     }
 }
 
-/// Restores streams of a snapshot, as many as can be, and tells the journal.
+/// Restores streams of a snapshot, as many as possible, and writes a journal entry.
 ///
 /// # Errors
-/// As of [`Wanted::find`], [`restore_tree`] and [`restore_streams`]; where nothing was changed, why.
+/// The errors of [`Wanted::find`], [`restore_tree`] and [`restore_streams`]; if nothing was changed, the reason.
 pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Result<RestoreReport> {
     work.journaled(Operation::Restore, |story| {
         story.detail.clone_from(&wanted.text);
@@ -187,10 +190,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
     })
 }
 
-pub(super) fn micros(span: Duration) -> u64 {
-    span.as_micros() as u64
-}
-
+/// Restores to the destination that the user wants.
 fn place(work: &Work<'_>, record: &SnapshotRecord, wish: &RestoreWish<'_>, listed: &mut Listed) -> Result<Outcome> {
     let placement = Placement { disk: &RealDisk, timestamp: wish.timestamp.clone(), monitor: work.monitor };
     let mut tell = |restored: Restored| listed.add(restored);
@@ -205,7 +205,7 @@ fn place(work: &Work<'_>, record: &SnapshotRecord, wish: &RestoreWish<'_>, liste
     }
 }
 
-/// The newest snapshot of the same source that counts as good, but this one.
+/// The newest good snapshot of the same source, other than this one.
 fn last_good(refreshed: &Refreshed, id: &SnapshotId, record: &SnapshotRecord) -> Option<SnapshotId> {
     let of_source =
         |(other, found): &&(SnapshotId, SnapshotRecord)| other != id && found.source.id == record.source.id && found.flags.is_empty();
@@ -238,10 +238,10 @@ pub fn say_which(error: Error, id: &SnapshotId, record: &SnapshotRecord) -> Erro
     }
 }
 
-/// What was restored into a server, `T` as its engine tells it.
+/// The report of a restore into a server. The engine defines `T`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct IntoServer<T> {
-    /// The snapshot; none if it came from a file.
+    /// The snapshot; `None` if the dump came from a file.
     pub snapshot: Option<SnapshotId>,
     /// What was restored.
     #[serde(flatten)]
@@ -255,10 +255,10 @@ pub struct IntoServer<T> {
 }
 
 impl<T> IntoServer<T> {
-    /// Does what restores, which says also whether nothing is missing.
+    /// Runs `load`, which restores and says whether nothing is missing.
     ///
     /// # Errors
-    /// What it gives.
+    /// The errors of `load`.
     pub fn by(snapshot: Option<SnapshotId>, load: impl FnOnce() -> Result<(T, bool)>) -> Result<Self> {
         let started = Instant::now();
         let (restored, is_whole) = load()?;
@@ -272,10 +272,11 @@ impl<T> Report for IntoServer<T> {
     }
 }
 
-/// Restores a snapshot into a server, as its engine does it, and tells the journal. `server` names it there.
+/// Restores a snapshot into a server, in the way of its engine, and writes a journal entry. `server` is the server's
+/// name there.
 ///
 /// # Errors
-/// As of [`Wanted::find`]; what `load` gives.
+/// The errors of [`Wanted::find`] and of `load`.
 pub fn perform_into<T>(
     work: &Work<'_>,
     wanted: &Wanted,

@@ -1,4 +1,4 @@
-//! Salvages as users have them done: told to the journal.
+//! Salvage as an operation: finds the snapshot, salvages it, gives a report, and writes a journal entry.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::perform::{FAILED_TOLD_MAX, micros, refuse_idle, say_which};
+use super::perform::{FAILED_TOLD_MAX, refuse_idle, say_which};
 use super::salvage::{Salvage, Salvaged, salvage};
 use super::{Failed, Outcome, RestoreOptions};
 use crate::engine::place::Placement;
@@ -17,10 +17,11 @@ use crate::id::SnapshotId;
 use crate::ops::journal::{self, Operation};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
+use crate::ops::number::micros;
 use crate::ops::select::Wanted;
 use crate::ops::text::{absolute, compact, count};
 
-/// What was salvaged, and what is missing.
+/// The report of a salvage.
 #[derive(Debug, Serialize)]
 pub struct SalvageReport {
     /// The snapshot.
@@ -28,21 +29,21 @@ pub struct SalvageReport {
     /// The directory.
     #[serde(flatten, serialize_with = "json::path")]
     pub path: PathBuf,
-    /// Done, incomplete, damaged or interrupted.
+    /// How it ended: done, incomplete, damaged or interrupted.
     pub status: journal::Outcome,
-    /// Bytes of all files that were written, with what is lost of them.
+    /// Bytes of all files that were written, including lost ranges.
     pub bytes: u64,
     /// How many of them are lost.
     pub bytes_lost: u64,
-    /// Each stream that has a file now.
+    /// The streams that have a file now.
     pub streams: Vec<Salvaged>,
-    /// Each that has none.
+    /// The streams that have none.
     pub failed: Vec<Failed>,
-    /// How many were not tried, as the salvage was stopped.
+    /// How many streams were not tried because the salvage stopped.
     pub untried: u64,
     /// Links that were left out.
     pub links_left_out: u64,
-    /// The damage to the snapshot's listing: streams may be missing here.
+    /// The damage to the snapshot's listing, if any: streams may be missing here.
     pub listing: Option<String>,
     /// How long it took, microseconds.
     #[serde(rename = "duration_ms", serialize_with = "json::ms")]
@@ -58,7 +59,7 @@ impl Report for SalvageReport {
     }
 }
 
-/// Ranges of a stream, in JSON.
+/// Writes the ranges of a stream in JSON.
 pub(super) fn ranges<S: Serializer>(ranges: &[Range<u64>], serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Lost {
@@ -68,10 +69,11 @@ pub(super) fn ranges<S: Serializer>(ranges: &[Range<u64>], serializer: S) -> Res
     serializer.collect_seq(ranges.iter().map(|range| Lost { offset: range.start, len: range.end - range.start }))
 }
 
-/// Salvages all streams of a snapshot, or those with these names and below them, into a new directory, and tells the journal.
+/// Salvages all streams of a snapshot, or those with these names and below them, into a new directory, and writes a
+/// journal entry.
 ///
 /// # Errors
-/// As of [`Wanted::find`] and [`salvage()`]; where nothing was written, why.
+/// The errors of [`Wanted::find`] and [`salvage()`]; if nothing was written, the reason.
 pub fn perform_salvage(work: &Work<'_>, wanted: &Wanted, dir: &Path, names: &[Vec<u8>], options: &RestoreOptions) -> Result<SalvageReport> {
     work.journaled(Operation::Restore, |story| {
         story.detail.clone_from(&wanted.text);
@@ -90,7 +92,7 @@ pub fn perform_salvage(work: &Work<'_>, wanted: &Wanted, dir: &Path, names: &[Ve
     })
 }
 
-/// Says what is missing. Where nothing was written, that is a failure.
+/// Warns of everything that is missing, and makes the report. If nothing was written, that is an error.
 fn end(
     work: &Work<'_>,
     (snapshot, dir): (SnapshotId, &Path),
@@ -104,9 +106,7 @@ fn end(
     }
     let places = count(outcome.listing.places, "place");
     let missing = |why: &String| {
-        format!(
-            "the snapshot's listing is damaged in {places}: streams may be missing here, and nobody knows their names; the first damage: {why}"
-        )
+        format!("the snapshot's listing is damaged in {places}: streams may be missing, and their names are lost; the first damage: {why}")
     };
     let listing = outcome.listing.first.as_ref().map(missing);
     listing.iter().for_each(|missing| work.monitor.warn(missing));

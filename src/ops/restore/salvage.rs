@@ -1,7 +1,9 @@
-//! Salvage: of damaged streams every byte that can be had, and what is missing.
+//! Salvage: writes every byte of damaged streams that can be read, and reports what is missing.
 //!
-//! Below a node that is lost everything is; a chunk that no copy and no parity gives is lost; every other byte is verified and written at its place. What is
-//! lost stays a hole. A stream with losses never takes its own name.
+//!
+//! A chunk is lost if no copy can be read and parity cannot heal it. If a tree node is lost, everything below it is.
+//! Every other byte is verified and written at its place; lost ranges stay holes. A stream with losses never gets its
+//! own name, so it cannot be taken for the undamaged one.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -22,18 +24,19 @@ use crate::engine::sqlite::salvage::{Losses, losses};
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::ops::json;
+use crate::ops::number::{index, wide};
 use crate::ops::subtree::trimmed;
 use crate::progress::Monitor;
 use crate::recorded::EntryKind;
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
 use crate::store::repo::{ChunkSpan, ListingLoss, Piece, Pieces, Reader, Repository, Spill};
 
-/// Lost ranges of a stream that are named.
+/// Most lost ranges of a stream that are listed.
 pub const RANGES_MAX: usize = 1000;
-/// Chunks that are read together.
+/// Most chunks that are read together.
 const WINDOW_CHUNKS: usize = 1 << 16;
 
-/// A stream that was written as far as it can be read.
+/// A stream that was written as far as it could be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Salvaged {
     /// Its name.
@@ -42,32 +45,32 @@ pub struct Salvaged {
     /// The file.
     #[serde(flatten, serialize_with = "json::path")]
     pub path: PathBuf,
-    /// Its length.
+    /// Its length, bytes.
     pub bytes: u64,
     /// How many of them are lost.
     pub bytes_lost: u64,
-    /// Where these were, in order, without neighbours; the first [`RANGES_MAX`].
+    /// The lost ranges, in order, with neighbours merged; the first [`RANGES_MAX`].
     #[serde(serialize_with = "super::perform_salvage::ranges")]
     pub lost: Vec<Range<u64>>,
     /// How many ranges there are.
     #[serde(rename = "lost_ranges")]
     pub ranges: u64,
-    /// Of a SQLite database with losses: which tables have them.
+    /// For a SQLite database with losses: the tables that have them.
     pub tables: Option<Losses>,
 }
 
-/// What was salvaged.
+/// The outcome of a salvage.
 #[derive(Debug, Default)]
 pub struct Salvage {
-    /// Each stream that has a file now.
+    /// The streams that have a file now.
     pub streams: Vec<Salvaged>,
-    /// Those that have none.
+    /// The streams that have none.
     pub failed: Vec<Failed>,
-    /// Directories that were made for themselves.
+    /// Directories with an entry of their own that were made.
     pub directories: u64,
     /// Links that were left out.
     pub links: u64,
-    /// How many streams were not tried any more.
+    /// How many streams were not tried.
     pub untried: u64,
     /// Why not.
     pub stopped: Option<Error>,
@@ -87,11 +90,13 @@ impl Salvage {
     }
 }
 
-/// Writes all streams, or those with these names and below them, into a directory that is absent or empty, as far as they can be had.
+/// Writes all streams, or those with these names and below them, into a directory that is absent or empty, as far as
+/// they can be read.
 ///
 /// # Errors
-/// Before anything is written: [`Error::NoSuch`] for a name that is not in the snapshot, [`Error::Corrupt`] if it may be in what is lost of the listing,
-/// [`Error::InvalidArgument`] for a name without bytes and for a directory with something in it, [`Error::Destination`] for one that cannot be used.
+/// Before anything is written: [`Error::NoSuch`] for a name that is not in the snapshot; [`Error::Corrupt`] if it may
+/// be in the lost part of the listing; [`Error::InvalidArgument`] for a name without bytes and for a directory that
+/// is not empty; [`Error::Destination`] for a directory that cannot be used.
 pub fn salvage(
     repo: &Repository,
     snapshot: &SnapshotRecord,
@@ -111,6 +116,7 @@ pub fn salvage(
     }
     placement.monitor.phase("salvaging", Some(wanted.bytes));
     let mut outcome = Salvage::default();
+    // The second walk writes. It passes over lost parts of the listing, and the outcome says that there were some.
     let gone_through = reader.salvage_listing(&snapshot.listing, placement.monitor, &mut |entry| {
         if !is_wanted(&entry.name, names) {
             return Ok(());
@@ -132,7 +138,7 @@ pub fn salvage(
         Ok(listing) => outcome.listing = listing,
         Err(error) => outcome.stopped = Some(error),
     }
-    outcome.untried = wanted.count.saturating_sub((outcome.streams.len() + outcome.failed.len()) as u64);
+    outcome.untried = wanted.count.saturating_sub(wide(outcome.streams.len() + outcome.failed.len()));
     if !outcome.is_changed() {
         tree.undo();
     } else if let Err(error) = tree.finish() {
@@ -142,8 +148,10 @@ pub fn salvage(
 }
 
 impl Salvage {
+    /// Records a failure of one entry.
+    ///
     /// # Errors
-    /// What would stop all others, too.
+    /// An error that would stop all other entries, too.
     fn failed(&mut self, tree: &Tree<'_>, name: Vec<u8>, error: Error) -> Result<()> {
         use std::os::unix::ffi::OsStrExt;
         if !concerns_one(&error) {
@@ -155,17 +163,18 @@ impl Salvage {
     }
 }
 
-/// What a look through the listing says.
+/// What a first walk through the listing finds.
 #[derive(Default)]
 struct Wanted {
-    /// Streams with bytes.
+    /// Number of wanted streams with bytes, and their bytes.
     count: u64,
     bytes: u64,
-    /// Names that a file with losses could get, were they not those of others.
+    /// Names of other entries that look like those of salvaged files, so that none is taken twice.
     like_salvaged: BTreeSet<Vec<u8>>,
 }
 
 impl Wanted {
+    /// Walks the listing, and refuses names that it does not have.
     fn find(reader: &Reader, listing: &StreamRoot, names: &[Vec<u8>], monitor: &dyn Monitor) -> Result<Self> {
         monitor.phase("looking", None);
         let mut wanted = Wanted::default();
@@ -188,28 +197,28 @@ impl Wanted {
         let name = String::from_utf8_lossy(name);
         match loss.first {
             None => Err(Error::NoSuch { detail: format!("the snapshot has no stream `{name}`; `icecore ls` shows those that it has") }),
-            Some(first) => {
-                Err(Error::corrupt("a snapshot's listing", format!("stream `{name}` is not in what can be read of it: {first}")))
-            }
+            Some(first) => Err(Error::corrupt("a snapshot's listing", format!("stream `{name}` is not in its readable part: {first}"))),
         }
     }
 
-    /// Whether a stream, or a directory of one, has this name.
+    /// Whether a stream or a directory has this name.
     fn is_taken(&self, name: &[u8]) -> bool {
         let below = [name, b"/"].concat();
         self.like_salvaged.contains(name) || self.like_salvaged.range(below.clone()..).next().is_some_and(|next| next.starts_with(&below))
     }
 }
 
+/// Whether a name is wanted; without names all are.
 fn is_wanted(name: &[u8], names: &[Vec<u8>]) -> bool {
     names.is_empty() || names.iter().any(|wanted| is_at_or_below(name, wanted))
 }
 
+/// Whether a name is this one or below it.
 fn is_at_or_below(name: &[u8], wanted: &[u8]) -> bool {
     name.strip_prefix(trimmed(wanted)).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-/// A link that is named has no bytes of its own.
+/// Refuses a link that the user names: it has no bytes of its own.
 fn refuse_link(entry: &StreamEntry, name: &[u8]) -> Result<()> {
     let (what, other) = match &entry.kind {
         EntryKind::Symlink(other) => ("a symbolic link to", other),
@@ -233,6 +242,7 @@ fn write(
     monitor: &dyn Monitor,
 ) -> Result<Salvaged> {
     let lost = std::cell::RefCell::new(Vec::new());
+    // `fill` writes the bytes; only if they are whole does the tree give the file its own name.
     let fill = |file: &File| {
         let ranges = write_what_there_is(reader, entry, file, monitor)?;
         let is_whole = ranges.is_empty();
@@ -243,7 +253,7 @@ fn write(
     let mut look = |path: &Path| {
         if let EntryKind::Sqlite(facts) = &entry.kind {
             tables = Some(match losses(path, facts.page_size, &lost.borrow(), monitor) {
-                // The bytes are there all the same.
+                // The bytes are written. That SQLite cannot say what they lack is reported, and is not a failure.
                 Err(error @ Error::Destination { .. }) => Losses { untold: Some(error.to_string()), ..Losses::default() },
                 found => found?,
             });
@@ -253,22 +263,25 @@ fn write(
     let filler = Filler { fill: &fill, look: &mut look, is_taken: &|name| wanted.is_taken(name) };
     let path = tree.salvage(&entry.name, entry.root.len, options.dress(entry), filler)?;
     let mut lost = lost.into_inner();
-    let ranges = lost.len() as u64;
+    let ranges = wide(lost.len());
     let bytes_lost = lost.iter().map(|range| range.end - range.start).sum();
     lost.truncate(RANGES_MAX);
     Ok(Salvaged { name: entry.name.clone(), bytes: entry.root.len, bytes_lost, lost, ranges, path, tables })
 }
 
-/// Writes all bytes of a stream that can be had to their places in a file of zeros; gives the ranges that cannot, in order, without neighbours.
+/// Writes all readable bytes of a stream to their places in a file of zeros. Returns the lost ranges, in order, with
+/// neighbours merged.
 fn write_what_there_is(reader: &Reader, entry: &StreamEntry, file: &File, monitor: &dyn Monitor) -> Result<Vec<Range<u64>>> {
     let mut pieces = match Pieces::new(reader, &entry.root) {
         Ok(pieces) => pieces,
+        // The top node is lost, and so is everything.
         Err(error) if error.is_damage() => return Ok(merged(Vec::from_iter(std::iter::once(0..entry.root.len)))),
         Err(error) => return Err(error),
     };
     let writer = Writer { reader, file, end: entry.root.len, has_holes: entry.meta.as_ref().is_some_and(|meta| meta.holes > 0), monitor };
     let mut lost = Vec::new();
     loop {
+        // Collect a window of chunks, so that frames that they share are decoded once.
         let (mut window, mut bytes) = (Vec::new(), 0);
         let mut at_end = true;
         while let Some(piece) = pieces.next()? {
@@ -295,7 +308,7 @@ fn write_what_there_is(reader: &Reader, entry: &StreamEntry, file: &File, monito
     }
 }
 
-/// Ranges in order, neighbours as one, empty ones left out.
+/// Sorts ranges, merges neighbours, and drops empty ones.
 fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_unstable_by_key(|range| range.start);
     let mut merged: Vec<Range<u64>> = Vec::new();
@@ -319,24 +332,25 @@ struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    /// Writes these chunks; those that cannot be had are added to `lost`.
+    /// Writes these chunks. Those that cannot be read are added to `lost`.
     fn write_window(&self, window: &[ChunkSpan], lost: &mut Vec<Range<u64>>) -> Result<()> {
         let written: Vec<AtomicBool> = window.iter().map(|_| AtomicBool::new(false)).collect();
         let take = |number: usize, bytes: &[u8]| -> Result<()> {
             let (Some(span), Some(written)) = (window.get(number), written.get(number)) else { return Ok(()) };
-            // The tree may give a chunk another length than it has.
-            if bytes.len() == span.len as usize && !written.load(Ordering::Relaxed) {
+            // A wrong tree may give a chunk a wrong length; then these bytes are not those of this place.
+            if bytes.len() == index(span.len) && !written.load(Ordering::Relaxed) {
                 self.put(span, bytes)?;
                 written.store(true, Ordering::Relaxed);
             }
             Ok(())
         };
-        // A chunk alone is read below, with what its frame holds besides kept for the next ones.
+        // First try to read the window as a whole, which is fast. A single chunk is read below in any case, and what
+        // its frame holds besides is kept for the next ones.
         if window.len() > 1 {
             let ids: Vec<ChunkId> = window.iter().map(|span| span.id).collect();
             match self.reader.each_chunk(&ids, Some(Spill::past(self.file, self.end)), &take) {
                 Err(error) if !error.is_damage() => return Err(error),
-                // It has ended at the first one that is lost.
+                // It ended at the first chunk that is lost. The loop below reads the rest one by one.
                 _ => {}
             }
         }
@@ -366,7 +380,7 @@ impl Writer<'_> {
             false => self.file.write_all_at(bytes, span.offset),
         };
         written.map_err(|e| not_written(&e))?;
-        self.monitor.advance(bytes.len() as u64);
+        self.monitor.advance(wide(bytes.len()));
         Ok(())
     }
 }

@@ -1,4 +1,7 @@
-//! Many small files read together, so that each frame that they share is decoded once.
+//! Reads many small files together, so that each frame that they share is decoded once.
+//!
+//! Files are written under hidden names and get their own names later, a batch at a time. If reading the batch fails,
+//! its files are read one by one, so that only the damaged ones fail.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,18 +13,19 @@ use crate::engine::files::restore::tree::Tree;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::ops::lost::explained;
+use crate::ops::number::wide;
 use crate::progress::Monitor;
 use crate::recorded::FileMeta;
 use crate::store::format::snapshot::StreamEntry;
 use crate::store::repo::{ChunkSpan, Reader, Spans};
 
-/// The longest file that is read together with others.
+/// The longest file that is read with others.
 pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;
-/// Files of a batch. Killed, a restore leaves at most the hidden files of three batches.
+/// Most files of a batch. A restore that is killed leaves the hidden files of at most three batches.
 const FILES_MAX: usize = 4096;
-/// Bytes of the files of a batch.
+/// Most bytes of a batch.
 const BYTES_MAX: u64 = 64 << 20;
-/// Files of more than one chunk in a batch: each may be open until its last chunk has come.
+/// Most files with several chunks in a batch. Each may be open until its last chunk has come.
 const OPEN_MAX: usize = 128;
 
 /// A file of a batch.
@@ -36,13 +40,13 @@ pub(super) struct Item {
 struct State {
     /// Open from its first chunk to its last.
     file: Option<File>,
-    /// How many chunks are still to come.
+    /// How many of its chunks have not come yet.
     missing: usize,
-    /// How it ended.
+    /// The result, once it is known.
     ended: Option<Result<()>>,
 }
 
-/// Files that are to be written together.
+/// Files that are written together.
 #[derive(Default)]
 pub(super) struct Batch {
     items: Vec<Item>,
@@ -53,12 +57,13 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Takes a file; a tree node of it that is damaged ends it.
+    /// Adds a file. If a tree node of it is damaged, the file has failed already.
     ///
     /// # Errors
-    /// When reading itself fails.
+    /// If reading itself fails.
     pub fn add(&mut self, reader: &Reader, entry: StreamEntry, member: Member, meta: Option<FileMeta>) -> Result<()> {
         let spans: Result<Vec<ChunkSpan>> = Spans::new(reader, &entry.root).and_then(Iterator::collect);
+        // Chunks refer to their file by its number in the batch.
         let number = self.items.len();
         let mut state = State::default();
         match spans {
@@ -85,10 +90,10 @@ impl Batch {
         self.items.len() >= FILES_MAX || self.bytes >= BYTES_MAX || self.open >= OPEN_MAX
     }
 
-    /// Writes all files under their hidden names, and gives each with how that went. What they share is read once.
+    /// Writes all files under their hidden names, and returns each with its result.
     ///
     /// # Errors
-    /// When reading itself fails, or the user wants to stop: then nothing of the batch is left.
+    /// If reading itself fails, or the user stops it. Then nothing of the batch is left.
     pub fn write(self, reader: &Reader, tree: &Tree<'_>, monitor: &dyn Monitor) -> Result<Vec<(Item, Result<()>)>> {
         let written = self.write_together(reader, tree, monitor).and_then(|()| self.write_rest(reader, tree, monitor));
         if let Err(error) = written {
@@ -98,6 +103,7 @@ impl Batch {
         Ok(self.items.into_iter().map(Item::end).collect())
     }
 
+    /// Reads all chunks of the batch in one go and gives each to its file.
     fn write_together(&self, reader: &Reader, tree: &Tree<'_>, monitor: &dyn Monitor) -> Result<()> {
         for item in self.items.iter().filter(|item| item.entry.root.len == 0) {
             let mut state = item.state();
@@ -105,6 +111,7 @@ impl Batch {
                 state.ended = Some(tree.begin(&item.member).and_then(|file| tree.complete(&item.member, &file, item.meta.clone())));
             }
         }
+        // Empty files have no chunks; they are finished above.
         let ids: Vec<ChunkId> = self.chunks.iter().map(|(_, span)| span.id).collect();
         let read = reader.each_chunk(&ids, None, &|number, bytes| {
             if monitor.cancelled() {
@@ -114,18 +121,18 @@ impl Batch {
                 && let Some(item) = self.items.get(*number)
             {
                 item.take(tree, span, bytes);
-                monitor.advance(bytes.len() as u64);
+                monitor.advance(wide(bytes.len()));
             }
             Ok(())
         });
         match read {
-            // Which of them cannot be read, reading them one by one tells.
+            // `write_rest` finds out which files are damaged.
             Err(error) if error.is_damage() => Ok(()),
             read => read,
         }
     }
 
-    /// Those that did not come to an end, one by one.
+    /// Writes the files that are not finished, or failed because of damage, one by one.
     fn write_rest(&self, reader: &Reader, tree: &Tree<'_>, monitor: &dyn Monitor) -> Result<()> {
         for item in &self.items {
             let mut state = item.state();
@@ -133,6 +140,7 @@ impl Batch {
             if !is_damaged(&state.ended) {
                 continue;
             }
+            // Start afresh: what was written before may lack chunks.
             state.file = None;
             tree.discard(&item.member);
             let written = tree.begin(&item.member).and_then(|file| {
@@ -154,7 +162,7 @@ impl Item {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes one chunk to its place; after the last one the file is complete.
+    /// Writes one chunk to its place. After its last chunk a file is complete.
     fn take(&self, tree: &Tree<'_>, span: &ChunkSpan, bytes: &[u8]) {
         let mut state = self.state();
         if state.ended.is_some() {
@@ -173,6 +181,7 @@ impl Item {
         }
     }
 
+    /// Returns whether this was the last chunk.
     fn write_chunk(&self, state: &mut State, tree: &Tree<'_>, span: &ChunkSpan, bytes: &[u8]) -> Result<bool> {
         check_len(span, bytes)?;
         if state.file.is_none() {

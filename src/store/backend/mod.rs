@@ -1,4 +1,7 @@
-//! Keys and bytes: where objects are kept. Knows nothing of what is in them.
+//! Where objects are kept. A backend moves bytes under names, and knows nothing of their content.
+//!
+//! All safety of commit and prune rests on three guarantees of [`Backend`]: writes are atomic, writes are durable when they return, and a
+//! listing that starts after a write returned contains the object.
 
 pub mod local;
 
@@ -11,10 +14,10 @@ use crate::id::{ContentId, ID_LEN, KeyId, LogId, MarkId, PackId, SnapshotId, Sou
 
 pub use local::LocalBackend;
 
-/// What the format page is called in a repository.
+/// The name of the format page in a repository.
 pub const FORMAT_PAGE_NAME: &str = "FORMAT.md";
 
-/// Which of the two stored copies of a small, precious object.
+/// Which of the two replicas of a small object that must not be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Replica {
     /// Written second, read first.
@@ -23,8 +26,8 @@ pub enum Replica {
     Second,
 }
 
-/// Decimal digits of the time in the name of a journal entry: those of the last time that 63 bits of nanoseconds hold, in 2262. All names have
-/// as many, so that their order is that of their times.
+/// Decimal digits of the time in the name of a journal entry. The largest time in 63 bits of nanoseconds, in 2262, has as many. All names
+/// have the same number of digits, so their order is the order of their times.
 pub const LOG_TIME_DIGITS: usize = 19;
 
 /// The name of an object. Paths exist only inside a backend.
@@ -34,7 +37,7 @@ pub enum ObjectKey {
     Config(Replica),
     /// A wrapped master key.
     Key(KeyId, Replica),
-    /// Encoded chunks; named by the hash of its bytes.
+    /// Encoded chunks. The name is the hash of its bytes.
     Pack(PackId),
     /// A snapshot record before its commit.
     Pending {
@@ -57,9 +60,9 @@ pub enum ObjectKey {
         /// The mark's own name.
         id: MarkId,
     },
-    /// What stays of a snapshot that was forgotten.
+    /// The record that stays of a forgotten snapshot.
     Forgotten(SnapshotId),
-    /// Prune's mark on a pack that it means to delete.
+    /// Prune's mark on a pack that it is going to delete.
     Tombstone(PackId),
     /// An entry of the journal. Keys are in the order of their times.
     Log {
@@ -70,11 +73,11 @@ pub enum ObjectKey {
     },
     /// A damaged object that a repair has set aside, as it was found.
     Quarantined {
-        /// What it was.
+        /// The kind of the object.
         kind: SetAside,
         /// The name that it had.
         id: [u8; ID_LEN],
-        /// Its bytes: an object may be set aside more than once, with other damage.
+        /// The hash of its bytes. An object may be set aside several times, each time with other damage.
         content: ContentId,
     },
 }
@@ -200,26 +203,26 @@ pub struct ObjectInfo {
 /// What a write does when the object is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteMode {
-    /// Fail with [`std::io::ErrorKind::AlreadyExists`]; of several racing writers exactly one succeeds.
+    /// Fail with [`std::io::ErrorKind::AlreadyExists`]. Of several writers at the same time exactly one succeeds.
     CreateNew,
-    /// Put the new bytes in its place in one step: readers see the old ones or the new ones, whole.
+    /// Replace it in one step. Readers see the old bytes or the new ones, whole.
     Replace,
 }
 
-/// A place for objects. What has a body here does it one object after the other, for implementations that cannot do better; helpers for callers are in
+/// A place for objects. Methods with a body here handle one object after the other; an implementation may do better. Helpers for callers are in
 /// [`BackendExt`].
 ///
-/// Guarantees of every implementation: a write is atomic (an object is there whole or not at all, also after a crash); when `write`
-/// returns, the object survives a power cut; a listing started after a write returned has the object (list-after-write consistency).
+/// Every implementation guarantees: a write is atomic (an object is there whole or not at all, also after a crash); when `write` returns, the
+/// object survives a power cut; a listing that starts after a write returned contains the object (list-after-write consistency).
 /// All errors are [`crate::Error::Backend`]; a missing object gives [`std::io::ErrorKind::NotFound`] inside it.
 pub trait Backend: Send + Sync + Debug {
-    /// A stable, canonical name of this place; with the repository's id it keys the local catalog.
+    /// A stable, canonical name of this place. The local catalog is found by it and by the repository's id.
     fn location(&self) -> String;
 
     /// All objects of one kind, in no particular order. Foreign files (wrong name, temporary) are left out.
     fn list(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>>;
 
-    /// [`Backend::list`] without the sizes, which may cost a look at each object.
+    /// [`Backend::list`] without the sizes, each of which may cost a look at the object.
     fn names(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectKey>> + '_>> {
         Ok(Box::new(self.list(kind)?.map(|info| info.map(|info| info.key))))
     }
@@ -227,15 +230,15 @@ pub trait Backend: Send + Sync + Debug {
     /// The size of one object in bytes, or `None` if it is not there.
     fn stat(&self, key: &ObjectKey) -> Result<Option<u64>>;
 
-    /// The bytes of an object, or of a range of it. A range that reaches past the end is an error of kind
+    /// The bytes of an object or of a range of it. A range that reaches past the end is an error of kind
     /// [`std::io::ErrorKind::UnexpectedEof`], never a short answer.
     fn read(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Vec<u8>>;
 
     /// Stores an object: the parts, one after the other.
     fn write(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> Result<()>;
 
-    /// Stores several objects, and says of each whether it did: with [`WriteMode::CreateNew`] one that is there already stays as it is. After an
-    /// error, or a crash in the middle, any of them may be there, whole. What an implementation can do for all at once it does once.
+    /// Stores several objects, and says for each whether it was stored: with [`WriteMode::CreateNew`] one that is there already stays as it
+    /// is. After an error, or a crash in the middle, any of them may be there, whole. An implementation may sync all of them at once.
     fn write_all(&self, objects: &[(ObjectKey, Vec<u8>)], mode: WriteMode) -> Result<Vec<bool>> {
         let each = objects.iter().map(|(key, bytes)| match self.write(key, &[bytes], mode) {
             Err(crate::Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
@@ -244,33 +247,33 @@ pub trait Backend: Send + Sync + Debug {
         each.collect()
     }
 
-    /// Removes objects; all of them are gone for good when it returns. Removing what is not there is no error. After an error, or a crash in
-    /// the middle, any of them may be gone.
+    /// Removes objects. All of them are gone for good when it returns. A missing object is not an error. After an error, or a crash in the middle,
+    /// any of them may be gone.
     fn delete(&self, keys: &[ObjectKey]) -> Result<()>;
 
-    /// Makes sure that these objects, written by anyone, survive a power cut: one that another process has just put in place may be
-    /// visible before its directory entry is on disk. Those that are not there are no error.
+    /// Makes sure that these objects survive a power cut, whoever wrote them. An object that another process has just put in place may be
+    /// visible before its directory entry is on disk. Missing objects are not an error.
     fn settle(&self, keys: &[ObjectKey]) -> Result<()>;
 
-    /// Puts a text for people beside the objects, under this name, unless one is there. It is no object, in no listing, and nothing reads it. A backend that has
-    /// no place for one leaves it out.
+    /// Puts a text for people beside the objects, under this name, unless one is there. It is not an object: no listing has it, and nothing
+    /// reads it. A backend without a place for texts leaves it out.
     fn leave_text(&self, _name: &str, _text: &str) -> Result<()> {
         Ok(())
     }
 
-    /// What writes that have not ended, by killed processes or running ones, have put here so far. No object, and in no listing.
+    /// Counts the files of writes that have not ended, of killed and of running processes. They are not objects, and no listing has them.
     fn unfinished(&self) -> Result<Unfinished> {
         Ok(Unfinished::default())
     }
 
-    /// Removes what writes have left that began this long ago and that no living process is known to be at, and empty directories. A writer that is
-    /// at work all the same writes again.
+    /// Removes the files of writes that began at least `min_age` ago and that no living process is known to work on, and empty directories.
+    /// A writer that is working nevertheless writes its file again.
     fn remove_unfinished(&self, _min_age: Duration) -> Result<Unfinished> {
         Ok(Unfinished::default())
     }
 }
 
-/// What writes have left that have not ended.
+/// The files of writes that have not ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unfinished {
     /// Files.
@@ -279,14 +282,15 @@ pub struct Unfinished {
     pub bytes: u64,
 }
 
-/// What callers of a [`Backend`] want besides.
+/// Further methods for callers of a [`Backend`].
 pub trait BackendExt: Backend {
-    /// The whole object, or `None` if it is not there. One of more than `len_max` bytes is [`crate::Error::Corrupt`] and is not read.
+    /// The whole object, or `None` if it is not there. An object of more than `len_max` bytes is [`crate::Error::Corrupt`] and is not read.
     fn read_if_there(&self, key: &ObjectKey, len_max: u64) -> Result<Option<Vec<u8>>> {
         let Some(len) = self.stat(key)? else { return Ok(None) };
         if len > len_max {
-            return Err(crate::Error::corrupt(key.to_string(), format!("it has {len} bytes, and at most {len_max} are possible")));
+            return Err(crate::Error::corrupt(key.to_string(), format!("it has {len} bytes, but at most {len_max} are possible")));
         }
+        // The range is given, so that a file that has grown since cannot fill the memory.
         match self.read(key, Some(0..len)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(crate::Error::Backend { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),

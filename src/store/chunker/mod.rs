@@ -1,5 +1,8 @@
-//! Where streams are cut. Page files are cut at fixed places, so that a page keeps its chunk; anything else by its content, so that an
-//! insertion moves only the cuts near it.
+//! Cuts streams into chunks. Page files are cut at fixed places, so that a page stays in its chunk. All other streams
+//! are cut by their content, so that an insertion moves only the cuts near it.
+//!
+//! The cuts depend on the bytes and the seed only: not on how the bytes come in, and not on which parts are holes.
+//! Otherwise an unchanged file would be stored again. Memory is two of the longest chunks.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read};
@@ -10,12 +13,12 @@ use crate::error::Error;
 use crate::fs::sparse_read::{Holes, NoHoles};
 use crate::store::format::CHUNK_LEN_MAX;
 
-/// Bytes in a chunk of a page file with this page size: the repository's length, or one page where that is longer.
+/// Bytes in a chunk of a page file with this page size: the length of the repository, or one page if that is longer.
 pub fn page_chunk_len(configured: u32, page_size: u32) -> u32 {
     configured.max(page_size)
 }
 
-/// Of how many of the longest chunks bytes are read ahead: what is left of them moves to the front before more are read.
+/// The length of the buffer, in longest chunks. Bytes that are left in it move to its front before more are read.
 const AHEAD: usize = 2;
 
 impl<H: Holes + ?Sized> Holes for Box<H> {
@@ -28,12 +31,12 @@ impl<H: Holes + ?Sized> Holes for Box<H> {
     }
 }
 
-/// What a stream is cut into.
+/// One or several chunks of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cut {
     /// A chunk.
     Bytes(Vec<u8>),
-    /// So many chunks that are zeros and were not read.
+    /// Several chunks of zeros, which were not read.
     Zeros {
         /// Bytes in each.
         len: u32,
@@ -43,7 +46,7 @@ pub enum Cut {
 }
 
 impl Cut {
-    /// The bytes of the chunk, or of one of them.
+    /// The bytes of one chunk.
     fn into_bytes(self) -> Vec<u8> {
         match self {
             Cut::Bytes(bytes) => bytes,
@@ -52,30 +55,32 @@ impl Cut {
     }
 }
 
-/// Cuts a stream by its content with FastCDC (Xia et al., USENIX ATC 2016; the 2020 variant), normalisation level 1. Chunks are between a
-/// quarter and four times of the aimed-at length; `seed` makes the cuts of an encrypted repository its own, so that their lengths tell
-/// nothing about known contents. Holes are cut as the zeros that they stand for.
+/// Cuts a stream by its content with FastCDC (Xia et al., USENIX ATC 2016; the 2020 variant), normalisation level 1.
+/// Chunks have from a quarter of `aimed_len` to four times of it. An encrypted repository has a secret `seed`, so that
+/// the lengths of chunks say nothing about known content. Holes are cut like the zeros that they stand for.
 pub fn content_cuts<R: Holes>(input: R, aimed_len: u32, seed: u64) -> impl Iterator<Item = std::io::Result<Cut>> {
     let cutter = Cutter::new(aimed_len, seed);
     let buffer = vec![0; AHEAD * cutter.longest];
     ContentChunks { input, cutter, zeros_len: None, buffer, start: 0, end: 0, zeros: 0, has_ended: false }
 }
 
-/// The chunks of a stream that is read whole; see [`content_cuts`].
+/// The chunks of a stream that is read as a whole. See [`content_cuts`].
 pub fn content_chunks<R: Read>(input: R, aimed_len: u32, seed: u64) -> impl Iterator<Item = std::io::Result<Vec<u8>>> {
     content_cuts(NoHoles(input), aimed_len, seed).map(|cut| cut.map(Cut::into_bytes))
 }
 
-/// Bytes in the chunks of a long run of zeros.
+/// Bytes in each chunk of a long run of zeros.
 pub fn zeros_len(aimed_len: u32, seed: u64) -> u32 {
+    // A chunk has at most CHUNK_LEN_MAX bytes, so the cast keeps the value.
     Cutter::new(aimed_len, seed).zeros_len() as u32
 }
 
-/// Finds cuts.
+/// Finds the end of a chunk.
 struct Cutter {
     aimed: usize,
     longest: usize,
-    /// Those of short and of long chunks.
+    /// Which bits of the hash must be zero at a cut: more of them while the chunk is shorter than `aimed`, fewer
+    /// afterwards.
     masks: (u64, u64),
     gear: Cow<'static, [u64]>,
     shifted_gear: Cow<'static, [u64]>,
@@ -89,41 +94,48 @@ impl Cutter {
         Cutter { aimed, longest, masks: select_masks(aimed, Normalization::Level1), gear, shifted_gear }
     }
 
-    /// The length of the first chunk of these bytes. The caller gives as many bytes as the longest chunk has, or all that are left.
+    /// The length of the first chunk of these bytes. The caller must give as many bytes as the longest chunk can have,
+    /// or all that are left: with fewer, the cut would depend on how many there are.
     fn cut(&self, ready: &[u8]) -> usize {
         let ((short, long), aimed) = (self.masks, self.aimed);
         cut_gear(ready, aimed / 4, aimed, self.longest, short, long, short << 1, long << 1, &self.gear, &self.shifted_gear).1
     }
 
+    /// Bytes in a chunk that is followed by zeros only.
     fn zeros_len(&self) -> usize {
         self.cut(&vec![0; self.longest])
     }
 }
 
+/// The iterator of [`content_cuts`].
 struct ContentChunks<R> {
     input: R,
     cutter: Cutter,
-    /// The length of a chunk of zeros, once it was needed.
+    /// The length of a chunk of zeros. Computed when it is first needed.
     zeros_len: Option<usize>,
     buffer: Vec<u8>,
-    /// What has been read and is not cut yet lies from `start` to `end`.
+    /// The start of the bytes in the buffer that are not cut yet.
     start: usize,
+    /// Their end.
     end: usize,
-    /// How many bytes before `end` are zeros of a hole.
+    /// How many bytes directly before `end` are zeros of a hole.
     zeros: usize,
     has_ended: bool,
 }
 
 impl<R: Holes> ContentChunks<R> {
-    /// Reads until the longest chunk is at hand, or the end.
+    /// Reads until the buffer has as many bytes as the longest chunk, or until the stream ends.
     fn fill(&mut self) -> std::io::Result<()> {
         let longest = self.cutter.longest;
+        debug_assert!(self.start <= self.end && self.end <= self.buffer.len());
+        // The buffer holds two longest chunks, so this moves less than one, and only after at least one was cut.
         if self.start + longest > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
         while !self.has_ended && self.end - self.start < longest {
-            // No room would look like the end of the stream.
+            // Reading into an empty buffer gives 0 bytes, which looks like the end of the stream. So no room is an
+            // error.
             let room = self.buffer.get_mut(self.end..).filter(|room| !room.is_empty());
             let room = room.ok_or_else(|| Error::bug_io("there is no room for the longest chunk"))?;
             let hole = usize::try_from(self.input.hole()?).unwrap_or(usize::MAX).min(room.len());
@@ -147,21 +159,27 @@ impl<R: Holes> ContentChunks<R> {
         Ok(())
     }
 
-    /// Passes over the chunks of zeros that come next. A chunk may be taken for zeros without looking only as long as the longest one would be.
+    /// Skips the chunks of zeros that come next, if the stream has a hole here.
     fn pass_zeros(&mut self) -> std::io::Result<Option<Cut>> {
         let ready = self.end - self.start;
+        // Only if all bytes in the buffer are zeros of the hole.
         if ready == 0 || self.zeros < ready {
             return Ok(None);
         }
         let zeros = (ready as u64).saturating_add(self.input.hole()?);
         let len = *self.zeros_len.get_or_insert_with(|| self.cutter.zeros_len());
+        // Where a chunk ends depends on at most as many bytes as the longest one has. So a chunk certainly ends like
+        // one of zeros if that many zeros follow its start. Later chunks reach beyond the hole and are cut by their
+        // bytes.
         let count = zeros.saturating_sub(self.cutter.longest as u64) / (len as u64).max(1) + 1;
         let passed = count.saturating_mul(len as u64);
         if count < 2 || passed <= ready as u64 {
             return Ok(None);
         }
+        // The zeros in the buffer are a part of these chunks.
         self.input.skip(passed - ready as u64);
         (self.start, self.end, self.zeros) = (0, 0, 0);
+        // At most CHUNK_LEN_MAX, so the cast keeps the value.
         Ok(Some(Cut::Zeros { len: len as u32, count }))
     }
 }
@@ -190,7 +208,7 @@ impl<R: Holes> Iterator for ContentChunks<R> {
 mod tests {
     use super::*;
 
-    /// Gives so many bytes at once.
+    /// Gives at most this many bytes at once.
     struct Slow<'b>(&'b [u8], usize);
 
     impl Read for Slow<'_> {
@@ -224,7 +242,7 @@ mod tests {
         }
     }
 
-    /// Says of some of its bytes that they are a hole, and panics when they are read.
+    /// Reports some of its bytes as holes, and panics if they are read.
     struct WithHoles<'b> {
         bytes: &'b [u8],
         at: usize,

@@ -1,7 +1,12 @@
-//! Encoding chunks: zstd, and deltas as zstd with a prefix. Pure; contexts are reused, one encoder or decoder for each thread.
+//! Encodes and decodes chunks: as zstd frames, and as deltas, which are zstd frames with a prefix of base bytes.
 //!
-//! Lookups in the encoders' own tables that cannot fail fall back to nothing: a fresh chunk is decoded and compared before its pack is
-//! committed, so an encoder that errs is found there. Decoders check every length.
+//! The module is pure: bytes in, bytes out, no files and no keys. Each thread has its own encoder or decoder and reuses
+//! its zstd contexts. Encoding is deterministic. Decoders bound and check every length, because encoded bytes come from
+//! disk.
+//!
+//! Encoders look things up in tables that they have made themselves. Lints forbid indexing, so a lookup that cannot
+//! fail has a fallback ("nothing found") instead of a panic. A fault there cannot store wrong data: every fresh chunk
+//! is decoded and compared before its pack is committed.
 
 mod patch;
 pub mod reed_solomon;
@@ -16,44 +21,48 @@ use zstd_contexts::{CompressContext, DecompressContext};
 
 use crate::store::format::{CHUNK_LEN_MAX, Malformed, PREFIX_LEN_MAX};
 
-/// The zstd level of frames of whole chunks: level 2 stores 3 to 4 % more of a store, in two thirds of the time. What is stored whole stays for the
-/// whole history.
+/// The zstd level of frames of whole chunks. Level 2 takes two thirds of the time, but 3 to 4 % more bytes, and whole
+/// chunks stay for the whole history.
 const WHOLE_LEVEL: i32 = 3;
-/// The zstd level of a first look at rows, and of what a chunk would take whole: nearly as good, and faster.
+/// The zstd level of estimates: a first look at a delta of rows, and the size that a chunk would have if it were stored
+/// whole. Nearly as good as level 3, and faster.
 const LOOK_LEVEL: i32 = 2;
 /// The zstd level of deltas. Higher levels gain 3 % for ten times the time.
 const DELTA_LEVEL: i32 = 3;
 
-/// The zstd level of deltas of rows against rows. Rows are much alike, and only a search among several places finds the right one: levels 3, 5, 6 and 7
-/// store a dump of pgbench in 263, 206, 199 and 190 KB (see `benches/dumps.rs`).
+/// The zstd level of deltas of rows against rows. Rows are much alike, so zstd must compare several places to find the
+/// right one. Levels 3, 5, 6 and 7 store a dump of pgbench in 263, 206, 199 and 190 KB (see `benches/dumps.rs`).
 const ROWS_LEVEL: i32 = 6;
-/// How that search is done: by chains in tables that stay in a core's own cache, with an entry for each byte of most windows and their chunks. By rows of
-/// hashes, zstd's choice, in tables of its choice, 43 MB took 780 ms and not 224, and 511,758 bytes and not 510,802 (pgbench and text).
+/// Parameters of that search: hash chains, in tables that fit the cache of a core and have an entry for each byte of
+/// most windows and chunks. Measured on 43 MB of pgbench and text: 224 ms and 510,802 bytes. zstd's own choice (the row
+/// match finder, larger tables): 780 ms and 511,758 bytes.
 const ROWS_SEARCH: [CParameter; 3] =
     [CParameter::HashLog(16), CParameter::ChainLog(17), CParameter::UseRowMatchFinder(ParamSwitch::Disable)];
 
-/// Compresses chunks.
+/// Compresses chunks. One for each thread.
 pub struct Encoder {
     whole: CompressContext,
-    /// For a first look at deltas of rows, for which its level finds as much as [`DELTA_LEVEL`] in 3/5 of the time.
+    /// For estimates. On rows its level finds as much as [`DELTA_LEVEL`] in 3/5 of the time.
     look: CompressContext,
     delta: CompressContext,
-    /// Workspace.
+    /// Workspace of `encode_patch`: the frame, before the bitmap is put before it.
     patch: Vec<u8>,
-    /// Made when they are first used.
+    /// For [`Encoder::squeeze_rows`]. Made at its first use, since sources without dumps never need it.
     rows: Option<CompressContext>,
+    /// For [`Encoder::encode_runs`]. Made at its first use, too.
     runs: Option<Runs>,
 }
 
 impl Encoder {
-    /// A new encoder. Its tables, up to a MiB or so, are made when they are first used.
+    /// A new encoder. zstd allocates its tables (about 1 MiB) at their first use.
     pub fn new() -> Result<Self, Malformed> {
         let (whole, look) = (CompressContext::new(WHOLE_LEVEL, &[])?, CompressContext::new(LOOK_LEVEL, &[])?);
         let delta = CompressContext::new(DELTA_LEVEL, &[])?;
         Ok(Encoder { whole, look, delta, patch: Vec::new(), rows: None, runs: None })
     }
 
-    /// `plain` as a zstd frame, into `out` (whose old contents go). Deterministic. `prefix` is empty or what stands before it in a delta.
+    /// Writes `plain` as a zstd frame into `out`, whose old contents are dropped. `prefix` is empty for a whole chunk,
+    /// else the slices of the bases of a delta. The same input always gives the same bytes.
     pub fn encode(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         if !prefix.is_empty() {
             return self.encode_delta(plain, prefix, out);
@@ -67,14 +76,14 @@ impl Encoder {
         self.delta.compress(plain, prefix, out)
     }
 
-    /// The same for rows against rows, or of anything for a look at how long it is.
+    /// As [`Encoder::encode`], at the faster level: for rows against rows, and for estimates of a size.
     pub fn encode_rows(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         make_room(plain, out);
         self.look.compress(plain, prefix, out)
     }
 
-    /// The same where rows and their places are the same but for a few, which takes a fraction of the time and about as many bytes as
-    /// [`Encoder::squeeze_rows`]; `false` if that is not so.
+    /// As [`Encoder::encode`], for rows that are in `prefix` in the same order except for a few. Takes about as many
+    /// bytes as [`Encoder::squeeze_rows`] and a fraction of its time. Gives `false`, and no frame, if too much differs.
     pub fn encode_runs(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
         #[cfg(test)]
         let plain = &spoilt(plain)[..];
@@ -85,7 +94,7 @@ impl Encoder {
         runs.encode(plain, prefix, out)
     }
 
-    /// The same again: smaller, and slower.
+    /// As [`Encoder::encode_rows`], smaller and slower.
     pub fn squeeze_rows(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         make_room(plain, out);
         let context = match &mut self.rows {
@@ -96,15 +105,16 @@ impl Encoder {
     }
 }
 
+/// Empties `out` and reserves what zstd needs at worst: it writes into spare capacity and never grows the vector.
 fn make_room(plain: &[u8], out: &mut Vec<u8>) {
     out.clear();
     out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
 }
 
-/// Decompresses chunks.
+/// Decompresses chunks. One for each thread.
 pub struct Decoder {
     context: DecompressContext,
-    /// Workspace.
+    /// Workspace of `decode_patch`: the changed pieces.
     patch: Vec<u8>,
 }
 
@@ -114,25 +124,28 @@ impl Decoder {
         Ok(Decoder { context: DecompressContext::new()?, patch: Vec::new() })
     }
 
-    /// The plain bytes of a frame, into `out` (whose old contents go). They must be exactly `plain_len` bytes; that is bounded before anything
-    /// is allocated. A wrong prefix gives wrong bytes, not an error: the caller verifies the chunk id.
+    /// Writes the plain bytes of a frame into `out`, whose old contents are dropped. Fails unless they are exactly
+    /// `plain_len` bytes. A wrong prefix gives wrong bytes and no error, so the caller must compare the result with the
+    /// chunk id.
     pub fn decode(&mut self, encoded: &[u8], prefix: &[u8], plain_len: u32, out: &mut Vec<u8>) -> Result<(), Malformed> {
+        // The length comes from a trailer, so it is bounded before it is allocated.
         if plain_len > CHUNK_LEN_MAX || prefix.len() > PREFIX_LEN_MAX {
             return Err(Malformed::new("the length of a chunk is out of bounds"));
         }
         out.clear();
         out.reserve_exact(plain_len as usize);
+        // zstd writes into the capacity only. A frame that holds more is its error, one that holds less is ours, below.
         self.context.decompress(encoded, prefix, out)?;
         match out.len() == plain_len as usize {
             true => Ok(()),
-            false => Err(Malformed::new("the frame of a chunk does not give its length")),
+            false => Err(Malformed::new("the frame of a chunk does not decode to the length of the chunk")),
         }
     }
 }
 
 #[cfg(test)]
 thread_local! {
-    /// Makes the encoders of this thread compress something else, as faulty memory would.
+    /// Makes the encoders of this thread compress other bytes than they were given, as faulty memory would.
     pub(crate) static IS_FAULTY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 

@@ -1,15 +1,20 @@
-//! Patches: deltas that hold only the pieces of a chunk that differ from those at the same places of its base. A page that changed is compressed against
-//! its own old version alone, so neither side pays for the pages around it.
+//! Patches: deltas that hold only the pieces of a chunk that differ from the pieces at the same places of its base.
+//!
+//! A patch is a bitmap of the changed pieces and one zstd frame with all of them. The prefix of the frame is the old
+//! versions of the same pieces. So a changed page is compressed against its own old version, and unchanged pages around
+//! it cost neither bytes nor time. A decoder trusts neither the bitmap nor the lengths.
 
 use super::{Decoder, Encoder};
 use crate::store::format::pack::PATCH_PIECE_LEN;
 use crate::store::format::{CHUNK_LEN_MAX, Malformed};
 
-/// Of how many pieces at most half may have changed: more, and content may have moved among them, which a delta of the whole finds.
+/// The part of the pieces that may have changed, as a fraction: half. If more have changed, content may have moved
+/// between pieces. A patch cannot see that; a delta against the whole base can.
 const CHANGED_MAX: (usize, usize) = (1, 2);
 
 impl Encoder {
-    /// `plain` as a patch of `base`, into `out` (whose old contents go); `false` if so much has changed that a patch does not suit it, or nothing.
+    /// Writes `plain` as a patch of `base` into `out`, whose old contents are dropped. Gives `false`, and no patch, if
+    /// nothing has changed or more than half.
     pub fn encode_patch(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
         let pieces = plain.len().div_ceil(PATCH_PIECE_LEN);
         let mut bitmap = vec![0u8; pieces.div_ceil(8)];
@@ -17,6 +22,8 @@ impl Encoder {
         let mut count = 0;
         for (number, piece) in plain.chunks(PATCH_PIECE_LEN).enumerate() {
             let start = number * PATCH_PIECE_LEN;
+            // Shorter than the piece, or empty, where the base has ended. Then they differ, and the piece goes into the
+            // patch whole.
             let old = base.get(start..(start + piece.len()).min(base.len())).unwrap_or_default();
             if old != piece {
                 count += 1;
@@ -28,6 +35,8 @@ impl Encoder {
         if count == 0 || count * CHANGED_MAX.1 > pieces * CHANGED_MAX.0 {
             return Ok(false);
         }
+        // Taken out of `self`, because `encode_delta` borrows `self`; put back below also after an error, to keep its
+        // memory.
         let mut frame = std::mem::take(&mut self.patch);
         let encoded = self.encode_delta(&changed, &prefix, &mut frame);
         out.clear();
@@ -39,7 +48,7 @@ impl Encoder {
 }
 
 impl Decoder {
-    /// Makes the plain bytes of a patch out of its base, in place. As [`Decoder::decode`].
+    /// Turns `base` into the plain bytes of the patch, in place. Lengths and errors are as with [`Decoder::decode`].
     pub fn decode_patch(&mut self, encoded: &[u8], base: &mut Vec<u8>, plain_len: u32) -> Result<(), Malformed> {
         let len = plain_len as usize;
         let pieces = len.div_ceil(PATCH_PIECE_LEN);
@@ -47,16 +56,22 @@ impl Decoder {
         let is_set = |number: usize| bitmap.get(number / 8).is_some_and(|byte| byte >> (number % 8) & 1 == 1);
         let range = |number: usize| number * PATCH_PIECE_LEN..((number + 1) * PATCH_PIECE_LEN).min(len);
         let is_there = |number: usize| is_set(number) || range(number).end <= base.len();
+        // Bits past the last piece must be zero: each patch has one form. A piece that the patch does not have must be
+        // whole in the base.
         if plain_len > CHUNK_LEN_MAX || (pieces..bitmap.len() * 8).any(is_set) || !(0..pieces).all(is_there) {
             return Err(Malformed::new("a patch does not fit its chunk or its base"));
         }
         let changed = || (0..pieces).filter(|number| is_set(*number)).map(range);
+        // The same prefix that the encoder had: the old bytes of the changed pieces, as far as the base reaches.
         let mut prefix = Vec::new();
         for range in changed() {
             prefix.extend_from_slice(base.get(range.start.min(base.len())..range.end.min(base.len())).unwrap_or_default());
         }
         let mut plain = std::mem::take(&mut self.patch);
+        // A piece has at most PATCH_PIECE_LEN bytes and all together at most `plain_len`, so neither the cast nor the
+        // sum overflows.
         let decoded = self.decode(frame, &prefix, changed().map(|range| range.len() as u32).sum(), &mut plain);
+        // After an error `base` may be half changed. The caller gets the error and drops it.
         base.resize(len, 0);
         let mut rest = plain.as_slice();
         for range in changed() {

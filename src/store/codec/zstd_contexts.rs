@@ -1,5 +1,8 @@
-//! The zstd contexts. A prefix is lent to a context for one call only. The types of the `zstd` crate cannot say so of a context that is reused, and the
-//! crate does not offer `ZSTD_compressSequences`; the unsafe blocks here have the arguments instead.
+//! The zstd contexts, reused from chunk to chunk. All unsafe code of the codec is here.
+//!
+//! It is needed for two reasons. A prefix is lent to a context for one call only, which the types of the `zstd` crate
+//! cannot express for a reused context. And the crate does not offer `ZSTD_compressSequences`. The SAFETY comments say
+//! why each call is sound.
 
 use std::ptr::NonNull;
 
@@ -20,15 +23,18 @@ fn failed(code: usize) -> Malformed {
     Malformed::new(format!("zstd: {}", zstd::zstd_safe::get_error_name(code)))
 }
 
-/// The window, as a power of two: the whole prefix must stay within reach of the last byte.
+/// The window size, as a power of two. The last plain byte must still reach the first byte of the prefix. 1 KiB is
+/// zstd's minimum.
 fn window_log(plain: &[u8], prefix: &[u8]) -> u32 {
     (plain.len() + prefix.len()).max(1 << 10).next_power_of_two().trailing_zeros()
 }
 
 impl CompressContext {
-    /// With a level, and what is to be other than the level says.
+    /// A context with a compression level, and parameters that override its defaults.
     pub(super) fn new(level: i32, others: &[CParameter]) -> Result<Self, Malformed> {
         let mut context = CCtx::try_create().ok_or_else(|| Malformed::new("zstd: out of memory"))?;
+        // The frame has no magic, length or checksum: the trailer has the length, and the chunk id verifies the
+        // content. For deltas of 60 bytes these fields would be a large part.
         let frame = [
             CParameter::CompressionLevel(level),
             CParameter::Format(FrameFormat::Magicless),
@@ -42,17 +48,19 @@ impl CompressContext {
         Ok(CompressContext { context })
     }
 
+    /// Writes the frame of `plain` into the capacity of `out`, which is empty.
     pub(super) fn compress(&mut self, plain: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         #[cfg(test)]
         let plain = &super::spoilt(plain)[..];
         self.context.set_parameter(CParameter::WindowLog(window_log(plain, prefix))).map_err(failed)?;
         if !prefix.is_empty() {
-            // SAFETY: the context keeps the reference only until the session is reset, which happens below on every path
-            // before `prefix` can go out of scope.
+            // SAFETY: the context keeps the reference only until the session is reset, which happens below on every
+            // path before `prefix` can go out of scope.
             let lent: &'static [u8] = unsafe { std::slice::from_raw_parts(prefix.as_ptr(), prefix.len()) };
             self.context.ref_prefix(lent).map_err(failed)?;
         }
         let result = self.context.compress2(out, plain);
+        // The reset after each call also ends a frame that failed half way; else the next call would continue it.
         let reset = self.context.reset(ResetDirective::SessionOnly);
         if !prefix.is_empty() {
             self.context.ref_prefix(&[]).map_err(failed)?;
@@ -61,12 +69,12 @@ impl CompressContext {
     }
 }
 
-/// Writes frames out of sequences.
+/// Writes frames from given sequences.
 pub(super) struct SequenceContext {
     context: NonNull<ZSTD_CCtx>,
 }
 
-// SAFETY: the context is owned, and zstd ties none to a thread.
+// SAFETY: `self` owns the context alone, and zstd does not tie a context to a thread.
 unsafe impl Send for SequenceContext {}
 
 impl Drop for SequenceContext {
@@ -76,7 +84,7 @@ impl Drop for SequenceContext {
     }
 }
 
-/// What zstd answers: a length, or an error.
+/// The length that zstd has returned, or the error that the number stands for.
 fn answered(code: usize) -> Result<usize, Malformed> {
     // SAFETY: the function only looks at the number.
     if unsafe { zstd_sys::ZSTD_isError(code) } == 0 { Ok(code) } else { Err(failed(code)) }
@@ -84,20 +92,20 @@ fn answered(code: usize) -> Result<usize, Malformed> {
 
 impl SequenceContext {
     pub(super) fn new() -> Result<Self, Malformed> {
-        // SAFETY: the function has no conditions; null is no memory.
+        // SAFETY: the function has no conditions. It gives null if there is no memory.
         let context = NonNull::new(unsafe { zstd_sys::ZSTD_createCCtx() }).ok_or_else(|| Malformed::new("zstd: out of memory"))?;
         let mut context = SequenceContext { context };
-        // Nothing is searched, so the tables are as small as can be: those of a search would take most of the time. The fast strategy uses the predefined
-        // codes where there are few sequences.
+        // zstd searches nothing here, so its tables are as small as possible: clearing larger ones would take most of
+        // the time. The fast strategy uses the predefined codes if there are few sequences.
         for (parameter, value) in [
             (ZSTD_cParameter::ZSTD_c_strategy, ZSTD_strategy::ZSTD_fast as i32),
             (ZSTD_cParameter::ZSTD_c_hashLog, 6),
             (ZSTD_cParameter::ZSTD_c_chainLog, 6),
-            (ZSTD_cParameter::ZSTD_c_minMatch, super::sequences::COPY_LEN_MIN as i32),
+            (ZSTD_cParameter::ZSTD_c_minMatch, super::sequences::MATCH_LEN_MIN as i32),
             (ZSTD_cParameter::ZSTD_c_contentSizeFlag, 0),
             (ZSTD_cParameter::ZSTD_c_checksumFlag, 0),
             (ZSTD_cParameter::ZSTD_c_dictIDFlag, 0),
-            // `ZSTD_c_format` in zstd.h.
+            // Its name in zstd.h is `ZSTD_c_format`.
             (ZSTD_cParameter::ZSTD_c_experimentalParam2, ZSTD_format_e::ZSTD_f_zstd1_magicless as i32),
         ] {
             context.set(parameter, value)?;
@@ -110,7 +118,8 @@ impl SequenceContext {
         answered(unsafe { zstd_sys::ZSTD_CCtx_setParameter(self.context.as_ptr(), parameter, value) }).map(drop)
     }
 
-    /// The frame of `sequences`, which stand for `plain` after `prefix`, into `out` (whose old contents go).
+    /// Writes the frame of `sequences` into `out`, whose old contents are dropped. The sequences describe `plain`,
+    /// which follows `prefix`.
     pub(super) fn compress(
         &mut self,
         sequences: &[ZSTD_Sequence],
@@ -118,13 +127,14 @@ impl SequenceContext {
         prefix: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), Malformed> {
+        // At most 64, so the cast keeps the value.
         self.set(ZSTD_cParameter::ZSTD_c_windowLog, window_log(plain, prefix) as i32)?;
-        out.clear();
-        out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        super::make_room(plain, out);
         let context = self.context.as_ptr();
-        // SAFETY: pointers and lengths are those of slices that live through the call and of the capacity of `out`, of which zstd says how much it has
-        // written. Sequences without delimiters of blocks (the default) are cut at the end of `plain`, so wrong ones cannot make zstd read or write
-        // elsewhere: it reads `plain` only, and offsets are numbers to it. The context forgets the prefix with the call and the reset.
+        // SAFETY: the pointers and lengths are those of slices that live through the call, and of the spare capacity of
+        // `out`; zstd returns how much of it was written. Sequences without block delimiters (the default) are cut at
+        // the end of `plain`, so wrong ones cannot make zstd read or write elsewhere: it reads `plain` only and takes
+        // offsets as numbers. The context forgets the prefix after the call and the reset.
         let written = unsafe {
             answered(zstd_sys::ZSTD_CCtx_refPrefix(context, prefix.as_ptr().cast(), prefix.len())).and_then(|_| {
                 let (to, capacity) = (out.as_mut_ptr().cast(), out.capacity());
@@ -132,12 +142,12 @@ impl SequenceContext {
                 answered(zstd_sys::ZSTD_compressSequences(context, to, capacity, sequences.as_ptr(), count, from, plain.len()))
             })
         };
-        // SAFETY: as above; a prefix of length 0 is none.
+        // SAFETY: as above. A prefix of length 0 means that there is no prefix.
         unsafe {
             zstd_sys::ZSTD_CCtx_reset(context, ZSTD_ResetDirective::ZSTD_reset_session_only);
             zstd_sys::ZSTD_CCtx_refPrefix(context, std::ptr::null(), 0);
         }
-        // SAFETY: zstd has written that many bytes.
+        // SAFETY: zstd has written `len` bytes from the start of `out`.
         written.map(|len| unsafe { out.set_len(len) })
     }
 }
@@ -149,6 +159,7 @@ impl DecompressContext {
         Ok(DecompressContext { context })
     }
 
+    /// Writes the content of a frame into the capacity of `out`, which is empty. A frame with more content is an error.
     pub(super) fn decompress(&mut self, encoded: &[u8], prefix: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         if !prefix.is_empty() {
             // SAFETY: as in `compress`.

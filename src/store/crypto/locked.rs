@@ -1,13 +1,14 @@
-//! A page of memory for keys, which is not written to swap space.
+//! Memory for keys that is not written to swap space, as far as the system allows it, and is overwritten when dropped.
 
 use std::ffi::c_void;
 
 use zeroize::Zeroize;
 
-/// The smallest page of the systems that icecore runs on. On those with larger ones the lock is on the whole of the larger page.
+/// The smallest page of the systems that icecore runs on. On a system with larger pages the lock covers a whole larger
+/// page.
 const PAGE: usize = 4096;
 
-/// Bytes on a page of their own: nothing else is unlocked with them when they are dropped.
+/// Bytes on a page of their own, so that unlocking them does not unlock other keys.
 #[repr(C, align(4096))]
 struct Page<const LEN: usize> {
     bytes: [u8; LEN],
@@ -20,11 +21,11 @@ pub(super) struct Locked<const LEN: usize> {
 }
 
 impl<const LEN: usize> Locked<LEN> {
-    /// Where `fill` writes them, no copy is left on the stack.
+    /// Locks the memory first, and then lets `fill` write into it, so that no copy is left on the stack.
     pub(super) fn new(fill: impl FnOnce(&mut [u8; LEN])) -> Self {
         let mut page = Box::new(Page { bytes: [0; LEN] });
-        // SAFETY: the range is the box's own. mlock changes nothing of what is there; the box does not move, and unlocks before it goes.
-        // RLIMIT_MEMLOCK may refuse, as may systems without swap: then the keys are in memory as everything else is.
+        // SAFETY: the range belongs to the box. mlock does not change its content. The box does not move, and the range
+        // is unlocked before it is freed. If the system refuses (RLIMIT_MEMLOCK), the keys are in ordinary memory.
         let is_locked = unsafe { rustix::mm::mlock(address(&mut page), size_of::<Page<LEN>>()) }.is_ok();
         fill(&mut page.bytes);
         Locked { page, is_locked }
@@ -35,6 +36,7 @@ impl<const LEN: usize> Locked<LEN> {
     }
 }
 
+/// The address of a page, which is the start of a page of memory.
 fn address<const LEN: usize>(page: &mut Page<LEN>) -> *mut c_void {
     const { assert!(align_of::<Page<LEN>>() == PAGE && size_of::<Page<LEN>>().is_multiple_of(PAGE)) };
     std::ptr::from_mut(page).cast()
@@ -44,7 +46,7 @@ impl<const LEN: usize> Drop for Locked<LEN> {
     fn drop(&mut self) {
         self.page.bytes.zeroize();
         if self.is_locked {
-            // SAFETY: the range was locked in `new` and is still the box's own.
+            // SAFETY: the range was locked in `new` and still belongs to the box.
             let _ = unsafe { rustix::mm::munlock(address(&mut self.page), size_of::<Page<LEN>>()) };
         }
     }

@@ -1,8 +1,9 @@
-//! Sealing and opening. Pure: every salt and key is passed in.
+//! Seals and opens objects. The module is pure: every salt and key is passed in.
 //!
-//! Each object has a sub-key of its own: BLAKE3 `derive_key` over the master key and the object's random salt, in a context that names
-//! the kind. Under it the segments are sealed with AES-256-GCM (NIST SP 800-38D), the segment number as nonce, so no nonce is used twice.
-//! Repository id, format version, kind, segment number and the plain header are associated data: a segment opens nowhere else.
+//! Each object has a sub-key of its own: BLAKE3 `derive_key` over the master key, the object's random salt and the code
+//! of its kind. The segments are sealed under it with AES-256-GCM (NIST SP 800-38D). The nonce is the segment number;
+//! since no two objects have the same sub-key, no nonce is used twice with a key. Repository id, format version, kind,
+//! segment number and the plain header are associated data, so a segment opens in its own place only.
 
 pub mod keyring;
 mod locked;
@@ -14,7 +15,7 @@ use self::locked::Locked;
 use crate::id::{ChunkId, RepositoryId, SourceId, SourceTag};
 use crate::store::format::{Cipher, FORMAT_VERSION, Kind, Malformed, ObjectHeader};
 
-/// Context of `derive_key` for the sub-keys; the kind's code is in the key material.
+/// Context of `derive_key` for sub-keys. The code of the kind is in the key material.
 pub const SUB_KEY_CONTEXT: &str = "icecore 2026-11 format 1 object sub-key";
 /// Context of `derive_key` for the padding of packs.
 pub const PADDING_CONTEXT: &str = "icecore 2026-11 format 1 padding";
@@ -33,13 +34,15 @@ pub const CHUNKING_SEED_CONTEXT: &str = "icecore 2026-11 format 1 chunking seed"
 /// Context of `derive_key` for the key of the tags of sources.
 pub const SOURCE_TAG_CONTEXT: &str = "icecore 2026-11 format 1 source tag";
 
-/// The secret of a repository, and what is derived from it. An unencrypted repository has none.
+/// The keys of a repository: its secret, and everything that is derived from it. An unencrypted repository has no
+/// secret.
 pub struct Keys {
     repository: RepositoryId,
     secret: Option<Secret>,
 }
 
-/// The keys that are in memory as long as the repository is open: locked, so that they are not written to swap space.
+/// The keys that stay in memory as long as the repository is open. They are locked, so that they are not written to
+/// swap space.
 struct Secret {
     master: Locked<32>,
     chunk_key: Locked<32>,
@@ -59,7 +62,7 @@ impl Keys {
         Keys { repository, secret: Some(Secret { master: locked(master), chunk_key: locked(&chunk_key) }) }
     }
 
-    /// An unencrypted repository has no keys.
+    /// The keys of an unencrypted repository: no secret.
     pub fn plain(repository: RepositoryId) -> Self {
         Keys { repository, secret: None }
     }
@@ -72,12 +75,13 @@ impl Keys {
         }
     }
 
-    /// The repository's id.
+    /// The id of the repository.
     pub fn repository(&self) -> RepositoryId {
         self.repository
     }
 
-    /// The id of a chunk with these plain bytes: keyed BLAKE3, so that a storage host cannot test for known contents.
+    /// The id of a chunk with these plain bytes. In an encrypted repository it is keyed BLAKE3, so that a storage host
+    /// cannot test for known content.
     pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {
         match &self.secret {
             Some(secret) => ChunkId(*blake3::keyed_hash(secret.chunk_key.bytes(), plain).as_bytes()),
@@ -85,20 +89,21 @@ impl Keys {
         }
     }
 
-    /// The seed of content-defined cuts: secret in an encrypted repository, 0 in others.
+    /// The seed of content-defined cuts. Secret in an encrypted repository, 0 in others.
     pub fn chunking_seed(&self) -> u64 {
         let Some(secret) = &self.secret else { return 0 };
         let key = Zeroizing::new(blake3::derive_key(CHUNKING_SEED_CONTEXT, secret.master.bytes()));
         key.first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head))
     }
 
-    /// The key of the local catalog's sums: with it only who has the passphrase can change what is kept there. Zeros in an unencrypted repository.
+    /// The key for the checksums of the local catalog. Only someone with the passphrase can change the catalog
+    /// unnoticed. Zeros in an unencrypted repository.
     pub fn catalog_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.secret.as_ref().map_or([0; 32], |secret| blake3::derive_key(CATALOG_CONTEXT, secret.master.bytes())))
     }
 
-    /// What stands for a source in the names of its snapshots. In an encrypted repository it is keyed: a storage host learns which snapshots belong together, but not
-    /// what they are of.
+    /// The tag of a source, which is in the names of its snapshots. In an encrypted repository it is keyed: a storage
+    /// host learns which snapshots belong together, but not which source they have.
     pub fn source_tag(&self, source: &SourceId) -> SourceTag {
         let hash = match &self.secret {
             Some(secret) => {
@@ -111,13 +116,14 @@ impl Keys {
         SourceTag([a, b, c, d, e, f, g, h])
     }
 
-    /// What seals and opens one object.
+    /// The sealer of one object.
     ///
     /// # Errors
-    /// When the header names another cipher than this repository uses: a sealed repository takes nothing unsealed.
+    /// If the header names another cipher than that of this repository. Otherwise a storage host could put unsealed
+    /// objects into an encrypted repository.
     pub fn sealer(&self, header: &ObjectHeader) -> Result<Sealer, Malformed> {
         if header.cipher != self.cipher() {
-            return Err(Malformed::new("it is not sealed as this repository's objects are"));
+            return Err(Malformed::new("it is not sealed like the other objects of this repository"));
         }
         let Some(secret) = &self.secret else { return Ok(Sealer { key: None, noise: None, bound: Vec::new() }) };
         let mut material = Zeroizing::new(Vec::with_capacity(65));
@@ -143,19 +149,21 @@ fn bound_bytes(repository: &RepositoryId, kind: Kind, header: &[u8]) -> Vec<u8> 
 pub struct Sealer {
     /// `None` in an unencrypted repository.
     key: Option<LessSafeKey>,
+    /// The key of the padding.
     noise: Option<Zeroizing<[u8; 32]>>,
+    /// The associated data without the segment number.
     bound: Vec<u8>,
 }
 
 impl Sealer {
-    /// Seals in place; the tag is appended.
+    /// Seals in place and appends the tag. Each segment number may be used once for an object: it is the nonce.
     pub fn seal(&self, segment: u32, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
         let Some(key) = &self.key else { return Ok(()) };
         key.seal_in_place_append_tag(nonce(segment), Aad::from(self.associated(segment)), bytes)
             .map_err(|_| Malformed::new("the cipher refused to seal"))
     }
 
-    /// Opens in place; the tag is cut off. A byte changed anywhere, or a segment from elsewhere, fails.
+    /// Opens in place and cuts off the tag. Fails if any byte was changed, or if the segment is from another place.
     pub fn open(&self, segment: u32, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
         let Some(key) = &self.key else { return Ok(()) };
         let len = key
@@ -166,7 +174,8 @@ impl Sealer {
         Ok(())
     }
 
-    /// Bytes to pad the object with: nobody without the key can tell them from sealed ones. Zeros in an unencrypted repository.
+    /// Padding for the object. Nobody without the key can tell it from sealed bytes. Zeros in an unencrypted
+    /// repository.
     pub fn padding(&self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         if let Some(noise) = &self.noise {
@@ -175,11 +184,13 @@ impl Sealer {
         bytes
     }
 
+    /// The associated data of a segment.
     fn associated(&self, segment: u32) -> Vec<u8> {
         [&self.bound[..], &segment.to_le_bytes()].concat()
     }
 }
 
+/// The nonce of a segment: its number. That is unique for the key, because each object has a key of its own.
 fn nonce(segment: u32) -> Nonce {
     let mut bytes = [0; NONCE_LEN];
     bytes.iter_mut().zip(segment.to_le_bytes()).for_each(|(to, from)| *to = from);
@@ -199,7 +210,7 @@ mod tests {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Other tests of this process may have keys too, so nothing is said of a time without any.
+    /// Other tests of this process may have keys, too, so the test does not check that nothing is locked without keys.
     #[cfg(target_os = "linux")]
     #[test]
     fn keys_are_locked_in_memory() {

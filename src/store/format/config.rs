@@ -1,4 +1,7 @@
-//! The repository's configuration: readable JSON, stored twice, the same bytes.
+//! The configuration of a repository: readable JSON. It is stored twice, with the same bytes.
+//!
+//! It never changes. Key records hold its hash and a sealed copy, so a storage host cannot change it either. So it is
+//! read strictly: any bytes but those that encoding gives are refused.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,22 +13,25 @@ use crate::id::{RepositoryId, from_hex, to_hex};
 pub const CONFIG_LEN_MAX: u64 = 64 << 10;
 /// The shortest chunk length that a configuration may ask for, in bytes: the usual SQLite page.
 pub const CONFIG_CHUNK_LEN_MIN: u32 = 4 << 10;
-/// The longest one, in bytes: content-defined chunks are up to four times of it, which is [`super::CHUNK_LEN_MAX`].
+/// The longest chunk length that it may ask for, in bytes. Content-defined chunks have up to four times as many:
+/// [`super::CHUNK_LEN_MAX`].
 pub const CONFIG_CHUNK_LEN_MAX: u32 = 256 << 10;
 
-/// What holds for a whole repository, for ever. In an encrypted one the key records hold a sealed copy, and that one counts.
+/// The properties of a repository, which never change. In an encrypted repository the sealed copy in the key records
+/// counts, not the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// Random, made by `init`.
+    /// A random id, made by `init`.
     pub repository: RepositoryId,
     /// Whether objects are sealed and chunk ids keyed.
     pub encrypted: bool,
-    /// Bytes in a chunk of a page file; a power of two from 4 KiB to 256 KiB. A chunk is never smaller than a page.
+    /// Bytes in a chunk of a page file: a power of two from 4 KiB to 256 KiB. A chunk is never smaller than a page.
     pub page_chunk_len: u32,
-    /// Aimed-at bytes in a content-defined chunk, within the same bounds; chunks are between a quarter and four times of it.
+    /// The length that content-defined chunks aim at, in bytes, within the same bounds. Chunks have from a quarter of
+    /// it to four times of it.
     pub content_chunk_len: u32,
-    /// Parity of packs in percent, at most [`PARITY_PERCENT_MAX`]; 0 for none. Not among the bytes of the record: it is a feature of the file, whose hash
-    /// key records seal.
+    /// Parity of packs in percent, at most [`PARITY_PERCENT_MAX`]; 0 for none. It is not in the bytes of the record. It
+    /// is a feature of the file, and key records seal the hash of the file.
     #[serde(skip)]
     pub parity_percent: u8,
 }
@@ -100,14 +106,15 @@ impl Config {
         if !sane(config.page_chunk_len) || !sane(config.content_chunk_len) {
             return Err(Malformed::new("a chunk length is out of bounds"));
         }
-        // Keys are bound to the very bytes, so a copy that has lost a line end is no good either.
+        // Key records have the hash of these very bytes, so a file that has lost its line end is refused, too.
         match config.encode()? == bytes {
             true => Ok(config),
             false => Err(Malformed::new("it is not laid out as it was written")),
         }
     }
 
-    /// Of the record bytes and the names of features, so that it does not hang on how JSON is laid out.
+    /// The checksum in the file, over the bytes of the record and the names of features. So it does not depend on the
+    /// layout of the JSON.
     fn checksum(&self) -> Result<String, Malformed> {
         let mut bytes = record::encode(self)?;
         bytes.extend(parity_feature(self.parity_percent).into_iter().flat_map(String::into_bytes));
@@ -128,12 +135,12 @@ fn parity_feature(percent: u8) -> Option<String> {
     (percent > 0).then(|| format!("parity {percent}%"))
 }
 
-/// The parity that such a name says; `None` for another name.
+/// The percent of parity in the name of a feature; `None` for the name of another feature.
 fn parity_of(name: &str) -> Option<u8> {
     (1..=PARITY_PERCENT_MAX).find(|percent| parity_feature(*percent).as_deref() == Some(name))
 }
 
-/// Names what is of another version before the strict decoder trips over it.
+/// Refuses another version, or unknown features, by name. The strict decoder would only say that the JSON is wrong.
 fn refuse_others(bytes: &[u8]) -> Result<(), Malformed> {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(()) };
     if let Some(version) = value.get("icecore").and_then(|v| v.as_u64()) {

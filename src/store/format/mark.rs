@@ -1,4 +1,4 @@
-//! The records of marks and of forgotten snapshots, as they are stored.
+//! The stored records of marks, and of forgotten snapshots.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,29 +6,30 @@ use super::Malformed;
 use super::snapshot::{LABEL_LEN_MAX, TAG_LEN_MAX, verify_text};
 use crate::id::{SnapshotId, SourceId};
 
-/// The longest stored mark or record of a forgotten snapshot, in bytes: texts of people, and one reason of a check.
+/// The longest stored mark or record of a forgotten snapshot, in bytes. It has texts of users, and one reason of a
+/// check.
 pub const MARK_LEN_MAX: usize = 64 << 10;
 
-/// Bytes of the checksum that ends the record of a forgotten snapshot: BLAKE3 of everything before. Its name is not its hash, so
-/// without a key nothing else would find damage.
+/// Bytes of the checksum at the end of the record of a forgotten snapshot: BLAKE3 of everything before it. The name of
+/// the record is not its hash, so without a key nothing else would find damage.
 pub const FORGOTTEN_CHECKSUM_LEN: usize = 32;
 
-/// One fact about a snapshot, stated after its commit. Of marks of one sort the newest wins: by time, then by id.
+/// One fact about a snapshot, stored after its commit. Among marks of one kind the newest wins: by time, then by id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkRecord {
-    /// The snapshot; the same as in the mark's path.
+    /// The snapshot. The same as in the path of the mark.
     pub snapshot: SnapshotId,
-    /// What is said of it.
+    /// The kind of fact.
     pub kind: MarkKind,
-    /// When, nanoseconds since 1970-01-01 UTC. Later than every mark on the snapshot that the writer saw.
+    /// When it was set, in nanoseconds since 1970-01-01 UTC. Later than every mark on the snapshot that the writer saw.
     pub time_ns: i64,
-    /// The machine on which it was said.
+    /// The machine on which it was set.
     pub host: String,
-    /// Who said it.
+    /// The user who set it.
     pub user: String,
-    /// A flag or a damage: a stable word. A tag or an untag: the tag. Else empty.
+    /// For a flag or damage: a stable word. For a tag or untag: the tag. Else empty.
     pub code: String,
-    /// For people; may be empty.
+    /// A text for users; may be empty.
     pub detail: String,
 }
 
@@ -36,7 +37,7 @@ impl MarkRecord {
     /// Refuses texts that are too long to be shown in lists.
     ///
     /// # Errors
-    /// [`Malformed`], with what is too long.
+    /// [`Malformed`], with the text that is too long.
     pub fn verify_texts(&self) -> Result<(), Malformed> {
         verify_text("host", &self.host, LABEL_LEN_MAX)?;
         verify_text("user", &self.user, LABEL_LEN_MAX)?;
@@ -44,43 +45,45 @@ impl MarkRecord {
     }
 }
 
-/// What a mark says.
+/// The kind of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MarkKind {
-    /// The snapshot does not count as good.
+    /// The snapshot is not good.
     Flag,
-    /// It counts as good: clears all flags of its record, and those that were set, and damage that was found, before.
+    /// The snapshot is good. Clears all flags of its record, and all flags and damage that were marked before.
     Accept,
-    /// It is not to be forgotten.
+    /// The snapshot must not be forgotten.
     Protect,
-    /// Takes a protection back.
+    /// Removes the protection.
     Unprotect,
-    /// A check read all of it, and all was whole.
+    /// A check has read all of it, and everything was whole.
     Verified,
-    /// A check found that it cannot be read whole; it does not count as good.
+    /// A check has found that it cannot be read whole. It is not good.
     Damaged,
     /// Adds a tag.
     Tag,
-    /// Takes a tag away.
+    /// Removes a tag.
     Untag,
 }
 
-/// What stays of a snapshot that was forgotten: proof that its record was not lost.
+/// The record that stays of a forgotten snapshot. It proves that the snapshot's own record was deleted on purpose and
+/// not lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgottenRecord {
-    /// The snapshot; the same as in the record's path.
+    /// The snapshot. The same as in the path of the record.
     pub snapshot: SnapshotId,
     /// Its parent.
     pub parent: Option<SnapshotId>,
     /// Its source.
     pub source: SourceId,
-    /// Its time, nanoseconds since 1970-01-01 UTC.
+    /// Its time, in nanoseconds since 1970-01-01 UTC.
     pub time_ns: i64,
-    /// When it was forgotten, nanoseconds since 1970-01-01 UTC.
+    /// When it was forgotten, in nanoseconds since 1970-01-01 UTC.
     pub forgotten_ns: i64,
-    /// The label of its source, for people.
+    /// The label of its source, for users.
     pub label: String,
-    /// Whether the second look has found that nothing spares the snapshot: only then its record is deleted. Before that, this record says only that
-    /// forgetting has begun, and proves nothing of a snapshot that is gone.
+    /// Whether a second look has found that nothing protects the snapshot. Only then is the snapshot's record deleted.
+    /// Before that, this record only says that forgetting has begun. If the snapshot is gone even so, it proves
+    /// nothing.
     pub decided: bool,
 }

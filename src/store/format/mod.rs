@@ -1,5 +1,9 @@
-//! Encodes and decodes every stored byte; holds all limits and magics. `store-format.md` says the same in words and tables, and
-//! `tests/format` compares the two.
+//! Encodes and decodes every stored byte, and holds all limits and magics. `store-format.md` says the same in words and
+//! tables, and `tests/library/format` compares the two.
+//!
+//! Decoders trust nothing: every length is bounded before memory is taken, and every value has exactly one encoding, so
+//! bytes that decode are the bytes that were written. A decoder says what is wrong ([`Malformed`]); the caller adds
+//! which object it is.
 
 pub mod config;
 pub mod key;
@@ -17,33 +21,40 @@ use std::fmt::Display;
 
 use crate::error::Error;
 
+// Casts between `u32`, `usize` and `u64` in `store/format`, `store/codec` and `store/chunker` only widen, where nothing
+// else is said beside them. This proves that widening keeps every value.
+const _: () = assert!(usize::BITS >= u32::BITS && usize::BITS <= u64::BITS);
+
 /// The format version that this program writes and reads.
 pub const FORMAT_VERSION: u16 = 2;
-/// Of each version that is not read any more the release of icecore that reads it.
+/// Versions that are not read any more, each with the release of icecore that reads it.
 const FORMER_VERSIONS: [(u16, &str); 1] = [(1, "0.1")];
 
 /// Bytes in an [`ObjectHeader`].
 pub const HEADER_LEN: usize = 48;
-/// Bytes in a salt. Drawn at random for every object, so that no sub-key and no name is ever used twice.
+/// Bytes in a salt. It is drawn at random for every object, so that no sub-key and no name is ever used twice.
 pub const SALT_LEN: usize = 32;
 /// Bytes that sealing adds to a segment: the tag of AES-256-GCM (NIST SP 800-38D).
 pub const TAG_LEN: usize = 16;
 
-/// The longest chunk, plain, in bytes. Bounds every decode buffer.
+/// The longest chunk, in plain bytes. It bounds every buffer for decoding.
 pub const CHUNK_LEN_MAX: u32 = 1 << 20;
-/// The longest segment, plain, that a reader accepts, in bytes.
+/// The longest segment that a reader accepts, in plain bytes.
 pub const SEGMENT_LEN_MAX: u32 = 2 << 20;
-/// The longest frame, plain, in bytes: what is decoded at once, one chunk or several neighbours.
+/// The longest frame, in plain bytes. A frame is decoded as a whole; it has one chunk or several neighbours.
 pub const FRAME_LEN_MAX: u32 = 1 << 20;
-/// Where a writer closes a frame of whole chunks, in plain bytes: neighbours are compressed together, and reading one decodes the frame.
+/// A writer closes a frame of whole chunks at this many plain bytes. Neighbours are compressed together, and reading
+/// one chunk decodes all of them.
 pub const WHOLE_FRAME_TARGET: usize = 512 << 10;
-/// Where a writer closes a segment of whole chunks, in bytes.
+/// A writer closes a segment of whole chunks at this many bytes.
 pub const WHOLE_SEGMENT_TARGET: usize = 1 << 20;
-/// Where a writer closes a segment of deltas and nodes, in bytes: these are read singly, and a segment is read whole.
+/// A writer closes a segment of deltas and nodes at this many bytes. These are read one by one, and a segment is read
+/// as a whole.
 pub const DELTA_SEGMENT_TARGET: usize = 64 << 10;
 /// The longest pack that a reader accepts, in bytes.
 pub const PACK_LEN_MAX: u64 = 1 << 30;
-/// Where a writer closes a pack, in bytes: large enough for one cheap request, small enough to hold three in memory.
+/// A writer closes a pack at this many bytes: large enough for one cheap request, small enough to hold three of them in
+/// memory.
 pub const PACK_TARGET: usize = 8 << 20;
 /// The longest pack trailer, in bytes.
 pub const TRAILER_LEN_MAX: u32 = 64 << 20;
@@ -55,24 +66,24 @@ pub const SLICES_MAX: usize = 64;
 pub const BASES_MAX: usize = 32;
 /// The longest prefix of a delta, in bytes.
 pub const PREFIX_LEN_MAX: usize = 512 << 10;
-/// The highest level that a writer gives a frame; past it the chunk is stored whole.
+/// The highest level that a writer gives a frame. A chunk that would exceed it is stored whole.
 pub const LEVEL_WRITE_MAX: u8 = 64;
 /// The highest level that a reader accepts.
 pub const LEVEL_READ_MAX: u8 = 128;
-/// The most work that a writer gives a frame, in frames to be decoded; past it the chunk is stored whole.
+/// The most work that a writer gives a frame, in frames to be decoded. A chunk that would exceed it is stored whole.
 pub const WORK_WRITE_MAX: u32 = 128;
-/// The most work that a reader accepts: what a later writer with wider bounds could need.
+/// The most work that a reader accepts. It leaves room for later writers with wider bounds.
 pub const WORK_READ_MAX: u32 = 1024;
 /// The most children of a node that a reader accepts.
 pub const NODE_CHILDREN_MAX: usize = 1024;
-/// The children that a writer gives a node: 128 ids are 4 KiB.
+/// The children that a writer gives a node. 128 ids are 4 KiB.
 pub const NODE_FANOUT: usize = 128;
 /// The most levels of a tree: with 128 children each, 7 levels hold any stream of 2^63 bytes.
 pub const TREE_LEVELS_MAX: u8 = 16;
 /// The longest record (snapshot, key payload), in bytes.
 pub const RECORD_LEN_MAX: usize = 64 << 20;
 
-/// What kind of object a header starts. The magic is the first 8 bytes.
+/// The kind of an object. Its magic is the first 8 bytes of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A pack.
@@ -85,7 +96,7 @@ pub enum Kind {
     Tombstone,
     /// A mark on a snapshot.
     Mark,
-    /// What stays of a forgotten snapshot.
+    /// The record that stays of a forgotten snapshot.
     Forgotten,
     /// An entry of the journal.
     Log,
@@ -95,7 +106,8 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Kind; 7] = [Kind::Pack, Kind::Snapshot, Kind::Key, Kind::Tombstone, Kind::Mark, Kind::Forgotten, Kind::Log];
 
-    /// The first 8 bytes of the object. The first byte is not ASCII and the last ends a line, so that a text file is never taken for an object.
+    /// The first 8 bytes of the object. The first one is not ASCII and the last one ends a line, so a text file is
+    /// never taken for an object.
     pub fn magic(self) -> [u8; 8] {
         match self {
             Kind::Pack => *b"\xCEicePAK\n",
@@ -125,7 +137,7 @@ impl Kind {
 /// How segments and records are sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cipher {
-    /// Not at all: anyone who can read the repository can read the data.
+    /// They are not sealed: anyone who can read the repository can read the data.
     None,
     /// AES-256-GCM with a sub-key for each object and the segment number as nonce.
     Aes256Gcm,
@@ -154,14 +166,14 @@ impl Cipher {
     }
 }
 
-/// The plain start of every pack and record.
+/// The header of every pack and record. It is not sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectHeader {
-    /// What follows.
+    /// The kind of object.
     pub kind: Kind,
-    /// How it is sealed.
+    /// How the rest of it is sealed.
     pub cipher: Cipher,
-    /// What makes its sub-key, and its name, its own.
+    /// Makes the sub-key and the name of the object unique.
     pub salt: [u8; SALT_LEN],
 }
 
@@ -176,7 +188,8 @@ impl ObjectHeader {
         bytes
     }
 
-    /// Reads the header at the start of `bytes`; an object of another kind, version or with unknown features is refused.
+    /// Reads the header at the start of `bytes`. Refuses an object of another kind or version, or with unknown
+    /// features.
     pub fn decode(bytes: &[u8], kind: Kind) -> Result<Self, Malformed> {
         let mut input = wire::Input::new(bytes);
         if input.array::<8>()? != kind.magic() {
@@ -197,7 +210,7 @@ impl ObjectHeader {
     }
 }
 
-/// Refuses what is of another format version, by the name of the release that reads it.
+/// Refuses another format version. The error names the release that reads it.
 fn refuse_other_version(version: u16) -> Result<(), Malformed> {
     let former = FORMER_VERSIONS.iter().find(|(former, _)| *former == version);
     match former {
@@ -210,7 +223,7 @@ fn refuse_other_version(version: u16) -> Result<(), Malformed> {
     }
 }
 
-/// Why bytes do not decode. The layer above knows which object they came from and makes an [`Error`] of it.
+/// Why bytes do not decode. The layer above knows the object that they come from, and makes an [`Error`] of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Malformed {
@@ -224,17 +237,17 @@ impl Malformed {
         Malformed { detail: detail.into(), is_unsupported: false }
     }
 
-    /// The bytes ask for something that this version does not know.
+    /// The bytes need something that this version does not know.
     pub fn newer(detail: impl Display) -> Self {
         Malformed::unsupported(format!("a newer icecore: {detail}"))
     }
 
-    /// The bytes are of a format that another version of icecore reads.
+    /// The bytes have a format that another version of icecore reads.
     fn unsupported(detail: String) -> Self {
         Malformed { detail, is_unsupported: true }
     }
 
-    /// What is wrong.
+    /// What is wrong, without the name of the object.
     pub fn detail(&self) -> &str {
         &self.detail
     }

@@ -1,4 +1,6 @@
-//! Tree nodes: lists of the ids below them. A node is stored as a chunk; its id names it.
+//! Tree nodes: lists of the ids below them. A node is stored as a chunk under its own id.
+//!
+//! A list has exactly one encoding. Otherwise one tree could have many ids, and equal trees would not be stored once.
 
 use super::wire::Input;
 use super::{Malformed, NODE_CHILDREN_MAX, TREE_LEVELS_MAX};
@@ -12,28 +14,31 @@ pub const NODE_TAG: u8 = 0x4e;
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// 1: its children are chunks; above: nodes of the level below.
+    /// 1 if its children are chunks. Else they are nodes of the level below.
     pub level: u8,
-    /// The children, in stream order, with the bytes of the stream that each covers.
+    /// The children in the order of the stream.
     pub children: Vec<Child>,
 }
 
 /// One child of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Child {
-    /// The chunk or node.
+    /// The id of the chunk or node.
     pub id: ChunkId,
-    /// Bytes of the stream below it.
+    /// How many bytes of the stream are in it or below it.
     pub len: u64,
 }
 
 impl Node {
-    /// The stored bytes. Where all children but the last cover the same span and the last no more, only the span and the last length are
-    /// kept: `span`, ids, last length. Else `span` is 0 and a length follows for each child.
+    /// The stored bytes. If all children except the last have the same length (the span) and the last is not longer,
+    /// only two lengths are stored: `span`, ids, length of the last child. Else `span` is 0, and after the ids follows
+    /// the length of each child.
     pub fn encode(&self) -> Vec<u8> {
         let span = self.uniform_span();
         let mut out = Vec::with_capacity(NODE_HEADER_LEN + self.children.len() * (ID_LEN + 8));
         out.extend_from_slice(&[NODE_TAG, self.level]);
+        // A writer gives a node at most NODE_FANOUT children, so the cast keeps the value.
+        debug_assert!(u16::try_from(self.children.len()).is_ok());
         out.extend_from_slice(&(self.children.len() as u16).to_le_bytes());
         out.extend_from_slice(&0u32.to_le_bytes());
         out.extend_from_slice(&span.unwrap_or(0).to_le_bytes());
@@ -45,6 +50,7 @@ impl Node {
         out
     }
 
+    /// The length that all children except the last have, if the short encoding is possible.
     fn uniform_span(&self) -> Option<u64> {
         let (last, others) = self.children.split_last()?;
         let span = self.children.first()?.len;
@@ -80,14 +86,14 @@ impl Node {
             return Err(Malformed::new("a child of the node is empty"));
         }
         let node = Node { level, children };
-        // One list, one encoding: else one tree could have many ids.
+        // The short encoding must be used if it is possible: one list, one encoding.
         match node.uniform_span().unwrap_or(0) == span {
             true => Ok(node),
-            false => Err(Malformed::new("the node gives a length to each child although one would do")),
+            false => Err(Malformed::new("the lengths of the node's children are not in their shortest form")),
         }
     }
 
-    /// Bytes of the stream below this node; `None` when the sum overflows.
+    /// Bytes of the stream below this node; `None` if the sum overflows.
     pub fn span_bytes(&self) -> Option<u64> {
         self.children.iter().try_fold(0u64, |sum, child| sum.checked_add(child.len))
     }

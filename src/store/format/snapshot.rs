@@ -1,4 +1,4 @@
-//! The snapshot record and the listing of its streams, as they are stored.
+//! The stored record of a snapshot, and the entries of its listing.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::Malformed;
 use crate::id::{ChunkId, PackId, SnapshotId, SourceId};
 use crate::recorded::{EntryKind, FileMeta, Flag, SourceKind, TableContent};
 
-/// The longest label of a source, name of a host, of a user or of the writer's version, in bytes.
+/// The longest label of a source, and the longest name of a host, a user or a version, in bytes.
 pub const LABEL_LEN_MAX: usize = 4096;
 /// The longest tag, in bytes.
 pub const TAG_LEN_MAX: usize = 1024;
@@ -16,27 +16,27 @@ pub const TAGS_MAX: usize = 1000;
 /// The immutable record of one capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
-    /// When the capture's reading began, nanoseconds since 1970-01-01 UTC.
+    /// When the capture began to read, in nanoseconds since 1970-01-01 UTC.
     pub time_ns: i64,
-    /// How long the backup took up to the commit, microseconds.
+    /// How long the backup took up to the commit, in microseconds.
     pub duration_us: u64,
-    /// The machine.
+    /// The machine on which it ran.
     pub host: String,
-    /// The user.
+    /// The user who ran it.
     pub user: String,
     /// The icecore version that wrote it.
     pub tool: String,
-    /// What was captured.
+    /// The source that was captured.
     pub source: SourceRef,
-    /// The snapshot whose trees this one was compared with.
+    /// The parent: the snapshot whose trees this one was compared with.
     pub parent: Option<SnapshotId>,
     /// Words of the user's choice.
     pub tags: Vec<String>,
-    /// Reasons why this snapshot does not count as good; empty for a good one.
+    /// The flags: reasons why this snapshot is not good. Empty for a good one.
     pub flags: Vec<Flag>,
-    /// What would be among the flags if it had not been so in the last good snapshot, where a user accepted it.
+    /// Reasons that are not flags only because a user has accepted them in the last good snapshot.
     pub accepted: Vec<Flag>,
-    /// The streams: a stream itself, of [`StreamEntry`] records.
+    /// The listing of streams. It is a stream of [`StreamEntry`] records itself.
     pub listing: StreamRoot,
     /// How many entries the listing has.
     pub entries: u64,
@@ -44,11 +44,12 @@ pub struct SnapshotRecord {
     pub logical_bytes: u64,
     /// The packs that this backup wrote.
     pub packs: Vec<PackRef>,
-    /// What it cost.
+    /// What was read and stored.
     pub stats: SnapshotStats,
-    /// When this record was written, nanoseconds since 1970-01-01 UTC by the writer's own clock: how old a pending record is.
+    /// When this record was written, in nanoseconds since 1970-01-01 UTC by the writer's own clock. It gives the age of
+    /// a pending record.
     pub written_ns: i64,
-    /// Further facts by name: `instant`, `sqlite`, and what was found out about a server.
+    /// Further facts by name, for example `instant`, `sqlite`, and facts about a server.
     pub facts: Vec<(String, String)>,
 }
 
@@ -56,10 +57,10 @@ impl SnapshotRecord {
     /// Refuses texts that are too long to be shown in lists.
     ///
     /// # Errors
-    /// [`Malformed`], with what is too long.
+    /// [`Malformed`], with the text that is too long.
     pub fn verify_texts(&self) -> Result<(), Malformed> {
         if SourceKind::named(self.source.kind.name()).is_none() {
-            return Err(Malformed::new("the name of its kind of source is none"));
+            return Err(Malformed::new("the name of its kind of source is invalid"));
         }
         for (what, text) in [("label", &self.source.label), ("host", &self.host), ("user", &self.user), ("version", &self.tool)] {
             verify_text(what, text, LABEL_LEN_MAX)?;
@@ -80,14 +81,14 @@ pub(crate) fn verify_text(what: &str, text: &str, max: usize) -> Result<(), Malf
     }
 }
 
-/// Names the source in a record.
+/// The source in a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRef {
-    /// The identity that makes a history.
+    /// Its identity. Snapshots with the same one form a history.
     pub id: SourceId,
-    /// What sort.
+    /// Its kind.
     pub kind: SourceKind,
-    /// For people.
+    /// Its name for users.
     pub label: String,
 }
 
@@ -96,20 +97,20 @@ pub struct SourceRef {
 pub struct StreamRoot {
     /// Bytes in the stream.
     pub len: u64,
-    /// Levels of nodes above the chunks; 0: `top` is the only chunk of the stream.
+    /// Levels of nodes above the chunks. With 0, `top` is the only chunk of the stream.
     pub levels: u8,
-    /// The topmost node or the only chunk; `None` exactly for an empty stream.
+    /// The topmost node or the only chunk. `None` for an empty stream, and only for that.
     pub top: Option<ChunkId>,
 }
 
-/// Where to find a pack and its trailer without listing all packs.
+/// The place of a pack and its trailer. With it a reader need not list all packs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PackRef {
     /// Its name.
     pub id: PackId,
     /// Its size in bytes.
     pub size: u64,
-    /// Where its sealed trailer starts; it ends where the footer starts.
+    /// The start of its sealed trailer. The trailer ends where the footer starts.
     pub trailer_offset: u64,
 }
 
@@ -122,29 +123,29 @@ pub struct SnapshotStats {
     pub new_chunks: u64,
     /// Their plain bytes.
     pub new_plain_bytes: u64,
-    /// Of them, bytes stored raw, as zstd, and as deltas, after encoding.
+    /// Encoded bytes of new chunks that are stored raw.
     pub raw_bytes: u64,
-    /// See `raw_bytes`.
+    /// Encoded bytes of new chunks that are stored as zstd.
     pub zstd_bytes: u64,
-    /// See `raw_bytes`.
+    /// Encoded bytes of new chunks that are stored as deltas.
     pub delta_bytes: u64,
-    /// Tree nodes that were new, after encoding.
+    /// Encoded bytes of new tree nodes.
     pub node_bytes: u64,
-    /// All bytes of the packs written.
+    /// All bytes of the packs that were written.
     pub pack_bytes: u64,
 }
 
 /// One entry of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamEntry {
-    /// Unique in the snapshot; for trees of files a relative path with `/`.
+    /// The name, unique in the snapshot. For trees of files it is a relative path with `/`.
     pub name: Vec<u8>,
-    /// What it is.
+    /// The kind of entry.
     pub kind: EntryKind,
-    /// Its bytes; the empty stream for what has none.
+    /// Its bytes. The empty stream for an entry without bytes.
     pub root: StreamRoot,
-    /// Mode, times, owner, where it was a file.
+    /// Mode, times and owner of a file.
     pub meta: Option<FileMeta>,
-    /// Of a database what its tables held, sorted by name; empty if that was not recorded.
+    /// The content of the tables of a database, sorted by name. Empty if it was not recorded.
     pub tables: Vec<TableContent>,
 }

@@ -1,4 +1,4 @@
-//! Bounded reading of little-endian fields and varints. Nothing here trusts a length.
+//! Reads little-endian fields and varints from untrusted bytes. Every read is checked against the bytes that are left.
 
 use super::Malformed;
 
@@ -14,7 +14,7 @@ impl<'a> Input<'a> {
         Input { rest: bytes }
     }
 
-    /// What has not been read yet.
+    /// The bytes that were not read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -60,6 +60,7 @@ impl<'a> Input<'a> {
             let byte = self.u8()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
+                // A last byte of 0 adds nothing. One number must have one form.
                 if byte == 0 && shift > 0 {
                     return Err(Malformed::new("a number is not in its shortest form"));
                 }
@@ -80,6 +81,7 @@ impl<'a> Input<'a> {
 
 /// Appends a number as unsigned LEB128.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u32) {
+    // Only seven bits are left each time, so both casts keep the value.
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;

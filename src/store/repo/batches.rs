@@ -1,5 +1,5 @@
-//! Questions about many chunks at once. The catalog is asked in one go and the tables of packs are gone through one by one, so that none has to be
-//! looked up twice and none stays in memory.
+//! Look-ups of many chunks at once. The catalog is asked once for all, and the tables of packs are gone through one by one. So each table is decoded
+//! once, and only a few are in memory.
 
 use super::Repository;
 use super::catalog::ChunkAt;
@@ -22,13 +22,14 @@ pub(crate) struct KnownCopy {
 }
 
 impl Repository {
-    /// All known copies of chunks whose ids start so, for each of these, in their order.
+    /// For each of these prefixes, in their order: all known copies of chunks whose ids start with it.
     pub(crate) fn known_copies(&self, prefixes: &[IdPrefix]) -> Result<Vec<Vec<KnownCopy>>> {
         let numbers: Vec<u64> = prefixes.iter().map(|prefix| prefix.0).collect();
         self.on_catalog(|local| {
             let mut places: Vec<(ChunkAt, usize)> = Vec::new();
             let found = local.find_many(&numbers)?;
             found.iter().zip(0..).for_each(|(of_one, which)| places.extend(of_one.iter().map(|at| (*at, which))));
+            // Sorted by pack. Without this nearly every look-up would decode another table.
             places.sort_unstable();
             let mut known: Vec<Vec<KnownCopy>> = vec![Vec::new(); prefixes.len()];
             for of_pack in places.chunk_by(|(one, _), (other, _)| one.pack == other.pack) {

@@ -1,10 +1,11 @@
-//! A cache bounded in bytes.
+//! A cache with a bound in bytes. It forgets what was not used lately.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Two generations: what is used moves to the young one; when that has half the budget it becomes the old one and the old one goes. So
-/// what was used lately stays, in constant time and without a list to keep in order.
+/// Entries are in two generations. An entry that is used moves to the young one. When the young generation has half of the budget it
+/// becomes the old one, and the old one is dropped. So recently used entries stay. Each step takes constant time, and no list has to be
+/// kept in order.
 pub(crate) struct Cache<K, V> {
     half_bytes: usize,
     young_bytes: usize,
@@ -21,6 +22,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         if let Some((value, _)) = self.young.get(key) {
             return Some(value.clone());
         }
+        // It is used, so it moves to the young generation and survives the next change.
         let (value, bytes) = self.old.remove(key)?;
         self.put(key.clone(), value.clone(), bytes);
         Some(value)

@@ -1,4 +1,7 @@
-//! Forgetting snapshots: what stays of them is written before their records go.
+//! Forgetting snapshots. A small record that stays is written before the snapshot's own record is deleted.
+//!
+//! It proves that the snapshot was not lost. Prune stops without such a proof for each snapshot that was known and is not listed. Deleting
+//! takes two steps: the record first says that forgetting has begun, and then that it is decided. Only the second is a proof.
 
 use std::collections::HashSet;
 
@@ -10,20 +13,21 @@ use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
 use crate::store::format::Kind;
 use crate::store::format::mark::{FORGOTTEN_CHECKSUM_LEN, ForgottenRecord, MARK_LEN_MAX};
 use crate::store::format::snapshot::{LABEL_LEN_MAX, SnapshotRecord};
+use crate::store::repo::u64_from;
 
 /// The snapshots that were forgotten.
 #[derive(Debug, Default)]
 pub struct ForgottenList {
-    /// Their records, in the order of their ids. One may be listed as a snapshot still: then forgetting it was interrupted, and it counts
-    /// as listed.
+    /// The records, in the order of their ids. A snapshot with a record may still be listed: then forgetting it was interrupted, and it counts as
+    /// listed.
     pub records: Vec<ForgottenRecord>,
-    /// Records that cannot be read, and why: for these ids nothing proves that they were forgotten.
+    /// Records that cannot be read, and why. Nothing proves that these snapshots were forgotten.
     pub unreadable: Vec<(SnapshotId, Error)>,
 }
 
 impl Repository {
-    /// Writes down, durably, that forgetting these snapshots has begun at this time, nanoseconds since 1970 UTC. A record that is there already stays: it may say
-    /// that another forget has decided, and that one may have deleted the snapshot since this one looked.
+    /// Writes, durably, that forgetting these snapshots has begun at this time, nanoseconds since 1970 UTC. A record that is there already
+    /// stays. It may say that another forget has decided, and that forget may have deleted the snapshot since this one looked.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -31,7 +35,7 @@ impl Repository {
         self.write_forgotten_of(snapshots.iter(), (forgotten_ns, false), WriteMode::CreateNew)
     }
 
-    /// Writes down, durably, that nothing spares these snapshots: their records are deleted next.
+    /// Writes, durably, that nothing keeps these snapshots: their records are deleted next.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -51,6 +55,7 @@ impl Repository {
     ) -> Result<()> {
         let records = snapshots.map(|(id, snapshot)| {
             let label = &snapshot.source.label;
+            // A label that is too long is cut between two characters: a long name must not make forgetting fail.
             let label_end = (0..=LABEL_LEN_MAX.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
             ForgottenRecord {
                 snapshot: *id,
@@ -65,18 +70,18 @@ impl Repository {
         self.write_forgotten_records(records, mode)
     }
 
-    /// The same with everything that the records say.
+    /// Writes complete records.
     pub(crate) fn write_forgotten_records(&self, records: impl Iterator<Item = ForgottenRecord>, mode: WriteMode) -> Result<()> {
         let sealed = records.map(|record| {
             let stored = self.seal_record(Kind::Forgotten, &record)?;
             let checksum = blake3::hash(&stored);
-            Ok((ObjectKey::Forgotten(record.snapshot), self.with_copy([&stored[..], checksum.as_bytes()].concat())?))
+            Ok((ObjectKey::Forgotten(record.snapshot), self.with_replica([&stored[..], checksum.as_bytes()].concat())?))
         });
         let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
         self.backend().write_all(&objects, mode).map(drop)
     }
 
-    /// The record of a forgotten snapshot; `None` if there is none.
+    /// The record of a forgotten snapshot; `None` if it was not forgotten.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
@@ -85,24 +90,25 @@ impl Repository {
         let corrupt = |detail: &str| Error::corrupt(object.to_string(), detail);
         let read = self
             .backend()
-            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .read_if_there(&object, self.with_replica_len(u64_from(MARK_LEN_MAX)))
             .map_err(|error| missing_is_damage(error, &object))?;
-        let Some(bytes) = read.map(|stored| self.without_copy(&object, stored)).transpose()? else { return Ok(None) };
+        let Some(bytes) = read.map(|stored| self.without_replica(&object, stored)).transpose()? else { return Ok(None) };
         let (stored, checksum) = bytes
             .split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>()
             .map(|(stored, sum)| (stored, *sum))
             .ok_or_else(|| corrupt("it is too short"))?;
         if *blake3::hash(stored).as_bytes() != checksum {
-            return Err(corrupt("it does not have its checksum"));
+            return Err(corrupt("its checksum is wrong"));
         }
         let forgotten: ForgottenRecord = self.open_record(Kind::Forgotten, &object, stored)?;
+        // Someone who controls the storage could put the record of one snapshot under the name of another.
         match forgotten.snapshot == *id {
             true => Ok(Some(forgotten)),
-            false => Err(corrupt("it is that of another snapshot")),
+            false => Err(corrupt("it belongs to another snapshot")),
         }
     }
 
-    /// Whether there is a record, readable or not, that says that this snapshot is forgotten.
+    /// Whether there is a record of forgetting this snapshot, readable or not.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -119,6 +125,7 @@ impl Repository {
         for id in self.forgotten_ids()? {
             match self.read_forgotten(&id) {
                 Ok(record) => list.records.extend(record),
+                // One bad record must not hide the others.
                 Err(error @ (Error::Corrupt { .. } | Error::UnsupportedFormat { .. })) => list.unreadable.push((id, error)),
                 Err(error) => return Err(error),
             }
@@ -144,10 +151,10 @@ impl Repository {
         self.backend().delete(&keys.collect::<Vec<_>>())
     }
 
-    /// What comes after deleting snapshots: the catalog lets go of them, and the marks on snapshots that are forgotten and gone are
-    /// removed, also those that an interrupted run has left.
+    /// The last step, after the snapshots' records are deleted: the catalog forgets them, and the marks on all snapshots that are forgotten and gone
+    /// are removed, also those that an interrupted run has left.
     pub(crate) fn clear_forgotten(&self, deleted: &[SnapshotId]) -> Result<()> {
-        // Only saves work: the next refresh finds out by itself.
+        // This only saves work. If it fails, the next refresh finds out by itself.
         let _ = self.catalog().remove_snapshots(deleted);
         let mut gone: HashSet<SnapshotId> = self.forgotten_ids()?.into_iter().collect();
         self.list_snapshots()?.ids.keys().for_each(|listed| {

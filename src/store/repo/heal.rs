@@ -1,10 +1,10 @@
-//! Healing damaged objects with what they carry for it: packs with parity, records with their second copy, config and key records with the other one.
+//! Healing damaged objects with the redundancy that they carry: packs have parity, records have a replica, config and key records are stored twice.
 //!
-//! For who repairs: [`health`] (or [`Repository::health`]) says of any object whether it is whole, and if not, which bytes it had. These are verified: to write
-//! them under the same name, in place of the damaged ones ([`crate::store::backend::WriteMode::Replace`]), is all there is to do. It needs no key.
-//! [`heal_pack`] and [`heal_record`] do the same to bytes at hand. What is not there at all is not healed.
+//! To repair an object, call [`health`] or [`Repository::health`]. They say whether it is whole, and if not, which bytes were written.
+//! These bytes are verified, so it is enough to write them under the same name ([`crate::store::backend::WriteMode::Replace`]). No key is
+//! needed. [`heal_pack`] and [`heal_record`] do the same for bytes at hand. An object that is missing cannot be healed.
 //!
-//! Readers heal in memory, as the last resort, and go on; [`Repository::healed_objects`] says that they did.
+//! Readers heal in memory when nothing else helps, and go on; [`Repository::healed_objects`] lists what they healed.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
@@ -23,24 +23,26 @@ use crate::store::codec::reed_solomon::{heal, section};
 use crate::store::format::mark::FORGOTTEN_CHECKSUM_LEN;
 use crate::store::format::parity::{Geometry, PARITY_SECTOR_LEN, PROTECTED_LEN_MAX, record_len};
 use crate::store::format::{Kind, Malformed, ObjectHeader};
+use crate::store::repo::u64_from;
 
-/// Bytes of healed packs that stay in memory.
+/// Bytes of healed packs that are kept in memory.
 const HEALED_BUDGET: usize = 32 << 20;
 
 /// How an object is.
 #[derive(Debug)]
 pub enum Health {
-    /// As it was written. A pack or record that has a name made of its bytes was compared with it, others with their checksums.
+    /// It is as it was written. If its name is the hash of its bytes, these were compared with it, otherwise with the object's checksums.
     Whole,
-    /// Damaged; these are the bytes that were written.
+    /// It is damaged. These are the bytes that were written.
     Healable(Vec<u8>),
-    /// Damaged for good, as far as the object itself goes: [`Error::Corrupt`] with the reason.
+    /// It is damaged, and cannot be healed from itself: [`Error::Corrupt`] with the reason.
     Lost(Error),
-    /// Not there.
+    /// It is missing.
     Missing,
 }
 
-/// How an object is, without a key. `has_parity` is [`stored_parity`]'s answer, or that of the configuration. Reads the object whole, around bad sectors.
+/// Says how an object is. No key is needed. `has_parity` comes from [`stored_parity`] or from the configuration. The object is read whole;
+/// zeros stand for sectors that cannot be read.
 ///
 /// # Errors
 /// [`Error::Backend`].
@@ -49,14 +51,17 @@ pub fn health(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Resul
         return Ok(other_replica(backend, key)?.map_or(Health::Missing, Health::Healable));
     };
     let corrupt = |detail: String| Ok(Health::Lost(Error::corrupt(key.to_string(), detail)));
+    // The object is read whole. A length that no object of ours has must not fill the memory.
     if size > PROTECTED_LEN_MAX {
         return corrupt(format!("its length of {size} bytes is out of bounds"));
     }
     let mut has_bad_sectors = false;
     let Some(bytes) = read_around(backend, key, 0..size, &mut has_bad_sectors)? else { return Ok(Health::Missing) };
+    // Every attempt to heal is judged by this same test, so parity that is damaged itself can never pass wrong bytes for right ones.
     let is_whole = is_whole(key, &bytes, has_parity);
     let healed = match (is_whole, key) {
         (true, _) if !has_bad_sectors => return Ok(Health::Whole),
+        // The unreadable sectors held zeros anyway. Writing the object again moves it away from them.
         (true, _) => Some(bytes),
         (false, ObjectKey::Config(_) | ObjectKey::Key(..)) => other_replica(backend, key)?,
         (false, _) => has_parity.then(|| heal(&bytes, &|healed| self::is_whole(key, healed, true))).flatten(),
@@ -68,7 +73,8 @@ pub fn health(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Resul
     }
 }
 
-/// Whether the repository's configuration asks for parity, so far as it can be read: without it nothing else can be read either.
+/// Whether the repository's configuration asks for parity. If the configuration cannot be read, nothing else can be read either, and the
+/// answer is no.
 ///
 /// # Errors
 /// [`Error::Backend`].
@@ -80,13 +86,13 @@ pub fn stored_parity(backend: &dyn Backend) -> Result<bool> {
     }
 }
 
-/// The bytes of a pack before they were damaged, if its parity suffices: they are those that its name is the hash of.
+/// The bytes of a pack before they were damaged, if its parity suffices. They were compared with the pack's name, which is their hash.
 pub fn heal_pack(id: PackId, damaged: &[u8]) -> Option<Vec<u8>> {
     heal_record(&ObjectKey::Pack(id), damaged)
 }
 
-/// The same of a snapshot record (pending or not), mark, forgotten record or tombstone with its second copy. Those without a name made of their bytes have
-/// all of their checksums.
+/// The bytes of a damaged snapshot record (pending or not), mark, forgotten record or tombstone, from its replica. If the name is not the
+/// hash of the bytes, they have all of their checksums.
 pub fn heal_record(key: &ObjectKey, damaged: &[u8]) -> Option<Vec<u8>> {
     heal(damaged, &|bytes| is_whole(key, bytes, true))
 }
@@ -108,22 +114,22 @@ pub(crate) fn is_whole(key: &ObjectKey, bytes: &[u8], has_parity: bool) -> bool 
     blake3::hash(bytes).as_bytes() == name
 }
 
-/// What a record without a name of its bytes is without its section, if that is the very section of it.
+/// The record in these bytes without its replica, if the replica belongs to it. For records whose name is not the hash of their bytes.
 fn unnamed_record(bytes: &[u8], has_parity: bool) -> Option<&[u8]> {
     if !has_parity {
         return Some(bytes);
     }
     let (record, found) = bytes.split_at_checked(record_len(bytes).ok()?)?;
-    let expected = section(&Geometry::of_record(record.len() as u64), record, &[]).ok()?;
+    let expected = section(&Geometry::of_record(u64_from(record.len())), record, &[]).ok()?;
     (expected == found).then_some(record)
 }
 
-/// Whether a forgotten record ends with the checksum of what is before it.
+/// Whether a forgotten record ends with the checksum of its bytes.
 fn has_own_checksum(record: &[u8]) -> bool {
     record.split_last_chunk::<FORGOTTEN_CHECKSUM_LEN>().is_some_and(|(record, sum)| blake3::hash(record).as_bytes() == sum)
 }
 
-/// The other copy of what is stored twice, if it is whole.
+/// The other replica of a configuration or key record, if it is whole.
 fn other_replica(backend: &dyn Backend, key: &ObjectKey) -> Result<Option<Vec<u8>>> {
     let other = |replica: &Replica| if *replica == Replica::First { Replica::Second } else { Replica::First };
     let other = match key {
@@ -138,7 +144,8 @@ fn other_replica(backend: &dyn Backend, key: &ObjectKey) -> Result<Option<Vec<u8
     }
 }
 
-/// Reads a range, with zeros for sectors that cannot be read; `None` if the object is not there any more.
+/// Reads a range, with zeros for sectors that cannot be read. `None` if the object has gone. After a failure the range is halved, so a few
+/// bad sectors in a large pack cost few reads.
 fn read_around(backend: &dyn Backend, key: &ObjectKey, range: Range<u64>, has_bad_sectors: &mut bool) -> Result<Option<Vec<u8>>> {
     match backend.read(key, Some(range.clone())) {
         Ok(bytes) => return Ok(Some(bytes)),
@@ -153,21 +160,23 @@ fn read_around(backend: &dyn Backend, key: &ObjectKey, range: Range<u64>, has_ba
         *has_bad_sectors = true;
         return Ok(Some((range.start..range.end).map(|_| 0).collect()));
     }
+    // Cut between two sectors of the parity: parity can only replace sectors whole.
     let middle = range.start + sectors / 2 * u64::from(PARITY_SECTOR_LEN);
     let first = read_around(backend, key, range.start..middle, has_bad_sectors)?;
     let second = read_around(backend, key, middle..range.end, has_bad_sectors)?;
     Ok(first.zip(second).map(|(first, second)| [first, second].concat()))
 }
 
-/// What an open repository has healed in memory.
+/// The objects that this open repository has healed in memory.
 pub(super) struct Healed {
     state: Mutex<State>,
 }
 
 struct State {
     packs: Cache<PackId, Arc<Vec<u8>>>,
-    /// Damaged packs that were tried and cannot be healed, and whole ones: not to be read again and again.
+    /// Packs that were tried without success: damaged for good, or whole. They are not read again until [`Healed::look_again`].
     hopeless: HashSet<PackId>,
+    /// All objects that were healed.
     objects: BTreeSet<ObjectKey>,
 }
 
@@ -183,14 +192,14 @@ impl Healed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Packs that could not be healed may have been put right.
+    /// Lets all packs be tried anew. Someone may have repaired some of them.
     pub(super) fn look_again(&self) {
         self.state().hopeless.clear();
     }
 }
 
 impl Repository {
-    /// Whether its packs have parity and its records second copies.
+    /// Whether its packs have parity and its records have replicas.
     pub fn has_parity(&self) -> bool {
         self.config().parity_percent > 0
     }
@@ -203,17 +212,21 @@ impl Repository {
         health(self.backend(), key, self.has_parity())
     }
 
-    /// The damaged objects that were healed in memory by reading since the repository was opened. They are damaged still.
+    /// The damaged objects that were healed in memory since the repository was opened. In the storage they are still damaged.
     pub fn healed_objects(&self) -> Vec<ObjectKey> {
         self.inner.healed.state().objects.iter().copied().collect()
     }
 
-    /// Tells of the objects that were healed in memory, if there are any.
+    /// Warns of the objects that were healed in memory, if there are any.
     pub fn warn_of_healed(&self, monitor: &dyn Monitor) {
         let healed = self.healed_objects();
         if let Some(first) = healed.first() {
-            let others = if healed.len() > 1 { format!(" and {} more objects are", healed.len() - 1) } else { " is".into() };
-            monitor.warn(&format!("{first}{others} damaged and was read with the help of parity: `icecore repair` puts that right"));
+            let text = match healed.len() - 1 {
+                0 => format!("{first} is damaged and was read with the help of parity"),
+                1 => format!("{first} and 1 more object are damaged and were read with the help of parity"),
+                more => format!("{first} and {more} more objects are damaged and were read with the help of parity"),
+            };
+            monitor.warn(&format!("{text}; `icecore repair` heals what it can"));
         }
     }
 
@@ -222,19 +235,21 @@ impl Repository {
         self.inner.healed.state().objects.insert(*key);
     }
 
-    /// The bytes of a damaged pack as they were; `None` if it cannot be healed, or is not there, or is whole.
+    /// The bytes of a damaged pack as they were written. `None` if the pack cannot be healed, is missing, or is whole.
     pub(crate) fn healed_pack(&self, id: &PackId) -> Result<Option<Arc<Vec<u8>>>> {
         if !self.has_parity() {
             return Ok(None);
         }
         {
             let mut state = self.inner.healed.state();
+            // Healing reads the whole pack. A reader asks for each of its chunks, so the result is kept, and failures are, too.
             let known = state.packs.get(id);
             if known.is_some() || state.hopeless.contains(id) {
                 return Ok(known);
             }
         }
         let key = ObjectKey::Pack(*id);
+        // Without the lock: two threads may heal the same pack, which costs time only.
         let healed = match self.health(&key)? {
             Health::Healable(bytes) => Some(Arc::new(bytes)),
             Health::Whole | Health::Lost(_) | Health::Missing => None,
@@ -250,35 +265,35 @@ impl Repository {
         Ok(healed)
     }
 
-    /// A record with its second copy, if this repository has these.
-    pub(super) fn with_copy(&self, mut stored: Vec<u8>) -> Result<Vec<u8>> {
+    /// A record with its replica appended, if this repository has parity.
+    pub(super) fn with_replica(&self, mut stored: Vec<u8>) -> Result<Vec<u8>> {
         if self.has_parity() {
-            let copy = section(&Geometry::of_record(stored.len() as u64), &stored, &[]).map_err(|m| m.of("a new record"))?;
-            stored.extend_from_slice(&copy);
+            let replica = section(&Geometry::of_record(u64_from(stored.len())), &stored, &[]).map_err(|m| m.of("a new record"))?;
+            stored.extend_from_slice(&replica);
         }
         Ok(stored)
     }
 
-    /// The longest stored form of a record of so many bytes.
-    pub(super) fn with_copy_len(&self, len: u64) -> u64 {
+    /// The longest stored form of a record of `len` bytes.
+    pub(super) fn with_replica_len(&self, len: u64) -> u64 {
         if self.has_parity() { Geometry::of_record(len).object_len() } else { len }
     }
 
-    /// A stored record without its second copy. One that has a name of its bytes is compared with it; a damaged one is healed.
+    /// A stored record without its replica. If its name is the hash of its bytes, these are compared with it. A damaged record is healed.
     ///
     /// # Errors
     /// [`Error::Corrupt`].
-    pub(super) fn without_copy(&self, key: &ObjectKey, mut stored: Vec<u8>) -> Result<Vec<u8>> {
+    pub(super) fn without_replica(&self, key: &ObjectKey, mut stored: Vec<u8>) -> Result<Vec<u8>> {
         if !self.has_parity() {
-            // The checks of unnamed records say more exactly what is wrong.
+            // The later checks of the other records say more exactly what is wrong.
             let is_named = !matches!(key, ObjectKey::Forgotten(_) | ObjectKey::Tombstone(_));
             return match !is_named || is_whole(key, &stored, false) {
                 true => Ok(stored),
-                false => Err(Error::corrupt(key.to_string(), "its bytes are not those that its name is the hash of")),
+                false => Err(Error::corrupt(key.to_string(), "its name is not the hash of its bytes")),
             };
         }
         if !is_whole(key, &stored, true) {
-            let lost = || Error::corrupt(key.to_string(), "its bytes are not those that were written, and its second copy does not help");
+            let lost = || Error::corrupt(key.to_string(), "its bytes are not those that were written, and its second copy is damaged too");
             stored = heal_record(key, &stored).ok_or_else(lost)?;
             self.note_healed(key);
         }

@@ -1,5 +1,5 @@
-//! The journal: what operations said when they ended. Entries are only ever added, each under a name of its own, so writers need not know of
-//! each other; nothing but people and `status` depends on them.
+//! The journal: what operations report when they end. Entries are only added, each under a name of its own, so writers need not know of
+//! each other. Only people and `status` depend on them. An entry is compared with its name, which is the hash of its bytes.
 
 use super::Repository;
 use super::segments::missing_is_damage;
@@ -8,8 +8,9 @@ use crate::id::LogId;
 use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
 use crate::store::format::Kind;
 use crate::store::format::log::{LOG_LEN_MAX, LogRecord};
+use crate::store::repo::u64_from;
 
-/// The name of an entry: in the order of time, then of ids.
+/// The name of an entry. Names are ordered by time, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogName {
     /// When it was written, nanoseconds since 1970 UTC by the writer's clock; not negative.
@@ -31,9 +32,13 @@ impl Repository {
     /// [`Error::InvalidArgument`] if its texts are too long or its time is before 1970, [`Error::Backend`].
     pub fn write_log(&self, entry: &LogRecord) -> Result<LogName> {
         let stored = self.seal_record(Kind::Log, entry)?;
+        // A negative time would break the order of the names, and a longer entry could not be read again.
         if stored.len() > LOG_LEN_MAX || entry.time_ns < 0 {
-            let detail =
-                format!("a journal entry of {} bytes at {}: at most {LOG_LEN_MAX}, after 1970, are possible", stored.len(), entry.time_ns);
+            let detail = format!(
+                "a journal entry has at most {LOG_LEN_MAX} bytes and a time after 1970; this one has {} bytes and the time {} ns",
+                stored.len(),
+                entry.time_ns
+            );
             return Err(Error::InvalidArgument(detail));
         }
         let name = LogName { time_ns: entry.time_ns, id: LogId(*blake3::hash(&stored).as_bytes()) };
@@ -41,21 +46,22 @@ impl Repository {
         Ok(name)
     }
 
-    /// An entry; `None` if it is not there any more.
+    /// Reads an entry; `None` if it is not there any more.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
     pub fn read_log(&self, name: &LogName) -> Result<Option<LogRecord>> {
         let object = name.key();
-        let read = self.backend().read_if_there(&object, LOG_LEN_MAX as u64).map_err(|error| missing_is_damage(error, &object))?;
+        let read = self.backend().read_if_there(&object, u64_from(LOG_LEN_MAX)).map_err(|error| missing_is_damage(error, &object))?;
         let Some(stored) = read else { return Ok(None) };
         if blake3::hash(&stored).as_bytes() != name.id.as_bytes() {
-            return Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of"));
+            return Err(Error::corrupt(object.to_string(), "its name is not the hash of its bytes"));
         }
         let entry: LogRecord = self.open_record(Kind::Log, &object, &stored)?;
+        // The time in the name decides the order. Someone could have changed it, because the hash does not cover it.
         match entry.time_ns == name.time_ns {
             true => Ok(Some(entry)),
-            false => Err(Error::corrupt(object.to_string(), format!("it was written at {}", entry.time_ns))),
+            false => Err(Error::corrupt(object.to_string(), format!("its name has another time than its content, {} ns", entry.time_ns))),
         }
     }
 
@@ -75,7 +81,7 @@ impl Repository {
         Ok(names)
     }
 
-    /// Removes the oldest entries, so that `keep` stay. Gives how many went.
+    /// Removes the oldest entries, so that `keep` stay. Returns how many were removed.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -83,6 +89,6 @@ impl Repository {
         let names = self.list_log()?;
         let old = names.get(..names.len().saturating_sub(keep)).unwrap_or_default();
         self.backend().delete(&old.iter().map(|name| name.key()).collect::<Vec<_>>())?;
-        Ok(old.len() as u64)
+        Ok(u64_from(old.len()))
     }
 }

@@ -1,5 +1,7 @@
-//! The listing of a snapshot: its entries sorted by name, in chunks that hold whole entries. A chunk whose entries have not changed is
-//! the same as in the snapshot before, so it need not be read again. Only one part is in memory at a time.
+//! The listing of a snapshot: its entries sorted by name, in chunks that hold whole entries.
+//!
+//! A chunk whose entries have not changed is the same chunk as in the snapshot before, so it is not read again. Only one part is in memory at a time.
+//! Readers verify that entries are sorted and that no chunk comes twice: a damaged or hostile listing ends with an error.
 
 use std::collections::HashSet;
 
@@ -11,24 +13,25 @@ use crate::progress::Monitor;
 use crate::store::chunker::Cut;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 use crate::store::format::{CHUNK_LEN_MAX, RECORD_LEN_MAX, record};
+use crate::store::repo::usize_from;
 
-/// What a message calls a listing.
+/// The name of a listing in messages.
 const LISTING: &str = "a snapshot's listing";
-/// After one entry in so many a chunk ends: with usual names that makes chunks of about 64 KiB.
+/// A chunk ends after one entry in so many. With usual names that makes chunks of about 64 KiB.
 const CUT_ONE_IN: u64 = 512;
-/// A chunk ends after so many bytes in any case.
+/// A chunk ends when it has so many bytes, whatever the names are.
 const CUT_LEN_MAX: usize = 256 << 10;
 
 /// A part of a listing.
 pub struct Part {
-    /// The chunks that are this part; more than one if an entry is longer than a chunk.
+    /// The chunks of this part. There are several only if an entry is longer than a chunk.
     pub chunks: Vec<ChunkId>,
-    /// Its entries; there is one at least.
+    /// Its entries, at least one.
     pub entries: Vec<StreamEntry>,
 }
 
 impl Part {
-    /// The chunk that is this part, by whose id it is known in other listings; `None` if it takes several.
+    /// The chunk of this part, whose id is the same in other listings; `None` if the part has several chunks.
     pub fn chunk(&self) -> Option<ChunkId> {
         match self.chunks.as_slice() {
             [chunk] => Some(*chunk),
@@ -41,7 +44,7 @@ impl Part {
 pub struct Parts<'r> {
     reader: &'r Reader,
     spans: Spans<'r>,
-    /// A few nodes that name the same chunks over and over could make a listing without end.
+    /// The chunks so far. Without this, a few nodes that name the same chunks again and again could make a listing without end.
     chunks: HashSet<ChunkId>,
     last_name: Option<Vec<u8>>,
     failed: bool,
@@ -57,7 +60,7 @@ impl Reader {
     /// The parts of a listing, in order.
     ///
     /// # Errors
-    /// When the root contradicts itself. Each part may be an error, too: the last one that comes.
+    /// When the root contradicts itself. A part may be an error, too; then no more parts come.
     pub fn parts(&self, root: &StreamRoot) -> Result<Parts<'_>> {
         Ok(Parts { reader: self, spans: Spans::new(self, root)?, chunks: HashSet::new(), last_name: None, failed: false })
     }
@@ -81,7 +84,7 @@ impl Reader {
 }
 
 impl Parts<'_> {
-    /// The next part that does not begin with a chunk that is known. Known ones are not read.
+    /// The next part whose first chunk is not known. Parts that begin with a known chunk are skipped without reading them.
     pub fn next_besides(&mut self, is_known: &mut dyn FnMut(&ChunkId) -> bool) -> Option<Result<Part>> {
         if self.failed {
             return None;
@@ -95,6 +98,7 @@ impl Parts<'_> {
         let mut bytes = Vec::new();
         let mut chunks = Vec::new();
         while let Some(id) = self.next_chunk()? {
+            // Only the first chunk of a part may be skipped: a later one belongs to an entry that began before it.
             if bytes.is_empty() && is_known(&id) {
                 continue;
             }
@@ -104,7 +108,7 @@ impl Parts<'_> {
                 self.verify_order(&entries)?;
                 return Ok(Some(Part { chunks, entries }));
             }
-            // One entry may be longer than a chunk, but not longer than a record.
+            // An entry may be longer than a chunk, but not longer than a record. So garbage cannot fill the memory.
             if bytes.len() > RECORD_LEN_MAX {
                 break;
             }
@@ -131,7 +135,7 @@ impl Parts<'_> {
     }
 }
 
-/// Refuses entries that are not sorted by name, after the one with the name `last`.
+/// Refuses entries that are not sorted by name. The first one comes after the name `last`.
 pub(super) fn verify_order<'e>(mut last: Option<&'e [u8]>, entries: &'e [StreamEntry]) -> Result<()> {
     for entry in entries {
         if last.is_some_and(|last| last >= entry.name.as_slice()) {
@@ -142,7 +146,7 @@ pub(super) fn verify_order<'e>(mut last: Option<&'e [u8]>, entries: &'e [StreamE
     Ok(())
 }
 
-/// The entries that these bytes are; `None` if the bytes end within one, or are something else.
+/// The entries that these bytes consist of; `None` if the bytes end within an entry, or are something else.
 pub(super) fn whole_entries(bytes: &[u8]) -> Option<Vec<StreamEntry>> {
     let mut entries = Vec::new();
     let mut rest = bytes;
@@ -178,17 +182,17 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// Cuts a listing into chunks. Its entries come sorted by name, each with its name and encoded. Where a chunk ends depends on the name before, so that other
-/// entries do not move it.
+/// Cuts a listing into chunks. Entries come sorted by name, each with its name and its encoded form. Only the last name in a chunk decides
+/// where the chunk ends. So an entry that is added or removed changes one chunk, and the others stay the same.
 pub struct ListingCuts<I> {
     entries: I,
     seed: u64,
-    /// What is left of an entry that is longer than a chunk.
+    /// The rest of an entry that is longer than a chunk.
     long: Vec<u8>,
 }
 
 impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> ListingCuts<I> {
-    /// `seed` makes the cuts of an encrypted repository its own.
+    /// `seed` differs between encrypted repositories, so that the lengths of chunks do not reveal names.
     pub fn new(entries: I, seed: u64) -> Self {
         ListingCuts { entries, seed, long: Vec::new() }
     }
@@ -203,8 +207,8 @@ impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> ListingCuts<I> {
         while bytes.len() < CUT_LEN_MAX {
             let Some(entry) = self.entries.next() else { break };
             let (name, encoded) = entry?;
-            // Too long for the rest of a chunk: it gets chunks of its own.
-            if !bytes.is_empty() && bytes.len() + encoded.len() > CHUNK_LEN_MAX as usize {
+            // The entry is too long for the rest of this chunk, so it gets chunks of its own.
+            if !bytes.is_empty() && bytes.len() + encoded.len() > usize_from(CHUNK_LEN_MAX) {
                 self.long = encoded;
                 return Ok(Some(bytes));
             }
@@ -213,8 +217,9 @@ impl<I: Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> ListingCuts<I> {
                 break;
             }
         }
-        if bytes.len() > CHUNK_LEN_MAX as usize {
-            self.long = bytes.split_off(CHUNK_LEN_MAX as usize);
+        if bytes.len() > usize_from(CHUNK_LEN_MAX) {
+            // One long entry. Its rest continues in the next chunk, and no other entry begins in between.
+            self.long = bytes.split_off(usize_from(CHUNK_LEN_MAX));
         }
         Ok((!bytes.is_empty()).then_some(bytes))
     }
@@ -270,14 +275,14 @@ mod tests {
         assert!(cut(&[]).is_empty());
     }
 
-    /// An entry may be longer than a chunk: it goes on in the next ones, and no other does.
+    /// An entry may be longer than a chunk. It continues in the next chunks, which hold no other entry.
     #[test]
     fn a_long_entry_takes_several_chunks() {
         let mut listing = entries(3);
         let attributes = (0..40u8).map(|n| Attribute { name: vec![b'a', n], value: vec![n; 60 << 10] }).collect();
         listing[1].meta = Some(FileMeta { attributes, ..FileMeta::default() });
         let chunks = cut(&listing);
-        assert!(chunks.len() >= 3 && chunks.iter().all(|chunk| chunk.len() <= CHUNK_LEN_MAX as usize), "{}", chunks.len());
+        assert!(chunks.len() >= 3 && chunks.iter().all(|chunk| chunk.len() <= usize_from(CHUNK_LEN_MAX)), "{}", chunks.len());
         assert_eq!(whole_entries(&chunks[0]).unwrap().len(), 1);
         assert!(whole_entries(&chunks[1]).is_none());
         assert!(whole_entries(&chunks.concat()).unwrap() == listing);

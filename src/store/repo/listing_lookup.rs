@@ -1,4 +1,5 @@
-//! The entries of a listing by name, with only a few of its parts in memory. Names that are asked for in about their order cost one reading of each part.
+//! Finding the entries of a listing by name, with only a few of its parts in memory. If names are asked for in about their order, each part is read
+//! once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,14 +10,14 @@ use crate::id::ChunkId;
 use crate::progress::Monitor;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 
-/// Parts that are kept in memory. Going through a tree comes back to the parts of the directories above.
+/// Parts that are kept in memory. Going through a tree returns to the parts of the directories above.
 const KEPT: usize = 16;
 
-/// Where the entries of a listing are.
+/// Knows for each part of a listing its first name and its chunks.
 pub struct ListingLookup {
-    /// In the order of names.
+    /// In the order of their first names.
     parts: Vec<Place>,
-    /// Parts that were read, the one used last at the end.
+    /// Parts that were read. The one that was used last is at the end.
     kept: Mutex<Vec<(usize, Arc<Vec<StreamEntry>>)>>,
 }
 
@@ -26,7 +27,7 @@ struct Place {
 }
 
 impl ListingLookup {
-    /// Reads the whole listing once, part by part, and shows each entry to `look`.
+    /// Reads the whole listing once, part by part, and calls `look` with each entry.
     ///
     /// # Errors
     /// As [`Reader::parts`]; [`Error::Cancelled`].
@@ -49,6 +50,7 @@ impl ListingLookup {
     /// # Errors
     /// When its part cannot be read any more.
     pub fn get(&self, reader: &Reader, name: &[u8]) -> Result<Option<StreamEntry>> {
+        // The last part whose first name is not above this name. No other part can have it.
         let Some(number) = self.parts.partition_point(|place| place.first.as_slice() <= name).checked_sub(1) else { return Ok(None) };
         let entries = self.part(reader, number)?;
         let found = entries.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok();
@@ -56,6 +58,7 @@ impl ListingLookup {
     }
 
     fn part(&self, reader: &Reader, number: usize) -> Result<Arc<Vec<StreamEntry>>> {
+        // The lock is held while the part is read, so that two threads do not read the same part.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let part = match kept.iter().rposition(|(other, _)| *other == number) {
             Some(at) => kept.remove(at),
@@ -74,6 +77,6 @@ impl ListingLookup {
         for id in self.parts.get(number).map(|place| place.chunks.as_slice()).unwrap_or_default() {
             bytes.extend_from_slice(&reader.chunk(id)?);
         }
-        whole_entries(&bytes).ok_or_else(|| Error::bug("a part of a listing was read before, and does not consist of entries now"))
+        whole_entries(&bytes).ok_or_else(|| Error::bug("a part of a listing that could be read before does not consist of entries now"))
     }
 }

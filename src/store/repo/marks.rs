@@ -1,4 +1,7 @@
-//! Marks on snapshots, and what they make of a snapshot.
+//! Marks on snapshots, and their effect. A mark is a small stored fact: flag, accept, protect, verified, damaged, tag. Marks are only
+//! added; the newest of a kind counts.
+//!
+//! A mark that cannot be read counts as one that may protect or flag its snapshot, and is reported.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,18 +14,19 @@ use crate::store::backend::{BackendExt, ObjectKey, ObjectKind, WriteMode};
 use crate::store::format::Kind;
 use crate::store::format::mark::{MARK_LEN_MAX, MarkKind, MarkRecord};
 use crate::store::format::snapshot::SnapshotRecord;
+use crate::store::repo::u64_from;
 
-/// The code of a Damaged mark by which a repair says that nothing is left to heal the snapshot from: what is missing of it is lost, and prune passes over it.
+/// The code of a Damaged mark with which a repair says that the snapshot cannot be healed or mended: what it lacks is lost, and prune ignores it.
 pub(crate) const LOST: &str = "lost";
-/// The flag of a snapshot that a check found damaged, where the mark has no word of its own.
+/// The flag of a snapshot that a check found damaged, if the mark has no code of its own.
 const STORED_DAMAGE: &str = "stored-damage";
 
 /// The marks on one snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotMarks {
-    /// Those that can be read, oldest first: by time, then id.
+    /// The readable marks, oldest first: by time, then id.
     pub marks: Vec<(MarkId, MarkRecord)>,
-    /// How many are there and cannot be read: any of them may protect or flag the snapshot.
+    /// The number of marks that cannot be read. Any of them may protect or flag the snapshot.
     pub unreadable: usize,
     /// Flags of the record, or of marks, that an accept has cleared.
     pub accepted: Vec<Flag>,
@@ -34,12 +38,12 @@ impl SnapshotMarks {
         self.marks.iter().rev().map(|(_, mark)| mark).find(|mark| kinds.contains(&mark.kind))
     }
 
-    /// The mark that protects the snapshot now.
+    /// The mark that protects the snapshot now, if it is protected.
     pub fn protection(&self) -> Option<&MarkRecord> {
         self.newest(&[MarkKind::Protect, MarkKind::Unprotect]).filter(|mark| mark.kind == MarkKind::Protect)
     }
 
-    /// What the last check that said something of the snapshot found: a mark of kind Verified or Damaged.
+    /// The result of the last check that judged the snapshot: a mark of kind Verified or Damaged.
     pub fn health(&self) -> Option<&MarkRecord> {
         self.newest(&[MarkKind::Verified, MarkKind::Damaged])
     }
@@ -49,16 +53,18 @@ impl SnapshotMarks {
         self.marks.iter().map(|(_, mark)| mark.time_ns).max()
     }
 
-    /// Makes the record's flags and tags those that count: flags of the record and of marks that no accept has cleared, those of marks one of each code;
-    /// damage that a check found last; tags of the record, with those that marks add and without those that they take away.
+    /// Gives the record the flags and tags that count now. Flags of the record and of marks count if no later accept cleared them; marks give one
+    /// flag for each code. Damage counts if the last check found it. Tags are those of the record, with those that marks add or take away.
     fn apply(&mut self, record: &mut SnapshotRecord) {
         let accept = self.marks.iter().rposition(|(_, mark)| mark.kind == MarkKind::Accept);
+        // An accept clears every flag that was set before it, and none that comes later.
         let (before, after) = self.marks.split_at(accept.map_or(0, |at| at + 1));
         let mut flags = std::mem::take(&mut record.flags);
         add_flags(&mut flags, before);
-        // The record's own flags come before any mark, whatever its clock said.
+        // The record's own flags are older than any mark, whatever its clock said.
         self.accepted = if accept.is_some() { std::mem::take(&mut flags) } else { Vec::new() };
         add_flags(&mut flags, after);
+        // A check after the accept may find damage again. A later one that finds the snapshot whole takes that back.
         let looked = after.iter().rev().map(|(_, mark)| mark).find(|mark| matches!(mark.kind, MarkKind::Verified | MarkKind::Damaged));
         if let Some(found) = looked.filter(|mark| mark.kind == MarkKind::Damaged) {
             let code = if found.code.is_empty() { STORED_DAMAGE } else { &found.code };
@@ -80,14 +86,14 @@ fn add_flags(flags: &mut Vec<Flag>, marks: &[(MarkId, MarkRecord)]) {
     set.for_each(|mark| put_flag(flags, &mark.code, &mark.detail));
 }
 
-/// The newest flag of a code takes the place of an older one. Marks say nothing of single streams.
+/// Puts a flag in the place of an older one of the same code. Marks speak of whole snapshots, so flags of single streams stay.
 fn put_flag(flags: &mut Vec<Flag>, code: &str, detail: &str) {
     flags.retain(|flag| flag.code != code || flag.stream.is_some());
     flags.push(Flag::new(code, detail));
 }
 
 impl Repository {
-    /// Stores a mark, durably. Whether the snapshot is there is not looked at: see `ops/mark.rs`.
+    /// Stores a mark, durably. Whether its snapshot exists is not checked here: see `ops/mark.rs`.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if its texts are too long, [`Error::Backend`].
@@ -95,15 +101,16 @@ impl Repository {
         mark.verify_texts().map_err(|m| Error::InvalidArgument(format!("the mark cannot be stored: {}", m.detail())))?;
         let stored = self.seal_record(Kind::Mark, mark)?;
         if stored.len() > MARK_LEN_MAX {
-            return Err(Error::InvalidArgument(format!("a mark has {} bytes, and at most {MARK_LEN_MAX} are possible", stored.len())));
+            return Err(Error::InvalidArgument(format!("a mark has at most {MARK_LEN_MAX} bytes; this one has {}", stored.len())));
         }
-        let stored = self.with_copy(stored)?;
+        let stored = self.with_replica(stored)?;
+        // The hash over a sealed record with a fresh salt: two marks never share a name, so no writer replaces another's mark.
         let id = MarkId(*blake3::hash(&stored).as_bytes());
         self.backend().write(&ObjectKey::Mark { snapshot: mark.snapshot, id }, &[&stored], WriteMode::CreateNew)?;
         Ok(id)
     }
 
-    /// A mark; `None` if it is not there any more.
+    /// Reads a mark; `None` if it is not there any more.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::UnsupportedFormat`], [`Error::Backend`].
@@ -111,19 +118,19 @@ impl Repository {
         let object = ObjectKey::Mark { snapshot: *snapshot, id: *id };
         let read = self
             .backend()
-            .read_if_there(&object, self.with_copy_len(MARK_LEN_MAX as u64))
+            .read_if_there(&object, self.with_replica_len(u64_from(MARK_LEN_MAX)))
             .map_err(|error| missing_is_damage(error, &object))?;
         let Some(stored) = read else { return Ok(None) };
-        let stored = self.without_copy(&object, stored)?;
+        let stored = self.without_replica(&object, stored)?;
         let mark: MarkRecord = self.open_record(Kind::Mark, &object, &stored)?;
         mark.verify_texts().map_err(|m| m.of(object))?;
         match mark.snapshot == *snapshot {
             true => Ok(Some(mark)),
-            false => Err(Error::corrupt(object.to_string(), format!("it is a mark on snapshot {}", mark.snapshot))),
+            false => Err(Error::corrupt(object.to_string(), format!("it is a mark on another snapshot, {}", mark.snapshot))),
         }
     }
 
-    /// The names of all marks, by snapshot, also of snapshots that are not there any more.
+    /// The names of all marks, by snapshot, also for snapshots that are not there any more.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -141,7 +148,7 @@ impl Repository {
         Ok(marks)
     }
 
-    /// Reads the marks on these snapshots, and lets them take effect on the records. Gives the marks, and what cannot be read of them.
+    /// Reads the marks on these snapshots and applies them to the records. Returns the marks, and errors for those that cannot be read.
     pub(super) fn apply_marks(
         &self,
         snapshots: &mut [(SnapshotId, SnapshotRecord)],

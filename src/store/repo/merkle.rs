@@ -1,4 +1,6 @@
-//! Trees of chunk ids that are stored: walking them.
+//! Stored trees of chunk ids, and walking them. A stream's root names the top node; nodes name nodes or chunks with their lengths.
+//!
+//! Nodes are chunks, so their bytes are verified. What they say is not trusted: levels and lengths are compared with what the parent says.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,8 +14,9 @@ use crate::store::chunker::zeros_len;
 use crate::store::format::node::{Child, Node};
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::format::{CHUNK_LEN_MAX, NODE_FANOUT, TREE_LEVELS_MAX};
+use crate::store::repo::{u64_from, usize_from};
 
-/// Rough bytes of nodes that a cursor keeps: those above 4 GiB of a stream in chunks of 64 KiB.
+/// Bytes of nodes that a cursor keeps: about the nodes over 4 GiB of a stream in chunks of 64 KiB.
 const LATELY_BUDGET: usize = 3 << 20;
 
 /// Where a chunk lies in its stream.
@@ -27,30 +30,30 @@ pub struct ChunkSpan {
     pub len: u32,
 }
 
-/// Looks up nodes and chunks of a stored tree by place; keeps the last node of every level, so that going through in order reads each node once.
-/// What it gives are guesses at good bases: below a damaged node there are none.
+/// Looks up nodes and chunks of a stored tree by place. It keeps the last node of every level, so that going through in order reads each node once.
+/// Its answers are guesses at good bases. A damaged node counts as one without children.
 pub struct TreeCursor<'r> {
     reader: &'r Reader,
     root: Option<StreamRoot>,
     /// By level - 1: the index of the node and the node.
     last: Vec<Option<(u64, Arc<Node>)>>,
-    /// Nodes by id, for looking up places in any order.
+    /// Nodes by id, for look-ups in any order.
     lately: Cache<ChunkId, Arc<Node>>,
 }
 
 impl<'r> TreeCursor<'r> {
-    /// Over a tree, or over none.
+    /// A cursor over a tree, or over none.
     pub fn new(reader: &'r Reader, root: Option<StreamRoot>) -> Self {
         let levels = root.map_or(0, |root| usize::from(root.levels));
         TreeCursor { reader, root, last: vec![None; levels], lately: Cache::new(LATELY_BUDGET) }
     }
 
-    /// The root that it looks at.
+    /// The root of the tree.
     pub fn root(&self) -> Option<StreamRoot> {
         self.root
     }
 
-    /// The chunk at this place, counted in chunks; `None` past the end.
+    /// The chunk with this number in the stream; `None` past the end.
     pub fn chunk(&mut self, index: u64) -> Result<Option<Child>> {
         match self.root {
             Some(StreamRoot { levels: 0, top: Some(id), len }) => Ok((index == 0).then_some(Child { id, len })),
@@ -69,6 +72,7 @@ impl<'r> TreeCursor<'r> {
         for level in (1..=levels).rev() {
             let node = self.node(&id, level)?;
             let mut child_start = start;
+            // Chunks have different lengths, so the child is found by adding up.
             let found = node.children.iter().find_map(|child| {
                 let child_end = child_start.saturating_add(child.len);
                 let place = std::mem::replace(&mut child_start, child_end);
@@ -77,10 +81,12 @@ impl<'r> TreeCursor<'r> {
             let Some(found) = found else { return Ok(None) };
             (id, start, end) = found;
         }
-        Ok(Some(ChunkSpan { offset: start, id, len: (end - start).min(u64::from(CHUNK_LEN_MAX)) as u32 }))
+        // At most CHUNK_LEN_MAX, which is a u32.
+        let len = u32::try_from(end - start).unwrap_or(CHUNK_LEN_MAX).min(CHUNK_LEN_MAX);
+        Ok(Some(ChunkSpan { offset: start, id, len }))
     }
 
-    /// A node, from those read lately. One that is damaged has no children.
+    /// A node, from the cache if it has it. A damaged one has no children.
     fn node(&mut self, id: &ChunkId, level: u8) -> Result<Arc<Node>> {
         if let Some(node) = self.lately.get(id).filter(|node| node.level == level) {
             return Ok(node);
@@ -94,7 +100,7 @@ impl<'r> TreeCursor<'r> {
         Ok(node)
     }
 
-    /// The id of the node of this level at this place, counted in nodes of the level.
+    /// The id of the node with this number among the nodes of this level.
     pub fn node_id(&mut self, level: u8, index: u64) -> Result<Option<ChunkId>> {
         match self.root {
             Some(root) if level == root.levels && level > 0 => Ok(root.top.filter(|_| index == 0)),
@@ -103,9 +109,10 @@ impl<'r> TreeCursor<'r> {
         }
     }
 
-    /// The child at this place of all children of nodes of `level`. Every node but the last of a level is full.
+    /// The child with this number among all children of nodes of `level`. All nodes of a level but the last are full, so its node can be computed.
     fn child(&mut self, level: u8, index: u64) -> Result<Option<Child>> {
-        let (node_index, slot) = (index / NODE_FANOUT as u64, (index % NODE_FANOUT as u64) as usize);
+        // A remainder of NODE_FANOUT, which is a usize, so the cast loses nothing.
+        let (node_index, slot) = (index / u64_from(NODE_FANOUT), (index % u64_from(NODE_FANOUT)) as usize);
         let cached = self.last.get(usize::from(level) - 1).and_then(Option::as_ref);
         if let Some((at, node)) = cached
             && *at == node_index
@@ -120,22 +127,23 @@ impl<'r> TreeCursor<'r> {
     }
 }
 
-/// Reads a node and checks that it is of the level that its parent says.
+/// Reads a node and verifies that it has the level that its parent says.
 pub(crate) fn read_node(reader: &Reader, id: &ChunkId, level: u8) -> Result<Node> {
     let bytes = reader.chunk(id)?;
     Node::decode(&bytes, level).map_err(|m| m.of(format!("tree node {id}")))
 }
 
-/// The chunks of a stream, in order. What the nodes say of lengths is checked against the root, so a stream is never longer or shorter than it says.
+/// The chunks of a stream, in order. The lengths in the nodes are compared with the root's, so a stream is never longer or shorter than its
+/// root says.
 pub struct Spans<'r> {
     reader: &'r Reader,
-    /// From the root down: the rest of a node's children, reversed, and the node's level.
+    /// The open nodes, from the root down: the children of each that are still to come, in reverse order, and its level.
     open: Vec<(Vec<Child>, u8)>,
     offset: u64,
     end: u64,
-    /// What ends up to here is passed over.
+    /// Chunks that end at or before this place are skipped.
     from: u64,
-    /// What is passed over wherever it is: the lengths of chunks and of what is below nodes, by id.
+    /// Chunks and nodes that are skipped wherever they are: by id, the length of the stream that they stand for.
     known: HashMap<ChunkId, u64>,
     failed: bool,
 }
@@ -144,7 +152,7 @@ impl<'r> Spans<'r> {
     /// Walks the tree with this root.
     ///
     /// # Errors
-    /// When the root contradicts itself.
+    /// If the root contradicts itself.
     pub fn new(reader: &'r Reader, root: &StreamRoot) -> Result<Self> {
         let open = match (root.top, root.len) {
             (None, 0) if root.levels == 0 => Vec::new(),
@@ -154,12 +162,12 @@ impl<'r> Spans<'r> {
         Ok(Spans { reader, open, offset: 0, end: root.len, from: 0, known: HashMap::new(), failed: false })
     }
 
-    /// Passes over chunks and nodes that are known by their ids, with the length of what they stand for.
+    /// Skips the chunks and nodes with these ids. Each comes with the length of the stream that it stands for.
     pub(crate) fn without(self, known: HashMap<ChunkId, u64>) -> Self {
         Spans { known, ..self }
     }
 
-    /// Passes over all chunks that end at or before this place, without reading the nodes above them.
+    /// Skips all chunks that end at or before this place. Nodes that hold only such chunks are not read.
     pub(crate) fn skip_to(&mut self, offset: u64) {
         self.from = self.from.max(offset.min(self.end));
     }
@@ -171,6 +179,7 @@ impl<'r> Spans<'r> {
     fn advance(&mut self) -> Result<Option<ChunkSpan>> {
         while let Some((rest, level)) = self.open.last_mut() {
             let level = *level;
+            // All children of this node have been visited.
             let Some(child) = rest.pop() else {
                 self.open.pop();
                 continue;
@@ -185,6 +194,7 @@ impl<'r> Spans<'r> {
                 return Ok(Some(span));
             }
             let node = read_node(self.reader, &child.id, level - 1)?;
+            // A child's length was taken from its parent, and is now compared with what is below it. So offsets are right before any chunk is read.
             if node.span_bytes() != Some(child.len) {
                 return Err(Error::corrupt(
                     format!("tree node {}", child.id),
@@ -200,15 +210,16 @@ impl<'r> Spans<'r> {
     }
 }
 
-/// The ids of a long hole's chunk and of the nodes over nothing else, with the length of what they stand for: as the content of a node is known by its
-/// id, they need not be read.
+/// The ids of the chunk of a long hole, and of the nodes over nothing else, each with the length that it stands for. An id says what a node
+/// contains, so these nodes need not be read.
 pub(crate) fn zeros(repo: &Repository) -> HashMap<ChunkId, u64> {
     let keys = repo.keys();
     let len = zeros_len(repo.config().content_chunk_len, keys.chunking_seed());
-    let mut child = Child { id: keys.chunk_id(&vec![0; len as usize]), len: u64::from(len) };
+    let mut child = Child { id: keys.chunk_id(&vec![0; usize_from(len)]), len: u64::from(len) };
     let mut known = HashMap::from([(child.id, child.len)]);
     for level in 1..=TREE_LEVELS_MAX {
-        let Some(len) = child.len.checked_mul(NODE_FANOUT as u64) else { break };
+        let Some(len) = child.len.checked_mul(u64_from(NODE_FANOUT)) else { break };
+        // A hole is one chunk again and again, so its nodes are full and of equal children.
         let node = Node { level, children: vec![child; NODE_FANOUT] };
         child = Child { id: keys.chunk_id(&node.encode()), len };
         known.insert(child.id, len);
@@ -236,7 +247,8 @@ impl Iterator for Spans<'_> {
     }
 }
 
-/// Calls `visit` with the id and level (0: chunk) of everything in a tree, parents first; what is below a node is left out when `visit` says `false`.
+/// Calls `visit` with the id and level (0: chunk) of everything in a tree, parents before children. If `visit` returns `false` for a node,
+/// the nodes and chunks below it are left out.
 pub(crate) fn walk(reader: &Reader, root: &StreamRoot, visit: &mut dyn FnMut(&ChunkId, u8) -> Result<bool>) -> Result<()> {
     let mut open: Vec<(ChunkId, u8)> = root.top.map(|top| (top, root.levels)).into_iter().collect();
     while let Some((id, level)) = open.pop() {

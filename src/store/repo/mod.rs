@@ -1,15 +1,15 @@
-//! Repositories: the only layer that knows both keys and bytes.
+//! Repositories. This is the only layer that knows both keys and bytes.
 //!
-//! What may run beside what (every row beside every column, in any number of processes on any number of hosts; nothing waits, nothing locks):
+//! The table says what may run beside what, in any number of processes on any number of hosts. Nothing waits and nothing locks.
 //!
 //! | | backup | restore, look, check | prune |
 //! |---|---|---|---|
-//! | backup | safe: packs have names of their own; the snapshot record is the one commit point | safe: nothing listed ever changes | safe: mark, then look (see [`session`]) |
-//! | forget, mark | safe: a writer whose parent goes looks at its whole tree | a snapshot may go after it was named: a clear error | safe: see `ops/forget/mod.rs` |
+//! | backup | safe: packs have names of their own, and the snapshot record is the one commit point | safe: nothing that is listed ever changes | safe: mark, then look (see [`session`]) |
+//! | forget, mark | safe: a writer whose parent is gone walks its whole tree | a snapshot may go after it was named: a clear error | safe: see `ops/forget/mod.rs` |
 //! | restore, look, check | safe | safe | a pack may go while its snapshot is forgotten: a clear error, never wrong data |
-//! | repair | safe: a damaged pack is marked like those of a prune before it goes | safe: what can be read has been written anew before | safe: both mark, then look |
+//! | repair | safe: a damaged pack gets a tombstone before it goes, as in a prune | safe: what can be read was written anew before | safe: both mark, then look |
 //!
-//! Entries of the journal are only added, each under a name of its own, and nothing reads them but people and `status`: safe beside everything.
+//! Entries of the journal are safe beside everything: they are only added, each under a name of its own, and only people and `status` read them.
 
 pub mod catalog;
 
@@ -28,6 +28,7 @@ mod marks;
 mod merkle;
 mod names;
 mod new_chunk;
+mod numbers;
 mod open;
 mod packer;
 mod places;
@@ -68,6 +69,7 @@ pub use merkle::{ChunkSpan, Spans, TreeCursor};
 pub(crate) use merkle::{read_node, zeros};
 pub(crate) use names::Misplaced;
 pub use new_chunk::{BaseSlice, NewChunk, Reference};
+pub(crate) use numbers::{u32_from, u64_from, usize_from};
 pub use open::{InitOptions, OpenOptions};
 pub use packer::{BACKUP_LEN_MAX, too_much_text};
 pub use private::LocalCatalog;
@@ -131,12 +133,12 @@ impl std::fmt::Debug for Repository {
 }
 
 impl Repository {
-    /// Where its objects are.
+    /// Where its objects are kept.
     pub fn backend(&self) -> &dyn Backend {
         &*self.inner.backend
     }
 
-    /// What holds for it for ever.
+    /// The settings that were fixed when it was made.
     pub fn config(&self) -> &Config {
         &self.inner.config
     }
@@ -146,13 +148,13 @@ impl Repository {
         &self.inner.keys
     }
 
-    /// The local catalog that it works with at this moment.
+    /// The local catalog that it uses at this moment.
     pub fn catalog(&self) -> Arc<LocalCatalog> {
         Arc::clone(&self.inner.local.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Does something with the catalog, and once more with another one if the catalog fails: it is damaged, was removed, or another
-    /// process holds it. `work` must not keep what it learnt from the first.
+    /// Calls `work` with the catalog. If the catalog fails (it is damaged, was removed, or another process holds it), `work` is called once
+    /// more, with another catalog. So `work` must not keep anything that it learnt in the first call.
     pub(crate) fn on_catalog<T>(&self, work: impl Fn(&LocalCatalog) -> Result<T>) -> Result<T> {
         let local = self.catalog();
         match work(&local) {
@@ -161,11 +163,13 @@ impl Repository {
         }
     }
 
-    /// Replaces a catalog that has failed, unless another thread has done so, by one into which all packs are listed.
+    /// Replaces a catalog that has failed by one into which all packs are listed. If another thread has done so already, that one is used.
     fn other_catalog(&self, failed: &Arc<LocalCatalog>) -> Result<Arc<LocalCatalog>> {
         let mut local = self.inner.local.write().unwrap_or_else(PoisonError::into_inner);
+        // Under the write lock, so that only one thread lists all packs.
         if Arc::ptr_eq(&local, failed) {
             let Inner { cache_dir, keys, backend, .. } = &*self.inner;
+            // A damaged catalog was replaced by an empty one, which can be shared. A catalog that another process holds is left to it.
             let other = match failed.is_damaged() {
                 true => LocalCatalog::open(cache_dir, keys, &backend.location())?,
                 false => LocalCatalog::private(cache_dir, keys, &backend.location())?,
@@ -177,7 +181,7 @@ impl Repository {
         Ok(Arc::clone(&local))
     }
 
-    /// The directory of the local catalogs and spools.
+    /// The directory of local catalogs and spools.
     pub fn cache_dir(&self) -> &Path {
         &self.inner.cache_dir
     }
@@ -187,46 +191,46 @@ impl Repository {
         self.inner.threads
     }
 
-    /// How long it took to make the key of the passphrase.
+    /// How long deriving the key from the passphrase took.
     pub fn key_derivation(&self) -> Duration {
         self.inner.key_derivation
     }
 
-    /// Seals a snapshot record; the id is the hash of what is stored.
+    /// Seals a snapshot record. Its id is the hash of the stored bytes.
     pub(crate) fn seal_snapshot(&self, snapshot: &SnapshotRecord) -> Result<(SnapshotId, Vec<u8>)> {
         snapshot.verify_texts().map_err(|m| m.of("a new snapshot record"))?;
-        let stored = self.with_copy(self.seal_record(Kind::Snapshot, snapshot)?)?;
+        let stored = self.with_replica(self.seal_record(Kind::Snapshot, snapshot)?)?;
         Ok((SnapshotId(*blake3::hash(&stored).as_bytes()), stored))
     }
 
-    /// Opens a stored snapshot record that was found under this name, pending or committed. Whether the name is that of its source has to be looked at yet.
+    /// Opens a snapshot record, pending or committed, that was found under this name. The caller must still compare the name with the
+    /// record's source.
     fn open_snapshot(&self, object: &ObjectKey, stored: Vec<u8>) -> Result<SnapshotRecord> {
-        let snapshot: SnapshotRecord = self.open_record(Kind::Snapshot, object, &self.without_copy(object, stored)?)?;
+        let snapshot: SnapshotRecord = self.open_record(Kind::Snapshot, object, &self.without_replica(object, stored)?)?;
         snapshot.verify_texts().map_err(|m| m.of(object))?;
         Ok(snapshot)
     }
 
-    /// Seals what a tombstone says.
+    /// Seals a tombstone.
     pub(crate) fn seal_tombstone(&self, tombstone: &Tombstone) -> Result<Vec<u8>> {
-        self.with_copy(self.seal_record(Kind::Tombstone, tombstone)?)
+        self.with_replica(self.seal_record(Kind::Tombstone, tombstone)?)
     }
 
-    /// Marks packs, durably, as to be deleted; gives how many were. In [`WriteMode::CreateNew`] a mark that is there is as good.
+    /// Writes these tombstones, durably, and returns how many were new. With [`WriteMode::CreateNew`] a tombstone that is there stays as it is.
     pub(crate) fn write_tombstones(&self, tombstones: impl Iterator<Item = Tombstone>, mode: WriteMode) -> Result<u64> {
         let sealed = tombstones.map(|tombstone| Ok((ObjectKey::Tombstone(tombstone.object), self.seal_tombstone(&tombstone)?)));
         let objects: Vec<(ObjectKey, Vec<u8>)> = sealed.collect::<Result<_>>()?;
         let written = self.backend().write_all(&objects, mode)?;
-        Ok(written.into_iter().filter(|written| *written).count() as u64)
+        Ok(u64_from(written.into_iter().filter(|written| *written).count()))
     }
 
-    /// What the tombstone of this id says; `None` if it has just gone, or says nothing that can be read, or was written for another id: only its name
-    /// counts.
+    /// The content of the tombstone of this id. `None` if it has just gone, cannot be read, or was written for another id: then only its name counts.
     pub(crate) fn read_tombstone(&self, id: PackId) -> Result<Option<Tombstone>> {
         let object = ObjectKey::Tombstone(id);
-        let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_copy(&object, stored)?);
+        let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_replica(&object, stored)?);
         match self.read_record(&object).and_then(|stored| stored.map(open).transpose()) {
             Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => Ok(None),
-            // Whoever holds the storage can copy an old one to the name of a pack that has just been marked.
+            // Someone who controls the storage can copy an old tombstone to the name of a pack that was marked a moment ago.
             other => Ok(other?.filter(|tombstone: &Tombstone| tombstone.object == id)),
         }
     }
@@ -240,7 +244,7 @@ impl Repository {
         Ok([&header.encode()[..], &body].concat())
     }
 
-    /// The record in what [`Repository::seal_record`] gave.
+    /// Opens what [`Repository::seal_record`] made.
     fn open_record<T: Serialize + DeserializeOwned>(&self, kind: Kind, object: &ObjectKey, stored: &[u8]) -> Result<T> {
         let open = || {
             let header = ObjectHeader::decode(stored, kind)?;
@@ -252,7 +256,7 @@ impl Repository {
     }
 }
 
-/// Fresh random bytes for an object's salt.
+/// Fresh random bytes for the salt of an object.
 pub(crate) fn random_salt() -> Result<[u8; SALT_LEN]> {
     let mut salt = [0; SALT_LEN];
     match getrandom::fill(&mut salt) {

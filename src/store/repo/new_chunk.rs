@@ -1,19 +1,20 @@
-//! What a writer is given: chunks, and what they are probably like.
+//! The input of a writer: new chunks, each with references to stored chunks that it probably resembles. References are guesses: a wrong one
+//! costs bytes, never data.
 
 use crate::id::ChunkId;
 
-/// A chunk to be stored.
+/// A chunk that will be stored.
 #[derive(Debug, Clone)]
 pub struct NewChunk<'a> {
     /// Its id.
     pub id: ChunkId,
     /// Its plain bytes.
     pub plain: &'a [u8],
-    /// What it is probably like, the best first; the lineage of the one that is taken goes on.
+    /// Stored chunks that it probably resembles, the best first. The lineage of the one that is taken continues.
     pub references: Vec<Reference>,
 }
 
-/// A part of a chunk that is stored.
+/// A part of a stored chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BaseSlice {
     /// The chunk.
@@ -24,26 +25,26 @@ pub struct BaseSlice {
     pub len: u32,
 }
 
-/// What a new chunk is probably like.
+/// One guess at what a new chunk resembles.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reference {
-    /// The chunk that stood in its place in the parent snapshot; its lineage goes on.
+    /// The chunk in the same place in the parent snapshot. Its lineage continues.
     pub predecessor: Option<ChunkId>,
-    /// The parts of stored chunks that hold what is probably in it, in the order in which they are to stand before it; empty for the whole predecessor.
-    /// If they are not within the format's bounds for a prefix, the chunk is stored whole.
+    /// Parts of stored chunks whose content is probably in the new chunk, in the order in which they stand in the prefix. Empty means the
+    /// whole predecessor. If they exceed the format's bounds for a prefix, the chunk is stored whole.
     pub slices: Vec<BaseSlice>,
-    /// The parts of other chunks that hold what has come to the predecessor's place, the best last; for pages only. Those for which there is no
+    /// Parts of other chunks whose content has moved to the predecessor's place, the best last. For pages only. Parts for which there is no
     /// room are left out.
     pub beside: Vec<BaseSlice>,
 }
 
 impl Reference {
-    /// To the chunk that stood in its place.
+    /// A reference to the chunk in the same place.
     pub fn to(predecessor: Option<ChunkId>) -> Self {
         Reference { predecessor, ..Reference::default() }
     }
 
-    /// The chunks that it names; one may come several times.
+    /// The chunks that it names. A chunk may come several times.
     pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
         self.predecessor.into_iter().chain(self.slices.iter().chain(&self.beside).map(|slice| slice.id))
     }

@@ -1,4 +1,7 @@
 //! Making and opening repositories.
+//!
+//! Making one ends with writing the configuration; until then there is no repository, and `init` can be run again. Opening one verifies that it is
+//! the repository that this machine knows at this place, and that its configuration is the one that the key was made for.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -26,36 +29,33 @@ const PAGE_CHUNK_LEN: u32 = 64 << 10;
 /// Aimed-at bytes in a content-defined chunk, for new repositories.
 const CONTENT_CHUNK_LEN: u32 = 64 << 10;
 
-/// The page that says how to read a repository without icecore.
+/// The page that says how a repository is read without icecore.
 const FORMAT_PAGE: &str = include_str!("../../../store-format.md");
 
 /// How to make a repository.
 pub struct InitOptions {
     /// The passphrase; `None` makes an unencrypted repository.
     pub passphrase: Option<Zeroizing<String>>,
-    /// What deriving its key shall cost.
+    /// The cost of deriving the key from the passphrase.
     pub cost: KdfCost,
-    /// Parity of packs in percent, up to [`PARITY_PERCENT_MAX`], and a second copy of each record; 0 for none.
+    /// Parity of packs in percent, up to [`PARITY_PERCENT_MAX`]; 0 for none. With parity, each record gets a replica, too.
     pub parity_percent: u8,
 }
 
 /// How to open a repository.
 pub struct OpenOptions<'a> {
-    /// Asked for the passphrase if the repository is encrypted.
+    /// Gives the passphrase. It is called only if the repository is encrypted.
     pub passphrase: &'a dyn Fn() -> Result<Zeroizing<String>>,
     /// The directory of the local catalogs.
     pub cache_dir: PathBuf,
     /// How many threads work for one operation.
     pub threads: usize,
-    /// What it must be to be opened.
+    /// Conditions under which the repository is opened.
     pub trust: Trust<'a>,
 }
 
 impl Repository {
-    /// Makes a repository in an empty backend and gives its id.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] if there is one already, or if too much parity is asked for.
+    /// Makes a repository in an empty backend and returns its id.
     pub fn init(backend: &dyn Backend, options: &InitOptions) -> Result<RepositoryId> {
         if options.parity_percent > PARITY_PERCENT_MAX {
             return Err(Error::InvalidArgument(format!("parity of more than {PARITY_PERCENT_MAX} % is not possible")));
@@ -66,7 +66,7 @@ impl Repository {
             }
         }
         refuse_remains(backend)?;
-        // Whoever finds the disk in twenty years can read it.
+        // So that a person who finds the disk in twenty years can read it.
         backend.leave_text(FORMAT_PAGE_NAME, FORMAT_PAGE)?;
         let config = Config {
             repository: RepositoryId(random_salt()?),
@@ -83,26 +83,27 @@ impl Repository {
                 KeyPayload { master: random_salt()?, config_hash: *blake3::hash(&config_bytes).as_bytes(), config: config.clone() };
             let wrapped =
                 keyring::wrap(&config.repository, &payload, passphrase.as_bytes(), random_salt()?, options.cost).map_err(malformed)?;
+            // The key record is durable before there is a configuration: a repository whose key was lost could never be read.
             let (id, bytes) = (KeyId(random_salt()?), wrapped.encode());
             backend.write(&ObjectKey::Key(id, Replica::Second), &[&bytes], WriteMode::CreateNew)?;
             backend.write(&ObjectKey::Key(id, Replica::First), &[&bytes], WriteMode::CreateNew)?;
             own = Some(id);
         }
-        // The configuration comes last: until it is there, there is no repository, and init can be run again. Of several that run at once, the one whose
-        // second copy takes the name makes the repository. No other key record is touched before that: it may be the winner's.
+        // The configuration comes last. Until it is there, there is no repository, and init can be run again. Several may run at once: the one that
+        // first writes the second replica makes the repository. No other key record is touched before that, because it may be the winner's.
         let second = ObjectKey::Config(Replica::Second);
         match backend.write(&second, &[&config_bytes], WriteMode::CreateNew) {
             Err(Error::Backend { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
-                // A write whose answer got lost and which was sent again finds its own.
+                // If the answer to a write was lost and it was sent again, it finds its own bytes. Then this init has won.
                 if backend.read_if_there(&second, CONFIG_LEN_MAX)?.as_ref() != Some(&config_bytes) {
-                    let keys: Vec<ObjectKey> = own.into_iter().flat_map(both_copies).collect();
+                    let keys: Vec<ObjectKey> = own.into_iter().flat_map(both_replicas).collect();
                     backend.delete(&keys)?;
                     return Err(taken(backend));
                 }
             }
             written => written?,
         }
-        // From here on nobody else can make it one, and key records of inits that were interrupted or came too late open nothing.
+        // From here on no other init can win. Key records of inits that were interrupted or came too late open nothing, so they go.
         remove_other_keys(backend, own)?;
         backend.write(&ObjectKey::Config(Replica::First), &[&config_bytes], WriteMode::CreateNew)?;
         Ok(config.repository)
@@ -111,13 +112,14 @@ impl Repository {
     /// Opens a repository.
     ///
     /// # Errors
-    /// [`Error::NoRepository`], [`Error::WrongPassphrase`], [`Error::Corrupt`] when both copies of the configuration or of every key
-    /// record are damaged, [`Error::UnsupportedFormat`]; [`Error::Refused`] if it is not the one that this machine has seen at this location, or is not
-    /// encrypted and should be.
+    /// [`Error::NoRepository`], [`Error::WrongPassphrase`], [`Error::UnsupportedFormat`]; [`Error::Corrupt`] if both replicas of the
+    /// configuration or of every key record are damaged; [`Error::Refused`] if this machine has seen another repository at this location,
+    /// or if the repository is not encrypted and should be.
     pub fn open(backend: Arc<dyn Backend>, options: &OpenOptions<'_>) -> Result<Self> {
         let (config, config_bytes) = read_config(&*backend)?;
         let found = Seen::new(config.repository, config.encrypted);
         let memory = Memory::of(&options.cache_dir, &backend.location());
+        // Before the passphrase is asked for: a repository that someone put in the place of another one must not get it.
         memory.allow(&found, &options.trust)?;
         let mut key_derivation = Duration::ZERO;
         let (config, keys) = match config.encrypted {
@@ -148,7 +150,7 @@ fn taken(backend: &dyn Backend) -> Error {
     Error::InvalidArgument(format!("{} holds a repository already", backend.location()))
 }
 
-fn both_copies(id: KeyId) -> [ObjectKey; 2] {
+fn both_replicas(id: KeyId) -> [ObjectKey; 2] {
     [Replica::First, Replica::Second].map(|replica| ObjectKey::Key(id, replica))
 }
 
@@ -159,7 +161,8 @@ fn remove_other_keys(backend: &dyn Backend, own: Option<KeyId>) -> Result<()> {
     if keys.is_empty() { Ok(()) } else { backend.delete(&keys) }
 }
 
-/// Without a configuration there may be key records of an init that was interrupted, but nothing that depends on them.
+/// Refuses a place with packs or snapshots but without a configuration. Key records alone are left by an init that was interrupted; nothing
+/// depends on them.
 fn refuse_remains(backend: &dyn Backend) -> Result<()> {
     for kind in [ObjectKind::Pack, ObjectKind::Snapshot] {
         if let Some(key) = backend.names(kind)?.next() {
@@ -167,7 +170,7 @@ fn refuse_remains(backend: &dyn Backend) -> Result<()> {
             return Err(Error::corrupt(
                 backend.location(),
                 format!(
-                    "there is no configuration, but {key}: both copies of `config` were lost, and a new one would make this unreadable for ever"
+                    "there is no configuration, but {key}: both copies of `config` were lost. A new one would make this unreadable for ever"
                 ),
             ));
         }
@@ -175,7 +178,7 @@ fn refuse_remains(backend: &dyn Backend) -> Result<()> {
     Ok(())
 }
 
-/// A configuration that says "not encrypted" beside key records was put there by someone else.
+/// Refuses a configuration that says "not encrypted" if there are key records. Someone else put that configuration there.
 fn refuse_stripped(backend: &dyn Backend) -> Result<()> {
     match backend.names(ObjectKind::Key)?.next() {
         None => Ok(()),
@@ -186,7 +189,7 @@ fn refuse_stripped(backend: &dyn Backend) -> Result<()> {
     }
 }
 
-/// Tries the passphrase on every key record, the cheapest first: whoever can write to the repository may have added some that take long.
+/// Tries the passphrase on every key record, the cheapest first. Someone who can write to the repository may have added records that take very long.
 fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphrase: &[u8]) -> Result<KeyPayload> {
     let mut ids: Vec<KeyId> = Vec::new();
     for key in backend.names(ObjectKind::Key)? {
@@ -202,12 +205,13 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
     for id in ids.into_iter().take(KEY_RECORDS_MAX) {
         match read_key(backend, id) {
             Ok(key_record) => key_records.push((id, key_record)),
-            // Another one may serve, whatever is odd about this: a version that is not known, a name that is no file.
+            // Whatever is wrong with this record (an unknown version, a directory of its name), another one may serve.
             Err(error) => damage = damage.or(Some(error)),
         }
     }
     key_records.sort_by_key(|(id, key_record)| (key_record.cost.work_kib(), *id));
     let mut work_kib = 0;
+    // A bound on the work of all records together. Without it, added records could keep the repository from being opened.
     let affordable = key_records.iter().take_while(|(_, key_record)| {
         work_kib += key_record.cost.work_kib();
         work_kib <= KDF_WORK_KIB_TOTAL
@@ -216,7 +220,7 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
     let tried = affordable > 0;
     if affordable < key_records.len() || found > KEY_RECORDS_MAX {
         let detail =
-            format!("it has {found} key records, of which the passphrase was tried on {affordable}: the others would take too long");
+            format!("it has {found} key records; the passphrase was tried on {affordable} of them, because the others would take too long");
         damage = damage.or_else(|| Some(Error::corrupt("the repository", detail)));
     }
     for (id, key_record) in key_records.iter().take(affordable) {
@@ -227,15 +231,16 @@ fn unlock(backend: &dyn Backend, config: &Config, config_bytes: &[u8], passphras
         }
     }
     match damage {
-        // With a record that could not be tried, the passphrase may well be right.
+        // A record could not be tried, so the passphrase may be right after all.
         Some(error) => Err(error),
         None if tried => Err(Error::WrongPassphrase { location: backend.location() }),
         None => Err(Error::corrupt("the repository", "it has no key records; without one nothing in it can be read")),
     }
 }
 
+/// Compares the configuration with the one that is sealed in the key record. Someone without the key can exchange only the former.
 fn check_binding(mut payload: KeyPayload, config: &Config, config_bytes: &[u8]) -> Result<KeyPayload> {
-    // Features are bound by the hash.
+    // The sealed record does not hold the parity; the hash over all bytes of the configuration covers it.
     payload.config.parity_percent = config.parity_percent;
     let bound = *blake3::hash(config_bytes).as_bytes() == payload.config_hash && payload.config == *config;
     match bound {

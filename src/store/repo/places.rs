@@ -1,4 +1,4 @@
-//! Knowing where chunks lie before they are read: whole chains looked up in batches, and kept.
+//! Remembers where chunks lie. Whole chains are looked up in batches before they are read, because one look-up for each link would be slow.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +11,13 @@ use crate::id::ChunkId;
 use crate::store::format::LEVEL_READ_MAX;
 use crate::store::format::pack::IdPrefix;
 
-/// Rough bytes of looked-up places kept.
+/// About the bytes of looked-up places that are kept.
 const PLACES_BUDGET: usize = 8 << 20;
-/// Rough bytes of one list of copies, beside its copies.
+/// About the bytes of one list of copies, without the copies.
 const LIST_BYTES: usize = 96;
 
-/// The copies of chunks by the start of their ids. What it keeps may be out of date, as what it gives is a moment later: packs are added, which is no
-/// matter to whoever has found a copy, or go, which reading them finds out.
+/// The copies of chunks by the start of their ids. What it knows may be out of date. Packs may be added meanwhile; a copy that was found stays
+/// valid. Packs may also be deleted; reading then fails with NotFound and the caller looks again.
 pub(crate) struct Places {
     repo: Repository,
     known: Mutex<Cache<IdPrefix, Arc<[StoredCopy]>>>,
@@ -28,7 +28,7 @@ impl Places {
         Places { repo: repo.clone(), known: Mutex::new(Cache::new(PLACES_BUDGET)) }
     }
 
-    /// All copies of chunks whose id starts so, the lowest level first.
+    /// All copies of chunks whose id starts with `prefix`, the lowest level first.
     pub(crate) fn candidates(&self, prefix: IdPrefix) -> Result<Arc<[StoredCopy]>> {
         if let Some(copies) = self.kept(prefix) {
             return Ok(copies);
@@ -45,16 +45,17 @@ impl Places {
         Ok(self.candidates(id.prefix())?.iter().filter(|copy| copy.entry.id == *id).cloned().collect())
     }
 
-    /// All copies that may serve as the base of a frame of level `below`: of a lower level, so that no cycle can exist. The lowest level first.
+    /// All copies that may be the base of a frame of level `below`, the lowest level first. They have a lower level, so that no cycle can exist.
     pub(crate) fn bases(&self, prefix: IdPrefix, below: u8) -> Result<Vec<StoredCopy>> {
         Ok(self.candidates(prefix)?.iter().filter(|copy| copy.frame().level < below).cloned().collect())
     }
 
-    /// Looks up these chunks and everything that reading them takes, a batch for each level of their chains. What is not found is left for the
-    /// one who wants it.
+    /// Looks up these chunks and all their bases, with one batch for each level of their chains. A chunk that is not found is left to the read that
+    /// needs it.
     pub(crate) fn prefetch(&self, prefixes: impl Iterator<Item = IdPrefix>) -> Result<()> {
         let mut wanted: Vec<IdPrefix> = prefixes.collect();
         let mut seen: HashSet<IdPrefix> = wanted.iter().copied().collect();
+        // A chain has no more links than levels, so this many rounds reach its end.
         for _ in 0..=LEVEL_READ_MAX {
             wanted.sort_unstable();
             wanted.dedup();
@@ -71,7 +72,7 @@ impl Places {
                     found.push(copies);
                 }
             }
-            // The first copy is the one that will be read, unless it turns out bad.
+            // The first copy will be read, unless it turns out bad. So only its bases are looked up.
             let bases = found.iter().filter_map(|copies| copies.first()).flat_map(|copy| &copy.frame().slices).map(|slice| slice.base);
             wanted = bases.filter(|base| seen.insert(*base)).collect();
             if wanted.is_empty() {
@@ -81,7 +82,7 @@ impl Places {
         Ok(())
     }
 
-    /// Forgets everything: what it keeps has turned out wrong.
+    /// Forgets everything, because something that it knew has turned out wrong.
     pub(crate) fn forget(&self) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Cache::new(PLACES_BUDGET);
     }

@@ -1,6 +1,8 @@
-//! The catalog that a process works with: the one that all share, or, if that is held by a process that does not go on (suspended in the
-//! middle of a write), one of its own. So nobody waits for it, and what it costs is reading the tables of all packs once more. A catalog
-//! that is found damaged, or whose file is removed, is replaced in the middle of the work.
+//! The catalog that a process works with.
+//!
+//! It is the shared one. If a process that does not go on holds that one (suspended in the middle of a write), it is a private one. So no
+//! process ever waits for another; it only has to read the tables of all packs once more. A catalog that turns out damaged, or whose file
+//! is removed, is replaced while the work goes on.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -16,18 +18,18 @@ use crate::fs::dirlock::DirLock;
 use crate::id::random_hex;
 use crate::store::crypto::Keys;
 
-/// What the names of private directories start with.
+/// The start of the names of private directories.
 const PREFIX: &str = "private-";
-/// How often a new directory may be removed by another process before it is locked.
+/// How often to try again when another process removes a new directory before it is locked.
 const TRIES: usize = 16;
 
-/// The catalog that a repository works with, and what is known only together with it. Fields are dropped in this order.
+/// The catalog that a repository works with, and data that belongs to it. Fields are dropped in this order: the catalog before its directory.
 pub struct LocalCatalog {
     catalog: Catalog,
-    /// By the catalog's own numbers of packs.
+    /// Decoded tables of packs, by the catalog's numbers.
     pub(super) tables: Tables,
-    /// Set once all packs have been listed into this catalog, which happens at most once when a chunk cannot be found: what could not be
-    /// read. Locked meanwhile, so that no other thread takes a chunk for lost.
+    /// Set once all packs have been listed into this catalog: errors for packs that could not be read. That happens at most once when a
+    /// chunk cannot be found. It is locked while listing, so that no other thread takes a chunk for lost.
     pub(super) listed_all: Mutex<Option<Vec<Error>>>,
     _dir: Option<PrivateDir>,
 }
@@ -41,12 +43,13 @@ impl Deref for LocalCatalog {
 }
 
 impl LocalCatalog {
-    /// The shared catalog in `dir` if it can be written now; a private one if another process holds it; one in memory if there can be no file.
+    /// The shared catalog in `dir` if it can be written now. A private one if another process holds it. One in memory if no file can be made.
     pub(super) fn open(dir: &Path, keys: &Keys, location: &str) -> Result<Self> {
         let shared =
             Catalog::open(dir, keys.repository(), location, &keys.catalog_key()).and_then(|catalog| catalog.probe().map(|()| catalog));
         match shared {
             Ok(catalog) => Ok(Self::new(catalog, None)),
+            // The other process may never go on. Waiting for it could stop all backups of this machine.
             Err(Error::Busy { .. }) => Self::private(dir, keys, location),
             Err(_) => Self::in_memory(keys, location),
         }
@@ -56,7 +59,7 @@ impl LocalCatalog {
         Ok(Self::new(Catalog::in_memory(keys.repository(), location)?, None))
     }
 
-    /// An empty catalog that no other process uses: in a file, or in memory if there can be none.
+    /// An empty catalog that no other process uses: in a file, or in memory if no file can be made.
     pub(super) fn private(dir: &Path, keys: &Keys, location: &str) -> Result<Self> {
         let open = |dir: &PrivateDir| Catalog::open(&dir.path, keys.repository(), location, &keys.catalog_key());
         let in_file = PrivateDir::make(dir).ok().and_then(|dir| Some((open(&dir).ok()?, dir)));
@@ -70,13 +73,13 @@ impl LocalCatalog {
         LocalCatalog { catalog, tables: Tables::new(), listed_all: Mutex::new(None), _dir: dir }
     }
 
-    /// Whether an error is this catalog's own, not the repository's: then another one helps.
+    /// Whether an error comes from this catalog and not from the repository. Then another catalog helps.
     pub(super) fn has_failed(&self, error: &Error) -> bool {
         matches!(error, Error::Busy { path, .. } | Error::Catalog { path, .. } if path == self.catalog.path())
     }
 }
 
-/// A directory that is locked as long as its process lives, and removed with it or by the next one that makes such a directory.
+/// A directory that is locked while its process lives. It is removed when dropped, or by the next process that makes such a directory.
 struct PrivateDir {
     path: PathBuf,
     _lock: DirLock,
@@ -89,6 +92,7 @@ impl PrivateDir {
         for _ in 0..TRIES {
             let path = parent.join(format!("{PREFIX}{}", random_hex::<8>()?));
             DirBuilder::new().mode(0o700).create(&path)?;
+            // Between making and locking it, another process may take it for abandoned and remove it.
             if let Some(lock) = DirLock::try_new(&path)? {
                 return Ok(PrivateDir { path, _lock: lock });
             }
@@ -99,12 +103,12 @@ impl PrivateDir {
 
 impl Drop for PrivateDir {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next process that needs one.
+        // If it cannot be removed now, the next process that needs one removes it.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes the directories of processes that were killed. A suspended one keeps its lock.
+/// Removes the directories of killed processes. A suspended process still holds its lock, so its directory stays.
 fn remove_abandoned(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;

@@ -1,4 +1,7 @@
-//! Reading chunks back, verified. One reader serves restore, check, deltas and everything that looks inside.
+//! Reading chunks back. There is one reader for restore, check, deltas and everything that looks inside.
+//!
+//! It guarantees that every byte it returns was compared with the chunk's id. If a copy is bad, it tries the other copies, and at last heals
+//! packs with their parity. Its caches are bounded in bytes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::{Deref, Range};
@@ -16,6 +19,7 @@ use crate::store::backend::ObjectKey;
 use crate::store::codec::Decoder;
 use crate::store::format::pack::{Encoding, Frame, IdPrefix, Slice};
 use crate::store::format::{Malformed, WORK_READ_MAX};
+use crate::store::repo::usize_from;
 
 /// Bytes of opened segments kept.
 const SEGMENTS_BUDGET: usize = 8 << 20;
@@ -23,22 +27,24 @@ const SEGMENTS_BUDGET: usize = 8 << 20;
 const FRAMES_BUDGET: usize = 12 << 20;
 /// Bytes of opened segments, and of decoded frames, that a reader of trees keeps: nodes lie in small segments and frames.
 const TREES_BUDGET: usize = 4 << 20;
-/// How many ways to choose among chunks that share the 8 bytes of id by which bases are named are tried: one, unless somebody made them collide.
+/// Bases are named by 8 bytes of their ids. If several chunks share these, this many combinations are tried. That happens only when someone made
+/// ids collide.
 const CHOICES_MAX: usize = 64;
 
-/// Gives chunks back, each verified against its id before a byte of it is used. Safe to share among threads.
+/// Gives chunks back. Each is verified against its id before a byte of it is used. It can be shared among threads.
 pub struct Reader {
     repo: Repository,
     places: Places,
     segments: Segments,
     frames: Mutex<Cache<FramePlace, Arc<Vec<u8>>>>,
     decoders: Mutex<Vec<Decoder>>,
+    /// How many frames were decoded.
     decoded: AtomicU64,
-    /// Packs in which something did not turn out to be what was written.
+    /// Packs in which something was not as it was written.
     bad_packs: Arc<Mutex<BTreeSet<PackId>>>,
 }
 
-/// The bytes of a chunk, in those of what holds it.
+/// The bytes of a chunk, as a part of the frame that holds it.
 #[derive(Debug, Clone)]
 pub struct ChunkBytes {
     frame: Arc<Vec<u8>>,
@@ -47,8 +53,9 @@ pub struct ChunkBytes {
 
 impl ChunkBytes {
     pub(super) fn of(copy: &StoredCopy, frame: Arc<Vec<u8>>) -> Self {
-        let start = copy.entry.offset as usize;
-        ChunkBytes { frame, range: start..start + copy.entry.plain_len as usize }
+        // Decoding the pack's table has verified that the chunk lies within its frame.
+        let start = usize_from(copy.entry.offset);
+        ChunkBytes { frame, range: start..start + usize_from(copy.entry.plain_len) }
     }
 }
 
@@ -66,7 +73,7 @@ impl Reader {
         Self::with_budgets(repo, SEGMENTS_BUDGET, FRAMES_BUDGET)
     }
 
-    /// The same with small caches, for nodes and listings.
+    /// A reader with small caches, for nodes and listings.
     pub(crate) fn for_trees(repo: &Repository) -> Self {
         Self::with_budgets(repo, TREES_BUDGET, TREES_BUDGET)
     }
@@ -102,22 +109,22 @@ impl Reader {
         &self.places
     }
 
-    /// Looks up where these chunks and their bases lie, all at once: much cheaper than one by one. Reading them later works without it too.
+    /// Looks up in a few batches where these chunks and their bases lie, which is much cheaper than one by one. Reading them works without it, too.
     pub fn prefetch(&self, ids: impl Iterator<Item = ChunkId>) -> Result<()> {
         self.places.prefetch(ids.map(|id| id.prefix()))
     }
 
-    /// The same for what these copies are deltas of.
+    /// Looks up the bases of these copies, as [`Reader::prefetch`] does.
     pub(crate) fn prefetch_bases<'c>(&self, copies: impl Iterator<Item = &'c StoredCopy>) -> Result<()> {
         self.places.prefetch(copies.flat_map(|copy| copy.frame().slices.iter().map(|slice| slice.base)))
     }
 
-    /// Takes the stored bytes of a whole pack that were read for another reason, so that they are not read again; the caller bounds how many.
+    /// Takes the stored bytes of a whole pack that were read for another reason, so that they are not read again. The caller bounds how many packs.
     pub(crate) fn hold(&self, pack: PackId, bytes: Vec<u8>) {
         self.segments.hold(pack, bytes);
     }
 
-    /// Forgets where chunks lie: what is known of that keeps the tables of packs in memory.
+    /// Forgets where chunks lie. This also frees the tables of packs that this knowledge keeps in memory.
     pub(crate) fn forget_places(&self) {
         self.places.forget();
     }
@@ -127,18 +134,19 @@ impl Reader {
         self.decoded.load(Ordering::Relaxed)
     }
 
-    /// The packs in which something that it has read was not what was written, up to now and from now on.
+    /// The packs in which the reader finds something that is not as it was written. It goes on adding to this set.
     pub(crate) fn bad_packs(&self) -> Arc<Mutex<BTreeSet<PackId>>> {
         Arc::clone(&self.bad_packs)
     }
 
-    /// The plain bytes of a chunk, from the first of its copies that is whole.
+    /// The plain bytes of a chunk, from the first of its copies that is good.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming the bad pack, when no copy is whole; [`Error::Backend`] when reading itself fails.
+    /// [`Error::Corrupt`] with the bad pack, if no copy is good; [`Error::Backend`] if reading itself fails.
     pub fn chunk(&self, id: &ChunkId) -> Result<ChunkBytes> {
         let mut failure = None;
-        // Packs that no listed snapshot names (its own was forgotten, a prune has rewritten them) are found by listing them all, once.
+        // A pack that no listed snapshot names is found by listing all packs once: its snapshot was forgotten, or a prune wrote it. The second
+        // round also heals. It comes last, because healing takes the whole pack into memory.
         for attempt in 0..2 {
             for copy in &self.places.copies(id)? {
                 let read = if attempt == 0 { self.copy(copy) } else { self.healed_copy(copy) };
@@ -156,8 +164,8 @@ impl Reader {
         Err(failure.unwrap_or_else(|| self.repo.lost(format!("chunk {id}"), "it is in no pack")))
     }
 
-    /// The plain bytes of one copy of a chunk. Its bases are not verified one by one, as a wrong one cannot give bytes that match the chunk's
-    /// id; if these do not match, the chain is walked to name the link that is bad, and to find other copies for it.
+    /// The plain bytes of one copy of a chunk. Its bases are not verified one by one, because a wrong base cannot give bytes that match the
+    /// chunk's id. If they do not match, the chain is walked: this names the bad link, and finds other copies for it.
     pub(crate) fn copy(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
         let frame = match self.kept(copy) {
             Some(frame) => Some(frame),
@@ -169,16 +177,17 @@ impl Reader {
         }
     }
 
-    /// The plain bytes of one copy of a chunk, even if they or those of its bases have to be healed with the parity of their packs: for when all else failed.
+    /// The plain bytes of one copy of a chunk. If its bytes or those of its bases are damaged, they are healed with the parity of their
+    /// packs. Use this when everything else has failed.
     pub(crate) fn healed_copy(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
         self.walk(copy, &mut Walk::new(true))
     }
 
     pub(super) fn matches(&self, copy: &StoredCopy, bytes: &[u8]) -> bool {
-        bytes.len() == copy.entry.plain_len as usize && self.repo.keys().chunk_id(bytes) == copy.entry.id
+        bytes.len() == usize_from(copy.entry.plain_len) && self.repo.keys().chunk_id(bytes) == copy.entry.id
     }
 
-    /// The decoded frame of a copy, if it is kept; not verified.
+    /// The decoded frame of a copy, if the cache has it. It is not verified.
     pub(super) fn kept(&self, copy: &StoredCopy) -> Option<Arc<Vec<u8>>> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(&copy.frame_place())
     }
@@ -187,14 +196,15 @@ impl Reader {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).put(copy.frame_place(), Arc::clone(frame), frame.len());
     }
 
-    /// The bytes of a copy that does not come out right: every base is verified, from whichever of its copies is whole. What is found to be
-    /// whole is kept, so that bases that are shared are not walked once for each way that leads to them.
+    /// Decodes a copy that did not come out right. Every base is verified, and taken from a copy of it that is good. Good frames are kept, so that
+    /// a shared base is walked only once, however many ways lead to it.
     fn walk(&self, copy: &StoredCopy, walk: &mut Walk) -> Result<ChunkBytes> {
         if let Some(bytes) = self.kept(copy).map(|frame| ChunkBytes::of(copy, frame)).filter(|bytes| walk.trusts(self, copy, bytes)) {
             return Ok(bytes);
         }
+        // A hostile pack could build chains that branch again and again. The bound ends the walk.
         walk.work = walk.work.checked_sub(1).ok_or_else(|| too_much_work(copy))?;
-        // For each slice what may be meant; more than one only if two chunks share the start of their ids.
+        // For each slice, the bytes that it may mean. There is more than one only if two chunks share the start of their ids.
         let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
         for slice in &copy.frame().slices {
             parts.push(self.verified_parts(copy, slice, walk)?);
@@ -208,11 +218,13 @@ impl Reader {
         }
     }
 
-    /// Decodes a copy with each of the prefixes that these parts may make, until one is right; from these bytes of its pack, if they are healed.
+    /// Decodes a copy with each prefix that these parts can make, until one is right. If `healed` is given, the encoded bytes come from there.
     fn choose(&self, copy: &StoredCopy, parts: &[Vec<Vec<u8>>], healed: Option<&[u8]>, walk: &mut Walk) -> Result<ChunkBytes> {
+        // A copy without slices has the empty product, 1: it is decoded once, with an empty prefix.
         let choices = parts.iter().fold(1usize, |product, parts| product.saturating_mul(parts.len())).min(CHOICES_MAX);
         let mut failure = None;
         for choice in 0..choices {
+            // The number of the choice, read as digits with one digit for each slice, says which part stands for it.
             let mut rest = choice;
             let mut prefix = Vec::with_capacity(copy.frame().prefix_len());
             for part in parts {
@@ -233,17 +245,18 @@ impl Reader {
             }
         }
         if failure.as_ref().is_some_and(Error::is_damage) {
-            // All of its bases are whole.
+            // All of its bases are good, so this pack itself is bad.
             self.bad_packs.lock().unwrap_or_else(PoisonError::into_inner).insert(copy.pack());
         }
         Err(failure.unwrap_or_else(|| self.no_base(copy)))
     }
 
-    /// The bytes that a slice may mean, each of another chunk; from whole copies only.
+    /// The bytes that a slice may mean, one for each chunk whose id starts with the slice's prefix; only from copies that are good.
     fn verified_parts(&self, of: &StoredCopy, slice: &Slice, walk: &mut Walk) -> Result<Vec<Vec<u8>>> {
         let mut found: Vec<(ChunkId, Vec<u8>)> = Vec::new();
         let mut failure = None;
         for base in self.bases(of, slice)? {
+            // Another copy of this chunk was good. It has the same bytes.
             if found.iter().any(|(id, _)| *id == base.entry.id) {
                 continue;
             }
@@ -259,12 +272,13 @@ impl Reader {
         }
     }
 
-    /// The copies that may serve for a slice, the lowest level first.
+    /// The copies that a slice may mean, the lowest level first.
     fn bases(&self, of: &StoredCopy, slice: &Slice) -> Result<Vec<StoredCopy>> {
         let bases = self.places.bases(slice.base, of.frame().level)?;
         if !bases.is_empty() {
             return Ok(bases);
         }
+        // The base may lie in a pack that the catalog does not know yet.
         self.repo.list_all_packs_once()?;
         let mut bases = self.repo.candidates(slice.base)?;
         bases.retain(|base| base.frame().level < of.frame().level);
@@ -272,15 +286,15 @@ impl Reader {
     }
 
     fn no_base(&self, of: &StoredCopy) -> Error {
-        self.repo.lost(format!("chunk {}", of.entry.id), "a chunk that it is a delta of is in no pack")
+        self.repo.lost(format!("chunk {}", of.entry.id), "one of its bases is in no pack")
     }
 
-    /// The encoded bytes of the frame of a copy, in the segment that holds them.
+    /// The encoded bytes of a copy's frame, as a part of the segment that holds them.
     pub(crate) fn encoded(&self, copy: &StoredCopy) -> Result<ChunkBytes> {
         let frame = copy.frame();
         let segment = self.segments.of(self.repo.backend(), copy)?;
-        let start = frame.offset as usize;
-        let range = start..start + frame.encoded_len as usize;
+        let start = usize_from(frame.offset);
+        let range = start..start + usize_from(frame.encoded_len);
         match segment.get(range.clone()) {
             Some(_) => Ok(ChunkBytes { frame: segment, range }),
             None => Err(damaged(copy, "it reaches past its segment")),
@@ -292,7 +306,7 @@ impl Reader {
         self.decode_bytes(copy, &self.encoded(copy)?, prefix)
     }
 
-    /// The same, with its encoded bytes at hand.
+    /// Decodes the frame of a copy from these encoded bytes.
     pub(super) fn decode_bytes(&self, copy: &StoredCopy, encoded: &[u8], prefix: Vec<u8>) -> Result<Vec<u8>> {
         let Frame { plain_len, encoding, .. } = *copy.frame();
         self.decoded.fetch_add(1, Ordering::Relaxed);
@@ -300,11 +314,13 @@ impl Reader {
             return Ok(encoded.to_vec());
         }
         let mut plain = Vec::new();
+        // Decoders hold large tables, so they are used again. There are at most as many as threads that decode at the same time.
         let pooled = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let decoder = pooled.map_or_else(Decoder::new, Ok);
         let decoded = decoder.and_then(|mut decoder| {
             let decoded = match encoding {
                 Encoding::Patch => {
+                    // A patch is applied to its base in place.
                     plain = prefix;
                     decoder.decode_patch(encoded, &mut plain, plain_len)
                 }
@@ -318,13 +334,13 @@ impl Reader {
     }
 }
 
-/// What walking down one chain may still take, and what has been found to be whole on the way.
+/// One walk down a chain: how much work it may still do, and what it has found good.
 struct Walk {
     work: u32,
-    /// Whether packs are healed where nothing else helps.
+    /// Whether packs are healed when nothing else helps.
     heals: bool,
-    /// A long base that stands in many prefixes is not hashed for each slice of it. Other threads may keep other bytes for the same frame, so these
-    /// are told by where they lie.
+    /// Frames that were verified. A long base that many slices name is so hashed only once. They are compared by address, because another thread may
+    /// have put other bytes for the same frame into the cache.
     verified: HashMap<CopyPlace, Weak<Vec<u8>>>,
 }
 
@@ -333,7 +349,7 @@ impl Walk {
         Walk { work: WORK_READ_MAX, heals, verified: HashMap::new() }
     }
 
-    /// Whether these are the bytes that the id of the copy says.
+    /// Whether these bytes match the id of the copy.
     fn trusts(&mut self, reader: &Reader, copy: &StoredCopy, bytes: &ChunkBytes) -> bool {
         let frame = Arc::downgrade(&bytes.frame);
         if self.verified.get(&copy.place()).is_some_and(|known| known.ptr_eq(&frame)) {
@@ -349,19 +365,19 @@ impl Walk {
 
 /// The part of a base that a slice names.
 fn part_of<'b>(of: &StoredCopy, slice: &Slice, base: &'b [u8]) -> Result<&'b [u8]> {
-    let start = slice.offset as usize;
-    base.get(start..start + slice.len as usize).ok_or_else(|| damaged(of, "it wants more of a base than there is"))
+    let start = usize_from(slice.offset);
+    base.get(start..start + usize_from(slice.len)).ok_or_else(|| damaged(of, "it names more of a base than there is"))
 }
 
-/// The encoded bytes of the frame of a copy, from the bytes of its whole pack.
+/// The encoded bytes of a copy's frame, taken from the bytes of its whole pack.
 fn encoded_in(copy: &StoredCopy, pack: &[u8]) -> Result<Vec<u8>> {
     let frame = copy.frame();
     let place = copy.table.segment_range(frame.segment)?;
     let (start, end) = (usize::try_from(place.start).unwrap_or(usize::MAX), usize::try_from(place.end).unwrap_or(usize::MAX));
     let mut segment = pack.get(start..end).ok_or_else(|| damaged(copy, "its segment reaches past the pack"))?.to_vec();
     copy.table.sealer.open(frame.segment, &mut segment).map_err(|m| damaged(copy, &m.to_string()))?;
-    let start = frame.offset as usize;
-    let encoded = segment.get(start..start + frame.encoded_len as usize);
+    let start = usize_from(frame.offset);
+    let encoded = segment.get(start..start + usize_from(frame.encoded_len));
     encoded.map(<[u8]>::to_vec).ok_or_else(|| damaged(copy, "it reaches past its segment"))
 }
 

@@ -1,4 +1,4 @@
-//! Making the local catalog anew from what is stored.
+//! Making the local catalog anew from the packs. It keeps what only the catalog knows, and never loses chunks that it could still find.
 
 use std::sync::PoisonError;
 
@@ -7,34 +7,32 @@ use super::catalog::{KnownPack, NewPack};
 use super::locate::PackTable;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
+use crate::store::repo::u64_from;
 
-/// The table of a pack whose own can not be read any more.
+/// The catalog's table of a pack whose stored table cannot be read any more.
 struct Salvaged {
     known: KnownPack,
     bytes: Vec<u8>,
     ids: Vec<ChunkId>,
 }
 
-/// What making the catalog anew gave.
+/// The result of making the catalog anew.
 #[derive(Debug, Default)]
 pub struct Rebuilt {
     /// Packs in it now.
     pub packs: u64,
-    /// Packs whose stored tables are damaged, but were known here: their chunks can still be found. Each is verified when it is read.
+    /// Packs whose stored tables are damaged, but whose tables the catalog had. Their chunks can still be found; each is verified when it is read.
     pub salvaged: u64,
-    /// What cannot be read of the packs that are listed.
+    /// Errors for listed packs that cannot be read.
     pub damage: Vec<Error>,
 }
 
 impl Repository {
-    /// Makes the catalog anew from the tables in the packs. Only what nothing else knows is kept of the old one: which snapshots there were (a prune stops
-    /// if one is gone without a trace), what checks have read, and the tables of packs whose stored ones are damaged.
-    ///
-    /// # Errors
-    /// [`Error::Backend`] if packs cannot be listed or read; [`Error::Catalog`].
+    /// Makes the catalog anew from the tables in the packs. From the old one it keeps only what nothing else knows: which snapshots there
+    /// were (a prune stops if one is gone without a trace), the results of checks, and the tables of packs whose stored tables are damaged.
     pub fn rebuild_catalog(&self) -> Result<Rebuilt> {
         self.on_catalog(|local| {
-            // Of a catalog that is damaged nothing is kept; it has been replaced when this is done again.
+            // If the catalog itself is damaged, this fails, and all is done again with the empty catalog that has replaced it.
             let (snapshots, readings, salvaged) = (local.snapshots()?, local.readings()?, self.salvage(local)?);
             local.clear()?;
             let fresh: Vec<NewPack<'_>> =
@@ -42,13 +40,14 @@ impl Repository {
             local.add_packs(&fresh)?;
             local.put_snapshots(&snapshots)?;
             local.put_readings(&readings)?;
+            // The salvaged tables are in already, so their packs count as known and are not read again.
             let damage = self.list_packs_into(local)?;
             *local.listed_all.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            Ok(Rebuilt { packs: local.packs()?.len() as u64, salvaged: salvaged.len() as u64, damage })
+            Ok(Rebuilt { packs: u64_from(local.packs()?.len()), salvaged: u64_from(salvaged.len()), damage })
         })
     }
 
-    /// The tables that the catalog knows of packs that are there and whose stored tables cannot be read.
+    /// The catalog's tables of packs that are there but whose stored tables cannot be read.
     fn salvage(&self, local: &super::LocalCatalog) -> Result<Vec<Salvaged>> {
         let mut salvaged = Vec::new();
         for known in local.packs()? {

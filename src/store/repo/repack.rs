@@ -1,4 +1,6 @@
-//! Writing packs of chunks that are stored already: as they are encoded, or whole.
+//! Writing chunks that are stored already into new packs, as they are encoded or whole. Prune, repair and the rescue of a commit use it.
+//!
+//! Nothing refers to the new packs until the caller commits. Newly encoded bytes are decoded and compared before they go into a pack.
 
 use std::sync::Arc;
 
@@ -12,8 +14,9 @@ use crate::store::codec::{Decoder, Encoder};
 use crate::store::format::pack::{ChunkEntry, Encoding, Frame, Slice};
 use crate::store::format::snapshot::PackRef;
 use crate::store::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET};
+use crate::store::repo::u32_from;
 
-/// Makes packs of stored chunks. Nothing refers to them before somebody commits to it.
+/// Makes packs of stored chunks.
 pub(crate) struct Repacker {
     packer: Packer,
     encoder: Encoder,
@@ -39,19 +42,20 @@ impl Repacker {
         })
     }
 
-    /// Copies a frame with all of its chunks as it is encoded. A delta keeps its level, and so its bases: none may go.
+    /// Copies a frame with all of its chunks as it is encoded. A delta keeps its level, so all of its bases must stay stored.
     pub(crate) fn copy_frame(&mut self, reader: &Reader, chunks: &[StoredCopy]) -> Result<()> {
         let Some(first) = chunks.first() else { return Ok(()) };
         let encoded = reader.encoded(first)?;
         let rows: Vec<ChunkEntry> = chunks.iter().map(|copy| copy.entry).collect();
         let frame = first.frame().clone();
+        // The new frame goes into the kind of segment that a writer would choose, so that reads of deltas stay small.
         let small = frame.encoding.is_delta() || rows.iter().all(|chunk| chunk.node);
         self.push(frame, &rows, &encoded, small)
     }
 
     /// Stores a chunk without a base.
     pub(crate) fn store_whole(&mut self, id: ChunkId, plain: &[u8], node: bool, version: u32) -> Result<()> {
-        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node, version };
+        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: u32_from(plain.len()), node, version };
         if node {
             return self.push_whole(&[chunk], plain, true);
         }
@@ -63,7 +67,7 @@ impl Repacker {
         Ok(())
     }
 
-    /// Stores a chunk as a delta of one that is stored already, if that takes at most so many bytes; whether it is stored.
+    /// Stores a chunk as a delta of another stored chunk, if that takes at most `len_max` bytes. Says whether it is stored.
     pub(crate) fn store_delta(
         &mut self,
         copy: &StoredCopy,
@@ -75,10 +79,12 @@ impl Repacker {
         let malformed = |m: Malformed| m.of("a chunk");
         let mut encoded = Vec::new();
         let mut encoding = Encoding::Patch;
+        // Nodes are never patches: few of their ids stay in place.
         if copy.entry.node || !self.encoder.encode_patch(plain, base_plain, &mut encoded).map_err(malformed)? {
             self.encoder.encode(plain, base_plain, &mut encoded).map_err(malformed)?;
             encoding = Encoding::Delta;
         }
+        // Checked before it is verified and stored: for the caller a longer delta is not better than what it has.
         if encoded.len() > len_max {
             return Ok(false);
         }
@@ -86,9 +92,9 @@ impl Repacker {
             Encoding::Patch => {
                 self.check.clear();
                 self.check.extend_from_slice(base_plain);
-                self.decoder.decode_patch(&encoded, &mut self.check, plain.len() as u32).map_err(malformed)?;
+                self.decoder.decode_patch(&encoded, &mut self.check, u32_from(plain.len())).map_err(malformed)?;
             }
-            _ => self.decoder.decode(&encoded, base_plain, plain.len() as u32, &mut self.check).map_err(malformed)?,
+            _ => self.decoder.decode(&encoded, base_plain, u32_from(plain.len()), &mut self.check).map_err(malformed)?,
         }
         if self.check != plain {
             return Err(not_decoded());
@@ -100,7 +106,7 @@ impl Repacker {
         Ok(true)
     }
 
-    /// Makes everything durable and gives the packs.
+    /// Makes everything durable and returns the packs.
     pub(crate) fn finish(mut self) -> Result<Vec<PackRef>> {
         self.close_frame()?;
         self.packer.add(std::mem::take(&mut self.whole))?;
@@ -117,7 +123,7 @@ impl Repacker {
         let malformed = |m: Malformed| m.of("a chunk");
         let mut encoded = Vec::new();
         self.encoder.encode(plain, &[], &mut encoded).map_err(malformed)?;
-        self.decoder.decode(&encoded, &[], plain.len() as u32, &mut self.check).map_err(malformed)?;
+        self.decoder.decode(&encoded, &[], u32_from(plain.len()), &mut self.check).map_err(malformed)?;
         if self.check != plain {
             return Err(not_decoded());
         }

@@ -1,7 +1,8 @@
-//! What this machine has seen of a location: the ids of the repositories that it has opened there, and whether they were encrypted. Whoever keeps the storage
-//! can put another repository in the place of one, and a backup into that would be lost, or readable for him. So a change has to be accepted by name.
+//! The memory of this machine for a location: the ids of the repositories that it has opened there, and whether they were encrypted.
 //!
-//! One small file for each location, in the directory of the local catalogs. Without it, or with one that cannot be read, nothing has been seen.
+//! Someone who controls the storage can put another repository in the place of one. A backup into that one would be lost, or readable for them. So a
+//! changed repository must be accepted by its id. There is one small file for each location, beside the local catalogs. If it is missing or cannot be
+//! read, nothing has been seen.
 
 use std::fs::DirBuilder;
 use std::io::{Read, Write};
@@ -14,21 +15,21 @@ use crate::error::{Error, Result};
 use crate::fs::beneath;
 use crate::id::{RepositoryId, to_hex};
 
-/// What the names of these files start with.
+/// The start of the names of these files.
 const PREFIX: &str = "seen-";
-/// The longest such file that is read, in bytes.
+/// The longest such file that is read, bytes.
 const LEN_MAX: u64 = 64 << 10;
-/// The most repositories that are remembered of one location, the last ones: disks that are exchanged in turn.
+/// The most repositories that are remembered for one location; the last ones stay. There are several where disks are exchanged in turn.
 const REPOSITORIES_MAX: usize = 100;
-/// Hex digits of an id that tell repositories apart for people.
+/// Hex digits of an id in messages and in `--accept-repository`.
 const SHORT_DIGITS: usize = 12;
 
-/// What a repository must be to be opened, beside what this machine has seen of its location.
+/// Conditions for opening a repository, besides what this machine has seen at its location.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Trust<'a> {
-    /// Where a passphrase is configured, for people: then a repository without encryption is refused.
+    /// Where a passphrase is configured, as messages name it. If it is set, a repository without encryption is refused.
     pub passphrase_from: Option<&'a str>,
-    /// The id, or its start, of a repository that may be opened though this machine has seen only others at its location.
+    /// The id, or the start of the id, of a repository that may be opened although this machine has seen only others at its location.
     pub accepted: Option<&'a str>,
 }
 
@@ -57,7 +58,7 @@ struct Content {
     repositories: Vec<Seen>,
 }
 
-/// What is remembered of one location.
+/// The repositories that are remembered for one location.
 pub(super) struct Memory {
     path: PathBuf,
     content: Content,
@@ -77,7 +78,7 @@ impl Memory {
         if let Some(from) = trust.passphrase_from.filter(|_| !found.encrypted) {
             let detail = format!(
                 "this repository is not encrypted, but a passphrase is configured ({from}): somebody may have put it in the place of an encrypted \
-                 one, and nothing is read from it or stored in it; if it is meant to be so, run this without that setting"
+                 one, and nothing is read from it or stored in it; if the repository shall be unencrypted, run this without that setting"
             );
             return Err(self.refused(detail));
         }
@@ -86,7 +87,7 @@ impl Memory {
         let Some(last) = known.last().filter(|_| !known.contains(found) && !accepted) else { return Ok(()) };
         let detail = format!(
             "repository {} is here, but this machine knows repository {} at this place: somebody may have exchanged it, and nothing is read from \
-             it or stored in it; if that was you: --accept-repository {}",
+             it or stored in it; if you exchanged it yourself, add --accept-repository {}",
             found.described(),
             last.described(),
             found.id.get(..SHORT_DIGITS).unwrap_or(&found.id)
@@ -98,30 +99,30 @@ impl Memory {
         Error::Refused { location: self.content.location.clone(), detail }
     }
 
-    /// Remembers a repository that was opened. What cannot be written is not remembered: a backup does not fail of that.
+    /// Remembers a repository that was opened. If that cannot be written, it is not remembered; a backup does not fail because of this.
     pub(super) fn add(mut self, found: Seen) {
         let known = &mut self.content.repositories;
         if known.contains(&found) {
             return;
         }
-        // Whoever has come to an encrypted one does not want to go back without a word.
+        // After an encrypted repository, the plain ones that were here before do not count any more: going back to one must be accepted again.
         known.retain(|seen| seen.id != found.id && (seen.encrypted || !found.encrypted));
         known.push(found);
         known.drain(..known.len().saturating_sub(REPOSITORIES_MAX));
         let _ = self.write();
     }
 
-    /// Remembers a repository that was made here on purpose, and nothing that was here before.
+    /// Remembers a repository that was made here on purpose, and forgets all others.
     fn replace(mut self, made: Seen) -> std::io::Result<()> {
         self.content.repositories = vec![made];
         self.write()
     }
 
-    /// Whole or not at all, also after a power cut.
+    /// Writes the file. After a crash it is the old one or the new one, whole.
     fn write(&self) -> std::io::Result<()> {
         let Some(dir) = self.path.parent() else { return Ok(()) };
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        // Only its owner can read such a file.
+        // A temporary file of this kind can be read only by its owner.
         let mut unfinished = tempfile::NamedTempFile::new_in(dir)?;
         unfinished.write_all(&serde_json::to_vec(&self.content)?)?;
         unfinished.as_file().sync_all()?;
@@ -133,14 +134,14 @@ impl Memory {
 /// Remembers that a repository was made here on purpose.
 ///
 /// # Errors
-/// What writing the file failed with.
+/// If the file cannot be written.
 pub fn remember_made(dir: &Path, location: &str, id: RepositoryId, encrypted: bool) -> std::io::Result<()> {
     Memory::of(dir, location).replace(Seen::new(id, encrypted))
 }
 
 fn read(path: &Path) -> Option<Content> {
     let mut bytes = Vec::new();
-    // Another user may have put a FIFO there. Reading it would wait without end.
+    // Another user may have put a FIFO there, and reading that would wait without end. `open_file` refuses it.
     beneath::open_file(path).ok()?.take(LEN_MAX + 1).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

@@ -1,4 +1,7 @@
-//! Setting chunks aside while a capture is open, so that writers of the database wait only for reading and hashing.
+//! Setting chunks aside while a capture is open. So writers of the database wait only while pages are read and hashed, not while they are stored.
+//!
+//! A spool is bounded. If it is full or its disk is, chunks are stored at once instead; that is slower but never an error. Nothing of it can be
+//! read later: its file has no name, and is sealed with a key that exists only in memory.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,12 +13,12 @@ use crate::error::{Error, Result};
 use crate::id::RepositoryId;
 use crate::store::crypto::{Keys, Sealer};
 use crate::store::format::{Cipher, Kind, Malformed, ObjectHeader};
+use crate::store::repo::u64_from;
 
-/// Bytes after which the spool takes no more.
+/// The most bytes in the file of a spool.
 const SPOOL_MAX: u64 = 8 << 30;
 
-/// Chunks that are to be stored later, each with what is to be known of it then. What does not fit in memory goes to a nameless file, sealed with a key
-/// that is never written down.
+/// Chunks that will be stored later, each with the data `T` that its storing needs. Chunks that do not fit in memory go to the file.
 pub struct Spool<T> {
     file: Option<(File, Sealer)>,
     file_max: u64,
@@ -30,7 +33,7 @@ struct State<T> {
     sealed: u32,
 }
 
-/// Where the bytes of a chunk are that was set aside.
+/// The place of the bytes of a chunk that was set aside.
 pub struct Held(Place);
 
 enum Place {
@@ -39,8 +42,9 @@ enum Place {
 }
 
 impl<T> Spool<T> {
-    /// A spool that keeps up to `memory_max` bytes in memory. Its file lies in `dir` and has no name there, so that nothing is left of it whatever happens.
-    /// Where no file can be, it is full when its memory is: then chunks are stored at once, and who writes to the database waits for that.
+    /// A spool that keeps up to `memory_max` bytes in memory. Its file lies in `dir`, but has no name there, so nothing stays after a
+    /// crash. If no file can be made, the spool is full when its memory is. Then chunks are stored at once, and writers of the database
+    /// wait for that.
     pub fn new(dir: &Path, memory_max: usize) -> Result<Self> {
         let Ok(file) = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)) else {
             return Ok(Spool::in_memory(memory_max));
@@ -51,37 +55,40 @@ impl<T> Spool<T> {
         Ok(Spool { file: Some((file, sealer)), ..Spool::in_memory(memory_max) })
     }
 
-    /// One without a file: it is full when its memory is.
+    /// A spool without a file. It is full when its memory is.
     pub fn in_memory(memory_max: usize) -> Self {
         let state = State { chunks: Vec::new(), memory_bytes: 0, file_bytes: 0, sealed: 0 };
         Spool { file: None, file_max: SPOOL_MAX, memory_max, state: Mutex::new(state) }
     }
 
-    /// The same, that puts at most so many bytes into its file.
+    /// The same spool, with at most `file_max` bytes in its file.
     pub fn with_file_max(self, file_max: u64) -> Self {
         Spool { file_max, ..self }
     }
 
-    /// Whether it takes more than fits in memory.
+    /// Whether it has a file, and so takes more than fits in memory.
     pub fn has_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// Sets a chunk aside; `false` when the spool is full and the chunk has to be stored at once.
+    /// Sets a chunk aside. `false` if the spool is full: then the chunk must be stored at once.
     pub fn put(&self, chunk: T, plain: &[u8]) -> Result<bool> {
         let (offset, len, number) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            // Memory first, because it costs no sealing and no disk.
             if state.memory_bytes + plain.len() <= self.memory_max {
                 state.memory_bytes += plain.len();
                 state.chunks.push((chunk, Held(Place::Memory(plain.to_vec()))));
                 return Ok(true);
             }
             let len = plain.len() + Cipher::Aes256Gcm.overhead();
-            if self.file.is_none() || state.file_bytes + len as u64 > self.file_max {
+            if self.file.is_none() || state.file_bytes + u64_from(len) > self.file_max {
                 return Ok(false);
             }
+            // The place in the file is reserved under the lock. Sealing and writing, which take longer, are done without it.
             let place = (state.file_bytes, len, state.sealed);
-            state.file_bytes += len as u64;
+            state.file_bytes += u64_from(len);
+            // Numbers are never used again, also not after a rewind: two texts sealed with one key and number would betray each other.
             state.sealed += 1;
             place
         };
@@ -89,7 +96,7 @@ impl<T> Spool<T> {
         let mut sealed = plain.to_vec();
         sealer.seal(number, &mut sealed).map_err(|m: Malformed| m.of("the spool"))?;
         if file.write_all_at(&sealed, offset).is_err() {
-            // A full disk here is no failure: the chunk is stored at once instead.
+            // A full disk is not an error here: the chunk is stored at once instead.
             return Ok(false);
         }
         let held = Held(Place::File { offset, len, number });
@@ -102,14 +109,14 @@ impl<T> Spool<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).chunks.is_empty()
     }
 
-    /// Takes all chunks back, about in the order in which they were put. Their bytes stay until the next chunk is put after [`Spool::rewind`].
+    /// Takes all chunks out, in about the order in which they were put. Their bytes in the file stay until a chunk is put after [`Spool::rewind`].
     pub fn take_all(&self) -> Vec<(T, Held)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.memory_bytes = 0;
         std::mem::take(&mut state.chunks)
     }
 
-    /// Uses the file again from its start: nothing that was taken is needed any more.
+    /// Uses the file again from its start. Chunks that were taken out can then not be read any more.
     pub fn rewind(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).file_bytes = 0;
     }
@@ -122,7 +129,7 @@ impl<T> Spool<T> {
         }
     }
 
-    /// The same, where the bytes are needed again later.
+    /// The plain bytes of a chunk, which may be read again later.
     pub fn read_again(&self, held: &Held) -> Result<Vec<u8>> {
         match held.0 {
             Place::Memory(ref plain) => Ok(plain.clone()),

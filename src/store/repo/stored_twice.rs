@@ -1,4 +1,5 @@
-//! What is stored twice: the configuration and key records. The first copy that decodes serves.
+//! Objects that are stored twice: the configuration and the key records. The first replica that decodes is used. Both have checksums, so a
+//! replica that decodes is whole.
 
 use crate::error::{Error, Result};
 use crate::id::KeyId;
@@ -19,7 +20,7 @@ pub(super) fn read_key(backend: &dyn Backend, id: KeyId) -> Result<KeyRecord> {
     found.map(|(record, _)| record).ok_or_else(|| Error::NotFound { what: format!("key {id}") })
 }
 
-/// The first copy that decodes; `None` if there is none at all.
+/// The first replica that decodes; `None` if there is none at all.
 fn first_whole<T>(
     backend: &dyn Backend,
     key: &dyn Fn(Replica) -> ObjectKey,
@@ -34,7 +35,7 @@ fn first_whole<T>(
                 Ok(value) => return Ok(Some((value, bytes))),
                 Err(m) => failure = failure.or(Some(m.of(key))),
             },
-            // A copy on a bad sector must not keep the other one from serving.
+            // One replica may lie on a bad sector. The other one is still tried.
             Err(error) => failure = failure.or(Some(error)),
         }
     }

@@ -1,6 +1,6 @@
-//! Byte strings one after the other, each after its length: for what only this machine reads again.
+//! Byte strings in a row, each after its length. Only for data that this machine alone reads again.
 
-/// Appends a string; `None` if it has 4 GiB or more.
+/// Appends a string; `None` if it is 4 GiB long or longer.
 pub(crate) fn put_string(block: &mut Vec<u8>, string: &[u8]) -> Option<()> {
     let len = u32::try_from(string.len()).ok()?;
     block.extend_from_slice(&len.to_le_bytes());

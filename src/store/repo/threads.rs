@@ -1,11 +1,11 @@
-//! Doing one thing with many objects, by several threads.
+//! Doing the same thing with many objects, with several threads. The first failure ends the work of all of them, and is returned.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result, joined};
 use crate::progress::Monitor;
 
-/// Does something with each of these; ends early with the first failure, or when the user asks to stop.
+/// Calls `each` for each item. Ends early at the first failure, or when the user asks to stop.
 pub(crate) fn each_in_threads<T: Sync>(
     threads: usize,
     all: &[T],
@@ -16,6 +16,7 @@ pub(crate) fn each_in_threads<T: Sync>(
     let work = || -> Result<()> {
         while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
             let done = if monitor.cancelled() { Err(Error::Cancelled) } else { each(one) };
+            // Moves the shared position to the end, so that the other threads find no more work.
             done.inspect_err(|_| next.store(all.len(), Ordering::Relaxed))?;
         }
         Ok(())

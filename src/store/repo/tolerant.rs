@@ -1,4 +1,6 @@
-//! Trees and listings in which something is lost: what can be read is given, and the rest is told.
+//! Reading trees and listings in which something is lost. Everything that can be read is returned, and each loss is reported with its place.
+//!
+//! Nothing is skipped without a report. An error is returned only if reading itself fails, not for damage.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -11,32 +13,33 @@ use crate::id::ChunkId;
 use crate::progress::Monitor;
 use crate::store::format::snapshot::{StreamEntry, StreamRoot};
 use crate::store::format::{CHUNK_LEN_MAX, RECORD_LEN_MAX, TREE_LEVELS_MAX};
+use crate::store::repo::usize_from;
 
-/// A piece of a tree, in order.
+/// A piece of a stream.
 #[derive(Debug)]
 pub(crate) enum Piece {
-    /// A chunk, still to be read.
+    /// A chunk. It was not read yet.
     Chunk(ChunkSpan),
-    /// Bytes that are zeros, whatever is stored of them.
+    /// A range of zeros. The ids say so, so the chunks need not be stored or read.
     Zeros(Range<u64>),
-    /// Bytes below a node that is lost.
+    /// A range below a lost node, with the reason.
     Lost(Range<u64>, Error),
 }
 
-/// All pieces of a tree. They follow each other without gaps from 0 to the length that the root says.
+/// All pieces of a stream, in order. Together they cover the stream from 0 to the length in the root, without gaps.
 pub(crate) struct Pieces<'r> {
     reader: &'r Reader,
-    /// What is still to be opened, the next last: id, level (0: chunk), place.
+    /// Nodes and chunks that are still to come, the next one last: id, level (0: chunk), place in the stream.
     open: Vec<(ChunkId, u8, Range<u64>)>,
-    /// What stands for zeros: the lengths by id.
+    /// The nodes and chunks that stand for zeros, with their lengths.
     zeros: HashMap<ChunkId, u64>,
 }
 
 impl<'r> Pieces<'r> {
-    /// The pieces of the tree with this root.
+    /// The pieces of the stream with this root.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the root contradicts itself: then nothing can be had.
+    /// [`Error::Corrupt`] if the root contradicts itself. Then nothing can be read.
     pub fn new(reader: &'r Reader, root: &StreamRoot) -> Result<Self> {
         let open = match (root.top, root.len) {
             (None, 0) if root.levels == 0 => Vec::new(),
@@ -49,10 +52,11 @@ impl<'r> Pieces<'r> {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Backend`] when reading itself fails. What is damaged is a piece.
+    /// [`Error::Backend`] if reading itself fails. Damage is not an error but a piece.
     pub fn next(&mut self) -> Result<Option<Piece>> {
         while let Some((id, level, at)) = self.open.pop() {
             let len = at.end - at.start;
+            // The id alone says that these are zeros, so they can be given even if their chunks are lost.
             if self.zeros.get(&id) == Some(&len) {
                 return Ok(Some(Piece::Zeros(at)));
             }
@@ -74,13 +78,14 @@ impl<'r> Pieces<'r> {
         Ok(None)
     }
 
-    /// What is below a node, the last first.
+    /// The children of a node, the last one first, each with its place in the stream.
     fn children(&self, id: &ChunkId, level: u8, at: &Range<u64>) -> Result<Vec<(ChunkId, u8, Range<u64>)>> {
         let node = read_node(self.reader, id, level)?;
         if node.span_bytes() != Some(at.end - at.start) {
             let detail = "its children do not add up to the length that its parent says";
             return Err(Error::corrupt(format!("tree node {id}"), detail));
         }
+        // From the back, because the stack `open` needs the first child on top.
         let mut end = at.end;
         let place = |child: &crate::store::format::node::Child| {
             let start = end.saturating_sub(child.len);
@@ -92,12 +97,12 @@ impl<'r> Pieces<'r> {
     }
 }
 
-/// What is missing of a listing.
+/// The losses in a listing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ListingLoss {
-    /// Places at which something is missing.
+    /// Number of places where something is missing.
     pub places: u64,
-    /// What is wrong at the first of them.
+    /// The reason at the first of them.
     pub first: Option<String>,
 }
 
@@ -109,11 +114,12 @@ impl ListingLoss {
 }
 
 impl Reader {
-    /// Calls `visit` with each entry of a listing that can be had, in order, and says what is missing. The chunks of a listing hold whole entries, so
-    /// that after a damaged one the next gives its entries; only of an entry that takes several chunks the rest is of no use.
+    /// Calls `visit` with each entry of a listing that can be read, in order, and returns the losses. Chunks of a listing hold whole
+    /// entries, so the entries after a damaged chunk are found again. Only if an entry takes several chunks and one of them is lost, the
+    /// rest of that entry is useless.
     ///
     /// # Errors
-    /// [`Error::Backend`] when reading itself fails; [`Error::Cancelled`]; what `visit` fails with.
+    /// [`Error::Backend`] if reading itself fails; [`Error::Cancelled`]; the error of `visit`.
     pub(crate) fn salvage_listing(
         &self,
         root: &StreamRoot,
@@ -137,12 +143,12 @@ impl Reader {
             }
             let (len, read) = match piece {
                 Piece::Chunk(span) if !seen.insert(span.id) => {
-                    // Few nodes that name the same chunks over and over would make a listing without end.
+                    // A few nodes that name the same chunks again and again could make a listing without end.
                     loss.add(&"it has a part twice");
                     break;
                 }
                 Piece::Chunk(span) => (Some(span.len), self.chunk(&span.id).map(|bytes| bytes.to_vec())),
-                Piece::Zeros(_) => (None, Err(Error::corrupt("a snapshot's listing", "it has a part that is no entry"))),
+                Piece::Zeros(_) => (None, Err(Error::corrupt("a snapshot's listing", "it has a part that is not an entry"))),
                 Piece::Lost(_, error) => (None, Err(error)),
             };
             let entries = match read {
@@ -171,39 +177,41 @@ impl Reader {
     }
 }
 
-/// Entries from the chunks of a listing. Only an entry longer than a chunk goes on in the next ones: then all its chunks but the last are of the full length.
+/// Puts the entries of a listing together from its chunks. Only an entry that is longer than a chunk continues in the next chunks; then all
+/// of its chunks but the last one have the full length.
 #[derive(Default)]
 struct Assembly {
     state: State,
-    /// The beginning of an entry that goes on.
+    /// The beginning of an entry that continues in the next chunk.
     pending: Vec<u8>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The next chunk begins with an entry, or goes on with the pending one.
+    /// The next chunk begins with an entry, or continues the pending one.
     #[default]
     Known,
-    /// The next chunk is of an entry whose beginning is lost.
+    /// The next chunk belongs to an entry whose beginning is lost.
     InLost,
-    /// What is before the next chunk is lost, and of unknown length.
+    /// Chunks of unknown length before the next one are lost.
     Unknown,
 }
 
 impl Assembly {
-    /// A chunk of this length is lost; `None`: several chunks.
+    /// Notes that a chunk of this length is lost; `None` if it may be several chunks.
     fn lose(&mut self, len: Option<u32>) {
         self.pending.clear();
         self.state = match len {
+            // Only the chunks of a long entry have the full length. So this entry continues.
             Some(CHUNK_LEN_MAX) => State::InLost,
             Some(_) => State::Known,
             None => State::Unknown,
         };
     }
 
-    /// The entries that end with this chunk.
+    /// Takes the next chunk, and returns the entries that end with it.
     fn add(&mut self, bytes: &[u8], loss: &mut ListingLoss) -> Vec<StreamEntry> {
-        let after = if bytes.len() == CHUNK_LEN_MAX as usize { State::InLost } else { State::Known };
+        let after = if bytes.len() == usize_from(CHUNK_LEN_MAX) { State::InLost } else { State::Known };
         match std::mem::take(&mut self.state) {
             State::Known => {}
             State::InLost => {
@@ -211,6 +219,7 @@ impl Assembly {
                 return Vec::new();
             }
             State::Unknown => {
+                // It may begin with an entry or within one. If it decodes, it begins with one.
                 let entries = whole_entries(bytes);
                 self.state = if entries.is_some() { State::Known } else { after };
                 return entries.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Writing the tree of a stream, beside the parent's.
+//! Writing the tree of a stream. Each node is encoded against the parent's node at the same place, so a tree costs about what has changed.
 
 use super::merkle::TreeCursor;
 use super::writer::ChunkWriter;
@@ -7,10 +7,11 @@ use crate::id::ChunkId;
 use crate::store::format::NODE_FANOUT;
 use crate::store::format::node::{Child, Node};
 use crate::store::format::snapshot::StreamRoot;
+use crate::store::repo::u64_from;
 
-/// Builds the tree of one stream from its chunks in order. A node is encoded against the parent's node at the same place.
+/// Builds the tree of one stream from its chunks, which come in order.
 pub struct TreeWriter {
-    /// By level, the children that have no node yet and how many nodes were made.
+    /// For each level: the children that have no node yet, and the number of nodes that were made.
     levels: Vec<(Vec<Child>, u64)>,
     len: u64,
 }
@@ -27,7 +28,7 @@ impl TreeWriter {
         self.push_at(0, Child { id, len: u64::from(len) }, writer, parent)
     }
 
-    /// Appends the same chunk so many times. Nodes that hold nothing else are all the same one, and are made once.
+    /// Appends the same chunk `count` times. All nodes over nothing else are equal, so one is made for each level: a long hole costs almost nothing.
     pub fn push_run(&mut self, id: ChunkId, len: u32, count: u64, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
         self.len = self.len.saturating_add(u64::from(len).saturating_mul(count));
         self.push_many(0, Child { id, len: u64::from(len) }, count, writer, parent)
@@ -42,16 +43,18 @@ impl TreeWriter {
         parent: &mut TreeCursor<'_>,
     ) -> Result<()> {
         while count > 0 {
-            let whole_nodes = count / NODE_FANOUT as u64;
+            let whole_nodes = count / u64_from(NODE_FANOUT);
             match self.levels.get_mut(level) {
+                // Only at the start of a node. Before that, single children fill the open node.
                 Some((open, made)) if open.is_empty() && whole_nodes > 1 => {
+                    // Seven levels hold any stream, so a level fits into a byte.
                     let node = Node { level: level as u8 + 1, children: vec![child; NODE_FANOUT] };
                     let predecessor = parent.node_id(node.level, *made)?;
                     *made += whole_nodes;
                     let id = writer.put_node(&node.encode(), predecessor)?;
-                    let node = Child { id, len: child.len.saturating_mul(NODE_FANOUT as u64) };
+                    let node = Child { id, len: child.len.saturating_mul(u64_from(NODE_FANOUT)) };
                     self.push_many(level + 1, node, whole_nodes, writer, parent)?;
-                    count -= whole_nodes * NODE_FANOUT as u64;
+                    count -= whole_nodes * u64_from(NODE_FANOUT);
                 }
                 _ => {
                     self.push_at(level, child, writer, parent)?;
@@ -77,6 +80,7 @@ impl TreeWriter {
 
     fn close_node(&mut self, level: usize, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<()> {
         let (open, made) = self.levels.get_mut(level).ok_or_else(|| Error::bug("a level of a tree is not open"))?;
+        // Seven levels hold any stream, so a level fits into a byte.
         let node = Node { level: level as u8 + 1, children: std::mem::take(open) };
         let index = *made;
         *made += 1;
@@ -86,12 +90,13 @@ impl TreeWriter {
         self.push_at(level + 1, Child { id, len }, writer, parent)
     }
 
-    /// Closes the tree.
+    /// Closes the open nodes, level by level, and returns the root. A tree of one chunk has no node: the chunk is its top.
     pub fn finish(mut self, writer: &mut ChunkWriter<'_>, parent: &mut TreeCursor<'_>) -> Result<StreamRoot> {
         let mut level = 0;
         while let Some((open, made)) = self.levels.get(level) {
             let topmost = level + 1 == self.levels.len();
             match (open.as_slice(), *made) {
+                // A single child on the highest level, and no node made there: that child is the top of the tree. Levels are few, as above.
                 ([only], 0) if topmost => return Ok(StreamRoot { len: self.len, levels: level as u8, top: Some(only.id) }),
                 ([], _) => level += 1,
                 _ => {

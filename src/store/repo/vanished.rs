@@ -1,5 +1,7 @@
-//! Snapshots whose records are gone though nobody has forgotten them: the storage has lost them, or hides them for a while. The catalog remembers them, and
-//! every look at the repository tells of them, until they are back or are dropped by name: what they need may be needed still.
+//! Vanished snapshots: their records are gone though nobody has forgotten them. The storage has lost them, or hides them for a while.
+//!
+//! The catalog remembers them. Every look at the repository reports them until they are back or are dropped by name. Prune deletes nothing
+//! in the meantime, because the chunks of such a snapshot may still be needed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +20,7 @@ pub struct Vanished {
     pub id: SnapshotId,
     /// Its record, if this machine has seen it.
     pub record: Option<SnapshotRecord>,
-    /// A snapshot that names it as its parent, and the source of that one.
+    /// A snapshot that names it as its parent, and that snapshot's source.
     pub child: Option<(SnapshotId, SourceRef)>,
 }
 
@@ -27,7 +29,7 @@ impl Vanished {
         self.record.as_ref().map(|record| &record.source).or(self.child.as_ref().map(|(_, source)| source))
     }
 
-    /// What is to be said of it.
+    /// The finding that reports it.
     pub fn error(&self) -> Error {
         let of = self.source().map_or_else(String::new, |source| format!(" of source {}", source.label));
         let how = match (&self.record, &self.child) {
@@ -44,14 +46,14 @@ impl Vanished {
 }
 
 impl Repository {
-    /// What this machine has seen: snapshots that the catalog knows, with their records. To be asked before they are listed: another process on this machine
-    /// may see one that has been made since.
+    /// The snapshots that this machine has seen, with their records, from the catalog. Ask this before you list snapshots: otherwise
+    /// another process on this machine may add a new one in between, which would look vanished.
     pub(crate) fn seen_snapshots(&self) -> Result<HashMap<SnapshotId, Vec<u8>>> {
         self.on_catalog(|local| Ok(local.snapshots()?.into_iter().collect()))
     }
 
-    /// The snapshots that have vanished: of those that were known before they were listed, and of the parents of these, which are listed and can be read.
-    /// `listed` are the ids of all records that are there.
+    /// The snapshots that have vanished. Candidates are those that were known before the listing, and parents named by listed snapshots that can
+    /// be read. `listed` has the ids of all records that are there.
     pub(crate) fn vanished(
         &self,
         known: &HashMap<SnapshotId, Vec<u8>>,
@@ -76,14 +78,15 @@ impl Repository {
                 false => vanished.push(Vanished { id: *id, record: record::decode(bytes).ok(), child: None }),
             }
         }
-        // Last, and only those: killed before this, the next look sees again that packs have to be listed.
+        // This comes last, and only for explained ones. After a kill before it, the next look finds again that packs have to be listed.
         local.remove_snapshots(&explained)?;
         self.add_parents(known, listed, snapshots, &mut vanished)?;
         vanished.sort_by_key(|one| one.id);
         Ok(vanished)
     }
 
-    /// Parents that this machine has never seen. Many are forgotten, so the names of what stays of them are listed once; a prune reads them.
+    /// Adds parents that this machine has never seen. Many of them were forgotten, so the names of all forgotten records are listed once. Here the
+    /// name is enough; a prune reads the records.
     fn add_parents(
         &self,
         known: &HashMap<SnapshotId, Vec<u8>>,
@@ -93,6 +96,7 @@ impl Repository {
     ) -> Result<()> {
         let mut wanted: HashMap<SnapshotId, &(SnapshotId, SnapshotRecord)> = HashMap::new();
         for snapshot in snapshots {
+            // A parent that this machine has seen was judged above already.
             let parent = snapshot.1.parent.filter(|parent| !listed.contains(parent) && !known.contains_key(parent));
             wanted.extend(parent.map(|parent| (parent, snapshot)));
         }
@@ -112,8 +116,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Whether a record says that this snapshot was forgotten, or never was one. One that cannot be read says nothing, and neither does one of a forget that was
-    /// not decided: the snapshot may have been spared, and may be hidden.
+    /// Whether a record says that this snapshot was forgotten, or that it never was one. An unreadable record proves nothing. Neither does
+    /// the record of a forget that was not decided: the snapshot may have been kept, and may be hidden now.
     pub(crate) fn is_explained(&self, id: &SnapshotId) -> Result<bool> {
         match self.read_forgotten(id) {
             Ok(Some(record)) if record.decided => Ok(true),
@@ -123,7 +127,7 @@ impl Repository {
         }
     }
 
-    /// Gives vanished snapshots up, as if they had been forgotten at this time, nanoseconds since 1970 UTC.
+    /// Gives vanished snapshots up. Afterwards they count as forgotten at this time, nanoseconds since 1970 UTC.
     ///
     /// # Errors
     /// [`Error::Backend`].
@@ -133,6 +137,7 @@ impl Repository {
             ForgottenRecord {
                 snapshot: one.id,
                 parent: one.record.as_ref().and_then(|record| record.parent),
+                // Nothing is known of the source if only the id is known. Zeros belong to no source.
                 source: source.map_or(SourceId([0; 32]), |source| source.id),
                 time_ns: one.record.as_ref().map_or(0, |record| record.time_ns),
                 forgotten_ns: now_ns,

@@ -34,10 +34,10 @@ fn findings_have_codes_and_exit_4() {
 }
 
 #[test]
-fn the_readme_has_all_codes() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+fn the_page_has_all_codes() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/check-and-repair.md")).unwrap();
     for (code, says) in icecore::ops::check::CODES {
-        assert!(readme.contains(&format!("\n| `{code}` | {says} |\n")), "{code}");
+        assert!(page.contains(&format!("\n| `{code}` | {says} |\n")), "{code}");
     }
 }
 

@@ -42,7 +42,7 @@ fn rules_keep_the_last_good_copy_of_a_database_that_is_locked() {
     assert_eq!(codes(&snapshots[4]), [("incomplete", Some("a.db"))]);
     assert!(run.stderr.contains(&format!("icecore mark {} accept", &snapshots[4]["id"].as_str().unwrap()[..12])), "{}", run.stderr);
     assert_eq!(place.run(["status", "--max-age", "5h"]).code, Some(5), "flagged ones do not make it younger");
-    place.run(["forget", &place.newest()]).failed(1, &["newest good state of what is not flagged"]);
+    place.run(["forget", &place.newest()]).failed(1, &["newest good state of the streams without a flag"]);
     place.run(["forget", "latest"]).failed(1, &["newest good one of its source"]);
     place.ok(["forget", "--keep-last", "1", "--prune", "--grace", "0"]);
     let left = place.snapshots();
@@ -165,7 +165,7 @@ fn a_named_source_is_one_history_on_all_hosts_and_a_row_for_each() {
     assert_eq!(other["parent"], Value::Null);
 }
 
-/// A source of which every backup failed has no snapshot to be listed by.
+/// If every backup of a source failed, it has no snapshot to be listed by.
 #[test]
 fn a_source_that_never_came_to_a_snapshot_is_listed() {
     let place = Place::with_repository();

@@ -28,7 +28,7 @@ fn a_damaged_repository_restores_says_so_and_check_names_it() {
     // On another machine, without a catalog.
     std::fs::remove_dir_all(place.path("cache")).unwrap();
     let run = place.ok(["restore", "latest", "--to", "out"]);
-    assert!(run.stderr.contains("damaged and was read with the help of parity"), "{}", run.stderr);
+    assert!(run.stderr.contains("damaged and were read with the help of parity"), "{}", run.stderr);
     assert!(std::fs::read(place.path("out/a.db")).unwrap() == whole);
     let run = place.run(["--json", "check", "--read-data", "--mark"]);
     assert_eq!(run.code, Some(4), "{}", run.stderr);

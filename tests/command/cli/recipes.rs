@@ -25,7 +25,7 @@ fn commands() -> Vec<String> {
         let starts = text.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/"));
         all.extend(starts.map(str::to_owned));
     }
-    assert_eq!(all.len(), 9, "{all:?}");
+    assert_eq!(all.len(), 11, "{all:?}");
     all
 }
 
@@ -33,7 +33,9 @@ fn commands() -> Vec<String> {
 #[test]
 fn the_commands_do_what_they_say() {
     let place = Place::with_repository();
-    place.database("registry.db", 10);
+    place.database("model_registry.db", 10);
+    std::fs::create_dir(place.path("uploads")).unwrap();
+    std::fs::write(place.path("uploads/a.txt"), "uploaded").unwrap();
     let mut commands = commands();
     commands.sort_by_key(|command| !command.contains("backup"));
     for command in commands {
@@ -41,7 +43,8 @@ fn the_commands_do_what_they_say() {
         let programs = Path::new(env!("CARGO_BIN_EXE_icecore")).parent().unwrap().to_owned();
         let path = std::env::join_paths([programs, "/usr/bin".into(), "/bin".into()]).unwrap();
         let mut shell = place.program("sh");
-        shell.arg("-ec").arg(&here).env("PATH", path).env("DATABASES", "memory=a.db registry=registry.db");
+        shell.arg("-ec").arg(&here).env("PATH", path);
+        shell.env("DATABASES", "memory.db=a.db model_registry.db=model_registry.db").env("UPLOADS", "uploads=uploads");
         let output = shell.output().unwrap();
         assert!(output.status.success(), "{here}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.stdout, b"", "{here}: -q says nothing where all is well");
@@ -68,7 +71,7 @@ fn systemd_takes_the_units() {
         std::fs::write(place.path(&name), text).unwrap();
         units.push(place.path(&name));
     }
-    assert_eq!(units.len(), 6);
+    assert_eq!(units.len(), 8);
     let Ok(judged) = Command::new("systemd-analyze").arg("verify").arg("--man=no").args(&units).output() else { return };
     let said = String::from_utf8_lossy(&judged.stderr);
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("icecore")).collect();

@@ -136,7 +136,7 @@ fn a_lost_pack_costs_what_was_in_it() {
     fs::write(place.path("tree/first"), noise(1, 400_000)).unwrap();
     place.ok(["backup", "files", "tree"]);
     let old = place.stored("packs");
-    // Another stream, a part of which is stored already.
+    // Another stream; a part of it is stored already.
     let joined = [noise(2, 400_000), noise(1, 400_000), noise(3, 400_000)].concat();
     fs::write(place.path("tree/joined"), &joined).unwrap();
     place.database("tree/second.db", 500);

@@ -118,7 +118,7 @@ fn what_is_left_out_is_said_and_is_not_missing() {
         "{text}"
     );
     place.run(["backup", "files", "data", "--exclude", "#x"]).failed(2, &["comment"]);
-    place.run(["backup", "files", "data", "--exclude", "a{b"]).failed(2, &["no pattern"]);
+    place.run(["backup", "files", "data", "--exclude", "a{b"]).failed(2, &["not a valid pattern"]);
     place.run(["backup", "files", "data", "--exclude-file", "none"]).failed(1, &["none"]);
 }
 
@@ -185,11 +185,11 @@ fn lists_are_shown_and_can_be_left_behind() {
     place.ok(["restore", "latest", "--to", "with"]);
     assert_eq!((mode("with/file"), of(&place.path("with/file"))), (0o660, of(&place.path("data/file"))));
     let narrowed = place.ok(["restore", "latest", "--to", "without", "--no-xattrs"]).stderr;
-    assert!(narrowed.contains("1 access control lists are not restored"), "{narrowed}");
+    assert!(narrowed.contains("1 access control list not restored"), "{narrowed}");
     assert_eq!((mode("without/file"), of(&place.path("without/file")).len()), (0o600, 0));
     place.ok(["restore", "latest", "file=single", "--no-xattrs"]);
     assert_eq!((mode("single"), of(&place.path("single")).len()), (0o600, 0));
-    // An export is for whoever makes it.
+    // An export belongs to the user who makes it.
     place.ok(["export", "latest", "flat"]);
     assert_eq!((mode("flat/file"), of(&place.path("flat/file")).len()), (0o600, 0));
     let narrowed = place.ok(["backup", "files", "data", "--no-xattrs"]).stderr;

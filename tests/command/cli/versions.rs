@@ -31,7 +31,7 @@ fn another_version_is_refused_with_who_reads_it() {
     place.ok(["check", "--read-data"]);
 }
 
-/// Whoever finds the disk finds the page on it.
+/// Somebody who finds the disk finds the page on it.
 #[test]
 fn the_page_lies_in_the_repository() {
     let place = Place::with_repository();

@@ -51,7 +51,7 @@ fn a_wal_index_that_is_cut_short_ends_no_backup() {
         });
         let mut failed = 0;
         for round in 0..ROUNDS {
-            // Half of the time with another one, of which there is a snapshot in any case.
+            // Half of the time with another one, which always gets a snapshot.
             let args: &[&str] = match round % 2 {
                 0 => &["backup", "sqlite", "theirs"],
                 _ => &["backup", "files", "mixed=."],

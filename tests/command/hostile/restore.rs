@@ -40,7 +40,7 @@ fn make(path: &Path, word: &str, wal: bool) {
     conn.execute_batch(&format!("CREATE TABLE t(word TEXT); INSERT INTO t VALUES ('{word}')")).unwrap();
 }
 
-/// Everything that a tree can have, with attributes; what fails because of the attack is no matter here.
+/// Everything that a tree can have, with attributes. Failures that the attack causes do not count here.
 fn fill(placement: &Placement<'_>, root: &Path, many: bool, bytes: &[u8], disk: &Attacked<'_>) {
     let Ok(tree) = (if many { Tree::open_for_many(placement, root) } else { Tree::open(placement, root) }) else { return };
     let fill = |bytes: &'static [u8]| {

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::support::Place;
 
-/// Whoever copies a record so is told of by every command that looks, stops no backup, and adds nothing to the list; a repair removes the copy.
+/// Every command that looks at records reports such a copy. It stops no backup and adds nothing to the list. A repair removes it.
 #[test]
 fn a_copied_record_is_told_and_mended() {
     let place = Place::without_parity();

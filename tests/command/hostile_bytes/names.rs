@@ -7,7 +7,7 @@ use icecore::store::format::snapshot::SnapshotRecord;
 
 use super::support::Place;
 
-/// Puts a changed copy of the only snapshot's record beside it, as whoever keeps an unencrypted repository can.
+/// Puts a changed copy of the only snapshot's record beside it, as the host of an unencrypted repository can.
 fn forge(place: &Place, change: impl FnOnce(&mut SnapshotRecord)) {
     let file = &place.stored("snapshots")[0];
     let stored = fs::read(file).unwrap();

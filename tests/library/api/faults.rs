@@ -76,7 +76,7 @@ fn a_panic_in_a_thread_is_a_fault_of_icecore() {
     backup(&repo, &sqlite_source(&[("db", &path)]), &options, &Silent).unwrap();
 }
 
-/// A source of a size of its choice, of which nothing can be read.
+/// A source of any size that cannot be read.
 struct Huge(u64);
 
 impl Source for Huge {

@@ -87,7 +87,10 @@ fn counting() {
     let all = Rules { count: [Keep::None, Keep::None, Keep::All, Keep::None, Keep::None, Keep::None], ..Rules::default() };
     kept(&days, &all, "UTC", "+++-+");
     let reasons = why(&good(&days), &count(Period::Day, 7), "UTC");
-    assert_eq!(reasons, ["oldest, daily is not used up", "daily", "daily", "", "daily; newest good one of its source"]);
+    assert_eq!(
+        reasons,
+        ["oldest: fewer daily snapshots yet than the rule keeps", "daily", "daily", "", "daily; newest good one of its source"]
+    );
     assert!(Rules::default().is_empty() && count(Period::Day, 0).is_empty() && !count(Period::Day, 1).is_empty() && !all.is_empty());
 }
 
@@ -178,7 +181,7 @@ fn equal_times_are_decided_by_the_order_of_the_list() {
 }
 
 const NEWEST: &str = "flagged, newest one of its source";
-const REST: &str = "flagged, newest good state of what is not flagged";
+const REST: &str = "flagged, newest good state of the streams without a flag";
 
 /// What stays of flagged ones is what the rules would keep were they good; of those flagged as a whole nothing that is older than a good one.
 #[test]

@@ -1,4 +1,4 @@
-//! Salvage of streams and listings put together by hand, each part in a pack of its own, of which some are lost.
+//! Salvage of streams and listings that are put together by hand. Each part has a pack of its own, and some packs are lost.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -172,13 +172,13 @@ fn after_a_lost_part_a_listing_goes_on() {
     assert_eq!(scene.salvage(&id, "out-2", &["s3"]).unwrap().streams.len(), 1);
     let error = scene.salvage(&id, "out-3", &["s1"]).unwrap_err();
     assert!(error.is_damage() && !scene.bed.path("out-3").exists(), "{error}");
-    // A listing of which nothing is left.
+    // A listing that is lost as a whole.
     lose(&scene.packs.iter().filter(|pack| pack.exists()).cloned().collect::<Vec<_>>());
     let outcome = scene.salvage(&id, "out-4", &[]).unwrap();
     assert!(outcome.has_losses() && outcome.streams.is_empty() && !scene.bed.path("out-4").exists(), "{outcome:?}");
 }
 
-/// An entry that takes three chunks, the second of which looks like an entry by itself.
+/// An entry that takes three chunks. The second one looks like an entry by itself.
 #[test]
 fn what_looks_like_an_entry_within_one() {
     let inner = encoded(&[entry("inner", StreamRoot { len: 0, levels: 0, top: None })]);

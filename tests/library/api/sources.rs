@@ -1,4 +1,4 @@
-//! The names of snapshot records say of which source they are, to whoever has only the names; and nobody can make a snapshot vanish, or come twice, by giving its
+//! The name of a snapshot record says its source to a host that has only the names. Nobody can make a snapshot vanish, or appear twice, by giving its
 //! record the name of another source.
 
 use std::collections::BTreeSet;
@@ -184,7 +184,7 @@ fn a_copy_under_another_name_is_told_and_changes_nothing() {
     }
 }
 
-/// The record is where nobody looks for it: that is told, and nothing is deleted, until a repair brings it back.
+/// The record lies where no listing finds it. Commands say so and nothing is deleted, until a repair brings it back.
 #[test]
 fn a_record_that_was_moved_comes_back() {
     for scene in Scene::all() {

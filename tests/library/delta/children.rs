@@ -114,7 +114,7 @@ enum Gone {
     After,
 }
 
-/// `ancestors` snapshots, the last of which gets two children at once.
+/// `ancestors` snapshots. The last one gets two children at once.
 fn two_children(encrypted: bool, ancestors: usize, gone: Gone) {
     let scene = Scene::with_lengths(encrypted, PAGE as u32, PAGE as u32);
     let mut rng = Rng::new(1, "children");

@@ -120,7 +120,7 @@ fn what_is_beyond_a_readers_bounds_is_refused_by_name() {
     assert!(!honest.check(true).is_damaged());
 }
 
-/// Chunks of which each is a delta of the one before it, with the levels that they claim; `bottom` stands below.
+/// Chunks that are each a delta of the one before, with the levels that they claim. `bottom` is the first base.
 fn chain(count: usize, level: impl Fn(usize) -> u8) -> Vec<Crafted> {
     let mut rng = Rng::new(3, "chain");
     let mut plain = noise(&mut rng, PART);

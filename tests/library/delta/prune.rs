@@ -84,7 +84,7 @@ impl Prune {
         self.list(ObjectKind::Pending)
     }
 
-    /// The packs that listed and pending snapshots need: of every chunk the copy of the lowest level, with the same of its bases.
+    /// The packs that listed and pending snapshots need: the copy of the lowest level of every chunk and of its bases.
     fn live(&self) -> HashSet<PackId> {
         let cache = super::simulated::scratch();
         let repo = super::support::open_backend(self.backend.clone(), cache.path().to_path_buf(), 1).unwrap();

@@ -18,7 +18,7 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// The kept features, of which nothing may be believed: gone, short, wrong, of another stream.
+/// Stored features are not trusted: here they are gone, short, wrong, or those of another stream.
 fn spoil_features(rng: &mut Rng, scene: &Scene, cache: &str) -> &'static str {
     let files = scene.features(cache);
     if files.is_empty() {

@@ -52,7 +52,7 @@ fn rows_have_one_form() {
         (&[26, 0b1_1001, 10, 0], 100, "do not fill"),
         (&[26, 0b1_0001, 9, 0], 100, "do not fill"),
         (&[26, 0b1_0001, 11, 0], 100, "past its segment"),
-        (&[26, 0b11_0001, 10, 0], 100, "no delta"),
+        (&[26, 0b11_0001, 10, 0], 100, "not a delta"),
         (&[26, 0b1_0001, 0x8a, 0, 0], 100, "shortest form"),
         (&[26, 0b1_0001, 10, 0, 0], 100, "follows"),
         (&[26, 0b1001_0001, 10, 0], 100, "unknown way"),
@@ -166,12 +166,12 @@ fn nodes_have_one_form() {
         let mut explicit = uniform[..ids_end].to_vec();
         explicit[8..16].fill(0);
         lens.iter().for_each(|len| explicit.extend_from_slice(&len.to_le_bytes()));
-        assert!(refusal(Node::decode(&explicit, 1)).contains("one would do"));
+        assert!(refusal(Node::decode(&explicit, 1)).contains("shortest form"));
     }
     // One child has the span of its only, last length.
     let mut single = Node { level: 1, children: values::children(&[5]) }.encode();
     single[8] = 6;
-    assert!(refusal(Node::decode(&single, 1)).contains("one would do"));
+    assert!(refusal(Node::decode(&single, 1)).contains("shortest form"));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_key_record_says_that_it_is_sealed() {
     body.truncate(body.len() - KEY_CHECKSUM_LEN);
     body[10] = 0;
     let bytes = [&body[..], blake3::hash(&body).as_bytes()].concat();
-    assert!(refusal(KeyRecord::decode(&bytes)).contains("does not seal"));
+    assert!(refusal(KeyRecord::decode(&bytes)).contains("is not encrypted"));
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn versions_and_features_are_refused_by_name() {
     }
 }
 
-/// Readers do not read a pack's header, so its footer says of which version it is.
+/// Readers do not read a pack's header, so the footer has the version, too.
 #[test]
 fn a_newer_pack_is_newer_and_not_damaged() {
     let trailer = b"a trailer";

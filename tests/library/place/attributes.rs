@@ -100,7 +100,7 @@ fn capabilities_are_for_root_to_give() {
     let meta = FileMeta { uid: 12345, gid: 12345, ..own(&dir, 0o755, &[(CAPABILITY, capability())]) };
     placement.place_file(&dir.join("program"), 3, Some(meta.clone()), &filler(b"abc")).unwrap();
     assert_eq!(of(&dir.join("program")).get(CAPABILITY), Some(&capability()));
-    // Names that are not stored are not restored either, whoever wrote the repository.
+    // Names that icecore does not store are not restored either, even if a forged repository has them.
     let meta = FileMeta { attributes: vec![Attribute { name: b"trusted.overlay.opaque".into(), value: b"y".into() }], ..meta };
     placement.place_file(&dir.join("other"), 3, Some(meta), &filler(b"abc")).unwrap();
     assert_eq!(of(&dir.join("other")).len(), 0);

@@ -11,7 +11,7 @@ fn the_same_piece_has_the_same_features_in_each_run() {
     let piece = Random(1).bytes(PIECE_LEN);
     let features = Sampler::new(42).features(&piece);
     assert_eq!(features, Sampler::new(42).features(&piece));
-    // Kept features outlive the program: whoever changes the hash must change GEAR_CONTEXT, and this.
+    // Stored features outlive the program. A change of the hash needs a change of GEAR_CONTEXT, and of this test.
     assert_eq!(features.anchors().collect::<Vec<_>>(), [1_908_075_274, 3_695_688_735, 3_113_188_401, 532_158_803]);
 }
 

@@ -33,7 +33,7 @@ fn what_sqlite_refuses_is_stored_as_it_is_and_said() {
         assert_eq!(kind_of(&repo, &report, "bad-wal"), EntryKind::File);
         assert!(is_database(&kind_of(&repo, &report, "good")));
         assert_eq!(report.skipped.len(), 1, "also when it was so the last time: {:?}", report.skipped);
-        assert!(line_about(&report, "/bad: ").contains("stored as it is"));
+        assert!(line_about(&report, "/bad: ").contains("stored as a plain file"));
         assert!(stream(&repo, &report.id, "bad").unwrap() == bytes);
         assert!(stream(&repo, &report.id, "bad-wal").unwrap() == b"some log");
     }

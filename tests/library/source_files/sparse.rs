@@ -27,7 +27,7 @@ fn sparse(path: &Path, len: u64, places: &[u64]) -> bool {
     taken < 4 << 20
 }
 
-/// A tebibyte: whoever read its holes would not come to an end.
+/// A tebibyte: reading its holes would not end.
 #[test]
 fn the_length_of_a_hole_costs_nothing() {
     let bed = Bed::new(true);

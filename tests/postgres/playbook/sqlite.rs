@@ -108,7 +108,7 @@ fn wrong_checksums_stop_a_restore_before_it_touches_anything() {
     std::fs::remove_file(site.path(&format!("{LATEST}/model_registry.db"))).unwrap();
     site.sh(RESTORE).fails(4, &["model_registry.db is missing"]);
     std::fs::write(site.path(&format!("{LATEST}/checksums.txt")), "garbage\n").unwrap();
-    site.sh(RESTORE).fails(4, &["line 1 is no checksum"]);
+    site.sh(RESTORE).fails(4, &["line 1 is not a checksum"]);
     assert_eq!(site.files(".data"), data);
     // Without checksums it goes on, and says so; SQLite's check still stands guard.
     std::fs::remove_file(site.path(&format!("{LATEST}/checksums.txt"))).unwrap();

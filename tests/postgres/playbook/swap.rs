@@ -93,7 +93,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Two snapshots, of which the first is exported.
+    /// Two snapshots. The first one is exported.
     fn new() -> Self {
         let bed = Bed::new(false);
         let path = bed.path("db.sqlite");
@@ -199,7 +199,7 @@ fn what_is_not_ours_is_kept_or_refused() {
     std::fs::create_dir(scene.dir()).unwrap();
     std::fs::write(scene.dir().join("notes.txt"), b"mine").unwrap();
     let refused = scene.export(&RealDisk, 1).unwrap_err().to_string();
-    assert!(refused.contains("is not empty and is no export"), "{refused}");
+    assert!(refused.contains("is not empty and is not an export"), "{refused}");
     std::fs::remove_file(scene.dir().join("notes.txt")).unwrap();
     scene.export(&RealDisk, 1).unwrap();
     assert_eq!(scene.found(), Some(1));

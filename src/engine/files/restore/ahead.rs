@@ -1,4 +1,8 @@
-//! What can be known of a tree's destinations before the first one is touched.
+//! Looks at all destinations of a tree before the first one is touched, so that a restore which cannot succeed changes
+//! nothing.
+//!
+//! It is only a look. Things may change afterwards, and some refusals cannot be foreseen, so the restore itself checks
+//! everything again.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -15,7 +19,7 @@ use crate::engine::sqlite::restore::holder;
 use crate::error::{Error, Result};
 use crate::fs::beneath::{Dir, Dirs};
 
-/// What is to be put somewhere.
+/// The kind of an entry to be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
     /// A SQLite database.
@@ -26,14 +30,14 @@ pub(crate) enum What {
     Directory,
 }
 
-/// What lies in a directory's place.
+/// What lies in the place of a directory.
 #[derive(Debug, Clone)]
 enum There {
-    /// Nothing: it will be made.
+    /// Nothing. The directory will be made.
     Nothing,
-    /// A directory, and why nothing can be put into it, if that is so.
+    /// A directory. With the reason, if no new name can be made in it.
     Directory(Option<String>),
-    /// It cannot be entered: the place and the reason.
+    /// Something that cannot be entered: its path and the reason.
     Blocked(PathBuf, String),
 }
 
@@ -49,10 +53,10 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// A look at this directory, which is there.
+    /// Begins to look at names in this directory, which exists.
     ///
     /// # Errors
-    /// [`Error::Destination`] when it cannot be used.
+    /// [`Error::Destination`] if it cannot be used.
     pub fn of(root: &Path) -> Result<Self> {
         let dir = Dir::find(root).map_err(|e| Error::destination(root, format!("cannot use this directory: {e}; nothing was changed")))?;
         let root = dir.path().to_path_buf();
@@ -61,13 +65,15 @@ impl Ahead {
         Ok(Ahead { name_bytes_max: name_bytes_max(&root), way, dirs: Dirs::new(dir), root, databases: Vec::new() })
     }
 
-    /// Whether a name can be given to what is to be put there, as far as that can be seen.
+    /// Looks whether an entry can be restored under this name, as far as that can be seen. `number` is the caller's,
+    /// for [`Ahead::used`].
     ///
     /// # Errors
     /// The reason why it cannot.
     pub fn look(&mut self, number: u64, name: &[u8], what: What) -> Result<()> {
         let (parents, last) = parts(name).map_err(|why| refuse_name(&self.root, name, why))?;
         let mut dir = self.root.clone();
+        // Names come in order, so most directories on the way are those of the last name.
         for (above, part) in parents.iter().enumerate() {
             dir.push(OsStr::from_bytes(part));
             self.refuse_long(&dir, part)?;
@@ -90,7 +96,8 @@ impl Ahead {
         }
     }
 
-    /// Of the databases that are there those that are in use, with their numbers. Processes are looked at once for all.
+    /// The existing databases that are in use, with their numbers. The processes of the system are looked at once for
+    /// all databases.
     pub fn used(&self) -> Vec<(u64, Error)> {
         if self.databases.is_empty() {
             return Vec::new();
@@ -143,7 +150,7 @@ fn refuse_used(target: &Target, open: &HashSet<(u64, u64)>) -> Option<Error> {
     refused.err()
 }
 
-/// What lies in the place of a directory, in one of which so much is known.
+/// What lies in the place of a directory. `above` is what lies in the place of its parent.
 fn look_into(dir: &Path, above: &There) -> There {
     let refusal = match above {
         There::Directory(refusal) => refusal,
@@ -168,10 +175,10 @@ fn blocked(error: Error, dir: &Path) -> There {
 /// Why names cannot be made in a directory, if they cannot.
 fn refuse_unwritable(dir: &Path) -> Option<String> {
     let asked = rustix::fs::accessat(CWD, dir, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
-    // Some systems cannot be asked; then the write itself will tell.
+    // Some systems cannot be asked. There the restore itself finds out.
     match asked {
         Err(e @ (rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS | rustix::io::Errno::PERM)) => {
-            Some(format!("cannot be written, as its directory cannot: {e}; what was there is unchanged"))
+            Some(format!("cannot be written, because its directory cannot be written: {e}; what was there is unchanged"))
         }
         _ => None,
     }

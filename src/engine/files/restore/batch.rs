@@ -1,8 +1,10 @@
-//! Many plain files of a tree at once: written under hidden names, made durable together, then named.
+//! Restores many plain files at once: writes them under hidden names, makes them durable together, then gives them
+//! their names.
 //!
-//! The order for a batch is that of a single file: all new bytes, attributes and kept names are durable before the first name is taken. One sync of
-//! the file system stands for the syncs of all files and directories; where it cannot be relied on, each file is synced by itself. A power cut leaves
-//! each name old, new or absent, and hidden files which are in nobody's way.
+//! The order is that of a single file: all new bytes, attributes and kept names are durable before the first file gets
+//! its name. One sync of the file system replaces the syncs of all files and directories. If the system cannot do that
+//! reliably, each file is synced by itself. After a power cut each name has the old file, the new one or none, and
+//! hidden files may be left, which do no harm.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,16 +24,16 @@ use crate::recorded::FileMeta;
 pub(crate) struct Member {
     target: Target,
     inside: Inside,
-    /// Its name until then.
+    /// Its hidden name until then.
     hidden: OsString,
-    /// Whether something has the name now.
+    /// Whether another file has the name now.
     has_old: bool,
-    /// Whether the hidden file may be there.
+    /// Whether the hidden file may exist.
     made: AtomicBool,
 }
 
 impl Member {
-    /// Where it will be.
+    /// The path that it will have.
     pub fn path(&self) -> &Path {
         &self.target.path
     }
@@ -42,7 +44,8 @@ impl Member {
 }
 
 impl Tree<'_> {
-    /// The place of a file that is to be part of a batch; `None` if the file cannot be: it lies on another file system than the tree.
+    /// The place of a file as a member of a batch. `None` if it cannot be a member, because its directory lies on
+    /// another file system than the tree: one sync would not cover it.
     ///
     /// # Errors
     /// As [`Tree::file`].
@@ -51,6 +54,7 @@ impl Tree<'_> {
         if self.whole.is_some() && !self.is_covered(inside) {
             return Ok(None);
         }
+        // In a directory that was just made there is nothing, so a look for each file is saved.
         let has_old = !inside.is_new && target.metadata()?.is_some();
         if has_old {
             self.refuse_directory(&target)?;
@@ -70,7 +74,7 @@ impl Tree<'_> {
         Ok(file)
     }
 
-    /// Ends the writing of a member: its attributes are set, and it is synced if the batch will not be.
+    /// Ends the writing of a member: sets its attributes, and syncs it if the batch is not synced as a whole.
     ///
     /// # Errors
     /// [`crate::Error::Destination`].
@@ -85,19 +89,21 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// Takes the hidden file of a member away.
+    /// Removes the hidden file of a member.
     pub(crate) fn discard(&self, member: &Member) {
         if member.made.swap(false, Ordering::Relaxed) {
-            // Harmless if it stays.
+            // It is harmless if it stays.
             let _ = member.hidden().map(|hidden| self.placement.disk.remove_file(hidden.held()));
         }
     }
 
-    /// Makes complete members durable, and then gives them their names; what was there is kept. The result of each is in the order of members.
+    /// Makes complete members durable, and then gives them their names. Old files are kept. The results are in the
+    /// order of the members.
     ///
     /// # Errors
-    /// When they cannot be made durable: then none of them has its name.
+    /// If they cannot be made durable. Then none of them has got its name.
     pub(crate) fn name_all(&self, members: &[&Member]) -> Result<Vec<Result<Placed>>> {
+        // Second names for the old files come first, so that the same sync makes them durable.
         let keep = |member: &&Member| match member.has_old {
             true => self.placement.keep_if_there_unsynced(&member.target),
             false => Ok(Kept::default()),
@@ -111,22 +117,26 @@ impl Tree<'_> {
         Ok(members.iter().zip(kept).map(|(member, kept)| self.name_one(member, kept)).collect())
     }
 
+    /// Makes the new files and the kept names durable.
     fn sync_batch(&self, members: &[&Member], kept: &[Result<Kept>]) -> Result<()> {
         let disk = self.placement.disk;
         if let Some(whole) = &self.whole {
             return disk.sync_filesystem(&whole.dir, &self.root).map_err(|e| failed(&self.root, "make the new files in it durable", e));
         }
+        // The files were synced one by one (see `complete`). Each directory with kept names is synced once.
         let with_kept = members.iter().zip(kept).filter(|(_, kept)| kept.as_ref().is_ok_and(|kept| !kept.is_empty()));
         let targets: BTreeMap<&Path, &Target> = with_kept.map(|(member, _)| (member.target.below(), &member.target)).collect();
         let sync = |target: &Target| target.sync_dir(disk).map_err(|e| failed(&target.dir, "make the kept names in it durable", e));
         targets.into_values().try_for_each(sync)
     }
 
+    /// Gives a durable member its name.
     fn name_one(&self, member: &Member, kept: Result<Kept>) -> Result<Placed> {
         let kept = kept.inspect_err(|_| self.discard(member))?;
         let (disk, target) = (self.placement.disk, &member.target);
         let rename = || -> Result<()> {
             let (from, to) = (member.hidden()?, target.named()?);
+            // If nothing was kept, the name must be free. A file that somebody has put there meanwhile is not replaced.
             let renamed = if kept.is_empty() { rename_new(disk, &from, &to) } else { disk.rename(from.held(), to.held()) };
             renamed.map_err(|e| failed(&target.path, "rename the new one to it", e))
         };

@@ -1,4 +1,5 @@
-//! Trees of files back in their places.
+//! Restores trees of files: a look ahead at all places (`ahead.rs`), then entry by entry (`tree.rs`) or in batches
+//! (`batch.rs`). Files with losses get other names (`salvaged.rs`).
 
 pub(crate) mod ahead;
 pub(crate) mod batch;

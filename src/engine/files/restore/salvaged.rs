@@ -1,4 +1,5 @@
-//! Files that are written as far as their bytes can be had. Such a file never takes the name of the whole one.
+//! Writes files as far as their bytes can be read. A file with losses never gets the name of the whole one, so nothing
+//! can take it for whole.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -13,41 +14,42 @@ use crate::engine::place::target::{Target, failed};
 use crate::error::{Error, Result};
 use crate::recorded::FileMeta;
 
-/// What is added to the name of a file with losses.
+/// The suffix of a file with losses.
 pub(crate) const SALVAGED: &str = ".salvaged";
-/// Names that are tried, `.1`, `.2` and so on added, before the directory is taken for broken.
+/// The most names that are tried, with `.1`, `.2` and so on added.
 const COUNTER_MAX: u32 = 10_000;
 
 /// How a file is filled.
 pub(crate) struct Filler<'f> {
-    /// Writes what can be had into a file of zeros; whether that is all.
+    /// Writes the bytes that can be read into a file of zeros. Says whether these are all.
     pub fill: &'f dyn Fn(&File) -> Result<bool>,
-    /// Looks at a file with losses before it has its name, at this path.
+    /// Looks at a file with losses before it gets its name. It lies at this path.
     pub look: &'f mut dyn FnMut(&Path) -> Result<()>,
-    /// Whether this name, from the root, is that of another stream.
+    /// Whether this name, relative to the root, is that of another stream.
     pub is_taken: &'f dyn Fn(&[u8]) -> bool,
 }
 
 impl Tree<'_> {
-    /// Whether nothing is in the directory.
+    /// Whether the directory is empty.
     ///
     /// # Errors
-    /// [`Error::Destination`] when it cannot be read.
+    /// [`Error::Destination`] if it cannot be read.
     pub(crate) fn is_empty(&self) -> Result<bool> {
         let mut names = std::fs::read_dir(self.dirs.root().itself()).map_err(|e| failed(&self.root, "look into this directory", e))?;
         Ok(names.next().is_none())
     }
 
-    /// Writes a file of `len_bytes` bytes under its name, or, if it is not whole, under that name with [`SALVAGED`] and perhaps a number added, without
-    /// bits and attributes that give rights to who runs it. Gives its path. Nothing that is there is replaced.
+    /// Writes a file of `len_bytes` bytes and gives its path. A whole file gets its name. A file with losses gets
+    /// [`SALVAGED`], and a number if needed, added to its name, and no mode bits or attributes that would give rights
+    /// to a user who runs it. Nothing that is there is replaced.
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree or is there already, and what `filler` fails with.
+    /// [`Error::Destination`] for a name that leads out of the tree or is taken; and errors of `filler`.
     pub(crate) fn salvage(&self, name: &[u8], len_bytes: u64, meta: Option<FileMeta>, filler: Filler<'_>) -> Result<PathBuf> {
         let (target, inside) = self.place(name)?;
         let is_whole = Cell::new(false);
         let fill = |file: &File| (filler.fill)(file).map(|whole| is_whole.set(whole));
-        // What is lost stays a hole, so no space is taken beforehand.
+        // At least one hole is announced, so that no space is reserved: lost bytes stay holes.
         let mut temp = self.placement.write_temp(&target, len_bytes, holes_of(meta.as_ref()).max(1), 0, &fill)?;
         if !is_whole.get() {
             (filler.look)(temp.place.held())?;
@@ -83,7 +85,7 @@ impl Tree<'_> {
     }
 }
 
-/// The name of a place, from the root.
+/// The name of a place, relative to the root.
 fn name_of(place: &Target) -> PathBuf {
     place.below().join(place.path.file_name().unwrap_or(OsStr::new("")))
 }

@@ -1,12 +1,12 @@
-//! A directory that is filled by names from a repository.
+//! Fills a directory by names from a repository.
 //!
-//! The names are not trusted: whoever wrote the repository may want a restore to write elsewhere. A name is taken only if it is relative
-//! and has no `.`, `..` or empty part, and nothing is ever written through a symbolic link, neither one that was there before nor one
-//! that was restored a moment ago, nor one that another user puts there meanwhile: the root is held open, and everything else is reached from there
-//! (see `beneath.rs`).
+//! The names are not trusted: someone who has written into the repository may want a restore to write elsewhere. A name
+//! is accepted only if it is relative and has no `.`, `..` or empty part. Nothing is ever written through a symbolic
+//! link: neither through one that was there before, nor one that was restored a moment ago, nor one that another user
+//! puts there meanwhile. The root is held open, and everything else is reached from there (see `beneath.rs`).
 //!
-//! Nothing is overwritten: a file in the way gets a kept name as everywhere; a directory where a file is to go, or the other way round,
-//! is an error.
+//! Nothing is overwritten. A file in the way gets a kept name, as everywhere. A directory in the place of a file, or a
+//! file in the place of a directory, is an error.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -26,16 +26,17 @@ use crate::error::{Error, Result};
 use crate::fs::beneath::{self, Dir, Dirs, MadeDirs};
 use crate::recorded::FileMeta;
 
-/// A directory being filled. Its methods may be called from several threads for different names.
+/// A directory that is filled. Its methods may be called from several threads for different names.
 pub struct Tree<'a> {
     pub(in crate::engine) placement: &'a Placement<'a>,
     /// For messages.
     pub(in crate::engine) root: PathBuf,
     pub(in crate::engine) dirs: Arc<Dirs>,
-    /// If the whole file system is synced at once: its directory, open since before the first byte is written.
+    /// Set if the whole file system is synced at once. The directory in it is open since before the first byte is
+    /// written: errors of earlier writes are reported to descriptors that were open then.
     pub(in crate::engine) whole: Option<Whole>,
     pub(in crate::engine) hidden: HiddenNames,
-    /// Directories made for the root, by the directory above and the name, the deepest last.
+    /// Directories that were made for the root, each as the directory above it and its name. The deepest comes last.
     made: Vec<(Arc<Dir>, OsString)>,
     work: Mutex<Work>,
 }
@@ -46,44 +47,47 @@ pub(in crate::engine) struct Whole {
     device: u64,
 }
 
-/// What is left for the end, and where the last name was. Directories are named from the root.
+/// Work that is left for the end, and the way to the last name. Paths of directories are relative to the root.
 #[derive(Default)]
 struct Work {
-    /// Directories with new names in them, which the sync of the whole file system does not cover.
+    /// Directories with new names in them that the sync of the whole file system does not cover.
     unsynced: BTreeSet<PathBuf>,
-    /// Directories with the attributes that they get when nothing more is written into them.
+    /// Directories with their attributes. They get these at the end: a directory without write permission could not be
+    /// filled.
     directories: Vec<(PathBuf, FileMeta)>,
-    /// Directories that were made because names lie below them, the deepest last.
+    /// Directories that were made because names lie below them. The deepest comes last.
     made: Vec<PathBuf>,
-    /// The directories on the way to the last name, from the root down. They have been looked at; nothing here replaces a directory.
+    /// The directories on the way to the last name, from the root down. They were looked at already, and nothing here
+    /// replaces a directory.
     way: Vec<Entered>,
 }
 
-/// A directory that was found to be one, or made.
+/// A directory that was looked at or made.
 #[derive(Debug, Clone)]
 struct Entered {
     path: PathBuf,
     place: Inside,
 }
 
-/// What is known of everything in a directory.
+/// What is known about all names in a directory.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct Inside {
-    /// Nothing was in it before.
+    /// The directory was made by this restore, so nothing was in it before.
     pub is_new: bool,
     device: u64,
 }
 
 impl<'a> Tree<'a> {
-    /// Makes the directory with its parents if it is not there. It may have content, which stays.
+    /// Opens the directory. Makes it with its parents if it does not exist. It may have content, which stays.
     ///
     /// # Errors
-    /// [`Error::Destination`] when it is not a directory or cannot be made.
+    /// [`Error::Destination`] if it is not a directory or cannot be made.
     pub fn open(placement: &'a Placement<'a>, root: &Path) -> Result<Self> {
         Self::open_with(placement, root, false)
     }
 
-    /// The same for many files: where the system can do that, the whole file system is synced at once instead of each file.
+    /// As [`Tree::open`], for many files: if the system can do that, the whole file system is synced at once instead of
+    /// each file.
     ///
     /// # Errors
     /// As [`Tree::open`].
@@ -91,7 +95,7 @@ impl<'a> Tree<'a> {
         Self::open_with(placement, root, true)
     }
 
-    /// The same for a directory that is held, and there.
+    /// As [`Tree::open`], for an existing directory that is held.
     ///
     /// # Errors
     /// As [`Tree::open`].
@@ -118,10 +122,10 @@ impl<'a> Tree<'a> {
         Ok(Tree { placement, dirs: Dirs::new(dir), root, whole, hidden, made, work: Mutex::new(Work { way, ..Work::default() }) })
     }
 
-    /// Takes away the directories that were made for it and for names in it, if nothing came into them.
+    /// Removes the directories that were made for the root and for names in it, if they are empty.
     pub fn undo(self) {
         let parents = self.work.into_inner().unwrap_or_else(PoisonError::into_inner).made;
-        // Something is in it, or it is in nobody's way.
+        // Errors are ignored: the directory is not empty and must stay, or it is empty and does no harm.
         let remove = |above: &Dir, name: &OsStr| drop(std::fs::remove_dir(above.at(name)));
         for dir in parents.iter().rev() {
             let above = self.dirs.get(dir.parent().unwrap_or(Path::new("")));
@@ -135,16 +139,17 @@ impl<'a> Tree<'a> {
         &self.root
     }
 
-    /// Gives the directory itself these attributes, when all is done.
+    /// Gives the root these attributes, at the end.
     pub fn dress_root(&self, meta: FileMeta) {
         self.work().directories.push((PathBuf::new(), meta));
     }
 
-    /// Writes a plain file of `len_bytes` bytes; see [`Placement::place_file`]. A symbolic link in its place is kept as a link, not
-    /// followed.
+    /// Writes a plain file of `len_bytes` bytes; see [`Placement::place_file`]. A symbolic link in its place is kept as
+    /// a link and not followed.
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, and as [`Placement::place_file`].
+    /// [`Error::Destination`] for a name that leads out of the tree, or a directory in the way; and the errors of
+    /// [`Placement::place_file`].
     pub fn file(&self, name: &[u8], len_bytes: u64, meta: Option<FileMeta>, fill: &Fill<'_>) -> Result<Placed> {
         let target = self.target(name)?;
         self.refuse_directory(&target)?;
@@ -155,8 +160,8 @@ impl<'a> Tree<'a> {
     /// Writes a database of `len_bytes` bytes; see [`Placement::place_database`].
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree, a directory or a symbolic link in the way, and as
-    /// [`Placement::place_database`].
+    /// [`Error::Destination`] for a name that leads out of the tree, or a directory or a symbolic link in the way; and
+    /// the errors of [`Placement::place_database`].
     pub fn database(
         &self,
         name: &[u8],
@@ -176,10 +181,10 @@ impl<'a> Tree<'a> {
         self.placement.place_database_at(&target, len_bytes, meta, fill, options)
     }
 
-    /// Makes a directory, or takes the one that is there. Its attributes are set by [`Tree::finish`].
+    /// Makes a directory, or uses an existing one. [`Tree::finish`] sets its attributes.
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree, or something else in the way.
+    /// [`Error::Destination`] for a name that leads out of the tree, or if something else is in the way.
     pub fn directory(&self, name: &[u8], meta: Option<FileMeta>) -> Result<PathBuf> {
         let (target, inside) = self.place(name)?;
         let dir = target.below().join(OsStr::from_bytes(name.rsplit(|&byte| byte == b'/').next().unwrap_or_default()));
@@ -192,16 +197,18 @@ impl<'a> Tree<'a> {
         Ok(target.path)
     }
 
-    /// Makes a symbolic link, with its own times and owner. What it points to is not looked at.
+    /// Makes a symbolic link, with its own times and owner. Its target is not looked at.
     ///
     /// # Errors
-    /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, or a link that the system refuses.
+    /// [`Error::Destination`] for a name that leads out of the tree, a directory in the way, or a link that the system
+    /// refuses.
     pub fn symlink(&self, name: &[u8], link: &[u8], meta: Option<FileMeta>) -> Result<Placed> {
         let target = self.target(name)?;
         self.refuse_directory(&target)?;
         let link = Path::new(OsStr::from_bytes(link));
         let dress = |place: &Named| meta.iter().for_each(|meta| self.placement.dress_link(place, &target.path, meta));
         let place = target.named()?;
+        // The same link is there already, so nothing needs to be kept.
         if std::fs::read_link(place.held()).is_ok_and(|there| there.as_os_str() == link.as_os_str()) {
             dress(&place);
             return Ok(Placed { path: target.path, ..Placed::default() });
@@ -212,17 +219,19 @@ impl<'a> Tree<'a> {
         self.finish_rename(target, &hidden)
     }
 
-    /// Gives a file of this tree, restored before, a further name; where the file system has no hard links, a copy.
+    /// Gives a file of this tree, which was restored before, a further name. On a file system without hard links it
+    /// becomes a copy.
     ///
     /// # Errors
-    /// [`Error::Destination`] for names that lead out of the tree, an `existing` that is not a regular file, or a directory in the way.
+    /// [`Error::Destination`] for names that lead out of the tree, an `existing` that is not a regular file, or a
+    /// directory in the way.
     pub fn hard_link(&self, name: &[u8], existing: &[u8]) -> Result<Placed> {
         let (target, existing) = (self.target(name)?, self.target(existing)?);
         self.refuse_directory(&target)?;
         let Some(source) = existing.metadata()?.filter(|there| there.is_file()) else {
             return Err(Error::destination(
                 &target.path,
-                format!("should be a further name of {}, which is no file", existing.path.display()),
+                format!("should be a further name of {}, but that is not a file", existing.path.display()),
             ));
         };
         if target.metadata()?.is_some_and(|there| (there.dev(), there.ino()) == (source.dev(), source.ino())) {
@@ -240,9 +249,11 @@ impl<'a> Tree<'a> {
     /// Sets the attributes of directories, the deepest first, and makes all new names durable.
     ///
     /// # Errors
-    /// [`Error::Destination`] when a directory cannot be made durable: everything is there, but a power cut now may undo some of it.
+    /// [`Error::Destination`] if a directory cannot be made durable. Everything is there then, but a power cut may undo
+    /// some of it.
     pub fn finish(self) -> Result<()> {
         let mut work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // The deepest first: with its attributes, a directory may no longer be entered.
         work.directories.sort_by_key(|(dir, _)| std::cmp::Reverse(dir.components().count()));
         for (dir, meta) in std::mem::take(&mut work.directories) {
             let path = shown(&self.root, &dir);
@@ -267,7 +278,7 @@ impl<'a> Tree<'a> {
             self.dirs.get(dir).and_then(|held| disk.sync_dir(held.itself())).map_err(|e| lost(&shown(&self.root, dir), e))?;
         }
         for (above, _) in self.made.iter().rev() {
-            // Those of the file system that was synced as a whole are durable already.
+            // Directories on the file system that was synced as a whole are durable already.
             let is_covered = self.whole.as_ref().is_some_and(|whole| above.metadata().is_ok_and(|above| above.dev() == whole.device));
             if !is_covered {
                 disk.sync_dir(above.itself()).map_err(|e| lost(above.path(), e))?;
@@ -280,14 +291,15 @@ impl<'a> Tree<'a> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The place of a name, with its parents made.
+    /// The place of a name. Its parents are made.
     fn target(&self, name: &[u8]) -> Result<Target> {
         self.place(name).map(|(target, _)| target)
     }
 
-    /// The same, with what is known of everything beside it.
+    /// The place of a name, and what is known about its directory. Its parents are made.
     pub(in crate::engine) fn place(&self, name: &[u8]) -> Result<(Target, Inside)> {
         let (parents, last) = parts(name).map_err(|why| refuse_name(&self.root, name, why))?;
+        // Names come in order, so most of the way is that of the last name and need not be looked at again.
         let mut dir = PathBuf::new();
         let mut depth = 0;
         let mut inside = self.way_to(0, &dir).map_or(Inside { is_new: false, device: 0 }, |entered| entered.place);
@@ -310,7 +322,7 @@ impl<'a> Tree<'a> {
         Ok((Target::new(&self.dirs, dir, OsStr::from_bytes(last)), inside))
     }
 
-    /// A directory on the way to the last name, if it is this one; else the way ends above it.
+    /// The directory at this depth on the way to the last name, if it is `dir`. Else the way is cut off above it.
     fn way_to(&self, depth: usize, dir: &Path) -> Option<Entered> {
         let mut work = self.work();
         let entered = work.way.get(depth).filter(|entered| entered.path == dir).cloned();
@@ -320,7 +332,7 @@ impl<'a> Tree<'a> {
         entered
     }
 
-    /// Makes sure that a directory, not a link to one, is there. It is named from the root.
+    /// Makes sure that a directory, and not a link to one, is there. The path is relative to the root.
     fn enter(&self, dir: &Path, above: Inside) -> Result<Entered> {
         let path = shown(&self.root, dir);
         let entered = |is_new, device| Entered { path: dir.to_path_buf(), place: Inside { is_new, device } };
@@ -330,7 +342,8 @@ impl<'a> Tree<'a> {
             Some(there) if there.is_dir() => Ok(entered(false, there.dev())),
             Some(there) => Err(not_a_directory(&path, there.file_type())),
             None => {
-                // One at a time: its parents have been looked at. Another thread may have made it meanwhile; that is no error.
+                // Its parents exist, so this makes one directory only. It is not an error if another thread has made it
+                // meanwhile.
                 self.placement.disk.create_dir_all(place.held()).map_err(|e| failed(&path, "make this directory", e))?;
                 self.note(parent, above);
                 Ok(entered(true, above.device))
@@ -338,18 +351,19 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Remembers that a directory, named from the root, has a new name in it.
+    /// Remembers that a directory has a new name in it. The path is relative to the root.
     pub(in crate::engine) fn note(&self, dir: &Path, inside: Inside) {
         if !self.is_covered(inside) {
             self.work().unsynced.insert(dir.to_path_buf());
         }
     }
 
-    /// Whether the sync of the whole file system reaches what is in there.
+    /// Whether the sync of the whole file system covers names in this directory.
     pub(in crate::engine) fn is_covered(&self, inside: Inside) -> bool {
         self.whole.as_ref().is_some_and(|whole| whole.device == inside.device)
     }
 
+    /// Refuses a directory in the place of a file.
     pub(in crate::engine) fn refuse_directory(&self, target: &Target) -> Result<()> {
         match target.metadata()? {
             Some(there) if there.is_dir() => {
@@ -359,7 +373,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Renames a link, made under a hidden name, to the target, and keeps what was there.
+    /// Keeps what is at the target, and renames a link to it that was made under a hidden name.
     fn finish_rename(&self, target: Target, hidden: &Named) -> Result<Placed> {
         let disk = self.placement.disk;
         let place = target.named()?;
@@ -371,6 +385,7 @@ impl<'a> Tree<'a> {
         Ok(self.done(target, kept.paths()))
     }
 
+    /// Copies a restored file, in place of a hard link.
     fn copy(&self, target: Target, from: &Named, source: &std::fs::Metadata) -> Result<Placed> {
         let copy = |to: &File| -> Result<()> {
             let copied = beneath::open_file(from.held()).and_then(|mut from| io::copy(&mut from, &mut &*to));
@@ -380,16 +395,18 @@ impl<'a> Tree<'a> {
         Ok(self.done(target, kept.paths()))
     }
 
+    /// Notes that the target has its new name, and reports it.
     fn done(&self, target: Target, kept: Vec<PathBuf>) -> Placed {
         self.work().unsynced.insert(target.below().to_path_buf());
         Placed { path: target.path, kept, ..Placed::default() }
     }
 }
 
-/// Finds the directory that is to be filled, or makes it with its parents: gives what was made, the deepest last. A link in its own place is refused.
+/// Finds the directory to be filled, or makes it with its parents. Also gives the directories that were made, the
+/// deepest last. A link in the place of the directory itself is refused.
 fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, MadeDirs)> {
     let unusable = |e| failed(root, "use this directory", e);
-    // Without `/` at its end, which would follow a link.
+    // Without a `/` at the end: with it, a link would be followed.
     let named: PathBuf = root.components().collect();
     if std::fs::symlink_metadata(&named).is_ok_and(|there| there.is_symlink()) {
         return Err(refuse_link(root, &named));
@@ -397,7 +414,7 @@ fn make_root(placement: &Placement<'_>, root: &Path) -> Result<(Dir, MadeDirs)> 
     Dir::find_or_make(placement.disk, &named).map_err(unusable)
 }
 
-/// The path of a directory that is named from the root, for messages.
+/// The full path of a directory for messages. `dir` is relative to the root.
 fn shown(root: &Path, dir: &Path) -> PathBuf {
     if dir.as_os_str().is_empty() { root.to_path_buf() } else { root.join(dir) }
 }

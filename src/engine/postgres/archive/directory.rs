@@ -1,8 +1,9 @@
-//! The directory format of pg_dump (`-Fd -Z0`): a table of contents, `toc.dat`, and a file for each table, as COPY text; for large objects a list and
-//! a file each (`pg_backup_directory.c` in PostgreSQL's sources).
+//! The directory format of pg_dump (`-Fd -Z0`), as `pg_backup_directory.c` in PostgreSQL's sources writes it: a table
+//! of contents, `toc.dat`, and a file with COPY text for each table. Large objects have a list and a file each.
 //!
-//! pg_dump names the files by numbers of the dump, which all change when any object is made. Here they get the names of their tables, in the
-//! directory and in its table of contents, so that a table's file has the same name in each dump and whoever looks sees what it is.
+//! pg_dump names the files by dump ids, which all change when any object is created. Here they get the names of their
+//! tables, in the directory and in its table of contents. So a table's file has the same name in each dump, and its
+//! stream finds its predecessor.
 
 use std::collections::HashSet;
 use std::io::BufRead;
@@ -12,15 +13,15 @@ use super::row_sum::Rows;
 use super::toc::{self, Layout};
 use super::{Archive, Entry, RowSum, Unreadable, Wanted};
 
-/// Most bytes of a file's name that is made here; the longest that file systems take has 255.
+/// Longest file name without its ending, in bytes. File systems take 255.
 const NAME_LEN_MAX: usize = 200;
-/// Hexadecimal digits of a hash in place of the end of a longer one.
+/// In a longer name, this many hexadecimal digits of a hash replace the end.
 const NAME_HASH_DIGITS: usize = 32;
 
-/// Reads a directory's table of contents, which ends where its file does.
+/// Reads a directory's table of contents. It must be the whole file.
 ///
 /// # Errors
-/// [`Unreadable`] if it is none, the files are compressed, or two entries have the same one.
+/// [`Unreadable`] if it is not a table of contents, the files are compressed, or two entries name the same file.
 pub fn read(input: impl BufRead, wanted: Wanted<'_>) -> Result<Archive, Unreadable> {
     let mut input = Input::new(input);
     let mut archive = toc::read(&mut input, Layout::Directory, wanted)?;
@@ -35,8 +36,9 @@ pub fn read(input: impl BufRead, wanted: Wanted<'_>) -> Result<Archive, Unreadab
     }
 }
 
-/// The name that the file with a table's data gets: schema and table with a dot between, and `.dat`. In both `%`, `.`, `/` and control characters are
-/// written as `%` and two hexadecimal digits. Of very long names the end is a hash. No number of pg_dump's looks like it.
+/// The name for the file with a table's data: `SCHEMA.TABLE.dat`. In both parts `%`, `.`, `/` and control characters
+/// are written as `%` and two hexadecimal digits. A very long name ends with a hash. The name never equals one that
+/// pg_dump makes, which has a single dot.
 pub fn table_file(entry: &Entry) -> Option<String> {
     let schema = entry.schema.as_ref().filter(|_| entry.kind == "TABLE DATA")?;
     let name = format!("{}.{}", escape(schema), escape(&entry.name));
@@ -59,8 +61,8 @@ fn escape(name: &str) -> String {
     out
 }
 
-/// The same table of contents with other names of files, each by its entry's place; nothing else is touched. `None` if the bytes are not those that
-/// `archive` was read from.
+/// The table of contents with other file names, each given with the index of its entry. All other bytes stay. `None` if
+/// `archive` was not read from these bytes.
 pub fn rename_files(bytes: &[u8], archive: &Archive, names: &[(usize, String)]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() + 64 * names.len());
     let mut done = 0;
@@ -75,18 +77,20 @@ pub fn rename_files(bytes: &[u8], archive: &Archive, names: &[(usize, String)]) 
     Some(out)
 }
 
-/// A length, as a sign and `int_len` bytes with the lowest first, and the text.
+/// Writes a string: its length, as a sign and `int_len` bytes in little-endian order, and the text.
 fn put_string(out: &mut Vec<u8>, text: &str, int_len: u8) {
+    // usize fits u64 on every platform. A name has at most `NAME_LEN_MAX` bytes, so one byte would do.
     let len = (text.len() as u64).to_le_bytes();
     out.push(0);
     out.extend(len.iter().copied().chain(std::iter::repeat(0)).take(usize::from(int_len)));
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Reads the file with a table's data. The rows go to `take`, in pieces, followed by the line that ends them, as pg_restore sends them.
+/// Reads the file with a table's data. The rows go to `take` in pieces, followed by the line that ends them, as
+/// pg_restore sends them.
 ///
 /// # Errors
-/// [`Unreadable`] if the file is not whole; what `take` gives ends it.
+/// [`Unreadable`] if the file is incomplete or `take` fails.
 pub fn table_rows(
     input: impl BufRead,
     entry: &Entry,
@@ -94,7 +98,7 @@ pub fn table_rows(
 ) -> Result<(u64, RowSum), Unreadable> {
     let mut input = Input::new(input);
     if !entry.is_copy {
-        return input.malformed(format!("the data of {} is not for COPY", entry.full_name()));
+        return input.malformed(format!("the data of {} is not in the format of COPY: dump without --inserts", entry.full_name()));
     }
     let (mut rows, mut failed) = (Rows::default(), Ok(()));
     input.pass_rest(|piece| {
@@ -105,11 +109,11 @@ pub fn table_rows(
     match (failed, rows.is_complete()) {
         (Err(detail), _) => input.malformed(detail),
         (Ok(()), true) => Ok((rows.rows, rows.sum)),
-        (Ok(()), false) => input.malformed(format!("the data of {} has no proper end", entry.full_name())),
+        (Ok(()), false) => input.malformed(format!("the data of {} does not end with the line that marks its end", entry.full_name())),
     }
 }
 
-/// The hash of a large object, as it is summed.
+/// The hash of a large object: of its number and content.
 ///
 /// # Errors
 /// [`Unreadable`] if reading fails.
@@ -123,7 +127,7 @@ pub fn large_object(input: impl BufRead, number: u32) -> Result<blake3::Hash, Un
     Ok(hasher.finalize())
 }
 
-/// Reads what is only to be passed on.
+/// Reads a file to its end without parsing it.
 ///
 /// # Errors
 /// [`Unreadable`] if reading fails.
@@ -131,10 +135,10 @@ pub fn pass(input: impl BufRead) -> Result<(), Unreadable> {
     Input::new(input).pass_rest(|_| true)
 }
 
-/// Reads a list of large objects: their numbers and files. A file belongs to the number that it has in its name.
+/// Reads a list of large objects: their numbers and files. A file must have its object's number in its name.
 ///
 /// # Errors
-/// [`Unreadable`] if it is none.
+/// [`Unreadable`] if it is not such a list.
 pub fn large_objects(text: &[u8]) -> Result<Vec<(u32, String)>, Unreadable> {
     let mut objects = Vec::new();
     let mut offset = 0;
@@ -143,8 +147,9 @@ pub fn large_objects(text: &[u8]) -> Result<Vec<(u32, String)>, Unreadable> {
         let object = parsed.and_then(|(number, file)| Some((number.parse().ok()?, file)));
         match object {
             Some((number, file)) if number != 0 && file == format!("blob_{number}.dat") => objects.push((number, file.to_owned())),
-            _ => return Err(Unreadable { offset, detail: "this is no list of large objects".to_owned() }),
+            _ => return Err(Unreadable { offset, detail: "this line is not one of a list of large objects".to_owned() }),
         }
+        // usize fits u64 on every platform.
         offset += line.len() as u64;
     }
     Ok(objects)

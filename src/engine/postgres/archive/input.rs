@@ -1,22 +1,24 @@
-//! The numbers and strings of an archive, out of bytes that are not trusted: nothing is allocated by a length that was only read.
+//! Reads the numbers and strings of an archive.
+//!
+//! The bytes are not trusted: memory grows with the bytes that have arrived, never by a length that was only read.
 
 use std::io::BufRead;
 
 use super::Unreadable;
 
-/// Most bytes of a string that is kept.
+/// Longest string that is kept, in bytes.
 pub(super) const KEPT_STRING_MAX: u64 = 64 << 10;
-/// Most bytes of a statement that is kept.
+/// Longest statement that is kept, in bytes.
 const KEPT_SQL_MAX: u64 = 1 << 20;
 
-/// Reads an archive from front to back and knows where it is.
+/// Reads an archive from front to back and counts its bytes.
 pub(super) struct Input<R> {
     inner: R,
     /// Bytes read so far.
     pub(super) offset: u64,
-    /// Bytes of a number without its sign: 4 on every machine so far.
+    /// How many bytes a number has without its sign: 4 on every machine so far.
     pub(super) int_len: u8,
-    /// Bytes of an offset.
+    /// How many bytes an offset has.
     pub(super) offset_len: u8,
 }
 
@@ -29,7 +31,7 @@ impl<R: BufRead> Input<R> {
         Err(Unreadable { offset: self.offset, detail: detail.into() })
     }
 
-    /// What can be had without waiting, at most `len` bytes; empty only at the end.
+    /// The bytes in the buffer, at most `len`. Waits only if the buffer is empty. The result is empty only at the end.
     fn peek(&mut self, len: u64) -> Result<&[u8], Unreadable> {
         let offset = self.offset;
         loop {
@@ -46,6 +48,7 @@ impl<R: BufRead> Input<R> {
 
     fn consume(&mut self, len: usize) {
         self.inner.consume(len);
+        // usize fits u64 on every platform.
         self.offset += len as u64;
     }
 
@@ -63,7 +66,7 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    /// Hands the next `len` bytes to `take`, in pieces.
+    /// Gives the next `len` bytes to `take`, in pieces.
     pub(super) fn pass(&mut self, len: u64, mut take: impl FnMut(&[u8])) -> Result<(), Unreadable> {
         let mut left = len;
         while left > 0 {
@@ -74,12 +77,14 @@ impl<R: BufRead> Input<R> {
             }
             take(piece);
             self.consume(got);
+            // `peek` returns at most `left` bytes.
             left -= got as u64;
         }
         Ok(())
     }
 
-    /// Hands the frames that can be had whole without waiting to `take`, up to one that is empty or malformed: pg_dump makes one for each row.
+    /// Gives the frames that are complete in the buffer to `take`, up to one that is empty or malformed. pg_dump writes
+    /// a frame for each row, so going through `int` and `pass` for each would be slow.
     pub(super) fn pass_frames(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), Unreadable> {
         let head_len = 1 + usize::from(self.int_len);
         let mut rest = self.peek(u64::MAX)?;
@@ -97,7 +102,7 @@ impl<R: BufRead> Input<R> {
         Ok(())
     }
 
-    /// Hands everything up to the end to `take`, in pieces, as long as that wants more.
+    /// Gives everything up to the end to `take`, in pieces, until that returns `false`.
     pub(super) fn pass_rest(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), Unreadable> {
         loop {
             let piece = self.peek(u64::MAX)?;
@@ -109,12 +114,13 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    /// A number: its sign, then its bytes, the lowest first.
+    /// A number: its sign, then its bytes in little-endian order.
     pub(super) fn int(&mut self) -> Result<i64, Unreadable> {
+        debug_assert!((1..=8).contains(&self.int_len), "checked when the header was read");
         let mut bytes = [0; 9];
         let bytes = bytes.get_mut(..=usize::from(self.int_len)).unwrap_or_default();
-        // Each row has one in front, so it is read at once wherever it can be.
-        let ready = self.peek(bytes.len() as u64)?;
+        // There is a number before each row, so it is read in one piece if the buffer has all of it.
+        let ready = self.peek(1 + u64::from(self.int_len))?;
         if ready.len() == bytes.len() {
             bytes.copy_from_slice(ready);
             self.consume(bytes.len());
@@ -131,31 +137,32 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    /// The length of a string, or `None` for one that is null.
+    /// The length of a string; `None` if it is null.
     fn string_len(&mut self) -> Result<Option<u64>, Unreadable> {
         Ok(u64::try_from(self.int()?).ok())
     }
 
-    /// A string that is of use.
+    /// A string that is kept.
     pub(super) fn string(&mut self) -> Result<Option<String>, Unreadable> {
         let Some(len) = self.string_len()? else { return Ok(None) };
         if len > KEPT_STRING_MAX {
-            return self.malformed(format!("a name has {len} bytes"));
+            return self.malformed(format!("a name has {len} bytes; at most {KEPT_STRING_MAX} are possible"));
         }
         let mut bytes = Vec::new();
         self.pass(len, |piece| bytes.extend_from_slice(piece))?;
-        // Names are in the database's encoding, which need not be UTF-8; they are only shown and compared.
+        // Names are in the database's encoding, which may not be UTF-8. They are only shown and compared.
         Ok(Some(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())))
     }
 
-    /// Goes past a string; whether there was one.
+    /// Skips a string. Returns whether it was there and not empty.
     pub(super) fn skip_string(&mut self) -> Result<bool, Unreadable> {
         let len = self.string_len()?;
         self.pass(len.unwrap_or(0), |_| ())?;
         Ok(len.is_some_and(|len| len > 0))
     }
 
-    /// A string of SQL, which is hashed, and given back if it `is_wanted`, is not too long and is UTF-8; whether there was one.
+    /// Hashes an SQL string. Returns whether it was there and not empty, and its text if it `is_wanted`, is not too
+    /// long and is UTF-8.
     pub(super) fn sql(&mut self, hasher: &mut blake3::Hasher, is_wanted: bool) -> Result<(bool, Option<String>), Unreadable> {
         let len = self.string_len()?.unwrap_or(0);
         hasher.update(&len.to_le_bytes());
@@ -167,7 +174,7 @@ impl<R: BufRead> Input<R> {
         Ok((len > 0, kept.and_then(|bytes| String::from_utf8(bytes).ok()).filter(|text| !text.is_empty())))
     }
 
-    /// The state of a data block's place: 1 not known, 2 known, 3 there is no data; the place itself is not used.
+    /// The state of a data block's offset: 1 not known, 2 known, 3 there is no data. The offset itself is not used.
     pub(super) fn data_state(&mut self) -> Result<u8, Unreadable> {
         let state = self.byte()?;
         self.pass(u64::from(self.offset_len), |_| ())?;
@@ -178,7 +185,7 @@ impl<R: BufRead> Input<R> {
     }
 }
 
-/// A number of at most 8 bytes, the lowest first.
+/// A number of at most 8 bytes in little-endian order.
 fn unsigned(digits: &[u8]) -> u64 {
     digits.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }

@@ -1,9 +1,13 @@
-//! Reads the custom format of pg_dump (`-Fc -Z0`) as it flows by, as versions 13 to 18 write it; [`directory`] has what is different in a directory (`-Fd -Z0`).
+//! A streaming parser for pg_dump's custom format (`-Fc -Z0`), as versions 13 to 18 write it. [`directory`] has the
+//! differences of the directory format (`-Fd -Z0`).
 //!
-//! The format is that of `pg_backup_archiver.c` and `pg_backup_custom.c` in PostgreSQL's sources: a header, a table of contents, then one block
-//! for each entry that has data. An archive that was written to a pipe does not say where its blocks are, and nothing in it says that it is
-//! complete: it is if the table was read and each of its entries with data has had its block. Memory is bounded by the table of contents,
-//! of which only names and dependencies are kept; no length that was read is trusted.
+//! The format is that of `pg_backup_archiver.c` and `pg_backup_custom.c` in PostgreSQL's sources: a header, a table of
+//! contents, then one block for each entry that has data. An archive that was written to a pipe does not say where its
+//! blocks are, and it has no end mark. It is complete if the table of contents was read and each of its entries with
+//! data has had its block.
+//!
+//! Guarantee: memory is bounded by the table of contents, of which names and dependencies are kept, and no length from
+//! the archive is trusted.
 
 pub mod directory;
 mod input;
@@ -45,20 +49,20 @@ pub struct Archive {
     pub entries: Vec<Entry>,
     /// The data, in the order of the archive.
     pub blocks: Vec<Block>,
-    /// Where the first block begins, bytes.
+    /// The offset of the first block.
     pub data_offset: u64,
-    /// Bytes in all.
+    /// The length in bytes.
     pub len: u64,
-    /// Bytes of a number without its sign, and of an offset, in this archive.
+    /// How many bytes a number (without its sign) and an offset have in this archive.
     pub(crate) widths: (u8, u8),
 }
 
 /// A part of a restore (`teSection` of `pg_backup.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Section {
-    /// Definitions that data needs.
+    /// Definitions that the data needs.
     PreData,
-    /// Rows, large objects, where sequences are.
+    /// Rows, large objects, positions of sequences.
     Data,
     /// Indexes, keys, triggers and the like.
     PostData,
@@ -67,11 +71,11 @@ pub enum Section {
 /// An entry of the table of contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number, by which others depend on it; another one in every dump.
+    /// Its number. Dependencies name it. It differs from dump to dump.
     pub dump_id: i64,
-    /// What it is: `TABLE`, `TABLE DATA`, `INDEX`.
+    /// Its kind: `TABLE`, `TABLE DATA`, `INDEX`.
     pub kind: String,
-    /// When it is restored. `None`: together with what stands before it in the table, as comments and rights are.
+    /// When it is restored. `None`: together with the entries before it, as comments and rights are.
     pub section: Option<Section>,
     /// Its schema, if it is in one.
     pub schema: Option<String>,
@@ -81,26 +85,26 @@ pub struct Entry {
     pub owner: String,
     /// Whether it has data: a block, or a file.
     pub has_data: bool,
-    /// Where the dump is a directory, the file with its data, or that lists its large objects.
+    /// In a directory: the file with its data, or with the list of its large objects.
     pub file: Option<String>,
-    /// Where that name is in the table of contents, bytes.
+    /// The offset of that name in the table of contents.
     pub(crate) file_at: u64,
-    /// Whether its data is what COPY reads.
+    /// Whether its data is in the format of COPY.
     pub is_copy: bool,
-    /// Entries that must come before it.
+    /// The dump ids of entries that must come before it.
     pub dependencies: Vec<i64>,
-    /// The tablespace that it is in, if it is not the database's.
+    /// Its tablespace, if it is not the database's.
     pub tablespace: Option<String>,
-    /// The SQL that makes it, if it was wanted and is UTF-8 of at most 1 MiB.
+    /// The SQL that creates it, if it was wanted and is UTF-8 of at most 1 MiB.
     pub definition: Option<String>,
-    /// The COPY that loads its data, under the same conditions.
+    /// The COPY statement that loads its data, under the same conditions.
     pub copy_statement: Option<String>,
-    /// BLAKE3 of both statements, each with its length (`u64`, lowest byte first) before it.
+    /// BLAKE3 of both statements. Each is preceded by its length (`u64`, little-endian).
     pub digest: [u8; 32],
 }
 
 impl Entry {
-    /// Schema and name, for people.
+    /// Schema and name, as messages show them.
     pub fn full_name(&self) -> String {
         match &self.schema {
             Some(schema) => format!("{schema}.{}", self.name),
@@ -112,33 +116,35 @@ impl Entry {
 /// The data of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    /// Which of [`Archive::entries`].
+    /// Its index in [`Archive::entries`].
     pub entry: usize,
-    /// Where it begins, bytes from the start of the archive.
+    /// The offset of its start in the archive.
     pub offset: u64,
-    /// Its bytes, framing and all.
+    /// Its length in bytes, with the framing.
     pub len: u64,
-    /// Rows of a table, or the large objects in it.
+    /// The number of rows, or of large objects.
     pub rows: u64,
-    /// The sum of the hashes of its rows without their newlines; of large objects, of number (`u32`, lowest byte first) and content.
+    /// The sum of the hashes of its rows, without newlines; for large objects, of number (`u32`, little-endian) and
+    /// content.
     pub sum: RowSum,
 }
 
-/// Says of which entries, by kind and name, the statements are kept.
+/// Says by kind and name whether an entry's statements are kept.
 pub type Wanted<'a> = &'a dyn Fn(&str, &str) -> bool;
 
 /// Types of blocks: `BLK_DATA` and `BLK_BLOBS`.
 const ROWS: u8 = 1;
 const LARGE_OBJECTS: u8 = 3;
 
-/// Reads an archive up to its end. `begin` hears of each entry whose data begins.
+/// Reads an archive up to its end. `begin` is called for each entry whose data begins.
 ///
 /// # Errors
-/// [`Unreadable`] if it is no such archive, is compressed, or is not complete.
+/// [`Unreadable`] if it is not such an archive, is compressed, or is not complete.
 pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archive, Unreadable> {
     let mut input = Input::new(input);
     let mut archive = toc::read(&mut input, Layout::Custom, &|_, _| false)?;
     archive.data_offset = input.offset;
+    // Entries whose block has not come yet. A block for any other entry, or a second one for the same, is an error.
     let mut waiting: std::collections::HashMap<i64, usize> =
         archive.entries.iter().enumerate().filter(|(_, entry)| entry.has_data).map(|(index, entry)| (entry.dump_id, index)).collect();
     let mut summing = Summing::new();
@@ -147,7 +153,7 @@ pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archiv
         let Some(kind) = input.byte_or_end()? else { break };
         let dump_id = input.int()?;
         let Some((index, entry)) = waiting.remove(&dump_id).and_then(|index| Some((index, archive.entries.get(index)?))) else {
-            return input.malformed(format!("a block of data for entry {dump_id}, which waits for none"));
+            return input.malformed(format!("there is a second block of data for entry {dump_id}, or the entry should have none"));
         };
         begin(entry);
         let (rows, sum) = match kind {
@@ -164,21 +170,22 @@ pub fn read(input: impl BufRead, mut begin: impl FnMut(&Entry)) -> Result<Archiv
         let detail = format!("the archive ends without the data of {} ({} missing in all)", entry.full_name(), waiting.len());
         return input.malformed(detail);
     }
+    // Rows are summed in threads, so errors in them show up only now.
     if let Err(block) = summing.finish(&mut archive.blocks) {
         let entry = block.and_then(|block| archive.entries.get(archive.blocks.get(block)?.entry));
         return match entry {
             Some(entry) => no_end(&input, entry),
-            None => input.malformed("its rows could not be summed up"),
+            None => input.malformed("a thread that sums its rows has failed"),
         };
     }
     archive.len = input.offset;
     Ok(archive)
 }
 
-/// Reads an archive's head: its table of contents, and nothing of its data. [`Archive::len`] is that of the head.
+/// Reads an archive's header and table of contents, and none of its data. [`Archive::len`] is the length of this part.
 ///
 /// # Errors
-/// [`Unreadable`] if it is no such archive, or is compressed.
+/// [`Unreadable`] if it is not such an archive, or is compressed.
 pub fn head(input: impl BufRead, wanted: Wanted<'_>) -> Result<Archive, Unreadable> {
     let mut input = Input::new(input);
     let mut archive = toc::read(&mut input, Layout::Custom, wanted)?;
@@ -186,11 +193,12 @@ pub fn head(input: impl BufRead, wanted: Wanted<'_>) -> Result<Archive, Unreadab
     Ok(archive)
 }
 
-/// Reads one block of a table's data, which begins where `input` is, of an archive of which [`head`] has given `archive`. The rows go to
-/// `take`, in pieces, followed by the line that ends them, as pg_restore sends them.
+/// Reads the block of a table's data that begins at the start of `input`. `archive` comes from [`head`]. The rows go to
+/// `take` in pieces, followed by the line that ends them, as pg_restore sends them.
 ///
 /// # Errors
-/// [`Unreadable`], its offset counted from the block's start, if there is no block of this entry or it is not whole; what `take` gives ends it.
+/// [`Unreadable`] if this is not the entry's block, or if it is incomplete or `take` fails. Its offset counts from the
+/// start of the block.
 pub fn table_rows(
     input: impl BufRead,
     archive: &Archive,
@@ -200,11 +208,12 @@ pub fn table_rows(
     let mut input = Input::new(input);
     (input.int_len, input.offset_len) = archive.widths;
     if input.byte()? != ROWS || input.int()? != entry.dump_id {
-        return input.malformed(format!("the data of {} is not here", entry.full_name()));
+        return input.malformed(format!("the data of {} does not begin here", entry.full_name()));
     }
     let (mut rows, mut failed) = (Rows::default(), Ok(()));
     frames(&mut input, |piece| {
         rows.take(piece);
+        // After a failure the block is only read to its end.
         if failed.is_ok() {
             failed = take(piece);
         }
@@ -216,10 +225,10 @@ pub fn table_rows(
     }
 }
 
-/// Rows and their sum, of what COPY writes by itself, which has no line that ends it.
+/// The number and the sum of rows that COPY writes. Here no line marks the end.
 ///
 /// # Errors
-/// Those of reading.
+/// If reading fails.
 pub fn sum_rows(mut input: impl BufRead) -> std::io::Result<(u64, RowSum)> {
     let mut rows = Rows::default();
     loop {
@@ -234,9 +243,10 @@ pub fn sum_rows(mut input: impl BufRead) -> std::io::Result<(u64, RowSum)> {
     }
 }
 
-/// Hands over pieces up to the frame of length 0.
+/// Gives the contents of frames to `take`, up to the frame of length 0.
 fn frames<R: BufRead>(input: &mut Input<R>, mut take: impl FnMut(&[u8])) -> Result<(), Unreadable> {
     loop {
+        // First all frames that are complete in the buffer, which is fast; then one that may go beyond it.
         input.pass_frames(&mut take)?;
         match u64::try_from(input.int()?) {
             Ok(0) => return Ok(()),
@@ -248,20 +258,20 @@ fn frames<R: BufRead>(input: &mut Input<R>, mut take: impl FnMut(&[u8])) -> Resu
 
 fn table<R: BufRead>(input: &mut Input<R>, entry: &Entry, summing: &mut Summing) -> Result<(u64, RowSum), Unreadable> {
     if !entry.is_copy {
-        return input.malformed(format!("the data of {} is not for COPY", entry.full_name()));
+        return input.malformed(format!("the data of {} is not in the format of COPY: dump without --inserts", entry.full_name()));
     }
     frames(input, |piece| summing.take(piece))?;
     summing.end().map_or_else(|| no_end(input, entry), Ok)
 }
 
 fn no_end<T, R: BufRead>(input: &Input<R>, entry: &Entry) -> Result<T, Unreadable> {
-    input.malformed(format!("the data of {} has no proper end", entry.full_name()))
+    input.malformed(format!("the data of {} does not end with the line that marks its end", entry.full_name()))
 }
 
 fn large_objects<R: BufRead>(input: &mut Input<R>) -> Result<(u64, RowSum), Unreadable> {
     let (mut count, mut sum) = (0, RowSum::default());
     loop {
-        // The number is written as a signed one.
+        // pg_dump writes the unsigned number as a signed one, so the cast wraps negative numbers back on purpose.
         let number = input.int()? as u32;
         if number == 0 {
             return Ok((count, sum));

@@ -1,31 +1,34 @@
-//! The rows in the text of a COPY, counted and summed.
+//! Counts and sums the rows in the text of a COPY. The text may come in pieces of any length.
 
 pub use crate::engine::row_sum::RowSum;
 
-/// Cuts the text of a COPY into rows and sums them. Within a value a newline is written as `\n`, so each line is a row; `\.` ends them
-/// (PostgreSQL documentation, COPY, "Text Format").
+/// Splits the text of a COPY into rows and sums them. A newline in a value is written as `\n`, so each line is a row.
+/// The line `\.` ends them (PostgreSQL documentation, COPY, "Text Format").
 #[derive(Default)]
 pub(super) struct Rows {
     pub(super) rows: u64,
     pub(super) sum: RowSum,
-    /// What has come of a line that is not complete.
+    /// The hash of a line whose end has not come yet.
     part: blake3::Hasher,
+    /// Its length so far.
     part_len: u64,
-    /// The first two bytes of it.
+    /// Its first two bytes, to recognize `\.`.
     part_start: [u8; 2],
-    /// Bytes after the line `\.`, once that was there.
+    /// Bytes after the line `\.`; `None` before that line.
     after_end: Option<u64>,
-    /// Something other than newlines came after it.
+    /// Whether a byte other than a newline came after that line.
     is_wrong: bool,
 }
 
-/// What pg_dump writes after the line `\.`.
+/// Newlines that pg_dump writes after the line `\.`.
 const NEWLINES_AFTER_END: u64 = 2;
 
 impl Rows {
+    /// Takes the next bytes.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if let Some(after) = &mut self.after_end {
+                // usize fits u64 on every platform, here and below.
                 *after += bytes.len() as u64;
                 self.is_wrong |= bytes.iter().any(|byte| *byte != b'\n');
                 return;
@@ -40,15 +43,19 @@ impl Rows {
         }
     }
 
+    /// Takes a part of a line.
     fn take_part(&mut self, bytes: &[u8]) {
-        for (place, byte) in self.part_start.iter_mut().skip(self.part_len.min(2) as usize).zip(bytes) {
+        // Longer than 2: the start is known. `usize::MAX` skips both places too.
+        for (place, byte) in self.part_start.iter_mut().skip(usize::try_from(self.part_len).unwrap_or(usize::MAX)).zip(bytes) {
             *place = *byte;
         }
         self.part.update(bytes);
         self.part_len += bytes.len() as u64;
     }
 
+    /// Takes a line, or the rest of one, without its newline.
     fn take_line(&mut self, line: &[u8]) {
+        // The usual case: the whole line is in one piece.
         if self.part_len == 0 {
             match line {
                 br"\." => self.after_end = Some(0),
@@ -71,12 +78,12 @@ impl Rows {
         self.sum.add(hash);
     }
 
-    /// Whether what comes next begins a row: no part of one waits for its end, and the end of all has not come.
+    /// Whether the next byte begins a row: no line is incomplete, and the line `\.` has not come.
     pub(super) fn is_between_rows(&self) -> bool {
         self.part_len == 0 && self.after_end.is_none()
     }
 
-    /// Whether the end has come, and nothing but what pg_dump writes after it.
+    /// Whether the line `\.` has come, and after it exactly the newlines that pg_dump writes.
     pub(super) fn is_complete(&self) -> bool {
         self.after_end == Some(NEWLINES_AFTER_END) && !self.is_wrong
     }

@@ -1,5 +1,9 @@
-//! Sums the rows of tables in threads of its own: hashing many short rows takes as long as pg_dump takes to write them, and sums add up in any
-//! order.
+//! Sums the rows of tables in threads. Hashing many short rows takes as long as pg_dump takes to write them, and
+//! partial sums can be added in any order.
+//!
+//! Bytes are collected in a batch, which is cut after its last whole row and given to a thread. Guarantee: the result
+//! is the same as with one thread. The end of a table is always seen by the caller's thread (see [`KEPT_BACK`]); an end
+//! that a thread finds comes before other rows, which is an error.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,32 +12,34 @@ use std::thread::JoinHandle;
 use super::Block;
 use super::row_sum::{RowSum, Rows};
 
-/// Bytes of rows that a thread sums at once. What has fewer is not worth a thread.
+/// Bytes that a thread sums at once. A smaller table is summed by the caller's thread.
 const BATCH_LEN: usize = 256 << 10;
 /// Batches that may wait for a thread.
 const QUEUE: usize = 4;
 /// Two threads sum faster than pg_dump writes.
 const THREADS: usize = 2;
-/// Bytes that stay behind when a batch is cut: more than what ends a table, so that a batch with such an end in it is never the last.
+/// A batch is cut at least this many bytes before its end. This is more than a table's end takes (`\.` and three
+/// newlines), so a proper end is never given to a thread.
 const KEPT_BACK: usize = 8;
 
 /// Sums the rows of one block after the other.
 pub(super) struct Summing {
-    /// Whole rows, and what has come of the next one.
+    /// Whole rows, and the start of the next one.
     batch: Vec<u8>,
-    /// What is summed here: rows longer than a batch, and the end.
+    /// Sums in the caller's thread: rows longer than a batch, and the end.
     here: Rows,
-    /// The number of the block that the rows are in.
+    /// The index of the current block.
     block: usize,
+    /// The threads, from the first full batch on.
     threads: Option<Threads>,
 }
 
-/// What one thread found of one block.
+/// The partial sum of one thread for one block.
 struct Part {
     block: usize,
     rows: u64,
     sum: RowSum,
-    /// The block's end came before others of its rows.
+    /// Whether it found the line that ends the rows. Rows of the block followed, so the block is malformed.
     has_end: bool,
 }
 
@@ -54,7 +60,7 @@ impl Summing {
         Summing { batch: Vec::new(), here: Rows::default(), block: 0, threads: None }
     }
 
-    /// The rows that come now are those of this block.
+    /// Begins a block.
     pub(super) fn begin(&mut self, block: usize) {
         self.block = block;
         self.batch.clear();
@@ -63,6 +69,7 @@ impl Summing {
 
     /// Takes the next bytes of the block.
     pub(super) fn take(&mut self, mut piece: &[u8]) {
+        // A row that was too long for a batch is being summed here. Its rest belongs here too.
         if !self.here.is_between_rows() {
             let end = memchr::memchr(b'\n', piece).map_or(piece.len(), |at| at + 1);
             let (line, others) = piece.split_at_checked(end).unwrap_or((piece, &[]));
@@ -79,7 +86,8 @@ impl Summing {
         }
     }
 
-    /// What of the block was summed here, the rest being added by [`Summing::finish`]; `None` if it has no proper end.
+    /// Ends a block. Returns what this thread has summed; [`Summing::finish`] adds the rest. `None` if the block does
+    /// not end properly.
     pub(super) fn end(&mut self) -> Option<(u64, RowSum)> {
         self.here.take(&self.batch);
         self.batch.clear();
@@ -87,9 +95,13 @@ impl Summing {
         here.is_complete().then_some((here.rows, here.sum))
     }
 
-    /// Adds what the threads have summed; the number of a block that ends before its last row, or `None` with a thread that failed.
+    /// Adds the sums of the threads.
+    ///
+    /// # Errors
+    /// The index of a block that ends before its last row; `None` if a thread has failed.
     pub(super) fn finish(self, blocks: &mut [Block]) -> Result<(), Option<usize>> {
         let Some(Threads { queue, handles, .. }) = self.threads else { return Ok(()) };
+        // The threads end when the queue is closed and empty.
         drop(queue);
         for handle in handles {
             for part in handle.join().map_err(|_| None)? {
@@ -101,6 +113,7 @@ impl Summing {
         Ok(())
     }
 
+    /// Gives the whole rows of the batch to a thread.
     fn hand_over(&mut self) {
         let before = self.batch.get(..self.batch.len().saturating_sub(KEPT_BACK)).unwrap_or_default();
         let cut = memchr::memrchr(b'\n', before).map(|at| at + 1);
@@ -108,7 +121,7 @@ impl Summing {
             self.threads = Threads::start();
         }
         let (Some(cut), Some(threads)) = (cut, &self.threads) else {
-            // A row that is longer than a batch, or there are no threads to be had.
+            // A row is longer than a batch, or no thread could be started.
             self.here.take(&self.batch);
             self.batch.clear();
             return;
@@ -118,7 +131,7 @@ impl Summing {
         next.extend_from_slice(self.batch.get(cut..).unwrap_or_default());
         let mut bytes = std::mem::replace(&mut self.batch, next);
         bytes.truncate(cut);
-        // A queue that nobody takes from means that the threads have failed, which is seen when they are joined.
+        // Sending fails only if the threads have failed. `finish` finds that out when it joins them.
         let _ = threads.queue.send(Batch { block: self.block, bytes });
     }
 }

@@ -1,4 +1,7 @@
-//! The header and the table of contents.
+//! Parses the header and the table of contents of a dump, for both formats.
+//!
+//! Only names, dependencies and wanted statements are kept, and their total size has a limit, so a hostile archive
+//! cannot fill the memory.
 
 use std::io::BufRead;
 
@@ -8,31 +11,36 @@ use super::{Archive, Entry, Section, Unreadable};
 /// The name of the table of contents.
 pub const TOC: &str = "toc.dat";
 
-/// Whether this can be the name of a file of a dump, beside its table of contents.
+/// Whether a file of a dump, other than its table of contents, can have this name. Names that lead out of the directory
+/// are refused.
 pub fn is_file_name(name: &str) -> bool {
     !matches!(name, "" | "." | ".." | TOC) && !name.contains(['/', '\0'])
 }
 
 /// Versions 1.14 (PostgreSQL 12 to 15), 1.15 (16) and 1.16 (17 and 18).
 const MINOR_VERSIONS: std::ops::RangeInclusive<u8> = 14..=16;
-/// The first with the name of the compression in place of its level, and with `relkind` in entries.
+/// The first version with the compression's algorithm in place of its level.
 const WITH_ALGORITHM: u8 = 15;
+/// The first version with `relkind` in entries.
 const WITH_RELKIND: u8 = 16;
 /// `archCustom`.
 const CUSTOM: u8 = 1;
-/// `archTar`, as which the table of contents of a directory is written (`_CloseArchive` of `pg_backup_directory.c`), since both say in which file data is.
+/// `archTar`. The table of contents of a directory has this too (`_CloseArchive` of `pg_backup_directory.c`), since
+/// both formats name a file for data.
 const FILES: u8 = 3;
-/// Of an entry without data.
+/// The state of an entry without data.
 const NO_DATA: u8 = 3;
-/// Most bytes of names and dependencies that are kept, so that a hostile archive cannot fill the memory: some million entries.
+/// Most bytes that are kept: enough for some million entries.
 const KEPT_BYTES_MAX: u64 = 512 << 20;
-/// What an entry takes besides its names.
+/// Most dependencies of one entry: they alone would reach that limit.
+const DEPENDENCIES_MAX: usize = 64 << 20;
+/// The memory for an entry without its names.
 const ENTRY_BYTES: u64 = 256;
 
-/// How a dump is laid out.
+/// The layout of a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// All in one.
+    /// All in one file.
     Custom,
     /// A file for each table.
     Directory,
@@ -42,7 +50,7 @@ pub(super) enum Layout {
 pub(super) fn read<R: BufRead>(input: &mut Input<R>, layout: Layout, wanted: super::Wanted<'_>) -> Result<Archive, Unreadable> {
     for expected in *b"PGDMP" {
         if input.byte()? != expected {
-            return input.malformed(format!("this is no archive of pg_dump's {} format", layout.word()));
+            return input.malformed(format!("this is not an archive of pg_dump's {} format", layout.word()));
         }
     }
     let (major, minor_version, _revision) = (input.byte()?, input.byte()?, input.byte()?);
@@ -52,7 +60,7 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>, layout: Layout, wanted: sup
     input.int_len = input.byte()?;
     input.offset_len = input.byte()?;
     if !(1..=8).contains(&input.int_len) || !(1..=8).contains(&input.offset_len) {
-        return input.malformed("the archive is of no machine that is known");
+        return input.malformed("the archive has numbers of an impossible size");
     }
     if input.byte()? != if layout == Layout::Custom { CUSTOM } else { FILES } {
         return input.malformed(format!("the archive is not of the {} format", layout.word()));
@@ -61,7 +69,7 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>, layout: Layout, wanted: sup
     if compression != 0 {
         return input.malformed("the archive is compressed; make it with pg_dump -Z0");
     }
-    // When it was made: seconds to years, and whether it was summer time.
+    // The time of the dump: seconds to years, and daylight saving time.
     for _ in 0..7 {
         input.int()?;
     }
@@ -102,6 +110,7 @@ fn entries<R: BufRead>(input: &mut Input<R>, variant: Variant, wanted: super::Wa
             entry.owner.len(),
         ];
         let sql = [&entry.definition, &entry.copy_statement, &entry.tablespace].into_iter().flatten().map(String::len);
+        // usize fits u64 on every platform.
         kept += names.into_iter().chain(sql).sum::<usize>() as u64 + 8 * entry.dependencies.len() as u64 + ENTRY_BYTES;
         if kept > KEPT_BYTES_MAX {
             return input.malformed("the table of contents is too large");
@@ -113,9 +122,9 @@ fn entries<R: BufRead>(input: &mut Input<R>, variant: Variant, wanted: super::Wa
 
 fn entry<R: BufRead>(input: &mut Input<R>, (minor_version, layout): Variant, wanted: super::Wanted<'_>) -> Result<Entry, Unreadable> {
     let dump_id = input.int()?;
-    input.int()?; // Whether pg_dump had data for it; the last field says so too.
-    input.skip_string()?; // The catalog's number,
-    input.skip_string()?; // and the object's in it.
+    input.int()?; // Whether pg_dump had data for it. The last field says so too.
+    input.skip_string()?; // The oid of the catalog,
+    input.skip_string()?; // and of the object in it.
     let name = input.string()?.unwrap_or_default();
     let kind = input.string()?.unwrap_or_default();
     let section = match input.int()? {
@@ -136,12 +145,13 @@ fn entry<R: BufRead>(input: &mut Input<R>, (minor_version, layout): Variant, wan
         input.int()?;
     }
     let owner = input.string()?.unwrap_or_default();
-    input.skip_string()?; // WITH OIDS, which is no more.
+    input.skip_string()?; // WITH OIDS, which no longer exists.
+    // A list of strings that ends with null.
     let mut dependencies = Vec::new();
     while let Some(number) = input.string()? {
         match number.parse() {
-            Ok(number) if dependencies.len() < (KEPT_BYTES_MAX / 8) as usize => dependencies.push(number),
-            _ => return input.malformed("an entry depends on what is no number"),
+            Ok(number) if dependencies.len() < DEPENDENCIES_MAX => dependencies.push(number),
+            _ => return input.malformed("an entry has a dependency that is not a number, or too many"),
         }
     }
     let (file_at, mut file) = (input.offset, None);
@@ -172,11 +182,11 @@ fn entry<R: BufRead>(input: &mut Input<R>, (minor_version, layout): Variant, wan
     })
 }
 
-/// The name of a file with data. What is beside the directory is not meant.
+/// The name of a file with data. It must not lead out of the directory.
 fn file_name<R: BufRead>(input: &mut Input<R>) -> Result<Option<String>, Unreadable> {
     let Some(name) = input.string()?.filter(|name| !name.is_empty()) else { return Ok(None) };
     match is_file_name(&name) {
         true => Ok(Some(name)),
-        false => input.malformed(format!("{name:?} is no name of a file with data")),
+        false => input.malformed(format!("{name:?} cannot be the name of a file with data")),
     }
 }

@@ -1,4 +1,4 @@
-//! The service file and the password file.
+//! Reads libpq's service file and password file, as libpq does.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use super::{Target, invalid, is_known};
 use crate::engine::Environment;
 use crate::error::{Error, Result};
 
-/// The socket directory that distributions compile into libpq; the password file calls it `localhost`.
+/// The socket directory that distributions compile into libpq. In the password file it is called `localhost`.
 pub(super) const DEBIAN_SOCKET_DIR: &str = "/var/run/postgresql";
-/// Where distributions keep the system's service file.
+/// Directories in which distributions keep the system's service file.
 const SYSTEM_DIRS: [&str; 3] = ["/etc/postgresql-common", "/etc", "/etc/sysconfig/pgsql"];
 /// Most bytes of either file.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -19,7 +19,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 fn read(path: &Path) -> Result<Zeroizing<String>> {
     let metadata = std::fs::metadata(path).map_err(|e| Error::source(path, e))?;
     if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        return Err(Error::source(path, "is no plain file of a sensible size"));
+        return Err(Error::source(path, format!("cannot be used: it is not a plain file, or has more than {FILE_BYTES_MAX} bytes")));
     }
     let bytes = Zeroizing::new(std::fs::read(path).map_err(|e| Error::source(path, e))?);
     match std::str::from_utf8(&bytes) {
@@ -40,7 +40,9 @@ pub(super) fn service(name: &str, environment: &Environment) -> Result<Vec<(Stri
             return Ok(settings);
         }
     }
-    invalid(format!("the service {name:?} is in no service file"))
+    invalid(format!(
+        "the service {name:?} is not in the user's or the system's service file (~/.pg_service.conf, PGSERVICEFILE, PGSYSCONFDIR)"
+    ))
 }
 
 fn in_file(path: &Path, name: &str) -> Result<Option<Vec<(String, String)>>> {
@@ -60,10 +62,10 @@ fn in_file(path: &Path, name: &str) -> Result<Option<Vec<(String, String)>>> {
         match line.split_once('=') {
             Some(("service", _)) => return Err(Error::source(path, format!("line {number}: a service in a service"))),
             Some((key, value)) if is_known(key) => settings.push((key.to_owned(), value.to_owned())),
-            _ => return Err(Error::source(path, format!("line {number}: no setting that is known"))),
+            _ => return Err(Error::source(path, format!("line {number}: not a known setting"))),
         }
     }
-    // The first of several values counts, as in libpq.
+    // As in libpq, the caller uses the first of several values.
     Ok(found)
 }
 
@@ -78,7 +80,7 @@ impl Passwords<'_> {
     pub(super) fn find(&self, target: &Target, database: &str, user: &str) -> Result<Option<Zeroizing<String>>> {
         let Some(path) = self.given.clone().or_else(|| self.environment.in_home(".pgpass")) else { return Ok(None) };
         let Ok(metadata) = std::fs::metadata(&path) else { return Ok(None) };
-        // libpq does not use what others can read, nor what is no file.
+        // libpq ignores a password file that others can read, and anything that is not a file.
         if !metadata.is_file() || metadata.permissions().mode() & 0o077 != 0 {
             return Ok(None);
         }
@@ -98,7 +100,7 @@ impl Passwords<'_> {
     }
 }
 
-/// The five fields of a line; a backslash takes away the meaning of `:` and of itself.
+/// The five fields of a line. A backslash escapes `:` and itself.
 fn fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut chars = line.chars();

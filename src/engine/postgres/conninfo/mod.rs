@@ -1,8 +1,12 @@
-//! Where to connect, as libpq understands it: one answer for our own connection and for PostgreSQL's programs.
+//! Where and how to connect, resolved as libpq does it.
 //!
-//! A value comes from the connection string, else from the service that it or `PGSERVICE` names, else from a `PG*` variable, else from
-//! libpq's defaults; the password, if none of them has it, from the password file (PostgreSQL documentation, chapter 34.1 and 34.15 to
-//! 34.17). Settings that our own connection could not honour are refused, not ignored: whoever asked for them relies on them.
+//! Guarantee: our own connection and PostgreSQL's programs use the same values. They are resolved once, here, and
+//! programs get the result in their environment.
+//!
+//! A value comes from the connection string, else from the service that it or `PGSERVICE` names, else from a `PG*`
+//! variable, else from libpq's defaults. If none of them has a password, it comes from the password file (PostgreSQL
+//! documentation, chapters 34.1 and 34.15 to 34.17). Settings that our own connection cannot honour are refused and not
+//! ignored, since the user relies on them. No message contains a password.
 
 mod files;
 mod text;
@@ -21,7 +25,7 @@ use super::stop::Stop;
 use crate::engine::Environment;
 use crate::error::{Error, Result};
 
-/// How long one place may take to connect, and what is asked first, if the user names no time.
+/// How long connecting to one target and the first queries may take, if the user names no time.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(30);
 
 /// libpq's `sslmode`.
@@ -29,15 +33,15 @@ pub(super) const CONNECT_MAX: Duration = Duration::from_secs(30);
 pub enum SslMode {
     /// Never TLS.
     Disable,
-    /// Without TLS, and with it if the server refuses that.
+    /// First without TLS; with TLS if the server refuses that.
     Allow,
-    /// With TLS, and without it if the server has none or refuses.
+    /// First with TLS; without TLS if the server has none or refuses.
     Prefer,
-    /// TLS; the certificate is checked only if there is a root certificate file.
+    /// TLS. The certificate is checked only if there is a root certificate file.
     Require,
-    /// TLS with a certificate that a root certificate vouches for.
+    /// TLS with a certificate that a root certificate has signed.
     VerifyCa,
-    /// The same, and it must be this host's.
+    /// TLS with such a certificate for this host's name.
     VerifyFull,
 }
 
@@ -71,16 +75,16 @@ impl SslMode {
 pub struct Target {
     /// A host name or address, or the directory of a Unix socket if it begins with `/`.
     pub host: String,
-    /// The address to use instead of asking for the host's.
+    /// The address to use, so that the host's name is not looked up.
     pub hostaddr: Option<String>,
-    /// The port, or the socket's number.
+    /// The port, or the number in a socket's name.
     pub port: u16,
-    /// The password for it.
+    /// The password for this target.
     pub(super) password: Option<Zeroizing<String>>,
 }
 
 impl Target {
-    /// Whether it is a Unix socket's.
+    /// Whether it is a Unix socket.
     pub fn is_socket(&self) -> bool {
         self.hostaddr.is_none() && self.host.starts_with('/')
     }
@@ -104,10 +108,10 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
-/// All that is needed to connect.
+/// Everything that is needed to connect.
 #[derive(Debug, Clone)]
 pub struct Conninfo {
-    /// The places to try, in order.
+    /// The targets to try, in order.
     pub targets: Vec<Target>,
     /// The role.
     pub user: String,
@@ -115,21 +119,21 @@ pub struct Conninfo {
     pub database: String,
     /// Whether to use TLS.
     pub sslmode: SslMode,
-    /// With which files.
+    /// The files for TLS.
     pub tls: TlsFiles,
-    /// How long to try one place; `None`: 30 seconds.
+    /// How long to try one target; `None`: 30 seconds.
     pub connect_timeout: Option<Duration>,
     /// Settings for the session (`-c name=value`).
     pub options: Option<String>,
-    /// Whether the user has asked to stop, which ends waiting for the server.
+    /// Whether the user has asked to stop. That ends waiting for the server.
     pub stop: Stop,
-    /// Only a server that takes writes is wanted (`read-write`, `primary`), only one that takes none, or any.
+    /// `target_session_attrs`: which kind of server is wanted, such as `read-write` or `standby`. `None`: any.
     pub attributes: Option<String>,
     /// What an open connection has found out about sessions of this role in this database.
     pub(super) session: Session,
 }
 
-/// Settings, by libpq's names, with the variable that stands in for each.
+/// Settings by libpq's names, each with its environment variable.
 const SETTINGS: [(&str, &str); 21] = [
     ("host", "PGHOST"),
     ("hostaddr", "PGHOSTADDR"),
@@ -153,7 +157,7 @@ const SETTINGS: [(&str, &str); 21] = [
     ("sslnegotiation", "PGSSLNEGOTIATION"),
     ("sslcrl", "PGSSLCRL"),
 ];
-/// Settings that change nothing that matters here, or that PostgreSQL's programs set themselves.
+/// Settings that are accepted and ignored: they change nothing that matters here, or PostgreSQL's programs set them.
 const IGNORED: [&str; 14] = [
     "application_name",
     "fallback_application_name",
@@ -170,7 +174,7 @@ const IGNORED: [&str; 14] = [
     "gsslib",
     "ssl_max_protocol_version",
 ];
-/// Most places that one connection string may name.
+/// Most targets in one connection string.
 const TARGETS_MAX: usize = 64;
 
 type Values = BTreeMap<String, String>;
@@ -189,11 +193,11 @@ fn is_known(key: &str) -> bool {
 const LOOPBACK: &str = "127.0.0.1";
 
 impl Conninfo {
-    /// What a connection string (a URI, `key=value` settings, a database's name, or nothing) means in these surroundings.
+    /// Resolves a connection string (a URI, `key=value` settings, a database's name, or nothing) in this environment.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a string, a variable or a file that libpq would refuse, and for what our own connection could not
-    /// honour. No message has the string in it, as it may hold a password.
+    /// [`Error::InvalidArgument`] for a string, a variable or a file that libpq would refuse, and for settings that our
+    /// own connection cannot honour. No message contains the string, as it may hold a password.
     pub fn resolve(dsn: Option<&str>, environment: &Environment) -> Result<Self> {
         let mut values = text::parse(dsn.unwrap_or_default())?;
         if let Some(service) = values.get("service").cloned().or_else(|| environment.text("PGSERVICE")) {
@@ -209,7 +213,7 @@ impl Conninfo {
         if environment.text("PGREQUIRESSL").is_some_and(|value| value.starts_with('1')) {
             values.entry("sslmode".to_owned()).or_insert_with(|| "require".to_owned());
         }
-        // libpq takes an empty value as none.
+        // As in libpq, an empty value counts as none.
         values.retain(|_, value| !value.is_empty());
         refuse_what_we_cannot_do(&values)?;
         Self::of(&values, environment)
@@ -217,7 +221,9 @@ impl Conninfo {
 
     fn of(values: &Values, environment: &Environment) -> Result<Self> {
         let get = |key: &str| values.get(key).cloned();
-        let Some(user) = get("user").or_else(|| environment.os_user.clone()) else { return invalid("no user is named to connect as") };
+        let Some(user) = get("user").or_else(|| environment.os_user.clone()) else {
+            return invalid("there is no role to connect as: this system user has no name; name a role with user=NAME or PGUSER");
+        };
         let database = get("dbname").unwrap_or_else(|| user.clone());
         let sslmode = SslMode::parse(get("sslmode").as_deref().unwrap_or("prefer"))?;
         let mut targets = targets(values)?;
@@ -230,9 +236,11 @@ impl Conninfo {
         }
         let connect_timeout = match get("connect_timeout").map(|text| text.trim().parse::<i64>()) {
             None => None,
-            // libpq waits at least two seconds; zero and less mean no limit there, and ours here.
-            Some(Ok(seconds)) => (seconds > 0).then(|| Duration::from_secs(seconds.max(2) as u64)),
-            Some(Err(_)) => return invalid("connect_timeout is no number of seconds"),
+            // libpq waits at least two seconds. Zero and less mean no limit in libpq, and our own limit here.
+            Some(Ok(seconds)) => {
+                u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.max(2)))
+            }
+            Some(Err(_)) => return invalid("connect_timeout is not a number of seconds"),
         };
         let attributes = get("target_session_attrs").filter(|text| text != "any");
         let tls = tls_files(values, environment, sslmode)?;
@@ -250,7 +258,7 @@ impl Conninfo {
         })
     }
 
-    /// A server whose Unix socket is in this directory, and that asks for no password.
+    /// A server with its Unix socket in this directory. It asks for no password.
     pub fn local(dir: &str, port: u16, user: &str, database: &str) -> Self {
         Conninfo {
             targets: vec![Target { host: dir.to_owned(), hostaddr: None, port, password: None }],
@@ -266,12 +274,12 @@ impl Conninfo {
         }
     }
 
-    /// The same, with something that says whether to stop.
+    /// The same with a stop flag.
     pub fn stopped_by(self, stop: Stop) -> Self {
         Conninfo { stop, ..self }
     }
 
-    /// What a failure of a statement that a stop ends is to the user.
+    /// The error for a failed statement: `Cancelled` if the user's stop has ended it.
     pub(super) fn stopped_or(&self, error: &postgres::Error) -> Error {
         match self.stop.is_set() && error.code().is_none() {
             true => Error::Cancelled,
@@ -286,45 +294,47 @@ impl Conninfo {
         other
     }
 
-    /// The same for sessions that act as another role from their start, and go back to that when they reset it.
+    /// The same for sessions that act as another role from their start. `RESET ROLE` returns to that role too.
     pub(crate) fn acting_as(self, role: &str) -> Self {
-        // A space ends a value, unless a backslash is before it.
+        // In these options a space ends a value, unless a backslash precedes it.
         let escaped = |c: char| if c == '\\' || c.is_ascii_whitespace() || c == '\x0b' { vec!['\\', c] } else { vec![c] };
         let role: String = role.chars().flat_map(escaped).collect();
         Conninfo { options: Some(format!("-c role={role}")), ..self }
     }
 
-    /// The same servers over TCP, where they are named by sockets.
+    /// The same with TCP to this machine in place of sockets.
     pub(crate) fn over_tcp(mut self) -> Self {
         self.targets.iter_mut().filter(|target| target.is_socket()).for_each(|target| target.host = LOOPBACK.to_owned());
         self
     }
 
-    /// The same without the user's own options, which are for the user's role.
+    /// The same without the user's options. Another role may not be allowed to set them.
     pub(crate) fn without_options(self) -> Self {
         Conninfo { options: None, ..self }
     }
 
     /// The same for another database of the server.
     pub fn with_database(&self, database: &str) -> Self {
-        // There other settings may hold.
+        // Another database may have other settings.
         Conninfo { database: database.to_owned(), session: Session::default(), ..self.clone() }
     }
 
-    /// The same, but only this place of it.
+    /// The same with only this target.
     pub(super) fn pinned(&self, target: &Target) -> Self {
         Conninfo { targets: vec![target.clone()], ..self.clone() }
     }
 
-    /// The variables that make PostgreSQL's programs connect to the first place of this, with the settings that its connection has found to be needed; the
-    /// password is among them, so they are only for a child's environment.
+    /// The environment variables with which PostgreSQL's programs connect to the first target, with the settings that
+    /// its connection has found to be needed. The password is among them, so they must go nowhere but into a child's
+    /// environment.
     pub(super) fn variables(&self, purpose: Purpose) -> Vec<(&'static str, OsString)> {
         let mut set: Vec<(&'static str, OsString)> = vec![
             ("PGUSER", self.user.clone().into()),
             ("PGDATABASE", self.database.clone().into()),
             ("PGSSLMODE", self.sslmode.word().into()),
             ("PGGSSENCMODE", "disable".into()),
-            // Everything was looked up already: a second look could find something else. No such file can exist, which libpq passes over.
+            // The password was looked up already, and a second look could find another one. libpq ignores a missing
+            // file, and this one cannot exist.
             ("PGPASSFILE", "/dev/null/none".into()),
         ];
         if let Some(target) = self.targets.first() {
@@ -404,7 +414,8 @@ fn targets(values: &Values) -> Result<Vec<Target>> {
     Ok(targets)
 }
 
-/// Where the socket is if nothing is said: compiled into libpq, `/var/run/postgresql` in most distributions' and `/tmp` in others.
+/// The default directory of sockets. It is compiled into libpq: `/var/run/postgresql` in most distributions and `/tmp`
+/// in others.
 fn default_socket_dir(port: u16) -> String {
     let dirs = [files::DEBIAN_SOCKET_DIR, "/tmp"];
     let found = dirs.into_iter().find(|dir| Path::new(dir).join(format!(".s.PGSQL.{port}")).exists());

@@ -1,14 +1,17 @@
-//! Connection strings: URIs and `key=value` settings.
+//! Parses connection strings: URIs and `key=value` settings, as libpq does.
+//!
+//! Guarantee: no message shows a part of the string that may belong to a password. A password in a URI that is not
+//! percent-encoded ends early for libpq, and the rest becomes a host, a port, a database or a setting. Such strings are
+//! refused.
 
 use super::{Values, invalid, is_known};
 use crate::error::Result;
 
-/// What is said where a part of a password may have been taken for something else, which is not shown then.
-const ENCODE: &str = "in a user's name or a password of a URI, `@`, `/`, `:`, `%`, `?` and `#` have to be percent-encoded (`@` as %40, `/` as %2F), or give the \
-                      password in another way: PGPASSWORD, ~/.pgpass";
+/// Advice where a part of a password may have been taken for something else.
+const ENCODE: &str = "in the user's name and the password of a URI, write `@`, `/`, `:`, `%`, `?` and `#` percent-encoded (`@` as %40, \
+                      `/` as %2F), or give the password in another way: PGPASSWORD, ~/.pgpass";
 
-/// What a connection string says. It may be empty, or the name of a database. No message shows anything that may be a part of a password: one that is not
-/// percent-encoded ends early for libpq, and its rest is a host, a port, a database or a setting.
+/// The settings in a connection string. It may be empty, or the name of a database.
 pub(super) fn parse(dsn: &str) -> Result<Values> {
     let uri = ["postgresql://", "postgres://"].iter().find_map(|scheme| dsn.strip_prefix(scheme));
     let start = dsn.split('=').next().unwrap_or_default();
@@ -26,21 +29,21 @@ pub(super) fn parse(dsn: &str) -> Result<Values> {
 
 fn put(values: &mut Values, key: &str, value: String) -> Result<()> {
     match (key, value.as_str()) {
-        // What JDBC calls it.
+        // JDBC's name for it.
         ("ssl", "true") => drop(values.insert("sslmode".to_owned(), "require".to_owned())),
         _ if is_known(key) => drop(values.insert(key.to_owned(), value)),
-        // After a password it may be the rest of one that has a space or `&` in it.
+        // After a password, this may be the rest of a password with a space or `&` in it. So it is not shown.
         _ if values.contains_key("password") => {
             return invalid(format!(
-                "the connection string has a setting that is not known after the password; quotes around it may be missing; {ENCODE}"
+                "the connection string has an unknown setting after the password; quotes around the password may be missing; {ENCODE}"
             ));
         }
-        _ => return invalid(format!("the connection string has a setting that is not known: {key:?}")),
+        _ => return invalid(format!("the connection string has an unknown setting {key:?}")),
     }
     Ok(())
 }
 
-/// `key = value`, values in single quotes where they have spaces; a backslash takes away the meaning of the next character.
+/// Parses `key = value` pairs. A value with spaces is in single quotes, and a backslash escapes the next character.
 fn parse_settings(dsn: &str) -> Result<Values> {
     let mut values = Values::new();
     let mut rest = dsn.trim_start();
@@ -61,7 +64,7 @@ fn parse_settings(dsn: &str) -> Result<Values> {
     Ok(values)
 }
 
-/// A value up to where it ends, and what comes after that.
+/// A value, and the text after it.
 fn take_value(text: &str, ends: impl Fn(char) -> bool, is_quoted: bool) -> Result<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -80,11 +83,12 @@ fn take_value(text: &str, ends: impl Fn(char) -> bool, is_quoted: bool) -> Resul
     Ok((value, ""))
 }
 
-/// `[user[:password]@][host[:port],...][/dbname][?key=value&...]`; a setting after `?` wins over the part before it.
+/// Parses `[user[:password]@][host[:port],...][/dbname][?key=value&...]`. A setting after `?` overrides the part before
+/// it.
 fn parse_uri(rest: &str) -> Result<Values> {
     let mut values = Values::new();
     refuse_torn(rest)?;
-    // libpq looks for the user up to the first `/`, whatever else comes before that.
+    // As in libpq, an `@` ends the user's part only if no `/` comes before it.
     let (user_info, rest) = match rest.split_once('@') {
         Some((info, after)) if !info.contains('/') => (Some(info), after),
         _ => (None, rest),
@@ -116,11 +120,12 @@ fn parse_uri(rest: &str) -> Result<Values> {
     Ok(values)
 }
 
-/// Refuses what libpq would take apart within a password: no host, port or database has a bare `@`, and what comes before one with a `/` is no port.
+/// Refuses a URI that libpq would divide inside the password. The sign of this is a bare `@` in a host, a port or a
+/// database, or a `/` between the user and the `@`, where the text before the `/` cannot be a port.
 fn refuse_torn(rest: &str) -> Result<()> {
-    let torn = || invalid(format!("the connection URI has an `@` where there can be none; {ENCODE}"));
+    let torn = || invalid(format!("the connection URI has an `@` in a wrong place, perhaps as a part of the password; {ENCODE}"));
     match rest.split_once('@') {
-        // The user's part is taken up to the first `@`, as there is no `/` before it.
+        // There is no `/` before the first `@`, so the user's part ends there.
         Some((info, after)) if !info.contains('/') => {
             let place = after.split_once('?').map_or(after, |(place, _)| place);
             let has_password = info.contains(':');
@@ -128,7 +133,7 @@ fn refuse_torn(rest: &str) -> Result<()> {
         }
         Some((before, _)) if !before.contains('?') => torn(),
         Some((before, _)) if before.split('/').next().is_some_and(|place| place.contains(':') && !place.starts_with('[')) => {
-            // Of `host:port/database?key=a@b` nothing is torn; of `user:pass/wo?rd@host` it is.
+            // `host:port/database?key=a@b` is right; `user:pass/wo?rd@host` has a divided password.
             let port = before.split('/').next().and_then(|place| place.rsplit_once(':')).map_or("", |(_, port)| port);
             if port.chars().all(|c| c.is_ascii_digit()) && before.contains('=') { Ok(()) } else { torn() }
         }
@@ -136,18 +141,18 @@ fn refuse_torn(rest: &str) -> Result<()> {
     }
 }
 
-/// A host, in brackets if it is an IPv6 address, and its port.
+/// A host and its port. An IPv6 address is in brackets.
 fn split_port(place: &str) -> Result<(&str, &str)> {
     let Some(bracketed) = place.strip_prefix('[') else { return Ok(place.split_once(':').unwrap_or((place, ""))) };
     let Some((host, after)) = bracketed.split_once(']') else { return invalid("the connection URI has a `[` without `]`") };
     match after.strip_prefix(':') {
         Some(port) => Ok((host, port)),
         None if after.is_empty() => Ok((host, "")),
-        None => invalid("the connection URI has something between `]` and the port"),
+        None => invalid("the connection URI has a text between `]` and the port"),
     }
 }
 
-/// Takes percent-encoding away.
+/// Decodes percent-encoding.
 fn decode(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -158,9 +163,10 @@ fn decode(text: &str) -> Result<String> {
         }
         let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
         match (digit(rest.next()), digit(rest.next())) {
-            (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
+            // Two digits always fit a byte. A zero byte would end the value in C.
+            (Some(high), Some(low)) if high + low > 0 => bytes.extend(u8::try_from(high * 16 + low)),
             _ => {
-                let text = "the connection URI has a % that is not followed by two hexadecimal digits (of a byte that is not 0)";
+                let text = "the connection URI has a % without two hexadecimal digits after it, or %00";
                 return invalid(format!("{text}; {ENCODE}"));
             }
         }

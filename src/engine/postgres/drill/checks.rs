@@ -1,4 +1,8 @@
-//! What is looked at in a restored database: amcheck's findings, and the user's assertions.
+//! The checks of a restored database: amcheck for indexes and tables, and the user's assertions.
+//!
+//! Several connections work at once. amcheck runs as the superuser that restored, as it has to. The user's assertions
+//! run as a role that may only read, in a read-only transaction, since they may call code of the dump. An assertion
+//! that fails to run is a failed check, not an error of the drill.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,39 +15,40 @@ use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::Result;
 use crate::progress::Monitor;
 
-/// Findings that are reported; more say nothing new.
+/// Most findings that are reported. Further ones say nothing new.
 const FINDINGS_MAX: usize = 10;
-/// The first version with `verify_heapam`, and the first where `bt_index_check` can look for rows that break uniqueness (PostgreSQL documentation, F.1 amcheck).
+/// The first version with `verify_heapam` (PostgreSQL documentation, F.1 amcheck).
 const WITH_HEAP: u32 = 14_00_00;
+/// The first version in which `bt_index_check` can look for rows that break uniqueness.
 const WITH_UNIQUE: u32 = 17_00_00;
-/// The first version that can look whether the other end of a connection is still there while a query runs (PostgreSQL documentation, 20.3.2 TCP Settings), and what
-/// asks for it: a drill that was killed must not go on for as long as its checks take.
+/// The first version that can notice a lost client while a query runs (PostgreSQL documentation, 20.3.2 TCP Settings).
 const WITH_CLIENT_CHECK: u32 = 14_00_00;
+/// Asks for that: when a drill is killed, its checks on the server must end too.
 const CLIENT_CHECK: &str = "SET client_connection_check_interval = '5s'";
-/// Only what is wrong is of interest.
+/// Warnings and notices are not read.
 const SETTINGS: &str = "SET client_min_messages = error";
 
-/// A table or an index to look through.
+/// A table or an index to check.
 struct Relation {
     name: String,
     is_index: bool,
-    /// What gives a row for each thing that is wrong, or fails.
+    /// A query that gives a row for each fault, or fails with it.
     query: String,
 }
 
-/// What one connection does.
+/// The work of one connection.
 enum Job<'a> {
     Relations(Vec<Relation>),
     Sql(&'a Assertion),
 }
 
-/// What became of it.
+/// The outcome of a job.
 enum Done {
     Relations { findings: Vec<String> },
     Sql(Result<String, String>),
 }
 
-/// Does all checks, several at once: first what amcheck says, then the assertions in their order.
+/// Runs all checks, several at once. The report of amcheck comes first, then those of the assertions in their order.
 pub(super) fn run(scratch: &mut Scratch, stream: &str, questions: Questions<'_>, monitor: &dyn Monitor) -> Result<Vec<CheckReport>> {
     let Questions { assertions, threads } = questions;
     let prepared = Connection::open(&scratch.conninfo).map_err(|e| Unchecked::Failed(e.to_string())).and_then(prepare);
@@ -79,7 +84,7 @@ pub(super) fn run(scratch: &mut Scratch, stream: &str, questions: Questions<'_>,
     Ok(checks)
 }
 
-/// Shares them out, so that each hand has about as many pages: they come largest first.
+/// Divides the relations among connections. They come largest first, so each connection gets about as many pages.
 fn dealt(relations: Vec<Relation>, hands: usize) -> Vec<Vec<Relation>> {
     let mut dealt: Vec<Vec<Relation>> = (0..hands.clamp(1, relations.len().max(1))).map(|_| Vec::new()).collect();
     let count = dealt.len();
@@ -91,15 +96,16 @@ fn dealt(relations: Vec<Relation>, hands: usize) -> Vec<Vec<Relation>> {
     dealt
 }
 
-/// Why amcheck says nothing.
+/// Why amcheck did not run.
 enum Unchecked {
-    /// There is none, or this role may not use it.
+    /// It is not installed, or this role may not use it. The check counts as skipped.
     Absent(String),
-    /// Asking for it has failed.
+    /// Preparing it failed. The check counts as failed.
     Failed(String),
 }
 
-/// Makes the extension, unless the database has it, and lists what it can look at: with catalogs, and the tables of long values.
+/// Creates the extension, unless the database has it, and lists everything that it can check: catalogs and TOAST tables
+/// too.
 fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
     let failed = |e: postgres::Error| Unchecked::Failed(explain(&e));
     let client = &mut connection.client;
@@ -113,16 +119,17 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
         return Err(Unchecked::Absent(text.to_owned()));
     }
     if !is_super {
-        return Err(Unchecked::Absent("only a superuser may make and use the extension amcheck".to_owned()));
+        return Err(Unchecked::Absent("only a superuser may create and use the extension amcheck".to_owned()));
     }
-    // Event triggers of the database do not fire in this role.
+    // As a replica, so that event triggers that the dump brought along do not fire.
     client
         .batch_execute("SET session_replication_role = replica; CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog")
         .map_err(failed)?;
     let schema = "SELECT quote_ident(n.nspname) FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace \
                   WHERE e.extname = 'amcheck'";
     let schema: String = client.query_one(schema, &[]).and_then(|row| row.try_get(0)).map_err(failed)?;
-    // In a database without an encoding names need not be UTF-8, and cannot be sent as text then.
+    // In a database without an encoding, names may be invalid UTF-8 and cannot be sent as text. So they are sent as
+    // bytes.
     let list = "SELECT c.oid, pg_catalog.convert_to(n.nspname || '.' || c.relname, CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' \
                 THEN 'SQL_ASCII' ELSE 'UTF8' END), c.relkind = 'i' FROM pg_catalog.pg_class c \
                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_am a ON a.oid = c.relam \
@@ -137,7 +144,7 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
         let query = match is_index {
             true => {
                 let unique = if version >= WITH_UNIQUE { ", checkunique => true" } else { "" };
-                // Its value is void, which is shown as an empty text; it fails with what is wrong.
+                // The function returns void, which is shown as an empty text, and fails if it finds a fault.
                 format!("SELECT {schema}.bt_index_check(index => {oid}::regclass, heapallindexed => true{unique})")
             }
             false => format!(
@@ -152,7 +159,7 @@ fn prepare(mut connection: Connection) -> Result<Vec<Relation>, Unchecked> {
 }
 
 impl Job<'_> {
-    /// Each is looked at or asked over the one or the other of two ways to connect.
+    /// Runs the job. amcheck connects with `looking`, an assertion with `asking`.
     fn run(&self, (looking, asking): &(Conninfo, Result<Conninfo, String>), stop: &AtomicBool) -> Done {
         let opened = match (self, asking) {
             (Job::Relations(_), _) => Connection::open(looking).map_err(|e| e.to_string()),
@@ -162,7 +169,8 @@ impl Job<'_> {
         let connection = opened.and_then(|mut connection| {
             connection.client.batch_execute(SETTINGS).map_err(|e| explain(&e))?;
             if connection.version >= WITH_CLIENT_CHECK {
-                // A server on a system that cannot tell refuses it.
+                // A server on a system without this function refuses the setting. Then a killed drill's checks only end
+                // later.
                 let _ = connection.client.batch_execute(CLIENT_CHECK);
             }
             Ok(connection)
@@ -176,7 +184,7 @@ impl Job<'_> {
     }
 }
 
-/// What is wrong with these.
+/// The faults of these relations.
 fn look(relations: &[Relation], connection: &mut Connection, stop: &AtomicBool) -> Vec<String> {
     let mut findings = Vec::new();
     for relation in relations {
@@ -194,7 +202,7 @@ fn look(relations: &[Relation], connection: &mut Connection, stop: &AtomicBool) 
     findings
 }
 
-/// The first column of what a query gives, as text.
+/// The first column of a query's result, as text.
 fn values(connection: &mut Connection, query: &str) -> Result<Vec<Option<String>>, String> {
     let messages = connection.client.simple_query(query).map_err(|e| explain(&e))?;
     Ok(messages
@@ -206,14 +214,16 @@ fn values(connection: &mut Connection, query: &str) -> Result<Vec<Option<String>
         .collect())
 }
 
-/// Whether the first value of the first row is true, and the value. More of what the query gives is not read, and nothing can be changed by it.
+/// The first value of the first row, and whether it is true. Further rows are not read. The query runs in a read-only
+/// transaction.
 fn first_value(connection: &mut Connection, sql: &str) -> Result<Option<(bool, String)>, String> {
-    // Of a text with several statements the server says here that it is none.
+    // The server refuses to prepare a text with several statements. Without this, one of them could end the read-only
+    // transaction.
     connection.client.prepare(sql).map_err(|e| explain(&e))?;
     connection.client.batch_execute(&format!("BEGIN READ ONLY; DECLARE asked NO SCROLL CURSOR FOR {sql}")).map_err(|e| explain(&e))?;
     let rows = values(connection, "FETCH 1 FROM asked")?;
     Ok(rows.into_iter().next().map(|value| match value {
-        // A truth value is `t` or `f`.
+        // The server writes a boolean as `t` or `f`.
         Some(text) => (text == "t" || is_true(&text), text),
         None => (false, "NULL".to_owned()),
     }))

@@ -1,20 +1,24 @@
-//! What the code in a dump can reach from the server that it is drilled on.
+//! Confines the throw-away server of a drill, so that code in the dump reaches little.
 //!
-//! A restore runs code of the dump with the rights of the server's superuser: constraints, defaults, functions of indexes. Such code can have programs run
-//! (`COPY ... TO PROGRAM`), read and write files, load libraries. So the server is confined before its program begins, with Landlock (landlock(7)): it may execute
-//! nothing but that program, read only what systems install, and write only in its own directory. It may use no TCP, and send no signals to others. An older
-//! kernel enforces fewer of these rules. A server on another system, or one that a script starts, is not confined; the drill says so.
+//! A restore runs code of the dump as the server's superuser: constraints, defaults, functions of indexes. Such code
+//! can run programs (`COPY ... TO PROGRAM`), read and write files, and load libraries. So the server's process is
+//! confined with Landlock (landlock(7)) before the program starts. It may execute nothing but that program, read only
+//! files that systems install, and write only in its own directory. It may not use TCP or send signals to other
+//! processes.
+//!
+//! An older kernel enforces fewer of these rules. A server on another system, or one that a script starts, is not
+//! confined; the caller tells the user.
 
 use std::path::Path;
 use std::process::{Child, Command};
 
-/// Starts the program of a server, and says whether it is confined.
+/// Starts the program of a server. Returns whether it is confined.
 ///
 /// # Errors
-/// When it cannot be started.
+/// If it cannot be started.
 #[cfg(target_os = "linux")]
 pub(super) fn spawn(command: &mut Command, program: &Path, own: &Path) -> std::io::Result<(Child, bool)> {
-    // A thread of its own: it gives up rights for good, and its children inherit that.
+    // In a thread of its own: Landlock confines the calling thread for good, and its child processes inherit that.
     let spawned = std::thread::scope(|scope| {
         let spawning = scope.spawn(|| {
             rustix::thread::set_no_new_privs(true)?;
@@ -26,7 +30,7 @@ pub(super) fn spawn(command: &mut Command, program: &Path, own: &Path) -> std::i
     spawned.unwrap_or_else(|_| Err(std::io::Error::other("the thread that starts it has ended")))
 }
 
-/// Elsewhere there is no such thing.
+/// Other systems have no Landlock.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn spawn(command: &mut Command, _program: &Path, _own: &Path) -> std::io::Result<(Child, bool)> {
     Ok((command.spawn()?, false))
@@ -45,11 +49,11 @@ mod linux {
         RulesetError, RulesetStatus, Scope,
     };
 
-    /// The newest rules that are asked for. Older kernels know a part of them.
+    /// The newest version of Landlock whose rules are asked for. Older kernels enforce those that they know.
     const RULES: ABI = ABI::V6;
-    /// What systems install, and what the kernel tells. Nobody's data lies there.
+    /// Installed software and the kernel's files. No user's data lies there.
     const INSTALLED: [&str; 8] = ["/usr", "/lib", "/lib32", "/lib64", "/nix/store", "/var/cache/postgresql", "/proc", "/sys"];
-    /// The settings that a program of C needs. Others in that directory are for some users only.
+    /// The files in /etc that the C library and the server read. Other files there may hold secrets.
     const SETTINGS: [&str; 11] = [
         "/etc/alternatives",
         "/etc/group",
@@ -63,19 +67,22 @@ mod linux {
         "/etc/timezone",
         "/etc/zoneinfo",
     ];
-    /// Devices that hold nothing. Shared memory is not here: other servers of the same user have theirs in that directory.
+    /// Devices that hold no data. /dev/shm is not here: other servers of the same user have their shared memory in it.
     const WRITABLE: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
-    /// Where the path of the loader stands in a program, from its beginning.
+    /// How much of a program's start is read to find the path of its loader.
     const HEADERS_LEN: u64 = 16 << 10;
 
-    /// Confines the calling thread and what it starts. Whether the kernel can do that.
+    /// Confines the calling thread and everything that it starts. `false` if the kernel cannot do that, or if the
+    /// program is a script.
     pub(super) fn confine(program: &Path, own: &Path) -> Result<bool, RulesetError> {
         let program = program.canonicalize().unwrap_or_else(|_| program.to_path_buf());
         let headers = headers(&program).unwrap_or_default();
-        // Nobody knows what a script of the user's will run.
+        // A script may run any program, which the rules would forbid.
         if headers.starts_with(b"#!") {
             return Ok(false);
         }
+        // Everything that these rules handle is forbidden unless it is allowed below. Nothing is allowed for TCP and
+        // signals.
         let rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(RULES))?
@@ -86,13 +93,14 @@ mod linux {
         let all = AccessFs::from_all(RULES) & !AccessFs::Execute;
         let mut allowed = Vec::new();
         let mut allow = |path: &Path, access| {
-            // What is not there needs no rule.
+            // A path that does not exist needs no rule.
             if let Ok(opened) = PathFd::new(path) {
                 allowed.push(PathBeneath::new(opened, access));
             }
         };
         INSTALLED.iter().chain(&SETTINGS).for_each(|path| allow(Path::new(path), read));
-        // The programs, their libraries and what is shared, where they are installed elsewhere: `PREFIX/bin/postgres`.
+        // If PostgreSQL is installed elsewhere, as PREFIX/bin/postgres: its programs, libraries and shared files. Not
+        // if PREFIX is the root directory.
         program
             .parent()
             .and_then(Path::parent)
@@ -108,7 +116,8 @@ mod linux {
         Ok(status.ruleset != RulesetStatus::NotEnforced)
     }
 
-    /// The loader, which the kernel starts for a program with shared libraries (`PT_INTERP` in elf(5)). Its path stands in the program's headers.
+    /// The dynamic loader. The kernel starts it for a program with shared libraries (`PT_INTERP` in elf(5)), so it must
+    /// be executable too. Its path is in the program's headers.
     fn loader(headers: &[u8]) -> Option<PathBuf> {
         let path = headers.split(|byte| *byte == 0).find(|text| text.starts_with(b"/") && memchr::memmem::find(text, b"/ld").is_some())?;
         Path::new(OsStr::from_bytes(path)).canonicalize().ok()

@@ -1,5 +1,11 @@
-//! The drill of a PostgreSQL database: restored to a throw-away server, or beside other databases, compared with what was recorded at the capture, its indexes and
-//! tables looked through by PostgreSQL's own check (amcheck), and asked the user's assertions.
+//! The drill of a PostgreSQL database: a restore that is checked and then removed.
+//!
+//! The dump is restored into a throw-away server, or into a scratch database of a given server. Rows are compared with
+//! the evidence of the capture, PostgreSQL's own check (amcheck) looks through indexes and tables, and the user's
+//! assertions are asked. A dump that cannot be restored is a result of the drill, not a failure of it.
+//!
+//! Guarantee: databases of a given server are not touched, and what the drill makes is removed at its end. Code in the
+//! dump never has more rights than the messages say.
 
 mod checks;
 mod confined;
@@ -22,11 +28,11 @@ use crate::progress::Monitor;
 
 /// The stream with the cluster's roles.
 const GLOBALS: &[u8] = b"globals.sql";
-/// Most bytes of it: some hundred thousand roles.
+/// Longest such stream that is read, in bytes: enough for some hundred thousand roles.
 const GLOBALS_LEN_MAX: u64 = 64 << 20;
-/// A user who owns nothing.
+/// The user that owns nothing.
 const NOBODY: &str = "nobody";
-/// Failed statements that are told.
+/// Most failed statements in one message.
 const TOLD_MAX: usize = 10;
 
 /// Which server a PostgreSQL snapshot is restored to, and how.
@@ -34,7 +40,7 @@ const TOLD_MAX: usize = 10;
 pub struct ServerStaging {
     /// Which server.
     pub place: ServerPlace,
-    /// What the programs inherit, and where they are looked for.
+    /// The environment of PostgreSQL's programs, with the path on which they are looked for.
     pub environment: Environment,
     /// The directory with PostgreSQL's programs; `None`: they are looked for.
     pub bin: Option<PathBuf>,
@@ -45,22 +51,22 @@ pub struct ServerStaging {
 /// Where a PostgreSQL snapshot is restored to.
 #[derive(Debug, Clone)]
 pub enum ServerPlace {
-    /// A server that is made for the drill and removed at its end.
+    /// A server that is started for the drill and removed at its end.
     ThrowAway {
-        /// The directory below which it is.
+        /// The directory in which the server's directory is made.
         above: PathBuf,
-        /// Who runs it, if that is not the user of this process. PostgreSQL refuses to run as root.
+        /// The user that runs it, if not the user of this process. PostgreSQL refuses to run as root.
         account: Option<Account>,
     },
-    /// A server that is there: a database beside the others of it, dropped at the end.
+    /// An existing server: a database beside its other ones, dropped at the end.
     Beside {
         /// How to connect.
         conninfo: Box<Conninfo>,
-        /// Where the dump becomes a file, if several jobs load it.
+        /// Where the dump is written if several jobs load it.
         spool_dir: PathBuf,
-        /// Everything belongs to the role that connects.
+        /// All objects belong to the role that connects.
         no_owner: bool,
-        /// Leave grants and default privileges out.
+        /// Leave out grants and default privileges.
         no_privileges: bool,
     },
 }
@@ -78,7 +84,7 @@ impl DrillServer for ServerStaging {
     }
 }
 
-/// Restores the snapshot's dump and checks what came back.
+/// Restores the snapshot's dump and checks the result.
 fn drill(stored: Box<dyn Stored>, staging: &ServerStaging, questions: Questions<'_>, placement: &Placement<'_>) -> Result<Drilled> {
     let monitor = placement.monitor;
     let globals = match &staging.place {
@@ -98,7 +104,7 @@ fn drill(stored: Box<dyn Stored>, staging: &ServerStaging, questions: Questions<
             disconnect: false,
             no_owner,
             no_privileges,
-            // They are directories of the machine that was dumped, and prove nothing.
+            // Tablespaces are directories of the machine that was dumped. This one need not have them.
             no_tablespaces: true,
             verify: true,
             keep_going: false,
@@ -115,7 +121,8 @@ fn drill(stored: Box<dyn Stored>, staging: &ServerStaging, questions: Questions<
             let tools = server_tools(&drill.dump, staging.bin.as_deref(), &staging.environment)?;
             let roles = globals.clone().unwrap_or_default();
             let server = ThrowAway::start(&tools.bin, roles.superuser(), above, account.as_ref(), &staging.environment, monitor)?;
-            // On its server nobody else's rights are at stake, only those of who runs it.
+            // The restore's own warning speaks of the role's rights. Here the rights of the user that runs the server
+            // matter, so that warning is replaced.
             if let Some(why) = drill.dump.unproven.take() {
                 monitor.warn(&trust(why, account.as_ref(), server.is_confined));
             }
@@ -130,8 +137,10 @@ fn drill(stored: Box<dyn Stored>, staging: &ServerStaging, questions: Questions<
             };
             let mut report = Drilled { staging: server.dir.to_string_lossy().into_owned(), ..Drilled::default() };
             report.server_user = account.as_ref().map(|account| account.name.clone()).or_else(|| staging.environment.os_user.clone());
+            // Before the dump, whose objects belong to these roles.
             report.checks.push(roles_check(globals.is_some(), roles.make(&server.conninfo)?, monitor));
-            // Below a directory of another user, who can exchange what is in it, nothing is written.
+            // The server's directory belongs to the account, which could exchange files in it. So this process writes
+            // beside it.
             let spool_dir = if account.is_some() { above.clone() } else { server.dir.clone() };
             let how = how(&server.conninfo, Some(tools.bin), spool_dir, (false, false), at_stake);
             let report = drill.in_database(report, began, true, &how);
@@ -141,13 +150,14 @@ fn drill(stored: Box<dyn Stored>, staging: &ServerStaging, questions: Questions<
     }
 }
 
-/// The warning for a dump that nothing proves to be what was backed up. It comes before the server gets any of the dump.
+/// The warning about a dump that nothing proves to be the one that was backed up. It comes before the server gets any
+/// of the dump.
 fn trust(why: &str, account: Option<&Account>, is_confined: bool) -> String {
     let (who, confinement) = (who(account), confinement(is_confined));
     format!("{why}: others may have changed the dump, and this drill's server runs its code; it runs as {who}; {confinement}")
 }
 
-/// What the code of a dump can reach.
+/// What code in a dump can reach on the throw-away server.
 fn confinement(is_confined: bool) -> &'static str {
     match is_confined {
         true => "it opens no files but its own and the system's",
@@ -155,19 +165,20 @@ fn confinement(is_confined: bool) -> &'static str {
     }
 }
 
-/// Who runs a server of the drill's own.
+/// The user that runs the throw-away server.
 fn who(account: Option<&Account>) -> String {
     match account {
         Some(account) if account.name == NOBODY => format!("user {NOBODY}, who has no rights"),
-        Some(account) => format!("user {}, to whom other servers' data may belong", account.name),
-        None => "this user, with all of this user's rights: drill as one who has few".to_owned(),
+        Some(account) => format!("user {}, who may own data of other servers", account.name),
+        None => "this user, with all of this user's rights: drill as a user with few rights".to_owned(),
     }
 }
 
 impl Drill<'_> {
-    /// Restores the dump to a server and checks what came back. That it cannot be restored is no failure here: it is what a drill is there to find out.
+    /// Restores the dump into a server and checks the result. A dump that cannot be restored goes into the report.
     fn in_database(&self, mut report: Drilled, began: Instant, is_own: bool, how: &ServerOptions) -> Result<Drilled> {
         let scratch = match Ready::new(&self.dump, is_own, !self.questions.assertions.is_empty(), how) {
+            // The server or the programs are at fault, so nothing was found out about the dump.
             Err(error) if !error.is_damage() => return Err(error),
             Err(error) => Err(error.to_string()),
             Ok(ready) => {
@@ -184,6 +195,7 @@ impl Drill<'_> {
             Ok(mut scratch) => {
                 report.add(None, "restore", Ok(restored(&scratch)));
                 let looked = self.look(report, &mut scratch, how);
+                // A throw-away server is removed as a whole.
                 if !is_own {
                     scratch.remove(self.monitor);
                 }
@@ -192,6 +204,7 @@ impl Drill<'_> {
         }
     }
 
+    /// Compares the rows with the capture's, and runs the checks.
     fn look(&self, mut report: Drilled, scratch: &mut Scratch, how: &ServerOptions) -> Result<Drilled> {
         let began = Instant::now();
         let name = Some(self.dump.name.as_str());
@@ -212,7 +225,7 @@ fn restored(scratch: &Scratch) -> String {
     format!("{} tables, {} rows{objects}", found.tables, found.rows)
 }
 
-/// What a drill finds out is no failure of the drill.
+/// Turns an error into a finding. Only an interruption ends the drill.
 fn found<T>(outcome: Result<T>) -> Result<Result<T, String>> {
     match outcome {
         Ok(value) => Ok(Ok(value)),
@@ -224,13 +237,14 @@ fn found<T>(outcome: Result<T>) -> Result<Result<T, String>> {
 fn read_globals(stored: &dyn Stored) -> Result<Option<Globals>> {
     let Some(stream) = stored::find(stored, GLOBALS) else { return Ok(None) };
     if stream.len > GLOBALS_LEN_MAX {
-        return Err(Error::InvalidArgument(format!("globals.sql has {} bytes, which is more than a drill takes", stream.len)));
+        return Err(Error::InvalidArgument(format!("globals.sql has {} bytes, and a drill reads at most {GLOBALS_LEN_MAX}", stream.len)));
     }
     let text = stored::read_all(stored, stream, GLOBALS_LEN_MAX)?;
     Ok(Some(Globals::of(&String::from_utf8_lossy(&text))))
 }
 
-/// That a role is missing fails the drill, as everything that belongs to it cannot be restored on a new server. What else of a role is refused is told.
+/// The check of the roles. A missing role fails it: on a new server nothing that belongs to that role could be
+/// restored. Other statements that the server refuses are only reported.
 fn roles_check(is_there: bool, roles: MadeRoles, monitor: &dyn Monitor) -> CheckReport {
     let check = |outcome| CheckReport::of(Some("globals.sql"), "roles", outcome);
     if !is_there {
@@ -244,6 +258,6 @@ fn roles_check(is_there: bool, roles: MadeRoles, monitor: &dyn Monitor) -> Check
     let refused = if refused.is_empty() { String::new() } else { format!("; refused: {}", some(&refused)) };
     check(match missing.is_empty() {
         true => Ok(format!("{made} roles made{refused}")),
-        false => Err(format!("roles that cannot be made: {}{refused}", some(&missing))),
+        false => Err(format!("these roles cannot be created: {}{refused}", some(&missing))),
     })
 }

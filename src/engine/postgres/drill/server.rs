@@ -1,8 +1,11 @@
-//! A PostgreSQL server that is there for one drill.
+//! A PostgreSQL server that exists for one drill.
 //!
-//! It listens on nothing but a Unix socket in its own directory, which only its user may enter, so it needs no password. It does not sync: what it holds is a copy.
-//! A shell keeps it: it makes the cluster, is told the number of the server's process, and as soon as the pipe to it is closed, which also happens when this
-//! process is killed, it stops the server and removes its directory. The server itself is started from here, confined, before any code of a dump comes to it.
+//! It listens only on a Unix socket in its own directory, which only its user may enter, so it needs no password. It
+//! does not sync, as it only holds a copy.
+//!
+//! A shell process, the keeper, runs `initdb` and later removes everything. It waits at the end of a pipe. When the
+//! pipe is closed, also because this process was killed, the keeper stops the server and removes the directory. The
+//! server itself is started by this process, confined (`confined`), before it gets any code of a dump.
 
 use std::fs::Permissions;
 use std::io::Write;
@@ -21,24 +24,27 @@ use crate::fs::beneath::{self, Dir};
 use crate::fs::disk::RealDisk;
 use crate::progress::Monitor;
 
-/// What a socket's path may have at most: `sun_path` is 104 bytes on macOS and the BSDs, 108 on Linux, with its end.
+/// Longest path of a socket: `sun_path` has 104 bytes on macOS and the BSDs and 108 on Linux, with the terminating
+/// zero.
 const SOCKET_PATH_MAX: usize = 103;
-/// The number in the socket's name; nobody else has one in that directory.
+/// The number in the socket's name. No other server has a socket in that directory.
 const PORT: u16 = 5432;
 /// The socket's name: `UNIXSOCK_PATH` in PostgreSQL's sources.
 const SOCKET: &str = ".s.PGSQL.5432";
-/// How long making and starting a server may take. It takes seconds; a machine that needs this long will not finish a drill.
+/// How long creating and starting a server may take. It usually takes seconds; a machine that needs longer than this
+/// would not finish a drill.
 const START_MAX: Duration = Duration::from_secs(300);
-/// How often is looked whether it answers.
+/// How often this process looks whether the server answers.
 const LOOK: Duration = Duration::from_millis(20);
-/// What is said where that may be why it does not start.
-const CONFINED: &str = "it reads only what lies beside its programs, in /usr and the like, as the code in a dump is not to reach more; a script named `postgres` \
-                        in --pg-bin starts one that is not kept from anything";
+/// Advice for a confined server that does not start and speaks of permissions.
+const CONFINED: &str = "the server may read only its own programs, /usr and similar directories, so that code in a dump cannot reach more; to \
+                        start it without this limit, put a script named `postgres` that runs it into the directory of --pg-bin";
 /// The database that every server has.
 const HOME: &str = "postgres";
 
-/// Makes the cluster. It reads the number of the server's process from its input, and removes everything at the end of its input. If this process is killed before
-/// it has told the number, the server ends by itself when it finds its directory gone.
+/// The keeper's script. It creates the cluster, then reads the server's process id from its input, and stops the server
+/// and removes everything at the end of its input. If this process is killed before it has written the id, the server
+/// ends by itself when it finds its directory gone.
 const KEEPER: &str = r#"
 trap '' HUP INT TERM
 dir=$1 bin=$2 user=$3 server=
@@ -57,10 +63,10 @@ while [ -n "$server" ] && kill -QUIT "$server"; do
 done
 rm -rf "$dir"
 "#;
-/// What the keeper makes in the directory when there is a cluster.
+/// The file that the keeper creates when the cluster is complete.
 const MADE: &str = "made";
-/// The server's settings. The socket's directory is told from the data directory on, so that it needs no quotes. Publications are restored without a warning only
-/// where logical decoding is possible.
+/// The server's settings. The socket's directory is relative to the data directory, so that it needs no quotes. Without
+/// `wal_level=logical` each publication would give a warning.
 const SETTINGS: [&str; 11] = [
     "unix_socket_directories=..",
     "port=5432",
@@ -72,7 +78,7 @@ const SETTINGS: [&str; 11] = [
     "wal_level=logical",
     "max_wal_size=4GB",
     "log_min_error_statement=panic",
-    // In its own directory, as it is kept from /dev/shm.
+    // Shared memory in the server's own directory: a confined server may not use /dev/shm.
     "dynamic_shared_memory_type=mmap",
 ];
 
@@ -81,33 +87,35 @@ const SETTINGS: [&str; 11] = [
 pub struct Account {
     /// Its name.
     pub name: String,
-    /// Its number.
+    /// Its user id.
     pub uid: u32,
-    /// The number of its group.
+    /// The id of its group.
     pub gid: u32,
 }
 
-/// A running server. It is stopped and removed when this is dropped.
+/// A running server. Dropping it stops the server and removes its directory.
 pub(super) struct ThrowAway {
     pub(super) dir: PathBuf,
     /// How to connect to it as its superuser.
     pub(super) conninfo: Conninfo,
-    /// Whether the code of a dump is kept from everything else; see [`confined`].
+    /// Whether code of a dump is confined; see [`confined`].
     pub(super) is_confined: bool,
     keeper: Child,
     server: Option<Child>,
-    /// Closed to stop it.
+    /// The keeper's input. Closing it stops the server.
     pipe: Option<ChildStdin>,
-    /// What the program that runs says; ends with it.
+    /// The standard error of the program that is running: first of the keeper, then of the server. The thread ends with
+    /// the program.
     messages: Option<JoinHandle<String>>,
 }
 
 impl ThrowAway {
-    /// Makes one below a directory with the programs in `bin`, as that account if one is given, and waits until it answers.
+    /// Creates a server below the directory `above`, with the programs in `bin`, and waits until it answers. It runs as
+    /// `account`, if one is given.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if no server can be in that directory; [`Error::Destination`] if it cannot be made there; [`Error::Source`], with what the programs
-    /// said, if it does not start; [`Error::Cancelled`].
+    /// [`Error::InvalidArgument`] if a server cannot listen in that directory; [`Error::Destination`] if it cannot be
+    /// created there; [`Error::Source`] with the programs' messages if it does not start; [`Error::Cancelled`].
     pub(super) fn start(
         bin: &Path,
         superuser: &str,
@@ -126,6 +134,7 @@ impl ThrowAway {
         let (pipe, messages) = (keeper.stdin.take(), collect(&mut keeper)?);
         let conninfo = Conninfo::local(&socket, PORT, superuser, HOME);
         let mut server = ThrowAway { dir, conninfo, is_confined: false, keeper, server: None, pipe, messages: Some(messages) };
+        // The keeper closes its standard error when initdb has ended. If the file is missing then, initdb has failed.
         startup.wait(&mut server, |server| {
             match server.messages.as_ref().is_some_and(JoinHandle::is_finished) && server.dir.join(MADE).exists() {
                 true => Ok(()),
@@ -141,12 +150,12 @@ impl ThrowAway {
         Ok(server)
     }
 
-    /// Stops and removes it.
+    /// Stops and removes the server. A warning names the directory if it is left.
     pub(super) fn end(self, monitor: &dyn Monitor) {
         let dir = self.dir.clone();
         drop(self);
         if dir.exists() {
-            monitor.warn(&format!("{}, where the throw-away server was, could not be removed", dir.display()));
+            monitor.warn(&format!("the directory of the throw-away server could not be removed; remove it by hand: {}", dir.display()));
         }
     }
 }
@@ -169,7 +178,7 @@ impl Startup<'_> {
         command.spawn().map_err(|e| self.cannot_start(dir, &e))
     }
 
-    /// Starts the server itself, and tells the keeper of it.
+    /// Starts the server itself and gives its process id to the keeper.
     fn server(&self, server: &mut ThrowAway) -> Result<()> {
         let program = self.bin.join("postgres");
         let mut command = Command::new(&program);
@@ -184,26 +193,29 @@ impl Startup<'_> {
         told.map_err(|e| self.cannot_start(&server.dir, &e))
     }
 
-    /// Where it is, nothing but its own directory has to be readable. Ctrl-C is for us: we tell it when to stop.
+    /// Sets what both programs need. They run in the server's directory, since they may not be able to read the current
+    /// one. They get a process group of their own, so that Ctrl-C reaches only this process, which then stops them in
+    /// order.
     fn prepare(&self, command: &mut Command, dir: &Path) {
         self.environment.give_to_server(command);
         command.current_dir(dir).process_group(0).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(account) = self.account {
-            // With the user the standard library also drops the supplementary groups.
+            // Setting the user makes the standard library drop the supplementary groups too.
             command.uid(account.uid).gid(account.gid);
         }
     }
 
     fn cannot_start(&self, dir: &Path, error: &std::io::Error) -> Error {
-        Error::destination(dir, format!("no server can be started there: {error}{}", advice(self.account)))
+        Error::destination(dir, format!("a server cannot be started there: {error}{}", advice(self.account)))
     }
 
-    /// Waits until this is so. What is said meanwhile says why it never will be.
+    /// Waits until `is_so` holds. If the running program ends before that, its messages become the error.
     fn wait(&self, server: &mut ThrowAway, is_so: impl Fn(&ThrowAway) -> std::result::Result<(), String>) -> Result<()> {
         loop {
             if self.monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
+            // Looked at before `is_so`: a program that ends between the two has had its chance to make it true.
             let has_ended = server.messages.as_ref().is_some_and(JoinHandle::is_finished);
             let Err(failed) = is_so(server) else { return Ok(()) };
             if has_ended {
@@ -216,7 +228,7 @@ impl Startup<'_> {
                 return Err(Error::source("postgres", format!("the throw-away server does not start: {}{advice}", said.trim_end())));
             }
             if self.began.elapsed() > START_MAX {
-                let text = format!("the throw-away server was not there after {} s: {failed}", START_MAX.as_secs());
+                let text = format!("the throw-away server was not ready after {} s: {failed}", START_MAX.as_secs());
                 return Err(Error::source("postgres", text));
             }
             std::thread::sleep(LOOK);
@@ -224,7 +236,7 @@ impl Startup<'_> {
     }
 }
 
-/// Collects what a program says, by a thread.
+/// Collects a program's standard error in a thread.
 fn collect(child: &mut Child) -> Result<JoinHandle<String>> {
     let stderr = child.stderr.take();
     let thread = std::thread::Builder::new().name("messages".to_owned()).spawn(move || stderr.map(child::collect).unwrap_or_default());
@@ -234,26 +246,29 @@ fn collect(child: &mut Child) -> Result<JoinHandle<String>> {
 impl Drop for ThrowAway {
     fn drop(&mut self) {
         self.pipe = None;
-        // The keeper stops the server, whose number is free only when it was waited for.
+        // The keeper kills the server. The server must be waited for first: until then its process id exists, and the
+        // keeper keeps trying.
         if let Some(server) = &mut self.server {
             let _ = server.wait();
         }
         let _ = self.keeper.wait();
-        // The keeper may not be allowed to change the directory above.
+        // The keeper runs as the account, and cannot remove the directory itself from one that belongs to root.
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
+/// Creates the server's directory. Only its user may enter it.
 fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
-    let failed = |e: std::io::Error| Error::destination(above, format!("no directory for a server can be made there: {e}"));
+    let failed = |e: std::io::Error| Error::destination(above, format!("the directory for a server cannot be created there: {e}"));
     let (above, _) = Dir::find_or_make(&RealDisk, above).map_err(failed)?;
     let above = above.path().to_path_buf();
     if let Some(account) = account {
-        // Root reaches the server by a path: somebody who can rename a directory on the way could put a server of theirs there, and get the whole database.
+        // Root connects to the server by the path of its socket. A user who can rename a directory on that path could
+        // put a server of their own there, and would get the whole dump.
         beneath::refuse_changeable(&above, &[account.uid])
-            .map_err(|e| failed(std::io::Error::new(e.kind(), format!("{e}; --staging names another one"))))?;
+            .map_err(|e| failed(std::io::Error::new(e.kind(), format!("{e}; choose another directory with --staging"))))?;
     }
-    // The socket's path has to be short.
+    // A short name, as the socket's path has to be short.
     let dir = tempfile::Builder::new()
         .prefix("icecore-drill-")
         .rand_bytes(8)
@@ -270,13 +285,14 @@ fn make_dir(above: &Path, account: Option<&Account>) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The directory as text that can stand for a host: libpq takes a comma for the end of one.
+/// The directory as the text of a host. It may have no comma, as libpq takes that for the start of the next host.
 fn socket_dir(dir: &Path) -> Result<String> {
     let text = dir.to_str().filter(|text| !text.contains(',') && text.len() + 1 + SOCKET.len() <= SOCKET_PATH_MAX);
     let cannot = || {
         let room = SOCKET_PATH_MAX - SOCKET.len() - 1;
         let text = format!(
-            "{}: no server can listen there, as the path is longer than {room} bytes or has a comma; name another directory to stage in",
+            "{}: a server cannot listen there: the path is longer than {room} bytes, has a comma or is not UTF-8; \
+             choose another directory with --staging",
             dir.display()
         );
         Error::InvalidArgument(text)
@@ -286,7 +302,7 @@ fn socket_dir(dir: &Path) -> Result<String> {
 
 fn advice(account: Option<&Account>) -> String {
     account.map_or_else(String::new, |account| {
-        format!("\nthe server runs as user {}, who has to be able to enter the directories above and run the programs", account.name)
+        format!("\nthe server runs as user {}, who must be able to enter all directories above it and run its programs", account.name)
     })
 }
 

@@ -1,9 +1,12 @@
-//! Databases that were being made when their maker was killed.
+//! Finds and drops incomplete databases of restores and drills that were killed.
 //!
-//! Whoever makes a database holds an advisory lock with a random number, from before it is there until it is whole (a restore) or dropped (a drill), and the
-//! database's comment has the number. The server gives the lock up when the maker's session ends, however it ends. So a database with such a comment and a lock
-//! that nobody holds is half-made or was only looked at, and whoever restores next drops it. The comment also has the database's name and number, so
-//! one that was renamed to be kept, or restored from a dump with that comment in it, is not taken for one.
+//! A restore or drill holds an advisory lock with a random key, from before its database exists until it is complete
+//! (restore) or dropped (drill). The database's comment has the key. The server releases the lock when the session
+//! ends, however it ends. So a database with such a comment and a free lock is abandoned, and the next restore or drill
+//! drops it.
+//!
+//! Guarantee: no other database is dropped. The comment also has the database's name and oid, so a database that was
+//! renamed, or restored from a dump with such a comment, does not match. A database with sessions is never dropped.
 
 use super::admin::Admin;
 use super::sql;
@@ -12,23 +15,24 @@ use crate::engine::postgres::{Connection, WORK_COMMENT as COMMENT};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
-/// Databases with such a comment that nobody holds the lock of, and this role may drop. Locks of all databases are in `pg_locks`, whose columns have the halves
-/// of the number ("Advisory locks can be acquired on keys consisting of a single bigint value", PostgreSQL's documentation of `pg_locks`).
+/// Abandoned databases that this role may drop. `pg_locks` lists the locks of all databases, with the two halves of a
+/// key in two columns ("Advisory locks can be acquired on keys consisting of a single bigint value", PostgreSQL's
+/// documentation of `pg_locks`).
 const ABANDONED: &str = "SELECT datname::text FROM pg_database WHERE pg_has_role(datdba, 'MEMBER') \
     AND starts_with(shobj_description(oid, 'pg_database'), PREFIX) AND NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
     AND shobj_description(pg_database.oid, 'pg_database') = PREFIX || ((classid::int8 << 32) | objid::int8)) ORDER BY 1";
 
-/// How long dropping one may take. One that was stopped in the middle of that can still be dropped.
+/// How long dropping may take. If the server stops it, the database stays and can be dropped later.
 const DROP_TIME: &str = "SET statement_timeout = '30s'";
 
-/// Says in a new database's comment that whoever holds the lock `key` works on it.
+/// Sets a new database's comment: the session that holds the lock `key` works on it.
 pub(super) fn mark(admin: &mut Admin, database: &str, key: i64) -> Result<()> {
     let comment = admin.list(&format!("SELECT {COMMENT} FROM pg_database WHERE datname = $1::text"), &[database])?;
-    let comment = comment.first().ok_or_else(|| Error::destination(database, "it was dropped meanwhile"))?;
+    let comment = comment.first().ok_or_else(|| Error::destination(database, "the new database was dropped by someone else"))?;
     set_comment(admin, database, &sql::literal(&format!("{comment}{key}")))
 }
 
-/// Takes that back, as the database is whole.
+/// Removes the comment, as the database is complete.
 pub(super) fn unmark(admin: &mut Admin, database: &str) -> Result<()> {
     set_comment(admin, database, "NULL")
 }
@@ -37,27 +41,30 @@ fn set_comment(admin: &mut Admin, database: &str, literal: &str) -> Result<()> {
     admin.run(database, "its comment cannot be set", &format!("COMMENT ON DATABASE {} IS {literal}", sql::quote(database)))
 }
 
-/// Drops what others have left. A database with sessions in it is none of these, as a program of a killed restore or one of a restore that has
-/// lost its connection may work in it. What cannot be dropped now stops nothing.
+/// Drops abandoned databases. One with sessions stays (DROP DATABASE without FORCE fails): pg_restore of a killed
+/// restore may still work in it, or the restore has only lost its connection and will take its lock again. A failure
+/// here is a warning and does not stop the caller's restore.
 pub(super) fn drop_abandoned(admin: &mut Admin, monitor: &dyn Monitor) {
     let abandoned = match admin.list(&ABANDONED.replace("PREFIX", COMMENT), &[]) {
         Ok(abandoned) => abandoned,
-        Err(error) => return monitor.warn(&format!("databases that killed restores have left cannot be looked for: {error}")),
+        Err(error) => return monitor.warn(&format!("databases of killed restores cannot be looked for: {error}")),
     };
     for database in abandoned {
-        // The server waits until every session has let go of the files, which one may not do for hours.
+        // With a limit: the server waits until every session has closed the database's files, and one may not do so for
+        // hours.
         let dropped = admin.run(&database, "cannot be dropped", DROP_TIME).and_then(|()| drop(admin, &database, ""));
         let is_reset = admin.run(&database, "cannot be dropped", "SET statement_timeout = 0");
         match dropped.and(is_reset) {
             Ok(()) => monitor.warn(&format!("database {database}, which a killed restore or drill had left, was dropped")),
-            // Another restore was quicker.
+            // Another restore has dropped it first.
             Err(_) if admin.exists(&database).is_ok_and(|is_there| !is_there) => {}
-            Err(error) => monitor.warn(&format!("a killed restore or drill has left a database: {error}")),
+            Err(error) => monitor.warn(&format!("a database of a killed restore or drill is left: {error}")),
         }
     }
 }
 
-/// Drops a database, with `how` behind the statement. Templates are not dropped, and it may be a copy of one.
+/// Drops a database. `how` is put at the end of the statement. The server does not drop templates, and the dumped
+/// database may have been one, so that property is cleared first.
 pub(super) fn drop(admin: &mut Admin, database: &str, how: &str) -> Result<()> {
     let name = sql::quote(database);
     if admin.is("SELECT datistemplate FROM pg_database WHERE datname = $1::text", &[database])? {
@@ -67,7 +74,9 @@ pub(super) fn drop(admin: &mut Admin, database: &str, how: &str) -> Result<()> {
     admin.run(database, "cannot be dropped", &format!("DROP DATABASE IF EXISTS {name}{how}"))
 }
 
-/// A database with subscriptions cannot be dropped. Their slots at the other end belong to the database that was dumped, so they are let go of first.
+/// Drops the subscriptions of a database, since a database that has one cannot be dropped. Their slots on the publisher
+/// belong to the database that was dumped. So each subscription is first separated from its slot; else dropping it
+/// would drop the slot too.
 fn drop_subscriptions(admin: &mut Admin, database: &str) -> Result<()> {
     let query = "SELECT subname::text FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = $1::text)";
     let names = admin.list(query, &[database])?;
@@ -75,7 +84,8 @@ fn drop_subscriptions(admin: &mut Admin, database: &str) -> Result<()> {
         return Ok(());
     }
     let mut connection = Connection::open(&admin.connection.conninfo.with_database(database))?;
-    // Event triggers of the database do not fire in this role. Only who may not set it has to do without.
+    // As a replica, so that event triggers that the dump brought along do not fire. A role that may not set this goes
+    // on without.
     let _ = connection.client.batch_execute("SET session_replication_role = replica");
     for name in names.iter().map(|name| sql::quote(name)) {
         for end in ["ALTER SUBSCRIPTION NAME DISABLE", "ALTER SUBSCRIPTION NAME SET (slot_name = NONE)", "DROP SUBSCRIPTION NAME"] {

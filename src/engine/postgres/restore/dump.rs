@@ -1,4 +1,8 @@
-//! The dump that is restored: out of a snapshot, or a file.
+//! The dump that is restored: one in a snapshot, or a plain file.
+//!
+//! Both are read through [`Input`], so the rest of the restore does not know the difference. Streams of a snapshot are
+//! verified as they are read. A file is compared with `checksums.txt` if that names it, and is parsed to its end before
+//! a server is touched. What nothing proves is kept in [`Dump::unproven`], and the user is warned.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -16,32 +20,33 @@ use crate::fs::beneath;
 use crate::progress::{Monitor, Silent};
 use crate::recorded::SourceKind;
 
-/// Most bytes of [`tables::STREAM`] that are read: some million tables.
+/// Longest stream [`tables::STREAM`] that is read, in bytes: enough for some million tables.
 const TABLES_LEN_MAX: u64 = 256 << 20;
 /// Bytes of a file that are read at once.
 const BLOCK_LEN: usize = 1 << 20;
 
-/// A dump in pg_dump's custom format, or out of a snapshot in its directory format, with what is known of it.
+/// A dump in pg_dump's custom format, or, from a snapshot, in its directory format.
 pub struct Dump {
     place: Place,
-    /// For messages.
+    /// Its name in messages.
     pub(crate) name: String,
-    /// Its bytes, of a directory those of all its files.
+    /// Its length in bytes; for a directory the sum over all files.
     pub(super) len: u64,
-    /// What each block of data has in it.
+    /// Number and sum of the rows in each block of data.
     pub(crate) evidence: Tables,
-    /// Whether the sums of rows are those of a session that has the settings which icecore gives all of its own.
+    /// Whether equal rows have equal sums after a restore. They do if the dump was made with icecore's settings; a time
+    /// zone, for example, changes how values are written.
     pub(super) sums_hold: bool,
     facts: Vec<(String, String)>,
-    /// Why nothing proves that it is what was backed up, if so.
+    /// Why nothing proves that this is the dump that was backed up; `None` if something does.
     pub(crate) unproven: Option<&'static str>,
 }
 
 enum Place {
     Stored(Box<dyn Stored>),
-    /// Its files, with the names of their streams.
     Directory {
         stored: Box<dyn Stored>,
+        /// Names of files, with the names of their streams.
         files: BTreeMap<String, Vec<u8>>,
     },
     File {
@@ -51,7 +56,7 @@ enum Place {
     },
 }
 
-/// What tells a file, as it is now, from others and from what it was before: device, number, bytes, and when it was written (seconds and nanoseconds).
+/// Identifies a file and its state: device, inode, length, and time of modification (seconds and nanoseconds).
 type Looks = (u64, u64, u64, i64, i64);
 
 fn looks(meta: &Metadata) -> Looks {
@@ -61,14 +66,14 @@ fn looks(meta: &Metadata) -> Looks {
 /// A place in a dump.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum At<'n> {
-    /// In an archive, bytes.
+    /// An offset in an archive, in bytes.
     Offset(u64),
     /// The start of a file of a directory.
     File(&'n str),
 }
 
 impl Dump {
-    /// That of a snapshot.
+    /// The dump of a snapshot.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the snapshot is not of a PostgreSQL database; else as reading the repository.
@@ -84,23 +89,27 @@ impl Dump {
         Ok(Dump { name, len, evidence, sums_hold: true, facts, place, unproven })
     }
 
-    /// A file that `pg_dump -Fc -Z0` wrote, or that was exported. If a `checksums.txt` beside it has its name, it is what that says. It is read to its end, so
-    /// that what it lacks is known before a server is touched.
+    /// A file that `pg_dump -Fc -Z0` or an export wrote. It is compared with `checksums.txt` beside it, if that names
+    /// the file. It is then read to its end, so that damage is known before a server is touched.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is not what its checksum says or not a whole archive, [`Error::Source`] if it cannot be read, [`Error::InvalidArgument`] for a directory.
+    /// [`Error::Corrupt`] if its checksum differs or it is not a complete archive, [`Error::Source`] if it cannot be
+    /// read, [`Error::InvalidArgument`] for a directory.
     pub fn of_file(path: &Path, monitor: &dyn Monitor) -> Result<Self> {
         if path.is_dir() {
-            let text = "is a directory, which pg_restore -Fd --jobs N restores by itself; only single dumps are restored here";
+            let text = "is a directory: restore it with `pg_restore -Fd --jobs N`; icecore restores dumps that are a single file";
             return Err(Error::InvalidArgument(format!("{} {text}", path.display())));
         }
         let cannot = |e: std::io::Error| Error::source(path, format!("cannot be read: {e}"));
-        // A pipe would be waited for without end, and cannot be read twice.
+        // `open_file` refuses pipes: opening one could wait forever, and it cannot be read twice.
         let file = path.canonicalize().and_then(|real| beneath::open_file(&real)).map_err(cannot)?;
         let meta = file.metadata().map_err(|e| Error::source(path, e))?;
         let len = meta.len();
         if !flat::is_as_recorded(path, &file, len, monitor)? {
-            monitor.warn(&format!("no checksums.txt beside {} has its name: it is only checked as an archive", path.display()));
+            monitor.warn(&format!(
+                "there is no checksum for {} in a checksums.txt beside it, so only its structure as an archive is checked",
+                path.display()
+            ));
         }
         let name = path.display().to_string();
         let path = std::fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
@@ -123,7 +132,7 @@ impl Dump {
         self.facts.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What makes its roles, for messages.
+    /// How to create the roles that the dump names, for messages.
     pub(super) fn globals(&self) -> String {
         match &self.place {
             Place::Stored(_) | Place::Directory { .. } => "`icecore dump SNAP globals.sql | psql -d postgres`".into(),
@@ -131,13 +140,13 @@ impl Dump {
                 let beside = Path::new(&self.name).with_file_name("globals.sql");
                 match beside.exists() {
                     true => format!("`psql -d postgres -f {}`", beside.display()),
-                    false => "what `pg_dumpall --globals-only` writes of their server".into(),
+                    false => "the output of `pg_dumpall --globals-only` on the server that was dumped".into(),
                 }
             }
         }
     }
 
-    /// Where it lies, if it is a file.
+    /// The path of the dump, if it is a file.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.place {
             Place::Stored(_) | Place::Directory { .. } => None,
@@ -145,26 +154,28 @@ impl Dump {
         }
     }
 
-    /// Makes sure that its path still leads to the file that was looked at, as that was then; of a dump that is no file there is nothing to see.
+    /// Makes sure that the path still leads to the file that was checked, and that the file is unchanged. Does nothing
+    /// for a dump in a snapshot.
     ///
     /// # Errors
-    /// [`Error::Source`] if it does not.
+    /// [`Error::Source`] if the file was replaced or changed.
     pub(super) fn is_still_there(&self) -> Result<()> {
         let Place::File { path, looks: before, .. } = &self.place else { return Ok(()) };
-        let meta = std::fs::metadata(path).map_err(|e| Error::source(path, format!("cannot be looked at any more: {e}")))?;
+        let meta = std::fs::metadata(path).map_err(|e| Error::source(path, format!("cannot be read any more: {e}")))?;
         match looks(&meta) == *before {
             true => Ok(()),
             false => Err(Error::source(path, "was replaced or written to while it was being restored")),
         }
     }
 
-    /// Its table of contents, with the statements of what is `wanted`. Of a directory all files are there that it names.
+    /// Its table of contents, with the statements of the `wanted` entries. In a directory, every file that it names
+    /// must exist.
     pub(super) fn head(&self, wanted: archive::Wanted<'_>) -> Result<Archive> {
         let Place::Directory { files, .. } = &self.place else { return self.parse(&Silent, |input| archive::head(input, wanted)) };
         let head = self.parse_at(At::File(TOC), &Silent, |input| archive::directory::read(input, wanted))?;
         let missing = head.entries.iter().filter_map(|entry| entry.file.as_ref()).find(|file| !files.contains_key(*file));
         match missing {
-            Some(file) => Err(Error::corrupt(&self.name, format!("it has no {file}"))),
+            Some(file) => Err(Error::corrupt(&self.name, format!("its file {file} is missing"))),
             None => Ok(head),
         }
     }
@@ -177,7 +188,7 @@ impl Dump {
         }
     }
 
-    /// Whether it has to be written to a private place before it can be loaded by this many jobs.
+    /// Whether pg_restore needs the dump as a file or directory, since this many jobs cannot read it from a pipe.
     pub(super) fn needs_room(&self, jobs: usize) -> bool {
         jobs > 1 || matches!(self.place, Place::Directory { .. })
     }
@@ -186,7 +197,8 @@ impl Dump {
         self.parse_at(At::Offset(0), monitor, read)
     }
 
-    /// Has `read` look at the bytes from there on. What cannot be read of the repository is told from what is not as it should be.
+    /// Calls `read` with the bytes from `at` on. A failure to read the repository is returned as it is; any other
+    /// failure means that the dump is damaged.
     pub(super) fn parse_at<T>(
         &self,
         at: At<'_>,
@@ -198,7 +210,7 @@ impl Dump {
         outcome.map_err(|unreadable| input.failure().unwrap_or_else(|| Error::corrupt(&self.name, unreadable.to_string())))
     }
 
-    /// Its bytes from there on; of a directory those of one file.
+    /// The bytes from `at` on; in a directory those of one file.
     pub(super) fn input<'d>(&'d self, at: At<'_>, monitor: &'d dyn Monitor) -> Result<Input<'d>> {
         let bytes: Box<dyn BufRead + 'd> = match (&self.place, at) {
             (Place::Stored(stored), At::Offset(offset)) => stored.open(self.name.as_bytes(), offset)?,
@@ -206,10 +218,11 @@ impl Dump {
                 Box::new(BufReader::with_capacity(BLOCK_LEN, FileFrom { file, at: offset, len: self.len }))
             }
             (Place::Directory { stored, files }, At::File(name)) => {
-                let stream = files.get(name).ok_or_else(|| Error::corrupt(&self.name, format!("it has no {name}")))?;
+                let stream = files.get(name).ok_or_else(|| Error::corrupt(&self.name, format!("its file {name} is missing")))?;
                 stored.open(stream, 0)?
             }
-            (_, at) => return Err(Error::corrupt(&self.name, format!("it has no place {at:?}"))),
+            // An entry names a file in an archive, or an offset in a directory.
+            (_, at) => return Err(Error::corrupt(&self.name, format!("its table of contents names a place that it cannot have: {at:?}"))),
         };
         Ok(Input { dump: self, monitor, bytes, ready: 0, failure: None })
     }
@@ -221,13 +234,14 @@ fn no_dump() -> Error {
     )
 }
 
-/// The dump that is a directory: its name, its bytes, its files.
+/// Name, length and files of a stored dump that is a directory.
 fn directory(stored: Box<dyn Stored>) -> Result<(String, u64, Place)> {
     let (mut database, mut files, mut len) = (None, BTreeMap::new(), 0_u64);
     for stream in stored.streams() {
         let Some((of, file)) = split_directory(&stream.name) else { continue };
+        // Files are written under these names, so any other name could lead out of the directory.
         let name = std::str::from_utf8(file).ok().filter(|name| *name == TOC || archive::is_file_name(name));
-        let name = name.ok_or_else(|| Error::corrupt(String::from_utf8_lossy(&stream.name), "this is no name of a file of a dump"))?;
+        let name = name.ok_or_else(|| Error::corrupt(String::from_utf8_lossy(&stream.name), "a dump has no file of this name"))?;
         (database, len) = (Some(of), len.saturating_add(stream.len));
         files.insert(name.to_owned(), stream.name.clone());
     }
@@ -235,23 +249,24 @@ fn directory(stored: Box<dyn Stored>) -> Result<(String, u64, Place)> {
     Ok((name, len, Place::Directory { stored, files }))
 }
 
-/// The stream of a snapshot with the evidence of its dump.
+/// The stream with the evidence (rows and sums) of a snapshot's dump.
 pub(in crate::engine::postgres) fn evidence_of(stored: &dyn Stored) -> Option<&StreamInfo> {
     stored::find(stored, tables::STREAM.as_bytes()).filter(|_| *stored.kind() == SourceKind::POSTGRES)
 }
 
-/// Reads the evidence of a snapshot's dump, if it has one.
+/// Reads the evidence of a snapshot's dump; `None` if the snapshot has no dump.
 pub(in crate::engine::postgres) fn read_tables(stored: &dyn Stored) -> Result<Option<Tables>> {
     let Some(stream) = evidence_of(stored) else { return Ok(None) };
     let text = String::from_utf8(stored::read_all(stored, stream, TABLES_LEN_MAX)?);
     Tables::decode(&text.map_err(|_| Error::corrupt(tables::STREAM, "it is not UTF-8"))?).map(Some)
 }
 
-/// A file from some place on.
+/// A file from an offset on.
 struct FileFrom<'d> {
     file: &'d File,
+    /// The offset of the next byte.
     at: u64,
-    /// Where it ends, bytes: what others add to it later is not read.
+    /// The length of the file when it was checked. Bytes that are appended later are not read.
     len: u64,
 }
 
@@ -259,24 +274,27 @@ impl Read for FileFrom<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = usize::try_from(self.len.saturating_sub(self.at)).map_or(buffer.len(), |left| left.min(buffer.len()));
         let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
+        // Exact, so that a file that has become shorter is an error and not an early end.
         self.file.read_exact_at(buffer, self.at)?;
+        // usize fits u64 on every platform.
         self.at += buffer.len() as u64;
         Ok(buffer.len())
     }
 }
 
-/// Reads a dump from some place on.
+/// Reads a dump from a place on. It reports progress and stops on an interruption.
 pub(super) struct Input<'d> {
     dump: &'d Dump,
     monitor: &'d dyn Monitor,
     bytes: Box<dyn BufRead + 'd>,
-    /// Bytes that have come and were not taken yet.
+    /// Bytes in the buffer of `bytes` that have been counted as progress and not consumed yet.
     ready: usize,
+    /// The cause of a failed read. An `io::Error` cannot carry it through the parsers.
     failure: Option<Error>,
 }
 
 impl Input<'_> {
-    /// What reading failed of, if it did.
+    /// Why reading failed, if it did.
     pub(super) fn failure(&mut self) -> Option<Error> {
         self.failure.take()
     }
@@ -286,6 +304,7 @@ impl Input<'_> {
             return Err(Error::Cancelled);
         }
         let fresh = self.bytes.fill_buf().map_err(|e| stored::error_in(e, &self.dump.name))?.len();
+        // usize fits u64 on every platform.
         self.monitor.advance(fresh as u64);
         self.ready = fresh;
         Ok(())

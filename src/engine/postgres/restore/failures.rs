@@ -1,24 +1,28 @@
-//! What `pg_restore` says on its standard error: which entries of the dump it could not restore, and why.
+//! Reads the standard error of `pg_restore`: which entries of the dump it could not restore, and why.
 //!
-//! The statement that has failed is left out of what is kept: it may hold a password (of a subscription, or of a user of a foreign server), and messages
-//! end up in the journal. It names entries only with `--verbose`, so it says much more, which is passed over. The forms are those of `warn_or_exit_horribly` in `pg_backup_archiver.c` of PostgreSQL's sources.
+//! Guarantee: the failing statement is not kept. It may hold a password (of a subscription or a user mapping), and
+//! messages end up in the journal. Rows' values are left out too. The memory is bounded, however much is written.
+//!
+//! The forms of the lines are those of `warn_or_exit_horribly` in `pg_backup_archiver.c` of PostgreSQL's sources.
+//! `pg_restore` names entries only with `--verbose`; the many other lines of that option are ignored.
 
 use std::io::{BufRead, BufReader, Read};
 
 use crate::engine::postgres::archive::Archive;
 
-/// Most failures that are kept; the number of all is known.
+/// Most failures that are kept one by one. Further ones are only counted.
 const KEPT_MAX: usize = 1000;
-/// Most bytes of a line, and of all that is said of one failure.
+/// Most bytes of a line.
 const LINE_MAX: u64 = 64 << 10;
+/// Most bytes of the reason of one failure.
 const REASON_MAX: usize = 2000;
 /// Most bytes of other messages.
 const OTHER_MAX: usize = 8 << 10;
-/// How its own lines begin.
+/// The start of a line that pg_restore itself writes. Other lines continue a message of the server.
 const OWN: &str = "pg_restore: ";
-/// What begins with this has a row's values in it.
+/// The start of a line with values of a row.
 const ROW: &str = "CONTEXT:  COPY ";
-/// What is said of a failure besides the error itself.
+/// The lines of a server's message that are kept besides the error itself.
 const KEPT_LINES: [&str; 3] = ["DETAIL:  ", "HINT:  ", "CONTEXT:  "];
 
 /// An object that could not be restored.
@@ -30,30 +34,32 @@ pub struct FailedObject {
     pub reason: String,
 }
 
-/// All that was said.
+/// What pg_restore has written, and the state of reading it.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// Numbers of entries, if they were named, and reasons.
+    /// The dump ids of failed entries, if they were named, and the reasons.
     failures: Vec<(Option<i64>, String)>,
-    /// More failures than are kept.
+    /// How many more failures there were than [`KEPT_MAX`].
     more: usize,
     /// Warnings and other messages.
     pub(super) other: String,
-    /// Whether it went on to the end.
+    /// Whether it went on to the end in spite of failures.
     pub(super) went_on: bool,
+    /// The entry that was named last. Errors are about it.
     entry: Option<i64>,
-    /// Whether the lines now are of a failure, and of its statement.
+    /// Whether the current line belongs to a failure.
     in_failure: bool,
+    /// Whether the current line belongs to the failing statement. It is not kept.
     in_statement: bool,
 }
 
 impl Said {
-    /// Reads it to its end.
+    /// Reads the output to its end.
     pub(super) fn read(input: impl Read) -> Self {
         let mut said = Said::default();
         let mut input = BufReader::new(input);
         let mut line = Vec::new();
-        // A line that is longer comes in pieces, the further ones of which begin like nothing that is known.
+        // A longer line comes in pieces. Each further piece counts as a line that continues the message before it.
         while (&mut input).take(LINE_MAX).read_until(b'\n', &mut line).is_ok_and(|got| got > 0) {
             said.take(String::from_utf8_lossy(&line).trim_end_matches('\n'));
             line.clear();
@@ -61,13 +67,16 @@ impl Said {
         said
     }
 
+    /// Takes the next line.
     fn take(&mut self, line: &str) {
         let Some(own) = line.strip_prefix(OWN) else { return self.take_more(line) };
+        // A line of its own ends the message before it.
         (self.in_failure, self.in_statement) = (false, false);
         if let Some(entry) = own.strip_prefix("from TOC entry ") {
             self.entry = entry.split(';').next().and_then(|number| number.parse().ok());
         } else if let Some(error) = own.strip_prefix("error: ") {
             self.in_failure = true;
+            // "could not execute query: ERROR:  REASON": only the server's part says why.
             let reason = error.split_once("ERROR:  ").map_or(error, |(_, reason)| reason).to_owned();
             match self.failures.len() < KEPT_MAX {
                 true => self.failures.push((self.entry, reason)),
@@ -76,12 +85,14 @@ impl Said {
         } else if own.starts_with("warning: errors ignored on restore") {
             self.went_on = true;
         } else if own.starts_with("detail: ") {
+            // Newer versions write the statement after this word.
             self.in_statement = true;
         } else if own.to_ascii_lowercase().starts_with("warning: ") {
             self.add(line);
         }
     }
 
+    /// Takes a line that continues a message.
     fn take_more(&mut self, line: &str) {
         self.in_statement |= self.in_failure && line.starts_with("Command was: ");
         let is_kept = KEPT_LINES.iter().any(|kept| line.starts_with(kept)) && !line.starts_with(ROW);
@@ -103,11 +114,14 @@ impl Said {
         }
     }
 
-    /// The failures, with their objects named as the dump's table of contents has them.
+    /// The failures. Their objects are named as in the dump's table of contents.
     pub(super) fn failed(&self, head: &Archive) -> Vec<FailedObject> {
         let object = |number: Option<i64>| {
             let entry = number.and_then(|number| head.entries.iter().find(|entry| entry.dump_id == number));
-            entry.map_or_else(|| "an object that is not named".to_owned(), |entry| format!("{} {}", entry.kind, entry.full_name()))
+            entry.map_or_else(
+                || "an object that pg_restore does not name".to_owned(),
+                |entry| format!("{} {}", entry.kind, entry.full_name()),
+            )
         };
         let mut failed: Vec<FailedObject> =
             self.failures.iter().map(|(number, reason)| FailedObject { object: object(*number), reason: reason.clone() }).collect();

@@ -1,4 +1,4 @@
-//! A file beside its `checksums.txt`.
+//! A dump that is a plain file: compared with its line in a `checksums.txt` beside it, as `icecore export` writes one.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,18 +10,18 @@ use crate::fs::beneath;
 use crate::fs::sha256sums::{self as sums, CHECKSUMS_LEN_MAX, CHECKSUMS_NAME};
 use crate::progress::Monitor;
 
-/// Whether there is a checksum for this file; then it holds.
+/// Compares a file with its recorded checksum. `false` if none is recorded; a file that differs is an error.
 pub(super) fn is_as_recorded(path: &Path, file: &File, len: u64, monitor: &dyn Monitor) -> Result<bool> {
     let list = path.with_file_name(CHECKSUMS_NAME);
     let unreadable = |e: io::Error| Error::source(&list, format!("cannot be read: {e}"));
-    // Other users may write beside the dump. They can put a FIFO or a link to a device there.
+    // `open_file` refuses FIFOs and devices: another user who may write beside the dump could put one there.
     let mut text = Vec::new();
     match beneath::open_file(&list) {
         Ok(file) => file.take(CHECKSUMS_LEN_MAX + 1).read_to_end(&mut text).map_err(unreadable)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(unreadable(e)),
     };
-    if text.len() as u64 > CHECKSUMS_LEN_MAX {
+    if u64::try_from(text.len()).is_ok_and(|len| len > CHECKSUMS_LEN_MAX) {
         return Err(Error::source(&list, format!("is larger than {CHECKSUMS_LEN_MAX} bytes")));
     }
     let wrong = |line| Error::corrupt(list.display().to_string(), format!("line {line} is no checksum of sha256sum; nothing was changed"));
@@ -32,6 +32,9 @@ pub(super) fn is_as_recorded(path: &Path, file: &File, len: u64, monitor: &dyn M
     let (_, found) = sums::read_hashed(file, monitor, &mut |_, _| Ok(())).map_err(|error| error.of(path))?;
     match found == recorded {
         true => Ok(true),
-        false => Err(Error::corrupt(path.display().to_string(), format!("it is not what {CHECKSUMS_NAME} says; nothing was changed"))),
+        false => Err(Error::corrupt(
+            path.display().to_string(),
+            format!("it does not have the checksum in {CHECKSUMS_NAME}; nothing was changed"),
+        )),
     }
 }

@@ -1,7 +1,7 @@
-//! The roles of a cluster, made again on a throw-away server from what `pg_dumpall --globals-only` wrote.
+//! Creates the roles of the dumped cluster on a throw-away server, from the output of `pg_dumpall --globals-only`.
 //!
-//! The text is not given to psql, which would run programs that it names. Only statements about roles are run, one by one: tablespaces are directories of the
-//! machine that was dumped, and a server that is thrown away has no business there.
+//! The text is not given to psql: it could contain psql commands that run programs. Only statements about roles are
+//! run, one by one. Tablespaces are left out: they are directories of the machine that was dumped.
 
 use super::sql::{self, Kind};
 use crate::engine::postgres::messages::explain;
@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 
 /// The superuser of most clusters.
 const USUAL_SUPERUSER: &str = "postgres";
-/// One that no cluster has, for a text that makes the usual one an ordinary role.
+/// A name that no cluster uses, for a cluster in which the usual superuser is an ordinary role.
 const OTHER_SUPERUSER: &str = "icecore_drill";
-/// Most words of a statement that are told: never as far as a password.
+/// Words of a statement that are shown in messages. A password comes later in it.
 const TOLD_WORDS: usize = 4;
 
 /// Statements about roles.
@@ -22,20 +22,20 @@ pub(crate) struct Globals {
     superuser: String,
 }
 
-/// What has become of them.
+/// The outcome of creating them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct MadeRoles {
-    /// Roles that are there now, the superuser not counted.
+    /// Number of roles created. The superuser is not counted.
     pub(crate) made: u64,
-    /// Roles that could not be made, and why.
+    /// Roles that could not be created, and why.
     pub(crate) missing: Vec<String>,
-    /// Other statements that have failed, and why.
+    /// Other statements that failed, and why.
     pub(crate) refused: Vec<String>,
 }
 
 /// What a statement is about.
 enum About {
-    /// It makes this role.
+    /// It creates this role.
     Making(String),
     /// It changes this role.
     Changing(String),
@@ -44,7 +44,7 @@ enum About {
 }
 
 impl Globals {
-    /// Takes from a text what is about roles.
+    /// Selects the statements about roles.
     pub(crate) fn of(text: &str) -> Self {
         let all = sql::statements(text).into_iter().map(|statement| without_commands(&statement).to_owned());
         let statements: Vec<String> = all.filter(|statement| about(statement).is_some()).collect();
@@ -52,7 +52,8 @@ impl Globals {
         Globals { statements, superuser }
     }
 
-    /// The name that the server's first superuser has to have: that of the dumped cluster's, as it is the only one in whose name memberships can be granted.
+    /// The name for the server's first superuser: the name that it has in the dumped cluster. Memberships are granted
+    /// in its name (`GRANTED BY`), which works for no other role.
     pub(crate) fn superuser(&self) -> &str {
         match self.superuser.as_str() {
             "" => USUAL_SUPERUSER,
@@ -60,7 +61,7 @@ impl Globals {
         }
     }
 
-    /// Makes the roles. The superuser stays as it is.
+    /// Creates the roles. The superuser exists already and is not changed.
     ///
     /// # Errors
     /// [`Error::Source`] if the connection fails.
@@ -85,7 +86,7 @@ impl Globals {
     }
 }
 
-/// A statement without psql's own commands before it, which take a line each (`\restrict`).
+/// A statement without the psql commands before it (`\restrict`). Each of them takes one line.
 fn without_commands(statement: &str) -> &str {
     let mut rest = statement.trim_start();
     while rest.starts_with('\\') {
@@ -94,7 +95,7 @@ fn without_commands(statement: &str) -> &str {
     rest
 }
 
-/// `None` for what is not run here.
+/// What a statement is about; `None` if it is not run here.
 fn about(statement: &str) -> Option<About> {
     if ["TABLESPACE", "DATABASE"].iter().any(|word| sql::has_word(statement, word)) {
         return None;
@@ -111,6 +112,8 @@ fn about(statement: &str) -> Option<About> {
     }
 }
 
+/// The name of the cluster's first superuser: the superuser that grants memberships, else `postgres` if it is one, else
+/// the first superuser in the text.
 fn superuser(statements: &[String]) -> String {
     let changed = |statement: &String| match about(statement) {
         Some(About::Changing(name)) if sql::has_word(statement, "SUPERUSER") => Some(name),

@@ -1,4 +1,12 @@
-//! `pg_restore`, fed with the dump.
+//! Loads a dump into the new database with `pg_restore`.
+//!
+//! One run of `pg_restore` loads everything, or one run for each pass (see `passes`), with a list of its entries. It
+//! reads the dump through a pipe if it can. Several jobs and dumps that are directories need a path: that of the dump's
+//! own file, or a private copy in `--tmp`.
+//!
+//! Guarantee: an exit code other than 0 is an error, unless `keep_going` and `pg_restore` went on to the end. No
+//! failing statement is repeated in a message, since it may hold a password (`failures`). Lists and private copies are
+//! where no other user can change them.
 
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -30,8 +38,8 @@ enum Place<'a> {
     Path(&'a Path),
 }
 
-/// Loads the dump, of which `head` is the table of contents, into the new database: through a pipe, or with several jobs from a file: the one that it is, or
-/// one that only this user may read. One that is a directory becomes one again, in a private place. Gives what could not be loaded, if that is no failure.
+/// Loads the dump into the new database. `head` is its table of contents. With `keep_going`, the objects that could not
+/// be loaded are returned.
 pub(super) fn load(
     (dump, head): (&Dump, &Archive),
     making: &Making<'_>,
@@ -46,6 +54,8 @@ pub(super) fn load(
     if !dump.needs_room(options.jobs) {
         return work.run(&Place::Pipe);
     }
+    // A dump in the directory format: its files are written to a private directory, as pg_restore cannot read them from
+    // a pipe.
     if let Some(files) = dump.files() {
         let spool = PrivateDir::create(&options.spool_dir)?;
         files.into_iter().try_for_each(|name| write_file(dump, At::File(name), &spool.path().join(name), monitor))?;
@@ -54,6 +64,8 @@ pub(super) fn load(
     match dump.path() {
         Some(path) => {
             let failed = work.run(&Place::Path(path))?;
+            // pg_restore opened the path by itself. If the file was exchanged meanwhile, another dump than the checked
+            // one was loaded.
             dump.is_still_there().map(|()| failed)
         }
         None => {
@@ -79,16 +91,21 @@ impl Work<'_> {
             return self.restore(place, self.command(&self.making.conninfo)?);
         }
         let failed: Result<Vec<Vec<FailedObject>>> = self.logins.passes.iter().map(|pass| self.pass(place, pass)).collect();
-        // Where it has failed, the database is dropped with all that the roles have.
+        // After a failure this is not needed: the caller drops the database, and everything that the roles own in it.
         Ok(failed?.concat()).and_then(|failed| self.logins.let_go(&self.making.conninfo).map(|()| failed))
     }
 
-    /// Restores some entries, as who has to.
+    /// Restores the entries of one pass, as the role that the plan names.
     fn pass(&self, place: &Place<'_>, pass: &Pass) -> Result<Vec<FailedObject>> {
         let dir = &self.options.spool_dir;
-        // Who exchanges the list decides what is restored with whose rights.
+        // A user who could exchange the list could have an entry restored with a superuser's rights.
         refuse_if_changeable(dir)?;
-        let cannot = |e: std::io::Error| Error::destination(dir, format!("a list cannot be put there: {e}; --tmp names another directory"));
+        let cannot = |e: std::io::Error| {
+            Error::destination(
+                dir,
+                format!("pg_restore's list of entries cannot be written there: {e}; choose another directory with --tmp"),
+            )
+        };
         let mut list = tempfile::Builder::new().prefix("icecore-").suffix(".list").rand_bytes(16).tempfile_in(dir).map_err(cannot)?;
         let text: String = pass.entries.iter().map(|id| format!("{id};\n")).collect();
         list.write_all(text.as_bytes()).map_err(cannot)?;
@@ -98,28 +115,31 @@ impl Work<'_> {
             self.restore(place, command)
         };
         let Some(login) = self.logins.of_pass(pass) else { return restore(&self.making.conninfo) };
+        // The owner may lack rights that a superuser did not need, such as USAGE on a schema. They are granted for this
+        // pass only.
         let mut connection = self.making.connect()?;
         let back = logins::lend(&mut connection, login, &pass.needs)?;
         drop(connection);
-        let as_whom = format!(
-            "\nit was restored with no more rights than those of {}, so that code in the dump has none of a superuser's",
-            login.told()
-        );
+        let as_whom =
+            format!("\npg_restore had no more rights than those of {}, so that code in the dump does not run as a superuser", login.told());
         let restored = restore(&login.conninfo(&self.making.conninfo)).map_err(|error| making::add(error, &as_whom))?;
         let returned = self.making.connect()?.client.batch_execute(&back);
         returned
-            .map_err(|e| failed(format!("rights that it was lent stay with role {}: {}", login.acting(), explain(&e))))
+            .map_err(|e| failed(format!("rights that role {} had for the restore only cannot be revoked: {}", login.acting(), explain(&e))))
             .map(|()| restored)
     }
 
-    /// The program, which connects as these settings say.
+    /// The program with its options. It connects with these settings.
     fn command(&self, conninfo: &Conninfo) -> Result<Command> {
         let options = self.options;
+        // Opened for the settings that come back. They name the one server that answers, and what a session there has
+        // to be given so that it reads the dump as it was written.
         let conninfo = Connection::open(conninfo)?.conninfo;
         let mut command = self.tools.loader("pg_restore", &options.environment, &conninfo);
-        // What is given here is taken for a connection string if it looks like one, so it is one.
+        // --dbname takes a value with `=` for a connection string. A connection string with the name in quotes is right
+        // for every name.
         let database = conninfo.database.replace('\\', "\\\\").replace('\'', "\\'");
-        // Only then it says which object an error is about.
+        // Without --verbose pg_restore does not say which entry an error belongs to.
         command.args(["--no-password", "--verbose"]).arg(format!("--dbname=dbname='{database}'"));
         let left_out = [
             ("--exit-on-error", !options.keep_going),
@@ -146,16 +166,16 @@ impl Work<'_> {
     }
 }
 
-/// How its end is judged.
+/// How the end of pg_restore is judged.
 struct How<'a> {
     head: &'a Archive,
     keep_going: bool,
-    /// Whether it may be told to restore less than the dump has, and then reads no further.
+    /// Whether it restores only the entries of a pass. Then it may close the pipe before the end of the dump.
     is_part: bool,
     monitor: &'a dyn Monitor,
 }
 
-/// A running pg_restore. Dropping it ends it.
+/// A running pg_restore. Dropping it ends the program.
 struct Loader {
     program: Program,
     messages: child::Messages<Said>,
@@ -173,11 +193,11 @@ impl Loader {
         Ok(Loader { program, messages })
     }
 
-    /// Gives it the dump, if it reads that from a pipe, and waits for its end.
+    /// Writes the dump to its pipe, if it has one, and waits for its end.
     fn run(mut self, dump: Option<&Dump>, how: &How<'_>) -> Result<Vec<FailedObject>> {
         let (pipe, monitor) = (self.program.stdin(), how.monitor);
         let (fed, ended) = std::thread::scope(|scope| {
-            // A pipe that is full makes its writer wait, who could not be interrupted then.
+            // In a thread of its own: writing to a full pipe blocks, and the wait below must still see an interruption.
             let feeder = scope.spawn(move || match (dump, pipe) {
                 (Some(dump), Some(mut pipe)) => {
                     let is_enough = std::cell::Cell::new(false);
@@ -238,10 +258,13 @@ fn advice(said: &str) -> &'static str {
             "\na pooler refuses what pg_restore has to set: name the server itself in --dsn"
         }
         () if said.contains("does not exist") => {
-            "\nwhile a dump is loaded search_path is empty, so what a function of the database names without its schema is not found: give that function a \
-             search_path of its own in the dumped database (ALTER FUNCTION ... SET search_path); of this snapshot `--keep-going --as NAME` restores all the rest"
+            "\nsearch_path is empty while a dump is loaded, so a function that names objects without their schema fails: give that function a \
+             search_path of its own in the dumped database (ALTER FUNCTION ... SET search_path); to restore everything else from this \
+             snapshot, use `--keep-going --as NAME`"
         }
-        () if said.contains("cannot be restored: ") => "\n`--keep-going --as NAME` restores all the rest into a database of another name",
+        () if said.contains("cannot be restored: ") => {
+            "\n`--keep-going --as NAME` restores everything else into a database of another name"
+        }
         () => "",
     }
 }
@@ -261,21 +284,23 @@ fn copy(dump: &Dump, at: At<'_>, monitor: &dyn Monitor, out: &mut dyn Write, ref
     }
 }
 
-/// Writes a part of a dump to a new file, which only this user may read.
+/// Writes one file of a dump to a new file that only this user may read.
 fn write_file(dump: &Dump, at: At<'_>, path: &Path, monitor: &dyn Monitor) -> Result<()> {
-    let cannot = |what: &str, e: std::io::Error| Error::destination(path, format!("cannot be {what}: {e}; --tmp names another directory"));
+    let cannot =
+        |what: &str, e: std::io::Error| Error::destination(path, format!("cannot be {what}: {e}; choose another directory with --tmp"));
     let file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(|e| cannot("made", e))?;
     copy(dump, at, monitor, &mut &file, |e| cannot("written", e))
 }
 
-/// The dump as a file that only this user may read, gone when dropped.
+/// The dump as a file that only this user may read. It is deleted when dropped.
 fn spooled(dump: &Dump, dir: &Path, monitor: &dyn Monitor) -> Result<NamedTempFile> {
+    // pg_restore opens the file by its name, which a user who may write to the directory could put another file under.
     refuse_if_changeable(dir)?;
     let cannot = |what: &str, e: std::io::Error| {
-        Error::destination(dir, format!("a dump cannot be {what} there: {e}; --tmp names another directory"))
+        Error::destination(dir, format!("the dump cannot be {what} there: {e}; choose another directory with --tmp"))
     };
     let spool = tempfile::Builder::new().prefix("icecore-").suffix(".pgdump").rand_bytes(16).tempfile_in(dir);
-    let spool = spool.map_err(|e| cannot("put", e))?;
+    let spool = spool.map_err(|e| cannot("created", e))?;
     copy(dump, At::Offset(0), monitor, &mut spool.as_file(), |e| cannot("written", e))?;
     Ok(spool)
 }

@@ -1,8 +1,13 @@
-//! Roles that load rows in a superuser's place.
+//! Temporary roles that load rows in place of a superuser.
 //!
-//! What an ordinary role has written into CHECK constraints, domains and the like runs with the rights of who loads the rows. `SET SESSION AUTHORIZATION` and `SET ROLE` take
-//! nothing away from a superuser, as that code can take it back. So a role is made for each owner. It logs in by itself, with a password that nobody knows, and has no
-//! right but to act as the owner, which its sessions do from their start. Another one, which may act as nobody, loads the tables of superusers that use others' code.
+//! Code of ordinary roles, in CHECK constraints, domains and the like, runs with the rights of the role that loads the
+//! rows. `SET ROLE` and `SET SESSION AUTHORIZATION` do not protect a superuser's session, since that code can reset
+//! them. So a role is made for each owner. It logs in by itself, with a random password. Its only right is to act as
+//! the owner, and its sessions do so from the start. One more role, which may act as nobody, loads those tables of
+//! superusers that use others' code.
+//!
+//! Guarantee: the roles are dropped at the end, also after a failure, or a warning says how to drop them. It relies on
+//! the server letting roles with passwords log in; if it does not, the superuser loads everything, after a warning.
 
 use super::admin::{Admin, new_role};
 use super::passes::{Needs, Pass, Plan, Roles, Who, plan};
@@ -14,22 +19,24 @@ use crate::engine::postgres::{Connection, Conninfo};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
-/// A role that is there until [`Login::drop_role`].
+/// A role that exists until [`Login::drop_role`].
 pub(super) struct Login {
     who: Who,
-    /// Whether its sessions act as the owner. Else they have the owner's rights, and what they make is theirs.
+    /// Whether its sessions act as the owner (`SET ROLE`). Else they only inherit the owner's rights, and objects that
+    /// they create belong to this role.
     acts: bool,
     name: String,
     password: String,
-    /// Whether it logs in over TCP where others use a socket.
+    /// Whether it logs in over TCP although the settings name a socket.
     is_over_tcp: bool,
 }
 
 impl Login {
-    /// Makes one that `acts` as `who`, or has its rights without that, and has it log in.
+    /// Creates the role and tries to log in. It `acts` as `who`, or only has its rights.
     ///
     /// # Errors
-    /// [`Error::Destination`] or [`Error::Source`] if it cannot be made, or the server does not let it in. Then it is gone.
+    /// [`Error::Destination`] or [`Error::Source`] if it cannot be created or the server does not let it log in. Then
+    /// it has been dropped.
     fn make(admin: &mut Admin, who: Who, acts: bool) -> Result<Self> {
         let (name, password) = new_role("loads")?;
         let mut login = Login { who, acts, name, password, is_over_tcp: false };
@@ -38,17 +45,19 @@ impl Login {
             Who::Owner(owner) => format!("; GRANT {} TO {role}", sql::quote(owner)),
             Who::Superuser | Who::Nobody => String::new(),
         };
+        // With NOINHERIT the role has no rights of its own, so code that resets `SET ROLE` gains nothing.
         let inherits = if acts { "NOINHERIT" } else { "INHERIT" };
         let text = format!("CREATE ROLE {role} LOGIN {inherits} PASSWORD {}{member}", sql::literal(&login.password));
-        admin.run("", "no role can be made that loads rows", &text)?;
+        admin.run("", "the role that loads rows cannot be created", &text)?;
         match login.log_in(admin) {
             Ok(()) => Ok(login),
             Err(error) => login.drop_role(admin).and(Err(error)),
         }
     }
 
-    /// Sockets often let in only the role that has the name of the user (`peer`), and TCP those with a password. What the server says that it listens on
-    /// is its own.
+    /// Logs in, over the socket if the settings name one, else or then over TCP. Sockets often let in only the role
+    /// with the name of the system user (`peer`), while TCP to the same machine takes a password. TCP is tried only if
+    /// the server itself says that it listens on this machine's address.
     fn log_in(&mut self, admin: &mut Admin) -> Result<()> {
         const LISTENS: &str = "string_to_array(replace(current_setting('listen_addresses'), ' ', ''), ',') && ARRAY['*', '0.0.0.0', '127.0.0.1', 'localhost']";
         let Err(error) = self.try_out(admin) else { return Ok(()) };
@@ -59,6 +68,7 @@ impl Login {
         self.is_over_tcp = true;
         match self.try_out(admin) {
             Err(Error::Cancelled) => Err(Error::Cancelled),
+            // The first failure is about the way in that the user chose.
             tried => tried.map_err(|_| error),
         }
     }
@@ -68,7 +78,7 @@ impl Login {
         sql::quote(&self.name)
     }
 
-    /// The same place for sessions that log in as this role.
+    /// The same server and database, for sessions that log in as this role.
     pub(super) fn conninfo(&self, conninfo: &Conninfo) -> Conninfo {
         let own = conninfo.with_role(&self.name, &self.password).without_options();
         let own = if self.is_over_tcp { own.over_tcp() } else { own };
@@ -78,7 +88,8 @@ impl Login {
         }
     }
 
-    /// Makes sure that its sessions are what they should be, and on this server.
+    /// Makes sure that its sessions are of this role, act as the owner, and are on this server. Another server could
+    /// listen on the TCP port.
     fn try_out(&self, admin: &mut Admin) -> Result<()> {
         const SAME: &str = "EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1::text::int4 AND usename = $2::text)";
         let mut connection = Connection::open(&self.conninfo(&admin.connection.conninfo))?;
@@ -89,11 +100,14 @@ impl Login {
         let (logged_in, acting, pid) = (column(0)?, column(1)?, column(2)?);
         match logged_in == self.name && acting == self.acting() && admin.is(SAME, &[&pid, &self.name])? {
             true => Ok(()),
-            false => Err(Error::source(connection.conninfo.label(), format!("its sessions are of role {logged_in} and act as {acting}"))),
+            false => Err(Error::source(
+                connection.conninfo.label(),
+                format!("a session of the new role {} turned out to be one of role {logged_in} that acts as {acting}", self.name),
+            )),
         }
     }
 
-    /// Whose rights its sessions have.
+    /// The role whose rights its sessions have.
     pub(super) fn acting(&self) -> &str {
         match &self.who {
             Who::Owner(owner) if self.acts => owner,
@@ -101,33 +115,32 @@ impl Login {
         }
     }
 
-    /// The same, for people.
+    /// That role, as messages name it.
     pub(super) fn told(&self) -> String {
         match &self.who {
             Who::Owner(owner) => format!("role {owner}, the owner"),
-            Who::Superuser | Who::Nobody => "a role that was made for it".to_owned(),
+            Who::Superuser | Who::Nobody => "a temporary role".to_owned(),
         }
     }
 
-    /// What drops it where all is gone that it has anywhere.
+    /// Drops the role. This works once it owns nothing and has no rights in any database.
     pub(super) fn drop_role(&self, admin: &mut Admin) -> Result<()> {
-        let dropped = admin.run("", "the role that loaded rows is left", &format!("DROP ROLE {}", self.quoted()));
-        dropped.map_err(|error| {
-            super::making::add(error, &format!("; it has to be dropped by hand: DROP OWNED BY {0}; DROP ROLE {0}", self.quoted()))
-        })
+        let dropped = admin.run("", "the role that loaded rows cannot be dropped", &format!("DROP ROLE {}", self.quoted()));
+        dropped.map_err(|error| super::making::add(error, &format!("; drop it by hand: DROP OWNED BY {0}; DROP ROLE {0}", self.quoted())))
     }
 }
 
-/// How a dump is loaded.
+/// The passes of a restore and the roles for them.
 #[derive(Default)]
 pub(super) struct Logins {
-    /// What is restored by whom. None: all of it by who connects.
+    /// Empty: the role that connects restores everything in one run.
     pub(super) passes: Vec<Pass>,
     logins: Vec<Login>,
 }
 
 impl Logins {
-    /// Looks who has to load what, makes the roles that it takes, and has them log in. What runs with a superuser's rights all the same is told.
+    /// Plans the passes, creates the roles for them and tries to log in as each. Warns of code of ordinary roles that
+    /// will run as a superuser anyway.
     ///
     /// # Errors
     /// [`Error::Source`] if the server does not say who is a superuser; else as reading the dump.
@@ -138,6 +151,7 @@ impl Logins {
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let owners = preflight::owners(head);
+        // A role that is not a superuser has nothing to lose by code of others, and cannot create roles.
         let Some((role, roles)) = roles(admin)? else { return Ok(Logins::default()) };
         let ordinary: Vec<String> = owners.into_iter().filter(|owner| !roles.superusers.contains(owner)).collect();
         if ordinary.is_empty() {
@@ -148,6 +162,7 @@ impl Logins {
             AtStake::ServerUser(who) => monitor.warn(&text(who)),
             AtStake::Nothing => {}
         };
+        // Everything is to belong to the role that connects, so that role has to restore it.
         if options.no_owner {
             tell(&|whose| code_text(&ordinary, whose));
             return Ok(Logins::default());
@@ -171,38 +186,39 @@ impl Logins {
         let who: std::collections::BTreeSet<Who> =
             logins.passes.iter().map(|pass| pass.who.clone()).filter(|who| *who != Who::Superuser).collect();
         match who.into_iter().try_for_each(|who| Login::make(admin, who, true).map(|login| logins.logins.push(login))) {
-            // All of it is one pass.
+            // The superuser restores everything, so one run without a list does it.
             Ok(()) if logins.logins.is_empty() => Ok(Logins::default()),
             Ok(()) => Ok(logins),
             Err(error) => {
-                // Each of them, also if one cannot be dropped.
+                // Collected, so that all of them are tried even if one cannot be dropped.
                 let left: Vec<Error> = logins.logins.iter().filter_map(|login| login.drop_role(admin).err()).collect();
                 Err(left.into_iter().next().unwrap_or(error))
             }
         }
     }
 
-    /// Who restores a pass, if that is not a superuser.
+    /// The role that restores a pass; `None` for the superuser.
     pub(super) fn of_pass(&self, pass: &Pass) -> Option<&Login> {
         self.logins.iter().find(|login| login.who == pass.who)
     }
 
-    /// Drops what code has made or been given in the role's name.
+    /// Drops what the roles own in the database and revokes their rights. Code in the dump may have created objects as
+    /// them; a role that owns something cannot be dropped.
     pub(super) fn let_go(&self, conninfo: &Conninfo) -> Result<()> {
         if self.logins.is_empty() {
             return Ok(());
         }
         let names: Vec<String> = self.logins.iter().map(Login::quoted).collect();
         let mut connection = Connection::open(conninfo)?;
-        // Event triggers of the database do not fire in this role.
+        // As a replica, so that event triggers that the dump brought along do not fire in this superuser's session.
         let text = format!("SET session_replication_role = replica; DROP OWNED BY {} CASCADE", names.join(", "));
         let done = connection.client.batch_execute(&text);
         done.map_err(|e| {
-            Error::destination(conninfo.label(), format!("what roles have that loaded rows cannot be dropped: {}", explain(&e)))
+            Error::destination(conninfo.label(), format!("objects of the roles that loaded rows cannot be dropped: {}", explain(&e)))
         })
     }
 
-    /// Drops the roles. What is left of them is told.
+    /// Drops the roles. A warning names each that cannot be dropped.
     pub(super) fn remove(self, admin: &mut Admin, monitor: &dyn Monitor) {
         if self.logins.is_empty() {
             return;
@@ -212,14 +228,18 @@ impl Logins {
             let dropped = if refreshed.is_ok() {
                 login.drop_role(admin)
             } else {
-                Err(Error::destination(admin.label(""), format!("role {} is left", login.name)))
+                Err(Error::destination(
+                    admin.label(""),
+                    format!("the connection was lost, so role {0} is left; drop it by hand: DROP ROLE {1}", login.name, login.quoted()),
+                ))
             };
             dropped.err().iter().for_each(|error| monitor.warn(&error.to_string()));
         }
     }
 }
 
-/// The role that makes one table and loads it in the place of a superuser, if that is needed. Of the owner it has the rights.
+/// A role that creates and loads a single table in place of a superuser, if that is needed. It has the owner's rights
+/// but does not act as the owner, so the table belongs to it, until the caller takes the table over.
 pub(super) fn for_table(admin: &mut Admin, head: &Archive, data: &Entry, monitor: &dyn Monitor) -> Result<Option<Login>> {
     let Some((role, roles)) = roles(admin)? else { return Ok(None) };
     let who = passes::who_loads(head, data, &roles);
@@ -238,10 +258,10 @@ pub(super) fn for_table(admin: &mut Admin, head: &Archive, data: &Entry, monitor
 }
 
 fn fallback_text(ordinary: &[String], whose: &str, error: &Error) -> String {
-    format!("{}; roles without rights, made for it, would load the rows, but: {error}", code_text(ordinary, whose))
+    format!("{}; a temporary role without rights should have loaded the rows, but: {error}", code_text(ordinary, whose))
 }
 
-/// The role of this session, if it is a superuser, and those of the server.
+/// The role of this session and all roles of the server; `None` if the session's role is not a superuser.
 fn roles(admin: &mut Admin) -> Result<Option<(String, Roles)>> {
     let own = admin.list("SELECT rolname::text FROM pg_roles WHERE rolname = current_user AND rolsuper", &[])?;
     let Some(role) = own.into_iter().next() else { return Ok(None) };
@@ -252,10 +272,13 @@ fn roles(admin: &mut Admin) -> Result<Option<(String, Roles)>> {
 }
 
 fn left_text(left: &[String], whose: &str) -> String {
-    format!("only a superuser can restore what uses code of ordinary roles here, which runs with the rights of {whose}: {}", some(left))
+    format!(
+        "these entries of the dump use code of ordinary roles, but only a superuser can restore them, so that code runs with the rights of {whose}: {}",
+        some(left)
+    )
 }
 
-/// Lets a role do what a pass needs and its owner may not, and gives what takes that back.
+/// Grants the rights that a pass needs and the role does not have. Returns the statements that revoke them.
 pub(super) fn lend(connection: &mut Connection, login: &Login, needs: &Needs) -> Result<String> {
     const SCHEMA: &str = "to_regnamespace";
     const TABLE: &str = "to_regclass";
@@ -266,13 +289,13 @@ pub(super) fn lend(connection: &mut Connection, login: &Login, needs: &Needs) ->
         (&needs.references, "has_table_privilege", TABLE, "REFERENCES", "ON TABLE"),
     ];
     let failed = |conninfo: &Conninfo, e: postgres::Error| {
-        Error::destination(conninfo.label(), format!("role {} cannot be let load its rows: {}", login.acting(), explain(&e)))
+        Error::destination(conninfo.label(), format!("role {} cannot be given the rights to load rows: {}", login.acting(), explain(&e)))
     };
     let (mut grants, mut revokes) = (String::new(), String::new());
     let role = sql::quote(login.acting());
     for (names, has, of, right, on) in lists {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        // Of what is not there, as it could not be restored, the function gives null.
+        // With `keep_going` an object may be missing. The function gives null for it, so it is not in the result.
         let query = format!("SELECT name FROM unnest($1::text[]) name WHERE NOT {has}($2::name, {of}(name)::oid, $3)");
         let rows = connection.client.query(&query, &[&names, &login.acting(), &right]).map_err(|e| failed(&connection.conninfo, e))?;
         for row in rows {

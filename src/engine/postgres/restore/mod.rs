@@ -1,12 +1,15 @@
-//! Dumps become databases of a PostgreSQL server again, and what was there is kept.
+//! Restores a dump into a PostgreSQL server and keeps the database that was there.
 //!
-//! The new database is made under a name of its own, from `template0` and with the statement that the dump has for that, loaded by `pg_restore`,
-//! analyzed, dumped once more and compared with the dump row by row (by sums). Only then both databases are renamed, in one transaction:
-//! at every instant the name belongs to the old database or to the new one. Whatever fails before that leaves the old one as it was, and the half-made
-//! one is dropped; if that cannot be done, the message says how.
+//! The new database is created under a temporary name, from `template0`, with the dump's own CREATE DATABASE statement.
+//! `pg_restore` loads it, ANALYZE follows, and it is dumped again and compared with the dump by a sum over the rows of
+//! each table. Only then both databases are renamed, in one transaction.
 //!
-//! What `pg_restore` leaves out unless it makes the database itself (its owner, settings of it and of roles in it, its rights, comments and
-//! limits) is taken from the dump and given to the new database: settings before loading, the rest after it.
+//! Guarantee: at every instant the name belongs to the old database or to the new one. A failure before the renaming
+//! leaves the old database as it was, and the incomplete one is dropped; if dropping fails, the message gives the
+//! statement.
+//!
+//! `pg_restore` leaves out the properties of the database itself unless it creates the database: owner, settings,
+//! rights, comments, limits. They are taken from the dump: settings are applied before loading, the rest after it.
 
 mod abandoned;
 mod admin;
@@ -47,55 +50,56 @@ use crate::engine::postgres::lacking::ABSENT_FACT;
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
-/// Most bytes of a name (`NAMEDATALEN` less its end).
+/// Longest name of a database or table, in bytes (`NAMEDATALEN` minus the terminating zero).
 const NAME_BYTES_MAX: usize = 63;
-/// Databases that every new one is made of; they are never replaced.
+/// The server copies these for each new database, so they are never replaced.
 const TEMPLATES: [&str; 2] = ["template0", "template1"];
-/// Databases that are only connected to, as nobody means them when another is restored.
+/// Databases that a DSN names only to connect to the server. A DSN with one of them does not choose the database to
+/// replace.
 const HOMES: [&str; 2] = ["postgres", "template1"];
 
-/// Where a database goes, and how.
+/// Where a dump is restored, and how.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// The server. Its database is the one to replace, or one to connect to: see [`restore`].
+    /// The server. Its database is the one to replace, or only one to connect to: see [`restore`].
     pub conninfo: Conninfo,
-    /// What the programs inherit, and where they are looked for.
+    /// The environment of PostgreSQL's programs, with the path on which they are looked for.
     pub environment: Environment,
     /// The directory with PostgreSQL's programs; `None`: they are looked for.
     pub bin: Option<PathBuf>,
-    /// The new database's name; `None`: that of the dumped one.
+    /// The new database's name; `None`: that of the dumped database.
     pub name: Option<String>,
-    /// How many tables and indexes are loaded at once. With more than one, or if it is a directory, the dump is written to a private place first, unless it
-    /// is a file.
+    /// How many tables and indexes are loaded at once. A stored dump is first written to `spool_dir` if this is more
+    /// than one, or if the dump is a directory.
     pub jobs: usize,
-    /// The directory of that place.
+    /// The directory for such a private copy of the dump, and for lists that `pg_restore` reads.
     pub spool_dir: PathBuf,
-    /// A word for names: the time, as `20261123T031500Z`.
+    /// The time, as `20261123T031500Z`. It is a part of the temporary name and of the old database's new name.
     pub timestamp: String,
     /// End sessions that stand in the way.
     pub disconnect: bool,
-    /// Everything belongs to the role that connects.
+    /// All objects belong to the role that connects.
     pub no_owner: bool,
-    /// Leave grants and default privileges out.
+    /// Leave out grants and default privileges.
     pub no_privileges: bool,
-    /// Everything goes to the default tablespace.
+    /// All objects go to the default tablespace.
     pub no_tablespaces: bool,
-    /// Whether what was restored is compared with the dump.
+    /// Whether the restored database is compared with the dump.
     pub verify: bool,
-    /// Restore all that can be, into a database that takes no other's place.
+    /// Restore everything that can be restored. The result may be incomplete, so it never replaces another database.
     pub keep_going: bool,
-    /// What code in the dump could use if it got a superuser's rights.
+    /// What code in the dump could do if it ran as a superuser of the server.
     pub at_stake: AtStake,
 }
 
-/// Whose rights code of a dump would have that runs as a superuser of the server.
+/// The rights that code in a dump would have if it ran as a superuser of the server. Warnings name them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AtStake {
     /// Those of the role that connects.
     Role,
-    /// The server is there for this alone, and runs as this user, with these rights.
+    /// The server was started for this drill only. It runs as the user with this description.
     ServerUser(String),
-    /// The same; its user has no rights.
+    /// The server was started for this drill only, and its user has no rights worth a warning.
     Nothing,
 }
 
@@ -105,12 +109,12 @@ pub struct RestoredDatabase {
     /// Its name.
     #[serde(rename = "database")]
     pub name: String,
-    /// Where it is, for people.
+    /// Server and database, as messages show them.
     #[serde(rename = "server")]
     pub label: String,
     /// The name under which the old one is kept, if there was one.
     pub kept: Option<String>,
-    /// Tables with data in the dump, those without rows too.
+    /// Tables with data in the dump. Empty ones count too.
     pub tables: u64,
     /// Their rows.
     pub rows: u64,
@@ -120,24 +124,29 @@ pub struct RestoredDatabase {
     pub dump_bytes: u64,
     /// Whether it was compared with the dump.
     pub verified: bool,
-    /// Definitions (kind and name) that the server writes in other words now; views and checks do so once.
+    /// Definitions (kind and name) whose text the server writes differently after the restore. Views and CHECK
+    /// constraints can change once in this way.
     pub differing: Vec<String>,
-    /// What could not be restored, of [`ServerOptions::keep_going`].
+    /// What could not be restored. Only with [`ServerOptions::keep_going`].
     pub failed: Vec<FailedObject>,
-    /// Logical replication slots of the old database, which stay with it and keep the server's log until they are dropped.
+    /// Logical replication slots of the old database. They stay with it and make the server keep its log until they are
+    /// dropped.
     pub slots: Vec<String>,
 }
 
-/// More restores of one database in one second are refused.
+/// Most restores of one database that may begin in one second. Each needs names of its own.
 const SAME_SECOND_MAX: u32 = 99;
 
-/// The names that a restore is about.
+/// The names of the databases that a restore makes and renames.
 #[derive(Debug)]
 struct Names {
+    /// The name that the new database has at the end.
     target: String,
+    /// The name that it has until it is complete.
     temporary: String,
+    /// The name that the old database gets.
     kept: String,
-    /// Whether a database that has the name already may be renamed.
+    /// Whether a database that already has the target name may be renamed.
     may_replace: bool,
 }
 
@@ -145,22 +154,29 @@ impl Names {
     fn of(dumped: &str, options: &ServerOptions) -> Result<Self> {
         let given = options.conninfo.database.as_str();
         let target = options.name.as_deref().unwrap_or(dumped);
+        // Without --as, a DSN with a third database is ambiguous. Guessing could replace the wrong one.
         if options.name.is_none() && given != dumped && !HOMES.contains(&given) {
             return Err(Error::InvalidArgument(format!(
                 "the dump is of database {dumped}, but --dsn names {given}: say which is meant with --as {given} or --as {dumped}"
             )));
         }
         if target.is_empty() || target.len() > NAME_BYTES_MAX || target.contains('\0') {
-            return Err(Error::InvalidArgument(format!("{target:?} is no name that a database can have")));
+            return Err(Error::InvalidArgument(format!(
+                "{target:?} cannot be the name of a database: it is empty, too long or has a zero byte"
+            )));
         }
         if TEMPLATES.contains(&target) {
-            return Err(Error::InvalidArgument(format!("{target} is never replaced: restore it beside with --as NAME")));
+            return Err(Error::InvalidArgument(format!(
+                "{target} is a template of the server and is never replaced: choose a new name with --as NAME"
+            )));
         }
+        // `--as` alone asks for a new database. To replace an existing one under another name the user names it twice:
+        // in --as and in the DSN.
         let may_replace = options.name.is_none() || given == target;
         if options.keep_going && may_replace {
             return Err(Error::InvalidArgument(
-                "what is restored with --keep-going may lack something, and never takes the place of another database: choose a name with --as, \
-                 and let --dsn name another database"
+                "a database that is restored with --keep-going may be incomplete, so it never replaces another one: choose a new name with --as, \
+                 and name another database in --dsn"
                     .into(),
             ));
         }
@@ -172,7 +188,8 @@ impl Names {
         })
     }
 
-    /// Where another restore of the same second has taken a name, both get a number.
+    /// Adds a number to both names if another restore of the same second has taken one of them. This only avoids the
+    /// usual collision: creating and renaming fail if a name is taken later.
     fn avoid_taken(&mut self, admin: &mut Admin, timestamp: &str) -> Result<()> {
         for number in 2..=SAME_SECOND_MAX {
             if !admin.exists(&self.temporary)? && !admin.exists(&self.kept)? {
@@ -185,22 +202,25 @@ impl Names {
         Ok(())
     }
 
-    /// What temporary names of this database begin with.
+    /// The start that all temporary names of this database share: everything before the timestamp.
     fn temporary_start(&self) -> String {
         let end = self.temporary.rfind('_').map_or(self.temporary.len(), |end| end + 1);
         self.temporary.get(..end).unwrap_or_default().to_owned()
     }
 }
 
-/// A name with something after it, which is shortened so that all of it fits. The time is in small letters, so that no quotes are needed in SQL.
+/// `name`, `what` and the timestamp in one name. `name` is cut so that the whole fits. The timestamp is in lower case,
+/// so SQL needs no quotes for it.
 fn suffixed(name: &str, what: &str, timestamp: &str) -> String {
     let suffix = format!("{what}{}", timestamp.to_ascii_lowercase());
     let room = NAME_BYTES_MAX.saturating_sub(suffix.len());
+    // The server would cut in the middle of a character, and two names that differ could become one.
     let end = (0..=room.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
     format!("{}{suffix}", name.get(..end).unwrap_or_default())
 }
 
-/// The setting under which the statements of a dump are meant: in strings a backslash is one unless this is off.
+/// The statement that sets `standard_conforming_strings` to its value at the time of the dump. With `off`, a backslash
+/// in a string of the dump is an escape.
 fn standard_strings(head: &Archive) -> &'static str {
     let entry = head.entries.iter().find(|entry| entry.kind == "STDSTRINGS");
     match entry.and_then(|entry| entry.definition.as_deref()).is_some_and(|text| text.contains("'off'")) {
@@ -209,34 +229,40 @@ fn standard_strings(head: &Archive) -> &'static str {
     }
 }
 
-/// Restores a dump as a database. Its name is [`ServerOptions::name`], else that of the dumped one. An old database of that name is replaced, and
-/// kept under another name, unless only `name` asked for it and the connection settings do not name it too.
+/// Restores a dump as a database. Its name is [`ServerOptions::name`], else that of the dumped one. An old database of
+/// that name is replaced and kept under another name. If `name` is given, the connection settings must name the old
+/// database too; else it is an error that it exists.
 ///
 /// # Errors
-/// [`Error::Destination`] with all that stands in the way, before anything is made; [`Error::Busy`] if that is sessions that are connected;
-/// [`Error::Source`] if a program or the connection fails; [`Error::Corrupt`] if the dump cannot be read. In each case the old database is as it was.
+/// [`Error::Destination`] with everything that stands in the way, before anything is made; [`Error::Busy`] if the only
+/// obstacle is connected sessions; [`Error::Source`] if a program or the connection fails; [`Error::Corrupt`] if the
+/// dump cannot be read. In each case the old database is as it was.
 pub fn restore(dump: &Dump, options: &ServerOptions, monitor: &dyn Monitor) -> Result<RestoredDatabase> {
     restore_as(dump, options, None, monitor)
 }
 
-/// The same; with `scratch`, the lock that the caller holds, the database is one that is only looked at: it has its name from the start and keeps the mark of one that
-/// is dropped when nobody holds the lock any more.
+/// Like [`restore`]. With `scratch`, the key of an advisory lock that the caller holds, the database is temporary: it
+/// has its final name from the start and keeps the comment by which others drop it when nobody holds the lock any more.
 fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monitor: &dyn Monitor) -> Result<RestoredDatabase> {
     let head = dump.head(&is_wanted)?;
     let mut names = Names::of(&head.database, options)?;
     let mut admin = Admin::open(&options.conninfo, &names.target)?;
-    // From here on everything is about the one server that has answered.
+    // The DSN may list several servers. From here on only the one that answered is used.
     let label = admin.label(&names.target);
     match scratch {
+        // A scratch database is never renamed.
         Some(_) => names.temporary.clone_from(&names.target),
         None => names.avoid_taken(&mut admin, &options.timestamp)?,
     }
+    // First, so that a killed restore's database neither fills the disk nor shows up in the warnings below.
     abandoned::drop_abandoned(&mut admin, monitor);
     let tools = preflight::tools(options, &head, admin.connection.version)?;
     let looked = Preflight::new(&mut admin, options, dump, &head, &names).check()?;
     looked.warnings.iter().for_each(|warning| monitor.warn(warning));
+    // Nothing has been made up to here. The roles that load rows come first, since logging in as them may fail.
     let logins = Logins::prepare(&mut admin, (dump, &head), options, monitor)?;
     let made = make((dump, &head), &mut admin, &names, &tools, options, (scratch, &logins), monitor);
+    // Also after a failure: roles with passwords must not stay.
     logins.remove(&mut admin, monitor);
     let (filled, kept) = made?;
     let count = |kind: &str| {
@@ -250,7 +276,7 @@ fn restore_as(dump: &Dump, options: &ServerOptions, scratch: Option<i64>, monito
     Ok(RestoredDatabase { name, label, kept, tables, rows, large_objects, dump_bytes, verified, differing, failed, slots })
 }
 
-/// Makes the database, fills it and gives it its name. Gives that of the old one too.
+/// Creates the database, fills it and gives it its name. Returns also the name under which the old one is kept.
 fn make(
     (dump, head): (&Dump, &Archive),
     admin: &mut Admin,
@@ -268,13 +294,14 @@ fn make(
     let swapped = if scratch.is_some() { Ok(None) } else { take_name::swap(admin, names, options.disconnect) };
     match swapped {
         Ok(kept) => Ok((filled, kept)),
-        // The new one is whole, and the message says how to go on with it.
+        // The new database is complete and loading it may have taken hours, so it stays. The message says how to rename
+        // it by hand.
         Err(busy @ Error::Busy { .. }) => Err(busy),
         Err(error) => Err(making.drop_after(admin, error)),
     }
 }
 
-/// A database that is loaded.
+/// The outcome of loading a database and comparing it.
 #[derive(Default)]
 struct Filled {
     verified: bool,
@@ -291,9 +318,11 @@ fn fill(
     monitor: &dyn Monitor,
 ) -> Result<Filled> {
     preflight::collation(admin, dump, making.names)?.iter().for_each(|warning| monitor.warn(warning));
+    // Before loading: the dump may have a schema or an extension of the same name.
     making.drop_absent(dump.fact(ABSENT_FACT), monitor)?;
     let failed = load::load((dump, head), making, tools, options, logins, monitor)?;
     let mut filled = Filled { verified: options.verify, differing: Vec::new(), failed };
+    // Dumps have no statistics. Without them the first queries after the swap would be planned badly.
     monitor.phase("analyzing", None);
     match making.analyze(monitor) {
         Err(error) if options.keep_going => filled.lacks("statistics", error)?,
@@ -314,8 +343,10 @@ fn fill(
             Err(error) => return Err(error),
         }
     }
+    // Loading may have taken hours, in which the server or a firewall can have closed the idle connection.
     admin.refresh()?;
     filled.failed.extend(making.finish(admin, options.keep_going)?);
+    // The last chance to stop: the caller renames the databases next.
     match monitor.cancelled() {
         true => Err(Error::Cancelled),
         false => Ok(filled),
@@ -323,7 +354,7 @@ fn fill(
 }
 
 impl Filled {
-    /// Takes down what could not be done. An interruption stays one.
+    /// Records a step that failed. An interruption is passed on instead.
     fn lacks(&mut self, object: &str, error: Error) -> Result<()> {
         if matches!(error, Error::Cancelled) {
             return Err(error);

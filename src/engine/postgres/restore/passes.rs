@@ -1,25 +1,32 @@
-//! Which entries of a dump a superuser restores, and which have the code of ordinary roles run, so that somebody else does.
+//! Plans which role restores which entry of a dump, so that code of ordinary roles never runs with a superuser's
+//! rights.
 //!
-//! PostgreSQL runs the expressions of a table with the rights of who writes rows: CHECK constraints, domains, generated columns, keys of partitions. Besides it computes,
-//! with the rights of who gives the statement:
+//! Restoring an entry can run code that an ordinary role has written. PostgreSQL runs the expressions of a table (CHECK
+//! constraints, domains, generated columns, partition keys) with the rights of the role that writes rows. It also
+//! computes, with the rights of the role that gives the statement:
 //!
-//! - functions of constants, where an expression is prepared: of generated columns and keys of partitions when a table is made (`contain_mutable_functions_after_planning`,
-//!   `ComputePartitionAttrs`), of those and of CHECK constraints when a partition is attached, of indexes when a foreign key is checked by a query;
-//! - constants of composite types and arrays in any statement, when it is parsed: if a domain is inside, its CHECK;
-//! - the first value of an aggregate, if its type is a domain.
+//! - functions of constants, when an expression is prepared: for generated columns and partition keys when a table is
+//!   created (`contain_mutable_functions_after_planning`, `ComputePartitionAttrs`), for these and for CHECK constraints
+//!   when a partition is attached, for indexes when a query checks a foreign key;
+//! - constants of composite and array types in any statement, when it is parsed: if a domain is inside, its CHECK runs;
+//! - the initial value of an aggregate, if its type is a domain.
 //!
-//! All of these are given to the owner. What the dump does not say, as what a function's body calls, makes no difference: whatever is called has the owner's rights.
+//! Entries that do any of this are restored as their owner. It does not matter what a function's body calls, which a
+//! dump does not say: everything that is called has the owner's rights.
+//!
+//! The result is a list of passes, each one run of `pg_restore` with a list of entries. The plan relies on the
+//! dependencies in the table of contents, so an entry that another one needs is in an earlier pass or in the same one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::sql;
 use crate::engine::postgres::archive::{Archive, Entry, Section};
 
-/// Kinds of entries whose owners choose what runs when they are used.
+/// Kinds of entries that are code: their owner decides what runs when they are used.
 const CODE: [&str; 5] = ["FUNCTION", "PROCEDURE", "AGGREGATE", "OPERATOR", "DOMAIN"];
 /// Tables have expressions of their own.
 const TABLES: [&str; 2] = ["TABLE", "FOREIGN TABLE"];
-/// Kinds whose statements have expressions that are parsed and not computed.
+/// Kinds whose expressions are only parsed when the entry is restored, not computed.
 const PARSED: [&str; 13] = [
     "VIEW",
     "MATERIALIZED VIEW",
@@ -35,16 +42,18 @@ const PARSED: [&str; 13] = [
     "CONSTRAINT",
     "STATISTICS",
 ];
-/// Kinds that would stand in the way of foreign keys and checks that their owner adds, or need those.
+/// Kinds that come last: they could disturb the foreign keys and checks that an owner adds, or they need them.
 const LATE: [&str; 5] = ["EVENT TRIGGER", "MATERIALIZED VIEW DATA", "ROW SECURITY", "POLICY", "DEFAULT ACL"];
-/// How pg_dump writes a constant, and what is computed when a table or an aggregate is made.
+/// How pg_dump writes a constant: `'value'::type`.
 const CONSTANT: &str = "'::";
+/// Words in a table's statement that make the server compute an expression while the table is created.
 const COMPUTED: [&str; 3] = ["PARTITION BY", "GENERATED ALWAYS AS (", CONSTANT];
+/// The word for an aggregate's initial value, which the server computes while the aggregate is created.
 const FIRST_VALUE: &str = "INITCOND";
-/// A role that has other members by itself.
+/// The server itself decides who is a member of this role, so no login can be made a member of it.
 const DATABASE_OWNER: &str = "pg_database_owner";
 
-/// Whether the statements of an entry are needed to make a plan.
+/// Whether the plan needs the statements of an entry.
 pub(super) fn is_wanted(kind: &str, _: &str) -> bool {
     PARSED.contains(&kind) || TABLES.contains(&kind) || matches!(kind, "TABLE DATA" | "AGGREGATE" | "FK CONSTRAINT")
 }
@@ -60,37 +69,40 @@ impl Roles {
         owner.is_empty() || self.superusers.contains(owner)
     }
 
-    /// Whether there is such a role that somebody else can act as.
+    /// Whether the role exists here and a login can be made that acts as it.
     pub(super) fn is_there(&self, owner: &str) -> bool {
         self.ordinary.contains(owner) && owner != DATABASE_OWNER
     }
 }
 
-/// Who restores.
+/// The role that restores an entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Who {
     Superuser,
-    /// An ordinary role that owns what is restored.
+    /// The ordinary role that owns the entry.
     Owner(String),
-    /// A role that has no rights but to put rows into these tables.
+    /// A role whose only right is to insert rows into the tables of its pass.
     Nobody,
 }
 
-/// What a role has to be allowed to for a pass. Names are in quotes.
+/// The rights that a role needs for a pass. Names are in quotes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Needs {
+    /// Schemas that the pass uses.
     pub(super) schemas: BTreeSet<String>,
-    /// Schemas that something is made in.
+    /// Schemas in which the pass creates something.
     pub(super) makes_in: BTreeSet<String>,
+    /// Tables that get rows.
     pub(super) inserts: BTreeSet<String>,
+    /// Tables that foreign keys refer to.
     pub(super) references: BTreeSet<String>,
 }
 
-/// What is restored at once.
+/// The entries of one run of pg_restore.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pass {
     pub(super) who: Who,
-    /// The numbers of entries.
+    /// The dump ids of the entries.
     pub(super) entries: Vec<i64>,
     pub(super) needs: Needs,
 }
@@ -99,7 +111,7 @@ pub(super) struct Pass {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) passes: Vec<Pass>,
-    /// What has others' code run and can only be restored by a superuser.
+    /// Entries that run the code of ordinary roles, but that only a superuser can restore. The user is warned of them.
     pub(super) left: Vec<String>,
 }
 
@@ -114,14 +126,19 @@ pub(super) fn plan(head: &Archive, roles: &Roles) -> Plan {
         waiting.get_mut(stage).into_iter().for_each(|stage| stage.push(index));
     }
     for mut stage in waiting {
+        // Within a stage the roles take turns. Each takes all entries that are its own and need none of the others'
+        // remaining ones.
         let mut turn = Who::Superuser;
         while !stage.is_empty() {
             let (taken, rest) = planner.round(&stage, &who, &turn);
             match passes.last_mut() {
                 _ if taken.is_empty() => {}
+                // Also across stages: fewer passes are fewer runs of pg_restore.
                 Some(last) if last.who == turn => last.entries.extend(taken),
                 _ => passes.push(Pass { who: turn, entries: taken, needs: Needs::default() }),
             }
+            // The owner of the first remaining entry goes next. Nothing before that entry remains, so at least this
+            // one is taken, and the loop ends.
             turn = rest.first().and_then(|first| who.get(*first)).cloned().unwrap_or(Who::Superuser);
             stage = rest;
         }
@@ -132,21 +149,22 @@ pub(super) fn plan(head: &Archive, roles: &Roles) -> Plan {
     Plan { passes, left }
 }
 
-/// Who has to load this table's rows.
+/// The role that has to load this table's rows.
 pub(super) fn who_loads(head: &Archive, data: &Entry, roles: &Roles) -> Who {
     let index = head.entries.iter().position(|entry| entry.dump_id == data.dump_id);
     index.map_or(Who::Nobody, |index| Planner::new(head, roles).who(index, data, &mut Vec::new()))
 }
 
-/// Definitions; rights on them; rows; indexes, keys, triggers; and [`LATE`].
+/// The stages of a restore: definitions; rights on them; rows; indexes, keys and triggers; and the kinds in [`LATE`].
 const STAGES: usize = 5;
 
-/// The stage of each entry. None is before one that it needs.
+/// The stage of each entry. An entry is never in an earlier stage than one that it needs.
 fn stages(head: &Archive) -> Vec<usize> {
     let mut of: HashMap<i64, usize> = HashMap::new();
     let mut section = Section::PreData;
     let mut stages = Vec::with_capacity(head.entries.len());
     for entry in &head.entries {
+        // Rights and comments have no section: they belong to the entries before them.
         section = entry.section.unwrap_or(section);
         let is_late = LATE.contains(&entry.kind.as_str());
         let own = match section {
@@ -164,10 +182,14 @@ fn stages(head: &Archive) -> Vec<usize> {
 struct Planner<'a> {
     entries: &'a [Entry],
     roles: &'a Roles,
+    /// Places in `entries`, by dump id.
     index: HashMap<i64, usize>,
-    /// Entries that use, by whatever way, code of ordinary roles; such domains; and such code or tables, where partitions and what they are parts of use each other.
+    /// Entries that use code of ordinary roles, directly or through others.
     code: Vec<bool>,
+    /// Entries that use domains of ordinary roles, directly or through others.
     domains: Vec<bool>,
+    /// Entries whose rows can reach code or tables of ordinary roles. For this a partitioned table also uses its
+    /// partitions, since rows are routed into them.
     rows: Vec<bool>,
 }
 
@@ -177,6 +199,8 @@ impl<'a> Planner<'a> {
         let index: HashMap<i64, usize> = entries.iter().enumerate().map(|(index, entry)| (entry.dump_id, index)).collect();
         let uses: Vec<Vec<usize>> =
             entries.iter().map(|entry| entry.dependencies.iter().filter_map(|id| index.get(id)).copied().collect()).collect();
+        // A TABLE ATTACH entry depends on both tables. The edges from the tables back to it connect each of them with
+        // the other.
         let mut parts = uses.clone();
         for (attach, of) in
             entries.iter().enumerate().filter(|(_, entry)| entry.kind == "TABLE ATTACH").filter_map(|(at, _)| Some((at, uses.get(at)?)))
@@ -190,12 +214,17 @@ impl<'a> Planner<'a> {
         Planner { entries, roles, index, code, domains, rows }
     }
 
+    /// The role that restores an entry. Wherever something is not known, code is assumed to run: the entry then has
+    /// fewer rights than it could have, and never more than it should.
     fn who(&self, index: usize, entry: &Entry, left: &mut Vec<String>) -> Who {
         let is = |reached: &[bool]| reached.get(index).copied().unwrap_or(true);
         let (kind, owner) = (entry.kind.as_str(), self.owner(entry));
         let is_foreign = !self.roles.is_trusted(owner);
+        // A definition that was too long to be kept may have any of the words.
         let has = |words: &[&str]| entry.definition.as_ref().is_none_or(|text| words.iter().any(|word| text.contains(word)));
         let runs_code = match kind {
+            // These read or write rows. The table's own expressions run, and through partitions and references those of
+            // other tables.
             "TABLE DATA" | "CHECK CONSTRAINT" | "FK CONSTRAINT" => is_foreign || is(&self.rows),
             "TABLE ATTACH" | "STATISTICS DATA" => is(&self.code),
             "AGGREGATE" => is(&self.domains) && has(&[FIRST_VALUE]),
@@ -206,6 +235,7 @@ impl<'a> Planner<'a> {
         match runs_code {
             false => Who::Superuser,
             true if self.roles.is_there(owner) && self.owns_all(entry) => Who::Owner(owner.to_owned()),
+            // Nobody can act as its owner, or the owner is a superuser. Loading rows needs only the right to insert.
             true if kind == "TABLE DATA" => Who::Nobody,
             true => {
                 left.push(format!("{kind} {}", entry.full_name()));
@@ -214,20 +244,21 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A domain's own definition computes nothing of its own CHECK.
+    /// Whether an entry uses a domain of an ordinary role through one of its dependencies. The entry itself does not
+    /// count: creating a domain does not run its own CHECK.
     fn uses_domain(&self, entry: &Entry) -> bool {
         let used = entry.dependencies.iter().filter_map(|id| self.index.get(id));
         used.into_iter().any(|index| self.domains.get(*index).copied().unwrap_or(true))
     }
 
-    /// Statistics name no owner in a dump.
+    /// The owner of an entry. A dump names none for statistics; they belong to the owner of their table.
     fn owner(&self, entry: &'a Entry) -> &'a str {
         let of = || self.uses(entry).find(|entry| !entry.owner.is_empty());
         let entry = if entry.owner.is_empty() && entry.kind == "STATISTICS DATA" { of().unwrap_or(entry) } else { entry };
         &entry.owner
     }
 
-    /// Who attaches a partition has to own it and what it becomes a part of.
+    /// Whether the owner may do this alone. To attach a partition, a role has to own both tables.
     fn owns_all(&self, entry: &Entry) -> bool {
         entry.kind != "TABLE ATTACH"
             || self.uses(entry).filter(|table| TABLES.contains(&table.kind.as_str())).all(|table| table.owner == entry.owner)
@@ -237,7 +268,8 @@ impl<'a> Planner<'a> {
         entry.dependencies.iter().filter_map(|id| self.entries.get(*self.index.get(id)?))
     }
 
-    /// Takes what this one can restore now: nothing that needs what others have to restore before.
+    /// Splits the entries of a stage into those that `turn` restores now and the rest. An entry stays in the rest if it
+    /// needs one of the rest.
     fn round(&self, stage: &[usize], who: &[Who], turn: &Who) -> (Vec<i64>, Vec<usize>) {
         let (mut taken, mut rest, mut missing) = (Vec::new(), Vec::new(), HashSet::new());
         for index in stage {
@@ -252,6 +284,7 @@ impl<'a> Planner<'a> {
         (taken, rest)
     }
 
+    /// The rights that the entries of a pass need.
     fn needs(&self, ids: &[i64]) -> Needs {
         let mut needs = Needs::default();
         for entry in ids.iter().filter_map(|id| self.entries.get(*self.index.get(id)?)) {
@@ -259,6 +292,8 @@ impl<'a> Planner<'a> {
             needs.schemas.extend(schemas.map(sql::quote));
             match entry.kind.as_str() {
                 "TABLE DATA" => {
+                    // The table in the statement can be another one than the entry's: pg_dump can load rows through the
+                    // root of the partitions.
                     let named = entry.copy_statement.as_deref().and_then(|text| table_after(text, "COPY"));
                     needs.inserts.extend(named.clone().map(|(_, table)| table));
                     needs.schemas.extend(named.map(|(schema, _)| schema));
@@ -275,7 +310,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Schema and table, in quotes, that come after this word.
+/// The table that a statement names after this word: its schema, and schema and table. Both are in quotes.
 fn table_after(text: &str, word: &str) -> Option<(String, String)> {
     let words = sql::words(text);
     let at = words.iter().position(|token| token.kind == sql::Kind::Word && token.text == word)?;
@@ -285,8 +320,10 @@ fn table_after(text: &str, word: &str) -> Option<(String, String)> {
     Some((schema.clone(), format!("{schema}.{}", sql::quote(&table))))
 }
 
-/// The entries that are `wanted`, or use one of these.
+/// For each entry whether it is `wanted` or uses such an entry, directly or through others.
 fn reaching(entries: &[Entry], uses: &[Vec<usize>], wanted: impl Fn(&Entry) -> bool) -> Vec<bool> {
+    debug_assert_eq!(entries.len(), uses.len(), "one list of used entries for each entry");
+    // The edges turned round: who uses this entry.
     let mut users: Vec<Vec<usize>> = vec![Vec::new(); entries.len()];
     for (user, used) in uses.iter().enumerate() {
         used.iter().for_each(|used| users.get_mut(*used).into_iter().for_each(|users| users.push(user)));
@@ -296,6 +333,7 @@ fn reaching(entries: &[Entry], uses: &[Vec<usize>], wanted: impl Fn(&Entry) -> b
     while let Some(index) = fresh.pop() {
         match reached.get_mut(index) {
             Some(seen) if !*seen => *seen = true,
+            // Seen before. Partitions and their tables use each other, so without this the loop would not end.
             _ => continue,
         }
         fresh.extend(users.get(index).into_iter().flatten());

@@ -1,4 +1,8 @@
-//! What would make a restore fail later is looked for before anything is made, and told all at once, each with what mends it.
+//! Checks before a restore: everything that would make it fail later is found before anything is created.
+//!
+//! All problems are reported in one message, each with its remedy. What stops nothing becomes a warning; with
+//! `keep_going`, missing roles, extensions and tablespaces are warnings too. Guarantee: nothing on the server is
+//! changed. What others change between the checks and the restore is found by the restore itself.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +16,9 @@ use crate::error::{Error, Result};
 
 /// Kinds of entries whose statements name roles.
 const NAMING_ROLES: [&str; 6] = ["ACL", "DEFAULT ACL", "POLICY", "USER MAPPING", "DATABASE PROPERTIES", "DATABASE"];
-/// Names in place of roles that are none.
+/// Keywords that stand in the place of a role's name.
 const NO_ROLES: [&str; 4] = ["PUBLIC", "CURRENT_USER", "SESSION_USER", "CURRENT_ROLE"];
-/// How many sessions or names are told.
+/// Most sessions or names in one message.
 const TOLD_MAX: usize = 10;
 
 /// Whether the statements of an entry are needed to restore its database.
@@ -22,13 +26,13 @@ pub(super) fn is_wanted(kind: &str, name: &str) -> bool {
     NAMING_ROLES.contains(&kind) || matches!(kind, "ENCODING" | "STDSTRINGS") || is_of_database(kind, name)
 }
 
-/// Whether an entry is about the database itself, which pg_restore leaves out unless it makes the database.
+/// Whether an entry is about the database itself. pg_restore leaves these out unless it creates the database.
 pub(super) fn is_of_database(kind: &str, name: &str) -> bool {
     matches!(kind, "DATABASE" | "DATABASE PROPERTIES")
         || (matches!(kind, "ACL" | "COMMENT" | "SECURITY LABEL") && name.starts_with("DATABASE "))
 }
 
-/// The first major version that reads archives like this one: 1.15 and 1.16 came with 16 and 17.
+/// The first major version of PostgreSQL that reads this archive's format: 16 brought 1.15, and 17 brought 1.16.
 pub(super) fn reader_major(head: &Archive) -> u32 {
     match head.minor_version {
         ..=14 => 13,
@@ -42,7 +46,7 @@ pub(super) fn dumped_major(head: &Archive) -> u32 {
     head.server_version.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// The programs that can read this archive and dump this server.
+/// Programs that are new enough to read this archive and to dump this server, as the comparison does.
 pub(super) fn tools(options: &ServerOptions, head: &Archive, server_version: u32) -> Result<Tools> {
     let tools = Tools::find(options.bin.as_deref(), &options.environment, server_version.max(reader_major(head) * 10_000))?;
     match tools.bin.join("pg_restore").exists() {
@@ -54,7 +58,7 @@ pub(super) fn tools(options: &ServerOptions, head: &Archive, server_version: u32
     }
 }
 
-/// Looks at the server.
+/// The checks, and what they have found.
 pub(super) struct Preflight<'a> {
     pub(super) admin: &'a mut Admin,
     pub(super) options: &'a ServerOptions,
@@ -65,10 +69,9 @@ pub(super) struct Preflight<'a> {
     looked: Looked,
 }
 
-/// What was seen that stops nothing.
+/// Findings that do not stop the restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Looked {
-    /// What the user should know.
     pub(super) warnings: Vec<String>,
     /// Logical replication slots of the old database.
     pub(super) slots: Vec<String>,
@@ -79,10 +82,11 @@ impl<'a> Preflight<'a> {
         Preflight { admin, options, dump, head, names, problems: Vec::new(), looked: Looked::default() }
     }
 
-    /// What the user should know that stops nothing.
+    /// Runs all checks and returns what does not stop the restore.
     ///
     /// # Errors
-    /// [`Error::Destination`] with everything that stands in the way; [`Error::Busy`] if that is only that the database is in use.
+    /// [`Error::Destination`] with everything that stands in the way; [`Error::Busy`] if the only problem is that the
+    /// database is in use.
     pub(super) fn check(mut self) -> Result<Looked> {
         self.server()?;
         self.roles()?;
@@ -95,9 +99,10 @@ impl<'a> Preflight<'a> {
         self.looked.warnings.extend(trust);
         let label = self.admin.label(&self.names.target);
         if !self.problems.is_empty() {
+            // Sessions are in the list too, so that the user does not meet them only after all else is solved.
             let busy = self.connections()?;
             self.problems.extend(busy);
-            let detail = format!("nothing was changed, as this stands in the way:\n  - {}", self.problems.join("\n  - "));
+            let detail = format!("the restore cannot begin, and nothing was changed:\n  - {}", self.problems.join("\n  - "));
             return Err(Error::destination(label, detail));
         }
         match self.connections()? {
@@ -110,10 +115,12 @@ impl<'a> Preflight<'a> {
         let major = self.admin.connection.version / 10_000;
         let dumped = dumped_major(self.head);
         if dumped > major {
-            self.problems.push(format!("the dump is of PostgreSQL {dumped} and this server is {major}: restore into {dumped} or later"));
+            self.problems.push(format!(
+                "the dump is of PostgreSQL {dumped} and this server is version {major}: restore into version {dumped} or later"
+            ));
         }
         if self.admin.is("pg_is_in_recovery()", &[])? {
-            self.problems.push("this server is a standby, which takes no writes: name its primary in --dsn".into());
+            self.problems.push("this server is a standby, which cannot be written to: name its primary in --dsn".into());
         }
         if !self.admin.is("SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user", &[])? {
             let user = sql::quote(&self.options.conninfo.user);
@@ -125,14 +132,14 @@ impl<'a> Preflight<'a> {
         )?;
         for left in leftovers {
             let drop = format!("DROP DATABASE {} WITH (FORCE)", sql::quote(&left));
-            self.looked
-                .warnings
-                .push(format!("database {left} is of a restore or drill that still runs or was killed; if it was killed: {drop}"));
+            self.looked.warnings.push(format!(
+                "database {left} belongs to a restore or drill that is still running or was killed; if it was killed, drop it: {drop}"
+            ));
         }
         Ok(())
     }
 
-    /// What the server does not have stands in the way, unless all is to be restored that can be.
+    /// Records something that the server lacks: a problem, or with `keep_going` a warning.
     fn lacks(&mut self, what: String) {
         let list = if self.options.keep_going { &mut self.looked.warnings } else { &mut self.problems };
         list.push(what);
@@ -156,14 +163,18 @@ impl<'a> Preflight<'a> {
         let wanted: BTreeSet<String> =
             self.head.entries.iter().filter(|entry| entry.kind == "EXTENSION").map(|entry| entry.name.clone()).collect();
         for name in self.missing(&wanted, "SELECT name::text FROM pg_available_extensions")? {
-            self.lacks(format!("extension {name} is not installed on the server's machine: install the package that has it"));
+            self.lacks(format!("extension {name} is not installed on the server's machine: install its package"));
         }
+        // Another version is only a warning: CREATE EXTENSION in a dump names no version, and usually the newer one
+        // works.
         let recorded: Vec<(String, String)> =
             self.dump.fact("extensions").unwrap_or_default().split(", ").filter_map(split_version).collect();
         for (name, version) in recorded.into_iter().filter(|(name, _)| wanted.contains(name)) {
             let found = self.admin.list("SELECT default_version FROM pg_available_extensions WHERE name = $1::text", &[&name])?;
             if let Some(other) = found.into_iter().next().filter(|found| *found != version) {
-                self.looked.warnings.push(format!("extension {name} was {version} in the dumped database and will be {other}"));
+                self.looked.warnings.push(format!(
+                    "extension {name} had version {version} in the dumped database and will have version {other} in the new one"
+                ));
             }
         }
         Ok(())
@@ -189,27 +200,29 @@ impl<'a> Preflight<'a> {
             return Ok(());
         }
         if !self.names.may_replace {
-            self.problems
-                .push(format!("there is a database {target} already: drop or rename it, choose another name, or name it in --dsn too"));
+            self.problems.push(format!(
+                "a database {target} exists already: drop or rename it, choose another name, or name it in --dsn too to replace it"
+            ));
         }
         if self.admin.exists(kept)? {
-            self.problems.push(format!("the name {kept}, for the old database, is taken: try again in a second"));
+            self.problems.push(format!("the name {kept} for the old database is taken: try again in a second"));
         }
         let owned = "SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = $1::text";
         if !self.admin.is(owned, &[target])? {
-            self.problems.push(format!("only its owner or a superuser may rename the old database {target}: connect as one"));
+            self.problems.push(format!("this role may not rename the old database {target}: connect as its owner or a superuser"));
         }
+        // The server refuses to rename a database with prepared transactions, even when all its sessions are gone.
         let prepared = self.admin.list("SELECT gid FROM pg_prepared_xacts WHERE database = $1::text", &[target])?;
         if !prepared.is_empty() {
             self.problems.push(format!(
-                "{target} has prepared transactions, and cannot be renamed: COMMIT or ROLLBACK PREPARED {}",
+                "{target} cannot be renamed while it has prepared transactions: COMMIT PREPARED or ROLLBACK PREPARED each: {}",
                 some(&prepared)
             ));
         }
         self.replication()
     }
 
-    /// What stays with the old database when it gets another name, and goes on there.
+    /// Replication slots and subscriptions stay with the old database when it is renamed, and go on there.
     fn replication(&mut self) -> Result<()> {
         let target = self.names.target.as_str();
         let slots = "SELECT slot_name::text FROM pg_replication_slots WHERE database = $1::text ORDER BY 1";
@@ -222,43 +235,45 @@ impl<'a> Preflight<'a> {
         let subscriptions = self.admin.list(subscriptions, &[target])?;
         if !subscriptions.is_empty() {
             self.looked.warnings.push(format!(
-                "subscriptions of {target} stay with the old database, and go on there; those of the dump are restored without being enabled: {}",
+                "subscriptions of {target} stay with the old database and go on there; those in the dump are restored disabled: {}",
                 some(&subscriptions)
             ));
         }
         Ok(())
     }
 
-    /// What is free is known if the server runs on this machine and says where its data is.
+    /// Free space: in `--tmp` for a private copy of the dump, and on the server's disk. The latter is known only if the
+    /// server runs on this machine and this role may ask where its data is.
     fn space(&mut self) -> Result<()> {
         let free = |path: &std::path::Path| rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         if self.dump.needs_room(self.options.jobs) && free(&self.options.spool_dir).is_some_and(|free| free < self.dump.len) {
             let dir = self.options.spool_dir.display();
-            self.problems.push(format!("{dir} has no room for the dump, {} bytes: name another directory with --tmp", self.dump.len));
+            self.problems.push(format!("{dir} has no room for the dump of {} bytes: choose another directory with --tmp", self.dump.len));
         }
         let is_local = self.admin.connection.conninfo.targets.first().is_some_and(|target| target.is_socket());
-        // Most roles may not ask.
+        // Most roles may not read this setting, so a failure means only that it is not known.
         let data = if is_local { self.admin.list("SELECT current_setting('data_directory')", &[]).unwrap_or_default() } else { Vec::new() };
         let needed: u64 = self.dump.fact("database_bytes").and_then(|text| text.parse().ok()).unwrap_or(self.dump.len);
         if let Some(free) = data.first().and_then(|dir| free(std::path::Path::new(dir))).filter(|free| *free < needed) {
-            self.problems.push(format!("the server's disk has {free} bytes left, and the database needs about {needed}: make room"));
+            self.problems.push(format!("the server's disk has {free} bytes left and the database needs about {needed}: free some space"));
         }
         Ok(())
     }
 
-    /// What the backup was told to leave out will be missing.
+    /// Warns of what the restored database will lack because the backup was told to leave it out, or could not read it.
     fn left_out(&mut self) {
         for (fact, what) in [(EXCLUDE_TABLE_FACT, "tables"), (EXCLUDE_TABLE_DATA_FACT, "the rows of tables")] {
-            let patterns = self.dump.fact(fact).map(|patterns| format!("the backup has left out {what}, by these patterns: {patterns}"));
+            let patterns = self.dump.fact(fact).map(|patterns| format!("the backup left out {what} with these patterns: {patterns}"));
             self.looked.warnings.extend(patterns);
         }
         self.looked.warnings.extend(self.dump.facts().filter_map(|(name, value)| lacking::told(name, value)));
         let is_subscribed = self.head.entries.iter().any(|entry| entry.kind == "SUBSCRIPTION");
         if is_subscribed {
-            self.looked.warnings.push("subscriptions are restored without being enabled (ALTER SUBSCRIPTION ... ENABLE)".to_owned());
+            self.looked.warnings.push("subscriptions are restored disabled: enable them with ALTER SUBSCRIPTION ... ENABLE".to_owned());
         }
     }
 
+    /// The problem that sessions are connected to the old database, if they are and must not be ended.
     fn connections(&mut self) -> Result<Option<String>> {
         if self.options.disconnect {
             return Ok(None);
@@ -270,6 +285,7 @@ impl<'a> Preflight<'a> {
         Ok((!sessions.is_empty()).then(busy))
     }
 
+    /// The wanted names that the query does not give.
     fn missing(&mut self, wanted: &BTreeSet<String>, query: &str) -> Result<Vec<String>> {
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -279,7 +295,7 @@ impl<'a> Preflight<'a> {
     }
 }
 
-/// What is said of a dump of which nothing proves that it is what was backed up: its statements run as this role.
+/// The warning about a dump that nothing proves to be the one that was backed up: its statements run as this role.
 pub(super) fn trust(dump: &Dump, connection: &mut Connection) -> Result<Option<String>> {
     let Some(why) = dump.unproven else { return Ok(None) };
     let query = "SELECT current_user::text, rolsuper OR pg_has_role('pg_execute_server_program', 'MEMBER') FROM pg_roles WHERE rolname = current_user";
@@ -288,49 +304,50 @@ pub(super) fn trust(dump: &Dump, connection: &mut Connection) -> Result<Option<S
     let (role, may_run): (String, bool) = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?))).map_err(failed)?;
     let programs = if may_run { " and can run programs on the server's machine" } else { "" };
     Ok(Some(format!(
-        "{why}, so whoever could write to it can have changed what is restored; its statements have the rights of role {role}{programs}"
+        "{why}, so anyone who could write to it may have changed what is restored; its statements run with the rights of role {role}{programs}"
     )))
 }
 
-/// The roles whose definitions can run code while they are restored.
+/// The owners of entries that can run code while they are restored.
 pub(super) fn owners(head: &Archive) -> BTreeSet<String> {
     const KINDS: [&str; 8] = ["TABLE", "DOMAIN", "TYPE", "FUNCTION", "PROCEDURE", "AGGREGATE", "OPERATOR", "MATERIALIZED VIEW"];
     let entries = head.entries.iter().filter(|entry| KINDS.contains(&entry.kind.as_str()) && !entry.owner.is_empty());
     entries.map(|entry| entry.owner.clone()).collect()
 }
 
-/// That code of these roles can run with the rights of somebody.
+/// The warning that code of these roles can run with the rights of `whose`.
 pub(super) fn code_text(roles: &[String], whose: &str) -> String {
     format!(
         "CHECK constraints, domains, defaults and generated columns can run code of their owners while rows are loaded, with the rights of {whose}; \
-         go on only if you trust these roles, or restore as a role that is no superuser: {}",
+         go on only if you trust these roles, or restore as a role that is not a superuser: {}",
         some(roles)
     )
 }
 
-/// What is said of slots before a restore and after it.
+/// The text about slots, before a restore and after it.
 pub fn slots_text(database: &str, slots: &[String]) -> String {
     format!(
-        "logical replication slots of {database} stay with the old database and keep the server's log (WAL) until they are dropped; who reads them has to \
-         begin anew: {}",
+        "logical replication slots of {database} stay with the old database and keep the server's log (WAL) until they are dropped; \
+         their readers have to start again: {}",
         some(slots)
     )
 }
 
-/// Whether the new database sorts by another version of its locale than the dumped one did. Indexes are built anew; but what was checked or divided by
-/// that order, as partitions of texts are, may come out in another way.
+/// Warns if the new database's locale has another version than the dumped one's. Indexes are built anew, so they are
+/// right. But order decides more than indexes: a text may belong into another partition, or fail a CHECK that compares
+/// texts.
 pub(super) fn collation(admin: &mut Admin, dump: &Dump, names: &Names) -> Result<Option<String>> {
-    /// From this version on it is known.
+    /// The first version of the server that records it.
     const WITH_VERSION: u32 = 15_00_00;
     let Some(before) = dump.fact("collation_version").filter(|_| admin.connection.version >= WITH_VERSION) else { return Ok(None) };
     let found = admin.list("SELECT datcollversion FROM pg_database WHERE datname = $1::text", &[&names.temporary])?;
     let after = found.into_iter().next().filter(|after| after != before);
     Ok(after.map(|after| {
-        format!("the server's locale is of version {after} and that of the dumped database was {before}: texts may sort differently")
+        format!("the new database's locale has version {after} and the dumped database's had version {before}: texts may sort differently")
     }))
 }
 
-/// The first ones of a list.
+/// The first items of a list, and how many more there are.
 pub(super) fn some(items: &[String]) -> String {
     let told = items.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join("; ");
     match items.len().saturating_sub(TOLD_MAX) {
@@ -344,7 +361,8 @@ fn split_version(text: &str) -> Option<(String, String)> {
     Some((name.to_owned(), version.to_owned()))
 }
 
-/// Roles that a restore needs. Of policies and rights those are found whose statements could be kept; pg_restore stops at others.
+/// The roles that a restore needs: owners, and roles in the statements of policies and rights. A statement that is too
+/// long was not kept, so a role that only it names is found when pg_restore stops.
 fn roles(head: &Archive, options: &ServerOptions) -> BTreeSet<String> {
     let mut roles = BTreeSet::new();
     for entry in &head.entries {
@@ -360,6 +378,7 @@ fn roles(head: &Archive, options: &ServerOptions) -> BTreeSet<String> {
     roles
 }
 
+/// The roles that an entry's statements name.
 fn named(entry: &Entry) -> Vec<String> {
     let Some(text) = &entry.definition else { return Vec::new() };
     match entry.kind.as_str() {
@@ -371,7 +390,8 @@ fn named(entry: &Entry) -> Vec<String> {
     }
 }
 
-/// `CREATE POLICY name ON table [AS ..] [FOR ..] [TO role, ..] [USING ..]`; after the roles anything may come.
+/// The roles of `CREATE POLICY name ON table [AS ..] [FOR ..] [TO role, ..] [USING ..]`. The expressions after them may
+/// have a `TO` of their own.
 fn policy_roles(text: &str) -> Vec<String> {
     let end = text.find(" USING (").unwrap_or(text.len()).min(text.find(" WITH CHECK (").unwrap_or(text.len()));
     sql::names_after(text.get(..end).unwrap_or_default(), &[&["TO"]])

@@ -1,4 +1,8 @@
-//! A database that is restored only to be looked at.
+//! Scratch databases: a drill restores a dump into one, compares it, asks its questions and drops it.
+//!
+//! [`Ready`] is a server on which everything was tried that can be tried without restoring; [`Scratch`] is the restored
+//! database. Guarantee: it is dropped by [`Scratch::remove`]. If this process is killed before that, the next restore
+//! or drill on the server drops it, since its comment marks it (`abandoned`).
 
 use std::path::Path;
 
@@ -12,10 +16,11 @@ use crate::engine::postgres::{Conninfo, Tools};
 use crate::error::{Error, Result};
 use crate::progress::Monitor;
 
-/// Random digits in the name of a scratch database, as two drills may begin in one second.
+/// Random digits in the name of a scratch database, as two drills may begin in the same second.
 const DIGITS: usize = 4;
 
-/// The programs of a throw-away server that can take this dump, of all that are installed.
+/// Installed server programs that are new enough for this dump: for the server that was dumped and for the archive's
+/// format.
 ///
 /// # Errors
 /// [`Error::Source`] if there are none; else as reading the dump.
@@ -24,20 +29,21 @@ pub(crate) fn server_tools(dump: &Dump, bin: Option<&Path>, environment: &Enviro
     Tools::find_server(bin, environment, dumped_major(&head).max(reader_major(&head)))
 }
 
-/// A server that has answered, and what can restore a dump into it.
+/// A server that has answered, with the programs that can restore a dump into it.
 pub(crate) struct Ready {
     admin: Admin,
     head: Archive,
     tools: Tools,
     name: String,
     options: ServerOptions,
-    /// The lock that `admin` holds, if others have databases on the server too.
+    /// The key of the lock that `admin` holds. `None` on a throw-away server, where nobody else looks for abandoned
+    /// databases.
     claim: Option<i64>,
-    /// Who asks, if that is not the role that restores.
+    /// The role that asks the user's questions, if it is not the one that restores.
     asker: Option<Asker>,
 }
 
-/// A database that is there until [`Scratch::remove`].
+/// A database that exists until [`Scratch::remove`].
 pub(crate) struct Scratch {
     admin: Admin,
     head: Archive,
@@ -51,8 +57,10 @@ pub(crate) struct Scratch {
 }
 
 impl Ready {
-    /// Connects, and finds programs that fit. On a server that `is_own` the database gets the name of the dumped one, else a name of its own, beside the server's
-    /// other databases. What the user wants to know (`asks`) is asked by a role without rights, which is tried out here.
+    /// Connects and finds fitting programs. On a throw-away server (`is_own`) the database gets the name of the dumped
+    /// one, else a unique name beside the server's other databases. With `asks`, the role that will ask the user's
+    /// questions is made and logs in now, so that a drill does not find out after an hour of restoring that it cannot
+    /// ask.
     ///
     /// # Errors
     /// [`Error::Source`] if there is no connection or there are no programs; else as reading the dump.
@@ -77,10 +85,10 @@ impl Ready {
         format!("PostgreSQL {}.{}", version / 10_000, version % 10_000)
     }
 
-    /// Restores the dump. It is not yet compared with what came back.
+    /// Restores the dump. [`Scratch::compare`] compares the database with it.
     ///
     /// # Errors
-    /// As [`super::restore`]; then nothing of it is left.
+    /// As [`super::restore`]; then the database is dropped.
     pub(crate) fn restore(self, dump: &Dump, monitor: &dyn Monitor) -> Result<Scratch> {
         let Ready { mut admin, head, tools, name, options, claim, asker } = self;
         let restored = match restore_as(dump, &options, claim, monitor) {
@@ -96,7 +104,7 @@ impl Ready {
 }
 
 impl Scratch {
-    /// Dumps it and compares rows and their sums with the dump that it was made of.
+    /// Dumps the database and compares rows and their sums with the original dump.
     ///
     /// # Errors
     /// [`Error::Destination`] naming the tables that differ.
@@ -106,28 +114,28 @@ impl Scratch {
         Ok(())
     }
 
-    /// How to connect to it for what the user wants to know: as a role that may only read.
+    /// How to connect for the user's questions: as a role that may only read.
     ///
     /// # Errors
-    /// [`Error::Destination`] if it cannot be given that right.
+    /// [`Error::Destination`] if the role cannot be given that right.
     pub(crate) fn asking(&self) -> Result<Conninfo> {
         let Some(asker) = &self.asker else { return Ok(self.conninfo.clone()) };
         asker.let_read(&self.conninfo).map(|()| asker.conninfo(&self.conninfo))
     }
 
-    /// Ends whoever works in it.
+    /// Ends all sessions in the database.
     pub(crate) fn end_sessions(&mut self) {
-        // Called again and again until they are gone: what fails now is tried again.
+        // The caller calls this until the sessions are gone, so a failure is tried again.
         let _ = self.admin.end_sessions(&self.name);
     }
 
-    /// Drops it.
+    /// Drops the database and the role that asked.
     pub(crate) fn remove(mut self, monitor: &dyn Monitor) {
         const HOW: &str = " WITH (FORCE)";
         let removed = self.admin.refresh().and_then(|()| abandoned::drop(&mut self.admin, &self.name, HOW));
         if let Err(error) = removed {
             let drop = format!("DROP DATABASE {}{HOW}", sql::quote(&self.name));
-            monitor.warn(&format!("the scratch database is left and has to be dropped by hand: {drop}; ({error})"));
+            monitor.warn(&format!("the scratch database could not be dropped ({error}); drop it by hand: {drop}"));
         }
         remove_asker(self.asker, &mut self.admin, monitor);
     }

@@ -1,7 +1,9 @@
-//! Just enough of SQL to give the statements that pg_dump writes about a database another database's name, and to see whom they name.
+//! A small SQL tokenizer: enough to put another database's name into pg_dump's statements, and to find the roles and
+//! objects that they name.
 //!
-//! pg_dump writes keywords in capitals and names in lower case or in quotes, so that in its statements, outside of quotes, the word
-//! `DATABASE` is always the keyword, and what follows it is the name (`fmtId` and `dumpDatabase` in PostgreSQL's sources).
+//! pg_dump writes keywords in capitals, and names in lower case or in quotes. So outside of quotes the word `DATABASE`
+//! is always the keyword, and the name follows it (`fmtId` and `dumpDatabase` in PostgreSQL's sources). Guarantee: any
+//! text is cut without a panic, and the tokens together are the whole text.
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +18,11 @@ pub(super) enum Kind {
     Literal,
     /// From `--` to the end of the line.
     Comment,
-    /// A single character of anything else.
+    /// Any other single character.
     Sign,
 }
 
-/// A piece of a statement; all pieces together are the statement.
+/// A piece of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token<'a> {
     pub(super) kind: Kind,
@@ -28,7 +30,7 @@ pub(super) struct Token<'a> {
 }
 
 impl Token<'_> {
-    /// The name that this is, if it is one.
+    /// The name, without quotes; `None` if the token is not a name.
     pub(super) fn name(&self) -> Option<String> {
         match self.kind {
             Kind::Word => Some(self.text.to_owned()),
@@ -42,7 +44,7 @@ impl Token<'_> {
     }
 }
 
-/// Cuts statements into tokens. What is not closed goes on to the end.
+/// Cuts a text into tokens. A quote that is not closed reaches to the end.
 pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -51,6 +53,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
         let (kind, len) = match first {
             '"' => (Kind::Quoted, quoted(rest, 1, '"', false)),
             '\'' => (Kind::Literal, quoted(rest, 1, '\'', false)),
+            // E'...': here a backslash escapes the quote after it.
             'E' | 'e' if rest.get(1..).is_some_and(|rest| rest.starts_with('\'')) => (Kind::Literal, quoted(rest, 2, '\'', true)),
             '-' if rest.starts_with("--") => (Kind::Comment, run(rest, |c| c != '\n')),
             c if c.is_whitespace() => (Kind::Space, run(rest, char::is_whitespace)),
@@ -64,11 +67,12 @@ pub(super) fn tokens(text: &str) -> Vec<Token<'_>> {
     found
 }
 
+/// The length of the characters at the start that belong together.
 fn run(text: &str, belongs: impl Fn(char) -> bool) -> usize {
     text.find(|c| !belongs(c)).unwrap_or(text.len())
 }
 
-/// How long something in quotes is, which begins with `start` bytes; a doubled quote is one of it.
+/// The length of a quoted text. Its opening takes `start` bytes, and a doubled quote inside stands for one.
 fn quoted(text: &str, start: usize, quote: char, has_escapes: bool) -> usize {
     let mut chars = text.char_indices().skip(start).peekable();
     while let Some((at, c)) = chars.next() {
@@ -81,7 +85,7 @@ fn quoted(text: &str, start: usize, quote: char, has_escapes: bool) -> usize {
     text.len()
 }
 
-/// The statements in a text, without their semicolons and comments; none is empty.
+/// The statements in a text, without semicolons and comments. Empty ones are left out.
 pub(super) fn statements(text: &str) -> Vec<String> {
     let tokens = tokens(text);
     let parts = tokens.split(|token| token.is(";"));
@@ -90,10 +94,10 @@ pub(super) fn statements(text: &str) -> Vec<String> {
     texts.filter(|text| !text.is_empty()).collect()
 }
 
-/// The same statements for another database.
+/// The same statements for another database: its name is put after each `DATABASE` and into `datname = '...'`.
 pub(super) fn retarget(text: &str, database: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    // The last two tokens that were no whitespace.
+    // The last two tokens besides whitespace and comments.
     let (mut before, mut last) = ("", "");
     for token in tokens(text) {
         let is_name = matches!(token.kind, Kind::Word | Kind::Quoted) && last == "DATABASE";
@@ -110,7 +114,7 @@ pub(super) fn retarget(text: &str, database: &str) -> String {
     out
 }
 
-/// The same statement without `WORD = value`.
+/// A statement without the option `WORD = value`.
 pub(super) fn without(text: &str, word: &str) -> String {
     let mut tokens = tokens(text).into_iter().peekable();
     let mut out = String::with_capacity(text.len());
@@ -125,12 +129,12 @@ pub(super) fn without(text: &str, word: &str) -> String {
     out
 }
 
-/// What is not whitespace or a comment.
+/// The tokens besides whitespace and comments.
 pub(super) fn words(text: &str) -> Vec<Token<'_>> {
     tokens(text).into_iter().filter(|token| !matches!(token.kind, Kind::Space | Kind::Comment)).collect()
 }
 
-/// The names in the list that follows one of these words (or rows of words) in any of the statements: `TO a, b`.
+/// All names in lists that follow one of the `leads`, such as `TO` in `TO a, b`. A lead is one or several words.
 pub(super) fn names_after(text: &str, leads: &[&[&str]]) -> Vec<String> {
     let tokens = words(text);
     let mut names = Vec::new();
@@ -149,7 +153,7 @@ pub(super) fn names_after(text: &str, leads: &[&[&str]]) -> Vec<String> {
     names
 }
 
-/// Whether this word is in a statement, outside of quotes.
+/// Whether a word occurs outside of quotes.
 pub(super) fn has_word(text: &str, word: &str) -> bool {
     tokens(text).iter().any(|token| token.kind == Kind::Word && token.is(word))
 }
@@ -159,7 +163,7 @@ pub(super) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A string in quotes, whatever `standard_conforming_strings` is.
+/// A string in quotes. It has the same meaning with both values of `standard_conforming_strings`.
 pub(super) fn literal(text: &str) -> String {
     let escape = if text.contains('\\') { "E" } else { "" };
     format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))

@@ -1,27 +1,28 @@
-//! Setting up a session of our own.
+//! Sets up a session of ours: pins the settings of the table above, and remembers those that programs have to be given.
 
 use super::{Changes, Pin, Programs, SETTINGS, Session};
 use crate::engine::postgres::client::Client;
 
-/// How the wanted locale of amounts writes one.
+/// The amount -1234.56 as the locale `C` writes it.
 const AMOUNT: &str = "-$1,234.56";
-/// Whether a query may read views and foreign tables. Servers know it that have the mending of CVE-2024-7348.
+/// The setting that forbids queries to read views and foreign tables. Servers with the fix of CVE-2024-7348 have it.
 const VIEWS: &str = "restrict_nonsystem_relation_kind";
-/// What has to hold before anything is asked: the same once more, as poolers may not pass it on, an error ends nothing, a standby takes queries.
+/// Set before the first query: the search_path once more, as a pooler may not have passed it on; no error ends the
+/// session; a standby accepts queries.
 const FIRST: &str = "SET search_path = pg_catalog, pg_temp; SET exit_on_error = off; SET default_transaction_isolation = 'read committed'; \
                      SET default_transaction_deferrable = off; SET statement_timeout = 0";
-/// What a session of this role in this database begins with.
+/// The values with which a session of this role in this database begins.
 const LOOK: &str = "SELECT name, reset_val, CASE name WHEN 'lc_monetary' THEN (-1234.56)::numeric::money::text END \
                     FROM pg_settings WHERE name = ANY ($1::text[])";
 
 /// What was found when a session was set up.
 pub(crate) struct Found {
     pub(crate) session: Session,
-    /// Whether its transactions would have been read-only.
+    /// Whether transactions of this role are read-only by default.
     pub(crate) is_read_only: bool,
-    /// Settings by which rows may be missing, with their values, that this role may not change.
+    /// Settings (`name=value`) that can make a dump lack rows and that this role may not change.
     pub(crate) kept: Vec<String>,
-    /// Whether the server can be told not to read views.
+    /// Whether the server has the setting [`VIEWS`].
     pub(crate) knows_views: bool,
 }
 

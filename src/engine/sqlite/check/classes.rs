@@ -1,6 +1,10 @@
-//! The lines of `PRAGMA integrity_check`, sorted (sqlite3.c, `PragTyp_INTEGRITY_CHECK` and `checkAppendMsg`).
+//! Sorts the lines of `PRAGMA integrity_check` into classes (sqlite3.c, `PragTyp_INTEGRITY_CHECK` and
+//! `checkAppendMsg`).
+//!
+//! The texts are those of the SQLite that is built in. A line that is not known here counts as damage, so a new text of
+//! a later version can make a check too strict, never too lenient.
 
-/// Texts that are reported of one class; more say nothing new.
+/// The most texts that are reported of one class. More would say nothing new.
 const TEXTS_MAX: usize = 10;
 
 /// What a line is about.
@@ -8,25 +12,25 @@ const TEXTS_MAX: usize = 10;
 pub(super) enum Class<'l> {
     /// Nothing is wrong.
     Fine,
-    /// Everything that is not known to be something else.
+    /// Damage, and every line that is not known.
     Damage,
     /// A page that nothing refers to.
     UnusedPage,
-    /// A row that breaks NOT NULL, a type or CHECK: `table.column` or `table`.
+    /// A row that breaks NOT NULL, a type or CHECK. Has `table.column` or `table`.
     Row(&'l str),
-    /// The number of entries of this index.
+    /// The number of entries of this index is wrong.
     IndexCount(&'l str),
-    /// A row and this index.
+    /// A row and its entry in this index differ.
     Index(&'l str),
-    /// Two rows with one key in this index.
+    /// Two rows have the same key in this UNIQUE index.
     Unique(&'l str),
-    /// The order of this table without rowids.
+    /// This table without rowids is not in the order of its key.
     KeyOrder(&'l str),
-    /// SQLite has not got to it.
+    /// SQLite could not check it.
     NotJudged,
 }
 
-/// Sorts one line.
+/// The class of one line.
 pub(super) fn classify<'l>(line: &'l str) -> Class<'l> {
     type Make<'l> = fn(&'l str) -> Class<'l>;
     let prefixes: [(&str, Make<'l>); 7] = [
@@ -52,7 +56,7 @@ pub(super) fn classify<'l>(line: &'l str) -> Class<'l> {
     {
         return Class::UnusedPage;
     }
-    // A STRICT table: non-INTEGER value in t.c.
+    // From a STRICT table: "non-INTEGER value in t.c".
     if let Some((kind, rest)) = line.strip_prefix("non-").and_then(|rest| rest.split_once(" value in "))
         && kind.bytes().all(|byte| byte.is_ascii_uppercase())
     {
@@ -65,10 +69,14 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The index in: row N missing from index I; row N values differ from index I; rowid not at end-of-record for row N of index I; index I stores an
-/// imprecise floating-point value for row N.
+/// The index I in one of these lines:
+/// - row N missing from index I
+/// - row N values differ from index I
+/// - rowid not at end-of-record for row N of index I
+/// - index I stores an imprecise floating-point value for row N
 fn of_index(line: &str) -> Option<&str> {
     if let Some(rest) = line.strip_prefix("index ") {
+        // From the right, since the name of an index may contain anything.
         let (name, row) = rest.rsplit_once(" stores an imprecise floating-point value for row ")?;
         return is_number(row).then_some(name);
     }
@@ -78,7 +86,7 @@ fn of_index(line: &str) -> Option<&str> {
     is_number(row).then_some(name)
 }
 
-/// Texts, each once, with how often it came.
+/// Texts, each once with its count. At most [`TEXTS_MAX`] different ones.
 pub(super) struct Lines {
     texts: Vec<(String, u64)>,
     more: u64,

@@ -1,17 +1,21 @@
-//! Whether a database is sound, on a file that nobody else knows yet: what SQLite's own checks say, sorted by what it means.
+//! Checks whether a database is sound: runs SQLite's own checks and sorts what they say by what it means.
+//!
+//! The file is one that nothing else uses yet, such as a restored database before it gets its name. It is only read.
 //!
 //! | class | what belongs to it | restore | drill |
 //! |---|---|---|---|
 //! | damage | pages, trees and records that are not as SQLite writes them: bytes that cannot be read | refused | failed |
 //! | index | an index that differs from its table | warning | failed |
 //! | warning | rows that break NOT NULL, a type or UNIQUE: the application or a migration did that, and every byte is readable | warning | warning |
-//! | not checked | what needs a function, collation, module or version of SQLite that only the application has | told | told |
+//! | not checked | everything that needs a function, collation, module or version of SQLite that only the application has | reported | reported |
 //!
-//! An index that differs from its table hides no bytes: all rows are there, and REINDEX makes it anew. So it does not stop a restore. It does
-//! fail a drill, because queries through it give wrong answers. If the index is ordered by NOCASE or RTRIM or computed by a built-in function, it is a
-//! warning in both: applications replace those by their own, and then the index looks wrong only here.
+//! An index that differs from its table hides no bytes: all rows are there, and REINDEX makes it anew. So it does not
+//! stop a restore. It does fail a drill, because queries through it give wrong answers. If the index is ordered by
+//! NOCASE or RTRIM or computed by a built-in function, it is a warning in both: applications replace those by functions
+//! of their own, and then the index looks wrong only here.
 //!
-//! What has no name here gets a stand-in, so that one index of the application does not hide damage elsewhere; findings that depend on stand-ins are left out.
+//! Functions and collations that are missing here get stand-ins (`errors.rs`), so that one index of the application
+//! does not hide damage elsewhere. Findings that depend on stand-ins are left out.
 
 mod classes;
 mod schema;
@@ -30,31 +34,37 @@ use crate::engine::sqlite::engine::immutable_uri;
 use crate::engine::sqlite::errors::{Meaning, meaning, message};
 use crate::engine::sqlite::held;
 
-/// Findings after which SQLite stops looking. Rows that break a constraint count too; so if there is no damage among the first ones, it looks again without
-/// a limit. (With damage in the pages it puts all findings of them into one text: no limit would take memory without limit.)
+/// The number of findings after which SQLite stops looking. Rows that break a constraint count, too. So if there is no
+/// damage among the first findings, the check runs again without a limit. (It does not begin without one: SQLite puts
+/// all findings about pages into one text, and with much damage that would take any amount of memory.)
 const FINDINGS_MAX: i32 = 100;
 
-/// Memory for the pages of a database while it is checked in full: an index is looked up in another order than it lies in.
+/// Memory for the pages of a database during a full check. Index entries are looked up in another order than they lie
+/// in.
 const CACHE_KIB: i64 = 32 << 10;
 
-/// Where the header says which version of SQLite wrote last (<https://sqlite.org/fileformat2.html#the_database_header>).
+/// The place in the header of the version of SQLite that wrote last
+/// (<https://sqlite.org/fileformat2.html#the_database_header>).
 const WRITTEN_BY_OFFSET: usize = 96;
 
-/// How much is looked at.
+/// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     /// `PRAGMA quick_check`: pages and rows.
     Quick,
-    /// `PRAGMA integrity_check`: indexes and virtual tables too.
+    /// `PRAGMA integrity_check`: also indexes and virtual tables.
     Full,
 }
 
-/// Checks a database that nothing else has open, and leaves nothing beside it. `opened` sees each connection, so that it can interrupt the work.
+/// Checks a database that nothing else has open. Leaves no files beside it. `opened` gets each connection, so that the
+/// caller can interrupt it.
 pub(crate) fn check(path: &Path, depth: Depth, opened: &dyn Fn(&Connection)) -> Findings {
     let mut work = Work { depth, written_by: written_by(path), damage: Lines::new(), warnings: Lines::new(), not_checked: Lines::new() };
     if let Err(error) = work.pages_and_rows(path, opened) {
         work.failed("", &error);
     }
+    // Only if no damage was found so far: damage in the tables that hold the data of a virtual table would be reported
+    // twice.
     if depth == Depth::Full
         && work.damage.is_empty()
         && let Err(error) = work.virtual_tables(path, opened)
@@ -64,7 +74,7 @@ pub(crate) fn check(path: &Path, depth: Depth, opened: &dyn Fn(&Connection)) -> 
     Findings { damage: work.damage.finish(), warnings: work.warnings.finish(), not_checked: work.not_checked.finish() }
 }
 
-/// A check under way.
+/// A check in progress.
 struct Work {
     depth: Depth,
     written_by: u32,
@@ -74,9 +84,11 @@ struct Work {
 }
 
 impl Work {
+    /// Checks everything except virtual tables.
     fn pages_and_rows(&mut self, path: &Path, opened: &dyn Fn(&Connection)) -> rusqlite::Result<()> {
         let conn = open_immutable(path)?;
         opened(&conn);
+        // Before the first statement, as `drop_modules` requires.
         drop_modules(&conn)?;
         self.set_up(&conn)?;
         let is_whole = self.load_schema(&conn)?;
@@ -86,10 +98,12 @@ impl Work {
         for line in schema.unjudged()? {
             self.not_checked.add(line);
         }
+        // The second turn runs only if the first one has met its limit without damage.
         for limit in [FINDINGS_MAX, i32::MAX] {
             let mut statement = conn.prepare(&format!("PRAGMA {pragma}({limit})"))?;
             let mut rows = statement.query([])?;
             let mut count = 0;
+            // The second turn finds everything again.
             (self.damage, self.warnings) = (Lines::new(), Lines::new());
             while let Some(row) = rows.next()? {
                 let text = String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned();
@@ -105,8 +119,10 @@ impl Work {
         Ok(())
     }
 
+    /// Settings of a connection that checks.
     fn set_up(&self, conn: &Connection) -> rusqlite::Result<()> {
-        // CHECK constraints may call functions of the application, and rows that break them are the user's: both say nothing about damage.
+        // CHECK constraints are ignored: they may call functions of the application, and rows that break them are not
+        // damage.
         conn.execute_batch(
             "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA ignore_check_constraints=ON; PRAGMA temp_store=MEMORY",
         )?;
@@ -116,23 +132,24 @@ impl Work {
         Ok(())
     }
 
-    /// Reads the schema; `false` if only the part of it that this SQLite can read.
+    /// Reads the schema. Gives `false` if this SQLite can read only a part of it.
     fn load_schema(&mut self, conn: &Connection) -> rusqlite::Result<bool> {
         let Err(error) = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())) else { return Ok(true) };
         if meaning(&error, self.written_by) != Meaning::NotJudged {
             return Err(error);
         }
         self.not_checked.add(format!("a part of the schema: {}", message(&error)));
-        // Entries that cannot be parsed are passed over then (sqlite3.c, SQLITE_NoSchemaError).
+        // With this setting SQLite skips entries that it cannot parse (sqlite3.c, SQLITE_NoSchemaError).
         conn.execute_batch("PRAGMA writable_schema=ON")?;
         Ok(false)
     }
 
-    /// Puts a line where it belongs.
+    /// Adds a line to the findings of its class. `is_whole`: whether SQLite has read the whole schema.
     fn sort(&mut self, schema: &mut Schema<'_>, line: &str, is_whole: bool) {
         let depth = self.depth;
         let lines = match classify(line) {
             Class::Fine => return,
+            // The pages of tables that SQLite has skipped look unused.
             Class::UnusedPage if !is_whole => return,
             Class::Damage | Class::UnusedPage => &mut self.damage,
             Class::NotJudged => &mut self.not_checked,
@@ -148,7 +165,8 @@ impl Work {
                 }
                 IndexKind::Plain => return self.index_differs(line, depth == Depth::Full),
             },
-            // Each row that breaks UNIQUE is readable, and so is the index.
+            // Rows that break UNIQUE are readable, and so is the index. So they are warnings, or nothing if only the
+            // application can compare.
             Class::Unique(name) if schema.kind_of_index(name) == IndexKind::Application => return,
             Class::Unique(_) => &mut self.warnings,
             Class::KeyOrder(table) => match schema.kind_of_key(table) {
@@ -160,6 +178,7 @@ impl Work {
         lines.add(line.to_owned());
     }
 
+    /// Adds a line about an index that differs from its table.
     fn index_differs(&mut self, line: &str, is_damage: bool) {
         match is_damage {
             true => self.damage.add(line.to_owned()),
@@ -167,25 +186,25 @@ impl Work {
         }
     }
 
-    /// Puts an error where it belongs.
+    /// Adds an error to the findings of its class. `what` says what was checked.
     fn failed(&mut self, what: &str, error: &rusqlite::Error) {
         let text = format!("{what}{}", message(error));
         match meaning(error, self.written_by) {
             Meaning::Damage => self.damage.add(text),
             Meaning::NotJudged => self.not_checked.add(text),
-            // The user's own stop ends what asked for the check.
-            Meaning::Stopped => self.not_checked.add(format!("{what}it takes more work than a database of its size should")),
+            // If the user has stopped the command, nobody reads this. So it is the bound on the work.
+            Meaning::Stopped => self.not_checked.add(format!("{what}checking it takes more work than a database of this size should need")),
         }
     }
 }
 
-/// What is wrong with pages comes as one text of several lines.
+/// The findings in one row of the result. SQLite puts all findings about pages into one row, as lines after a heading.
 fn lines_of(text: &str) -> impl Iterator<Item = &str> {
     let split = text.starts_with("*** in database ");
     text.split(move |c| split && c == '\n').filter(|line| !line.starts_with("*** in database ") && !line.is_empty())
 }
 
-/// The version of SQLite that wrote last, as in 3054001; 0 if the file does not say.
+/// The version of SQLite that wrote last, as a number like 3054001. 0 if it cannot be read.
 fn written_by(path: &Path) -> u32 {
     let mut header = [0; 100];
     let read = crate::fs::beneath::open_file(path).and_then(|mut file| file.read_exact(&mut header));
@@ -193,10 +212,12 @@ fn written_by(path: &Path) -> u32 {
     read.ok().and(bytes).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// Takes the virtual table modules away from a connection. Since SQLite 3.44 `quick_check` asks each virtual table to check itself, and a
-/// full-text index then compares all of its content, which takes longer than the whole restore; the tables in which it keeps its data are checked all the same.
+/// Removes the virtual table modules from a connection. Since SQLite 3.44 `quick_check` asks each virtual table to
+/// check itself, and a full-text index then compares all of its content, which takes longer than the whole restore. The
+/// ordinary tables that hold its data are still checked.
 fn drop_modules(conn: &Connection) -> rusqlite::Result<()> {
-    // SAFETY: the connection is open and used by this thread only, and has no statement yet; a null list keeps no module.
+    // SAFETY: the connection is open, used by this thread only, and has no statement yet. A null list means that no
+    // module is kept.
     let code = unsafe { rusqlite::ffi::sqlite3_drop_modules(conn.handle(), std::ptr::null_mut()) };
     match code {
         rusqlite::ffi::SQLITE_OK => Ok(()),
@@ -204,7 +225,8 @@ fn drop_modules(conn: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Opens a database that does not change, without locks and without touching or making side files. What its schema makes SQLite do is bounded.
+/// Opens a database that does not change, for reading: without locks, and without touching or making side files. The
+/// work that its content can cause is bounded (`bounds.rs`).
 pub(crate) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = held::open(Path::new(&immutable_uri(path)), flags)?;

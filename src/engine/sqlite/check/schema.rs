@@ -1,4 +1,6 @@
-//! Which indexes and tables SQLite can judge here.
+//! Says which indexes and tables SQLite can judge here, without the application's collations and functions.
+//!
+//! If in doubt, less is judged: a finding that depends on the application must not be reported as damage.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -18,12 +20,13 @@ pub(super) enum IndexKind {
     Application,
 }
 
-/// The schema of one database, with what only its application knows.
+/// The schema of one database, and the names in it that only the application has.
 pub(super) struct Schema<'c> {
     conn: &'c Connection,
     missing: StandIns,
     /// Tables with columns or constraints that call a function of the application.
     unjudged_tables: HashSet<String>,
+    /// Indexes that were looked at already.
     kinds: HashMap<String, IndexKind>,
 }
 
@@ -32,13 +35,13 @@ impl<'c> Schema<'c> {
         Schema { conn, missing: StandIns::default(), unjudged_tables: HashSet::new(), kinds: HashMap::new() }
     }
 
-    /// Puts stand-ins in the place of all that this statement needs and nobody here has.
+    /// Makes stand-ins for all functions and collations that this statement needs and that are missing here.
     pub(super) fn find_missing(&mut self, sql: &str) -> Result<()> {
         let conn = self.conn;
         self.missing.run(conn, || conn.prepare(sql).map(drop))
     }
 
-    /// What cannot be judged here, for people.
+    /// Says what cannot be judged here, in lines for users, and notes the tables.
     pub(super) fn unjudged(&mut self) -> Result<Vec<String>> {
         if self.missing.is_empty() {
             return Ok(Vec::new());
@@ -64,7 +67,7 @@ impl<'c> Schema<'c> {
         })
     }
 
-    /// Whether a function of the application is at work in the table of `table.column`.
+    /// Whether the table of `table.column` calls a function of the application.
     pub(super) fn is_unjudged_table_of(&self, place: &str) -> bool {
         self.unjudged_tables
             .iter()
@@ -75,7 +78,7 @@ impl<'c> Schema<'c> {
         if let Some(kind) = self.kinds.get(name) {
             return *kind;
         }
-        // Of an index that cannot be looked at, its application may know more.
+        // If the index cannot be looked at, its findings become warnings: it may depend on the application.
         let kind = self.look_at_index(name).unwrap_or(IndexKind::BuiltIn);
         self.kinds.insert(name.to_owned(), kind);
         kind
@@ -95,10 +98,11 @@ impl<'c> Schema<'c> {
             }
             Ok(None)
         };
-        // As above.
+        // As in `kind_of_index`.
         key().ok().flatten().map_or(IndexKind::BuiltIn, |name| self.kind_of_index(&name))
     }
 
+    /// Finds out the kind of an index from its columns, and from the SQL of the index and of its table.
     fn look_at_index(&self, name: &str) -> Result<IndexKind> {
         let entry = "SELECT tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND name = ?1";
         let entry: Option<(String, Option<String>)> =
@@ -129,10 +133,13 @@ impl<'c> Schema<'c> {
             let collation = collation.unwrap_or_default();
             is_plain &= collation.eq_ignore_ascii_case("binary");
             is_known &= !self.missing.collations.contains(&collation.to_lowercase());
-            // -2: an expression.
+            // -2 stands for an expression.
             computes |= column == -2;
         }
         computes |= table.map_or(Ok(false), |table| self.has_virtual_columns(&table))?;
+        // A missing name in the SQL of the index counts. A missing function in the SQL of the table counts, too: a
+        // generated column may call it. A missing collation there counts only if the index computes something from
+        // columns.
         let all: BTreeSet<String> = self.missing.functions.union(&self.missing.collations).cloned().collect();
         is_known &= mentioned(&sql, &all).is_empty() && mentioned(&table_sql, &self.missing.functions).is_empty();
         is_known &= !computes || mentioned(&table_sql, &self.missing.collations).is_empty();
@@ -143,9 +150,10 @@ impl<'c> Schema<'c> {
         })
     }
 
+    /// Whether a table has generated columns that are not stored: they are computed at each check.
     fn has_virtual_columns(&self, table: &str) -> Result<bool> {
         let mut statement = self.conn.prepare(&format!("PRAGMA table_xinfo({})", quoted(table)))?;
-        // Hidden is 2 for generated columns that are not stored (<https://sqlite.org/pragma.html#pragma_table_xinfo>).
+        // `hidden` is 2 for these (<https://sqlite.org/pragma.html#pragma_table_xinfo>).
         let hidden: Vec<i64> = statement.query_map([], |row| row.get(6))?.collect::<Result<_>>()?;
         Ok(hidden.contains(&2))
     }
@@ -161,7 +169,7 @@ impl<'c> Schema<'c> {
     }
 }
 
-/// Which of these names stand in a statement. One that stands there as a part of another word counts too: then less is judged.
+/// The names of this set that a statement contains. A name inside another word counts, too; then less is judged.
 fn mentioned(sql: &str, names: &BTreeSet<String>) -> Vec<String> {
     let sql = sql.to_lowercase();
     names.iter().filter(|name| sql.contains(name.as_str())).cloned().collect()

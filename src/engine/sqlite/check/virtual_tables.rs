@@ -1,4 +1,5 @@
-//! Virtual tables, each asked by itself: one whose module or tokenizer is the application's says nothing about the others.
+//! Checks virtual tables, one after the other. A table whose module or tokenizer only the application has must not stop
+//! the others.
 
 use std::path::Path;
 
@@ -8,12 +9,12 @@ use super::{Work, lines_of, open_immutable, quoted};
 use crate::engine::sqlite::check::classes::{Class, classify};
 
 impl Work {
-    /// Has each virtual table check itself. The ordinary tables below them have been checked as such.
+    /// Asks each virtual table to check itself. The ordinary tables that hold their data were checked before.
     pub(super) fn virtual_tables(&mut self, path: &Path, opened: &dyn Fn(&Connection)) -> rusqlite::Result<()> {
         let conn = open_immutable(path)?;
         opened(&conn);
         self.set_up(&conn)?;
-        // What cannot be parsed has been told of.
+        // Skips entries that cannot be parsed. They were reported before.
         conn.execute_batch("PRAGMA writable_schema=ON")?;
         let tables: Vec<(String, String)> = {
             let mut statement =
@@ -29,11 +30,13 @@ impl Work {
     }
 
     fn virtual_table(&mut self, conn: &Connection, name: &str, sql: &str) -> rusqlite::Result<()> {
-        // The check passes over tables without a module; this names the module.
+        // The check would silently skip a table whose module is missing. This statement fails, and its error names the
+        // module.
         conn.prepare(&format!("SELECT 1 FROM {}", quoted(name)))?;
         let mut statement = conn.prepare(&format!("PRAGMA integrity_check({})", quoted(name)))?;
         let texts: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        // A full-text index over rows that the application keeps elsewhere is right when the application says so.
+        // A full-text index with `content=` has its rows in a table of the application. Only the application knows
+        // whether they agree, so findings are warnings.
         let is_external = sql.to_lowercase().split_once("content").is_some_and(|(_, rest)| rest.trim_start().starts_with('='));
         for line in texts.iter().flat_map(|text| lines_of(text)) {
             match classify(line) {

@@ -1,14 +1,17 @@
-//! A database onto the place of a closed one.
+//! Puts a database in the place of a closed one.
 //!
-//! The order, in which a kill or a power cut between any two steps leaves the old database, the new one, or both beside an absent name:
+//! The order of steps makes it safe. A kill or a power cut between any two steps leaves the old database under NAME, or
+//! the new one, or no NAME with both lying beside it.
 //!
 //! 1. Write, sync and check the new file under a hidden name.
-//! 2. *The old one opens*: exclusive lock; its journal is rolled back or its WAL checkpointed, so that one file holds all; sync; second
-//!    name; sync the directory; remove the void side files; sync the directory; rename the new file over NAME; sync the directory.
-//! 3. *It does not open, and side files with content lie beside it*: second names for it and for them; sync; remove NAME; sync, because
-//!    a file system may forget one removal and keep a later one; remove the side files; sync; rename; sync.
-//! 4. *There is none*: side files that lie there all the same get kept names and are removed before the rename, so that they are never
-//!    replayed onto the new database.
+//! 2. *The old one opens.* Take the exclusive lock. Roll back its journal or checkpoint its WAL, so that one file holds
+//!    everything; sync it. Give it a second name; sync the directory. Remove the side files, which are void now; sync
+//!    the directory. Rename the new file over NAME; sync the directory.
+//! 3. *The old one does not open, and side files with content lie beside it.* Give second names to it and to them;
+//!    sync. Remove NAME; sync, because a file system may lose one removal in a power cut and keep a later one. Remove
+//!    the side files; sync. Rename; sync.
+//! 4. *There is no old one.* Side files without a database may still lie there. They get second names and are removed
+//!    before the rename, so that SQLite never replays them onto the new database.
 
 use std::fs::File;
 use std::path::Path;
@@ -30,22 +33,23 @@ use crate::error::{Error, Result};
 use crate::fs::beneath;
 use crate::recorded::FileMeta;
 
-/// What becomes of the old name.
+/// What happens to the old name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OldName {
-    /// Nothing has it.
+    /// There is no file of this name.
     Absent,
     /// The new file is renamed over it.
     Replace,
-    /// It goes before the side files that belong to it and to nothing else.
+    /// It is removed first, then its side files with content: without their database they can do no harm.
     ClearFirst,
 }
 
 impl Placement<'_> {
-    /// A first look at a destination, as [`Placement::place_database`] begins with: for callers that have several, before the first.
+    /// The first look at a destination, with which [`Placement::place_database`] begins. Callers with several
+    /// destinations look at all of them before they change the first.
     ///
     /// # Errors
-    /// [`Error::Busy`] when what is there is in use as far as that can be seen; [`Error::Destination`] when nothing can be put there.
+    /// [`Error::Busy`] if the file there is visibly in use; [`Error::Destination`] if nothing can be put there.
     pub fn refuse_if_used(&self, dest: &Path) -> Result<()> {
         let target = Target::resolve(dest)?;
         target.refuse_mount_point()?;
@@ -55,16 +59,17 @@ impl Placement<'_> {
         }
     }
 
-    /// Puts a new database at `dest`, which may be absent, a closed database or any other file; a symbolic link is refused. The order
-    /// of steps is described at the top of `database.rs`.
+    /// Puts a new database at `dest`. There may be nothing, a closed database or any other file; a symbolic link is
+    /// refused. The order of steps is described at the top of this file.
     ///
-    /// `len_bytes` is the size of the new database. `meta` is applied as far as possible (the owner by root only; what fails is a
-    /// warning); without it the new file gets owner and mode of the old one, or mode 0600.
+    /// `len_bytes` is the size of the new database. `meta` is applied as far as possible; attributes that cannot be set
+    /// are a warning (only root can set the owner). Without `meta` the new file gets owner and mode of the old one, or
+    /// mode 0600.
     ///
     /// # Errors
-    /// [`Error::Busy`] when the old database is in use; [`Error::Destination`] when there is no space, no permission or the new bytes do
-    /// not pass the check; [`Error::Cancelled`]; and what `fill` returns. In all of these what was there is as before and the new
-    /// bytes are gone, unless the message says otherwise.
+    /// [`Error::Busy`] if the old database is in use; [`Error::Destination`] if there is no space or no permission;
+    /// [`Error::Unsound`] if the new bytes do not pass the check; [`Error::Cancelled`]; and errors of `fill`. After all
+    /// of these the destination is as before and the new bytes are removed, unless the message says otherwise.
     pub fn place_database(
         &self,
         dest: &Path,
@@ -76,7 +81,7 @@ impl Placement<'_> {
         self.place_database_at(&Target::resolve(dest)?, len_bytes, meta, fill, options)
     }
 
-    /// The same for a place in a held directory.
+    /// As [`Placement::place_database`], for a place in a held directory.
     pub(in crate::engine) fn place_database_at(
         &self,
         target: &Target,
@@ -96,12 +101,12 @@ impl Placement<'_> {
         Ok(Placed { findings, ..self.install_database(target, temp)? })
     }
 
-    /// Gives the new file its attributes: its own, else those of the file that it replaces.
+    /// Gives the new file its attributes: the recorded ones, else those of the file that it replaces.
     pub(in crate::engine) fn dress(&self, temp: &Temp<'_>, target: &Target, meta: Option<FileMeta>, special_bits: bool) -> Result<()> {
         self.dress_file(&temp.file, target, meta, special_bits)
     }
 
-    /// The same for a new file that has another hidden name.
+    /// As [`Placement::dress`], for a new file under another hidden name.
     pub(in crate::engine) fn dress_file(&self, file: &File, target: &Target, meta: Option<FileMeta>, special_bits: bool) -> Result<()> {
         if let Some(meta) = meta {
             self.apply_meta(file, &target.path, &meta, special_bits);
@@ -113,16 +118,17 @@ impl Placement<'_> {
         Ok(())
     }
 
-    /// Makes the new database durable and checks it, both at once: one waits for the disk, the other for the processor.
+    /// Makes the new database durable and checks it. Both happen at once, because one waits for the disk and the other
+    /// for the processor.
     pub(in crate::engine) fn settle(&self, temp: &Temp<'_>, target: &Target, options: DatabaseOptions) -> Result<Findings> {
-        // An empty file is an empty database.
+        // An empty file is an empty database. There is nothing to check.
         let empty = temp.file.metadata().map_err(|e| failed(&temp.place.path, "read its size", e))?.len() == 0;
         if empty || !options.check {
             temp.sync()?;
             return Ok(Findings::default());
         }
         self.monitor.phase("checking", None);
-        // Of the connection that checks.
+        // Interrupts the connection that checks, if the user stops the restore.
         let handle = Mutex::new(None);
         let stop = || handle.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
         let opened = |conn: &Connection| *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(conn.get_interrupt_handle());
@@ -151,11 +157,16 @@ impl Placement<'_> {
         Ok(findings)
     }
 
+    /// Keeps the old database under another name and gives its name to the new one: steps 2 to 4 above.
     fn install_database(&self, target: &Target, temp: Temp<'_>) -> Result<Placed> {
+        // Looked at again: writing and checking the new file took time. The lock is held until the new file has the
+        // name.
         let grip = match target.metadata()? {
             Some(old) => Some(holder::take(target, &old, holder::open_file(&target.named()?))?),
             None => None,
         };
+        // Side files of a database that we have opened are void now. All others may have content that exists nowhere
+        // else.
         let full_sides = match &grip {
             Some(Grip::Whole { .. }) => Vec::new(),
             _ => target.full_sides()?,
@@ -164,7 +175,7 @@ impl Placement<'_> {
         if let Some(grip) = &grip {
             suffixes.insert(0, "");
             if let Some(file) = grip.file() {
-                // Whoever wrote it may have done so without syncing; the kept name must not be emptier than the file was.
+                // Its writer may not have synced it. After a power cut the kept file must have all that the file had.
                 self.disk.sync_file(file, target.named()?.held()).map_err(|e| failed(&target.path, "make the old one durable", e))?;
             }
         }
@@ -193,13 +204,17 @@ impl Placement<'_> {
         synced.map_err(|e| failed(&place.path, "make it durable before it is kept", e))
     }
 
-    /// Clears the place and renames the new file into it. On failure the caller puts back what is missing.
+    /// Clears the place and renames the new file into it. After an error the caller puts back what is missing.
     fn swap(&self, target: &Target, mut temp: Temp<'_>, old_name: OldName) -> Result<()> {
         let place = target.named()?;
         if old_name == OldName::ClearFirst {
+            // Removed before its side files: an old database without its journal or log would look whole and be wrong.
+            // The sync keeps that order also after a power cut.
             self.disk.remove_file(place.held()).map_err(|e| failed(&target.path, "take the old one away", e))?;
             self.sync_directory(target)?;
         }
+        // Side files must be gone before the new database has the name, and must not come back: SQLite would replay
+        // them onto it.
         let mut removed = false;
         for side in SIDES {
             let beside = target.with_suffix(side)?;
@@ -213,6 +228,7 @@ impl Placement<'_> {
         }
         let renamed = match old_name {
             OldName::Replace => temp.rename(&place),
+            // The name must be free. If somebody has taken it meanwhile, that is an error and their file stays.
             OldName::Absent | OldName::ClearFirst => temp.rename_new(&place),
         };
         renamed.map_err(|e| failed(&target.path, "rename the new one to it", e))

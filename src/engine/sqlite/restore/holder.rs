@@ -1,12 +1,13 @@
-//! Who else uses a database, and how to be the only one.
+//! Finds out who else uses a database, and becomes its only user.
 //!
 //! | other user | seen by |
 //! |---|---|
 //! | a transaction, reading or writing | SQLite's locks |
 //! | an idle connection to a WAL database that has read or written once | the shared lock it keeps on the file: `locking_mode=EXCLUSIVE` before the first access asks for an exclusive one |
-//! | an idle connection to a rollback-journal database, or one that has not read yet | it holds no lock: on Linux its open file is found in `/proc/PID/fd`, for processes that the present user may look into (all for root, else the user's own); elsewhere not at all |
+//! | an idle connection to a rollback-journal database, or one that has not read yet | it holds no lock. On Linux its open file is found in `/proc/PID/fd`, for processes that this user may look into (root: all, others: their own); on other systems not at all |
 //!
-//! The exclusive lock is kept until the new database has the name, so that nobody starts to write into the old one in between.
+//! The exclusive lock is kept until the new database has the name, so that nobody can begin to write into the old one
+//! in between.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -24,20 +25,20 @@ use crate::engine::sqlite::held::{HeldConnection, open_same};
 use crate::error::{Error, Result};
 use crate::fs::beneath;
 
-/// What is at the destination, with everybody else kept away from it as far as that goes.
+/// The file at the destination, with others kept away from it as far as that is possible.
 pub(in crate::engine) enum Grip {
-    /// A database of which the file itself holds everything: its WAL is checkpointed, its journal rolled back, side files are void.
+    /// A database that is whole in its file: its WAL is checkpointed, its journal rolled back, its side files are void.
     Whole {
-        /// Holds the exclusive lock. Before `file` in the order of dropping: closing `file` first would drop the lock early.
+        /// Holds the exclusive lock. Fields are dropped in this order: closing `file` first would drop the lock early.
         _lock: HeldConnection,
         file: File,
     },
-    /// Not a database, or one that SQLite does not open: it can only be kept as it is, side files and all.
+    /// Not a database, or one that SQLite does not open. It can only be kept as it is, with its side files.
     Opaque { file: Option<File> },
 }
 
 impl Grip {
-    /// The file, where it could be opened.
+    /// The file, if it could be opened.
     pub fn file(&self) -> Option<&File> {
         match self {
             Grip::Whole { file, .. } => Some(file),
@@ -46,36 +47,39 @@ impl Grip {
     }
 }
 
-/// Opens the destination for as long as it is worked on; `None` where the present user may not read it, or it is no regular file.
+/// Opens the destination for as long as it is worked on. `None` if this user may not read it, or if it is not a regular
+/// file.
 pub(in crate::engine) fn open_file(place: &Named) -> Option<File> {
     beneath::open_file_to_write(place.held()).or_else(|_| beneath::open_file(place.held())).ok()
 }
 
-/// A first look, before the new bytes are written: refuses what is in use as far as that can be seen without touching it.
+/// The first look, before the new bytes are written. Refuses a file that is in use, as far as that can be seen without
+/// changing anything.
 pub(in crate::engine) fn refuse_if_used(path: &Path, meta: &Metadata, file: Option<&File>) -> Result<()> {
     refuse_if_open(path, meta)?;
     file.map_or(Ok(()), |file| refuse_if_locked(path, file))
 }
 
-/// The part of this look that asks for locks.
+/// The part of the first look that tries locks.
 pub(in crate::engine) fn refuse_if_locked(path: &Path, file: &File) -> Result<()> {
     lock_whole(path, file)?;
-    // Only a look: SQLite takes its own locks later.
+    // This is only a look. SQLite takes its own locks later.
     let _ = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingUnlock);
     Ok(())
 }
 
-/// How often to look again for processes that have the destination open, and the pause before each look.
+/// How often to look again for processes that have the destination open.
 const LOOKS: u32 = 5;
-/// See [`LOOKS`].
+/// The pause before each of these looks.
 const LOOK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Becomes the only user of the destination, or refuses.
 pub(in crate::engine) fn take(target: &Target, meta: &Metadata, file: Option<File>) -> Result<Grip> {
     refuse_if_open(&target.path, meta)?;
     let Some(file) = file else { return Ok(Grip::Opaque { file: None }) };
-    // SQLite deletes the WAL and the journal of an empty database without reading them; here they may be all that is left of one.
-    // One whose journal asks for terabytes is moved away as it is.
+    // An empty file is not opened: SQLite deletes the WAL and the journal of an empty database without reading them,
+    // and they may be all that is left of it. A database whose journal asks for terabytes is not opened either. Both
+    // are kept as they are.
     let place = target.named()?;
     if meta.len() > 0 && refuse_boundless_journal(place.held(), &target.path).is_ok() {
         match sole_connection(&place, &file) {
@@ -89,11 +93,12 @@ pub(in crate::engine) fn take(target: &Target, meta: &Metadata, file: Option<Fil
     Ok(Grip::Opaque { file: Some(file) })
 }
 
-/// A connection that nobody can use the database beside, after its journal was rolled back and its WAL checkpointed.
+/// Opens a connection that locks out all others. The journal is rolled back and the WAL checkpointed before it returns.
 fn sole_connection(place: &Named, file: &File) -> rusqlite::Result<HeldConnection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = open_same(place.dir(), place.held(), file, flags)?;
-    // When this connection is closed NAME is another database, perhaps in use already: its WAL must not be deleted by name.
+    // When this connection is closed, NAME is the new database, which may be in use already. SQLite must not delete its
+    // WAL by name.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(std::time::Duration::ZERO)?;
     // In this mode the end of a transaction keeps its lock.
@@ -105,21 +110,21 @@ fn sole_connection(place: &Named, file: &File) -> rusqlite::Result<HeldConnectio
     Ok(conn)
 }
 
-/// Takes a lock over the whole file, which any lock of another SQLite process on it prevents; held until the file is closed.
+/// Locks the whole file until it is closed. Fails if another process has any SQLite lock on it.
 fn lock_whole(path: &Path, file: &File) -> Result<()> {
     let outcome = match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-        // Opened for reading only: that much can be locked.
+        // The file is open for reading only, so only a shared lock is possible. That still conflicts with writers.
         Err(Errno::BADF) => rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockShared),
         other => other,
     };
     match outcome {
         Err(Errno::AGAIN | Errno::ACCESS) => Err(in_use(path, "another process")),
-        // A file system without locks has no lock that could be seen.
+        // On a file system without locks nobody has a lock that could be seen.
         _ => Ok(()),
     }
 }
 
-/// Whether SQLite says that someone else has what is needed.
+/// Whether an error of SQLite means that somebody else holds a lock.
 pub(in crate::engine) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
@@ -132,12 +137,13 @@ pub(in crate::engine) fn in_use_live(path: &Path) -> Error {
     Error::Busy { path: path.to_path_buf(), detail }
 }
 
-/// The refusal.
+/// The refusal of a restore over a closed database.
 pub(in crate::engine) fn in_use(path: &Path, by: &str) -> Error {
     Error::Busy { path: path.to_path_buf(), detail: format!("in use by {by}; stop it, or use --live to write into the open database") }
 }
 
-/// Looks more than once: a process that is just starting another shows up twice until the new program runs.
+/// Refuses a file that another process has open. Looks several times: a process that is just starting another program
+/// shows up twice until the new program runs.
 fn refuse_if_open(path: &Path, meta: &Metadata) -> Result<()> {
     let mut holders = open_elsewhere(meta);
     for _ in 0..LOOKS {
@@ -150,7 +156,8 @@ fn refuse_if_open(path: &Path, meta: &Metadata) -> Result<()> {
     if holders.is_empty() { Ok(()) } else { Err(in_use(path, &holders.join(", "))) }
 }
 
-/// Other processes that have this file open, as `process 123 (name)`. What may not be looked into is left out.
+/// Other processes that have this file open, as `process 123 (name)`. Processes that this user may not look into are
+/// left out.
 #[cfg(target_os = "linux")]
 fn open_elsewhere(meta: &Metadata) -> Vec<String> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -166,7 +173,8 @@ fn open_elsewhere(meta: &Metadata) -> Vec<String> {
     holders
 }
 
-/// Every file that other processes have open, by device and inode, as far as they may be looked into: one look for many files.
+/// All files that other processes have open, by device and inode, as far as this user may look into them. One look
+/// serves many files.
 #[cfg(target_os = "linux")]
 pub(in crate::engine) fn open_anywhere() -> HashSet<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
@@ -177,13 +185,13 @@ pub(in crate::engine) fn open_anywhere() -> HashSet<(u64, u64)> {
     files.filter_map(|file| std::fs::metadata(file.path()).ok()).map(|open| (open.dev(), open.ino())).collect()
 }
 
-/// Every file that other processes have open: unknown here.
+/// All files that other processes have open. Not known on this system.
 #[cfg(not(target_os = "linux"))]
 pub(in crate::engine) fn open_anywhere() -> HashSet<(u64, u64)> {
     HashSet::new()
 }
 
-/// Other processes that have this file open: unknown here.
+/// Other processes that have this file open. Not known on this system.
 #[cfg(not(target_os = "linux"))]
 fn open_elsewhere(_meta: &Metadata) -> Vec<String> {
     Vec::new()

@@ -1,5 +1,8 @@
-//! One page on its own (<https://sqlite.org/fileformat2.html#b_tree_pages>): `btreeInitPage`, `btreeComputeFreeSpace` and the page-local
-//! half of `checkTreePage` in `btree.c`.
+//! Checks one page by itself (<https://sqlite.org/fileformat2.html#b_tree_pages>). It does what `btreeInitPage`,
+//! `btreeComputeFreeSpace` and the page-local half of `checkTreePage` in `btree.c` do.
+//!
+//! No byte is trusted: every offset is compared with the page before it is used. A page has at most 65,536 bytes, so
+//! sums of offsets and lengths fit 32 bits.
 
 use super::sizes::Shape;
 
@@ -32,7 +35,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Fault {
-    /// No b-tree page type.
+    /// The type byte is not that of a b-tree page.
     Type,
     /// More cells than fit on a page.
     CellCount,
@@ -42,24 +45,24 @@ pub(super) enum Fault {
     FreeSpace,
     /// A cell pointer leads outside the content area.
     CellPointer,
-    /// A cell ends behind the page.
+    /// A cell ends after the end of the page.
     CellEnd,
     /// The header of a record claims less than 2 bytes.
     RecordHeader,
     /// Rowids do not ascend.
     RowidOrder,
-    /// A child page number is 0 or behind the end of the database.
+    /// A child page number is below 2, or after the end of the database.
     Child,
-    /// An overflow page number is 0 or behind the end of the database.
+    /// An overflow page number is below 2, or after the end of the database.
     Overflow,
     /// Cells and free bytes overlap or leave gaps.
     Coverage,
-    /// Its bytes are not there to be looked at.
+    /// The bytes of the page are lost.
     Lost,
 }
 
 impl Fault {
-    /// All of them; the position is the code.
+    /// All faults. The position of a fault is its code.
     const ALL: [Fault; 12] = [
         Fault::Type,
         Fault::CellCount,
@@ -80,7 +83,7 @@ impl Fault {
         usize::try_from(code).ok().and_then(|at| Self::ALL.get(at)).copied().unwrap_or(Fault::Type)
     }
 
-    /// For people.
+    /// The fault in words for users.
     pub fn describe(self) -> &'static str {
         match self {
             Fault::Type => "is not a b-tree page of the expected type",
@@ -102,9 +105,9 @@ impl Fault {
 /// The pages that a b-tree page refers to.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// Children from left to right; the last is the right-most pointer.
+    /// Children from left to right. The last one is the right-most pointer.
     pub children: Vec<u32>,
-    /// On table interior pages the largest rowid below each child but the last, as [`rank`].
+    /// On table interior pages the [`rank`] of the largest rowid below each child except the last.
     pub ranks: Vec<i32>,
     /// The first page and the number of pages of each overflow chain.
     pub chains: Vec<(u32, u32)>,
@@ -112,17 +115,21 @@ pub(super) struct Links {
     pub first_rank: Option<i32>,
 }
 
-/// A rowid in 32 bits: never out of order, exact below 2^26 in size, with a relative error below 2^-25 above. So ranks out of order prove
-/// rowids out of order.
+/// A rowid in 32 bits, so that less is kept. It keeps the order (equal ranks are possible), is exact below 2^26 in
+/// size, and has a relative error below 2^-25 above that. So ranks that are out of order prove that rowids are.
 pub(super) fn rank(rowid: i64) -> i32 {
+    // A floating-point number of a kind: the exponent `shift` above a mantissa of 26 bits, whose top bit adds to the
+    // exponent. -1 counts as 0, so that the size of every negative rowid fits, too.
     let size = rowid.unsigned_abs() - u64::from(rowid < 0);
     let shift = (64 - size.leading_zeros()).saturating_sub(26);
-    // At most 37 << 25 plus 2^26 - 1: below 2^31.
+    // At most 37 << 25 plus 2^26 - 1, which is below 2^31, so both casts keep the value.
     let folded = ((shift << 25) + (size >> shift) as u32) as i32;
+    // For negative numbers the complement turns the order round.
     if rowid < 0 { !folded } else { folded }
 }
 
-/// Checks one b-tree page whose header is at `header_at` (100 on page 1, else 0) and collects what it refers to.
+/// Checks one b-tree page and collects the pages that it refers to. Its header is at `header_at`: 100 on page 1, else
+/// 0.
 pub(super) fn inspect(shape: &Shape, page: &[u8], header_at: usize, links: &mut Links) -> Result<Kind, Fault> {
     let kind = match page.get(header_at) {
         Some(0x02) => Kind::IndexInterior,
@@ -135,11 +142,13 @@ pub(super) fn inspect(shape: &Shape, page: &[u8], header_at: usize, links: &mut 
         return Err(Fault::Type);
     }
     let cells = be16(page, header_at + 3).ok_or(Fault::CellCount)?;
+    // A cell takes at least 4 bytes and a pointer of 2.
     if cells > (shape.page_size - 8) / 6 {
         return Err(Fault::CellCount);
     }
     let pointers_at = header_at + if kind.is_leaf() { 8 } else { 12 };
     let pointers_end = pointers_at + 2 * cells as usize;
+    // The end of the pointers is about a third of a page at most, so the cast keeps the value.
     let space = free_space(shape, page, header_at, pointers_end as u32)?;
     let pointers = page.get(pointers_at..pointers_end).ok_or(Fault::CellCount)?;
     let cell_bytes = match kind {
@@ -147,8 +156,8 @@ pub(super) fn inspect(shape: &Shape, page: &[u8], header_at: usize, links: &mut 
         Kind::TableInterior => table_interior(shape, page, space.content_at, pointers, links)?,
         Kind::IndexLeaf | Kind::IndexInterior => index_page(shape, page, space.content_at, pointers, kind.is_leaf(), links)?,
     };
-    // The content area is cells, freeblocks and fragments, and nothing twice. A sum that comes out wrong proves an overlap or a miscount
-    // without sorting the cells.
+    // The content area consists of cells, freeblocks and fragments, without overlap. SQLite sorts the cells to check
+    // that. The sum of all lengths is cheaper: if it is wrong, there is an overlap or a wrong count.
     if space.content_at + space.freeblocks + space.fragments + cell_bytes != shape.usable {
         return Err(Fault::Coverage);
     }
@@ -159,19 +168,20 @@ pub(super) fn inspect(shape: &Shape, page: &[u8], header_at: usize, links: &mut 
     Ok(kind)
 }
 
-/// Where the bytes of a page are that no cell uses.
+/// The bytes of a page that no cell uses.
 struct FreeSpace {
-    /// Where the cell content area starts.
+    /// The start of the cell content area.
     content_at: u32,
     /// Bytes in freeblocks.
     freeblocks: u32,
-    /// Bytes in pieces too small for a freeblock, as the page counts them.
+    /// Bytes in pieces that are too small for a freeblock, by the page's own count.
     fragments: u32,
 }
 
-/// `btreeComputeFreeSpace`: follows the freeblocks, which must ascend, so this ends.
+/// Adds up the free bytes of a page, as `btreeComputeFreeSpace`. Freeblocks must ascend, so following them ends.
 fn free_space(shape: &Shape, page: &[u8], header_at: usize, pointers_end: u32) -> Result<FreeSpace, Fault> {
     let content_at = match be16(page, header_at + 5).ok_or(Fault::FreeSpace)? {
+        // 65,536 does not fit 16 bits.
         0 => 65_536,
         at => at,
     };
@@ -182,12 +192,13 @@ fn free_space(shape: &Shape, page: &[u8], header_at: usize, pointers_end: u32) -
         return Err(Fault::Freeblocks);
     }
     while at > 0 {
+        // The first 4 bytes of a freeblock are the next one and its size.
         if at > shape.usable - 4 {
             return Err(Fault::Freeblocks);
         }
         let next = be16(page, at as usize).ok_or(Fault::Freeblocks)?;
         let size = be16(page, at as usize + 2).ok_or(Fault::Freeblocks)?;
-        // Blocks closer than 4 bytes would have been joined.
+        // SQLite would have joined blocks that are closer than 4 bytes.
         if size < 4 || at + size > shape.usable || (next > 0 && next < at + size + 4) {
             return Err(Fault::Freeblocks);
         }
@@ -201,7 +212,7 @@ fn free_space(shape: &Shape, page: &[u8], header_at: usize, pointers_end: u32) -
     Ok(FreeSpace { content_at, freeblocks, fragments })
 }
 
-/// The bytes from a cell's start to the end of the usable page.
+/// The bytes from the start of a cell to the end of the usable page.
 fn cell_at<'a>(shape: &Shape, page: &'a [u8], content_at: u32, pointer: &[u8]) -> Result<&'a [u8], Fault> {
     let at = be16(pointer, 0).ok_or(Fault::CellPointer)?;
     if at < content_at || at > shape.usable - 4 {
@@ -210,7 +221,7 @@ fn cell_at<'a>(shape: &Shape, page: &'a [u8], content_at: u32, pointer: &[u8]) -
     page.get(at as usize..shape.usable as usize).ok_or(Fault::CellPointer)
 }
 
-/// Checks the cells of a table leaf; returns the bytes they take.
+/// Checks the cells of a table leaf: payload size, rowid, payload. Gives the bytes that they take.
 fn table_leaf(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], links: &mut Links) -> Result<u32, Fault> {
     let (local_max, local_min) = (shape.table_local_max(), shape.local_min());
     let mut bytes = 0;
@@ -228,7 +239,7 @@ fn table_leaf(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], link
     Ok(bytes)
 }
 
-/// Checks the cells of a table interior page: a left child and a rowid each.
+/// Checks the cells of a table interior page: left child and rowid. Gives the bytes that they take.
 fn table_interior(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], links: &mut Links) -> Result<u32, Fault> {
     let mut bytes = 0;
     let mut last = None;
@@ -241,12 +252,14 @@ fn table_interior(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], 
         ascend(&mut last, rowid)?;
         links.children.push(in_range(shape, u32::from_be_bytes(*child)).ok_or(Fault::Child)?);
         links.ranks.push(rank(rowid));
+        // A varint has at most 9 bytes, so the cast keeps the value.
         bytes += 4 + len as u32;
     }
     Ok(bytes)
 }
 
-/// Checks the cells of an index page; returns the bytes they take.
+/// Checks the cells of an index page: left child (not on a leaf), payload size, payload. Gives the bytes that they
+/// take.
 fn index_page(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], leaf: bool, links: &mut Links) -> Result<u32, Fault> {
     let limits = (shape.index_local_max(), shape.local_min());
     let mut bytes = 0;
@@ -265,12 +278,14 @@ fn index_page(shape: &Shape, page: &[u8], content_at: u32, pointers: &[u8], leaf
     Ok(bytes)
 }
 
-/// The bytes that a cell takes on its page, by <https://sqlite.org/fileformat2.html#cell_payload_overflow_pages>; notes its overflow chain.
-/// The payload begins at `start` in `cell`; `local` is the most and the least of it that stays on the page.
+/// The bytes that a cell takes on its page, by <https://sqlite.org/fileformat2.html#cell_payload_overflow_pages>. Notes
+/// its overflow chain. The payload begins at `start` in `cell`. `local` has the most and the fewest payload bytes that
+/// stay on the page.
 #[inline]
 fn payload_bytes(shape: &Shape, cell: &[u8], start: usize, payload: u32, local: (u32, u32), links: &mut Links) -> Result<u32, Fault> {
     let (local_max, local_min) = local;
-    // Every cell takes at least 4 bytes, so that it can become a freeblock.
+    // Every cell takes at least 4 bytes, so that it can become a freeblock. `start` is at most 18 (two varints), so the
+    // casts keep it.
     let mut size = (start as u32 + payload.min(65_536)).max(4);
     if payload > local_max {
         let per_page = shape.usable - 4;
@@ -279,7 +294,8 @@ fn payload_bytes(shape: &Shape, cell: &[u8], start: usize, payload: u32, local: 
         size = start as u32 + local + 4;
         let link = be32(cell, size as usize - 4).ok_or(Fault::CellEnd)?;
         let first = in_range(shape, link).ok_or(Fault::Overflow)?;
-        // 32-bit arithmetic that wraps, as in `checkTreePage`.
+        // The arithmetic has 32 bits and wraps, as in `checkTreePage`: a database that SQLite accepts must pass here,
+        // too.
         let pages = (payload - local).wrapping_add(shape.usable - 5) / per_page;
         links.chains.push((first, pages));
     }
@@ -292,7 +308,7 @@ fn payload_bytes(shape: &Shape, cell: &[u8], start: usize, payload: u32, local: 
     Ok(size)
 }
 
-/// Notes a rowid and checks that it is above the one before.
+/// Checks that a rowid is larger than the one before, and notes it.
 #[inline]
 fn ascend(last: &mut Option<i64>, rowid: i64) -> Result<(), Fault> {
     if last.is_some_and(|before| before >= rowid) {
@@ -302,15 +318,18 @@ fn ascend(last: &mut Option<i64>, rowid: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The number if it is one of a page that exists and can be referred to.
+/// The page number, if such a page exists and something may refer to it. (Page 1 is the root of the schema; nothing
+/// refers to it.)
 fn in_range(shape: &Shape, number: u32) -> Option<u32> {
     (number > 1 && number <= shape.pages).then_some(number)
 }
 
-/// The payload size at `at` with its length: a varint of which SQLite keeps the low 32 bits, and of the ninth byte only 7 bits.
+/// The payload size at `at`, and the length of its varint. Here SQLite keeps the low 32 bits, and only 7 bits of the
+/// ninth byte.
 #[inline]
 fn payload_size(cell: &[u8], at: usize) -> Option<(u32, usize)> {
     let first = *cell.get(at)?;
+    // Most payloads are that short.
     if first < 0x80 {
         return Some((u32::from(first), 1));
     }
@@ -324,23 +343,24 @@ fn payload_size(cell: &[u8], at: usize) -> Option<(u32, usize)> {
     None
 }
 
-/// A varint (<https://sqlite.org/fileformat2.html#varint>) with its length: up to eight bytes of 7 bits, then one of 8.
+/// A varint (<https://sqlite.org/fileformat2.html#varint>), and its length: up to eight bytes of 7 bits, then one of 8.
 #[inline]
 fn varint(bytes: &[u8]) -> Option<(i64, usize)> {
     let mut value = 0_u64;
     for (index, byte) in bytes.iter().take(9).enumerate() {
         if index == 8 {
-            return Some((((value << 8) | u64::from(*byte)) as i64, 9));
+            return Some((((value << 8) | u64::from(*byte)).cast_signed(), 9));
         }
         value = (value << 7) | u64::from(byte & 0x7f);
         if *byte < 0x80 {
-            return Some((value as i64, index + 1));
+            return Some((value.cast_signed(), index + 1));
         }
     }
     None
 }
 
-/// The leaf numbers of a page if it can be a trunk page of the freelist that names at least one leaf; `count` is its second word.
+/// The leaf numbers of a page, if it can be a trunk page of the freelist with at least one leaf. `count` is its second
+/// word.
 pub(super) fn trunk_leaves<'a>(shape: &Shape, count: u32, page: &'a [u8]) -> Option<&'a [u8]> {
     if count == 0 || count > shape.usable / 4 - 2 || count >= shape.free_pages {
         return None;

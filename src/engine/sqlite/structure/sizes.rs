@@ -1,8 +1,11 @@
-//! What the database header says about the pages (<https://sqlite.org/fileformat2.html#the_database_header>).
+//! The sizes and roles of pages, by the database header (<https://sqlite.org/fileformat2.html#the_database_header>).
+//!
+//! A header that SQLite refuses is refused here, too, for the same reasons. Everything else relies on the values that
+//! passed.
 
 use super::page::{be16, be32};
 
-/// The byte offset that SQLite locks; the page that contains it is never used.
+/// The byte that SQLite locks. The page that contains it is never used.
 const LOCK_BYTE: u32 = 0x4000_0000;
 
 /// The geometry of a database, and what its header promises.
@@ -10,23 +13,23 @@ const LOCK_BYTE: u32 = 0x4000_0000;
 pub(super) struct Shape {
     /// Bytes in a page: a power of two, 512 to 65,536.
     pub page_size: u32,
-    /// Bytes of a page that SQLite uses: the page less the bytes reserved at its end; at least 480.
+    /// Bytes of a page that SQLite uses: without the bytes that are reserved at its end. At least 480.
     pub usable: u32,
-    /// Pages in the database; pages of the file behind them do not count.
+    /// Pages in the database. The file may have more pages after them; these do not count.
     pub pages: u32,
-    /// The first trunk page of the freelist, 0 when it is empty.
+    /// The first trunk page of the freelist; 0 if the list is empty.
     pub first_trunk: u32,
-    /// Pages on the freelist, trunks included.
+    /// Pages on the freelist, including trunk pages.
     pub free_pages: u32,
-    /// The largest root page in an auto_vacuum database; 0: no auto_vacuum.
+    /// The largest root page in an auto_vacuum database; 0 without auto_vacuum.
     pub largest_root: u32,
-    /// Not 0: incremental vacuum.
+    /// Not 0 with incremental vacuum.
     pub incremental: u32,
 }
 
-/// What a page is, as far as its number tells.
+/// The role of a page, as far as its number says it.
 pub(super) enum Role {
-    /// Contains the lock byte, holds nothing.
+    /// Contains the lock byte and no data.
     Lock,
     /// Holds pointer-map entries.
     PointerMap,
@@ -35,7 +38,7 @@ pub(super) enum Role {
 }
 
 impl Shape {
-    /// Reads the header as `lockBtree` in `btree.c` does; an error where SQLite refuses the file.
+    /// Reads the header as `lockBtree` in `btree.c` does. Gives an error if SQLite would refuse the file.
     pub fn parse(header: &[u8], image_pages: u64) -> Result<Self, &'static str> {
         let field = |at| be32(header, at).ok_or("the database header is cut short");
         let byte = |at: usize| header.get(at).copied().ok_or("the database header is cut short");
@@ -58,7 +61,7 @@ impl Shape {
         if usable < 480 {
             return Err("the database header reserves too many bytes of each page");
         }
-        // The size field counts only when the last writer knew it: then it copied the change counter behind it.
+        // The size field is valid only if the last writer knew it: such a writer copies the change counter (24) to 92.
         let stated = if field(24)? == field(92)? { u64::from(field(28)?) } else { 0 };
         if stated > image_pages {
             return Err("the database is shorter than its header says");
@@ -81,17 +84,17 @@ impl Shape {
         self.largest_root != 0
     }
 
-    /// Most payload bytes of a cell kept on a table leaf.
+    /// The most payload bytes of a cell that stay on a table leaf.
     pub fn table_local_max(&self) -> u32 {
         self.usable - 35
     }
 
-    /// Most payload bytes of a cell kept on an index page.
+    /// The most payload bytes of a cell that stay on an index page.
     pub fn index_local_max(&self) -> u32 {
         (self.usable - 12) * 64 / 255 - 23
     }
 
-    /// Payload bytes kept on the page when the rest does not fit evenly into overflow pages.
+    /// The payload bytes that stay on the page if the rest does not fill overflow pages well.
     pub fn local_min(&self) -> u32 {
         (self.usable - 12) * 32 / 255 - 23
     }
@@ -101,7 +104,7 @@ impl Shape {
         LOCK_BYTE / self.page_size + 1
     }
 
-    /// What the page with this number must be.
+    /// The role of the page with this number.
     pub fn role(&self, number: u32) -> Role {
         if number == self.lock_page() {
             Role::Lock
@@ -114,6 +117,9 @@ impl Shape {
 
     /// The pointer-map page that describes page `number` (2 or above), or that page itself if it is one.
     fn pointer_map_of(&self, number: u32) -> u32 {
+        debug_assert!(number >= 2);
+        // A pointer-map page has an entry of 5 bytes for each page that follows it, up to the next one. The lock page
+        // cannot be one of them.
         let group = self.usable / 5 + 1;
         let map = (number - 2) / group * group + 2;
         if map == self.lock_page() { map + 1 } else { map }

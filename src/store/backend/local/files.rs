@@ -1,4 +1,5 @@
-//! Looking at files of a repository: what is in a directory, what is in a file. Whatever has the name of an object may be anything.
+//! Looking at the files of a repository: the entries of a directory, the bytes of a file. Anything may have the name of an object: a link, a pipe, a
+//! directory. Only regular files count, and nothing here waits for or follows anything else.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -11,12 +12,12 @@ use super::{failed, is_absent};
 use crate::error::Result;
 use crate::store::backend::{ObjectInfo, ObjectKey, ObjectKind};
 
-/// What is wanted to be known of a directory entry besides its name.
+/// What to find out about a directory entry besides its name.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Look {
-    /// Whether it is a file, which most directories say by themselves; sizes come out as 0.
+    /// Whether it is a file. Most file systems say this with the name. Sizes are 0.
     Type,
-    /// The size, too.
+    /// Its size, too.
     Size,
 }
 
@@ -33,9 +34,10 @@ pub(super) fn objects_of(
     })
 }
 
-/// The object that a directory entry is; `None` for a foreign one and for one that has just been removed.
+/// The object of a directory entry. `None` for a foreign entry, and for one that has just been removed.
 fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Look) -> io::Result<Option<ObjectInfo>> {
     let Some(key) = entry.file_name().to_str().and_then(|name| parse_name(kind, directory, name)) else { return Ok(None) };
+    // A pack in the directory of another first byte would be listed, but never found by its name.
     if let ObjectKey::Pack(id) = key
         && directory.file_name() != Some(shard_name(&id).as_ref())
     {
@@ -53,10 +55,11 @@ fn object_of(directory: &Path, entry: &fs::DirEntry, kind: ObjectKind, look: Loo
 }
 
 fn no_file() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "is no regular file")
+    io::Error::new(ErrorKind::InvalidData, "is not a regular file")
 }
 
-/// A link or a socket in the place of an object is damage, as everything else is that is no file. If the directory is none, the object is missing.
+/// Finds out why a file could not be opened. Anything but a regular file in the place of an object is damage, also a link or a socket. If a
+/// directory on the way is not a directory, the object is missing.
 fn why_not_opened(path: &Path, cause: io::Error) -> io::Error {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => no_file(),
@@ -65,9 +68,9 @@ fn why_not_opened(path: &Path, cause: io::Error) -> io::Error {
     }
 }
 
-/// Reads a file or a range of it. Nothing is allocated before the range is known to be in the file.
+/// Reads a file or a range of it. Memory is taken only after the range is known to lie in the file.
 pub(super) fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Vec<u8>> {
-    // What has the name of an object may be anything: opening a pipe must not wait for its writer, a link is not followed.
+    // Anything may have the name of an object. Opening a pipe must not wait for its writer, and links are not followed.
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
     let opened = File::options().read(true).custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?).open(path);
     let file = opened.map_err(|cause| why_not_opened(path, cause))?;
@@ -77,10 +80,10 @@ pub(super) fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Ve
     }
     let range = range.unwrap_or(0..found.len());
     let Some(wanted) = range.end.checked_sub(range.start) else {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "a range that ends before it starts"));
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the range ends before it starts"));
     };
     if range.end > found.len() {
-        let detail = format!("bytes {} to {} of a file of {}", range.start, range.end, found.len());
+        let detail = format!("bytes {} to {} were asked for, but the file has {} bytes", range.start, range.end, found.len());
         return Err(io::Error::new(ErrorKind::UnexpectedEof, detail));
     }
     let wanted = usize::try_from(wanted).map_err(|_| ErrorKind::OutOfMemory)?;
@@ -89,9 +92,11 @@ pub(super) fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Ve
     let mut offset = range.start;
     while bytes.len() < wanted {
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), offset))?;
+        // The file was cut while it was read.
         if read == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
+        // At most `wanted`, which came from 64 bits.
         offset += read as u64;
     }
     bytes.truncate(wanted);

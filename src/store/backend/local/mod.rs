@@ -2,18 +2,18 @@
 //!
 //! | object | path |
 //! |---|---|
-//! | configuration, its second copy | `config`, `config.copy` |
-//! | key record, its second copy | `keys/<id>`, `keys/<id>.copy` |
+//! | configuration, its replica | `config`, `config.copy` |
+//! | key record, its replica | `keys/<id>`, `keys/<id>.copy` |
 //! | pack | `packs/<first two hex digits>/<id>` |
 //! | pending record, snapshot record | `pending/<source>-<id>`, `snapshots/<source>-<id>` |
 //! | mark on a snapshot | `marks/<snapshot>/<id>` |
-//! | what stays of a forgotten snapshot | `forgotten/<id>` |
+//! | record of a forgotten snapshot | `forgotten/<id>` |
 //! | tombstone | `tombstones/<id>` |
 //! | journal entry | `log/<time, 19 decimal digits>-<id>` |
-//! | what a repair has set aside | `quarantine/<word>-<id>-<content>` |
+//! | object that a repair has set aside | `quarantine/<word>-<id>-<content>` |
 //!
-//! An object appears under its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync
-//! of the directory. So a name never stands for a part of an object, and there are no locks that a dead process could leave behind.
+//! An object gets its name only after its bytes are durable: temporary file in the same directory, fsync, rename or link, fsync of the
+//! directory. So a name never stands for a part of an object. There are no locks that a dead process could leave behind.
 
 mod files;
 mod names;
@@ -38,37 +38,37 @@ use self::names::{directory_name, file_name, is_directory_name, shard_name};
 /// The directories of a repository, each for one kind of object.
 const DIRECTORIES: [&str; 9] = ["forgotten", "keys", "log", "marks", "packs", "pending", "quarantine", "snapshots", "tombstones"];
 
-/// What the names of files that are still being written start with. No object has such a name.
+/// The start of the names of files that are still being written. No object has such a name.
 const TEMPORARY: &str = ".tmp-";
 
-/// Permission bits of every file: sealed or not, a repository is its owner's.
+/// Permission bits of every file. A repository belongs to its owner alone, whether it is encrypted or not.
 const FILE_MODE: u32 = 0o600;
 
-/// How often an object is written, at most, if its temporary file vanishes before it has its name.
+/// How often an object is written at most, if its temporary file vanishes before it gets its name.
 const PLACE_TRIES: usize = 3;
 
 /// Directories below `packs`: one for each first byte of a pack's id.
 const SHARDS: usize = 256;
 
-/// A repository in a directory of a file system that has POSIX renames. Every change goes through a [`Disk`]; reads do not.
+/// A repository in a directory. Its file system must have POSIX renames. Every change goes through a [`Disk`]; reads do not.
 #[derive(Debug)]
 pub struct LocalBackend {
     root: PathBuf,
     disk: Arc<dyn Disk>,
-    /// Which directories below `packs` this process has seen become durable. Finding one there does not tell: another process may have
-    /// made it a moment ago.
+    /// The directories below `packs` that this process has seen become durable. It is not enough that one is there: another process may
+    /// have made it a moment ago.
     durable_shards: Box<[AtomicBool]>,
 }
 
 impl LocalBackend {
-    /// Makes the directories of a repository at `path`, with its parents, durably. The repository exists for [`LocalBackend::open`] once
-    /// a configuration is written.
+    /// Makes the directories of a repository at `path`, with its parents, durably. For [`LocalBackend::open`] the repository exists only after its
+    /// configuration was written.
     ///
-    /// What an interrupted call has left is completed. A repository that is there already is left as it is: it is the write of its
-    /// configuration ([`WriteMode::CreateNew`]) that decides who makes a repository.
+    /// If an earlier call was interrupted, this completes it. A repository that is there already stays as it is: writing the configuration
+    /// ([`WriteMode::CreateNew`]) decides who makes a repository.
     ///
     /// # Errors
-    /// [`Error::Destination`] if `path` is no directory, or holds other things and no repository; [`Error::Backend`] if it cannot be made.
+    /// [`Error::Destination`] if `path` is not a directory, or holds other things and no repository; [`Error::Backend`] if it cannot be made.
     pub fn create(path: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
         let wanted = std::path::absolute(path).map_err(failed("read", path))?;
         refuse_foreign(&wanted)?;
@@ -78,7 +78,7 @@ impl LocalBackend {
             let directory = wanted.join(name);
             disk.create_dir_all(&directory).map_err(failed("write", &directory))?;
         }
-        // Bottom up; the last is a parent that was there before, which now has a new name in it.
+        // From the bottom up. The last one is a parent that was there before and now has a new entry.
         for directory in wanted.ancestors().take(missing + 2) {
             disk.sync_dir(directory).map_err(failed("sync", directory))?;
         }
@@ -88,11 +88,11 @@ impl LocalBackend {
 
     /// Opens the repository at `path`.
     ///
-    /// Directories that are not there (some copying tools leave out empty ones) are made again; where that fails, as on read-only media,
-    /// they count as empty and the repository can be read.
+    /// Missing directories are made again, because some copying tools leave out empty ones. If that fails, as on read-only media, they
+    /// count as empty, and the repository can be read.
     ///
     /// # Errors
-    /// [`Error::NoRepository`] if there is neither a configuration nor its second copy; [`Error::Backend`] if that cannot be found out.
+    /// [`Error::NoRepository`] if there is neither a configuration nor its replica; [`Error::Backend`] if that cannot be found out.
     pub fn open(path: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
         let root = match fs::canonicalize(path) {
             Err(cause) if is_absent(&cause) => return Err(Error::NoRepository { location: path.display().to_string() }),
@@ -103,7 +103,7 @@ impl LocalBackend {
         }
         let missing: Vec<PathBuf> = DIRECTORIES.iter().map(|name| root.join(name)).filter(|path| !path.exists()).collect();
         if !missing.is_empty() {
-            // Whoever needs them and cannot have them gets the cause from the write that fails.
+            // A failure is not reported here. A write that needs such a directory fails with the cause.
             let _ = missing.iter().try_for_each(|directory| disk.create_dir_all(directory)).and_then(|()| disk.sync_dir(&root));
         }
         Ok(Self::at(root, disk))
@@ -134,7 +134,7 @@ impl LocalBackend {
         self.directory_of(key).join(file_name(key))
     }
 
-    /// Makes the directory of a pack, or makes sure that whoever made it did so durably.
+    /// Makes the directory of a pack, or makes sure that it is durable if another process has made it.
     fn prepare_shard(&self, id: &PackId) -> io::Result<()> {
         let packs = self.root.join("packs");
         let shard = packs.join(shard_name(id));
@@ -149,15 +149,15 @@ impl LocalBackend {
         Ok(())
     }
 
-    /// Makes a directory in a directory of the repository, durably, whoever made it.
+    /// Makes a directory in a directory of the repository. It is durable afterwards, whoever made it.
     fn prepare_below(&self, parent: &Path, directory: &Path) -> io::Result<()> {
-        // Making parents too would, on a mount point whose disk has gone, start a repository where nobody looks for it.
+        // Parents are not made. On a mount point whose disk has gone, that would start a repository in the wrong place.
         fs::metadata(parent)?;
         self.disk.create_dir_all(directory)?;
         self.disk.sync_dir(parent)
     }
 
-    /// Gives the finished temporary file its name.
+    /// Gives the finished temporary file its name. A hard link fails if the name exists, so for new objects exactly one writer succeeds.
     fn put_in_place(&self, temporary: &Path, path: &Path, mode: WriteMode) -> io::Result<()> {
         match mode {
             WriteMode::Replace => self.disk.rename(temporary, path),
@@ -169,9 +169,9 @@ impl LocalBackend {
         }
     }
 
-    /// [`LocalBackend::put_in_place`] for new objects on file systems without hard links. Where there is no exclusive rename either,
-    /// of two writers of one name at the same moment both may succeed; the later one's bytes stay. Names made of a hash or of a random
-    /// number make that harmless; for `config` it means that two concurrent first initialisations are not told apart there.
+    /// [`LocalBackend::put_in_place`] for new objects on file systems without hard links. If there is no exclusive rename either, two writers of one
+    /// name may both succeed at the same moment, and the later bytes stay. That is harmless for names that are a hash or a random number. For
+    /// `config` it means that two first initialisations at the same moment are not noticed there.
     fn move_in_place(&self, temporary: &Path, path: &Path) -> io::Result<()> {
         match self.disk.rename_new(temporary, path) {
             Err(cause) if is_unsupported(&cause) => {
@@ -184,7 +184,7 @@ impl LocalBackend {
         }
     }
 
-    /// Writes an object whose entry in this directory, which is given back, is not on disk yet.
+    /// Writes an object and returns its directory. The object's entry there is not on disk yet; the caller must sync the directory.
     fn place(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> io::Result<PathBuf> {
         let path = self.path_of(key);
         if mode == WriteMode::CreateNew && exists(&path)? {
@@ -195,7 +195,7 @@ impl LocalBackend {
         loop {
             tries -= 1;
             match self.try_to_place(key, &directory, &path, parts, mode) {
-                // A prune has taken the file, or the empty directory that it was to be in, for what a killed process has left.
+                // A prune has removed the temporary file, or the empty directory for it, as left by a killed process. It is written again.
                 Err(cause) if cause.kind() == ErrorKind::NotFound && tries > 0 && self.root.is_dir() => {}
                 placed => return placed.map(|()| directory),
             }
@@ -211,24 +211,24 @@ impl LocalBackend {
         self.put_file(directory, path, parts, mode)
     }
 
-    /// Writes a file beside its place, then gives it its name.
+    /// Writes a temporary file in the same directory, then gives it its name.
     fn put_file(&self, directory: &Path, path: &Path, parts: &[&[u8]], mode: WriteMode) -> io::Result<()> {
         let temporary = directory.join(temporary_name()?);
         let placed = self.disk.create(&temporary, parts, FILE_MODE).and_then(|()| self.put_in_place(&temporary, path, mode));
         if placed.is_err() {
-            // The first failure is the one to report; what cannot be removed is garbage without a name of its own.
+            // The first failure is reported. A temporary file that cannot be removed is garbage.
             let _ = self.disk.remove_file(&temporary);
         }
         placed
     }
 
-    /// Makes sure that the entries of these directories are on disk, each once.
+    /// Syncs these directories, each once.
     fn sync_directories(&self, mut directories: Vec<PathBuf>) -> Result<()> {
         directories.sort_unstable();
         directories.dedup();
         for directory in &directories {
             match self.disk.sync_dir(directory) {
-                // Then its objects are not there either, and there is nothing to sync.
+                // Without the directory its objects are gone, too, and there is nothing to sync.
                 Err(cause) if cause.kind() == ErrorKind::NotFound => {}
                 synced => synced.map_err(failed("sync", directory))?,
             }
@@ -264,7 +264,7 @@ impl LocalBackend {
         }
     }
 
-    /// The objects of a kind that lies in directories of its own below that of the kind.
+    /// All objects of a kind that has directories of its own below its directory.
     fn list_below(&self, kind: ObjectKind, look: Look) -> io::Result<impl Iterator<Item = Result<ObjectInfo>>> {
         let top = self.root.join(directory_name(kind));
         let directories = self.entries(&top)?.into_iter().flatten().filter_map(move |entry| match entry {
@@ -273,10 +273,11 @@ impl LocalBackend {
         });
         Ok(directories.flat_map(move |directory| {
             let opened = directory.and_then(|path| match fs::read_dir(&path) {
-                // A file, or a directory that has just been removed.
+                // It is a file, or a directory that has just been removed.
                 Err(cause) if is_absent(&cause) => Ok(None),
                 opened => opened.map(|entries| Some((path.clone(), entries))).map_err(failed("list", &path)),
             });
+            // A directory that cannot be listed is an error in the listing. Left out, its objects would look deleted.
             let (objects, error) = match opened {
                 Ok(objects) => (objects, None),
                 Err(error) => (None, Some(Err(error))),
@@ -285,12 +286,12 @@ impl LocalBackend {
         }))
     }
 
-    /// Opens a directory for listing; `None` if it is not there although the repository is.
+    /// Opens a directory for listing; `None` if it is missing but the repository is there.
     fn entries(&self, directory: &Path) -> io::Result<Option<fs::ReadDir>> {
         match fs::read_dir(directory) {
             Ok(entries) => Ok(Some(entries)),
-            // Without the configuration the disk has gone from under its mount point: that is no empty repository. Neither is a link whose target is gone an
-            // empty directory.
+            // If the configuration is missing too, the disk has gone from under its mount point, and this must not look like an empty
+            // repository. A link whose target is gone is not an empty directory either.
             Err(cause) if cause.kind() == ErrorKind::NotFound && !exists(directory)? && has_configuration(&self.root)? => Ok(None),
             Err(cause) => Err(cause),
         }
@@ -298,7 +299,7 @@ impl LocalBackend {
 }
 
 impl Backend for LocalBackend {
-    /// The canonical path; in Rust's escaped form where it is not UTF-8, so that two places never have one name.
+    /// The canonical path. A path that is not UTF-8 is in Rust's escaped form, so that two places never have the same name.
     fn location(&self) -> String {
         self.root.to_str().map_or_else(|| format!("{:?}", self.root), str::to_owned)
     }
@@ -325,7 +326,7 @@ impl Backend for LocalBackend {
         read_file(&path, range).map_err(failed("read", &path))
     }
 
-    /// An error after the object got its name (the last fsync failed) leaves it there, whole, perhaps not durable.
+    /// If only the last fsync fails, the object stays under its name, whole but perhaps not durable.
     fn write(&self, key: &ObjectKey, parts: &[&[u8]], mode: WriteMode) -> Result<()> {
         let placed = self.place(key, parts, mode);
         placed.and_then(|directory| self.disk.sync_dir(&directory)).map_err(failed("write", &self.path_of(key)))
@@ -340,7 +341,7 @@ impl Backend for LocalBackend {
                 Err(cause) => return Err(failed("write", &self.path_of(key))(cause)),
             }
         }
-        // Also of those that were there: whoever wrote them may not have come as far as this.
+        // Also for objects that were there already: their writer may not have synced the directory yet.
         self.sync_directories(objects.iter().map(|(key, _)| self.directory_of(key)).collect())?;
         Ok(stored)
     }
@@ -353,12 +354,13 @@ impl Backend for LocalBackend {
                 _ => {}
             }
         }
-        // Also of those that were gone: whoever removed them may not have come as far as this.
+        // Also for objects that were gone already: the process that removed them may not have synced the directory yet.
         self.sync_directories(keys.iter().map(|key| self.directory_of(key)).collect())
     }
 
     fn settle(&self, keys: &[ObjectKey]) -> Result<()> {
         let mut directories: Vec<PathBuf> = keys.iter().map(|key| self.directory_of(key)).collect();
+        // Packs and marks lie one level deeper, so the entries of their own directories must be durable, too.
         let nested = keys.iter().map(ObjectKey::kind).filter(|kind| matches!(kind, ObjectKind::Pack | ObjectKind::Mark));
         directories.extend(nested.map(|kind| self.root.join(directory_name(kind))));
         self.sync_directories(directories)
@@ -381,24 +383,24 @@ impl Backend for LocalBackend {
     }
 }
 
-/// Turns the failure of an operation on a path into the crate's error.
+/// Turns a failure of an operation on a path into an error of the crate.
 fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
     move |cause| Error::backend(operation, path.display().to_string(), cause)
 }
 
-/// Whether there is nothing of this name: no such entry, or something on the way is no directory, or a link that leads back to itself.
+/// Whether nothing has this name: there is no such entry, something on the way is not a directory, or a link leads back to itself.
 fn is_absent(cause: &io::Error) -> bool {
     matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
         || cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
-/// Whether the file system does not have this operation. Linux says EPERM for a missing `link` (link(2)), EINVAL for a missing flag of
-/// `renameat2` (rename(2)); ENOTSUP and ENOSYS come from others.
+/// Whether the file system lacks this operation. Linux says EPERM for a missing `link` (link(2)) and EINVAL for a missing flag of `renameat2`
+/// (rename(2)). ENOTSUP and ENOSYS come from other systems.
 fn is_unsupported(cause: &io::Error) -> bool {
     matches!(cause.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput)
 }
 
-/// Whether anything has this name, be it a dangling link.
+/// Whether anything has this name, even a dangling link.
 fn exists(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -412,13 +414,13 @@ fn has_configuration(root: &Path) -> io::Result<bool> {
     Ok(exists(&first)? || exists(&second)?)
 }
 
-/// An existing directory may become a repository if it is one, or holds nothing but what an interrupted creation leaves. `lost+found`
-/// is in the top directory of a fresh file system.
+/// Refuses a directory that cannot become a repository. It may if it is one, or holds only what an interrupted creation leaves. `lost+found` is in
+/// the top directory of a fresh file system.
 fn refuse_foreign(path: &Path) -> Result<()> {
     let entries = match fs::read_dir(path) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
         Err(cause) if cause.kind() == ErrorKind::NotADirectory => {
-            return Err(Error::destination(path, "is no directory; choose another place for the repository"));
+            return Err(Error::destination(path, "is not a directory; choose another place for the repository"));
         }
         entries => entries.map_err(failed("list", path))?,
     };
@@ -430,14 +432,14 @@ fn refuse_foreign(path: &Path) -> Result<()> {
         let is_ours = |name: &str| DIRECTORIES.contains(&name) || name == FORMAT_PAGE_NAME || name.starts_with(TEMPORARY);
         let ours = name.to_str().is_some_and(|name| is_ours(name) || name == "lost+found");
         if !ours {
-            let detail = format!("holds {name:?} and no repository; choose a new or an empty directory");
+            let detail = format!("holds {name:?} but is not a repository; choose a new or an empty directory");
             return Err(Error::destination(path, detail));
         }
     }
     Ok(())
 }
 
-/// A name that nobody else uses: two writers of one object must not meet before the name that decides between them.
+/// A name that no other writer uses. Two writers of one object must not meet before the final name decides between them.
 fn temporary_name() -> io::Result<String> {
     Ok(format!("{TEMPORARY}{}-{}", std::process::id(), random_hex::<16>()?))
 }

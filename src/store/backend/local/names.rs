@@ -1,11 +1,12 @@
-//! What objects are called in a directory, and which object a name is.
+//! The names of objects in their directories: from the object to the name and back. Both directions are strict, so an object has exactly
+//! one name, and every other file is foreign.
 
 use std::path::Path;
 
 use crate::id::{PackId, SnapshotId, SourceTag, from_hex, to_hex};
 use crate::store::backend::{LOG_TIME_DIGITS, ObjectKey, ObjectKind, Replica, SetAside};
 
-/// What the name of a second copy ends with.
+/// The end of the name of a replica.
 const SECOND: &str = ".copy";
 
 pub(super) fn directory_name(kind: ObjectKind) -> &'static str {
@@ -23,12 +24,12 @@ pub(super) fn directory_name(kind: ObjectKind) -> &'static str {
     }
 }
 
-/// The directory below `packs` that a pack is in.
+/// The name of the directory below `packs` that holds a pack.
 pub(super) fn shard_name(id: &PackId) -> String {
     to_hex(id.0.first_chunk::<1>().map_or(&[], |byte| byte.as_slice()))
 }
 
-/// Whether a directory below that of this kind is one in which its objects lie.
+/// Whether a directory of this name, below the directory of this kind, holds objects.
 pub(super) fn is_directory_name(kind: ObjectKind, name: &str) -> bool {
     match kind {
         ObjectKind::Mark => name.parse::<SnapshotId>().is_ok(),
@@ -50,13 +51,13 @@ pub(super) fn file_name(key: &ObjectKey) -> String {
     }
 }
 
-/// Source and id in the name of a snapshot record.
+/// The source and the id in the name of a snapshot record.
 fn parse_by_source(name: &str) -> Option<(SourceTag, SnapshotId)> {
     let (source, id) = name.split_once('-')?;
     Some((source.parse().ok()?, id.parse().ok()?))
 }
 
-/// The object that a file of this name in this directory of this kind is; `None` for a foreign one.
+/// The object of this kind that a file of this name in this directory is; `None` for a foreign file.
 pub(super) fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Option<ObjectKey> {
     match kind {
         ObjectKind::Config => None,
@@ -75,7 +76,7 @@ pub(super) fn parse_name(kind: ObjectKind, directory: &Path, name: &str) -> Opti
         ObjectKind::Tombstone => Some(ObjectKey::Tombstone(name.parse().ok()?)),
         ObjectKind::Log => {
             let (time, id) = name.split_once('-')?;
-            // Digits alone: `parse` would take a sign too.
+            // Only digits: `parse` would also accept a sign.
             let is_time = time.len() == LOG_TIME_DIGITS && time.bytes().all(|c| c.is_ascii_digit());
             Some(ObjectKey::Log { time_ns: time.parse().ok().filter(|_| is_time)?, id: id.parse().ok()? })
         }

@@ -1,8 +1,8 @@
-//! What killed processes leave: temporary files, and directories of marks that are gone.
+//! Files that killed processes leave: temporary files, and empty directories of marks.
 //!
-//! How old a file is says the clock of the file system on both sides: its own time, and that of a file made now. Of two machines with different clocks
-//! neither takes the other's file for old. A file that a process on this machine is writing is locked besides. One that is taken all the same, from a
-//! process that is suspended on another machine, costs that one nothing but writing it again.
+//! The clock of the file system says how old a file is: its time is compared with that of a file that is made now. So a machine with a
+//! wrong clock does not take another machine's file for old. A file that a process on this machine is writing is locked, too, and stays. If
+//! a file is removed although a suspended process on another machine still writes it, that process only has to write it again.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -33,8 +33,10 @@ impl LocalBackend {
         })?;
         let mut removed = Unfinished::default();
         if !files.is_empty() {
+            // Making a file to learn the time is done only if there is something to judge.
             let now = self.file_system_time()?;
             for (path, metadata) in files {
+                // Both must hold. Locks are not seen from other machines, and ages say nothing about a process that was suspended.
                 if is_old(&metadata, now, min_age) && nobody_writes(&path)? {
                     match self.disk.remove_file(&path) {
                         Ok(()) => {
@@ -47,6 +49,7 @@ impl LocalBackend {
                 }
             }
         }
+        // `remove_dir` refuses a directory that is not empty, so a mark that is written now is safe.
         for directory in self.directories_of(ObjectKind::Mark, "marks")? {
             match fs::remove_dir(&directory) {
                 Err(cause) if !matches!(cause.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
@@ -58,7 +61,7 @@ impl LocalBackend {
         Ok(removed)
     }
 
-    /// The time that a file gets that is made now.
+    /// The time that the file system gives to a file that is made now.
     fn file_system_time(&self) -> io::Result<SystemTime> {
         let path = self.root.join(temporary_name()?);
         self.disk.create(&path, &[], FILE_MODE)?;
@@ -75,6 +78,7 @@ impl LocalBackend {
         for directory in directories {
             for entry in entries(&directory)? {
                 let entry = entry?;
+                // Only our own prefix. Whatever else lies there belongs to someone else and is never removed.
                 if entry.file_name().to_str().is_none_or(|name| !name.starts_with(TEMPORARY)) {
                     continue;
                 }
@@ -89,7 +93,7 @@ impl LocalBackend {
         Ok(())
     }
 
-    /// The directories below that of a kind in which its objects lie.
+    /// The directories with objects, below the directory of a kind.
     fn directories_of(&self, kind: ObjectKind, name: &str) -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for entry in entries(&self.root.join(name))? {
@@ -110,14 +114,14 @@ fn entries(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::D
     }
 }
 
-/// A time that is far ahead says nothing of a file but that a clock was wrong: then it counts as old, too.
+/// Whether a file is old. A time far in the future only shows that a clock was wrong; such a file counts as old, too.
 fn is_old(metadata: &fs::Metadata, now: SystemTime, min_age: Duration) -> bool {
     let modified = metadata.modified().unwrap_or(now);
     let apart = now.duration_since(modified).unwrap_or_else(|ahead| ahead.duration());
     apart >= min_age
 }
 
-/// Whether no process that can be asked holds the lock of a writer.
+/// Whether no process on this machine holds the lock of a writer on this file.
 fn nobody_writes(path: &Path) -> io::Result<bool> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
     let opened = File::options().read(true).custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?).open(path);

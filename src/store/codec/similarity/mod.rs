@@ -1,50 +1,57 @@
-//! Where moved content came from: features of the pieces of an old stream, small enough to keep, and the search for them in new chunks.
+//! Finds where moved content came from (a VACUUM moves rows between pages). Old streams keep features of their pieces,
+//! which are small; new chunks are searched for them.
 //!
-//! Resemblance detection (Finesse, Zhang et al., FAST 2019; Odess, Zou et al., ToS 2023) gives each piece a few features and compares those
-//! of an old piece with those of a new one, so both sides pay for a small sketch: a page that holds half of an old page shares a third of
-//! what both hold, and each of four features agrees with that probability only. Here the sides differ. An *anchor* is a place that a rolling
-//! hash of the bytes before it selects (content-defined sampling, as in Odess). An old piece keeps four, one from each quarter; a new chunk,
-//! whose bytes are at hand, is searched for *all* its anchors. So one surviving quarter is enough to find the old piece, wherever it went.
+//! Known methods (Finesse, Zhang et al., FAST 2019; Odess, Zou et al., ToS 2023) give each piece a few features and
+//! compare the features of an old piece with those of a new one. Both sides are small sketches then, and they miss
+//! much: a page with half of an old page shares a third of what both hold, and each of four features agrees with that
+//! probability only.
 //!
-//! The hash is a gear hash whose table comes from a seed; an encrypted repository gives a secret one. That keeps features of known
-//! content from being recognised by who does not know the seed. It is no cipher: features are kept as safely as ids.
+//! Here the sides differ. An *anchor* is a place that a rolling hash of the bytes before it selects (content-defined
+//! sampling, as in Odess). An old piece keeps four anchors, one from each quarter. The bytes of a new chunk are at
+//! hand, so *all* its anchors are used. One surviving quarter is then enough to find the old piece, wherever it went.
+//!
+//! The hash is a gear hash with a table made from a seed. In an encrypted repository the seed is secret, so nobody
+//! without it can recognise known content by its features. This is not encryption: features are stored as safely as
+//! chunk ids. Wrong features lead to poor bases, never to wrong data.
 
 pub mod matching;
 pub mod slices;
 
-/// Bytes in a piece of an old stream; the last one may be shorter. A page of most databases.
+/// Bytes in a piece of an old stream: a page of most databases. The last piece of a stream may be shorter.
 pub const PIECE_LEN: usize = 4096;
 /// Features of a piece.
 pub const FEATURES: usize = 4;
-/// Bytes of the features of a piece where they are kept.
+/// Stored bytes of the features of a piece.
 pub const FEATURES_LEN: usize = 4 * FEATURES;
-/// Bytes that the hash of an anchor covers. Measured on the store of `benches/similarity.rs`, delta bytes and the rows of their slices together:
-/// 32 bytes 8 % worse than 40 to 64 (short phrases lead to wrong chunks), 21 bytes 30 %. Longer windows miss rows that are shorter.
+/// Bytes that the hash of an anchor covers. Measured on the store of `benches/similarity.rs`, as the sum of delta bytes
+/// and of the rows for their slices: 32 bytes are 8 % worse than 40 to 64 (short phrases lead to wrong chunks), 21
+/// bytes 30 %. Longer windows miss short rows.
 const WINDOW: usize = 48;
-/// One place of 2^7 is an anchor: eight in a quarter of a page, so that hardly one has none.
+/// One place of 2^7 is an anchor. That makes eight in a quarter of a page, so hardly any quarter has none.
 const SAMPLE_BITS: u32 = 7;
-/// Separates this use of a seed from others; says which hash made the features.
+/// Separates this use of a seed from others, and names the hash. A change of the hash needs a new name.
 const GEAR_CONTEXT: &str = "icecore 2026-11 similarity gear 1";
 
-/// The features of one piece: anchors of its four quarters, 0 where a quarter has none. A piece of zeros, or of one repeated byte, has none.
+/// The features of one piece: one anchor of each quarter, or 0 for a quarter without one. A piece of one repeated byte
+/// has none at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features([u32; FEATURES]);
 
 impl Features {
-    /// Of a piece that is like no other.
+    /// The features of a piece without any anchor.
     pub const EMPTY: Features = Features([0; FEATURES]);
 
-    /// The anchors. None is 0.
+    /// The anchors. 0 is not one.
     pub fn anchors(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied().filter(|&anchor| anchor != 0)
     }
 
-    /// Whether there are none.
+    /// Whether there is no anchor.
     pub fn is_empty(&self) -> bool {
         *self == Self::EMPTY
     }
 
-    /// As they are kept: little-endian.
+    /// The stored form: little-endian numbers.
     pub fn to_bytes(self) -> [u8; FEATURES_LEN] {
         let mut bytes = [0; FEATURES_LEN];
         for (out, anchor) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
@@ -53,7 +60,7 @@ impl Features {
         bytes
     }
 
-    /// From what was kept. Any bytes are features; wrong ones lead to poor slices, never to wrong data.
+    /// Features from their stored form. Any bytes are valid; wrong ones lead to poor slices, never to wrong data.
     pub fn from_bytes(bytes: &[u8; FEATURES_LEN]) -> Self {
         let mut anchors = [0; FEATURES];
         for (anchor, kept) in anchors.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -63,13 +70,14 @@ impl Features {
     }
 }
 
-/// Finds anchors. Threads share one.
+/// Finds anchors. Several threads may share one.
 pub struct Sampler {
+    /// A random number for each value of a byte.
     gear: Box<[u64; 256]>,
 }
 
 impl Sampler {
-    /// With the table of this seed. Samplers of different seeds find unrelated anchors.
+    /// A sampler with the table that this seed gives. Samplers of different seeds find unrelated anchors.
     pub fn new(seed: u64) -> Self {
         let mut output = blake3::Hasher::new_derive_key(GEAR_CONTEXT).update(&seed.to_le_bytes()).finalize_xof();
         let mut draw = || {
@@ -77,7 +85,8 @@ impl Sampler {
             output.fill(&mut bytes);
             u64::from_le_bytes(bytes)
         };
-        // The middle of a run of one byte has a hash of its own; it must not be an anchor, or all pages with such a run would seem alike.
+        // Inside a run of one repeated byte every place has the same hash. If that selected an anchor, all pages with
+        // such a run (zeros at their end, usually) would seem alike. So numbers that would do so are drawn again.
         let is_anchor_in_run = |value: u64| anchor((0..WINDOW).fold(0, |hash, _| step(hash, value))).is_some();
         let mut gear = Box::new([0; 256]);
         for entry in gear.iter_mut() {
@@ -92,10 +101,11 @@ impl Sampler {
     /// The features of a piece, at most [`PIECE_LEN`] bytes long.
     pub fn features(&self, piece: &[u8]) -> Features {
         let mut found = [0; FEATURES];
-        // Each search starts in the middle of its quarter, since pages start with what changes most, and ends with the first anchor, so
-        // that most of the piece is not even looked at.
+        // The search starts half a quarter late, since the start of a page (its header) changes most. It ends at the
+        // first anchor of each quarter, so most bytes of the piece are not looked at.
         let quarter = piece.len().div_ceil(FEATURES).max(1);
         for (index, part) in piece.get(quarter / 2..).unwrap_or_default().chunks(quarter).take(FEATURES).enumerate() {
+            // An anchor that is there already would say nothing new; a later one of this quarter may.
             let new = self.anchors(part).map(|(_, anchor)| anchor).find(|anchor| !found.contains(anchor));
             if let (Some(new), Some(place)) = (new, found.get_mut(index)) {
                 *place = new;
@@ -104,8 +114,9 @@ impl Sampler {
         Features(found)
     }
 
-    /// All anchors of `bytes` with the places where their windows end, in order.
+    /// All anchors of `bytes`, in order, each with the place where its window ends.
     pub fn anchors<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = (usize, u32)> + 'a {
+        // No anchor can end before a whole window has gone by: its hash would depend on less than the window.
         let (first, rest) = bytes.split_at(bytes.len().min(WINDOW - 1));
         let mut hash = first.iter().fold(0, |hash, &byte| step(hash, self.value(byte)));
         rest.iter().enumerate().filter_map(move |(place, &byte)| {
@@ -119,20 +130,21 @@ impl Sampler {
     }
 }
 
-/// Moves the window by one byte. What is shifted out at the top is forgotten, and [`anchor`] looks at the lowest [`WINDOW`] bits only: what
-/// bytes before the window have left is above them.
+/// Moves the window on by one byte. Each step shifts older bytes up by one bit. [`anchor`] looks at the lowest
+/// [`WINDOW`] bits only, and bytes before the window are shifted out of those.
 fn step(hash: u64, value: u64) -> u64 {
     (hash << 1).wrapping_add(value)
 }
 
-/// The anchor of a place with this hash, if it is one; never 0.
+/// The anchor of a place with this hash; `None` if the place is not selected. Never 0.
 fn anchor(hash: u64) -> Option<u32> {
     let hash = hash << (64 - WINDOW);
-    // The top bits select, since all bytes of the window count there.
+    // The top bits select, because all bytes of the window have an influence on them.
     if hash >> (64 - SAMPLE_BITS) != 0 {
         return None;
     }
-    // The selecting bits say nothing more: multiplying by an odd number (2^64 / golden ratio) spreads the others.
+    // In every anchor the selecting bits are zero. Multiplying by an odd number (2^64 / golden ratio) spreads the other
+    // bits over 32.
     let spread = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     u32::try_from(spread).ok().filter(|&anchor| anchor != 0)
 }

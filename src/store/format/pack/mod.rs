@@ -1,5 +1,8 @@
-//! Packs: a header, sealed segments, a sealed trailer that is the table of the chunks, and a footer that finds the trailer.
-//! Before the trailer there may be parity, see [`super::parity`]: nobody needs it to read a pack.
+//! Packs: a header, sealed segments, a sealed trailer with the table of the chunks, and a footer by which the trailer
+//! is found. Before the trailer there may be parity (see [`super::parity`]), which is not needed for reading a pack.
+//!
+//! A table has exactly one encoding, and a table that decodes keeps all bounds of the format: readers rely on that when
+//! they take memory and follow bases. Decoding takes no more memory than a fixed multiple of its input.
 
 mod rows;
 
@@ -14,43 +17,45 @@ use crate::id::{ChunkId, ID_LEN};
 
 /// Bytes in the footer at the end of a pack.
 pub const FOOTER_LEN: usize = 80;
-/// Where the version stands in the footer.
+/// The place of the version in the footer.
 const VERSION_OFFSET: usize = 24;
 /// Bytes of the checksum in the footer.
 pub const FOOTER_CHECKSUM_LEN: usize = 16;
 /// The first 8 bytes of the footer.
 pub const FOOTER_MAGIC: [u8; 8] = *b"\xCEiceEND\n";
-/// The segment number under which the trailer is sealed; ordinary segments count from 0.
+/// The segment number under which the trailer is sealed. Ordinary segments count from 0.
 pub const TRAILER_SEGMENT: u32 = u32::MAX;
 /// Bytes of the trailer before its ids.
 pub const TRAILER_HEADER_LEN: usize = 24;
-/// Bytes of a piece of a patch; the last one of a frame may be shorter. A page of most databases.
+/// Bytes of a piece of a patch: a page of most databases. The last piece of a frame may be shorter.
 pub const PATCH_PIECE_LEN: usize = 4096;
-/// Bytes of a chunk id by which a delta names a base.
+/// A delta names a base by this many bytes of its chunk id.
 pub const BASE_PREFIX_LEN: usize = 8;
 
 /// How a frame is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// As it is.
+    /// The plain bytes.
     Raw,
     /// A zstd frame without magic, checksum, content size or dictionary id.
     Zstd,
-    /// The same, compressed with the delta's prefix before it.
+    /// A frame as with [`Encoding::Zstd`], compressed with the prefix of the delta before it.
     Delta,
-    /// A delta of the pieces that differ from those at the same places of the prefix: a bitmap of these pieces, then a frame of them alone, compressed
-    /// with what stands in their places in the prefix before it. See [`PATCH_PIECE_LEN`].
+    /// A delta of only those pieces that differ from the pieces at the same places of the prefix. It is a bitmap of
+    /// these pieces, then a zstd frame of them, compressed with the pieces at their places in the prefix before it. See
+    /// [`PATCH_PIECE_LEN`].
     Patch,
 }
 
 impl Encoding {
-    /// Whether it is a delta, with a prefix made of bases.
+    /// Whether it has a prefix made of bases.
     pub fn is_delta(self) -> bool {
         matches!(self, Encoding::Delta | Encoding::Patch)
     }
 }
 
-/// The first bytes of a base's id. Enough to find it; the decoded chunk is verified, so a wrong one is noticed.
+/// The first bytes of a base's id. They are enough to find it: the decoded chunk is verified, so a wrong base is
+/// noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdPrefix(pub u64);
 
@@ -61,23 +66,23 @@ impl ChunkId {
     }
 }
 
-/// A part of a base that stands in a delta's prefix.
+/// A part of a base in the prefix of a delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
     /// The base.
     pub base: IdPrefix,
-    /// Where the part starts in the plain base, bytes.
+    /// The start of the part in the plain base, in bytes.
     pub offset: u32,
-    /// Its length, bytes.
+    /// Its length in bytes.
     pub len: u32,
 }
 
-/// What is encoded, and decoded, at once: one chunk or several neighbours, back to back.
+/// A piece that is encoded and decoded as a whole: one chunk, or several neighbours one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The segment that holds it.
     pub segment: u32,
-    /// Where it starts in the plain segment, bytes.
+    /// Its start in the plain segment, in bytes.
     pub offset: u32,
     /// Its encoded bytes.
     pub encoded_len: u32,
@@ -85,16 +90,16 @@ pub struct Frame {
     pub plain_len: u32,
     /// How it is encoded.
     pub encoding: Encoding,
-    /// 0 for raw and zstd, else 1 + the highest level of the base copies.
+    /// 0 for raw and zstd. Else 1 plus the highest level of the copies that are its bases.
     pub level: u8,
-    /// How many frames have to be decoded for it, itself included.
+    /// How many frames must be decoded for it, including itself.
     pub work: u32,
-    /// The prefix of a delta, in order; empty for others.
+    /// The prefix of a delta, in order. Empty for raw and zstd.
     pub slices: Vec<Slice>,
 }
 
 impl Frame {
-    /// A frame without bases, before it has its place.
+    /// A frame without bases, which has no place yet.
     pub fn whole(encoding: Encoding) -> Self {
         Frame { segment: 0, offset: 0, encoded_len: 0, plain_len: 0, encoding, level: 0, work: 1, slices: Vec::new() }
     }
@@ -108,33 +113,33 @@ impl Frame {
 /// One copy of a chunk in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkEntry {
-    /// Which chunk.
+    /// The id of the chunk.
     pub id: ChunkId,
     /// The frame that holds it.
     pub frame: u32,
-    /// Where it starts in the plain frame, bytes.
+    /// Its start in the plain frame, in bytes.
     pub offset: u32,
     /// Its plain bytes.
     pub plain_len: u32,
     /// Whether it is a tree node.
     pub node: bool,
-    /// Its place in its lineage, for the skip rule only.
+    /// Its number in its lineage. Used for the skip rule only.
     pub version: u32,
 }
 
 /// The table of a pack.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trailer {
-    /// Stored bytes of each segment, tags included. Segments lie back to back after the header.
+    /// Stored bytes of each segment, including its tag. Segments follow each other after the header.
     pub segments: Vec<u32>,
-    /// The frames by segment and offset; they fill each segment without gaps.
+    /// The frames by segment and offset. They fill each segment without gaps.
     pub frames: Vec<Frame>,
-    /// The chunks by frame and offset; they fill each frame without gaps.
+    /// The chunks by frame and offset. They fill each frame without gaps.
     pub chunks: Vec<ChunkEntry>,
 }
 
 impl Trailer {
-    /// The length that rows need not spell out: that of the longest chunk.
+    /// The nominal length: that of the longest chunk. Most chunks have it, so rows have a bit for it.
     fn nominal_len(chunks: &[ChunkEntry]) -> u32 {
         chunks.iter().map(|chunk| chunk.plain_len).max().unwrap_or(0)
     }
@@ -149,6 +154,8 @@ impl Trailer {
         }
         let (bases, rows) = (rows.bases(), rows.bytes);
         let mut out = Vec::with_capacity(TRAILER_HEADER_LEN + self.chunks.len() * ID_LEN + bases.len() * BASE_PREFIX_LEN + rows.len());
+        // A writer closes a pack long before a count or a length reaches 32 bits, so the casts keep every value.
+        debug_assert!([self.segments.len(), self.chunks.len(), bases.len(), rows.len()].iter().all(|len| u32::try_from(*len).is_ok()));
         for number in [self.segments.len() as u32, self.chunks.len() as u32, bases.len() as u32, rows.len() as u32, nominal_len, 0] {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -174,7 +181,8 @@ impl Trailer {
         if bases.iter().collect::<HashSet<_>>().len() != bases.len() {
             return Err(Malformed::new("a base is in its trailer twice"));
         }
-        // Counted from bytes that are there, so a hostile count cannot make this allocate more than the input is long.
+        // Each number is read from bytes that exist, and reading stops at the first that is missing. So a false count
+        // cannot make this allocate more than the input is long.
         let segments = (0..segments).map(|_| rows.varint()).collect::<Result<Vec<u32>, _>>()?;
         let mut reader = rows::Reader::new(rows, &bases, &segments, nominal_len, overhead);
         let mut table = Vec::with_capacity(ids.len());
@@ -182,6 +190,7 @@ impl Trailer {
             table.push(reader.take(ChunkId(*id))?);
         }
         let frames = reader.finish()?;
+        // One table, one encoding.
         if nominal_len != Self::nominal_len(&table) {
             return Err(Malformed::new("the nominal length of its chunks is not that of the longest"));
         }
@@ -199,7 +208,8 @@ impl Trailer {
     }
 }
 
-/// Whether the prefix of a delta is within the format's bounds; `bases` is a workspace. Readers refuse a table with any other.
+/// Whether the prefix of a delta keeps the bounds of the format. Readers refuse a table with one that does not. `bases`
+/// is a workspace.
 pub fn prefix_fits(slices: &[Slice], bases: &mut Vec<IdPrefix>) -> bool {
     bases.clear();
     bases.extend(slices.iter().map(|slice| slice.base));
@@ -211,12 +221,13 @@ pub fn prefix_fits(slices: &[Slice], bases: &mut Vec<IdPrefix>) -> bool {
     counts && prefix_len <= PREFIX_LEN_MAX as u64 && slices.iter().all(within)
 }
 
-/// The padded length of an object of `len` bytes by Padme (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files", PETS 2019):
-/// at most 12 % more, and only the leading bits of the length show.
+/// The padded length of an object of `len` bytes by Padme (Nikitin et al., "Reducing Metadata Leakage from Encrypted
+/// Files", PETS 2019). It is at most 12 % longer, and shows only the leading bits of the length.
 pub fn padme(len: u64) -> u64 {
     if len < 2 {
         return len;
     }
+    // As many leading bits are kept as the exponent has bits. The others are rounded up.
     let exponent = len.ilog2();
     let low_bits = exponent - (exponent.ilog2() + 1);
     let mask = (1u64 << low_bits) - 1;
@@ -226,19 +237,19 @@ pub fn padme(len: u64) -> u64 {
 /// The last bytes of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footer {
-    /// Where the sealed trailer starts.
+    /// The start of the sealed trailer.
     pub trailer_offset: u64,
-    /// Its stored bytes.
+    /// Stored bytes of the trailer.
     pub trailer_len: u32,
-    /// The pack's bytes, footer included.
+    /// Bytes of the pack, including the footer.
     pub pack_len: u64,
-    /// The salt of the header once more, so that one read of trailer and footer is enough to open both.
+    /// The salt of the header again, so that one read of trailer and footer is enough to open the trailer.
     pub salt: [u8; SALT_LEN],
 }
 
 impl Footer {
-    /// The stored bytes: magic, trailer offset, pack length, trailer length, version and feature flags as in the header, salt, then 16 bytes of the BLAKE3 of
-    /// these and the stored trailer.
+    /// The stored bytes: magic, trailer offset, pack length, trailer length, version and feature flags as in the
+    /// header, salt, and then 16 bytes of the BLAKE3 of all these and of the stored trailer.
     pub fn encode(&self, stored_trailer: &[u8]) -> Vec<u8> {
         let mut out = self.fields();
         let checksum = checksum(&out, stored_trailer);
@@ -260,14 +271,16 @@ impl Footer {
         out
     }
 
-    /// Reads the footer at the end of a pack of `pack_len` bytes; its checksum is for [`Footer::verify`], once the trailer is there.
+    /// Reads the footer at the end of a pack of `pack_len` bytes. Its checksum also covers the trailer, so
+    /// [`Footer::verify`] checks it later.
     pub fn decode(bytes: &[u8], pack_len: u64) -> Result<Self, Malformed> {
         let mut input = Input::new(bytes);
         if input.array::<8>()? != FOOTER_MAGIC {
             return Err(Malformed::new("its footer is not there"));
         }
         let (trailer_offset, stated_len, trailer_len) = (input.u64()?, input.u32()?, input.u32()?);
-        // Version and feature flags; the checksum that covers them is still to be verified, so others may be damage as well.
+        // Version and feature flags. `verify` looks at them after the checksum: before that, an unknown version may
+        // simply be damage.
         input.u64()?;
         let footer = Footer { trailer_offset, pack_len: u64::from(stated_len), trailer_len, salt: input.array()? };
         let end = footer.trailer_offset.checked_add(u64::from(footer.trailer_len)).and_then(|end| end.checked_add(FOOTER_LEN as u64));
@@ -277,7 +290,8 @@ impl Footer {
         }
     }
 
-    /// Whether the footer's bytes and the stored trailer are those that were written together.
+    /// Checks that the bytes of the footer and the stored trailer were written together, and that their version is
+    /// known.
     pub fn verify(&self, bytes: &[u8], stored_trailer: &[u8]) -> Result<(), Malformed> {
         let whole = bytes.split_last_chunk::<FOOTER_CHECKSUM_LEN>().is_some_and(|(fields, sum)| checksum(fields, stored_trailer) == *sum);
         if !whole {

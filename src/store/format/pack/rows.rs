@@ -1,4 +1,8 @@
-//! The rows of a trailer: one for each chunk; the row of the first chunk of a frame describes the frame too.
+//! The rows of a trailer. Each chunk has a row, and the row of the first chunk of a frame also describes the frame.
+//!
+//! Rows are short, because there is one for each stored copy of a chunk: frequent cases have a bit (the nominal length,
+//! the same frame, a whole base), and places follow from the lengths before them. A table has exactly one encoding, so
+//! the reader refuses the long form where the short one is possible. The reader checks every bound of the format.
 
 use std::collections::HashMap;
 
@@ -16,7 +20,7 @@ mod bit {
     pub const WHOLE_BASE: u8 = 0b0010_0000;
     pub const SAME_FRAME: u8 = 0b0100_0000;
     pub const RESERVED: u8 = 0b1000_0000;
-    /// What only the first row of a frame may say.
+    /// Bits that only the first row of a frame may have.
     pub const OF_FRAME: u8 = ENCODING | NEXT_SEGMENT | WHOLE_BASE;
 }
 
@@ -24,7 +28,7 @@ mod bit {
 pub(super) struct Writer {
     pub(super) bytes: Vec<u8>,
     nominal_len: u32,
-    /// The place of each base in the order of their first use.
+    /// The place of each base in the list of bases, which is in the order of first use.
     places: HashMap<IdPrefix, u32>,
     /// The frame of the last row, and its segment.
     last: Option<(u32, u32)>,
@@ -51,6 +55,7 @@ impl Writer {
             bits |= if set { bit } else { 0 };
         }
         let start = self.bytes.len();
+        // The bits that depend on the frame are added below.
         self.bytes.push(bits);
         if let Some(frame) = frame.filter(|_| !same_frame) {
             put_varint(&mut self.bytes, frame.encoded_len);
@@ -67,7 +72,7 @@ impl Writer {
         }
     }
 
-    /// Appends what only deltas have; gives the bits that say how the frame is encoded.
+    /// Appends the fields that only deltas have. Gives the bits of the encoding.
     fn put_encoding(&mut self, frame: &Frame) -> u8 {
         match frame.encoding {
             Encoding::Raw => return 0,
@@ -77,7 +82,11 @@ impl Writer {
         let code = if frame.encoding == Encoding::Patch { 3 } else { 2 };
         self.bytes.push(frame.level);
         put_varint(&mut self.bytes, frame.work);
+        // There are fewer bases than slices in a pack, which are fewer than 2^32, so the casts of places keep every
+        // value.
         let next = self.places.len() as u32;
+        // The usual delta: its prefix is one whole base, which no other delta of this pack has used before. A bit says
+        // all of it.
         if let [Slice { base, offset: 0, len }] = frame.slices.as_slice()
             && *len == self.nominal_len
             && !self.places.contains_key(base)
@@ -91,7 +100,8 @@ impl Writer {
             let place = *self.places.entry(slice.base).or_insert(next);
             put_varint(&mut self.bytes, next - place);
             put_varint(&mut self.bytes, slice.offset);
-            // An empty slice, which is none, becomes what no reader takes: the nominal length spelled out.
+            // 0 stands for the nominal length. An empty slice would be a fault of the writer. It is written as the
+            // nominal length spelled out, which every reader refuses.
             let len = match slice.len {
                 len if len == self.nominal_len => 0,
                 0 => self.nominal_len,
@@ -107,16 +117,21 @@ impl Writer {
 pub(super) struct Reader<'a> {
     rows: Input<'a>,
     bases: &'a [IdPrefix],
-    /// How many of the bases have been used.
+    /// How many of the bases were used so far.
     used_bases: usize,
+    /// Stored bytes of each segment.
     segments: &'a [u32],
     nominal_len: u32,
+    /// Bytes that sealing adds to a segment.
     overhead: usize,
     frames: Vec<Frame>,
-    /// The segment of the next frame, where it starts in it, and the plain bytes that no frame has taken yet.
+    /// The segment of the next frame.
     segment: u32,
+    /// The start of the next frame in its segment.
     offset: u32,
+    /// Plain bytes of the segment that no frame has taken yet.
     rest: u32,
+    /// For `prefix_fits`.
     workspace: Vec<IdPrefix>,
 }
 
@@ -143,6 +158,7 @@ impl<'a> Reader<'a> {
         if bits & bit::RESERVED != 0 {
             return Err(Malformed::newer("an unknown way to encode a chunk"));
         }
+        // Only the first row of a frame has an encoded length.
         let encoded_len = match bits & bit::SAME_FRAME {
             0 => Some(self.rows.varint()?),
             _ if bits & bit::OF_FRAME == 0 => None,
@@ -158,8 +174,10 @@ impl<'a> Reader<'a> {
             let frame = self.take_frame(bits, encoded_len)?;
             self.frames.push(frame);
         }
+        // There is at most one frame for each chunk, and at most PACK_CHUNKS_MAX chunks, so the cast keeps the value.
         let number = self.frames.len() as u32;
         let frame = self.frames.last_mut().ok_or_else(|| Malformed::new("its first row does not start a frame"))?;
+        // The chunks of a frame follow each other, so a chunk begins where the frame has ended so far.
         let offset = frame.plain_len;
         frame.plain_len = offset.saturating_add(plain_len);
         match frame.plain_len <= FRAME_LEN_MAX {
@@ -168,7 +186,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A length that differs from the nominal one, for which there is a bit: one table, one encoding.
+    /// A length that is spelled out. It must differ from the nominal length, which has a bit: one table, one encoding.
     fn explicit_len(&mut self) -> Result<u32, Malformed> {
         match self.rows.varint()? {
             len if len == self.nominal_len => Err(Malformed::new("a chunk spells out the nominal length")),
@@ -176,8 +194,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The rest of a row that starts a frame; the frame has no chunk yet.
+    /// The rest of a row that starts a frame. The frame has no chunk yet.
     fn take_frame(&mut self, bits: u8, encoded_len: u32) -> Result<Frame, Malformed> {
+        // The first frame enters the first segment. A later one may enter the next segment only if the frames have
+        // filled the current one.
         match (self.frames.is_empty(), bits & bit::NEXT_SEGMENT != 0) {
             (true, false) => self.enter(0)?,
             (false, true) if self.rest == 0 => self.enter(self.segment.saturating_add(1))?,
@@ -199,7 +219,7 @@ impl<'a> Reader<'a> {
             }
             frame.slices = self.take_slices(bits & bit::WHOLE_BASE != 0)?;
         } else if bits & bit::WHOLE_BASE != 0 {
-            return Err(Malformed::new("a base of what is no delta"));
+            return Err(Malformed::new("a frame that is not a delta has a base"));
         }
         if encoded_len == 0 || encoded_len > self.rest {
             return Err(Malformed::new("a frame reaches past its segment"));
@@ -209,6 +229,7 @@ impl<'a> Reader<'a> {
         Ok(frame)
     }
 
+    /// Begins the next segment.
     fn enter(&mut self, segment: u32) -> Result<(), Malformed> {
         let stored = self.segments.get(segment as usize).ok_or_else(|| Malformed::new("a chunk lies in no segment"))?;
         let plain = (*stored as usize).checked_sub(self.overhead).and_then(|len| u32::try_from(len).ok());
@@ -218,6 +239,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// The slices of a delta.
     fn take_slices(&mut self, whole_base: bool) -> Result<Vec<Slice>, Malformed> {
         if whole_base {
             let whole = Slice { base: self.base(0)?, offset: 0, len: self.nominal_len };
@@ -240,6 +262,7 @@ impl<'a> Reader<'a> {
             };
             slices.push(Slice { base, offset, len });
         }
+        // A whole base that is new in this table has a bit. The long form is refused.
         let [Slice { offset: 0, len, .. }] = slices.as_slice() else { return self.bounded(slices) };
         match *len == self.nominal_len && self.used_bases > used_before {
             true => Err(Malformed::new("a delta spells out a whole base")),
@@ -247,6 +270,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Refuses slices that exceed the bounds of the format.
     fn bounded(&mut self, slices: Vec<Slice>) -> Result<Vec<Slice>, Malformed> {
         match prefix_fits(&slices, &mut self.workspace) {
             true => Ok(slices),
@@ -254,14 +278,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The base `back` places before the first that has not been used yet; 0 is that one.
+    /// The base that is `back` places before the first unused one. With 0 it is the first unused one, which is used
+    /// from now on.
     fn base(&mut self, back: usize) -> Result<IdPrefix, Malformed> {
         let base = self.used_bases.checked_sub(back).and_then(|place| self.bases.get(place));
         self.used_bases += usize::from(back == 0);
         base.copied().ok_or_else(|| Malformed::new("a slice names no base of its trailer"))
     }
 
-    /// What holds for a frame when all of its chunks are known.
+    /// Checks the last frame, after all of its chunks are known.
     fn close_frame(&self) -> Result<(), Malformed> {
         match self.frames.last() {
             Some(frame) if frame.encoding == Encoding::Raw && frame.encoded_len != frame.plain_len => {

@@ -1,4 +1,4 @@
-//! What can go wrong inside the catalog, told apart by whether the file is to blame.
+//! What can go wrong inside the catalog. The kinds differ in what follows: damage means a new file, busy means trying later.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use crate::error::Error;
 /// A failure on its way out of this folder.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The file holds what was never written: it has to be made afresh.
+    /// The file holds something that was never written. It must be made afresh.
     Damaged(String),
     /// Another process or thread held the file for too long.
     Busy(String),
-    /// The machine's fault (disk full, no permission), or the caller's.
+    /// The machine failed (disk full, no permission), or the caller asked for something wrong.
     Other(String),
 }
 
@@ -22,11 +22,11 @@ impl Fault {
         Fault::Damaged(detail.into())
     }
 
-    /// As the crate's error, naming the catalog file.
+    /// As an error of the crate, with the path of the catalog file.
     pub(super) fn into_error(self, path: &Path) -> Error {
         let path = path.to_path_buf();
         match self {
-            Fault::Damaged(detail) => Error::Catalog { path, detail: format!("damaged, to be rebuilt: {detail}") },
+            Fault::Damaged(detail) => Error::Catalog { path, detail: format!("it is damaged and will be rebuilt: {detail}") },
             Fault::Other(detail) => Error::Catalog { path, detail },
             Fault::Busy(detail) => {
                 Error::Busy { path, detail: format!("the catalog is held by another process ({detail}); let that one end, then try again") }
@@ -40,7 +40,7 @@ impl From<rusqlite::Error> for Fault {
         let text = error.to_string();
         match error {
             rusqlite::Error::SqliteFailure(failure, _) => from_code(failure, text),
-            // Columns of another type than the schema gives them, rows that must be there and are not.
+            // A column has another type than the schema gives it, or a row is missing that every catalog has.
             _ => Fault::Damaged(text),
         }
     }
@@ -58,14 +58,15 @@ fn from_code(failure: ffi::Error, text: String) -> Fault {
         matches!(failure.extended_code, ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA);
     match failure.code {
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Fault::Busy(text),
-        // Our statements are fixed and right, and no constraint of ours can be broken by what callers pass in: so SQLITE_ERROR (a
-        // table or column is not there), a broken constraint and an absurd length all mean that the file is not what we made.
+        // Our statements are fixed and right, and callers cannot pass anything in that breaks a constraint. So SQLITE_ERROR (a table or
+        // column is missing), a broken constraint and an absurd length all mean that this is not the file that we made.
         ErrorCode::DatabaseCorrupt
         | ErrorCode::NotADatabase
         | ErrorCode::TooBig
         | ErrorCode::ConstraintViolation
         | ErrorCode::TypeMismatch => Fault::Damaged(text),
         ErrorCode::Unknown if failure.extended_code == ffi::SQLITE_ERROR => Fault::Damaged(text),
+        // SQLite reports these as failures of the disk, but a file that is cut short gives them as well.
         _ if short_or_wrong => Fault::Damaged(text),
         _ => Fault::Other(text),
     }

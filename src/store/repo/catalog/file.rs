@@ -1,9 +1,9 @@
-//! The catalog's file: its name, how it is made, opened, distrusted and replaced, by any number of processes at once and without locks.
+//! The catalog's file: how it is named, made, opened and replaced, by any number of processes at once and without locks.
 //!
-//! The file is called `<stem>.<generation>.db`; the stem is made of the repository and its location. A file is built under another name
-//! and then linked into place, so that whoever sees it sees it whole. A file that cannot be trusted is not repaired or emptied but
-//! followed by the next generation, and removed; those who have it open keep working on what they have. No name is ever used twice as
-//! long as anything is left of an earlier file, so a write-ahead log never meets a database that it does not belong to.
+//! The file is called `<stem>.<generation>.db`; the stem comes from the repository and its location. A file is built under another name and
+//! then linked into place, so that every process sees it whole or not at all. A file that cannot be trusted is not repaired or emptied: the
+//! next generation is made, and the old file is removed. Processes that have the old file open keep working with it. A name is not used
+//! again while anything is left of an earlier file of that name, so a write-ahead log never meets a database that it does not belong to.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -23,7 +23,7 @@ use crate::id::{RepositoryId, SnapshotId, random_hex};
 /// Marks the file as ours: "icec" (<https://sqlite.org/pragma.html#pragma_application_id>).
 const APPLICATION_ID: i32 = 0x6963_6563;
 
-/// Changes with every change of the tables or of the blocks. A file of another version is replaced, never converted.
+/// Changes with every change of the tables or blocks. A file of another version is replaced, never converted.
 const SCHEMA_VERSION: i32 = 5;
 
 const SCHEMA: &str = "
@@ -39,41 +39,44 @@ CREATE TABLE stamp (stamp_set INTEGER, name BLOB, block BLOB, sum INTEGER, PRIMA
 CREATE TABLE reading (id BLOB PRIMARY KEY, time INTEGER, sound INTEGER, sum INTEGER) WITHOUT ROWID;
 ";
 
-/// The largest value in a row; also bounds what a damaged length can make SQLite allocate.
+/// The largest value in a row. It also bounds how much memory SQLite takes because of a damaged length.
 pub(super) const VALUE_BYTES_MAX: usize = 256 << 20;
 
-/// How long to wait for another process's write, which takes well under a second unless that process is suspended. A backup goes on
-/// without the catalog then, so this may be short.
+/// The same limit as SQLite takes it. 256 MiB fits.
+const VALUE_LIMIT: i32 = VALUE_BYTES_MAX as i32;
+
+/// How long to wait for another process that writes. A write takes well under a second unless that process is suspended. After the wait a
+/// backup goes on without the catalog, so the wait may be short.
 const BUSY_WAIT: Duration = Duration::from_secs(4);
 
-/// Page cache of a connection, KiB.
+/// Page cache of one connection, KiB.
 const WRITER_CACHE_KIB: i64 = 8192;
 const READER_CACHE_KIB: i64 = 2048;
 
-/// Pages in the write-ahead log before it is copied back into the database (4 MiB).
+/// Pages in the write-ahead log before SQLite copies it back into the database (4 MiB).
 const LOG_PAGES: i64 = 1024;
 
-/// A log up to this long is left for the next one to open the catalog, who reads it in a few milliseconds; copying it back when closing
-/// would cost every small backup several syncs. A longer one is copied back and cut. Shorter than [`LOG_PAGES`], because the next one to
-/// open a log that was left does not know what of it was copied back, and would copy it again with every write.
+/// A log up to this long is left when the catalog is closed: the next process reads it in a few milliseconds, while copying it back would cost
+/// every small backup several syncs. A longer log is copied back and cut. The bound is not above [`LOG_PAGES`]: a process that opens a longer
+/// log does not know which part was copied back, and would copy it again with every write.
 const LOG_BYTES_LEFT: u64 = 4 << 20;
 
-/// How often to look again when the file vanishes between looking and opening, because someone replaced it.
+/// How often to look again when the file vanishes between listing and opening, because another process replaced it.
 const OPEN_TRIES: usize = 16;
 
-/// More than all the different statements there are.
+/// More than the number of different statements.
 const STATEMENTS_KEPT: usize = 64;
 
-/// Digits of the stem, of 4 bits each.
+/// Hex digits of the stem.
 const STEM_DIGITS: usize = 32;
 
-/// What a file that is being made is called after the stem, before random digits.
+/// After the stem, the start of the name of a file that is being built. Random digits follow.
 const UNFINISHED: &str = "new-";
 
-/// Never creates a file, and needs no lock around a connection: each is used by one thread at a time.
+/// Never creates a file. No lock around a connection is needed, because each one is used by one thread at a time.
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
-/// Where a catalog is kept, and for what.
+/// Where a catalog is kept, and for which repository.
 pub(super) struct Place {
     dir: PathBuf,
     secret: Zeroizing<[u8; blake3::KEY_LEN]>,
@@ -82,7 +85,7 @@ pub(super) struct Place {
     location: String,
 }
 
-/// What a connection is for.
+/// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Writer,
@@ -94,17 +97,17 @@ pub(super) struct Opened {
     pub(super) conn: Connection,
     pub(super) sums: Sums,
     pub(super) generation: u64,
-    /// It was made because an earlier one could not be used.
+    /// Whether it was made because an earlier file could not be used.
     pub(super) replaced: bool,
 }
 
-/// What a directory listing says about our files.
+/// Our files in a directory listing.
 struct Listing {
     /// The generation in use, if any.
     current: Option<u64>,
-    /// Above everything that is left of any file.
+    /// The first generation above everything that is left of any file.
     next: u64,
-    /// Our other files: unfinished ones and what is left of earlier generations, each with its generation if it has one.
+    /// All our files with their generations, the one in use among them. Unfinished files have no generation.
     others: Vec<(PathBuf, Option<u64>)>,
 }
 
@@ -120,28 +123,31 @@ impl Place {
         self.dir.join(format!("{}.{generation}.db", self.stem))
     }
 
-    /// The sums of the file with this random key.
+    /// The sums of a file that has this random key.
     fn sums(&self, key: &[u8; blake3::KEY_LEN]) -> Sums {
         Sums::new(*blake3::keyed_hash(&self.secret, key).as_bytes())
     }
 
-    /// Opens the catalog, making it or replacing it where needed.
+    /// Opens the catalog. Makes it if it is missing, and replaces it if it cannot be used.
     pub(super) fn open(&self) -> Result<Opened, Fault> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let mut replaced = false;
         for _ in 0..OPEN_TRIES {
             let listing = self.list()?;
+            // Other processes may make or replace the file at the same time, so after each step the directory is listed again.
             let Some(generation) = listing.current else {
                 self.create(listing.next, false)?;
                 continue;
             };
             match self.connect(generation) {
                 Ok(opened) => {
+                    // Unfinished files stay: another process may be building one.
                     remove(listing.others.iter().filter(|(_, other)| other.is_some_and(|other| other < generation)));
                     return Ok(Opened { replaced: replaced || opened.replaced, ..opened });
                 }
+                // A file that is only busy is good. Replacing it would throw away the work of the other process.
                 Err(busy @ Fault::Busy(_)) => return Err(busy),
-                // Replaced by someone else since the listing.
+                // Another process replaced it after the listing.
                 Err(_) if !self.path(generation).exists() => {}
                 Err(_) => {
                     self.supersede(generation)?;
@@ -161,7 +167,7 @@ impl Place {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Makes the generation after a bad one, unless someone did so already. The bad one is removed only when its successor is there.
+    /// Makes the generation after a bad one, unless another process did so already. The bad file is removed only when its successor is there.
     pub(super) fn supersede(&self, bad: u64) -> Result<(), Fault> {
         let listing = self.list()?;
         if listing.current.is_some_and(|current| current > bad) { Ok(()) } else { self.create(listing.next.max(bad + 1), true) }
@@ -177,7 +183,7 @@ impl Place {
                 listing.others.push((entry.path(), None));
                 continue;
             }
-            // A number that cannot have come from counting is somebody else's file.
+            // A number that is too large for counting is not one of our files.
             let Some((digits, suffix)) = rest.split_once('.') else { continue };
             let Some(generation) = digits.parse::<u32>().ok().map(u64::from) else { continue };
             listing.next = listing.next.max(generation + 1);
@@ -186,22 +192,24 @@ impl Place {
             }
             listing.others.push((entry.path(), Some(generation)));
         }
-        // A log that has lost its database: its name is spent.
+        // A higher generation has a log but no database, so a database of that name would meet a foreign log. The name is spent.
         listing.current = listing.current.filter(|current| current + 1 == listing.next);
         Ok(listing)
     }
 
-    /// Makes an empty catalog of this generation, unless someone else is first, and removes what is left of earlier ones.
+    /// Makes an empty catalog of this generation, unless another process is first, and removes what is left of earlier ones.
     fn create(&self, generation: u64, replaced: bool) -> Result<(), Fault> {
         let unfinished = self.dir.join(format!("{}.{UNFINISHED}{}", self.stem, random_hex::<16>()?));
+        // A hard link fails if the name exists, so of several processes exactly one makes the generation.
         let made = self.build(&unfinished, replaced).and_then(|()| Ok(fs::hard_link(&unfinished, self.path(generation))?));
         let _ = fs::remove_file(&unfinished);
         let listing = self.list()?;
         let current = listing.current.unwrap_or(0);
         if current < generation {
-            // Not there, so neither this process nor a faster one made it.
+            // The generation is not there, so neither this process nor a faster one made it.
             return made.and(Err(Fault::Other("it was removed while it was made".into())));
         }
+        // Unfinished files go too. If another process is still building one, it fails there, lists again and finds this generation.
         remove(listing.others.iter().filter(|(_, other)| other.is_none_or(|other| other < current)));
         Ok(())
     }
@@ -210,21 +218,22 @@ impl Place {
         File::options().write(true).create_new(true).mode(0o600).open(path)?;
         let mut conn = Connection::open_with_flags(path, FLAGS)?;
         self.fill(&mut conn, replaced)?;
+        // The mode is stored in the file. From here on readers and a writer do not wait for each other.
         conn.execute_batch("PRAGMA journal_mode = WAL;")?;
         conn.close().map_err(|(_, error)| Fault::from(error))
     }
 
-    /// A catalog that has no file. Only this connection sees it.
+    /// A catalog without a file. Only this connection sees it.
     pub(super) fn in_memory(&self) -> Result<Opened, Fault> {
         let mut conn = Connection::open_in_memory()?;
         let sums = self.fill(&mut conn, false)?;
-        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX as i32)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_LIMIT)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         Ok(Opened { conn, sums, generation: 0, replaced: false })
     }
 
     fn fill(&self, conn: &mut Connection, replaced: bool) -> Result<Sums, Fault> {
-        // Nobody sees it before it is whole, so it needs no journal; page_size must come before everything else.
+        // No other process sees the file before it is whole, so it needs no journal. page_size works only before anything is written.
         conn.execute_batch(&format!("PRAGMA page_size = {PAGE_BYTES}; PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;"))?;
         let mut key = [0; blake3::KEY_LEN];
         getrandom::fill(&mut key).map_err(|error| Fault::Other(error.to_string()))?;
@@ -241,7 +250,7 @@ impl Place {
         Ok(self.sums(&key))
     }
 
-    /// The sum over what makes this file the catalog of this repository, the tables' definitions included.
+    /// The sum over everything that makes this file the catalog of this repository, including the definitions of the tables.
     fn meta_sum(&self, sums: &Sums, conn: &Connection, replaced: bool) -> Result<i64, Fault> {
         let mut statement = conn.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY name")?;
         let tables: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
@@ -251,7 +260,8 @@ impl Place {
         Ok(sums.of(Kind::Meta, &parts))
     }
 
-    /// Opens one generation for writing and sees whether it is ours. Truncation and a broken root page show here; the rest where it is read.
+    /// Opens one generation for writing and verifies that it is ours. A file that is cut short or has a broken root page is found here; other
+    /// damage is found where it is read.
     fn connect(&self, generation: u64) -> Result<Opened, Fault> {
         let conn = self.connection(generation, Role::Writer)?;
         let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
@@ -268,21 +278,23 @@ impl Place {
         if Some(self.meta_sum(&sums, &conn, replaced)?) != sum {
             return Err(Fault::damaged("not the catalog of this repository"));
         }
+        // A file that replaced another one counts as rebuilt only until something is in it again.
         let filled: bool = conn.query_row("SELECT EXISTS (SELECT 1 FROM pack) OR EXISTS (SELECT 1 FROM snapshot)", [], |row| row.get(0))?;
         Ok(Opened { conn, sums, generation, replaced: replaced && !filled })
     }
 
-    /// Opens a further connection to the file that `sums` belongs to.
+    /// Opens another connection to the file that `sums` belongs to.
     pub(super) fn connect_reader(&self, generation: u64, sums: &Sums) -> Result<Connection, Fault> {
         if !self.path(generation).exists() {
             return Err(Fault::damaged("another process found it damaged and replaced it"));
         }
         let conn = self.connection(generation, Role::Reader)?;
         let key: [u8; blake3::KEY_LEN] = conn.query_row("SELECT key FROM meta WHERE one = 1", [], |row| row.get(0))?;
+        // The generation's name may have been removed and made again. Then the file has another random key.
         if self.sums(&key) == *sums { Ok(conn) } else { Err(Fault::damaged("another file has taken its place")) }
     }
 
-    /// Copies a long log back before the last connection goes. Whoever is still at work with the file prevents it and does it later.
+    /// Copies a long log back before the last connection goes. If other processes still use the file, this does nothing, and they do it later.
     pub(super) fn close(&self, generation: u64, writer: &Connection) {
         let mut log = self.path(generation).into_os_string();
         log.push("-wal");
@@ -294,11 +306,12 @@ impl Place {
     fn connection(&self, generation: u64, role: Role) -> Result<Connection, Fault> {
         let conn = Connection::open_with_flags(self.path(generation), FLAGS)?;
         conn.busy_timeout(BUSY_WAIT)?;
-        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX as i32)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_LIMIT)?;
+        // Otherwise SQLite copies the log back whenever the last connection closes; see LOG_BYTES_LEFT.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let cache_kib = if role == Role::Writer { WRITER_CACHE_KIB } else { READER_CACHE_KIB };
-        // NORMAL: a power cut may lose the last transactions but never tears the file; it syncs only when the log is copied back.
+        // NORMAL: a power cut may lose the last transactions but never tears the file. It syncs only when the log is copied back.
         conn.execute_batch(&format!(
             "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -{cache_kib}; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = {LOG_PAGES};
@@ -309,7 +322,7 @@ impl Place {
     }
 }
 
-/// Removes files that nobody needs. What cannot be removed stays and is tried again by the next open.
+/// Removes files that nobody needs. A file that cannot be removed stays, and the next open tries again.
 fn remove<'a>(files: impl Iterator<Item = &'a (PathBuf, Option<u64>)>) {
     for (path, _) in files {
         let _ = fs::remove_file(path);

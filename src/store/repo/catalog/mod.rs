@@ -1,16 +1,16 @@
-//! The catalog: a local, disposable SQLite index over all packs and snapshots of one repository.
+//! The catalog: a local SQLite index over all packs and snapshots of one repository. It can be deleted at any time.
 //!
-//! It knows nothing of encryption and decodes nothing: trailers and snapshot records are bytes to it, and it finds chunks by the first 8
-//! bytes of their ids. What it answers are candidates, which the layer above verifies; what it misses costs a rebuild or a chunk stored
-//! twice, never data. It can be deleted at any time.
+//! It does not decrypt or decode anything: trailers and snapshot records are plain bytes to it. It finds chunks by the first 8 bytes of
+//! their ids, so its answers are candidates, which the layer above verifies. A wrong or missing answer costs a rebuild, or a chunk that is
+//! stored twice. It never costs data.
 //!
-//! - **Shape**: tables of packs and trailers, and *runs* of sorted entries, 11 bytes a chunk, in blocks of one page. Adding makes a run; as soon as
-//!   there are 8 of one size they are merged. A look-up is one read per run.
-//! - **Damage**: rows carry sums, because SQLite notices damage only to the structure of its pages. Whatever is found damaged, when opened
-//!   or later, leads to [`crate::Error::Catalog`] and a fresh, empty file for the next open ([`Catalog::is_damaged`]).
-//! - **Sharing**: any number of threads and processes may use one catalog at once; a killed one leaves it whole. Look-ups never wait. The
-//!   directory must be on a local file system, because the log's index is shared memory (<https://sqlite.org/wal.html>).
-//! - **Memory**: 8 MiB for writing, 2 MiB for each of up to 8 readers, 24 bytes a chunk of one addition, at most 2^20 of them at a time.
+//! - **Shape**: tables of packs and trailers, and *runs*: sorted entries, 11 bytes a chunk, in blocks of one page. Each addition makes a
+//!   run; 8 runs of about one size are merged into one. A look-up reads one block in each run.
+//! - **Damage**: rows carry sums, because SQLite notices damage only to the structure of its pages. Damage gives [`crate::Error::Catalog`],
+//!   and the next open finds a fresh, empty file ([`Catalog::is_damaged`]).
+//! - **Sharing**: any number of threads and processes may use one catalog at once, and a killed process leaves it whole. Look-ups never
+//!   wait. It relies on a local file system, because SQLite keeps the log's index in shared memory (<https://sqlite.org/wal.html>).
+//! - **Memory**: 8 MiB for writing, 2 MiB for each of up to 8 readers, and 24 bytes for each chunk of one addition, at most 2^20 chunks.
 
 mod block;
 mod fault;
@@ -38,13 +38,13 @@ use fault::Fault;
 use file::{Opened, Place, VALUE_BYTES_MAX};
 use sum::Sums;
 
-/// Chunks in one transaction of [`Catalog::add_packs`], so also in one new run, unless a single pack has more: 16 MiB of entries.
+/// The most chunks in one transaction of [`Catalog::add_packs`], and so in one new run: 16 MiB of entries. A single pack may have more.
 const ADD_CHUNKS_MAX: usize = 1 << 20;
 
-/// Reader connections that are kept for later.
+/// Reader connections that are kept open for the next look-up.
 const READERS_KEPT: usize = 8;
 
-/// A pack's number in one catalog file: shorter than its id, never used for another pack, without meaning elsewhere.
+/// The number of a pack in one catalog file. It is shorter than the pack's id, and no other pack ever gets it. Other files do not know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackNum(pub u32);
 
@@ -55,7 +55,7 @@ pub struct NewPack<'a> {
     pub pack: PackRef,
     /// The ids of its chunks in the order of its trailer: a chunk's place here is its [`ChunkAt::index`].
     pub ids: &'a [ChunkId],
-    /// Its trailer, in whatever form [`Catalog::trailer`] is to give it back.
+    /// Its trailer. [`Catalog::trailer`] gives the same bytes back.
     pub trailer: &'a [u8],
 }
 
@@ -70,7 +70,7 @@ pub struct KnownPack {
     pub chunks: u32,
 }
 
-/// Where a chunk may be: the caller compares its whole id with the pack's trailer.
+/// Where a chunk may be. The caller compares the chunk's whole id with the pack's trailer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkAt {
     /// The pack.
@@ -79,16 +79,16 @@ pub struct ChunkAt {
     pub index: u32,
 }
 
-/// What came out when all stored bytes of a pack were last read, on this machine.
+/// The result of the last reading of all stored bytes of a pack, on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackReading {
-    /// When, nanoseconds since 1970 UTC.
+    /// When it was read, nanoseconds since 1970 UTC.
     pub time_ns: i64,
-    /// Whether all of it was whole.
+    /// Whether all bytes were sound.
     pub is_sound: bool,
 }
 
-/// The stamps that are kept of a source's streams.
+/// Names the stamps that are kept of a source's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StampSet {
     source: SourceId,
@@ -109,7 +109,7 @@ pub fn peek(dir: &Path, repository: RepositoryId, location: &str) -> Result<Vec<
     place.peek().map_err(|fault| fault.into_error(dir))
 }
 
-/// The part of a chunk's id by which the catalog finds it: its first 8 bytes as a big-endian number.
+/// The part of a chunk's id that the catalog knows: the first 8 bytes as a big-endian number.
 pub fn prefix(id: &ChunkId) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = id.0;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
@@ -118,7 +118,7 @@ pub fn prefix(id: &ChunkId) -> u64 {
 /// An open catalog. All methods may be called from several threads at once.
 ///
 /// Errors of all methods: [`Error::Catalog`] if the file is damaged (see [`Catalog::is_damaged`]) or the machine fails;
-/// [`Error::Busy`] if another process holds the catalog for 4 seconds on end, which takes one that is suspended in the middle of a
+/// [`Error::Busy`] if another process holds the catalog for 4 seconds, which happens only if that process was suspended in the middle of a
 /// write. Reading methods never wait for writers. A writing method that fails has changed nothing, except [`Catalog::add_packs`].
 pub struct Catalog {
     place: Place,
@@ -133,16 +133,16 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Opens the catalog of this repository at this location in `dir`, made with mode 0700 if it is not there. A file that is missing,
-    /// damaged, of another version or of another repository is made afresh and is no error.
-    /// `secret` is needed to make the sums of its rows: whoever can write the file but does not have it can do damage, which shows, but change nothing.
+    /// Opens the catalog of this repository at this location in `dir`. The directory is made with mode 0700 if it is missing. A file that is
+    /// missing, damaged, or of another version or repository is made afresh; that is not an error.
+    /// `secret` is a part of the key of the sums. Someone who can write the file but does not have the secret can only damage it, which is noticed.
     pub fn open(dir: &Path, repository: RepositoryId, location: &str, secret: &[u8; blake3::KEY_LEN]) -> Result<Catalog> {
         let place = Place::new(dir, repository, location, secret);
         let opened = place.open().map_err(|fault| fault.into_error(dir))?;
         Ok(Self::of(place.path(opened.generation), place, opened, false))
     }
 
-    /// An empty one that is in no file and gone when dropped: for a machine that has no place for files. It takes about 100 bytes of memory a chunk.
+    /// An empty catalog without a file, for a machine that has no place for files. It takes about 100 bytes of memory a chunk.
     pub fn in_memory(repository: RepositoryId, location: &str) -> Result<Catalog> {
         let path = PathBuf::from("(in memory)");
         let place = Place::new(&path, repository, location, &[0; blake3::KEY_LEN]);
@@ -164,7 +164,7 @@ impl Catalog {
         }
     }
 
-    /// Whether it is in no file.
+    /// Whether it has no file.
     pub fn is_in_memory(&self) -> bool {
         self.in_memory
     }
@@ -174,28 +174,28 @@ impl Catalog {
         self.rebuilt
     }
 
-    /// Whether it can be written now: [`Error::Busy`] if another process holds it. Changes nothing.
+    /// Whether it can be written now; gives [`Error::Busy`] if another process holds it. Changes nothing.
     pub fn probe(&self) -> Result<()> {
         self.write(|_| Ok(()))
     }
 
-    /// Whether damage was found since it was opened. Every further call fails; opening it again gives an empty one.
+    /// Whether damage was found since it was opened. Then every further call fails, and opening it again gives an empty catalog.
     pub fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Acquire)
     }
 
-    /// The file.
+    /// The path of its file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives the catalog up, for a caller that found out that it is wrong: as if damage had been found.
+    /// Gives the catalog up, as if it had found damage itself: for a caller that got a wrong answer.
     pub fn distrust(&self, detail: &str) -> Error {
         self.failed(Fault::damaged(detail))
     }
 
-    /// Adds packs. One that is there already stays as it is. Packs are added in transactions of about a million
-    /// chunks: after an error, the packs of a front part of `packs` may be there. Many packs in one call are cheaper than many calls.
+    /// Adds packs. A pack that the catalog has already stays as it is. One transaction takes about a million chunks; after an
+    /// error, the first ones of `packs` may have been added. Many packs in one call are cheaper than many calls.
     pub fn add_packs(&self, packs: &[NewPack]) -> Result<()> {
         if packs.iter().any(|pack| pack.trailer.len() >= VALUE_BYTES_MAX) {
             return Err(Error::InvalidArgument(format!("a pack's trailer must be smaller than {VALUE_BYTES_MAX} bytes")));
@@ -207,6 +207,7 @@ impl Catalog {
                 chunks = chunks.saturating_add(pack.ids.len());
                 chunks <= ADD_CHUNKS_MAX
             });
+            // At least one pack: otherwise a pack with more chunks than ADD_CHUNKS_MAX would never be added.
             let (now, later) = rest.split_at(fitting.count().max(1));
             self.write(|tx| packs::add(tx, &self.sums, now))?;
             rest = later;
@@ -214,9 +215,10 @@ impl Catalog {
         self.merge()
     }
 
-    /// Forgets these packs: their chunks are not found any more. Ids that it does not have are ignored.
+    /// Forgets these packs, so that their chunks are not found any more. Unknown ids are ignored.
     pub fn remove_packs(&self, ids: &[PackId]) -> Result<()> {
         self.write(|tx| {
+            // The entries of their chunks stay in the runs. Look-ups leave them out, and the next merge drops them.
             readings::remove(tx, ids)?;
             packs::remove(tx, &self.sums, ids)
         })?;
@@ -243,19 +245,19 @@ impl Catalog {
         self.read(|conn| packs::trailer(conn, &self.sums, num))
     }
 
-    /// All copies of chunks whose id starts like this ([`prefix()`]), in all packs that are there, in no
-    /// particular order. Two different chunks can share a prefix.
+    /// All copies of chunks whose id starts with this [`prefix()`], in all packs that the catalog has, in no particular order.
+    /// Two different chunks can share a prefix.
     pub fn find(&self, prefix: u64) -> Result<Vec<ChunkAt>> {
         self.find_many(&[prefix])?.pop().ok_or_else(|| Error::bug("the catalog was asked and gave no answer"))
     }
 
-    /// The same for many prefixes at one instant; the answers are in the order of the questions. Costs much less than as many calls of
-    /// [`Catalog::find`], above all when the file is not in memory.
+    /// Finds many prefixes at one instant. The answers are in the order of `prefixes`. This is much cheaper than one call of
+    /// [`Catalog::find`] for each, above all when the file is not in memory.
     pub fn find_many(&self, prefixes: &[u64]) -> Result<Vec<Vec<ChunkAt>>> {
         self.read(|conn| sorted_runs::find_many(conn, &self.sums, prefixes))
     }
 
-    /// Adds snapshot records, over earlier ones of the same ids.
+    /// Adds snapshot records, and replaces earlier records of the same ids.
     pub fn put_snapshots(&self, snapshots: &[(SnapshotId, Vec<u8>)]) -> Result<()> {
         if snapshots.iter().any(|(_, record)| record.len() >= VALUE_BYTES_MAX) {
             return Err(Error::InvalidArgument(format!("a snapshot record must be smaller than {VALUE_BYTES_MAX} bytes")));
@@ -263,7 +265,7 @@ impl Catalog {
         self.write(|tx| records::put_snapshots(tx, &self.sums, snapshots))
     }
 
-    /// Forgets snapshots; ids that it does not have are ignored.
+    /// Forgets snapshots. Unknown ids are ignored.
     pub fn remove_snapshots(&self, ids: &[SnapshotId]) -> Result<()> {
         self.write(|tx| records::remove_snapshots(tx, ids))
     }
@@ -278,12 +280,13 @@ impl Catalog {
         self.read(records::snapshot_ids)
     }
 
-    /// Keeps the stamps of a source's streams, taken for this snapshot, in place of all earlier ones of this source. They come sorted by name, each name once.
+    /// Keeps the stamps of a source's streams, taken for this snapshot, and forgets all earlier ones of this source. `stamps` is sorted by name and
+    /// has each name once.
     pub fn put_stamps(&self, source: SourceId, snapshot: SnapshotId, stamps: &mut dyn Iterator<Item = Result<NamedStamp>>) -> Result<()> {
         self.write(|tx| stamps::put(tx, &self.sums, source, snapshot, stamps))
     }
 
-    /// What was kept for a source last, if anything.
+    /// The stamps that were kept last for a source, if any.
     pub fn stamps(&self, source: SourceId) -> Result<Option<StampSet>> {
         self.read(|conn| stamps::set(conn, &self.sums, source))
     }
@@ -293,36 +296,38 @@ impl Catalog {
         self.read(|conn| stamps::around(conn, &self.sums, set, name))
     }
 
-    /// Remembers what came out when packs were read, in place of what was remembered of them before.
+    /// Remembers the results of reading these packs, in place of earlier results.
     pub fn put_readings(&self, readings: &[(PackId, PackReading)]) -> Result<()> {
         self.write(|tx| readings::put(tx, &self.sums, readings))
     }
 
-    /// What is remembered of packs that were read, sorted by their ids.
+    /// All remembered results of reading packs, sorted by the packs' ids.
     pub fn readings(&self) -> Result<Vec<(PackId, PackReading)>> {
         self.read(|conn| readings::all(conn, &self.sums))
     }
 
-    /// Forgets everything. Numbers of packs are still not used again.
+    /// Forgets everything. The numbers of packs are still not used again.
     pub fn clear(&self) -> Result<()> {
         self.write(records::clear)
     }
 
-    /// Does the merges that are due.
+    /// Does the merges that are due. Each step is a transaction of its own, so that other writers get their turn in between.
     fn merge(&self) -> Result<()> {
         loop {
             match self.write(|tx| sorted_runs::merge_step(tx, &self.sums, sorted_runs::STEP_ENTRIES)) {
                 Ok(true) => {}
-                // Someone else is writing, or merging: merging can wait for the next addition.
+                // Another process is writing or merging. The merge can wait for the next addition.
                 Ok(false) | Err(Error::Busy { .. }) => return Ok(()),
                 Err(other) => return Err(other),
             }
         }
     }
 
+    /// Runs a transaction that writes. If `work` fails, nothing is changed.
     fn write<T>(&self, work: impl FnOnce(&Transaction) -> Result<T, Fault>) -> Result<T> {
         self.refuse_if_damaged()?;
         let mut conn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // Immediate, because a transaction that reads first and writes later fails if another process has written in between.
         let result = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Fault::from).and_then(|tx| {
             let value = work(&tx)?;
             tx.commit()?;
@@ -331,11 +336,12 @@ impl Catalog {
         result.map_err(|fault| self.failed(fault))
     }
 
-    /// Runs queries at one instant of the catalog.
+    /// Runs queries that all see one instant of the catalog.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T> {
         self.refuse_if_damaged()?;
         if self.in_memory {
             let conn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            // No other connection can see a database in memory, so look-ups share the one that writes.
             let result = conn.unchecked_transaction().map_err(Fault::from).and_then(|tx| {
                 let value = work(&conn)?;
                 drop(tx);
@@ -343,12 +349,14 @@ impl Catalog {
             });
             return result.map_err(|fault| self.failed(fault));
         }
+        // The lock is held only to take a connection out, so look-ups of several threads run at the same time.
         let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let conn = kept.map_or_else(|| self.place.connect_reader(self.generation, &self.sums), Ok);
         let result = conn.and_then(|conn| {
             let tx = conn.unchecked_transaction()?;
             let value = work(&tx)?;
             drop(tx);
+            // Only a connection that has served is kept: after a failure the next look-up starts with a new one.
             let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
             if readers.len() < READERS_KEPT {
                 readers.push(conn);
@@ -359,13 +367,13 @@ impl Catalog {
     }
 
     fn refuse_if_damaged(&self) -> Result<()> {
-        if self.is_damaged() { Err(Fault::damaged("found earlier").into_error(&self.path)) } else { Ok(()) }
+        if self.is_damaged() { Err(Fault::damaged("the damage was found earlier").into_error(&self.path)) } else { Ok(()) }
     }
 
-    /// Every failure after opening comes through here: damage makes the next generation of the file at once.
+    /// Every failure after opening goes through here. Damage makes the next generation of the file at once, and only once.
     fn failed(&self, fault: Fault) -> Error {
         if matches!(fault, Fault::Damaged(_)) && !self.damaged.swap(true, Ordering::AcqRel) && !self.in_memory {
-            // If no new file can be made either, the disk is full or gone: the next open sees for itself.
+            // If the new file cannot be made either, the disk is full or gone. The next open meets the same failure and reports it.
             let _ = self.place.supersede(self.generation);
         }
         fault.into_error(&self.path)

@@ -1,4 +1,5 @@
-//! The rows of packs and their trailers.
+//! The rows of packs and their trailers. A pack's row has a sum over its number, id and sizes; a trailer has one over its number and bytes. So
+//! a row that a damaged index leads to is noticed.
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -25,7 +26,7 @@ fn from_row(sums: &Sums, row: &Row) -> Result<KnownPack, Fault> {
         trailer_offset: row.get::<_, i64>(3)?.cast_unsigned(),
     };
     let known = KnownPack { num: PackNum(row.get(0)?), pack, chunks: row.get(4)? };
-    if sum(sums, &known) == row.get::<_, i64>(5)? { Ok(known) } else { Err(Fault::damaged("a pack row does not have its sum")) }
+    if sum(sums, &known) == row.get::<_, i64>(5)? { Ok(known) } else { Err(Fault::damaged("the sum of a pack is wrong")) }
 }
 
 pub(super) fn all(conn: &Connection, sums: &Sums) -> Result<Vec<KnownPack>, Fault> {
@@ -42,7 +43,7 @@ pub(super) fn by_id(conn: &Connection, sums: &Sums, id: &PackId) -> Result<Optio
     let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM pack WHERE id = ?1"))?;
     let known = statement.query_row([id.as_bytes()], |row| Ok(from_row(sums, row))).optional()?.transpose()?;
     // Damage to the index over the ids can lead to another pack's row.
-    if known.is_some_and(|known| known.pack.id != *id) { Err(Fault::damaged("a pack is under another id")) } else { Ok(known) }
+    if known.is_some_and(|known| known.pack.id != *id) { Err(Fault::damaged("the index leads to another pack")) } else { Ok(known) }
 }
 
 pub(super) fn by_num(conn: &Connection, sums: &Sums, num: PackNum) -> Result<Option<KnownPack>, Fault> {
@@ -59,10 +60,11 @@ pub(super) fn trailer(conn: &Connection, sums: &Sums, num: PackNum) -> Result<Op
     Ok(Some(data))
 }
 
-/// Adds packs with their trailers, and one run of their chunks.
+/// Adds packs with their trailers, and one run with their chunks.
 pub(super) fn add(tx: &Transaction, sums: &Sums, packs: &[NewPack]) -> Result<(), Fault> {
     let mut entries = Vec::with_capacity(packs.iter().map(|pack| pack.ids.len()).sum());
     for new in packs {
+        // Two processes may add the same pack. A second row would make each of its chunks look like two copies.
         if by_id(tx, sums, &new.pack.id)?.is_some() {
             continue;
         }
@@ -72,13 +74,15 @@ pub(super) fn add(tx: &Transaction, sums: &Sums, packs: &[NewPack]) -> Result<()
         tx.prepare_cached("INSERT INTO trailer (num, data, sum) VALUES (?1, ?2, ?3)")?.execute(params![num.0, new.trailer, sum])?;
         entries.extend((0..known.chunks).zip(new.ids).map(|(index, id)| Entry { prefix: prefix(id), pack: num.0, index }));
     }
+    // One run for all of them, however many they are: look-ups read every run.
     sorted_runs::add(tx, sums, &mut entries)
 }
 
-/// Makes the row. Numbers are never used again (AUTOINCREMENT), so entries that outlive their pack point at nothing.
+/// Makes a pack's row. Numbers are never used again (AUTOINCREMENT), so entries that outlive their pack do not lead to another one.
 fn insert(tx: &Transaction, sums: &Sums, new: &NewPack) -> Result<KnownPack, Fault> {
     let chunks = u32::try_from(new.ids.len()).map_err(|_| Fault::Other("more chunks in a pack than can be numbered".into()))?;
     let PackRef { id, size, trailer_offset } = &new.pack;
+    // The sum covers the number, which SQLite gives out here. So the row gets its sum in a second step of the same transaction.
     tx.prepare_cached("INSERT INTO pack (id, size, trailer_offset, chunks, sum) VALUES (?1, ?2, ?3, ?4, 0)")?.execute(params![
         id.as_bytes(),
         size.cast_signed(),
@@ -91,6 +95,7 @@ fn insert(tx: &Transaction, sums: &Sums, new: &NewPack) -> Result<KnownPack, Fau
     Ok(known)
 }
 
+/// Removes the rows of packs. The entries of their chunks stay in the runs until a merge drops them.
 pub(super) fn remove(tx: &Transaction, sums: &Sums, ids: &[PackId]) -> Result<(), Fault> {
     for id in ids {
         let Some(known) = by_id(tx, sums, id)? else { continue };

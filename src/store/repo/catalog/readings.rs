@@ -1,4 +1,4 @@
-//! The rows of what came out when packs were read.
+//! The remembered readings of packs: when this machine read a pack in full, and whether it was sound. One row with a sum for each pack.
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -34,7 +34,7 @@ pub(super) fn all(conn: &Connection, sums: &Sums) -> Result<Vec<(PackId, PackRea
     while let Some(row) = rows.next()? {
         let (id, reading) = (PackId(row.get(0)?), PackReading { time_ns: row.get(1)?, is_sound: row.get(2)? });
         if sum(sums, &id, &reading) != row.get::<_, i64>(3)? {
-            return Err(Fault::damaged("what is remembered of a pack does not have its sum"));
+            return Err(Fault::damaged("the sum of a remembered reading is wrong"));
         }
         readings.push((id, reading));
     }

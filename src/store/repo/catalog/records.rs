@@ -1,4 +1,4 @@
-//! The rows of snapshots.
+//! The rows of snapshots. A record comes back exactly as it was put, or not at all: its sum covers the id and the record.
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -34,7 +34,7 @@ pub(super) fn snapshots(conn: &Connection, sums: &Sums) -> Result<Vec<(SnapshotI
     Ok(snapshots)
 }
 
-/// Reads the index over the ids only. No sum covers it, but an id that comes out wrong is in no listing of the repository.
+/// Reads only the index over the ids. It has no sum, but a wrong id does no harm: no listing of the repository has it.
 pub(super) fn snapshot_ids(conn: &Connection) -> Result<Vec<SnapshotId>, Fault> {
     let mut statement = conn.prepare_cached("SELECT id FROM snapshot ORDER BY id")?;
     let ids = statement.query_map([], |row| Ok(SnapshotId(row.get(0)?)))?;
@@ -42,7 +42,7 @@ pub(super) fn snapshot_ids(conn: &Connection) -> Result<Vec<SnapshotId>, Fault> 
 }
 
 pub(super) fn clear(tx: &Transaction) -> Result<(), Fault> {
-    // sqlite_sequence stays: pack numbers that were given out are not given out again.
+    // sqlite_sequence stays, so that pack numbers are never given out twice.
     tx.execute_batch(
         "DELETE FROM pack; DELETE FROM trailer; DELETE FROM run; DELETE FROM block; DELETE FROM snapshot; DELETE FROM stamp_set;
          DELETE FROM stamp; DELETE FROM reading;",

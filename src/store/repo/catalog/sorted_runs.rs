@@ -1,8 +1,8 @@
 //! Runs: sorted sequences of blocks, and the merging that keeps them few.
 //!
-//! Each addition makes a run. When [`FAN_IN`] runs of about one size are there, they are merged into one, in steps of bounded size, each
-//! its own transaction: a step takes the lowest entries out of the inputs and appends them to the output, so that at every moment each
-//! entry is in exactly one run, and whoever comes next, after a kill too, goes on where the last step ended.
+//! Each addition makes a run. [`FAN_IN`] runs of about one size are merged into one, in steps of bounded size. A step is a transaction: it
+//! takes the lowest entries out of the inputs and appends them to the output. So at every moment each entry is in exactly one run,
+//! look-ups are right between two steps, and the next process goes on where the last step ended, also after a kill.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -13,17 +13,18 @@ use super::block::{self, Block, Cutter, Entry, RUN_MAX};
 use super::fault::Fault;
 use super::sum::{Kind, Sums};
 use super::{ChunkAt, PackNum};
+use crate::store::repo::u64_from;
 
-/// How many runs of one tier make a merge; the next tier is as many times larger.
+/// This many runs of one tier are merged. The runs of the next tier are as many times larger.
 const FAN_IN: usize = 8;
 
-/// Runs below this many entries are all of the lowest tier: merging them costs less than keeping them apart.
+/// Runs with fewer entries are all in the lowest tier, because merging them is cheaper than keeping them apart.
 const TIER_0_ENTRIES: u64 = 4096;
 
-/// Entries of packs that are gone, beyond those of packs that are there, before everything is merged to be rid of them.
+/// All runs are merged when they have more than twice the entries of the packs that are there, plus this many: merging drops the dead entries.
 const DEAD_ENTRIES_MIN: u64 = 100_000;
 
-/// Entries in one step of a merge: about 12 MB of log, a fraction of a second during which other writers wait.
+/// Entries in one step of a merge: about 12 MB of log. Other writers wait for a fraction of a second.
 pub(super) const STEP_ENTRIES: u64 = 1 << 20;
 
 /// A row of the table of runs.
@@ -37,6 +38,7 @@ struct Run {
 
 impl Run {
     fn sum(&self, sums: &Sums) -> i64 {
+        // 0 stands for no target: runs are numbered from 1.
         let target = self.target.unwrap_or(0);
         sums.of(Kind::Run, &[&self.num.to_be_bytes(), &self.entries.to_be_bytes(), &target.to_be_bytes()])
     }
@@ -52,7 +54,8 @@ impl Run {
     }
 
     fn tier(&self) -> u32 {
-        (self.entries / TIER_0_ENTRIES).checked_ilog(FAN_IN as u64).map_or(0, |tier| tier + 1)
+        // Below TIER_0_ENTRIES the quotient is 0, which has no logarithm: the lowest tier.
+        (self.entries / TIER_0_ENTRIES).checked_ilog(u64_from(FAN_IN)).map_or(0, |tier| tier + 1)
     }
 }
 
@@ -62,17 +65,19 @@ fn load(conn: &Connection, sums: &Sums) -> Result<Vec<Run>, Fault> {
     let mut rows = statement.query([])?;
     let mut runs = Vec::new();
     while let Some(row) = rows.next()? {
+        // SQLite has only signed integers, so numbers of 64 bits are stored with their bits unchanged.
         let run = Run { num: row.get(0)?, entries: row.get::<_, i64>(1)?.cast_unsigned(), target: row.get(2)? };
         if run.sum(sums) != row.get::<_, i64>(3)? || run.num == 0 || run.num > RUN_MAX {
-            return Err(Fault::damaged("a run row does not have its sum"));
+            return Err(Fault::damaged("the sum of a run is wrong"));
         }
         runs.push(run);
     }
     Ok(runs)
 }
 
-/// A number above all that are in use, so that a new run's blocks are appended at the end of their table.
+/// A number above all that are in use. Keys start with the run's number, so the blocks of a new run go to the end of the table.
 fn next_num(runs: &[Run]) -> Result<u32, Fault> {
+    // A merge's target has no row while nothing is stored in it, but its number is taken.
     let last = runs.iter().map(|run| run.num.max(run.target.unwrap_or(0))).max().unwrap_or(0);
     if last < RUN_MAX { Ok(last + 1) } else { Err(Fault::damaged("all run numbers are used up")) }
 }
@@ -85,7 +90,7 @@ fn insert_block(tx: &Transaction, sums: &Sums, run: u32, entries: &[Entry]) -> R
     Ok(())
 }
 
-/// Makes a run of these entries, in any order.
+/// Makes a run of these entries, which come in any order.
 pub(super) fn add(tx: &Transaction, sums: &Sums, entries: &mut [Entry]) -> Result<(), Fault> {
     if entries.is_empty() {
         return Ok(());
@@ -96,7 +101,7 @@ pub(super) fn add(tx: &Transaction, sums: &Sums, entries: &mut [Entry]) -> Resul
     let mut out = |entries: &[Entry]| insert_block(tx, sums, num, entries);
     entries.iter().try_for_each(|&entry| cutter.push(entry, &mut out))?;
     cutter.finish(&mut out)?;
-    Run { num, entries: entries.len() as u64, target: None }.store(tx, sums)
+    Run { num, entries: u64_from(entries.len()), target: None }.store(tx, sums)
 }
 
 /// One input of a merge.
@@ -109,7 +114,7 @@ struct Input {
 }
 
 impl Input {
-    /// The lowest entry that is not taken. A block leaves the table when it is read: what is not taken of it is put back at the end.
+    /// The lowest entry that is not taken yet. A block is deleted when it is read; [`Input::put_back`] stores again what was not taken.
     fn head(&mut self, tx: &Transaction, sums: &Sums) -> Result<Option<Entry>, Fault> {
         if self.block.as_ref().is_none_or(|block| self.at >= block.len()) {
             let (low, high) = block::key_range(self.run.num);
@@ -132,11 +137,12 @@ impl Input {
         self.taken += 1;
     }
 
-    /// Puts back what was read and not taken, and writes the run's row down to what is left of it.
+    /// Stores again what was read and not taken, and sets the run's row to what is left.
     fn put_back(mut self, tx: &Transaction, sums: &Sums) -> Result<(), Fault> {
         let head = self.head(tx, sums)?;
+        // The count must come to 0 exactly when the blocks end. Otherwise blocks were lost or added, and look-ups would miss chunks.
         let left = self.run.entries.checked_sub(self.taken).filter(|left| (*left > 0) == head.is_some());
-        let Some(left) = left else { return Err(Fault::damaged("a run does not have as many chunks as it should")) };
+        let Some(left) = left else { return Err(Fault::damaged("a run has more or fewer chunks than its row says")) };
         if let Some(block) = &self.block {
             let mut cutter = Cutter::new();
             let mut out = |entries: &[Entry]| insert_block(tx, sums, self.run.num, entries);
@@ -151,8 +157,9 @@ impl Input {
     }
 }
 
-/// Which runs to merge now, into which; `None` if nothing is due.
+/// Which runs to merge now, and into which run; `None` if nothing is due.
 fn plan(tx: &Transaction, runs: &[Run]) -> Result<Option<(u32, Vec<Run>)>, Fault> {
+    // A merge that is under way comes first: its inputs are marked in the table, so that any process can go on with it.
     if let Some(target) = runs.iter().find_map(|run| run.target) {
         return Ok(Some((target, runs.iter().filter(|run| run.target == Some(target)).copied().collect())));
     }
@@ -160,6 +167,7 @@ fn plan(tx: &Transaction, runs: &[Run]) -> Result<Option<(u32, Vec<Run>)>, Fault
     let stored: u64 = runs.iter().map(|run| run.entries).fold(0, u64::saturating_add);
     let highest = runs.iter().map(Run::tier).max().unwrap_or(0);
     let full = |tier: &u32| runs.iter().filter(|run| run.tier() == *tier).count() >= FAN_IN;
+    // When most entries belong to packs that are gone, all runs are merged, because only merging drops such entries.
     let tier = if stored > live.cast_unsigned().saturating_mul(2).saturating_add(DEAD_ENTRIES_MIN) {
         Some(highest)
     } else {
@@ -167,18 +175,20 @@ fn plan(tx: &Transaction, runs: &[Run]) -> Result<Option<(u32, Vec<Run>)>, Fault
     };
     let Some(tier) = tier else { return Ok(None) };
     let target = next_num(runs)?;
+    // Lower tiers are merged too: they are small beside this one, and look-ups become cheaper with each run that goes.
     let inputs = runs.iter().filter(|run| run.tier() <= tier).map(|run| Run { target: Some(target), ..*run });
     Ok(Some((target, inputs.collect())))
 }
 
-/// Does one step of the merge that is due or under way; says whether there was one. About `limit` entries go into a step: it ends only
-/// between slots, because entries of one slot must come into one block.
+/// Does one step of the merge that is due or under way, and says whether there was one. A step takes about `limit` entries. It ends only
+/// between two slots, because all entries of a slot must be in one block.
 pub(super) fn merge_step(tx: &Transaction, sums: &Sums, limit: u64) -> Result<bool, Fault> {
     let runs = load(tx, sums)?;
     let Some((num, inputs)) = plan(tx, &runs)? else { return Ok(false) };
     let mut target = runs.iter().find(|run| run.num == num).copied().unwrap_or(Run { num, entries: 0, target: None });
     let mut inputs: Vec<Input> = inputs.into_iter().map(|run| Input { run, block: None, at: 0, taken: 0 }).collect();
     let live = live_packs(tx)?;
+    // The heap has the lowest entry of each input that is not empty.
     let mut heap = BinaryHeap::with_capacity(inputs.len());
     for (which, input) in inputs.iter_mut().enumerate() {
         heap.extend(input.head(tx, sums)?.map(|entry| Reverse((entry, which))));
@@ -192,10 +202,12 @@ pub(super) fn merge_step(tx: &Transaction, sums: &Sums, limit: u64) -> Result<bo
             break;
         }
         (taken, last_slot) = (taken + 1, Some(slot));
+        // Here entries of packs that are gone are left out for good.
         if live.contains(&entry.pack) {
             cutter.push(entry, &mut out)?;
             target.entries += 1;
         }
+        // The input's next entry takes its place in the heap.
         let Some(input) = inputs.get_mut(which) else { break };
         input.take();
         let next = input.head(tx, sums)?;
@@ -203,7 +215,9 @@ pub(super) fn merge_step(tx: &Transaction, sums: &Sums, limit: u64) -> Result<bo
         heap.extend(next.map(|entry| Reverse((entry, which))));
     }
     cutter.finish(&mut out)?;
+    // This also stores the inputs' target in their rows, which marks the merge as under way.
     inputs.into_iter().try_for_each(|input| input.put_back(tx, sums))?;
+    // All entries so far may have belonged to packs that are gone. A run without entries needs no row.
     if target.entries > 0 {
         target.store(tx, sums)?
     }
@@ -216,8 +230,8 @@ fn live_packs(conn: &Connection) -> Result<HashSet<u32>, Fault> {
     Ok(nums.collect::<rusqlite::Result<_>>()?)
 }
 
-/// For each prefix the copies of all chunks that start with it, in packs that are there. Goes through each run from its front to its
-/// back, whatever the order of `prefixes`: so a large batch reads a cold file nearly in sequence, and each block once.
+/// For each prefix, the copies of all chunks whose id starts with it, in packs that are there. Each run is read from its front to its back,
+/// whatever the order of `prefixes` is. So a large batch reads a cold file nearly in sequence, and each block once.
 pub(super) fn find_many(conn: &Connection, sums: &Sums, prefixes: &[u64]) -> Result<Vec<Vec<ChunkAt>>, Fault> {
     let mut found: Vec<Vec<ChunkAt>> = vec![Vec::new(); prefixes.len()];
     let mut sorted: Vec<(u64, &mut Vec<ChunkAt>)> = prefixes.iter().copied().zip(&mut found).collect();
@@ -228,6 +242,7 @@ pub(super) fn find_many(conn: &Connection, sums: &Sums, prefixes: &[u64]) -> Res
         let (low, _) = block::key_range(run.num);
         let mut block: Option<Block> = None;
         for (prefix, copies) in &mut sorted {
+            // The block with the highest key that is not above this prefix's: a slot is never split, so no other block can have it.
             if block.as_ref().is_none_or(|block| !block.spans(*prefix)) {
                 let read = select.query_row([low, block::key(run.num, *prefix)], |row| {
                     let key: i64 = row.get(0)?;
@@ -236,6 +251,7 @@ pub(super) fn find_many(conn: &Connection, sums: &Sums, prefixes: &[u64]) -> Res
                 block = read.optional()?.transpose()?;
             }
             for entry in block.iter().flat_map(|block| block.find(*prefix)) {
+                // Entries outlive their packs until a merge drops them.
                 if packs.has(entry.pack)? {
                     copies.push(ChunkAt { pack: PackNum(entry.pack), index: entry.index });
                 }
@@ -245,7 +261,7 @@ pub(super) fn find_many(conn: &Connection, sums: &Sums, prefixes: &[u64]) -> Res
     Ok(found)
 }
 
-/// Which packs are there, asked once each.
+/// Which packs are there. The table is asked once for each.
 struct Packs<'c> {
     conn: &'c Connection,
     known: HashMap<u32, bool>,

@@ -1,5 +1,5 @@
-//! The stamps of a source's streams, in blocks of neighbours. A tree may have a million of them, and few change from one backup to the next: what
-//! is asked for is read block by block, and only blocks that differ are written.
+//! The stamps of a source's streams, in blocks of neighbours by name. A tree may have a million streams, and few change between two backups. So
+//! stamps are read block by block, and only blocks that differ are written. Each block has a sum; a block without its sum is damage.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -10,20 +10,20 @@ use crate::error::Result;
 use crate::id::{SnapshotId, SourceId};
 use crate::store::repo::{put_string, string_pairs};
 
-/// A block ends after so many bytes in any case.
+/// A block ends when it has this many bytes, whatever the names are.
 const BLOCK_LEN: usize = 64 << 10;
 
 fn set_sum(sums: &Sums, source: &SourceId, snapshot: &SnapshotId) -> i64 {
     sums.of(Kind::StampSet, &[source.as_bytes(), snapshot.as_bytes()])
 }
 
-/// Without the snapshot, so that a block that is the same for the next one stays as it is. One that an earlier snapshot left says nothing wrong: a file that
-/// looks now as it did then has not changed in between.
+/// The sum does not cover the snapshot, so that a block that stays the same for the next snapshot is not written again. A block that an earlier
+/// snapshot left is still right: a file with the same stamp as then has not changed in between.
 fn block_sum(sums: &Sums, source: &SourceId, first: &[u8], block: &[u8]) -> i64 {
     sums.of(Kind::Stamp, &[source.as_bytes(), first, block])
 }
 
-/// Replaces the stamps of a source by these, which come sorted by name.
+/// Replaces the stamps of a source by `stamps`, which come sorted by name.
 pub(super) fn put(
     tx: &Transaction,
     sums: &Sums,
@@ -37,16 +37,20 @@ pub(super) fn put(
     let mut remove = tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1 AND name > ?2 AND name < ?3")?;
     let mut last: Option<Vec<u8>> = None;
     while let Some((first, block)) = next_block(stamps)? {
+        // Old blocks whose first name lies between two new ones are outdated: their names are in the new block before them.
+        debug_assert!(last.as_ref().is_none_or(|last| *last < first), "stamps come sorted by name");
         match &last {
             Some(last) => remove.execute(params![num, last, first])?,
             None => tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1 AND name < ?2")?.execute(params![num, first])?,
         };
+        // The block is compared without its sum. If the sum was damaged, reading this block reports that.
         let old = select.query_row(params![num, first], |row| row.get::<_, Vec<u8>>(0)).optional()?;
         if old.as_ref() != Some(&block) {
             insert.execute(params![num, first, block, block_sum(sums, &source, &first, &block)])?;
         }
         last = Some(first);
     }
+    // Old blocks behind the last new one are outdated, too.
     match last {
         Some(last) => tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1 AND name > ?2")?.execute(params![num, last])?,
         None => tx.prepare_cached("DELETE FROM stamp WHERE stamp_set = ?1")?.execute([num])?,
@@ -70,7 +74,8 @@ fn next_block(stamps: &mut dyn Iterator<Item = Result<NamedStamp>>) -> std::resu
     let mut next: Option<NamedBlock> = None;
     for stamp in stamps {
         let (name, stamp) = stamp.map_err(|error| Fault::Other(error.to_string()))?;
-        // One name in 256 ends a block. That depends on the name alone, so that names that come or go do not move the other blocks.
+        // A name whose hash starts with a zero byte, one in 256, ends a block. That depends only on the name, so when names come or go
+        // the other blocks keep their bounds.
         let ends = blake3::hash(&name).as_bytes().first() == Some(&0);
         let (_, block) = next.get_or_insert_with(|| (name.clone(), Vec::new()));
         let put = put_string(block, &name).and_then(|()| put_string(block, &stamp));
@@ -82,7 +87,7 @@ fn next_block(stamps: &mut dyn Iterator<Item = Result<NamedStamp>>) -> std::resu
     Ok(next)
 }
 
-/// What was kept for a source last, if anything.
+/// The stamps that were kept last for a source, if any.
 pub(super) fn set(conn: &Connection, sums: &Sums, source: SourceId) -> std::result::Result<Option<StampSet>, Fault> {
     let mut select = conn.prepare_cached("SELECT num, snapshot, sum FROM stamp_set WHERE source = ?1")?;
     let found = select.query_row([source.as_bytes()], |row| Ok((row.get(0)?, SnapshotId(row.get(1)?), row.get(2)?)));
@@ -91,12 +96,12 @@ pub(super) fn set(conn: &Connection, sums: &Sums, source: SourceId) -> std::resu
     Ok(Some(StampSet { source, snapshot, num }))
 }
 
-/// The stamps of the block that has this name if any has, sorted by name.
+/// The stamps of the block that has this name, if any block has it, sorted by name.
 pub(super) fn around(conn: &Connection, sums: &Sums, set: &StampSet, name: &[u8]) -> std::result::Result<Vec<NamedStamp>, Fault> {
     let mut select =
         conn.prepare_cached("SELECT name, block, sum FROM stamp WHERE stamp_set = ?1 AND name <= ?2 ORDER BY name DESC LIMIT 1")?;
     let found = select.query_row(params![set.num, name], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?)));
     let Some((first, block, sum)) = found.optional()? else { return Ok(Vec::new()) };
     sums.verify(Kind::Stamp, &[set.source.as_bytes(), &first, &block], sum)?;
-    string_pairs(&block).ok_or_else(|| Fault::damaged("a block of stamps does not consist of stamps"))
+    string_pairs(&block).ok_or_else(|| Fault::damaged("a block of stamps cannot be decoded"))
 }

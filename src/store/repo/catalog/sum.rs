@@ -1,8 +1,9 @@
-//! Checksums over rows. SQLite itself notices only damage to the structure of its pages, not to what is in them.
+//! Checksums over rows. SQLite notices only damage to the structure of its pages, not to their content.
 
 use super::fault::Fault;
+use crate::store::repo::u64_from;
 
-/// What a row is: part of its sum, so that a row never passes for one of another table.
+/// The kind of a row. It is part of the row's sum, so that no row passes for one of another table.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -17,8 +18,8 @@ pub(super) enum Kind {
     Reading = 9,
 }
 
-/// Makes and verifies sums. The key is made of the repository's secret and of random bytes per catalog file, so that pages of an earlier file of the same name (a write-ahead log
-/// that was left lying) are never taken for its own.
+/// Makes and verifies sums. The key comes from the repository's secret and from random bytes of the catalog file. So pages of an earlier
+/// file of the same name, as in a write-ahead log that was left, have wrong sums.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Sums {
     key: [u8; blake3::KEY_LEN],
@@ -29,19 +30,21 @@ impl Sums {
         Sums { key }
     }
 
-    /// The sum over these parts and their lengths.
+    /// The sum over the parts. Their lengths are included, so that bytes cannot move from one part to the next.
     pub(super) fn of(&self, kind: Kind, parts: &[&[u8]]) -> i64 {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        // A kind is one byte (`repr(u8)`).
         hasher.update(&[kind as u8]);
         for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+            // A usize has at most 64 bits.
+            hasher.update(&u64_from(part.len()).to_le_bytes()).update(part);
         }
         let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
         i64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// Refuses parts that have another sum.
+    /// Refuses parts that do not have this sum.
     pub(super) fn verify(&self, kind: Kind, parts: &[&[u8]], sum: i64) -> Result<(), Fault> {
-        if self.of(kind, parts) == sum { Ok(()) } else { Err(Fault::damaged(format!("{kind:?} row does not have its sum"))) }
+        if self.of(kind, parts) == sum { Ok(()) } else { Err(Fault::damaged(format!("the sum of a row is wrong ({kind:?})"))) }
     }
 }

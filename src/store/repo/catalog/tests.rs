@@ -1,4 +1,4 @@
-//! Tests of what cannot be reached from outside: blocks as bytes, and merges cut into small steps.
+//! Tests of parts that callers cannot reach: blocks as bytes, and merges in small steps.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeSet, HashMap};
@@ -116,7 +116,7 @@ fn every_changed_byte_of_a_block_is_noticed() {
     assert!(matches!(Block::decode(&Sums::new([8; 32]), 9, &bytes), Err(Fault::Damaged(_))), "another file");
 }
 
-/// A block with a right sum and a body that lies about its size: only a bug could write it, and it must still not be followed.
+/// A block with a right sum whose header does not fit its length. Only a bug could write it, and it must be refused.
 #[test]
 fn a_block_that_lies_is_refused() {
     for (count, widths) in [(3_u32, [8_u8, 4, 4]), (u32::MAX, [1, 0, 0]), (0, [0, 0, 0]), (2, [9, 0, 0]), (2, [0, 9, 9])] {
@@ -153,13 +153,13 @@ fn count(catalog: &Catalog, table: &str) -> u64 {
     catalog.read(|conn| Ok(conn.query_row(&sql, [], |row| row.get::<_, i64>(0))? as u64)).unwrap()
 }
 
-/// A merge in steps of three entries answers right after each step, and also when runs and removals come in between.
+/// After each step of a merge in steps of three entries, look-ups are right, also if runs and removals come in between.
 #[test]
 fn a_merge_cut_into_steps_is_right_at_every_step() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = Catalog::open(dir.path(), RepositoryId([1; 32]), "here", &[7; 32]).unwrap();
     let mut random = Random(5);
-    // (prefix, pack, index); few high bits, so that slots have several entries and prefixes several copies.
+    // (prefix, pack, index). There are few high bits, so slots have several entries and prefixes have several copies.
     let mut model: BTreeSet<(u64, u64, u32)> = BTreeSet::new();
     let add = |num: u64, random: &mut Random, model: &mut BTreeSet<(u64, u64, u32)>| {
         let ids: Vec<ChunkId> = (0..30).map(|_| chunk(random.below(24) << 58 | random.below(2))).collect();
@@ -233,7 +233,7 @@ fn entries_of_removed_packs_go_away() {
     assert!(catalog.find(prefix(&ids[3][5])).unwrap().is_empty());
 }
 
-/// A run that says it has more or fewer chunks than its blocks have lost some of them.
+/// A lost block is noticed when its run is merged, because the run's row has another number of chunks.
 #[test]
 fn a_run_that_lost_a_block_is_noticed_when_merged() {
     for sql in ["DELETE FROM block WHERE key = (SELECT max(key) FROM block)", "DELETE FROM block WHERE key = (SELECT min(key) FROM block)"]

@@ -1,4 +1,8 @@
 //! The commit: mark, then look.
+//!
+//! It guarantees that a snapshot which this module reports as committed restores, whatever prunes run at the same time. It relies on
+//! list-after-write consistency of the storage, and on the order of the writes here and in prune: each side writes its mark before it looks
+//! for the other's. So at least one of them sees the other one.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -29,10 +33,11 @@ impl WriteSession {
     /// Makes everything durable and commits. Only when this returns `Ok` is there a snapshot.
     ///
     /// # Errors
-    /// [`Error::Stale`] when the catalog promised what is not there: a new session after a refresh may succeed.
+    /// [`Error::Stale`] when something is gone that the catalog knew. A new session after a refresh may succeed.
     pub fn commit(mut self, draft: SnapshotDraft) -> Result<Committed> {
         let mut record = draft;
         self.guarded(|| {
+            // From here on all packs of this session are durable.
             record.packs = self.packer().finish()?;
             record.stats = SnapshotStats { pack_bytes: record.packs.iter().map(|pack| pack.size).sum(), ..*lock(&self.stats) };
             Ok(())
@@ -40,26 +45,29 @@ impl WriteSession {
         let mut pending = None;
         let result = self.mark_and_look(&mut record, &mut pending);
         if let Some(id) = pending {
-            // The mark has served, or failed. What cannot be removed is garbage, and of a snapshot that is there no failure.
+            // The mark is not needed any more. If it cannot be removed, it is garbage, and the snapshot is committed nevertheless.
             let _ = self.repo.backend().delete(&[self.repo.pending_key(&id, &record.source.id)]);
         }
         let id = result?;
-        // So is a catalog that cannot be written: the next refresh reads the record again.
+        // Likewise if the catalog cannot be written: the next refresh reads the record again.
         if let Ok(bytes) = crate::store::format::record::encode(&record) {
             let _ = self.repo.catalog().put_snapshots(&[(id, bytes)]);
         }
         Ok(Committed { id, record })
     }
 
-    /// Marks, looks and commits, again and again while a prune takes something away. `pending` is the mark that is there.
+    /// Marks, looks and commits. Starts again while a prune takes something away. `pending` is the mark that is in the repository.
     fn mark_and_look(&mut self, record: &mut SnapshotRecord, pending: &mut Option<SnapshotId>) -> Result<SnapshotId> {
         let backend = self.repo.inner.backend.clone();
         let (began, began_ns) = (Instant::now(), record.written_ns);
         for _ in 0..ATTEMPTS {
+            // A prune judges by this time how old the mark is. A commit that starts again must not look like that of a dead writer.
             record.written_ns = later(began_ns, began);
             let used: Vec<ObjectKey> = lock(&self.used).iter().map(|id| ObjectKey::Pack(*id)).collect();
+            // Another process wrote these packs. Their directories may not be durable yet.
             backend.settle(&used)?;
             let (id, stored) = self.repo.seal_snapshot(record)?;
+            // The new mark is there before the old one goes: at every moment one of them keeps prune from deleting the packs.
             let old = pending.replace(id);
             backend.write(&self.repo.pending_key(&id, &record.source.id), &[&stored], WriteMode::CreateNew)?;
             if let Some(old) = old {
@@ -68,9 +76,10 @@ impl WriteSession {
             if self.look(&id, record)? && self.publish(&id, &stored, record)? {
                 return Ok(id);
             }
+            // Something is marked or gone. The rescue makes the snapshot independent of it; then mark and look start again.
             let rescued = self.rescue(record)?;
             record.stats.pack_bytes += rescued.iter().map(|pack| pack.size).sum::<u64>();
-            // From here on every pack that the snapshot needs is known by name; no other snapshot answers for any.
+            // From here on the snapshot needs no other snapshot to keep its inherited subtrees: the rescue named all packs.
             self.inherits.clear();
             let used: HashSet<PackId> = lock(&self.used).clone();
             record.packs.retain(|pack| used.contains(&pack.id));
@@ -79,9 +88,10 @@ impl WriteSession {
         Err(Error::Stale { detail: "a prune keeps marking packs that this backup needs".into() })
     }
 
-    /// Whether what this snapshot was built upon is there, and not marked by a prune; nor its own mark.
+    /// Whether everything that the snapshot relies on is there, and neither that nor its own mark is marked by a prune.
     fn look(&self, id: &SnapshotId, record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();
+        // Tombstones are listed before packs are looked for. A prune that marks later sees our mark.
         let tombstoned = list_tombstones(&self.repo)?;
         if tombstoned.contains(&suspicion_of(id)) || tombstoned.contains(&expiry_of(id)) {
             return Ok(false);
@@ -92,6 +102,7 @@ impl WriteSession {
                 return Ok(false);
             }
         }
+        // While a snapshot is listed, prune keeps everything below it, so packs of inherited subtrees need not be looked for one by one.
         for (id, source) in &self.inherits {
             if tombstoned.contains(&expiry_of(id)) || backend.stat(&ObjectKey::Snapshot { source: *source, id: *id })?.is_none() {
                 return Ok(false);
@@ -100,8 +111,9 @@ impl WriteSession {
         Ok(true)
     }
 
-    /// The one commit point; whether it stands. It does not if a prune took this writer for dead meanwhile, did not count its mark, and
-    /// may have deleted what it needs: then, and after a failure, the record is taken back.
+    /// Writes the record in `snapshots`, the one commit point, and says whether the commit stands. It does not stand if a prune has taken this
+    /// writer for dead in the meantime: then the prune ignored the mark and may have deleted packs. In that case, and after a failure, the
+    /// record is taken back.
     fn publish(&self, id: &SnapshotId, stored: &[u8], record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();
         let key = self.repo.snapshot_key(id, &record.source.id);
@@ -111,26 +123,28 @@ impl WriteSession {
         match stands {
             Ok(true) => return Ok(true),
             Ok(false) => self.take_back(id, record)?,
-            // The first failure is the one to report. A record that stays for all that is whole: only its durability is not known.
+            // The first failure is the one to report. If the record stays after all, it is whole; only its durability is not known.
             Err(_) => drop(self.take_back(id, record)),
         }
         stands
     }
 
-    /// Removes what was committed. Others may have seen it, so it is said first, for ever, that it is no snapshot: prune must know that nobody lost it.
+    /// Removes a record that was committed. Other processes may have seen it, so an expiry is written first. It says for ever that this is not a
+    /// snapshot; otherwise prune would take the record for lost and stop.
     fn take_back(&self, id: &SnapshotId, record: &SnapshotRecord) -> Result<()> {
         let backend = self.repo.backend();
         let key = self.repo.snapshot_key(id, &record.source.id);
         if matches!(backend.stat(&key), Ok(None)) {
             return Ok(());
         }
+        // Even without the expiry the record must go: a snapshot that may lack packs is worse than a prune that stops.
         let said = self.repo.write_expiry(id, record.written_ns, &record.host);
         backend.delete(&[key])?;
         said
     }
 }
 
-/// The clock's time now, which was `then_ns` at that instant; nanoseconds since 1970 UTC.
+/// The present time, nanoseconds since 1970 UTC, if the clock said `then_ns` at the instant `then`. It never goes back as the clock may.
 pub(crate) fn later(then_ns: i64, then: Instant) -> i64 {
     then_ns.saturating_add(i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX))
 }

@@ -1,4 +1,5 @@
-//! When something that a new snapshot builds upon is gone or marked: walk the whole snapshot and bring every chunk into packs that stay.
+//! The rescue: when something that a new snapshot relies on is gone or marked by a prune, the whole snapshot is walked, and every chunk that is
+//! not safe is brought into new packs. Afterwards the snapshot relies only on packs that are listed and unmarked, each known by name.
 
 use std::collections::HashSet;
 
@@ -11,21 +12,23 @@ use crate::store::backend::{ObjectKey, ObjectKind};
 use crate::store::format::snapshot::{PackRef, SnapshotRecord};
 
 impl WriteSession {
-    /// Stores anew, whole, every chunk of the snapshot that could not be read from packs that are there and unmarked. Afterwards the packs
-    /// used are those that the snapshot needs, beside those returned: what is gone or marked is needed no more.
+    /// Stores anew, whole, every chunk of the snapshot that cannot be read from listed and unmarked packs. Afterwards `used` has exactly the
+    /// old packs that the snapshot needs; the new ones are returned. Packs that are gone or marked are not needed any more.
     ///
     /// # Errors
-    /// [`Error::Stale`] when a chunk, also one of a tree or of the listing, is gone for good.
+    /// [`Error::Stale`] if a chunk is lost for good; chunks of trees and of the listing count too.
     pub(super) fn rescue(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
         self.walk_and_copy(snapshot).map_err(|error| match error.is_damage() {
-            true => Error::Stale { detail: format!("what this backup builds upon cannot be read any more: {error}") },
+            true => Error::Stale { detail: format!("stored chunks that this backup relies on cannot be read any more: {error}") },
             false => error,
         })
     }
 
     fn walk_and_copy(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
+        // First the tombstones, then the packs. A pack that a prune marks later is found by the next look of the commit.
         let tombstoned = list_tombstones(&self.repo)?;
         self.repo.list_all_packs()?;
+        // The reader may remember places in packs that are gone.
         self.reader.places().forget();
         let mut listed = HashSet::new();
         for key in self.repo.backend().names(ObjectKind::Pack)? {
@@ -33,12 +36,14 @@ impl WriteSession {
                 listed.insert(id);
             }
         }
+        // Collected afresh by `stands`.
         self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         let counts = |pack: &PackId| listed.contains(pack) && !tombstoned.contains(pack);
         let mut lifeboat = Repacker::new(&self.repo)?;
         let mut seen = HashSet::new();
         let mut visit = |id: &ChunkId, level: u8| {
             if seen.insert(*id) && !self.stands(id, &counts)? {
+                // The source may be gone by now, so the bytes come from the repository. Marked packs can still be read until they are deleted.
                 lifeboat.store_whole(*id, &self.reader.chunk(id)?, level > 0, 0)?;
             }
             Ok(true)
@@ -50,7 +55,7 @@ impl WriteSession {
         lifeboat.finish()
     }
 
-    /// Whether a copy of this chunk can be read from packs that count; then these are among those used.
+    /// Whether a copy of this chunk can be read from packs that count. If so, these packs are noted as used.
     fn stands(&self, id: &ChunkId, counts: &dyn Fn(&PackId) -> bool) -> Result<bool> {
         for copy in self.repo.copies(id)? {
             if let Some(closure) = Closure::of(self.reader.places(), &copy, counts)? {

@@ -1,4 +1,6 @@
-//! What a backup does not rely upon: packs that are missing, have another size than they were written with, or in which damage was found.
+//! Packs that a backup does not rely on: missing ones, ones with another size than they were written with, and ones in which damage was found.
+//! Their chunks are stored anew from the source. So a backup of a damaged repository is whole itself, and mends what it shares with older
+//! snapshots.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
@@ -9,22 +11,23 @@ use super::WriteSession;
 use crate::error::Result;
 use crate::id::{ChunkId, PackId};
 use crate::store::backend::{ObjectKey, ObjectKind};
+use crate::store::repo::u64_from;
 
-/// Chunks of packs that are gone of which a backup knows that it heals them; of more it does so all the same.
+/// The most chunks of missing packs that are counted as mended. Further ones are stored anew, too.
 const GONE_MAX: usize = 1 << 18;
 
-/// What a backup does not rely upon.
+/// The packs that a backup does not rely on.
 #[derive(Debug, Clone, Default)]
 pub struct Suspects {
     /// Packs that are gone, have another size, or were found damaged.
     pub packs: HashSet<PackId>,
-    /// Chunks that were in packs that are gone: the catalog forgets them.
+    /// Chunks of missing packs. The catalog forgets those packs, so these ids are kept here.
     pub(crate) gone: Arc<HashSet<ChunkId>>,
 }
 
 impl Repository {
-    /// Packs that the catalog knows and that are not listed as it knows them, and those that were found damaged when they were read lately. `None` if there
-    /// is nothing to doubt; an empty set says that the catalog is too new to tell what is missing.
+    /// The packs that are not listed as the catalog knows them, and those that were found damaged when they were last read. `None` if nothing is in
+    /// doubt. An empty set means that the catalog was rebuilt, so it cannot tell what is missing.
     pub fn suspect_packs(&self) -> Result<Option<Suspects>> {
         let mut listed = HashMap::new();
         for info in self.backend().list(ObjectKind::Pack)? {
@@ -46,6 +49,7 @@ impl Repository {
                 }
             }
             suspects.gone = Arc::new(gone);
+            // A damaged pack that is gone meanwhile is handled above.
             let unsound = local.readings()?.into_iter().filter(|(id, reading)| !reading.is_sound && listed.contains_key(id));
             suspects.packs.extend(unsound.map(|(id, _)| id));
             Ok((local.was_rebuilt() || !suspects.packs.is_empty()).then_some(suspects))
@@ -66,42 +70,43 @@ impl Repository {
 }
 
 impl WriteSession {
-    /// From now on nothing counts as stored that is in one of these packs or needs them, and whatever the parent has is looked for.
+    /// From now on, nothing in these packs counts as stored, nor anything that needs them. Chunks that the parent has are looked for, too.
     pub fn distrust(&mut self, suspects: Suspects) {
         self.suspects = Some(suspects);
     }
 
-    /// How many chunks were stored anew because their stored copies could not be relied upon.
+    /// How many chunks were stored anew because their stored copies are damaged or gone.
     pub fn healed_chunks(&self) -> u64 {
-        self.healed.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
+        u64_from(self.mended.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
-    /// Whether copies in this pack may be built upon.
+    /// Whether copies in this pack may be relied on.
     pub(super) fn counts(&self, pack: &PackId) -> bool {
         !self.tombstoned.contains(pack) && self.suspects.as_ref().is_none_or(|suspects| !suspects.packs.contains(pack))
     }
 
-    /// Whether a chunk is the one that the parent has in its place, and so needs no storing.
+    /// Whether a chunk is the same as the parent's in its place, and so need not be stored.
     pub(crate) fn inherits(&self, predecessor: Option<ChunkId>, id: &ChunkId) -> Result<bool> {
         if predecessor != Some(*id) || self.suspects.is_none() {
             return Ok(predecessor == Some(*id));
         }
+        // The parent's chunk may lie in a suspect pack, or stand on one.
         Ok(self.trusted(self.repo.copies(id)?)?.is_some())
     }
 
-    /// Notes that a chunk is stored again, if it was there and is not to be relied upon.
-    pub(in crate::store::repo) fn heal(&self, chunk: &NewChunk<'_>) -> Result<()> {
+    /// Notes that a chunk is stored again, if a stored copy of it is damaged or gone.
+    pub(in crate::store::repo) fn note_mended(&self, chunk: &NewChunk<'_>) -> Result<()> {
         let Some(suspects) = &self.suspects else { return Ok(()) };
         let was_inherited = chunk.references.iter().any(|reference| reference.predecessor == Some(chunk.id));
         let is_marked = |pack: &PackId| self.tombstoned.contains(pack);
-        // What only a prune has marked is no damage.
+        // A chunk that lies only in packs that a prune has marked is not damaged.
         if was_inherited || suspects.gone.contains(&chunk.id) || self.repo.copies(&chunk.id)?.iter().any(|copy| !is_marked(&copy.pack())) {
-            self.healed.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.id);
+            self.mended.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.id);
         }
         Ok(())
     }
 
-    pub(in crate::store::repo) fn is_healed(&self, id: &ChunkId) -> bool {
-        self.suspects.is_some() && self.healed.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    pub(in crate::store::repo) fn is_mended(&self, id: &ChunkId) -> bool {
+        self.suspects.is_some() && self.mended.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 }

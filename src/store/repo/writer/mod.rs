@@ -1,4 +1,8 @@
-//! Storing chunks: known ones are noted, new ones encoded, verified and handed to the packer.
+//! Storing chunks. A chunk that is stored already is only noted. A new one is encoded, verified and handed to the packer.
+//!
+//! For each new chunk the writer tries the bases that its references give, and takes the delta that is worth its chain, or stores the chunk
+//! whole. Every frame is decoded and compared before it goes into a pack, so a faulty encoder or faulty memory is noticed while the source is
+//! still there. Writers of several threads share one session; a chunk that several of them get is stored once.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +14,8 @@ use crate::error::{Error, Result, joined};
 use crate::id::ChunkId;
 use crate::store::codec::{Decoder, Encoder};
 use crate::store::format::pack::{ChunkEntry, Encoding, Frame};
-use crate::store::format::{DELTA_SEGMENT_TARGET, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET};
+use crate::store::format::{DELTA_SEGMENT_TARGET, LEVEL_WRITE_MAX, Malformed, WHOLE_FRAME_TARGET, WHOLE_SEGMENT_TARGET, WORK_WRITE_MAX};
+use crate::store::repo::u32_from;
 
 mod base;
 mod lineage;
@@ -20,37 +25,42 @@ mod thrift;
 
 use base::Base;
 
-/// A delta this many times smaller than the chunk is taken without looking elsewhere or trying to store the chunk whole. With 8 a chunk of which some
-/// pages hold what was in others was taken as it is.
+/// A delta this many times smaller than the chunk is taken at once; nothing else is tried. With 8, deltas were taken of chunks in which some
+/// pages hold what was in other chunks, and those pages were stored again.
 const CLEAR_GAIN: usize = 32;
-/// The same for rows, of a stream without pages: they are often ten times smaller by themselves. A
-/// chunk that is not is looked for elsewhere when all others are stored, while nothing else is done.
+/// The same for rows, the content of a stream without pages. Deltas of rows are often ten times smaller without any search. Chunks that stay
+/// larger are searched for again after all others are stored, when the threads are idle.
 const CLEAR_GAIN_ROWS: usize = 32;
-/// The share, one in so many, of what a chunk takes whole that a delta must save for the chain that reading it takes.
+/// A delta must save at least one part in so many of what the chunk takes whole. Less is not worth the chain that reading it takes.
 const WORTH_IT: usize = 8;
-/// The same for rows: all chunks of a dump change in every step, so each chain is read with all others, and a chunk that is whole begins a new one.
+/// The same for rows. All chunks of a dump change in every step, so each chain is read along with all others. A chunk that is stored whole
+/// begins a new chain.
 const WORTH_IT_ROWS: usize = 2;
-/// How many times smaller than against its window a chunk of rows must be against something else.
+/// A delta of rows against another place must be this many times smaller than the delta against the window.
 const NEW_LINEAGE_GAIN: usize = 4;
-/// A delta shorter than this, bytes, is one change, which a better search does not make smaller.
+/// A delta shorter than this, bytes, is one change, and a better search does not make it smaller.
 const SQUEEZED_MIN: usize = 64;
 
-/// Stores chunks for one thread. Everything put is part of the session only after [`ChunkWriter::flush`].
+/// Stores chunks for one thread. What is put belongs to the session only after [`ChunkWriter::flush`].
 pub struct ChunkWriter<'s> {
     session: &'s WriteSession,
     encoder: Encoder,
     decoder: Decoder,
-    /// New chunks that are to share a frame, and their plain bytes.
+    /// New chunks that will share a frame, and their plain bytes.
     sharing: Vec<ChunkEntry>,
     sharing_plain: Vec<u8>,
+    /// The open segment of frames without bases, and the one of deltas and nodes.
     whole: SegmentBuilder,
     small: SegmentBuilder,
+    /// The best encoding so far of the chunk at hand, and the one that is being tried.
     encoded: Vec<u8>,
     alternative: Vec<u8>,
+    /// The bytes that an encoding was decoded to.
     check: Vec<u8>,
 }
 
-/// A chunk that was put counts as stored for the whole session: one that is lost must not be in a snapshot.
+/// Chunks that were put count as stored for the whole session. If a writer is dropped before it was flushed, they are lost, and the session
+/// must not commit a snapshot that refers to them.
 impl Drop for ChunkWriter<'_> {
     fn drop(&mut self) {
         if !self.whole.bytes.is_empty() || !self.small.bytes.is_empty() || !self.sharing.is_empty() {
@@ -68,34 +78,34 @@ struct Delta {
     is_small: bool,
 }
 
-/// Is told what stands in the place of a chunk, by the chunk's number, where that is read in full.
+/// Gets a chunk's number and the plain bytes of the chunk that stood in its place, if those are read in full.
 pub type Seen<'v> = dyn Fn(usize, &[u8]) + Sync + 'v;
 
-/// Whether a chunk is one of a stream without pages, which stands on a window.
+/// Whether a chunk is of a stream without pages: then its base is a window.
 fn in_rows(new: &NewChunk<'_>) -> bool {
     new.references.first().is_some_and(|first| first.predecessor.is_some() && !first.slices.is_empty())
 }
 
-/// What is to be stored.
+/// The kind of a chunk, which decides how it is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A chunk of a stream.
     Chunk,
-    /// One that is to be stored only if that takes little.
+    /// A chunk of a stream, which is stored only if its delta is small.
     CloseChunk,
     /// A node of a tree.
     Node,
 }
 
-/// Bytes of prefixes that are read together, and are in memory at once.
+/// Bytes of prefixes that are read together, and so are in memory at once.
 const PREFIXES_LEN: usize = 8 << 20;
 
 /// A chunk that is not stored yet, by its number, with the base that its first reference gives.
 type Claimed<'c> = (usize, &'c NewChunk<'c>, Option<Base>);
-/// The same with the prefix that the base gives.
+/// A claimed chunk together with the bytes of its base, the prefix.
 type Prepared<'c> = (usize, &'c NewChunk<'c>, Option<(Base, Vec<u8>)>);
 
-/// Claims the chunks that are not stored yet, and chooses their bases.
+/// Claims the chunks that are not stored yet, so that no other thread stores them, and chooses their bases.
 fn claim<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind) -> Result<Vec<Claimed<'c>>> {
     let mut fresh = Vec::new();
     for (number, chunk) in chunks.iter().enumerate() {
@@ -104,10 +114,11 @@ fn claim<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind) -> 
             inherited = inherited || session.inherits(reference.predecessor, &chunk.id)?;
         }
         if !inherited && session.claim(&chunk.id) && !session.use_stored(&chunk.id)? {
-            session.heal(chunk)?;
+            session.note_mended(chunk)?;
             fresh.push((number, chunk));
         }
     }
+    // The whole chains of all bases are looked up in a few batches. One by one, each level of each chain would be a look-up of its own.
     let named = fresh.iter().filter_map(|(_, chunk)| chunk.references.first()).flat_map(Reference::chunks);
     session.reader().prefetch(named)?;
     let mut claimed = Vec::with_capacity(fresh.len());
@@ -118,7 +129,7 @@ fn claim<'c>(session: &WriteSession, chunks: &'c [NewChunk<'c>], kind: Kind) -> 
     Ok(claimed)
 }
 
-/// Takes as many of these chunks as may have their prefixes in memory at once, at least one, and reads the prefixes.
+/// Takes as many of the chunks as may have their prefixes in memory at once, but at least one, and reads their prefixes.
 fn prepare<'c>(session: &WriteSession, claimed: &mut VecDeque<Claimed<'c>>, threads: usize) -> Result<Vec<Prepared<'c>>> {
     let (mut chunks, mut bases, mut bytes) = (Vec::new(), Vec::new(), 0);
     while let Some((number, chunk, base)) = claimed.pop_front() {
@@ -160,16 +171,13 @@ impl<'s> ChunkWriter<'s> {
         })
     }
 
-    /// Stores chunks, each in whichever way stores least. Their bases are read together.
-    ///
-    /// # Errors
-    /// After any failure the whole session is poisoned.
+    /// Stores chunks, each in the way that takes fewest bytes. Their bases are read together.
     pub fn put(&mut self, chunks: &[NewChunk<'_>]) -> Result<()> {
         let session = self.session;
         session.guarded(|| self.store_all(chunks, Kind::Chunk, &|_, _| ())).map(drop)
     }
 
-    /// Whether a chunk is stored already (then it is built upon) and need not be put.
+    /// Whether a chunk is stored already and need not be put. If so, the snapshot counts on that stored copy.
     pub fn find(&self, id: &ChunkId) -> Result<bool> {
         self.session.guarded(|| self.session.use_stored(id))
     }
@@ -183,7 +191,7 @@ impl<'s> ChunkWriter<'s> {
         Ok(id)
     }
 
-    /// Hands what is left to the packer.
+    /// Hands everything that waits to the packer.
     pub fn flush(&mut self) -> Result<()> {
         let session = self.session;
         session.guarded(|| {
@@ -193,7 +201,7 @@ impl<'s> ChunkWriter<'s> {
         })
     }
 
-    /// Stores chunks, but for those that are not close if only close ones are wanted; gives the numbers of these.
+    /// Stores chunks. [`Kind::CloseChunk`] leaves out those whose delta is not small; their numbers are returned.
     fn store_all(&mut self, chunks: &[NewChunk<'_>], kind: Kind, seen: &Seen<'_>) -> Result<Vec<usize>> {
         let mut rest = Vec::new();
         let mut claimed = VecDeque::from(claim(self.session, chunks, kind)?);
@@ -210,8 +218,8 @@ impl<'s> ChunkWriter<'s> {
         Self::store_shared(writers, chunks, Kind::Chunk, &|_, _| ()).map(drop)
     }
 
-    /// Stores those of the chunks that are stored already or whose delta is small, with the work shared among writers; the others stay, by their numbers
-    /// in ascending order.
+    /// Stores the chunks whose delta is small, with the work shared among the writers. Chunks that are stored already count as done. Returns the
+    /// numbers of the others in ascending order.
     pub fn put_close(writers: &mut [ChunkWriter<'_>], chunks: &[NewChunk<'_>], seen: &Seen<'_>) -> Result<Vec<usize>> {
         Self::store_shared(writers, chunks, Kind::CloseChunk, seen)
     }
@@ -236,12 +244,13 @@ impl<'s> ChunkWriter<'s> {
 
     fn store_by_all(writers: &mut [ChunkWriter<'_>], prepared: Vec<Prepared<'_>>, kind: Kind, seen: &Seen<'_>) -> Result<Vec<usize>> {
         let prepared = Mutex::new(prepared.into_iter());
+        // Each thread takes the next chunk when it is ready, because chunks take very different times.
         let next = || prepared.lock().unwrap_or_else(PoisonError::into_inner).next();
         let store = |writer: &mut ChunkWriter<'_>| -> Result<Vec<usize>> {
             let mut rest = Vec::new();
             while let Some(prepared) = next() {
                 let stored = writer.session.check().and_then(|()| writer.store_prepared(prepared, kind, seen));
-                // The others need not go on.
+                // The other threads stop at their next chunk.
                 rest.extend(stored.inspect_err(|_| writer.session.poison())?);
             }
             Ok(rest)
@@ -251,35 +260,41 @@ impl<'s> ChunkWriter<'s> {
             let handles: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(move || store(writer))).collect();
             handles.into_iter().map(|handle| joined("storing chunks", handle.join())).collect()
         });
-        // What stopped the others says nothing.
+        // The threads that were stopped have `Poisoned`. The error that stopped them is reported.
         let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         let why = failed.into_iter().filter_map(Result::err).min_by_key(|error| matches!(error, Error::Poisoned));
         Ok(why.map_or_else(|| done.into_iter().collect::<Result<Vec<_>>>(), Err)?.concat())
     }
 
-    /// As [`ChunkWriter::store`]; gives the number of a chunk that is not stored.
+    /// As [`ChunkWriter::store`]; returns the chunk's number if it is not stored.
     fn store_prepared(&mut self, (number, chunk, first): Prepared<'_>, kind: Kind, seen: &Seen<'_>) -> Result<Option<usize>> {
+        // Only with a prefix that is one whole chunk do places in the prefix match places in the new chunk.
         if let Some((_, prefix)) = first.as_ref().filter(|(base, _)| base.is_one_chunk()) {
             seen(number, prefix);
         }
         Ok((!self.store(chunk, first, kind)?).then_some(number))
     }
 
-    /// Stores a chunk, `first` being what its first reference gives, unless it is not close and only close ones are wanted; whether it is stored.
+    /// Stores a chunk and says whether it is stored. `first` is the base that the first reference gives, with its bytes. For
+    /// [`Kind::CloseChunk`] a chunk whose delta is not small is not stored.
     fn store(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<bool> {
         let NewChunk { id, plain, .. } = *new;
-        let best = if self.session.is_healed(&id) { None } else { self.best_delta(new, first, kind)? };
+        // A mended chunk is stored whole, because older deltas stand on it: as a delta its level could be too high for them.
+        let best = if self.session.is_mended(&id) { None } else { self.best_delta(new, first, kind)? };
         let close = best.is_some() && self.is_clear(new);
         if kind == Kind::CloseChunk && !close {
+            // The chunk comes again after the others, and must then be new to the session.
             self.session.unclaim(&id);
             return Ok(false);
         }
         let version = best.as_ref().map_or(0, |delta| delta.base.version);
-        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: plain.len() as u32, node: kind == Kind::Node, version };
+        // The frame's number and the place in it are set when the chunk comes into a pack. Its length is at most CHUNK_LEN_MAX.
+        let chunk = ChunkEntry { id, frame: 0, offset: 0, plain_len: u32_from(plain.len()), node: kind == Kind::Node, version };
         self.session.count_chunk(&chunk);
         if let Some(delta) = best
             && (close || self.is_worth_it(new).map_err(|m| m.of(format!("chunk {id}")))?)
         {
+            // Only a delta that will be stored is worth the slow search.
             if !delta.is_small {
                 self.squeeze(plain, &delta.prefix).map_err(|m| m.of(format!("chunk {id}")))?;
             }
@@ -295,8 +310,8 @@ impl<'s> ChunkWriter<'s> {
         Ok(true)
     }
 
-    /// Encodes a chunk into `self.encoded` as the smallest delta that its references give, or the first one that is small; `None` if there is no base
-    /// that can be read.
+    /// Encodes a chunk into `self.encoded`: as the smallest delta that its references give, or as the first one that is small. `None` if no base
+    /// can be read.
     fn best_delta(&mut self, new: &NewChunk<'_>, first: Option<(Base, Vec<u8>)>, kind: Kind) -> Result<Option<Delta>> {
         let malformed = |m: Malformed| m.of(format!("chunk {}", new.id));
         let mut best = None;
@@ -306,6 +321,7 @@ impl<'s> ChunkWriter<'s> {
             std::mem::swap(&mut self.encoded, &mut self.alternative);
         }
         for reference in new.references.iter().skip(1) {
+            // Rows take the first delta that is worth its chain: their first reference is the window, and another place starts a new lineage.
             if best.is_some() && (self.is_clear(new) || in_rows(new) && self.is_worth_it(new).map_err(malformed)?) {
                 break;
             }
@@ -317,8 +333,9 @@ impl<'s> ChunkWriter<'s> {
             let Some(prefix) = base.read(self.session)? else { continue };
             let (encoding, is_small) = self.encode_delta(new, &base, &prefix).map_err(malformed)?;
             let is_better = best.as_ref().is_none_or(|best: &Delta| match in_rows(new) {
-                // Rows that stand on another place begin a new lineage on top of the chains there, and want more for that than a few bytes.
+                // Rows that stand on another place begin a new lineage on top of the chains there. That must save more than a few bytes.
                 true => self.alternative.len() * NEW_LINEAGE_GAIN < self.encoded.len(),
+                // Of two deltas that take about as many bytes, the one with the shorter chain is taken.
                 false => self.alternative.len() + base.price() < self.encoded.len() + best.base.price(),
             });
             if is_better {
@@ -329,8 +346,8 @@ impl<'s> ChunkWriter<'s> {
         Ok(best)
     }
 
-    /// Encodes into `self.alternative`: as a patch where the chunk stands in its base's place and few of its pages have changed. Says also whether a
-    /// better search would hardly make it smaller.
+    /// Encodes into `self.alternative`. A chunk becomes a patch if its base is one chunk and few of its pages have changed. The flag says that a
+    /// better search would hardly make the delta smaller.
     fn encode_delta(&mut self, new: &NewChunk<'_>, base: &Base, prefix: &[u8]) -> Result<(Encoding, bool), Malformed> {
         if base.is_one_chunk() && self.encoder.encode_patch(new.plain, prefix, &mut self.alternative)? {
             return Ok((Encoding::Patch, true));
@@ -346,12 +363,12 @@ impl<'s> ChunkWriter<'s> {
         Ok((Encoding::Delta, self.alternative.len() < SQUEEZED_MIN))
     }
 
-    /// Whether the delta in `self.encoded` is so small that nothing else need be tried.
+    /// Whether the delta in `self.encoded` is so small that nothing else needs to be tried.
     fn is_clear(&self, new: &NewChunk<'_>) -> bool {
         self.encoded.len() * if in_rows(new) { CLEAR_GAIN_ROWS } else { CLEAR_GAIN } <= new.plain.len()
     }
 
-    /// Makes the delta of rows in `self.encoded` smaller.
+    /// Replaces the delta in `self.encoded` by a smaller one if a slow search finds it.
     fn squeeze(&mut self, plain: &[u8], prefix: &[u8]) -> Result<(), Malformed> {
         self.encoder.squeeze_rows(plain, prefix, &mut self.alternative)?;
         if self.alternative.len() < self.encoded.len() {
@@ -360,7 +377,7 @@ impl<'s> ChunkWriter<'s> {
         Ok(())
     }
 
-    /// Whether the delta in `self.encoded` saves enough for the chain that reading it takes.
+    /// Whether the delta in `self.encoded` saves enough, compared with the chunk stored whole, to be worth the chain that reading it takes.
     fn is_worth_it(&mut self, new: &NewChunk<'_>) -> Result<bool, Malformed> {
         self.encoder.encode_rows(new.plain, &[], &mut self.alternative)?;
         let saved = self.alternative.len().saturating_sub(self.encoded.len());
@@ -378,13 +395,16 @@ impl<'s> ChunkWriter<'s> {
         Ok(Frame::whole(Encoding::Raw))
     }
 
-    /// Decodes `self.encoded` and compares it with what was to be stored.
+    /// Decodes `self.encoded` and compares the result with the plain bytes.
     fn verify(&mut self, encoding: Encoding, prefix: &[u8], plain: &[u8], id: &ChunkId) -> Result<()> {
+        // Raw bytes are the plain bytes themselves. There is nothing to decode.
         if encoding == Encoding::Raw {
             return Ok(());
         }
-        let len = plain.len() as u32;
+        // A frame is at most FRAME_LEN_MAX bytes, 1 MiB.
+        let len = u32_from(plain.len());
         let decoded = match encoding {
+            // A patch is applied in place, so it needs a copy of its base.
             Encoding::Patch => {
                 self.check.clear();
                 self.check.extend_from_slice(prefix);
@@ -399,8 +419,9 @@ impl<'s> ChunkWriter<'s> {
         }
     }
 
-    /// Puts a delta or a node, which lies in `self.encoded`, into its segment.
+    /// Puts the delta or node in `self.encoded` into the segment of small frames.
     fn push_small(&mut self, frame: Frame, chunk: &ChunkEntry) -> Result<()> {
+        debug_assert!(frame.level <= LEVEL_WRITE_MAX && frame.work <= WORK_WRITE_MAX, "a base that does not fit was refused");
         self.session.count_frame(frame.encoding, self.encoded.len(), chunk.node);
         if !self.small.bytes.is_empty() && self.small.bytes.len() + self.encoded.len() > DELTA_SEGMENT_TARGET {
             self.session.packer().add(std::mem::take(&mut self.small))?;
@@ -422,7 +443,7 @@ impl<'s> ChunkWriter<'s> {
         }
     }
 
-    /// Encodes, verifies and puts into its segment the frame that chunks share.
+    /// Encodes the frame that chunks share, verifies it, and puts it into its segment.
     fn close_frame(&mut self) -> Result<()> {
         let (chunks, plain) = (std::mem::take(&mut self.sharing), std::mem::take(&mut self.sharing_plain));
         let Some(first) = chunks.first() else { return Ok(()) };
@@ -433,6 +454,7 @@ impl<'s> ChunkWriter<'s> {
             self.session.packer().add(std::mem::take(&mut self.whole))?;
         }
         self.whole.push(frame, &chunks, &self.encoded);
+        // The buffer is kept, so that the next frame needs no new one.
         self.sharing_plain = plain;
         self.sharing_plain.clear();
         Ok(())

@@ -1,4 +1,4 @@
-//! What cannot be brought about from outside: an encoder that makes something else of a chunk.
+//! Tests of faults that callers cannot cause: an encoder that makes wrong bytes of a chunk, and a snapshot that is too large.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn repository(dir: &std::path::Path) -> (Arc<LocalBackend>, Repository) {
     (backend, repo)
 }
 
-/// Puts chunks, the last one with a faulty encoder; what that gives, and how many packs there are then.
+/// Puts chunks, the last one with a faulty encoder. Returns the result, and how many packs there are afterwards.
 fn put_with_a_fault(plains: &[Vec<u8>]) -> (bool, usize) {
     let dir = tempfile::tempdir().unwrap();
     let (backend, repo) = repository(dir.path());
