@@ -174,14 +174,15 @@ mod tests {
         }
     }
 
-    /// Options that need another one come with it.
-    fn with_what_it_needs<'a>(option: &'a str, value: Option<&'a str>) -> Vec<&'a str> {
+    /// An option with its value, and with the option that it needs unless that is there.
+    fn with_what_it_needs<'a>(option: &'a str, value: Option<&'a str>, there: &[&str]) -> Vec<&'a str> {
         let needed: &[&str] = match option {
             "--busy-timeout" => &["--live"],
             "--keep-going" => &["--as", "n"],
             "--salvage" => &["--to", "d"],
             _ => &[],
         };
+        let needed = if needed.first().is_some_and(|needed| there.contains(needed)) { &[] } else { needed };
         [option].into_iter().chain(value).chain(needed.iter().copied()).collect()
     }
 
@@ -202,7 +203,8 @@ mod tests {
                     assert!(modes.contains(&mode), "{option} {mode}");
                     continue;
                 }
-                let all = [args, &with_what_it_needs(&option, value)[..]].concat();
+                let mut all = args.to_vec();
+                all.extend(with_what_it_needs(&option, value, args));
                 let made = mode_of(&parsed(&all));
                 let other_mode = ["--salvage", "--from-dir", "--dsn", "--from-file", "--table", "--to"].contains(&option.as_str());
                 match made {
