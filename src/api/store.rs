@@ -189,12 +189,12 @@ impl Store {
         }
     }
 
-    /// The snapshot with this id, or with the only id that begins with this text. Also `latest`, and `latest~2` for the
-    /// one two before it.
+    /// The snapshot with this id, or with the only id that begins with this text. Also `latest` for the newest good one,
+    /// and `latest~2` for the good one two before it.
     ///
     /// # Errors
     /// [`Error::NoSuch`] if there is none, [`Error::InvalidArgument`] if this cannot name a snapshot or several ids
-    /// begin with it, [`Error::Backend`].
+    /// begin with it, or for `latest` in a store of several sources; [`Error::Backend`].
     pub fn snapshot(&self, name: &str) -> Result<Snapshot<'_>> {
         let no_times = |_: &str| {
             Err(Error::InvalidArgument("a snapshot cannot be named by a time here: list them and compare `Snapshot::time`".into()))
@@ -266,7 +266,7 @@ impl Store {
     fn wish(&self, rules: &Rules, prune: Option<PruneOptions>) -> ForgetWish {
         let calendar = Calendar { now_ns: self.worker.now_ns(), zone: TimeZone::UTC };
         let which = Which::Rules { rules: Box::new(rules.clone()), filter: SnapshotFilter::default(), by: GroupBy::default(), calendar };
-        ForgetWish { which, dry_run: false, prune }
+        ForgetWish { which, dry_run: false, prune, agreed: None }
     }
 
     /// Frees the space that no snapshot needs. It deletes in two steps: this prune marks packs, and one after the grace

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::exit::Failure;
 use super::screen::ColorWhen;
 
 /// Heads the options that every command takes.
@@ -11,7 +12,7 @@ const GLOBAL: &str = "Options of all commands";
 /// What every command takes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
-    /// The repository's directory [default: ICECORE_REPOSITORY, else .icecore]
+    /// The repository's directory. It goes before ICECORE_REPOSITORY [default: ICECORE_REPOSITORY, else .icecore]
     #[arg(short = 'R', long = "repo", value_name = "R", global = true, help_heading = GLOBAL)]
     pub(crate) repo: Option<OsString>,
     /// Print one JSON document, and errors as JSON lines
@@ -65,7 +66,7 @@ pub(crate) struct RecordArgs {
     /// The machine to record in place of this one: for containers, whose host names change
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) host: Option<String>,
-    /// The time to record in place of now, for imports of history
+    /// The time to record in place of now, for imports of history: 2026-11-23T03:15:00Z, `2026-11-23 03:15` or 2026-11-23
     #[arg(long, value_name = "TIME")]
     pub(crate) time: Option<String>,
 }
@@ -73,7 +74,7 @@ pub(crate) struct RecordArgs {
 /// Narrows which snapshots are meant.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct FilterArgs {
-    /// Only snapshots of this source: its name, or the start of its id
+    /// Only snapshots of this source: its name, its path or database, or the start of its id
     #[arg(long, value_name = "NAME")]
     pub(crate) source: Option<String>,
     /// Only snapshots with this tag
@@ -82,6 +83,17 @@ pub(crate) struct FilterArgs {
     /// Only snapshots of this host
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Option<String>,
+}
+
+impl FilterArgs {
+    /// Refuses a filter for what has no snapshots to choose from.
+    pub(crate) fn refuse(&self, place: &str) -> Result<(), Failure> {
+        let given = [("--source", &self.source), ("--tag", &self.tag), ("--host", &self.host)];
+        match given.into_iter().find(|(_, value)| value.is_some()) {
+            Some((option, _)) => Err(Failure::usage(format!("{option} does not go with {place}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One snapshot.

@@ -150,7 +150,7 @@ fn selection(args: &FilesArgs) -> Result<Selection, Failure> {
         exclude.extend(text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).map(str::to_owned));
     }
     if let Some(void) = args.exclude.iter().find(|pattern| pattern.trim().is_empty() || pattern.starts_with('#')) {
-        return Err(Failure::usage(format!("{void:?} is no pattern but a comment; write \\# if the name begins with a #")));
+        return Err(Failure::usage(format!("{void:?} is a comment, not a pattern; write \\# if the name begins with a #")));
     }
     exclude.extend(args.exclude.iter().cloned());
     Ok(Selection { exclude, one_file_system: args.one_file_system, exclude_caches: args.exclude_caches, xattrs: !args.no_xattrs })

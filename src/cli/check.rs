@@ -21,7 +21,7 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     read_data: bool,
     /// The same for a part of the packs: n/t (the nth of t parts), x% or a SIZE (K, M, G, T), both drawn at random
-    #[arg(long, value_name = "PART")]
+    #[arg(long, value_name = "PART", conflicts_with = "read_data")]
     read_data_subset: Option<String>,
     /// Stop reading after so long (a number with s, m, h or d), and go on there the next time
     #[arg(long, value_name = "SPAN")]
@@ -52,9 +52,12 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     let read_data = args.read_data || args.read_data_subset.is_some();
     let limit = args.max_duration.as_deref().map(seconds).transpose()?;
     if limit.is_some() && !read_data {
-        return Err(Failure::usage("--max-duration is for --read-data or --read-data-subset"));
+        return Err(Failure::usage("--max-duration is for --read-data or --read-data-subset: without them no data is read"));
     }
     let seed = if matches!(subset, Subset::Share(_) | Subset::Bytes(_)) { Some(args.seed.map_or_else(draw, Ok)?) } else { None };
+    if args.seed.is_some() && seed.is_none() {
+        return Err(Failure::usage("--seed is for a part that is drawn at random: x% or a SIZE; n/t is always the same part"));
+    }
     let repo = context.open()?;
     let limit = limit.map(|limit| Duration::from_secs(limit.unsigned_abs()));
     let wish = Wish { subset, read_data, limit, seed, mark: args.mark };

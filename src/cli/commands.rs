@@ -26,14 +26,16 @@ use super::status::StatusArgs;
 /// What `icecore --help` ends with.
 const AFTER_HELP: &str = "\
 Environment:
-  ICECORE_REPOSITORY        the repository, if -R is not given
+  ICECORE_REPOSITORY        the repository, if -R is not given: -R wins
   ICECORE_PASSWORD          the passphrase
   ICECORE_PASSWORD_FILE     a file that holds it
   ICECORE_PASSWORD_COMMAND  a command for sh that prints it
   ICECORE_CACHE_DIR         where the local catalogs are (they can be deleted at any time)
 
-SNAP is an id or the start of one, `latest`, `latest~N` (the Nth before it), or `@TIME` (the newest at or before TIME).
-TIME is RFC 3339 (2026-11-23T03:15:00Z), or in the local time zone `2026-11-23 03:15`, or `2026-11-23` (its first moment).
+SNAP is an id or the start of one, `latest` (the newest good snapshot), `latest~N` (the Nth good one before it), or `@TIME` (the newest good
+one at or before TIME). Flagged snapshots are passed over: take one by its id. Where a repository has several sources, --source says which.
+TIME is RFC 3339 (2026-11-23T03:15:00Z), or in the local time zone `2026-11-23 03:15` or `2026-11-23` (its first moment). After @ also: 12:30 (the
+last time that it was so late), yesterday and today (the end of the day), -90m, -3h, -2d (so long ago).
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found, or a failed drill; 5 overdue (status);
 10 no repository; 11 busy; 12 wrong passphrase; 130 interrupted; 141 the reader of `dump` closed the pipe.
@@ -98,7 +100,7 @@ pub(crate) enum BackupWhat {
     Command(CommandArgs),
 }
 
-/// Print what a shell needs to complete commands and options
+/// Print what a shell needs to complete commands, options, and the names of snapshots and sources that this machine has seen
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  icecore completions bash > /usr/share/bash-completion/completions/icecore\n  icecore completions zsh > /usr/share/zsh/site-functions/_icecore\n  \

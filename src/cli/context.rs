@@ -7,12 +7,10 @@ use std::time::SystemTime;
 
 use icecore::engine::postgres::Stop;
 use icecore::fs::disk::RealDisk;
-use icecore::id::SnapshotId;
 use icecore::ops::journaled::Worker;
-use icecore::ops::select::{SnapshotFilter, SnapshotSpec, Wanted};
+use icecore::ops::select::{SnapshotFilter, Wanted};
 use icecore::progress::Monitor;
 use icecore::store::backend::local::LocalBackend;
-use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::{OpenOptions, Refreshed, Repository, Trust};
 
 use super::args::{FilterArgs, Global};
@@ -41,14 +39,29 @@ impl<'o> Context<'o> {
         environment::repository(self.global.repo.as_deref())
     }
 
+    /// Whether -R was given.
+    pub(crate) fn names_repository(&self) -> bool {
+        self.global.repo.is_some()
+    }
+
     /// Opens the repository; asks for the passphrase if it has one.
     pub(crate) fn open(&self) -> Result<Repository, Failure> {
         let path = self.repository_path()?;
-        let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
+        let backend = self.backend(&path)?;
         let ask = || passphrase::of_repository(&path.display().to_string(), &self.cancelled, &|text| self.output.warn(text));
         let trust = Trust { passphrase_from: passphrase::configured(), accepted: self.global.accept_repository.as_deref() };
         let options = OpenOptions { passphrase: &ask, cache_dir: self.local_dir().to_path_buf(), threads: self.threads(), trust };
         Ok(Repository::open(Arc::new(backend), &options)?)
+    }
+
+    /// The place of the repository, without its content.
+    pub(crate) fn backend(&self, path: &Path) -> Result<LocalBackend, Failure> {
+        LocalBackend::open(path, Arc::new(RealDisk)).map_err(|error| {
+            let is_absent = matches!(error, icecore::Error::NoRepository { .. });
+            let mut failure = Failure::from(error);
+            failure.message.push_str(if is_absent { environment::why_there(self.global.repo.as_deref()) } else { "" });
+            failure
+        })
     }
 
     /// The directory of this machine's own files. If the usual one cannot be used, a warning says so once.
@@ -90,15 +103,9 @@ impl<'o> Context<'o> {
     }
 }
 
-/// Finds the snapshot that SNAP names.
-pub(crate) fn find_in<'r>(refreshed: &'r Refreshed, snap: &str, args: &FilterArgs) -> Result<&'r (SnapshotId, SnapshotRecord), Failure> {
-    let spec = SnapshotSpec::parse(snap, &time::parse)?;
-    Ok(spec.find(&refreshed.snapshots, &filter(args))?)
-}
-
-/// SNAP as a query for the library.
+/// SNAP as a query for the library. The snapshot is looked for later.
 pub(crate) fn wanted(snap: &str, args: &FilterArgs) -> Result<Wanted, Failure> {
-    Ok(Wanted::named(snap, &time::parse, filter(args))?)
+    Ok(Wanted::named(snap, &time::at, filter(args))?)
 }
 
 /// The filter that the arguments describe.

@@ -18,6 +18,7 @@ use icecore::recorded::SourceKind;
 use super::args::FilterArgs;
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
+use super::location::refuse_as_directory;
 use super::output::{self, ms, printable};
 use super::screen::{Screen, Tone};
 use super::{environment, time, whole};
@@ -65,7 +66,7 @@ pub(crate) struct DrillArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Do not mark the snapshot as verified
-    #[arg(long)]
+    #[arg(long, requires = "snap")]
     no_mark: bool,
     #[command(flatten)]
     server: ServerArgs,
@@ -95,9 +96,11 @@ struct ServerArgs {
 /// `drill`.
 pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failure> {
     let rto = args.rto.as_deref().map(time::seconds).transpose()?.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
+    args.staging.as_ref().map_or(Ok(()), |dir| refuse_as_directory("--staging", dir))?;
     let start = Start { instant: Instant::now(), now_ns: time::now_ns(), rto };
     let worker = context.worker();
     let Some(snap) = &args.snap else {
+        args.filter.refuse("a drill without SNAP, which does not use the repository")?;
         let progress = context.progress();
         let Worker { host, user, .. } = worker.clone();
         let scratch = context.local_dir().to_path_buf();
@@ -111,7 +114,7 @@ pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failu
     let progress = context.progress();
     let staging = |kind: &SourceKind| match icecore::engine::of(kind).needs_server() {
         true => args.on_server(context),
-        false => args.in_directory(context),
+        false => args.in_directory(context, kind),
     };
     let assertions = |names: &[&[u8]]| args.check_sql.iter().map(|text| assertion(text, names)).collect();
     let wish = DrillWish { staging: &staging, assertions: &assertions, start, mark: !args.no_mark };
@@ -133,10 +136,12 @@ fn tell(context: &Context<'_>, args: &DrillArgs, report: &DrillReport) -> Result
 }
 
 impl DrillArgs {
-    fn in_directory(&self, context: &Context<'_>) -> icecore::Result<Staging> {
-        if self.server.dsn.is_some() || self.server.jobs.is_some() || self.server.pg_bin.is_some() {
-            let text = "--dsn, --jobs and --pg-bin are for snapshots of PostgreSQL databases, and this is of something else";
-            return Err(Error::InvalidArgument(text.to_owned()));
+    fn in_directory(&self, context: &Context<'_>, kind: &SourceKind) -> icecore::Result<Staging> {
+        let ServerArgs { dsn, jobs, pg_bin, .. } = &self.server;
+        let given = [("--dsn", dsn.is_some()), ("--jobs", jobs.is_some()), ("--pg-bin", pg_bin.is_some())];
+        if let Some((option, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
+            let text = format!("{option} is for snapshots of PostgreSQL databases, and this one is of another kind: {}", kind.name());
+            return Err(Error::InvalidArgument(text));
         }
         match &self.staging {
             Some(dir) => Ok(Staging::Kept(dir.clone())),

@@ -1,37 +1,35 @@
 //! Environment variables, the names of host and user, and directories that depend on them.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use icecore::engine::postgres::drill::Account;
 
 use super::exit::Failure;
+use super::location;
 
 /// A variable that is set and not empty.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// The variable that names the repository.
+const REPOSITORY: &str = "ICECORE_REPOSITORY";
+
 /// The repository's directory: the argument, else `ICECORE_REPOSITORY`, else `.icecore`.
 pub(crate) fn repository(argument: Option<&OsStr>) -> Result<PathBuf, Failure> {
-    let named = argument.map(OsStr::to_os_string).or_else(|| variable("ICECORE_REPOSITORY")).unwrap_or_else(|| ".icecore".into());
+    let named = argument.map(OsStr::to_os_string).or_else(|| variable(REPOSITORY)).unwrap_or_else(|| ".icecore".into());
     if named.is_empty() {
         return Err(Failure::usage("the repository's name is empty; give its directory"));
     }
-    if is_url(&named) {
-        let url = named.to_string_lossy();
-        return Err(Failure::usage(format!("{url}: this version keeps repositories in local directories only; give a directory")));
-    }
+    location::refuse_as_repository(&named)?;
     Ok(PathBuf::from(named))
 }
 
-/// Whether it begins like `s3://`; a directory of such a name can be given as `./s3://`.
-fn is_url(text: &OsStr) -> bool {
-    let bytes = text.as_bytes();
-    let scheme = bytes.windows(3).position(|part| part == b"://").and_then(|end| bytes.get(..end));
-    scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.iter().all(|c| c.is_ascii_alphanumeric() || b"+.-".contains(c)))
-        && bytes.first().is_some_and(u8::is_ascii_alphabetic)
+/// For the message that there is no repository: why another place than the expected one was looked at.
+pub(crate) fn why_there(argument: Option<&OsStr>) -> &'static str {
+    let is_empty = std::env::var_os(REPOSITORY).is_some_and(|value| value.is_empty());
+    if argument.is_none() && is_empty { ". ICECORE_REPOSITORY is set, but empty" } else { "" }
 }
 
 /// The directory of the local catalogs: `ICECORE_CACHE_DIR`, else the user's cache directory; `None` if no variable names one.
@@ -103,19 +101,4 @@ pub(crate) fn everything() -> icecore::engine::Environment {
 /// The name of the account that this process runs as. Variables may say something else.
 fn account() -> String {
     name_of(rustix::process::geteuid().as_raw()).unwrap_or_else(user)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_told_from_paths() {
-        for url in ["s3://bucket/x", "file:///x", "gs+x://y"] {
-            assert!(is_url(OsStr::new(url)), "{url}");
-        }
-        for path in ["./s3://bucket", "/a://b", "a/b", "://x", "3s://x", "c:/x"] {
-            assert!(!is_url(OsStr::new(path)), "{path}");
-        }
-    }
 }

@@ -8,6 +8,7 @@ use icecore::ops::journaled::{Report, Work};
 use super::args::SnapArgs;
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
+use super::location::refuse_as_directory;
 use super::output::{self, count, printable};
 
 /// Write a snapshot as flat files, with checksums.txt and manifest.json
@@ -31,6 +32,7 @@ pub(crate) struct ExportArgs {
 
 /// `export`.
 pub(crate) fn run(context: &Context<'_>, args: &ExportArgs) -> Result<Exit, Failure> {
+    refuse_as_directory("DIR", &args.dir)?;
     let repo = context.open()?;
     let progress = context.progress();
     let wanted = wanted(&args.snap.snap, &args.snap.filter)?;
@@ -43,7 +45,7 @@ pub(crate) fn run(context: &Context<'_>, args: &ExportArgs) -> Result<Exit, Fail
 fn text(report: &ExportReport) -> String {
     let mut text = String::new();
     if let Some(kept) = &report.kept {
-        text.push_str(&format!("what was there is no unchanged export and is kept as {}\n", printable(&kept.to_string_lossy())));
+        text.push_str(&format!("what was there is not an unchanged export and is kept as {}\n", printable(&kept.to_string_lossy())));
     }
     let (files, bytes) = (count(report.files, "file"), output::bytes(report.bytes));
     let took = output::took(report.duration_us, report.key_derivation_us, &[]);

@@ -1,22 +1,28 @@
 //! `forget`: the plan, shown, then executed.
 
+use icecore::id::SnapshotId;
 use icecore::ops::forget::{Decided, DecidedGroup, ForgetWish, Forgotten, Which, perform};
 use icecore::ops::journaled::{Report, Work};
 use icecore::ops::retention::{Calendar, Duration, GroupBy, Keep, Rules};
+use icecore::store::repo::Repository;
 use jiff::tz::TimeZone;
 
 use super::args::FilterArgs;
 use super::columns::{Column, Table};
+use super::confirm;
 use super::context::{Context, filter, wanted};
 use super::exit::{Exit, Failure};
 use super::look::{flag_codes, flag_tone};
-use super::output::printable;
+use super::output::{count, printable};
 use super::prune;
 use super::prune::{GRACE, MAX_UNUSED};
 use super::screen::{Screen, Tone};
 use super::time;
 
 const AFTER_HELP: &str = "\
+On a terminal the plan is shown and you are asked first, unless --yes is given. There is no question for snapshots given by
+name, with --json, and without a terminal on standard input, as under cron.
+
 Rules count in each group, from the newest snapshot on; a snapshot stays if any of them keeps it. --keep-daily keeps the newest snapshot of
 each of the last N days that have one, and so on; while there are fewer than N, also the oldest one. N is a number or `unlimited`. A DURATION is
 made of years, months, days and hours, as 1y5m7d2h, and reaches back from the newest snapshot of the group.
@@ -24,7 +30,7 @@ made of years, months, days and hours, as 1y5m7d2h, and reaches back from the ne
 Always kept: protected snapshots; the newest good one of each source; those with the newest good state of a stream that is flagged in newer ones;
 the newest one of each source. Rules count good snapshots as if there were no others; a flagged one stays if they would keep it were it good.
 Snapshots given by name go whatever the rules; those with the newest good state of a source or a stream only with --force, a protected one never.
-A snapshot that has vanished, of which every command tells, is given up when its id is given here.
+A snapshot that has vanished (every command warns of it) is given up when its id is given here.
 Space is freed by a prune, which --prune does at once, with the passphrase asked for once.
 
 Examples:
@@ -47,15 +53,18 @@ pub(crate) struct ForgetArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// What makes a group: source, host and tags, with commas between; nothing for one group
-    #[arg(long, value_name = "WHAT", default_value = "source", value_parser = group_by)]
+    #[arg(long, value_name = "WHAT", default_value = "source", value_parser = group_by, conflicts_with = "snaps")]
     group_by: GroupBy,
     /// Whose hours, days and weeks count, as Europe/Berlin [default: this machine's]
-    #[arg(long, value_name = "ZONE", value_parser = time_zone)]
+    #[arg(long, value_name = "ZONE", value_parser = time_zone, conflicts_with = "snaps")]
     time_zone: Option<TimeZone>,
     /// Only show what would be done, and why
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// Also the newest good snapshot of a source or a stream, if it is given by name
+    /// Do not ask before snapshots are forgotten by rules
+    #[arg(short = 'y', long, conflicts_with_all = ["snaps", "dry_run"])]
+    yes: bool,
+    /// Also forget the newest good snapshot of a source or a stream, if it is given by name
     #[arg(long, conflicts_with = "rules")]
     force: bool,
     /// Then free space, as `icecore prune` does
@@ -162,7 +171,13 @@ pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Fail
     }
     let prune_options = prune::options(&args.grace, MAX_UNUSED, None)?;
     let repo = context.open()?;
-    let wish = ForgetWish { which: which(args, rules)?, dry_run: args.dry_run, prune: args.prune.then_some(prune_options) };
+    let mut wish =
+        ForgetWish { which: which(args, rules)?, dry_run: args.dry_run, prune: args.prune.then_some(prune_options), agreed: None };
+    let asks = args.snaps.is_empty() && !args.dry_run && !args.yes && confirm::can_ask(context);
+    if asks {
+        wish.agreed = Some(agreed(context, &repo, &wish)?);
+    }
+    let is_shown = wish.agreed.as_ref().is_some_and(|agreed| !agreed.is_empty());
     let progress = context.progress();
     let mut forgotten = perform(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, &wish)?;
     drop(progress);
@@ -170,6 +185,8 @@ pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Fail
     let screen = &context.output.screen;
     match args.dry_run {
         true => context.output.result(&forgotten, |forgotten| text(forgotten, screen))?,
+        // The plan was shown with the question.
+        false if is_shown => context.output.report(&forgotten, result_text)?,
         false => context.output.report(&forgotten, |forgotten| text(forgotten, screen))?,
     }
     // If the prune failed, something was changed all the same.
@@ -184,10 +201,28 @@ pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Fail
     }
 }
 
+/// Shows what would be forgotten, and asks. Where nothing would be, there is no question.
+fn agreed(context: &Context<'_>, repo: &Repository, wish: &ForgetWish) -> Result<Vec<SnapshotId>, Failure> {
+    let progress = context.progress();
+    let work = Work { repo, worker: &context.worker(), monitor: &progress };
+    let plan = perform(&work, &ForgetWish { dry_run: true, prune: None, ..wish.clone() })?;
+    drop(progress);
+    if plan.forgotten > 0 {
+        let (number, space) = (count(plan.forgotten, "snapshot"), if wish.prune.is_some() { " and free the space" } else { "" });
+        let shown = context.output.screen.fitted(text(&plan, &context.output.screen));
+        confirm::ask(context, &shown, &format!("Forget {number}{space}?"), "nothing was forgotten")?;
+    }
+    let decided = plan.groups.iter().flat_map(|group| &group.forget);
+    Ok(decided.map(|decided| decided.snapshot.id).collect())
+}
+
 fn which(args: &ForgetArgs, rules: Rules) -> Result<Which, Failure> {
     if !args.snaps.is_empty() {
         let snapshots = args.snaps.iter().map(|snap| wanted(snap, &args.filter)).collect::<Result<_, _>>()?;
         return Ok(Which::Named { snapshots, force: args.force });
+    }
+    if args.time_zone.is_some() && !rules.use_calendar() {
+        return Err(Failure::usage("--time-zone is for rules by hours, days, weeks, months or years, and none is given"));
     }
     let zone = args.time_zone.clone().map_or_else(time::zone, Ok).or_else(|error| match rules.use_calendar() {
         true => Err(error),
@@ -224,7 +259,11 @@ fn text(forgotten: &Forgotten, screen: &Screen) -> String {
         text.push_str(&table.text(screen));
         text.push('\n');
     }
-    text + &forgotten.summary() + "\n" + &forgotten.prune.as_ref().map(prune::text).unwrap_or_default()
+    text + &result_text(forgotten)
+}
+
+fn result_text(forgotten: &Forgotten) -> String {
+    forgotten.summary() + "\n" + &forgotten.prune.as_ref().map(prune::text).unwrap_or_default()
 }
 
 /// What the snapshots have in common, for people.

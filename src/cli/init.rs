@@ -1,7 +1,6 @@
 //! The command `init`.
 
 use icecore::store::format::parity::{PARITY_PERCENT_DEFAULT, PARITY_PERCENT_MAX};
-use std::path::Path;
 use std::sync::Arc;
 
 use icecore::fs::disk::RealDisk;
@@ -34,12 +33,11 @@ pub(crate) struct InitArgs {
 fn percent(text: &str) -> Result<u8, String> {
     let number: Option<u8> = text.trim().trim_end_matches('%').trim_end().parse().ok();
     let fits = number.filter(|percent| *percent <= PARITY_PERCENT_MAX);
-    fits.ok_or_else(|| format!("it is no whole number of percent from 0% to {PARITY_PERCENT_MAX}%"))
+    fits.ok_or_else(|| format!("a whole number of percent is needed, from 0% to {PARITY_PERCENT_MAX}%"))
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failure> {
     let path = context.repository_path()?;
-    refuse_other_places(&path)?;
     let disk = Arc::new(RealDisk);
     let taken = |location: &str| Failure::failed(format!("{location} holds a repository already; nothing was changed"));
     // Look before asking for the passphrase. If two processes make a repository at once, the library decides which one wins.
@@ -72,16 +70,4 @@ fn text(made: &InitReport) -> String {
         percent => format!("Packs carry {percent} % of parity, and records a second copy: bad sectors are healed, lost files are not.\n"),
     };
     format!("made repository {} in {}\n{parity}{last}\n", made.repository.short(), made.location)
-}
-
-/// The address of a server or a bucket is refused: nobody means a new directory of that name.
-fn refuse_other_places(path: &Path) -> Result<(), Failure> {
-    let text = path.to_string_lossy();
-    let Some((before, _)) = text.split_once(':').filter(|(before, _)| before.len() > 1 && !before.contains('/')) else { return Ok(()) };
-    if before.chars().all(|c| c.is_ascii_alphanumeric() || "+.-_@".contains(c)) && !path.exists() {
-        return Err(Failure::usage(format!(
-            "{text} is no directory: repositories are kept in directories; for one of that name write ./{text}"
-        )));
-    }
-    Ok(())
 }

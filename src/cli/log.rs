@@ -11,7 +11,7 @@ use icecore::store::repo::Repository;
 
 use super::args::FilterArgs;
 use super::columns::{Column, Table};
-use super::context::{Context, find_in, wanted};
+use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::output::{in_one_line, printable};
 use super::screen::{Screen, Tone};
@@ -38,7 +38,10 @@ pub(crate) struct LogArgs {
     /// Only what was done with this snapshot, which may be gone: SNAP, or the start of an id
     #[arg(long, value_name = "SNAP")]
     snapshot: Option<String>,
-    /// Only entries from this TIME on, or of the last so long: a number with s, m, h or d
+    /// With --snapshot: the source whose snapshot is meant
+    #[arg(long, value_name = "NAME", requires = "snapshot")]
+    source: Option<String>,
+    /// Only entries from this TIME on (`yesterday`: from its start), or of the last so long: a number with s, m, h or d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only the newest N [default: 50 on a terminal, else all]
@@ -58,13 +61,16 @@ enum What {
         /// The snapshot that it is about
         #[arg(long, value_name = "SNAP")]
         snapshot: Option<String>,
+        /// With --snapshot: the source whose snapshot is meant
+        #[arg(long, value_name = "NAME", requires = "snapshot")]
+        source: Option<String>,
     },
 }
 
 /// `log`.
 pub(crate) fn run(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
     match &args.what {
-        Some(What::Note { text, snapshot }) => note(context, text, snapshot.as_deref()),
+        Some(What::Note { text, snapshot, source }) => note(context, text, (snapshot.as_deref(), of_source(source.as_ref()))),
         None => list(context, args),
     }
 }
@@ -73,10 +79,11 @@ fn list(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
     let since_ns = args.since.as_deref().map(since).transpose()?;
     let repo = context.open()?;
     let progress = context.progress();
+    let filter = of_source(args.source.as_ref());
     let on_terminal = !context.output.json && stdout().is_terminal();
     let query = Query {
         since_ns,
-        snapshot: args.snapshot.as_deref().map(|snap| start_of_id(context, &repo, snap, &progress)).transpose()?,
+        snapshot: args.snapshot.as_deref().map(|snap| start_of_id(context, &repo, (snap, &filter), &progress)).transpose()?,
         limit: args.limit.or_else(|| on_terminal.then_some(ROWS_ON_TERMINAL)),
     };
     let log = log::list(&repo, &query, &progress)?;
@@ -89,23 +96,36 @@ fn list(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
 fn since(text: &str) -> Result<i64, Failure> {
     match seconds(text) {
         Ok(seconds) => Ok(time::now_ns().saturating_sub(seconds.saturating_mul(1_000_000_000))),
-        Err(_) => Ok(time::parse(text)?),
+        Err(_) => Ok(time::since(text)?),
     }
 }
 
 /// Hex digits are used as they are, because the snapshot may be forgotten. Anything else is looked up among the snapshots.
-fn start_of_id(context: &Context<'_>, repo: &Repository, snap: &str, monitor: &dyn Monitor) -> Result<String, Failure> {
-    if snap.len() >= PREFIX_LEN_MIN && snap.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)) {
+fn start_of_id(
+    context: &Context<'_>,
+    repo: &Repository,
+    (snap, filter): (&str, &FilterArgs),
+    monitor: &dyn Monitor,
+) -> Result<String, Failure> {
+    let is_id = snap.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    if is_id {
+        filter.refuse("an id, which means one snapshot")?;
+    }
+    if snap.len() >= PREFIX_LEN_MIN && is_id {
         return Ok(snap.to_owned());
     }
-    Ok(find_in(&context.refresh(repo, monitor)?, snap, &FilterArgs::default())?.0.to_string())
+    Ok(wanted(snap, filter)?.find(&context.refresh(repo, monitor)?, monitor)?.0.to_string())
+}
+
+fn of_source(source: Option<&String>) -> FilterArgs {
+    FilterArgs { source: source.cloned(), ..FilterArgs::default() }
 }
 
 /// `log note`.
-fn note(context: &Context<'_>, text: &str, snap: Option<&str>) -> Result<Exit, Failure> {
+fn note(context: &Context<'_>, text: &str, (snap, filter): (Option<&str>, FilterArgs)) -> Result<Exit, Failure> {
     let repo = context.open()?;
     let progress = context.progress();
-    let about = snap.map(|snap| wanted(snap, &FilterArgs::default())).transpose()?;
+    let about = snap.map(|snap| wanted(snap, &filter)).transpose()?;
     let log = log::note(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, text, about.as_ref())?;
     drop(progress);
     context.output.report(&log, |log| log.entries.iter().map(|entry| format!("noted at {}\n", time::local(entry.time_ns))).collect())?;

@@ -29,7 +29,9 @@ pub(crate) struct SnapshotsArgs {
 pub(crate) fn snapshots(context: &Context<'_>, args: &SnapshotsArgs) -> Result<Exit, Failure> {
     let repo = context.open()?;
     let refreshed = context.refresh(&repo, &context.progress())?;
-    let list = list::snapshots(&refreshed, &filter(&args.filter));
+    let filter = filter(&args.filter);
+    filter.unknown_source(&refreshed.snapshots).iter().for_each(|unknown| context.output.warn(unknown));
+    let list = list::snapshots(&refreshed, &filter);
     context.output.result(&list, |list| list_text(list, &context.output.screen))?;
     Ok(list.outcome().into())
 }

@@ -8,6 +8,7 @@ use icecore::ops::json;
 use serde::Serialize;
 
 use super::commands::{Args, CompletionsArgs, ManArgs};
+use super::complete;
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::output::count;
@@ -21,9 +22,7 @@ struct Written {
 
 /// `completions`.
 pub(crate) fn completions(context: &Context<'_>, args: &CompletionsArgs) -> Result<Exit, Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Args::command(), "icecore", &mut script);
-    context.output.raw(&script)?;
+    context.output.raw(&complete::script(args.shell))?;
     Ok(Exit::Done)
 }
 

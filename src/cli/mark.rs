@@ -29,7 +29,7 @@ pub(crate) struct ProtectArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A flagged snapshot does not count as good for `forget` and `status`. What is accepted is not flagged again as long as it stays as it is.\n\n\
-                        Examples:\n  icecore mark latest accept\n  icecore mark 1a2b3c flag 'taken during the migration'\n  icecore mark latest~3 tag release-7"
+                        Examples:\n  icecore mark 1a2b3c accept\n  icecore mark 1a2b3c flag 'taken during the migration'\n  icecore mark latest~3 tag release-7"
 )]
 pub(crate) struct MarkArgs {
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(crate) struct MarkArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// It counts as good: clears all its flags
-    #[command(after_help = "Example:\n  icecore mark latest accept 'the missing table was dropped on purpose'")]
+    #[command(after_help = "Example:\n  icecore mark 1a2b3c accept 'the missing table was dropped on purpose'")]
     Accept {
         /// Why
         #[arg(value_name = "WHY", default_value = "")]

@@ -8,6 +8,8 @@ mod backup;
 mod check;
 mod columns;
 mod commands;
+mod complete;
+mod confirm;
 mod context;
 mod drill;
 mod environment;
@@ -17,6 +19,7 @@ mod findings;
 mod forget;
 mod init;
 mod local_files;
+mod location;
 mod log;
 mod look;
 mod manual;
@@ -32,6 +35,7 @@ mod prometheus;
 mod prune;
 mod repair;
 mod restore;
+mod restore_modes;
 mod restore_server;
 mod salvage;
 mod screen;
@@ -48,6 +52,7 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue};
 
 use commands::{Args, BackupWhat, Command};
 use context::Context;
@@ -57,6 +62,11 @@ use output::Output;
 
 /// Runs what the arguments ask for.
 pub(crate) fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == complete::WORD) {
+        output::to_stdout(&complete::names(&arguments.collect::<Vec<_>>()));
+        return Exit::Done.into();
+    }
     memory::keep_memory_private();
     memory::outlive_cut_indexes();
     match Args::try_parse() {
@@ -72,7 +82,7 @@ pub(crate) fn main() -> ExitCode {
             };
             exit.into()
         }
-        Err(error) => refuse(&error),
+        Err(error) => refuse(error),
     }
 }
 
@@ -109,7 +119,8 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
 }
 
 /// Prints what clap says. Help and version are results; everything else is a usage error.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse(mut error: clap::Error) -> ExitCode {
+    drop_tip(&mut error);
     let asked_for = !error.use_stderr();
     if !asked_for && std::env::args_os().any(|arg| arg == OsStr::new("--json")) {
         let text = error.render().to_string();
@@ -123,4 +134,14 @@ fn refuse(error: &clap::Error) -> ExitCode {
         return Exit::Failed.into();
     }
     if asked_for { Exit::Done.into() } else { Exit::Usage.into() }
+}
+
+/// "to pass '--x' as a value, use '-- --x'" misleads: no command takes an option of another one as a value.
+fn drop_tip(error: &mut clap::Error) {
+    let Some(ContextValue::StyledStrs(tips)) = error.get(ContextKind::Suggested) else { return };
+    let tips: Vec<_> = tips.iter().filter(|tip| !tip.to_string().contains("as a value, use")).cloned().collect();
+    match tips.is_empty() {
+        true => error.remove(ContextKind::Suggested),
+        false => error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips)),
+    };
 }

@@ -153,6 +153,11 @@ fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Names for a shell, which may have gone away.
+pub(crate) fn to_stdout(text: &str) {
+    let _ = write_stdout(text.as_bytes());
+}
+
 /// One line of JSON on standard error.
 pub(crate) fn failure_as_json(failure: &Failure) {
     let error = serde_json::json!({ "code": failure.code, "message": hidden(&failure.message), "exit_code": failure.exit as u8 });

@@ -38,10 +38,10 @@ pub(crate) fn of_new_repository(location: &str, cancelled: &AtomicBool, warn: &d
         return Ok(passphrase);
     }
     let first = ask(&format!("New passphrase for {location}: "))?;
-    let second = ask("The same again: ")?;
+    let second = ask("Repeat the passphrase: ")?;
     match *first == *second {
         true => Ok(first),
-        false => Err(unusable("the two are not the same; nothing was made")),
+        false => Err(unusable("the two passphrases differ; nothing was made")),
     }
 }
 
@@ -55,6 +55,9 @@ pub(crate) fn configured() -> Option<&'static str> {
 }
 
 fn from_environment(cancelled: &AtomicBool, warn: &dyn Fn(&str)) -> Result<Option<Zeroizing<String>>> {
+    if let Some(name) = VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| value.is_empty())) {
+        return Err(unusable(&format!("{name} is set, but empty")));
+    }
     if let Some(value) = std::env::var_os("ICECORE_PASSWORD") {
         let text = value.into_string().map(Zeroizing::new).map_err(|_| unusable("ICECORE_PASSWORD is not UTF-8"))?;
         return not_empty(text, "ICECORE_PASSWORD").map(Some);
@@ -69,7 +72,7 @@ fn from_environment(cancelled: &AtomicBool, warn: &dyn Fn(&str)) -> Result<Optio
 }
 
 fn not_empty(text: Zeroizing<String>, name: &str) -> Result<Zeroizing<String>> {
-    if text.is_empty() { Err(unusable(&format!("{name} gives an empty one"))) } else { Ok(text) }
+    if text.is_empty() { Err(unusable(&format!("{name} gives an empty passphrase"))) } else { Ok(text) }
 }
 
 fn from_file(path: &Path, warn: &dyn Fn(&str)) -> Result<Zeroizing<String>> {
@@ -89,8 +92,10 @@ fn refuse_foreign(file: &File, path: &Path, warn: &dyn Fn(&str)) -> Result<()> {
     let (path, mode) = (path.display(), found.mode());
     let (own, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if found.uid() != own && found.uid() != 0 {
-        let text =
-            format!("the passphrase file {path} belongs to another user (number {}), who may exchange it; own it yourself", found.uid());
+        let text = format!(
+            "the passphrase file {path} belongs to another user (number {}), who can exchange it; chown it to yourself",
+            found.uid()
+        );
         return Err(unusable(&text));
     }
     if mode & 0o002 != 0 || (mode & 0o020 != 0 && found.gid() != group) {
@@ -158,14 +163,14 @@ fn read_bounded(input: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
 /// The text without the end of its last line.
 fn first_line(bytes: Zeroizing<Vec<u8>>, name: &str) -> Result<Zeroizing<String>> {
     let line = bytes.strip_suffix(b"\n").map_or(&bytes[..], |line| line.strip_suffix(b"\r").unwrap_or(line));
-    let text = std::str::from_utf8(line).map_err(|_| unusable(&format!("{name} gives one that is not UTF-8")))?;
+    let text = std::str::from_utf8(line).map_err(|_| unusable(&format!("{name} gives a passphrase that is not UTF-8")))?;
     not_empty(Zeroizing::new(text.to_owned()), name)
 }
 
 fn ask(prompt: &str) -> Result<Zeroizing<String>> {
     if !io::stdin().is_terminal() {
         return Err(unusable(
-            "it is not given and there is no terminal to ask on; set ICECORE_PASSWORD, ICECORE_PASSWORD_FILE or ICECORE_PASSWORD_COMMAND",
+            "none is given, and there is no terminal to ask on; set ICECORE_PASSWORD, ICECORE_PASSWORD_FILE or ICECORE_PASSWORD_COMMAND",
         ));
     }
     match rpassword::prompt_password(prompt) {

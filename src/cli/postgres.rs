@@ -40,7 +40,7 @@ pub(crate) struct PostgresArgs {
     #[arg(long)]
     pub(crate) no_role_passwords: bool,
     /// Only globals.sql: roles and tablespaces
-    #[arg(long, conflicts_with = "all_databases")]
+    #[arg(long, conflicts_with_all = ["all_databases", "lock_wait_timeout", "jobs", "exclude_table", "exclude_table_data"])]
     pub(crate) globals_only: bool,
     /// One snapshot of each database of the server but template0 and template1, all with one tag
     #[arg(long, conflicts_with = "source")]
@@ -51,8 +51,8 @@ pub(crate) struct PostgresArgs {
     /// Tables that are dumped at once; with more than one the dump lies in a private directory first, and each table is a stream of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: u16,
-    /// Where that directory is made [default: TMPDIR, else /tmp]
-    #[arg(long, value_name = "DIR")]
+    /// With --jobs: where that directory is made [default: TMPDIR, else /tmp]
+    #[arg(long, value_name = "DIR", requires = "jobs", conflicts_with = "globals_only")]
     pub(crate) tmp: Option<PathBuf>,
     /// Leave these tables out, as pg_dump does with such a pattern; recorded, and a restore says so
     #[arg(long, value_name = "PATTERN")]

@@ -42,7 +42,7 @@ const OF_SOURCES: [OfSource; 9] = [
 pub(crate) fn write(file: &Path, status: &Status) -> Result<(), Failure> {
     let failed = |cause: std::io::Error| Failure::from(Error::destination(file, format!("the textfile cannot be written: {cause}")));
     if file.file_name().is_none() {
-        return Err(Failure::usage(format!("{}: is no name of a file", file.display())));
+        return Err(Failure::usage(format!("{} does not name a file", file.display())));
     }
     // node_exporter reads only names that end with `.prom`. The temporary name does not.
     whole::write(file, text(status).as_bytes(), FILE_MODE).map_err(failed)

@@ -14,7 +14,7 @@ use icecore::engine::sqlite::restore::DatabaseOptions;
 use icecore::fs::disk::RealDisk;
 use icecore::ops::export::{self, FromOptions};
 use icecore::ops::journaled::{Report, Work};
-use icecore::ops::restore::{self, Destination, Listed, RestoreOptions, RestoreReport, RestoreWish, perform, which_source};
+use icecore::ops::restore::{self, Destination, Listed, RestoreOptions, RestoreReport, RestoreWish, perform, say_which};
 use icecore::progress::Monitor;
 use icecore::store::format::snapshot::SnapshotRecord;
 use icecore::store::repo::Repository;
@@ -22,8 +22,10 @@ use icecore::store::repo::Repository;
 use super::args::{FilterArgs, SnapArgs, span};
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
+use super::location::refuse_as_directory;
 use super::outlet::Outlet;
 use super::output::{self, count, printable};
+use super::restore_modes::{Mode, mode_of, snap_of};
 use super::{targets, time};
 
 /// Give a snapshot back, as files or as a PostgreSQL database; what was there is kept as NAME.pre_restore.TIMESTAMP (a database: NAME_pre_restore_TIMESTAMP)
@@ -36,7 +38,7 @@ use super::{targets, time};
 )]
 pub(crate) struct RestoreArgs {
     /// An id or the start of one, `latest`, `latest~N` or `@TIME`
-    #[arg(value_name = "SNAP", required_unless_present_any = ["from_dir", "from_file"], conflicts_with = "from_file")]
+    #[arg(value_name = "SNAP")]
     pub(crate) snap: Option<OsString>,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
@@ -44,25 +46,25 @@ pub(crate) struct RestoreArgs {
     #[arg(value_name = "NAME=DEST")]
     pub(crate) streams: Vec<OsString>,
     /// Restore all streams into this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = super::restore_server::FOR_SERVERS)]
+    #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
     /// Give every byte that can be had of damaged streams, into a new directory: with zeros for what is lost, as NAME.salvaged
-    #[arg(long, requires = "to", conflicts_with_all = ["live", "busy_timeout", "accept_damaged", "from_dir", "from_file", "dsn"])]
+    #[arg(long)]
     pub(crate) salvage: bool,
     /// Restore files of an export, without a repository
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "source", "tag", "host"], conflicts_with_all = super::restore_server::FOR_SERVERS)]
+    #[arg(long, value_name = "DIR")]
     pub(crate) from_dir: Option<PathBuf>,
     /// Write into databases that others may have open, through SQLite
-    #[arg(long, conflicts_with = "to")]
+    #[arg(long)]
     pub(crate) live: bool,
     /// With --live: how long to wait for a lock that somebody else holds on a database [default: 5s]
-    #[arg(long, value_name = "SPAN", requires = "live", value_parser = span)]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
     pub(crate) busy_timeout: Option<Duration>,
     /// Put a database in place although SQLite finds it damaged
     #[arg(long)]
     pub(crate) accept_damaged: bool,
     /// Restore no access control lists, extended attributes and capabilities; modes give no more than the lists did
-    #[arg(long, conflicts_with = "from_dir")]
+    #[arg(long)]
     pub(crate) no_xattrs: bool,
     #[command(flatten)]
     pub(crate) server: super::restore_server::ServerArgs,
@@ -83,24 +85,17 @@ pub(crate) struct DumpArgs {
 const SHOWN_MAX: usize = 20;
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
-    if let Some(dsn) = &args.server.dsn {
-        if !args.streams.is_empty() {
-            return Err(Failure::usage("--dsn restores a database and NAME=DEST restores files: give only one of them"));
+    for (option, dir) in [("--to", &args.to), ("--from-dir", &args.from_dir), ("--tmp", &args.server.tmp)] {
+        dir.as_ref().map_or(Ok(()), |dir| refuse_as_directory(option, dir))?;
+    }
+    match (mode_of(args)?, &args.server.dsn, &args.from_dir) {
+        (Mode::Export, _, Some(dir)) => return from_dir(context, dir, args),
+        (Mode::Server | Mode::Table | Mode::ServerFromFile | Mode::TableFromFile, Some(dsn), _) => {
+            return super::restore_server::restore(context, args, dsn);
         }
-        return super::restore_server::restore(context, (args.snap.as_ref(), &args.filter), &args.server, dsn);
+        _ => {}
     }
-    if let Some(dir) = &args.from_dir {
-        return from_dir(context, dir, args);
-    }
-    if args.to.is_none() && args.streams.is_empty() {
-        return Err(Failure::usage(
-            "say where to: --to DIR for all streams, NAME=DEST for one of them, or --dsn DSN for a PostgreSQL server",
-        ));
-    }
-    if args.to.is_some() && !args.streams.is_empty() && !args.salvage {
-        return Err(Failure::usage("--to restores all streams and NAME=DEST restores one of them: give only one of the two"));
-    }
-    let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
+    let snap = snap_of(args)?;
     let repo = context.open()?;
     let wanted = wanted(snap, &args.filter)?;
     if let (true, Some(dir)) = (args.salvage, &args.to) {
@@ -136,9 +131,6 @@ fn short(id: &str) -> String {
 fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exit, Failure> {
     let started = Instant::now();
     let arguments: Vec<&OsString> = args.snap.iter().chain(&args.streams).collect();
-    if arguments.is_empty() {
-        return Err(Failure::usage("say which file goes where: NAME=DEST"));
-    }
     let progress = context.progress();
     let given = export::open_directory(dir, &progress)?;
     if !given.is_verified() {
@@ -198,7 +190,7 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
     let progress = context.progress();
     let refreshed = context.refresh(&repo, &progress)?;
     let wanted = wanted(&args.snap.snap, &args.snap.filter)?;
-    let (_, record) = wanted.find(&refreshed)?;
+    let (id, record) = wanted.find(&refreshed, &progress)?;
     // The standard library's handle would buffer lines and copy; the descriptor itself does not.
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(stdout.map_err(|e| Failure::failed(format!("cannot use standard output: {e}")))?);
@@ -212,7 +204,7 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
         Ok(()) => Ok(Exit::Done),
         Err(_) if progress.cancelled() => Err(Error::Cancelled.into()),
         Err(Error::Backend { operation: "write", source, .. }) if source.kind() == ErrorKind::BrokenPipe => Ok(Exit::ClosedPipe),
-        Err(error) => Err(which_source(error, &wanted).into()),
+        Err(error) => Err(say_which(error, id, record).into()),
     }
 }
 

@@ -1,6 +1,5 @@
 //! `restore --dsn`: restores a dump into a PostgreSQL server.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use icecore::engine::Environment;
@@ -13,11 +12,12 @@ use icecore::ops::journaled::{Report, Work};
 use icecore::ops::restore::{IntoServer, perform_into};
 use icecore::progress::Monitor;
 
-use super::args::FilterArgs;
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::output::{self, count, ms, printable};
 use super::progress::Progress;
+use super::restore::RestoreArgs;
+use super::restore_modes::snap_of;
 use super::{environment, time};
 
 /// What `icecore restore --help` ends with.
@@ -56,62 +56,54 @@ Examples:
 /// The heading of the options for servers.
 const HEADING: &str = "Into a PostgreSQL server";
 
-/// Options that need --dsn. Options that exclude --dsn must exclude these, too: clap does not check `requires` there.
-pub(crate) const FOR_SERVERS: [&str; 11] =
-    ["name", "table", "jobs", "tmp", "disconnect", "no_owner", "no_privileges", "no_tablespaces", "no_verify", "keep_going", "pg_bin"];
-
 /// How to restore into a server.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = HEADING)]
 pub(crate) struct ServerArgs {
     /// The server, and the database to replace or to connect to
-    #[arg(long, value_name = "DSN", conflicts_with_all = ["to", "from_dir", "live", "accept_damaged"])]
+    #[arg(long, value_name = "DSN")]
     pub(crate) dsn: Option<String>,
     /// Restore this dump in place of a snapshot's, checked against the checksums.txt beside it
-    #[arg(long, value_name = "FILE", requires = "dsn", conflicts_with_all = ["source", "tag", "host"])]
+    #[arg(long, value_name = "FILE")]
     pub(crate) from_file: Option<PathBuf>,
     /// The new database's name; with --table the new table's
-    #[arg(long = "as", value_name = "NAME", requires = "dsn")]
+    #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Only this table; names as they are, or each in double quotes as in SQL
-    #[arg(long, value_name = "SCHEMA.NAME", requires = "dsn")]
+    #[arg(long, value_name = "SCHEMA.NAME")]
     pub(crate) table: Option<String>,
-    /// Tables and indexes that are loaded at once; with more than one, or if it was backed up so, a snapshot's dump is written to a private place first
-    #[arg(long, value_name = "N", requires = "dsn", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) jobs: u16,
-    /// The directory of that place [default: TMPDIR, else /tmp]
-    #[arg(long, value_name = "DIR", requires = "dsn")]
+    /// Tables and indexes that are loaded at once; with more than one, or if it was backed up so, a snapshot's dump is written to a private place first [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: Option<u16>,
+    /// The directory of that place, and of other temporary files [default: TMPDIR, else /tmp]
+    #[arg(long, value_name = "DIR")]
     pub(crate) tmp: Option<PathBuf>,
     /// End the sessions that are connected to the old database
-    #[arg(long, requires = "dsn")]
+    #[arg(long)]
     pub(crate) disconnect: bool,
     /// Everything is to belong to the role that connects
-    #[arg(long, requires = "dsn")]
+    #[arg(long)]
     pub(crate) no_owner: bool,
     /// Leave out grants and default privileges
-    #[arg(long, requires = "dsn")]
+    #[arg(long)]
     pub(crate) no_privileges: bool,
     /// Put everything into the default tablespace
-    #[arg(long, requires = "dsn")]
+    #[arg(long)]
     pub(crate) no_tablespaces: bool,
     /// Do not dump the new database to compare it
-    #[arg(long, requires = "dsn")]
+    #[arg(long)]
     pub(crate) no_verify: bool,
     /// Where something cannot be restored, go on with all the rest, list it, and exit with 3; into a database of another name only
-    #[arg(long, requires_all = ["dsn", "name"], conflicts_with = "table")]
+    #[arg(long)]
     pub(crate) keep_going: bool,
     /// The directory of pg_restore and pg_dump [default: the first on PATH or in Debian's directories that is as new as the server]
-    #[arg(long, value_name = "DIR", requires = "dsn")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) pg_bin: Option<PathBuf>,
 }
 
 /// `restore --dsn`.
-pub(crate) fn restore(
-    context: &Context<'_>,
-    (snap, filter): (Option<&OsString>, &FilterArgs),
-    args: &ServerArgs,
-    dsn: &str,
-) -> Result<Exit, Failure> {
+pub(crate) fn restore(context: &Context<'_>, restore: &RestoreArgs, dsn: &str) -> Result<Exit, Failure> {
+    let args = &restore.server;
     let environment = environment::everything();
     let conninfo = Conninfo::resolve(Some(dsn), &environment)?.stopped_by(context.stop());
     if let Some(path) = &args.from_file {
@@ -127,16 +119,15 @@ pub(crate) fn restore(
         let report = IntoServer::by(None, || load(&dump, &options, &progress))?;
         return tell(context, progress, &report, &from);
     }
-    let snap = snap.ok_or_else(|| Failure::usage("say which snapshot: SNAP, or --from-file FILE"))?;
-    let snap = snap.to_str().ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
+    let snap = snap_of(restore)?;
     let repo = context.open()?;
-    let (wanted, label) = (wanted(snap, filter)?, conninfo.label());
+    let (wanted, label) = (wanted(snap, &restore.filter)?, conninfo.label());
     let progress = context.progress();
     let work = Work { repo: &repo, worker: &context.worker(), monitor: &progress };
     if let Some(table) = &args.table {
         let options = table_options(args, conninfo, table);
-        let restore = |stored| Ok((restore_table(&Dump::of_snapshot(stored)?, &options, &progress)?, true));
-        let report = perform_into(&work, &wanted, &label, restore)?;
+        let load = |stored| Ok((restore_table(&Dump::of_snapshot(stored)?, &options, &progress)?, true));
+        let report = perform_into(&work, &wanted, &label, load)?;
         return tell_table(context, progress, &report, &name_of(report.snapshot));
     }
     let options = server_options(args, conninfo, environment);
@@ -158,7 +149,7 @@ fn server_options(args: &ServerArgs, conninfo: Conninfo, environment: Environmen
         conninfo,
         bin: args.pg_bin.clone(),
         name: args.name.clone(),
-        jobs: usize::from(args.jobs),
+        jobs: usize::from(args.jobs.unwrap_or(1)),
         spool_dir: args.tmp.clone().unwrap_or_else(environment::temporary_dir),
         environment,
         timestamp: time::compact(time::now_ns()),

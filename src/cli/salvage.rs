@@ -57,7 +57,8 @@ fn text(report: &SalvageReport) -> String {
     let took = output::took(report.duration_us, report.key_derivation_us, &[]);
     let from = format!("snapshot {}", report.snapshot.short());
     let lost = match with_losses {
-        0 => "nothing is lost".to_owned(),
+        0 if report.failed.is_empty() && report.untried == 0 => "nothing is lost".to_owned(),
+        0 => "no losses in what was salvaged".to_owned(),
         some => format!("{} lost in {}", output::bytes(report.bytes_lost), count(some as u64, "stream")),
     };
     let lacking = match (report.failed.len() as u64, report.untried) {

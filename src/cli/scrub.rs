@@ -1,16 +1,14 @@
 //! The command `scrub`: verifies stored bytes without a key.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use icecore::fs::disk::RealDisk;
 use icecore::ops::journaled::Report;
 use icecore::ops::scrub::{ScrubReport, scrub};
-use icecore::store::backend::local::LocalBackend;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
 use super::findings;
+use super::location;
 use super::screen::Screen;
 
 /// Verify stored bytes without a passphrase: for a host that keeps the repository of somebody else
@@ -27,8 +25,14 @@ pub(crate) struct ScrubArgs {
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &ScrubArgs) -> Result<Exit, Failure> {
+    if args.dir.is_some() && context.names_repository() {
+        return Err(Failure::usage("DIR and -R both name a repository: give one of them"));
+    }
+    if let Some(dir) = &args.dir {
+        location::refuse_as_repository(dir.as_os_str())?;
+    }
     let path = args.dir.clone().map_or_else(|| context.repository_path(), Ok)?;
-    let backend = LocalBackend::open(&path, Arc::new(RealDisk))?;
+    let backend = context.backend(&path)?;
     let progress = context.progress();
     let report = scrub(&backend, context.threads(), &progress)?;
     drop(progress);

@@ -24,6 +24,7 @@ pub(crate) fn database(argument: &OsStr) -> Result<(String, PathBuf), Failure> {
         return Ok((name.to_owned(), PathBuf::from(OsStr::from_bytes(file))));
     }
     let path = Path::new(argument);
+    refuse_slash(path)?;
     let name = path.file_name().and_then(OsStr::to_str);
     match name {
         Some(name) => Ok((name.to_owned(), path.to_path_buf())),
@@ -37,7 +38,20 @@ pub(crate) fn tree(argument: &OsStr) -> Result<(Option<String>, PathBuf), Failur
     let is_named = bytes.iter().find(|c| matches!(c, b'=' | b'/')) == Some(&b'=');
     match is_named {
         true => database(argument).map(|(name, path)| (Some(name), path)),
-        false => Ok((None, PathBuf::from(argument))),
+        false => refuse_slash(Path::new(argument)).map(|()| (None, PathBuf::from(argument))),
+    }
+}
+
+/// Says why `a/b=c.db` is taken as a path, if there is no such file: the user may have meant a name.
+fn refuse_slash(path: &Path) -> Result<(), Failure> {
+    let bytes = path.as_os_str().as_bytes();
+    let has_name = bytes
+        .iter()
+        .position(|&c| c == b'=')
+        .is_some_and(|at| bytes.get(..at).is_some_and(|name| !name.starts_with(b"/") && !name.starts_with(b".")));
+    match has_name && std::fs::symlink_metadata(path).is_err() {
+        true => Err(Failure::usage(format!("{}: no such file, and a name before `=` cannot have a `/` in it", path.display()))),
+        false => Ok(()),
     }
 }
 
@@ -73,6 +87,7 @@ mod tests {
         assert_eq!(named("x=/a/b=c.db").as_deref(), Some("x /a/b=c.db"));
         assert_eq!(named("a=b.db").as_deref(), Some("a b.db"));
         assert_eq!(named("./a=b.db").as_deref(), Some("a=b.db ./a=b.db"));
+        assert!(database(OsStr::new("a/b=c.db")).is_err_and(|e| e.message.contains("cannot have a `/`")));
         for wrong in ["=x.db", "x=", "=", "..", "/"] {
             assert_eq!(named(wrong), None, "{wrong}");
         }

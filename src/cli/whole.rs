@@ -20,10 +20,20 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Programs that read the directory select names by their end, or skip hidden files.
-    let mut file =
-        tempfile::Builder::new().prefix(".icecore-").suffix(".tmp").permissions(Permissions::from_mode(mode)).tempfile_in(above)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".icecore-")
+        .suffix(".tmp")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(above)
+        .map_err(without_path)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|failed| failed.error)?;
     RealDisk.sync_dir(above)
+}
+
+/// The error of the system. The one of `tempfile` names the temporary file, and callers name the file themselves.
+fn without_path(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|wrapped| wrapped.source()).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }

@@ -22,6 +22,10 @@ impl super::Engine for CommandEngine {
         SourceKind::COMMAND
     }
 
+    fn has_files(&self) -> bool {
+        false
+    }
+
     fn comparison(&self) -> Comparison {
         Comparison::Programs
     }

@@ -66,6 +66,11 @@ pub trait Engine: Sync {
         false
     }
 
+    /// Whether its streams were files: with attributes, and with SQLite databases among them.
+    fn has_files(&self) -> bool {
+        true
+    }
+
     /// Whether a stream is a database.
     fn is_database(&self, _name: &[u8], kind: &EntryKind) -> bool {
         matches!(kind, EntryKind::Sqlite(_))

@@ -8,6 +8,7 @@ use super::journal::Outcome;
 use super::journaled::Report;
 use super::json;
 use super::select::{SnapshotFilter, Wanted};
+use super::sources::Passing;
 use super::stats::{Chains, Cost, SnapshotCost, cost_of};
 use super::stored::StoredSnapshot;
 use crate::engine::stored::Stored;
@@ -123,7 +124,8 @@ impl Report for Snapshots {
 
 /// The snapshots that pass the filter.
 pub fn snapshots(refreshed: &Refreshed, filter: &SnapshotFilter) -> Snapshots {
-    let passing = refreshed.snapshots.iter().filter(|(_, record)| filter.matches(record));
+    let meant = Passing::of(filter, &refreshed.snapshots);
+    let passing = refreshed.snapshots.iter().filter(|(_, record)| meant.has(record));
     Snapshots {
         snapshots: passing.map(|(id, record)| SnapshotInfo::of(id, record, refreshed)).collect(),
         unreadable: refreshed.damage.iter().map(ToString::to_string).collect(),
@@ -231,7 +233,7 @@ impl Part {
 /// # Errors
 /// As of [`Wanted::find`]; [`Error::NoSuch`] for a name that the snapshot does not have; when its listing cannot be read.
 pub fn contents(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, part: &Part, monitor: &dyn Monitor) -> Result<Contents> {
-    let (id, record) = wanted.find(refreshed)?;
+    let (id, record) = wanted.find(refreshed, monitor)?;
     let (mut streams, damage) = streams(repo, record, part.tables, monitor)?;
     if let Some(damage) = damage {
         return Err(damage);
@@ -322,7 +324,7 @@ pub struct PackSize {
 /// # Errors
 /// The errors of [`contents`] and [`cost_of`].
 pub fn details(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Details> {
-    let (id, record) = wanted.find(refreshed)?;
+    let (id, record) = wanted.find(refreshed, monitor)?;
     let (streams, no_tables) = streams(repo, record, true, monitor)?;
     let (SnapshotCost { cost, ratio, chains, .. }, mut damage) = cost_of(repo, id, record, monitor)?;
     damage.extend(no_tables);

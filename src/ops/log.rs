@@ -117,7 +117,7 @@ pub fn note(work: &Work<'_>, text: &str, about: Option<&Wanted>) -> Result<Log> 
     };
     if let Some(wanted) = about {
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         event.snapshots.push(*id);
         event.source = Some(record.source.id);
     }

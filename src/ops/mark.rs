@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::journal::{Operation, Outcome};
 use super::journaled::{Report, Work};
 use super::list::SnapshotInfo;
-use super::select::Wanted;
+use super::select::{SnapshotSpec, Wanted};
 use crate::error::{Error, Result};
 use crate::id::{MarkId, SnapshotId};
 use crate::store::format::mark::{MarkKind, MarkRecord};
+use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Refreshed, Repository};
 
 /// Who puts the mark, where and when.
@@ -103,8 +104,9 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, statements: &[Statement]) -> Re
     work.journaled(Operation::Mark, |story| {
         story.detail = statements.iter().map(told).collect::<Vec<_>>().join(", ");
         let mut refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         let id = *id;
+        refuse_needless_accept(statements, wanted, (&id, record))?;
         story.about(id, record);
         let author = work.worker.author();
         let mut being_forgotten = false;
@@ -122,6 +124,20 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, statements: &[Statement]) -> Re
         }
         Ok(MarkReport { snapshot: SnapshotInfo::of(id, record, &refreshed), being_forgotten })
     })
+}
+
+/// `latest` never means a flagged snapshot, so a user who accepts it means another snapshot.
+fn refuse_needless_accept(statements: &[Statement], wanted: &Wanted, (id, record): (&SnapshotId, &SnapshotRecord)) -> Result<()> {
+    let accepts = statements.iter().any(|statement| statement.kind == MarkKind::Accept);
+    if !accepts || !record.flags.is_empty() || matches!(wanted.spec, SnapshotSpec::Prefix(_)) {
+        return Ok(());
+    }
+    let text = format!(
+        "`{}` means good snapshots only, here {}, which has no flags; give the id of the flagged one (see `icecore snapshots`)",
+        wanted.text,
+        id.short()
+    );
+    Err(Error::InvalidArgument(text))
 }
 
 /// The text of a mark in the journal.

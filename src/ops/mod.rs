@@ -26,6 +26,7 @@ pub mod retention;
 pub mod scrub;
 pub mod secrets;
 pub mod select;
+pub mod sources;
 pub mod stats;
 pub mod status;
 pub mod stored;

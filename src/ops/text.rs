@@ -1,5 +1,7 @@
 //! Formats values for people, in the journal and in the texts of commands.
 
+use std::path::{Path, PathBuf};
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -51,11 +53,31 @@ pub fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
+/// A time, nanoseconds since 1970 UTC, in messages: `2026-11-23T03:15:00Z`.
+pub fn moment(time_ns: i64) -> String {
+    written(time_ns, "%Y-%m-%dT%H:%M:%SZ")
+}
+
 /// A time, nanoseconds since 1970 UTC, as part of the names of kept files: `20261123T031500Z`.
 pub fn compact(time_ns: i64) -> String {
+    written(time_ns, "%Y%m%dT%H%M%SZ")
+}
+
+fn written(time_ns: i64, format: &str) -> String {
     let time = Timestamp::from_nanosecond(i128::from(time_ns)).map(|time| time.to_zoned(TimeZone::UTC));
-    let text = time.and_then(|time| jiff::fmt::strtime::format("%Y%m%dT%H%M%SZ", &time));
+    let text = time.and_then(|time| jiff::fmt::strtime::format(format, &time));
     text.unwrap_or_else(|_| time_ns.to_string())
+}
+
+/// The path from the root, for the journal: a relative one means nothing to those who read it elsewhere.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// A word that a shell takes as it is. Text that a shell would change is put in quotation marks.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -66,6 +88,12 @@ mod tests {
     fn bytes_for_people() {
         let shown = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 10 << 30, u64::MAX].map(bytes);
         assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 MiB", "10.0 GiB", "16.0 EiB"]);
+    }
+
+    #[test]
+    fn words_for_a_shell() {
+        let shown = ["a.db", "/srv/x:5432", "a b", "it's", "", "$x"].map(shell_word);
+        assert_eq!(shown, ["a.db", "/srv/x:5432", "'a b'", "'it'\\''s'", "''", "'$x'"]);
     }
 
     #[test]

@@ -406,8 +406,8 @@ fn options_for_servers_are_for_snapshots_of_servers() {
     let place = Place::with_repository();
     place.ok(["backup", "sqlite", "a.db"]);
     let ask = |args: &[&str]| -> Run { command(&place, args).output().unwrap().into() };
-    ask(&["latest", "--dsn", "postgres"]).failed(2, &["of something else"]);
-    ask(&["latest", "--jobs", "2"]).failed(2, &["of something else"]);
+    ask(&["latest", "--dsn", "postgres"]).failed(2, &["of another kind: sqlite"]);
+    ask(&["latest", "--jobs", "2"]).failed(2, &["of another kind: sqlite"]);
     ask(&["latest", "--dsn", "postgres", "--staging", "x"]).failed(2, &["--staging"]);
     assert_eq!(ask(&["latest"]).code, Some(0));
 }

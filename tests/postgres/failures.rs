@@ -167,7 +167,7 @@ fn a_sudden_loss_of_size_is_flagged() {
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert_eq!(run.json()["flags"][0]["code"], "shrunk");
     assert_eq!(backup(&place, &database, &["--no-role-passwords"]).code, Some(3), "the newest good state counts, not the parent");
-    place.ok(["mark", "latest", "accept"]);
+    place.ok(["mark", &place.newest(), "accept"]);
     assert_eq!(backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
 }
 

@@ -187,8 +187,9 @@ fn one_table_is_restored_from_its_own_stream() {
         database.sql("SET transaction_read_only = off; CREATE TABLE ballast AS SELECT md5(n::text) FROM generate_series(1, 100000) n");
         good(parallel(&place, &database, &[]));
         database.sql("SET transaction_read_only = off; DELETE FROM app.people WHERE id > 5");
-        let table = |table: &str, name: &str| {
-            restore(&place, server, &["latest", "--dsn", &database.dsn(), "--table", table, "--as", name, "--tmp", "/none"])
+        let table = |table: &str, name: &str| -> Run {
+            let args = ["latest", "--dsn", &database.dsn(), "--table", table, "--as", name];
+            crate::restore::command(&place, server, &args).env("TMPDIR", "/none").output().unwrap().into()
         };
         let done = good(table("app.people", "back"));
         assert_eq!(done["rows"], 2002);

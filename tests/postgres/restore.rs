@@ -15,7 +15,10 @@ pub fn plain() -> Place {
 /// `icecore restore` with these arguments and a server's own programs.
 pub fn command(place: &Place, server: &Server, args: &[&str]) -> Command {
     let mut command = place.command();
-    command.args(["--json", "restore"]).args(args).arg("--pg-bin").arg(&server.bin).env("TMPDIR", place.path("home"));
+    command.args(["--json", "restore"]).args(args).env("TMPDIR", place.path("home"));
+    if !args.contains(&"--table") {
+        command.arg("--pg-bin").arg(&server.bin);
+    }
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
         command.env_remove(name);
     }

@@ -87,6 +87,11 @@ impl Place {
         self.json(["snapshots"])["snapshots"].as_array().unwrap().clone()
     }
 
+    /// The id of the newest snapshot, flagged or not.
+    pub fn newest(&self) -> String {
+        self.snapshots().pop().unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
     /// Where the record of a snapshot lies.
     pub fn record(&self, id: &str) -> PathBuf {
         let is_its = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().ends_with(id);

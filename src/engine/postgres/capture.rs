@@ -286,29 +286,22 @@ impl<'a> PostgresCapture<'a> {
         })
     }
 
-    /// Adds the remedy to common failures.
+    /// Puts the remedy of common failures in front: what a program said can be long.
     fn advise(&self, program: &str, error: Error) -> Error {
         let text = error.to_string();
         let advice = if program == "pg_dumpall" && text.contains("pg_authid") {
-            // In front of pg_dumpall's lines of SQL, where it is read.
-            return match error {
-                Error::Source { path, detail } => Error::Source {
-                    path,
-                    detail: format!("this role may not read password verifiers; leave them out with --no-role-passwords: {detail}"),
-                },
-                other => other,
-            };
+            "this role may not read password verifiers; leave them out with --no-role-passwords"
         } else if text.contains("row-level security") {
-            "; a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
+            "a dump as this role would lack rows: dump as the owner, a superuser or a role with BYPASSRLS"
         } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") || text.contains("could not obtain lock") {
-            "; another session has locked a table: try later, or wait longer with --lock-wait-timeout"
+            "another session has locked a table: try later, or wait longer with --lock-wait-timeout"
         } else if text.contains("invalid snapshot identifier") {
-            "; the connection of icecore's own transaction, which held the snapshot, was lost"
+            "the connection of icecore's own transaction, which held the snapshot, was lost"
         } else {
             ""
         };
         match error {
-            Error::Source { path, detail } => Error::Source { path, detail: format!("{detail}{advice}") },
+            Error::Source { path, detail } if !advice.is_empty() => Error::Source { path, detail: format!("{advice}. {detail}") },
             other => other,
         }
     }

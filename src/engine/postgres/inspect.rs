@@ -42,6 +42,10 @@ impl Engine for PostgresEngine {
         true
     }
 
+    fn has_files(&self) -> bool {
+        false
+    }
+
     fn is_database(&self, name: &[u8], _kind: &EntryKind) -> bool {
         is_dump(name)
     }

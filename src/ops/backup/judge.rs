@@ -28,6 +28,7 @@ use super::census::{Census, SIDES, Sum, above, add_to_tree, first_part, measure,
 use super::history::Inherited;
 use super::intake::Captured;
 use super::sorted::Sorted;
+use crate::engine::files::LeftOut;
 use crate::engine::{Comparison, NamedRoot};
 use crate::error::Result;
 use crate::ops::gaps::Gaps;
@@ -65,7 +66,7 @@ pub(super) fn judge(captured: &Captured, last: &Inherited, reader: &Reader) -> R
     let Captured { census, entries, roots, .. } = captured;
     let flags = once(&captured.report.flags);
     let reported = flags.len();
-    let mut case = Case { now: census, last, reader, gaps: Gaps::of(&flags), flags };
+    let mut case = Case { now: census, last, reader, gaps: Gaps::of(&flags), flags, left_out: captured.report.left_out };
     match census.comparison {
         Comparison::Named => {
             case.databases();
@@ -116,6 +117,7 @@ struct Case<'a> {
     /// The streams that are covered by the flags as of the last [`Case::settle`].
     gaps: Gaps,
     flags: Vec<Flag>,
+    left_out: LeftOut,
 }
 
 impl Case<'_> {
@@ -216,7 +218,11 @@ impl Case<'_> {
             let was_known = last.has_good && (root.prefix.is_empty() || last.has_good_of(self.reader, &root.prefix)?);
             let path = root.path.display();
             if now.entries == 0 && (before.entries > 0 || !was_known) {
-                self.flag("empty", &root.prefix, format!("{path} has nothing in it: is its volume not mounted?"));
+                let text = match self.left_out.excluded {
+                    0 => format!("{path} has nothing in it: is its volume not mounted?"),
+                    _ => format!("nothing of {path} is stored: all that is in it is excluded, or its volume is not mounted"),
+                };
+                self.flag("empty", &root.prefix, text);
             } else if now.bytes == 0 && before.bytes > 0 {
                 self.flag(
                     "empty",

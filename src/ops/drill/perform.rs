@@ -128,7 +128,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &DrillWish<'_>) -> Result
     work.journaled(Operation::Drill, |story| {
         story.detail.clone_from(&wanted.text);
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         let listing = Reader::new(work.repo).listing(&record.listing, work.monitor)?;
         let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();

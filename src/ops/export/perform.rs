@@ -6,16 +6,18 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{ExportOptions, Exported, export};
+use crate::engine;
 use crate::engine::place::{Findings, Placement};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::disk::RealDisk;
 use crate::id::SnapshotId;
 use crate::ops::journal::{Operation, Outcome};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
 use crate::ops::number::{micros, wide};
+use crate::ops::restore::is_for;
 use crate::ops::select::Wanted;
-use crate::ops::text::compact;
+use crate::ops::text::{absolute, compact};
 
 /// The report of an export.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -63,9 +65,12 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, dir: &Path, accept_damaged: boo
         let started = Instant::now();
         story.detail.clone_from(&wanted.text);
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
-        story.detail = format!("to {}", dir.display());
+        if accept_damaged && !engine::of(&record.source.kind).has_files() {
+            return Err(Error::InvalidArgument(is_for("--accept-damaged", "SQLite databases", id, record)));
+        }
+        story.detail = format!("to {}", absolute(dir).display());
         work.warn_of_flags(id, record);
         let now_ns = work.worker.now_ns();
         let placement = Placement { disk: &RealDisk, timestamp: compact(now_ns), monitor: work.monitor };

@@ -15,6 +15,7 @@ pub use perform::{Decided, DecidedGroup, ForgetWish, Forgotten, Which, perform};
 use super::gaps::Gaps;
 use super::retention::{Calendar, Candidate, Decision, Group, GroupBy, GroupKey, Reason, Rules, always_kept, decide};
 use super::select::SnapshotFilter;
+use super::sources::Passing;
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
 use crate::progress::Monitor;
@@ -109,7 +110,8 @@ pub fn plan_by_rules(
     if rules.is_empty() {
         return Err(Error::InvalidArgument("no rule says what to keep".into()));
     }
-    let passing: HashSet<SnapshotId> = refreshed.snapshots.iter().filter(|(_, record)| filter.matches(record)).map(|(id, _)| *id).collect();
+    let meant = Passing::of(filter, &refreshed.snapshots);
+    let passing: HashSet<SnapshotId> = refreshed.snapshots.iter().filter(|(_, record)| meant.has(record)).map(|(id, _)| *id).collect();
     let groups = decide(&candidates(refreshed, &|id| passing.contains(id)), rules, by, calendar);
     Ok(ForgetPlan { groups, intent: Intent::Rules })
 }

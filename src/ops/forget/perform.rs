@@ -14,6 +14,7 @@ use crate::ops::prune::{self, PruneOptions, PruneReport};
 use crate::ops::retention::{Calendar, Decision, Group, GroupBy, Reason, Rules};
 use crate::ops::select::{SnapshotFilter, SnapshotSpec, Wanted};
 use crate::ops::text::count;
+use crate::progress::Monitor;
 use crate::store::repo::{Refreshed, Vanished};
 
 /// Number of digits by which the id of a vanished snapshot must be given.
@@ -51,6 +52,8 @@ pub struct ForgetWish {
     pub dry_run: bool,
     /// Prune afterwards, with these options.
     pub prune: Option<PruneOptions>,
+    /// What the user has agreed to. If other snapshots would go by now, none goes.
+    pub agreed: Option<Vec<SnapshotId>>,
 }
 
 /// The report of a forget.
@@ -194,12 +197,21 @@ fn drop_snapshots(work: &Work<'_>, wish: &ForgetWish, story: &mut Story) -> Resu
     let mut refreshed = work.look()?;
     let now_ns = work.worker.now_ns();
     let (plan, given_up) = match &wish.which {
-        Which::Rules { rules, filter, by, calendar } => (plan_by_rules(&refreshed, filter, rules, *by, calendar)?, Vec::new()),
+        Which::Rules { rules, filter, by, calendar } => {
+            filter.unknown_source(&refreshed.snapshots).iter().for_each(|unknown| work.monitor.warn(unknown));
+            (plan_by_rules(&refreshed, filter, rules, *by, calendar)?, Vec::new())
+        }
         Which::Named { snapshots, force } => {
             let (listed, given_up) = parted(&refreshed, snapshots);
-            (named(&refreshed, &listed, *force)?, given_up)
+            (named(&refreshed, &listed, *force, work.monitor)?, given_up)
         }
     };
+    if let Some(agreed) = &wish.agreed
+        && plan.forgotten().iter().any(|id| !agreed.contains(id))
+    {
+        let detail = "nothing was forgotten: there are other snapshots than when you were asked; run it again".to_owned();
+        return Err(Error::NotDone { detail });
+    }
     let report = match wish.dry_run {
         true => ForgetReport { forgotten: plan.forgotten(), spared: Vec::new() },
         false => execute(work.repo, &plan, now_ns, work.monitor)?,
@@ -238,8 +250,8 @@ fn parted<'s>(refreshed: &Refreshed, snapshots: &'s [Wanted]) -> (Vec<&'s Wanted
 }
 
 /// Plans to forget these snapshots. Fails if one of them must stay.
-fn named(refreshed: &Refreshed, snapshots: &[&Wanted], force: bool) -> Result<ForgetPlan> {
-    let ids: Vec<SnapshotId> = snapshots.iter().map(|wanted| Ok(wanted.find(refreshed)?.0)).collect::<Result<_>>()?;
+fn named(refreshed: &Refreshed, snapshots: &[&Wanted], force: bool, monitor: &dyn Monitor) -> Result<ForgetPlan> {
+    let ids: Vec<SnapshotId> = snapshots.iter().map(|wanted| Ok(wanted.find(refreshed, monitor)?.0)).collect::<Result<_>>()?;
     let plan = plan_named(refreshed, &ids, force);
     let Some(refused) = plan.decisions().find(|decision| !decision.reasons.is_empty()) else { return Ok(plan) };
     let way_out = match refused.reasons.contains(&Reason::Protected) {

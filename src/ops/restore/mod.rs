@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) use fill::{Entries, Filling, Refused};
 pub use outcome::{Failed, Outcome, Restored, Tell};
-pub use perform::{Destination, IntoServer, Listed, RestoreReport, RestoreWish, Targets, perform, perform_into, which_source};
+pub use perform::{Destination, IntoServer, Listed, RestoreReport, RestoreWish, Targets, is_for, perform, perform_into, say_which};
 pub use perform_salvage::{SalvageReport, perform_salvage};
 
 use super::lost::explained;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{Failed, Outcome, RestoreOptions, Restored, restore_streams, restore_tree};
+use crate::engine;
 use crate::engine::place::Placement;
 use crate::engine::stored::Stored;
 use crate::error::{Error, Result};
@@ -16,10 +17,10 @@ use crate::ops::journal::{self, Operation};
 use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
 use crate::ops::number::micros;
-use crate::ops::select::{SnapshotSpec, Wanted};
+use crate::ops::select::Wanted;
 use crate::ops::stored::stored;
 use crate::ops::subtree;
-use crate::ops::text::count;
+use crate::ops::text::{absolute, count};
 use crate::progress::Monitor;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Reader, Refreshed};
@@ -166,15 +167,16 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         story.detail.clone_from(&wanted.text);
         let started = Instant::now();
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         story.detail = match &wish.to {
-            Destination::Tree(dir) => format!("into {}", dir.display()),
+            Destination::Tree(dir) => format!("into {}", absolute(dir).display()),
             Destination::Streams { told, .. } => told.clone(),
         };
+        refuse_idle(id, record, &wish.options)?;
         work.warn_of_flags(id, record);
         let mut listed = Listed { max: wish.listed_max, restored: Vec::new() };
-        let outcome = place(work, record, wish, &mut listed).map_err(|error| which_source(error, wanted))?;
+        let outcome = place(work, record, wish, &mut listed).map_err(|error| say_which(error, id, record))?;
         work.repo.warn_of_healed(work.monitor);
         let good = if outcome.is_damaged() { last_good(&refreshed, id, record) } else { None };
         let hint = good.map(|good| format!("the last good snapshot of this source is {}", good.short()));
@@ -210,12 +212,29 @@ fn last_good(refreshed: &Refreshed, id: &SnapshotId, record: &SnapshotRecord) ->
     refreshed.snapshots.iter().rev().find(of_source).map(|(id, _)| *id)
 }
 
-/// Adds advice to the error for an unknown stream: perhaps the user meant another source.
-pub fn which_source(error: Error, wanted: &Wanted) -> Error {
-    let is_of_all = matches!(wanted.spec, SnapshotSpec::Latest(_)) && wanted.filter.source.is_none();
-    match is_of_all && matches!(error, Error::NoSuch { .. }) {
-        true => error.advised("; `latest` is the newest of all sources: choose one with --source"),
-        false => error,
+/// An option that can do nothing for a snapshot of this kind is refused.
+pub(super) fn refuse_idle(id: &SnapshotId, record: &SnapshotRecord, options: &RestoreOptions) -> Result<()> {
+    let given = [
+        ("--live", "SQLite databases", options.live),
+        ("--accept-damaged", "SQLite databases", options.database.accept_damaged),
+        ("--no-xattrs", "files", options.no_xattrs),
+    ];
+    match given.into_iter().find(|(_, _, is_given)| *is_given && !engine::of(&record.source.kind).has_files()) {
+        Some((option, what, _)) => Err(Error::InvalidArgument(is_for(option, what, id, record))),
+        None => Ok(()),
+    }
+}
+
+/// For a message: what an option is for, and that the snapshot is of another kind.
+pub fn is_for(option: &str, what: &str, id: &SnapshotId, record: &SnapshotRecord) -> String {
+    format!("{option} is for {what}, and snapshot {} is of another kind: {}", id.short(), record.source.kind.name())
+}
+
+/// Says which snapshot does not have a stream: the user may have meant another one.
+pub fn say_which(error: Error, id: &SnapshotId, record: &SnapshotRecord) -> Error {
+    match error {
+        Error::NoSuch { .. } => error.advised(&format!("; this is snapshot {} of source `{}`", id.short(), record.source.label)),
+        other => other,
     }
 }
 
@@ -267,7 +286,7 @@ pub fn perform_into<T>(
     work.journaled(Operation::Restore, |story| {
         story.detail = format!("{} to {server}", wanted.text);
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
         work.warn_of_flags(id, record);
         let stored = stored(work.repo, record, work.monitor)?;

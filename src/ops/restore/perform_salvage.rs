@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::perform::{FAILED_TOLD_MAX, which_source};
+use super::perform::{FAILED_TOLD_MAX, refuse_idle, say_which};
 use super::salvage::{Salvage, Salvaged, salvage};
 use super::{Failed, Outcome, RestoreOptions};
 use crate::engine::place::Placement;
@@ -19,7 +19,7 @@ use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
 use crate::ops::number::micros;
 use crate::ops::select::Wanted;
-use crate::ops::text::{compact, count};
+use crate::ops::text::{absolute, compact, count};
 
 /// The report of a salvage.
 #[derive(Debug, Serialize)]
@@ -79,12 +79,13 @@ pub fn perform_salvage(work: &Work<'_>, wanted: &Wanted, dir: &Path, names: &[Ve
         story.detail.clone_from(&wanted.text);
         let started = Instant::now();
         let refreshed = work.look()?;
-        let (id, record) = wanted.find(&refreshed)?;
+        let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
-        story.detail = format!("salvaged into {}", dir.display());
+        refuse_idle(id, record, options)?;
+        story.detail = format!("salvaged into {}", absolute(dir).display());
         work.warn_of_flags(id, record);
         let placement = Placement { disk: &RealDisk, timestamp: compact(work.worker.now_ns()), monitor: work.monitor };
-        let outcome = salvage(work.repo, record, dir, names, options, &placement).map_err(|error| which_source(error, wanted))?;
+        let outcome = salvage(work.repo, record, dir, names, options, &placement).map_err(|error| say_which(error, id, record))?;
         work.repo.warn_of_healed(work.monitor);
         let took = [started.elapsed(), work.repo.key_derivation()].map(micros);
         end(work, (*id, dir), outcome, took)

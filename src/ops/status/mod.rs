@@ -13,6 +13,7 @@ use self::report::{SECOND_NS, age_s};
 use super::backup::named_source;
 use super::journal::{HOST_FACT, KIND_FACT, LABEL_FACT, Operation, Outcome, visit, word};
 use super::select::SnapshotFilter;
+use super::sources::Passing;
 use crate::error::Result;
 use crate::id::{SnapshotId, SourceId};
 use crate::progress::Monitor;
@@ -122,11 +123,12 @@ impl<'r> Look<'r> {
             failed: BTreeMap::new(),
             last_check: None,
         };
+        let passing = Passing::of(filter, &refreshed.snapshots);
         for (id, record) in &refreshed.snapshots {
             look.by_snapshot.insert(*id, (record, look.is_good(id, record)));
             look.known.insert(record.source.id);
             look.known_labels.insert((word(&record.source.label), record.host.clone()));
-            if filter.matches(record) {
+            if passing.has(record) {
                 look.add(*id, record);
             }
         }
@@ -151,7 +153,7 @@ impl<'r> Look<'r> {
         status.snapshots += 1;
         let is_ahead = record.time_ns > self.latest_ns;
         status.ahead += u64::from(is_ahead);
-        if !self.is_whole(&id, record) {
+        if !self.is_good(&id, record) {
             let codes = record.flags.iter().map(|flag| flag.code.clone()).collect();
             let age_s = age_s(self.now_ns, record.time_ns);
             status.flagged_after.push(Flagged { id, time_ns: record.time_ns, age_s, codes });

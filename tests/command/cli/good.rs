@@ -42,15 +42,15 @@ fn rules_keep_the_last_good_copy_of_a_database_that_is_locked() {
     assert_eq!(codes(&snapshots[4]), [("incomplete", Some("a.db"))]);
     assert!(run.stderr.contains(&format!("icecore mark {} accept", &snapshots[4]["id"].as_str().unwrap()[..12])), "{}", run.stderr);
     assert_eq!(place.run(["status", "--max-age", "5h"]).code, Some(5), "flagged ones do not make it younger");
-    place.run(["forget", "latest"]).failed(1, &["newest good state of the streams without a flag"]);
-    place.run(["forget", "latest~4"]).failed(1, &["newest good one of its source"]);
+    place.run(["forget", &place.newest()]).failed(1, &["newest good state of the streams without a flag"]);
+    place.run(["forget", "latest"]).failed(1, &["newest good one of its source"]);
     place.ok(["forget", "--keep-last", "1", "--prune", "--grace", "0"]);
     let left = place.snapshots();
     assert_eq!(left.iter().map(|one| &one["id"]).collect::<Vec<_>>(), [&snapshots[0]["id"], &snapshots[4]["id"]]);
     place.ok(["restore", left[0]["id"].as_str().unwrap(), "a.db=back.db"]);
     assert_eq!(rows(&place.path("back.db")), 50);
     // That is how it is now: then the rules take it.
-    place.ok(["mark", "latest", "accept"]);
+    place.ok(["mark", &place.newest(), "accept"]);
     let run = place.run(["-q", "backup", "files", "data"]);
     assert_eq!((run.code, &run.stdout[..], &run.stderr[..]), (Some(0), "", ""), "what was accepted is not said again");
     drop(locked);
@@ -71,7 +71,7 @@ fn a_database_left_out_of_the_line_is_flagged_and_kept() {
     }
     place.ok(["forget", "--keep-last", "1", "--prune", "--grace", "0"]);
     assert_eq!(place.snapshots().len(), 2);
-    place.ok(["restore", "latest~1", "b.db=back.db"]);
+    place.ok(["restore", "latest", "b.db=back.db"]);
     // A tree that is not named any more is the same.
     for dir in ["x", "y"] {
         fs::create_dir(place.path(dir)).unwrap();
@@ -107,7 +107,9 @@ fn quiet_hides_only_what_is_well() {
     assert_eq!(damaged.stderr.matches("flagged").count(), 1, "once: {}", damaged.stderr);
     fs::create_dir(place.path("empty")).unwrap();
     unwell(&run(&["backup", "files", "empty"]), &["flagged empty: ", "is its volume not mounted?"]);
-    for args in [&["check"][..], &["prune"], &["forget", "--keep-last", "3"], &["mark", "latest", "tag", "x"], &["repair"]] {
+    for args in
+        [&["check"][..], &["prune"], &["forget", "--keep-last", "3"], &["mark", "latest", "--source", "loud", "tag", "x"], &["repair"]]
+    {
         silent(args);
     }
     let record = place.stored("snapshots").pop().unwrap();
@@ -185,6 +187,6 @@ fn a_source_that_never_came_to_a_snapshot_is_listed() {
     place.ok(["backup", "sqlite", "nothing.db", "--source", "lost", "--host", "far"]);
     assert_eq!(place.json(["status"])["never_taken"], serde_json::json!([]));
     // One that somebody has forgotten is missed by nobody.
-    place.ok(["forget", "--force", "latest"]);
+    place.ok(["forget", "--force", "latest", "--source", "lost"]);
     assert_eq!(place.json(["status"])["never_taken"], serde_json::json!([]));
 }

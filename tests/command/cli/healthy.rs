@@ -331,9 +331,10 @@ fn everything_works_with(cases: &[Case]) {
     let backup = place.json(["backup", "sqlite", "--content", "always"].into_iter().map(str::to_owned).chain(files));
     assert_eq!(backup["flags"], serde_json::json!([]));
 
-    let restored = place.json(["restore", "latest", "--to", "out"]);
-    let exported = place.json(["export", "latest", "flat"]);
-    let drilled = place.json(["drill", "latest"]);
+    let snapshot = backup["snapshot"].as_str().unwrap();
+    let restored = place.json(["restore", snapshot, "--to", "out"]);
+    let exported = place.json(["export", snapshot, "flat"]);
+    let drilled = place.json(["drill", snapshot]);
     for (name, _, what) in cases {
         let of = |list: &Value, field: &str| list.as_array().unwrap().iter().find(|one| one[field] == *name).unwrap().clone();
         said(name, &of(&restored["restored"], "name"), what, false);
@@ -343,7 +344,7 @@ fn everything_works_with(cases: &[Case]) {
         said(name, integrity, what, true);
         let told = [&exported["warnings"], &exported["not_checked"]].map(texts).concat();
         assert_eq!(told.contains(&format!("{name}: ")), matches!(what, Warning(_) | NotChecked(_)), "{name}: {told}");
-        let dumped = place.command().args(["dump", "latest", name]).output().unwrap();
+        let dumped = place.command().args(["dump", snapshot, name]).output().unwrap();
         for bytes in
             [std::fs::read(place.path("out").join(name)).unwrap(), std::fs::read(place.path("flat").join(name)).unwrap(), dumped.stdout]
         {
@@ -351,7 +352,7 @@ fn everything_works_with(cases: &[Case]) {
         }
         let live = place.path(format!("live-{name}"));
         live_copy(&live, &place.path("app").join(name));
-        place.ok(["restore", "latest", "--live", &format!("{name}={}", live.display())]);
+        place.ok(["restore", snapshot, "--live", &format!("{name}={}", live.display())]);
         let (now, then) = (std::fs::read(&live).unwrap(), original(name));
         assert_eq!(now.len(), then.len(), "{name}");
         assert!(now[100..] == then[100..], "{name}");
@@ -412,9 +413,10 @@ fn damage_is_found_beside_what_cannot_be_judged() {
     assert!(drill.stderr.contains("missing from index j") && !drill.stderr.contains("missing from index i"), "{}", drill.stderr);
     damage(&path);
     assert_eq!(place.run(["backup", "sqlite", "app.db"]).code, Some(3));
-    place.run(["restore", "latest", "app.db=new.db"]).failed(4, &["is damaged, as it was at its capture", "--accept-damaged"]);
+    let newest = place.newest();
+    place.run(["restore", &newest, "app.db=new.db"]).failed(4, &["is damaged, as it was at its capture", "--accept-damaged"]);
     assert!(!place.path("new.db").exists());
-    let drill = place.run(["drill", "latest"]);
+    let drill = place.run(["drill", &newest]);
     assert_eq!(drill.code, Some(4), "{}", drill.stderr);
 }
 
@@ -428,7 +430,8 @@ fn the_others_of_a_tree_are_restored_beside_a_damaged_database() {
     damage(&place.path("tree/b.db"));
     std::fs::write(place.path("tree/d.txt"), "text").unwrap();
     assert_eq!(place.run(["backup", "files", "tree"]).code, Some(3));
-    let run = place.run(["restore", "latest", "--to", "out"]);
+    let newest = place.newest();
+    let run = place.run(["restore", &newest, "--to", "out"]);
     assert_eq!(run.code, Some(4), "{}", run.stderr);
     assert!(
         run.stderr.contains("b.db: the database in the snapshot is damaged") && run.stderr.contains("--accept-damaged"),
@@ -442,11 +445,11 @@ fn the_others_of_a_tree_are_restored_beside_a_damaged_database() {
         names
     };
     assert_eq!(names("out"), ["a.db", "c.db", "d.txt"]);
-    place.run(["export", "latest", "flat"]).failed(4, &["b.db: the database in the snapshot is damaged", "--accept-damaged"]);
+    place.run(["export", &newest, "flat"]).failed(4, &["b.db: the database in the snapshot is damaged", "--accept-damaged"]);
     assert!(!place.path("flat").exists());
-    let restored = place.json(["restore", "latest", "--to", "all", "--accept-damaged"]);
+    let restored = place.json(["restore", &newest, "--to", "all", "--accept-damaged"]);
     let damaged: Vec<_> = restored["restored"].as_array().unwrap().iter().filter(|one| !texts(&one["damage"]).is_empty()).collect();
     assert_eq!(damaged.iter().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>(), ["b.db"]);
     assert_eq!(std::fs::read(place.path("all/b.db")).unwrap(), std::fs::read(place.path("tree/b.db")).unwrap());
-    place.ok(["export", "latest", "flat", "--accept-damaged"]);
+    place.ok(["export", &newest, "flat", "--accept-damaged"]);
 }

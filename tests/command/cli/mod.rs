@@ -2,6 +2,8 @@
 
 mod check;
 mod codes;
+mod completion;
+mod confirm;
 mod examples;
 mod files;
 mod forget;
@@ -12,6 +14,7 @@ mod log;
 mod manual;
 mod mislead;
 mod once;
+mod options;
 mod page;
 mod parity;
 mod partial;

@@ -135,17 +135,17 @@ fn make_documents(place: &Place, page: &mut Page) {
     for args in [&["backup", "sqlite", "a.db", "--tag", "x"][..], &["backup", "files", "tree"], &["backup", "sqlite", "a.db"]] {
         page_of(page, "backup", args);
     }
-    for snap in ["latest", "latest~1"] {
-        page_of(page, "show", &["show", snap]);
-        page_of(page, "ls", &["ls", snap]);
+    for source in ["a.db", "tree"] {
+        page_of(page, "show", &["show", "latest", "--source", source]);
+        page_of(page, "ls", &["ls", "latest", "--source", source]);
     }
-    page_of(page, "restore", &["restore", "latest~1", "--to", "out"]);
-    page_of(page, "restore", &["restore", "latest", "a.db=a.db"]);
+    page_of(page, "restore", &["restore", "latest", "--source", "tree", "--to", "out"]);
+    page_of(page, "restore", &["restore", "latest", "--source", "a.db", "a.db=a.db"]);
     // A file whose place a directory has is not restored, nor its further name.
     let odd = place.path("out").join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"odd\xff"));
     std::fs::remove_file(&odd).unwrap();
     std::fs::create_dir(&odd).unwrap();
-    page_of(page, "restore", &["restore", "latest~1", "--to", "out"]);
+    page_of(page, "restore", &["restore", "latest", "--source", "tree", "--to", "out"]);
     page_of(page, "check", &["check"]);
     page_of(page, "check", &["check", "--read-data-subset", "50%"]);
     page_of(page, "check", &["check", "--read-data"]);
@@ -153,10 +153,11 @@ fn make_documents(place: &Place, page: &mut Page) {
     place.database("bad.db", 300);
     std::fs::File::options().write(true).open(place.path("bad.db")).unwrap().write_all_at(&[0xee; 64], 2 * 4096).unwrap();
     page_of(page, "backup", &["backup", "sqlite", "bad.db"]);
-    page_of(page, "mark", &["mark", "latest", "accept", "it was so"]);
-    page_of(page, "mark", &["mark", "latest", "flag", "it is not"]);
-    page_of(page, "mark", &["protect", "latest"]);
-    page_of(page, "log", &["log", "note", "a note", "--snapshot", "latest"]);
+    let bad = &place.newest();
+    page_of(page, "mark", &["mark", bad, "accept", "it was so"]);
+    page_of(page, "mark", &["mark", bad, "flag", "it is not"]);
+    page_of(page, "mark", &["protect", bad]);
+    page_of(page, "log", &["log", "note", "a note", "--snapshot", bad]);
     place.run(["backup", "sqlite", "gone.db", "--source", "a.db"]);
     std::fs::rename(place.path("a.db"), place.path("b.db")).unwrap();
     place.run(["backup", "sqlite", "a.db"]);
@@ -170,7 +171,7 @@ fn make_documents(place: &Place, page: &mut Page) {
     page_of(page, "forget", &["forget", "--keep-last", "1", "--source", "a.db"]);
     place.database("c.db", 500);
     place.ok(["backup", "sqlite", "c.db"]);
-    page_of(page, "forget", &["forget", "latest", "--force"]);
+    page_of(page, "forget", &["forget", "latest", "--source", "c.db", "--force"]);
     page_of(page, "prune --dry-run", &["prune", "--dry-run", "--max-unused", "0"]);
     page_of(page, "forget", &["forget", "--keep-last", "1", "--prune", "--grace", "0"]);
     page_of(page, "prune", &["prune", "--grace", "0"]);
@@ -184,15 +185,18 @@ fn make_copies(place: &Place, page: &mut Page) {
     use std::os::unix::ffi::OsStrExt;
     place.database("a.db", 100);
     std::fs::create_dir(place.path("tree").join(std::ffi::OsStr::from_bytes(b"dir\xff"))).unwrap();
-    for args in [&["backup", "files", "tree"][..], &["backup", "sqlite", "a.db", "--tag", "y"]] {
-        page.document("backup", answer(place, args));
-    }
+    let [tree, databases] = [&["backup", "files", "tree"][..], &["backup", "sqlite", "a.db", "--tag", "y"]].map(|args| {
+        let document = answer(place, args);
+        let id = document["snapshot"].as_str().unwrap().to_owned();
+        page.document("backup", document);
+        id
+    });
     for (title, args) in [
-        ("export", &["export", "latest", "exported"][..]),
+        ("export", &["export", &databases, "exported"][..]),
         ("restore", &["restore", "--from-dir", "exported", "a.db=copy.db"]),
-        ("drill", &["drill", "latest", "--rto", "1h", "--check-sql", "SELECT 1", "--report", "report.json"]),
-        ("drill", &["drill", "latest~1"]),
-        ("drill", &["drill", "latest", "--rto", "0"]),
+        ("drill", &["drill", &databases, "--rto", "1h", "--check-sql", "SELECT 1", "--report", "report.json"]),
+        ("drill", &["drill", &tree]),
+        ("drill", &["drill", &databases, "--rto", "0"]),
         ("drill", &["drill"]),
     ] {
         page.document(title, answer(place, args));
@@ -201,7 +205,7 @@ fn make_copies(place: &Place, page: &mut Page) {
     page.document("drill", file("report.json"));
     page.document("manifest.json", file("exported/manifest.json"));
     std::fs::write(place.path("exported/a.db"), "changed").unwrap();
-    page.document("export", answer(place, &["export", "latest~1", "exported"]));
+    page.document("export", answer(place, &["export", &tree, "exported"]));
     page.document("manifest.json", file("exported/manifest.json"));
 }
 
@@ -227,7 +231,7 @@ fn make_damage(place: &Place, page: &mut Page) {
     }
     let run = place.run(["--json", "log"]);
     page.document("Warning line", serde_json::from_str(run.stderr.lines().next().unwrap()).unwrap());
-    let run = place.run(["--json", "restore", "latest", "--to", "other"]);
+    let run = place.run(["--json", "restore", "latest", "--source", "tree", "--to", "other"]);
     let error: Value = serde_json::from_str(run.stderr.lines().last().unwrap()).unwrap();
     assert_eq!((run.stdout.as_str(), error["error"]["exit_code"].as_i64()), ("", run.code.map(i64::from)));
     page.document("Error line", error);
@@ -275,11 +279,11 @@ fn make_salvages(page: &mut Page) {
     place.database("large.db", 2000);
     place.ok(["backup", "sqlite", "large.db"]);
     flip(&|len| len / 2);
-    let document = answer(&place, &["restore", "latest", "--salvage", "--to", "second"]);
+    let document = answer(&place, &["restore", "latest", "--source", "large.db", "--salvage", "--to", "second"]);
     assert!(!document["streams"][0]["tables"]["damaged"].as_array().unwrap().is_empty(), "{document}");
     page.document("restore --salvage", document);
     place.stored("packs").iter().for_each(|pack| std::fs::write(pack, "damaged").unwrap());
-    page.document("restore --salvage", answer(&place, &["restore", "latest", "--salvage", "--to", "third"]));
+    page.document("restore --salvage", answer(&place, &["restore", "latest", "--source", "large.db", "--salvage", "--to", "third"]));
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn a_database_that_was_damaged_is_left_out_and_the_last_good_snapshot_named() {
     let damaged = fs::read(place.path("tree/a.db")).unwrap();
     assert_eq!(place.run(["backup", "files", "tree"]).code, Some(3));
     insert(&rusqlite::Connection::open(place.path("tree/b.db")).unwrap(), 3);
-    let run = place.run(["restore", "latest", "--to", "tree"]);
+    let run = place.run(["restore", &place.newest(), "--to", "tree"]);
     assert_eq!(run.code, Some(4), "{}", run.stderr);
     for said in ["a.db was not restored", "quick_check", "--accept-damaged", "last good snapshot", &good[..8]] {
         assert!(run.stderr.contains(said), "{said}: {}", run.stderr);

@@ -38,7 +38,9 @@ fn one_that_cannot_be_used_is_no_passphrase() {
     let place = Place::new();
     std::fs::write(place.path("empty"), "\n").unwrap();
     std::fs::write(place.path("huge"), vec![b'x'; 70_000]).unwrap();
-    run(&place, "PASSWORD", "", &["init"]).failed(1, &["ICECORE_PASSWORD gives an empty one"]);
+    for name in ["PASSWORD", "PASSWORD_FILE", "PASSWORD_COMMAND"] {
+        run(&place, name, "", &["init"]).failed(1, &[&format!("ICECORE_{name} is set, but empty")]);
+    }
     run(&place, "PASSWORD", std::ffi::OsStr::from_bytes(b"\xff"), &["init"]).failed(1, &["not UTF-8"]);
     run(&place, "PASSWORD_FILE", "empty", &["init"]).failed(1, &["empty"]);
     run(&place, "PASSWORD_FILE", "huge", &["init"]).failed(1, &["huge", "longer"]);

@@ -49,7 +49,7 @@ fn plan_then_losses_then_healed_from_the_file() {
     assert_eq!(lost.code, Some(4));
     assert!(lost.stdout.contains("1 snapshot marked as damaged") && lost.stdout.contains("lost, at least in part"), "{}", lost.stdout);
     assert_eq!(fs::read_dir(place.path(".icecore/quarantine")).unwrap().count(), 1);
-    let restored = place.run(["restore", "latest", "--to", "out"]);
+    let restored = place.run(["restore", &place.newest(), "--to", "out"]);
     assert_eq!(restored.code, Some(4));
     assert!(restored.stderr.contains("stream a.db") && restored.stderr.contains("bytes are lost: 0-"), "{}", restored.stderr);
     assert!(place.ok(["snapshots"]).stdout.contains("lost"));

@@ -41,12 +41,12 @@ fn exit_codes() {
     assert_eq!(status(&place, &["--max-age", "24h", "--source", "b.db"]).0, Some(0));
     assert_eq!(status(&place, &["--source", "nothing"]).0, Some(5));
     // Only flagged ones are left.
-    place.ok(["mark", "latest", "flag", "odd"]);
+    place.ok(["mark", &place.newest(), "flag", "odd"]);
     let (code, document) = status(&place, &["--source", "b.db"]);
     assert_eq!((code, &document["sources"][0]["status"]), (Some(5), &"no-good-snapshot".into()));
     assert_eq!(document["status"], "no-good-snapshot", "the worst state by its name");
     // One from the future is not believed.
-    place.ok(["mark", "latest", "accept"]);
+    place.ok(["mark", &place.newest(), "accept"]);
     place.run(["backup", "sqlite", "b.db", "--time", "2200-01-01"]);
     let (code, document) = status(&place, &["--source", "b.db", "--max-age", "1h"]);
     assert_eq!((code, &document["sources"][0]["ahead"]), (Some(0), &1.into()));
@@ -165,7 +165,7 @@ fn the_textfile_of_prometheus() {
     place.ok(["check"]);
     place.ok(["restore", "latest", "--to", "there"]);
     place.ok(["backup", "sqlite", "a.db"]);
-    place.ok(["mark", "latest", "flag", "odd"]);
+    place.ok(["mark", "latest", "--source", "a.db", "flag", "odd"]);
     place.run(["backup", "sqlite", "gone.db", "--source", odd]).failed(1, &[]);
     // The file is written whatever the exit code, in one step, and nothing is left beside it.
     let run = write(&["--max-age", "1h"]);

@@ -55,9 +55,9 @@ fn a_directory_of_a_snapshot_is_restored_by_its_name() {
     // A directory that has no entry of its own.
     let sqlite = place.database("b.db", 5);
     place.ok(["backup", "sqlite", &format!("{}", sqlite.display())]);
-    place.run(["restore", "latest", "b=out"]).failed(1, &["no stream `b`"]);
-    place.run(["restore", "latest~1", "app=x", "--live"]).failed(2, &["SQLite"]);
-    place.run(["restore", "latest~1", "app=x", "aaa=x"]).failed(2, &["named twice"]);
+    place.run(["restore", "latest", "--source", "b.db", "b=out"]).failed(1, &["no stream `b`"]);
+    place.run(["restore", "latest", "--source", "data", "app=x", "--live"]).failed(2, &["SQLite"]);
+    place.run(["restore", "latest", "--source", "data", "app=x", "aaa=x"]).failed(2, &["named twice"]);
     assert!(!place.path("x").exists());
 }
 
@@ -89,9 +89,9 @@ fn two_directories_of_one_name_are_in_one_snapshot() {
     assert_eq!(fs::read_to_string(place.path("above/data/f")).unwrap(), "srv/b/data/f");
     // Names that were given stay when a directory is added.
     place.ok(["backup", "files", "--source", "s", "one=srv/a/data"]);
-    assert_eq!(names(&place, "latest"), ["one", "one/f"]);
+    assert_eq!(names(&place, &place.newest()), ["one", "one/f"]);
     place.ok(["backup", "files", "--source", "s", "one=srv/a/data", "two=srv/b/data"]);
-    assert_eq!(names(&place, "latest"), ["one", "one/f", "two", "two/f"]);
+    assert_eq!(names(&place, &place.newest()), ["one", "one/f", "two", "two/f"]);
     place.run(["backup", "files", "one=srv/a/data", "one=srv/b/data"]).failed(2, &["NAME=PATH"]);
 }
 

@@ -70,5 +70,5 @@ fn a_wal_index_that_is_cut_short_ends_no_backup() {
     let _ = fs::remove_file(index);
     assert!(icecore(&["backup", "sqlite", "theirs", "--quiet"]).status.success());
     assert!(icecore(&["check", "--read-data", "--quiet"]).status.success());
-    assert!(icecore(&["drill", "latest", "--quiet"]).status.success());
+    assert!(icecore(&["drill", "latest", "--source", "theirs", "--quiet"]).status.success());
 }

@@ -109,7 +109,7 @@ fn a_directory_in_the_place_of_a_second_copy() {
 #[test]
 fn what_is_something_else_under_the_hash_of_its_bytes() {
     let (place, pack) = two();
-    place.ok(["protect", "latest"]);
+    place.ok(["protect", "latest", "--source", "second"]);
     let record = place.record(place.snapshots()[0]["id"].as_str().unwrap());
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let (pack_id, snapshot_id) = (name(&pack), name(&record)[17..].to_owned());

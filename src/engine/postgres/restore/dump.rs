@@ -229,7 +229,9 @@ impl Dump {
 }
 
 fn no_dump() -> Error {
-    Error::InvalidArgument("this snapshot has no dump of a PostgreSQL database".into())
+    Error::InvalidArgument(
+        "--dsn restores dumps of PostgreSQL databases, and this snapshot has none; --to DIR and NAME=DEST restore files".into(),
+    )
 }
 
 /// Name, length and files of a stored dump that is a directory.

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::block::PAGE_BYTES;
 use super::fault::Fault;
 use super::sum::{Kind, Sums};
-use crate::id::{RepositoryId, random_hex};
+use crate::id::{RepositoryId, SnapshotId, random_hex};
 
 /// Marks the file as ours: "icec" (<https://sqlite.org/pragma.html#pragma_application_id>).
 const APPLICATION_ID: i32 = 0x6963_6563;
@@ -156,6 +156,15 @@ impl Place {
             }
         }
         Err(Fault::Other("it is replaced over and over by other processes".into()))
+    }
+
+    /// The rows of snapshots in the file in use, without their sums.
+    pub(super) fn peek(&self) -> Result<Vec<(SnapshotId, Vec<u8>)>, Fault> {
+        let Some(generation) = self.list()?.current else { return Ok(Vec::new()) };
+        let conn = self.connection(generation, Role::Reader)?;
+        let mut statement = conn.prepare("SELECT id, record FROM snapshot ORDER BY num")?;
+        let rows = statement.query_map([], |row| Ok((SnapshotId(row.get(0)?), row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Makes the generation after a bad one, unless another process did so already. The bad file is removed only when its successor is there.

@@ -100,6 +100,15 @@ pub struct StampSet {
 /// A stream's name and its stamp.
 pub type NamedStamp = (Vec<u8>, Vec<u8>);
 
+/// The snapshot records in the catalog of this repository at this location, if it has one, unverified: for hints, without the secret.
+///
+/// # Errors
+/// [`Error::Catalog`] if the file cannot be read; [`Error::Busy`].
+pub fn peek(dir: &Path, repository: RepositoryId, location: &str) -> Result<Vec<(SnapshotId, Vec<u8>)>> {
+    let place = Place::new(dir, repository, location, &[0; blake3::KEY_LEN]);
+    place.peek().map_err(|fault| fault.into_error(dir))
+}
+
 /// The part of a chunk's id that the catalog knows: the first 8 bytes as a big-endian number.
 pub fn prefix(id: &ChunkId) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = id.0;
