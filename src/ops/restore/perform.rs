@@ -168,6 +168,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         let refreshed = work.look()?;
         let (id, record) = wanted.find(&refreshed)?;
         story.about(*id, record);
+        // From here on the entry says what was restored, and no longer what the user asked for.
         story.detail = match &wish.to {
             Destination::Tree(dir) => format!("into {}", dir.display()),
             Destination::Streams { told, .. } => told.clone(),
@@ -176,6 +177,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         let mut listed = Listed { max: wish.listed_max, restored: Vec::new() };
         let outcome = place(work, record, wish, &mut listed).map_err(|error| which_source(error, wanted))?;
         work.repo.warn_of_healed(work.monitor);
+        // Only damage makes another snapshot the better choice.
         let good = if outcome.is_damaged() { last_good(&refreshed, id, record) } else { None };
         let hint = good.map(|good| format!("the last good snapshot of this source is {}", good.short()));
         let report = RestoreReport::of(outcome, listed.restored, hint, work.monitor)?;
