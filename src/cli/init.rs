@@ -1,4 +1,4 @@
-//! `init`.
+//! The command `init`.
 
 use icecore::store::format::parity::{PARITY_PERCENT_DEFAULT, PARITY_PERCENT_MAX};
 use std::path::Path;
@@ -42,7 +42,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
     refuse_other_places(&path)?;
     let disk = Arc::new(RealDisk);
     let taken = |location: &str| Failure::failed(format!("{location} holds a repository already; nothing was changed"));
-    // Asked before the passphrase is; who makes a repository first is decided by the library.
+    // Look before asking for the passphrase. If two processes make a repository at once, the library decides which one wins.
     match LocalBackend::open(&path, disk.clone()) {
         Ok(there) => return Err(taken(&there.location())),
         Err(Error::NoRepository { .. }) => {}
@@ -74,7 +74,7 @@ fn text(made: &InitReport) -> String {
     format!("made repository {} in {}\n{parity}{last}\n", made.repository.short(), made.location)
 }
 
-/// Somebody who writes the address of a server or a bucket does not mean a new directory of that name.
+/// The address of a server or a bucket is refused: nobody means a new directory of that name.
 fn refuse_other_places(path: &Path) -> Result<(), Failure> {
     let text = path.to_string_lossy();
     let Some((before, _)) = text.split_once(':').filter(|(before, _)| before.len() > 1 && !before.contains('/')) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! `restore` and `dump`.
+//! The commands `restore` (to files) and `dump`. `restore_server.rs` restores into PostgreSQL, `salvage.rs` has `--salvage`.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,7 +23,7 @@ use super::args::{FilterArgs, SnapArgs, span};
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::outlet::Outlet;
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
 use super::{targets, time};
 
 /// Give a snapshot back, as files or as a PostgreSQL database; what was there is kept as NAME.pre_restore.TIMESTAMP (a database: NAME_pre_restore_TIMESTAMP)
@@ -79,7 +79,7 @@ pub(crate) struct DumpArgs {
     pub(crate) name: OsString,
 }
 
-/// Above this the paths are no news to anyone.
+/// How many restored paths the text lists.
 const SHOWN_MAX: usize = 20;
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
@@ -122,7 +122,7 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
     context.output.report_as(report.outcome().into(), &report, |report| text(report, &from))
 }
 
-/// As JSON all, as text the first ones.
+/// How many restored streams are kept for the report: all for JSON, the first ones for text.
 fn listed_max(context: &Context<'_>) -> usize {
     if context.output.json { usize::MAX } else { SHOWN_MAX }
 }
@@ -132,7 +132,7 @@ fn short(id: &str) -> String {
     id.chars().take(12).collect()
 }
 
-/// `restore --from-dir`. What would be SNAP is the first of the files here.
+/// `restore --from-dir`. There is no SNAP, so the first argument is a NAME=DEST, too.
 fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exit, Failure> {
     let started = Instant::now();
     let arguments: Vec<&OsString> = args.snap.iter().chain(&args.streams).collect();
@@ -179,14 +179,15 @@ fn text(report: &RestoreReport, from: &str) -> String {
         }
     }
     let (streams, bytes) = (count(report.streams, "stream"), output::bytes(report.bytes));
-    let (took, derivation) = (output::duration(ms(report.duration_us)), output::key_derivation(ms(report.key_derivation_us)));
+    let took = output::took(report.duration_us, report.key_derivation_us, &[]);
+    let word = report.outcome().word();
     let (from, verified) = (printable(from), if report.verified { "verified" } else { "not verified" });
     let lacking = match (report.failed.len() as u64, report.untried) {
         (0, 0) => String::new(),
-        (failed, 0) => format!("; {failed} not restored"),
-        (failed, untried) => format!("; {failed} not restored, {untried} not tried"),
+        (failed, 0) => format!("; {word}: {failed} not restored"),
+        (failed, untried) => format!("; {word}: {failed} not restored, {untried} not tried"),
     };
-    text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}{lacking}\n"));
+    text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{lacking}\n"));
     text
 }
 
@@ -198,7 +199,7 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
     let refreshed = context.refresh(&repo, &progress)?;
     let wanted = wanted(&args.snap.snap, &args.snap.filter)?;
     let (_, record) = wanted.find(&refreshed)?;
-    // Not through the standard library's handle, which looks for line ends and copies.
+    // The standard library's handle would buffer lines and copy; the descriptor itself does not.
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(stdout.map_err(|e| Failure::failed(format!("cannot use standard output: {e}")))?);
     let is_file = out.metadata().is_ok_and(|meta| meta.is_file());

@@ -1,4 +1,4 @@
-//! `restore --dsn`: into a PostgreSQL server.
+//! `restore --dsn`: restores a dump into a PostgreSQL server.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -53,10 +53,10 @@ Examples:
   icecore restore latest --dsn postgresql://admin@db.example.org/brainstem --table public.users
   icecore restore --from-file brainstem.pgdump --dsn postgresql://admin@db.example.org/postgres";
 
-/// Heads the options of restores into a server.
+/// The heading of the options for servers.
 const HEADING: &str = "Into a PostgreSQL server";
 
-/// What needs --dsn. It has to be said where --dsn is refused, too: there clap does not ask for what else an option needs.
+/// Options that need --dsn. Options that exclude --dsn must exclude these, too: clap does not check `requires` there.
 pub(crate) const FOR_SERVERS: [&str; 11] =
     ["name", "table", "jobs", "tmp", "disconnect", "no_owner", "no_privileges", "no_tablespaces", "no_verify", "keep_going", "pg_bin"];
 
@@ -172,7 +172,7 @@ fn server_options(args: &ServerArgs, conninfo: Conninfo, environment: Environmen
     }
 }
 
-/// What was restored, and whether nothing is missing.
+/// Restores the database; also says whether nothing is missing.
 fn load(dump: &Dump, options: &ServerOptions, progress: &Progress) -> icecore::Result<(RestoredDatabase, bool)> {
     let restored = restore_database(dump, options, progress)?;
     let is_whole = restored.failed.is_empty();
@@ -199,7 +199,7 @@ fn tell_table(context: &Context<'_>, progress: Progress, report: &IntoServer<Res
 }
 
 fn text(report: &IntoServer<RestoredDatabase>, from: &str) -> String {
-    /// More are no news to anyone.
+    /// How many definitions the text names.
     const SHOWN_MAX: usize = 5;
     let restored = &report.restored;
     let mut text = String::new();

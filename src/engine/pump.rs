@@ -53,6 +53,7 @@ impl<'a> Pump<'a> {
                     return;
                 }
             };
+            // Dropped first, so that the caller can rely on the input being closed when it sees the end.
             drop(input);
             let _ = sender.send(last);
         };
@@ -75,6 +76,7 @@ impl Read for Pump<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at >= self.block.len() && !self.has_ended {
             let next = self.next_block()?;
+            // If the thread has enough blocks, this one is just dropped.
             let _ = self.used.try_send(std::mem::replace(&mut self.block, next));
             self.at = 0;
             self.has_ended = self.block.is_empty();

@@ -29,6 +29,8 @@ mod signals;
 mod stats;
 mod status;
 mod stopping;
+mod tables;
+mod terminal;
 mod trees;
 mod versions;
 
