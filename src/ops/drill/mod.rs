@@ -90,6 +90,7 @@ pub fn drill(
             drill_in(repo, (id, record), &*stored, dir, options, placement)
         }
         Staging::Scratch(above) => {
+            // Removed when it is dropped, also after a failure.
             let scratch = Place::scratch(placement.disk, above, "drill")?.stage(placement.monitor)?;
             drill_in(repo, (id, record), &*stored, &scratch.path, options, placement)
         }

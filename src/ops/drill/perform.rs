@@ -130,6 +130,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &DrillWish<'_>) -> Result
         let refreshed = work.look()?;
         let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
+        // Assertions may name streams, so the listing is read before they are made.
         let listing = Reader::new(work.repo).listing(&record.listing, work.monitor)?;
         let names: Vec<&[u8]> = listing.iter().map(|entry| entry.name.as_slice()).collect();
         let options = DrillOptions {

@@ -132,6 +132,7 @@ pub fn restore_streams(
     let all: Vec<&Filling<'_>> = fillings.iter().map(|(_, _, _, filling, _)| filling).collect();
     options.say_narrowed(&all, &files.iter().map(|(_, entry, _)| *entry).collect::<Vec<_>>(), placement.monitor)?;
     let jobs = files.into_iter().map(|file| job(&reader, file, dress(file.1), placement.monitor));
+    // Single files first, then directories; both add to one outcome.
     let mut outcome = run_jobs(&jobs.collect::<Vec<_>>(), options, placement, tell)?;
     for (name, tree, dest, filling, refused) in fillings {
         let below = |short: Vec<u8>| [trimmed(name), b"/", &short].concat();

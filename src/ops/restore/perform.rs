@@ -169,6 +169,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         let refreshed = work.look()?;
         let (id, record) = wanted.find(&refreshed, work.monitor)?;
         story.about(*id, record);
+        // From here on the entry says what was restored, and no longer what the user asked for.
         story.detail = match &wish.to {
             Destination::Tree(dir) => format!("into {}", absolute(dir).display()),
             Destination::Streams { told, .. } => told.clone(),
@@ -178,6 +179,7 @@ pub fn perform(work: &Work<'_>, wanted: &Wanted, wish: &RestoreWish<'_>) -> Resu
         let mut listed = Listed { max: wish.listed_max, restored: Vec::new() };
         let outcome = place(work, record, wish, &mut listed).map_err(|error| say_which(error, id, record))?;
         work.repo.warn_of_healed(work.monitor);
+        // Only damage makes another snapshot the better choice.
         let good = if outcome.is_damaged() { last_good(&refreshed, id, record) } else { None };
         let hint = good.map(|good| format!("the last good snapshot of this source is {}", good.short()));
         let report = RestoreReport::of(outcome, listed.restored, hint, work.monitor)?;

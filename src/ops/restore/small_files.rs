@@ -117,6 +117,7 @@ impl Batch {
             if monitor.cancelled() {
                 return Err(Error::Cancelled);
             }
+            // The reader gives the number of the chunk; the batch knows its file.
             if let Some((number, span)) = self.chunks.get(number)
                 && let Some(item) = self.items.get(*number)
             {
