@@ -16,7 +16,7 @@ use crate::store::format::pack::Slice;
 use crate::store::repo::u32_from;
 
 /// The factor of the skip rule for windows: version k stands on a version not newer than k - p, where p is the largest power of it that divides
-/// k. A dump is read through all of these chains at once, so they must be shorter than the chains of pages, of which few change in a step.
+/// k. A dump is read through all of these chains at once, so they must be shorter than those of pages: few pages change in a step.
 const SKIP: u32 = 4;
 
 /// The highest level of a delta on a window: the depth of an unbroken lineage of 255 versions. Lineages that are broken again and
