@@ -251,8 +251,8 @@ pub trait Backend: Send + Sync + Debug {
     /// any of them may be gone.
     fn delete(&self, keys: &[ObjectKey]) -> Result<()>;
 
-    /// Makes sure that these objects survive a power cut, also if another process wrote them. An object that another process has just put in place may be
-    /// visible before its directory entry is on disk. Missing objects are not an error.
+    /// Makes sure that these objects survive a power cut, also if another process wrote them. An object that another process has just put
+    /// in place may be visible before its directory entry is on disk. Missing objects are not an error.
     fn settle(&self, keys: &[ObjectKey]) -> Result<()>;
 
     /// Puts a text for people beside the objects, under this name, unless one is there. It is not an object: no listing has it, and nothing
