@@ -1,13 +1,13 @@
-//! Tables of text.
+//! Lays out tables of text for a width: which columns stay, and what is shortened. `tables.rs` has the tables of databases.
 //!
-//! Where nothing limits the width, a table is as wide as its content and nothing in it is shortened. On a terminal it fits the width:
-//! columns that matter least go, labels and paths are shortened in the middle, and long text goes on in further lines. Ids and numbers
+//! Where nothing limits the width, a table is as wide as its content and nothing in it is shortened. On a terminal it fits the width, as
+//! long as the columns that always stay do: columns that matter least go, labels and paths are shortened in the middle, and long text goes on in further lines. Ids and numbers
 //! are never shortened.
 
 use super::output::printable;
 use super::screen::{Screen, Tone, wrapped};
 
-/// The widest column for which other rows leave room: one long value must not make every row long.
+/// No column is padded beyond this, so that one long value does not make every row long.
 const WIDTH_MAX: usize = 200;
 /// Between two columns.
 const GAP: usize = 2;

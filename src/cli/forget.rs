@@ -203,7 +203,7 @@ fn text(forgotten: &Forgotten, screen: &Screen) -> String {
         [Column::left("TAGS").shortened(8).rank(2), Column::left("FLAGS").shortened(9).rank(3), Column::left("WHY").in_lines(20).rank(1)];
     let mut text = String::new();
     for group in &forgotten.groups {
-        text.push_str(&heading(group));
+        text.push_str(&heading(group, screen));
         let mut table = Table::new(front.into_iter().chain(back));
         let mut rows: Vec<(&str, &Decided)> = group.keep.iter().map(|decided| ("keep", decided)).collect();
         rows.extend(group.forget.iter().map(|decided| ("forget", decided)));
@@ -228,9 +228,9 @@ fn text(forgotten: &Forgotten, screen: &Screen) -> String {
 }
 
 /// What the snapshots have in common, for people.
-fn heading(group: &DecidedGroup) -> String {
+fn heading(group: &DecidedGroup, screen: &Screen) -> String {
     let label = group.keep.iter().chain(&group.forget).map(|decided| &decided.snapshot.source.label).next_back();
-    let source = group.source.as_ref().and(label).map(|label| format!("source {label}"));
+    let source = group.source.as_ref().and(label).map(|label| format!("source {}", screen.name(label)));
     let host = group.host.as_ref().map(|host| format!("host {host}"));
     let tags = group.tags.as_ref().map(|tags| format!("tags {}", tags.join(",")));
     let parts: Vec<String> = [source, host, tags].into_iter().flatten().collect();

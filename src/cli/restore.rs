@@ -85,7 +85,7 @@ const SHOWN_MAX: usize = 20;
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
     if let Some(dsn) = &args.server.dsn {
         if !args.streams.is_empty() {
-            return Err(Failure::usage("--dsn restores a database, NAME=DEST files: give one of them"));
+            return Err(Failure::usage("--dsn restores a database and NAME=DEST restores files: give only one of them"));
         }
         return super::restore_server::restore(context, (args.snap.as_ref(), &args.filter), &args.server, dsn);
     }
@@ -98,7 +98,7 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
         ));
     }
     if args.to.is_some() && !args.streams.is_empty() && !args.salvage {
-        return Err(Failure::usage("--to restores all streams, NAME=DEST one of them: give one of the two"));
+        return Err(Failure::usage("--to restores all streams and NAME=DEST restores one of them: give only one of the two"));
     }
     let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
     let repo = context.open()?;

@@ -13,12 +13,12 @@ use super::exit::{Exit, Failure};
 use super::findings;
 use super::screen::Screen;
 
-/// Verify stored bytes without a passphrase: for whoever keeps a repository for somebody else
+/// Verify stored bytes without a passphrase: for a host that keeps the repository of somebody else
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Packs, snapshot records and marks are compared with their names, which are hashes of their bytes; everything else with its checksum, \
-                        as far as it has one. The findings have the codes of `check`. What needs the key is not checked: it is named in the output.\n\n\
-                        Exit codes: 0 all is as its name or checksum says; 4 it is not.\n\nExample:\n  icecore scrub /srv/backups/store"
+                        if it has one. The findings have the codes of `check`. Objects that cannot be checked without the key are named in the output.\n\n\
+                        Exit codes: 0 every object is as its name or checksum says; 4 damage found.\n\nExample:\n  icecore scrub /srv/backups/store"
 )]
 pub(crate) struct ScrubArgs {
     /// The repository [default: as -R]

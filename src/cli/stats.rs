@@ -9,6 +9,7 @@ use icecore::progress::Monitor;
 use super::columns::{Column, Table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::findings::short_ids;
 use super::output::{self, count, printable};
 use super::screen::Screen;
 
@@ -62,7 +63,7 @@ pub(crate) fn run(context: &Context<'_>, args: &StatsArgs) -> Result<Exit, Failu
 fn text(stats: &Stats, screen: &Screen) -> String {
     let encrypted = if stats.encrypted { "yes" } else { "no" };
     let lines = [
-        ("repository", format!("{} in {}", stats.repository, stats.location)),
+        ("repository", format!("{} in {}", short_ids(&stats.repository.to_string()), stats.location)),
         ("encrypted", encrypted.to_owned()),
         ("snapshots", format!("{}, together {}", stats.snapshots, output::bytes(stats.logical_bytes))),
         ("new", format!("{} in {}", output::bytes(stats.new_bytes), count(stats.new_chunks, "chunk"))),

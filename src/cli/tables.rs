@@ -1,4 +1,4 @@
-//! How many rows the tables of a snapshot's databases had, as `show` and `ls` tell it.
+//! The numbers of rows of a snapshot's tables, as `show` and `ls` print them.
 
 use icecore::ops::list::ListedStream;
 
