@@ -1,10 +1,14 @@
-//! Errors, sorted by what the caller can do about them.
+//! The crate's error type. Its kinds differ by what the caller can do about them: each has an exit code and a stable
+//! word for JSON.
+//!
+//! The text says what went wrong, where, and what to do.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// What to do about a repository whose disk is full. A prune writes what it is about to delete before it deletes anything.
-const FULL: &str = ": the repository's disk is full. `icecore forget --prune` makes room, but has to write first: free some space by other means, then run it";
+/// The advice for a full repository disk. A prune needs some space itself: it writes tombstones and new packs before it
+/// deletes anything.
+const FULL: &str = ": the repository's disk is full. `icecore forget --prune` makes room, but it has to write first: free some space in another way, then run it";
 
 /// The result of every fallible function in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,14 +18,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// There is no repository at this location.
-    #[error(
-        "no repository at {location}. If there should be one: is the path right, and is its disk mounted? `icecore init` makes a new one"
-    )]
+    #[error("no repository at {location}; if there should be one, is the disk mounted and the path right? `icecore init` makes a new one")]
     NoRepository {
-        /// Where it was looked for.
+        /// The location.
         location: String,
     },
-    /// A repository is there, but it is not to be trusted: nothing was read from it or stored in it.
+    /// There is a repository, but it is not trusted. Nothing was read from it or stored in it.
     #[error("{location}: {detail}")]
     Refused {
         /// Where it is.
@@ -29,27 +31,27 @@ pub enum Error {
         /// Why, and how to accept it.
         detail: String,
     },
-    /// What is needed (a snapshot, a pack, a key) is not in the repository.
+    /// Something that is needed (a snapshot, a pack, a key) is missing in the repository.
     #[error("{what} not found")]
     NotFound {
-        /// What was looked for, with its kind: `snapshot 1a2b`.
+        /// The missing object, with its kind: `snapshot 1a2b`.
         what: String,
     },
-    /// What the user named is not there; nothing is damaged.
+    /// Something that the user has named does not exist. Nothing is damaged.
     #[error("{detail}")]
     NoSuch {
-        /// What was named, and what there is.
+        /// What was named, and what exists.
         detail: String,
     },
-    /// Stored bytes are not what was written.
+    /// Stored bytes differ from what was written.
     #[error("{object} is damaged: {detail}")]
     Corrupt {
         /// The object, by kind and id.
         object: String,
-        /// What does not hold.
+        /// What is wrong.
         detail: String,
     },
-    /// No key record opens with this passphrase.
+    /// This passphrase opens no key record.
     #[error("wrong passphrase for {location}")]
     WrongPassphrase {
         /// The repository.
@@ -60,7 +62,7 @@ pub enum Error {
     UnsupportedFormat {
         /// The object, by kind and id.
         object: String,
-        /// Which icecore reads it, and the version or feature: `a newer icecore: format version 9`.
+        /// What is needed, and for which version or feature: `a newer icecore: format version 9`.
         detail: String,
     },
     /// The backend failed: disk full, permission, network.
@@ -73,7 +75,7 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
-    /// What is to be captured cannot be read as asked.
+    /// A source cannot be read.
     #[error("{}: {detail}", path.display())]
     Source {
         /// The file.
@@ -81,7 +83,7 @@ pub enum Error {
         /// Why, and what to do.
         detail: String,
     },
-    /// A restore destination cannot be written as asked. Nothing was lost.
+    /// A destination cannot be written. Nothing was lost.
     #[error("{}: {detail}", path.display())]
     Destination {
         /// The file or directory.
@@ -89,35 +91,36 @@ pub enum Error {
         /// Why, and what to do.
         detail: String,
     },
-    /// A database that a snapshot has whole was damaged when it was captured. Nothing was changed.
+    /// The stored bytes are intact, but the database was already damaged when it was captured. Nothing was changed.
     #[error(
-        "{}: the database in the snapshot is damaged, as it was at its capture (SQLite's quick_check: {detail}); what is there was left as it is; \
-         --accept-damaged restores it all the same{advice}",
+        "{}: the database in the snapshot is damaged, as it was at its capture (SQLite's quick_check: {detail}); nothing was changed here; \
+         --accept-damaged restores it as it is{advice}",
         path.display()
     )]
     Unsound {
-        /// Where it was to go.
+        /// The destination.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's message.
         detail: String,
-        /// What else might help; may be empty.
+        /// More advice; may be empty.
         advice: String,
     },
-    /// A fault of icecore itself: something that cannot be is so, or a thread panicked. What was done up to here is as safe as if the process had been killed.
+    /// A fault of icecore itself: an invariant does not hold, or a thread has panicked. Everything done before is as
+    /// safe as if the process had been killed.
     #[error("this is a fault of icecore itself, please report it: {detail}")]
     Bug {
-        /// What cannot be, and where.
+        /// What is wrong, and where.
         detail: String,
     },
-    /// A step failed after something had been changed: the text says what stands now, and where what was there lies.
+    /// A step failed after something had been changed. The text says what is there now, and where the old files are.
     #[error("{}: {detail}", path.display())]
     HalfDone {
         /// The file or directory.
         path: PathBuf,
-        /// What stands, what failed, and where the old one lies.
+        /// What is there now, what failed, and where the old files are.
         detail: String,
     },
-    /// Someone else holds what is needed; trying again later may help.
+    /// Another process or user holds something that is needed. Trying again later may help.
     #[error("{}: {detail}", path.display())]
     Busy {
         /// The file.
@@ -125,10 +128,10 @@ pub enum Error {
         /// Who or what holds it, and what to do.
         detail: String,
     },
-    /// The arguments make no sense together.
+    /// The arguments are wrong, or do not fit each other.
     #[error("{0}")]
     InvalidArgument(String),
-    /// What was asked for is not done, as a rule forbids it or things changed meanwhile; nothing was changed.
+    /// The operation was refused, since a rule forbids it or something has changed meanwhile. Nothing was changed.
     #[error("{detail}")]
     NotDone {
         /// Why, and what to do.
@@ -142,24 +145,25 @@ pub enum Error {
         /// What failed.
         detail: String,
     },
-    /// What the catalog promised is not in the repository (any more); a fresh look at the repository helps.
-    #[error("the repository changed underneath: {detail}")]
+    /// An object that is in the catalog is no longer in the repository. Refreshing the catalog helps.
+    #[error("another process has changed the repository meanwhile: {detail}")]
     Stale {
-        /// Which object is gone.
+        /// The object that is gone.
         detail: String,
     },
-    /// The caller asked to stop.
+    /// The user has asked to stop.
     #[error("interrupted")]
     Cancelled,
-    /// An earlier failure of this write session; nothing more is accepted by it.
-    #[error("this backup failed earlier and takes nothing more")]
+    /// The write session has failed before, and accepts nothing more.
+    #[error("this backup has failed before, so nothing more is stored by it")]
     Poisoned,
 }
 
-/// What a thread gave back; one that panicked gives [`Error::Bug`]. `doing` says what it did, as in "storing chunks".
+/// The result of a thread that was joined. A panic becomes [`Error::Bug`]. `doing` says what the thread did, as in
+/// "storing chunks".
 ///
 /// # Errors
-/// What the thread failed with.
+/// The thread's error.
 pub fn joined<T>(doing: &str, outcome: std::thread::Result<Result<T>>) -> Result<T> {
     outcome.unwrap_or_else(|panic| Err(Error::panicked(doing, panic)))
 }
@@ -190,12 +194,12 @@ impl Error {
         Error::Bug { detail: detail.into() }
     }
 
-    /// The same as an error of reading or writing.
+    /// An [`Error::Bug`] inside an I/O error.
     pub fn bug_io(detail: impl Into<String>) -> std::io::Error {
         std::io::Error::other(Error::bug(detail))
     }
 
-    /// The [`Error::Bug`] of a thread that panicked, with what it said.
+    /// The [`Error::Bug`] for a thread that has panicked, with the panic's message.
     pub fn panicked(doing: &str, panic: Box<dyn std::any::Any + Send>) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it did not say why".to_owned());
@@ -212,7 +216,8 @@ impl Error {
         Error::Backend { operation, object: object.into(), source }
     }
 
-    /// The same with a hint at the end of its text, where there is room for one. What was not found stays so, but is no damage any more.
+    /// The error with a hint at the end of its text, if its kind has room for one. [`Error::NotFound`] becomes
+    /// [`Error::NoSuch`], which does not count as damage.
     pub(crate) fn advised(self, hint: &str) -> Self {
         if hint.is_empty() {
             return self;
@@ -230,22 +235,22 @@ impl Error {
         }
     }
 
-    /// Whether stored bytes are bad or missing, as opposed to a fault of the machine or the arguments.
+    /// Whether stored bytes are damaged or missing. Other errors are faults of the machine or of the arguments.
     pub fn is_damage(&self) -> bool {
         matches!(self, Error::Corrupt { .. } | Error::NotFound { .. })
     }
 
-    /// A stable word for it, as `icecore --json` gives it.
+    /// Its stable word in `icecore --json`.
     pub fn code(&self) -> &'static str {
         self.classified().1
     }
 
-    /// What `icecore` exits with if this ends a command. The numbers never change.
+    /// The exit code of `icecore` if a command ends with this error. The numbers never change.
     pub fn exit_code(&self) -> u8 {
         self.classified().0
     }
 
-    /// What to do about it, where its cause does not say so: what follows the text, or nothing.
+    /// Advice that follows the text, if the cause itself has none; may be empty.
     pub fn advice(&self) -> &'static str {
         match self {
             Error::Backend { source, .. } if source.kind() == ErrorKind::StorageFull => FULL,

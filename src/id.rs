@@ -1,4 +1,5 @@
-//! Typed identifiers. All but the tag of a source are 32 bytes and print as 64 lower-case hex digits.
+//! Typed identifiers, so that an id of one kind cannot be used as another. All but the tag of a source have 32 bytes
+//! and print as 64 lower-case hex digits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +7,7 @@ use std::str::FromStr;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes in every identifier.
+/// Length of an identifier in bytes.
 pub const ID_LEN: usize = 32;
 
 /// Bytes as lower-case hex digits.
@@ -14,17 +15,18 @@ pub fn to_hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)
 }
 
-/// As many random bytes as hex digits: a name that nobody else has, or a password that nobody can guess.
+/// `BYTES` random bytes as hex digits: for a unique name or a password.
 ///
 /// # Errors
-/// If the system gives no random numbers.
+/// If the system gives no random bytes.
 pub fn random_hex<const BYTES: usize>() -> std::io::Result<String> {
     let mut random = [0; BYTES];
     getrandom::fill(&mut random).map_err(|e| std::io::Error::other(e.to_string()))?;
     Ok(to_hex(&random))
 }
 
-/// The bytes of lower-case hex digits; `None` for anything else (upper case included: a name has one spelling).
+/// The bytes of lower-case hex digits. `None` for anything else. Upper case is refused, so that a name has only one
+/// spelling.
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     HEXLOWER.decode(text.as_bytes()).ok()
 }
@@ -41,7 +43,7 @@ macro_rules! define_id {
                 &self.0
             }
 
-            /// The first 12 hex digits, for people.
+            /// The first 12 hex digits, for messages.
             pub fn short(&self) -> String {
                 let mut hex = to_hex(&self.0);
                 hex.truncate(12);
@@ -61,7 +63,7 @@ macro_rules! define_id {
             }
         }
 
-        /// Its bytes in records, its digits in JSON.
+        /// As bytes in records, as hex digits in JSON.
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
@@ -121,18 +123,19 @@ define_id!(
     RepositoryId
 );
 define_id!(
-    /// The bytes of an object that was set aside: their BLAKE3, whatever the object's own name says.
+    /// An object that was set aside: BLAKE3 of its bytes, which may not fit the object's own name.
     ContentId
 );
 define_id!(
-    /// A source identity: BLAKE3 of what names it.
+    /// A source: BLAKE3 of its identity.
     SourceId
 );
 
 /// Bytes in the tag of a source.
 const TAG_LEN: usize = 8;
 
-/// Stands for a source in the names of its snapshots: made of its identity, with a key in encrypted repositories. Prints as 16 lower-case hex digits.
+/// A short form of a source in the names of its snapshots. It is computed from the identity, with a key in encrypted
+/// repositories. Prints as 16 lower-case hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceTag(pub [u8; TAG_LEN]);
 

@@ -1,5 +1,5 @@
-//! icecore keeps the history of databases: it takes a consistent snapshot of SQLite files and PostgreSQL databases, stores it at about the
-//! price of what changed, and gives any snapshot back, verified.
+//! icecore keeps the history of databases. It takes consistent snapshots of SQLite files and PostgreSQL databases,
+//! stores each at about the size of what has changed, and restores any of them, verified.
 //!
 //! A program opens a [`Store`], backs up a [`Source`] into it, and reads its [`Snapshot`]s:
 //!
@@ -21,12 +21,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Every operation gives a report, a plain struct that is what `icecore --json` prints of it (`docs/json.md`), and writes its entry into the journal of
-//! the repository itself: see [`Store::log`]. Host, user and clock come from the [`Settings`].
+//! Every operation returns a report, a plain struct with the same JSON as `icecore --json` (`docs/json.md`), and writes
+//! an entry into the repository's journal: see [`Store::log`]. Host, user and clock come from the [`Settings`]. A
+//! [`Monitor`] receives progress and warnings and can stop any operation. `examples/` has complete programs.
 //!
-//! `examples/` has whole programs. [`Monitor`] hears of progress and can stop every operation.
-//!
-//! The library is in layers; a module uses only what stands below it (`tests/tidy.rs` checks this):
+//! The library has layers. A module uses only its own layer and those below it (`tests/tidy.rs` checks this):
 //!
 //! | layer | modules | job |
 //! |---|---|---|
@@ -34,11 +33,11 @@
 //! | 5 | `api` | what other programs use: [`Store`], [`Snapshot`], [`Stream`] |
 //! | 4 | [`ops`] | what a user can do: backup, restore, export, drill, check, repair, prune, forget, mark, stats, journal, status |
 //! | 3 | [`engine`] | what is special about each kind of source: SQLite, PostgreSQL, files, commands; never sees the store |
-//! | 3 | [`store`] | what keeps bytes: format, encryption, deltas, chunking, backends, the repository; never sees a database |
-//! | 2 | [`recorded`] | what engines say of sources and streams, and the store records |
-//! | 1 | [`error`], [`id`], [`progress`], [`mod@fs`] | errors, names, progress and cancelling, directories that are held open |
+//! | 3 | [`store`] | storing bytes: format, encryption, deltas, chunking, backends, the repository; never sees a database |
+//! | 2 | [`recorded`] | types of sources and streams that engines and store share |
+//! | 1 | [`error`], [`id`], [`progress`], [`mod@fs`] | errors, ids, progress and cancelling, directories that are held open |
 //!
-//! The library never prints, reads the environment or looks at the clock: `cli` passes those in.
+//! The library never prints and never reads the environment. `cli` passes in what it needs, and the clock.
 
 mod api;
 #[doc(hidden)]

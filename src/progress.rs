@@ -1,18 +1,18 @@
-//! How the library reports what it is doing. It never prints.
+//! How the library reports progress and warnings, and learns that the user wants to stop. It never prints.
 
-/// Receives progress; implemented by the command line (bars) and by tests (counters). All methods may be called from several
-/// threads at once and must be quick.
+/// Receives progress and warnings. The command line implements it with bars, tests with counters. All methods must be
+/// quick, and several threads may call them at once.
 pub trait Monitor: Send + Sync {
-    /// A new phase starts ("reading", "verifying"), with the bytes it will go through where that is known.
+    /// A new phase begins ("reading", "verifying"). `total_bytes` is how much it will process, if that is known.
     fn phase(&self, name: &'static str, total_bytes: Option<u64>);
 
-    /// `bytes` more of the current phase are done.
+    /// The current phase has processed `bytes` more.
     fn advance(&self, bytes: u64);
 
-    /// Something the user should know that stops nothing.
+    /// A warning for the user. The operation goes on.
     fn warn(&self, message: &str);
 
-    /// Whether the user asked to stop. Long loops ask this and return [`crate::Error::Cancelled`].
+    /// Whether the user has asked to stop. Long loops call this and return [`crate::Error::Cancelled`].
     fn cancelled(&self) -> bool;
 }
 

@@ -1,6 +1,7 @@
-//! What a Rust program needs: a [`Store`], its [`Snapshot`]s, and their [`Stream`]s.
+//! The library's interface for Rust programs: a [`Store`], its [`Snapshot`]s, and their [`Stream`]s.
 //!
-//! Everything else in this crate is hidden from the documentation. It serves the command line, the tests and the benches, and changes without notice.
+//! The rest of the crate is for the command line, the tests and the benches. It is hidden from the documentation and
+//! changes without notice.
 
 mod snapshot;
 mod store;
@@ -14,7 +15,7 @@ use std::time::SystemTime;
 
 use crate::engine::sqlite::{BUSY_TIMEOUT, ContentWhen, SqliteOptions};
 
-/// Locks are waited for as long as the command line does, and the system's clock is used.
+/// The command line's timeout for locks, and the system's clock.
 impl Default for SqliteOptions {
     fn default() -> Self {
         SqliteOptions { busy_timeout: BUSY_TIMEOUT, temp_dir: None, clock: SystemTime::now, content: ContentWhen::Auto }

@@ -20,7 +20,7 @@ use crate::store::format::mark::MarkKind;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::Repository;
 
-/// The record of one capture.
+/// A snapshot in a [`super::Store`], with its record. It was there when it was listed, and may be forgotten meanwhile.
 pub struct Snapshot<'s> {
     repo: &'s Repository,
     worker: &'s Worker,
@@ -44,18 +44,18 @@ impl<'s> Snapshot<'s> {
         self.id.to_string()
     }
 
-    /// When reading its source began.
+    /// The time at which its capture began.
     pub fn time(&self) -> SystemTime {
         let span = Duration::from_nanos(self.record.time_ns.unsigned_abs());
         if self.record.time_ns < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }
     }
 
-    /// What was captured, for people: the name that was given, or the paths.
+    /// The source, as text: the name that it was given, or its paths.
     pub fn source(&self) -> &str {
         &self.record.source.label
     }
 
-    /// What sort of source that was: `sqlite`, `files`, `postgres`, `command`, or what a later version of icecore knows.
+    /// The kind of the source: `sqlite`, `files`, `postgres`, `command`, or the name of an engine of a later version.
     pub fn kind(&self) -> &str {
         self.record.source.kind.name()
     }
@@ -65,22 +65,22 @@ impl<'s> Snapshot<'s> {
         &self.record.host
     }
 
-    /// The words that it was given.
+    /// Its tags.
     pub fn tags(&self) -> &[String] {
         &self.record.tags
     }
 
-    /// Why it does not count as good. Empty for a good one.
+    /// Its flags: why it does not count as good. Empty for a good one.
     pub fn flags(&self) -> &[Flag] {
         &self.record.flags
     }
 
-    /// Bytes of all streams together.
+    /// The length of all its streams together, in bytes.
     pub fn bytes(&self) -> u64 {
         self.record.logical_bytes
     }
 
-    /// Its streams, sorted as they were captured.
+    /// Its streams, in the order of the listing.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the listing is damaged, [`Error::Backend`].
@@ -88,7 +88,7 @@ impl<'s> Snapshot<'s> {
         Ok(stored(self.repo, &self.record, &Silent)?.streams().to_vec())
     }
 
-    /// The bytes of a stream, from any place on. Every byte that is read was verified.
+    /// The bytes of a stream, for reading from any place on. Every byte is verified.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -118,28 +118,32 @@ impl<'s> Snapshot<'s> {
         Ok(Stream::new(stored, name.to_vec(), len.ok_or_else(no_such)?))
     }
 
-    /// Restores all streams as files into a directory. What is in their places is kept as `NAME.pre_restore.TIMESTAMP`, with the word given here.
+    /// Restores all streams as files into a directory. Existing files are kept as `NAME.pre_restore.TIMESTAMP`, with
+    /// this `timestamp`.
     ///
     /// # Errors
-    /// If nothing could be restored: [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Backend`]; [`Error::NoSuch`] if it is forgotten by
-    /// now. What concerns one stream is in the report; [`RestoreReport::is_whole`] says whether all is done.
+    /// If nothing could be restored: [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Backend`];
+    /// [`Error::NoSuch`] if the snapshot was forgotten meanwhile. Failures of single streams are in the report;
+    /// [`RestoreReport::is_whole`] says whether there were none.
     pub fn restore(&self, dir: &Path, timestamp: &str, options: &RestoreOptions, monitor: &dyn Monitor) -> Result<RestoreReport> {
         let (to, timestamp) = (Destination::Tree(dir), timestamp.to_owned());
         let wish = RestoreWish { to, options: *options, timestamp, listed_max: usize::MAX };
         restore::perform(&self.work(monitor), &self.wanted(), &wish)
     }
 
-    /// Makes a directory an export: flat files with their checksums and a manifest, which need no icecore. It may be absent, empty, or an export.
+    /// Exports the snapshot into a directory: flat files with their checksums and a manifest, readable without icecore.
+    /// The directory may be absent, empty, or an export.
     ///
     /// # Errors
-    /// [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Unsound`] for a database that SQLite finds damaged. What was there is then as
-    /// before.
+    /// [`Error::Destination`], [`Error::Busy`], [`Error::Corrupt`], [`Error::Unsound`] for a database that SQLite finds
+    /// damaged. The directory is then as it was.
     pub fn export(&self, dir: &Path, monitor: &dyn Monitor) -> Result<ExportReport> {
         export::perform(&self.work(monitor), &self.wanted(), dir, false)
     }
 
-    /// Proves that it can be restored: into a new directory that stays, checked as databases and against what was recorded at the capture. If it passes it is
-    /// marked as verified. Not for snapshots of PostgreSQL, which take a server.
+    /// Drills the snapshot: restores it into a directory, which stays, and checks the databases and their content
+    /// against the records of the capture. If everything passes, the snapshot is marked as verified. Snapshots of
+    /// PostgreSQL need a server and cannot be drilled here.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -155,8 +159,8 @@ impl<'s> Snapshot<'s> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a directory with something in it, or a snapshot that takes a server; [`Error::Destination`], [`Error::Cancelled`].
-    /// What is wrong with the snapshot is in the report.
+    /// [`Error::InvalidArgument`] if the directory is not empty, or for a snapshot that needs a server;
+    /// [`Error::Destination`], [`Error::Cancelled`]. Findings about the snapshot are in the report.
     pub fn drill(&self, dir: &Path, monitor: &dyn Monitor) -> Result<DrillReport> {
         let start = Start { instant: Instant::now(), now_ns: self.worker.now_ns(), rto: None };
         let staging = |_: &SourceKind| Ok(Staging::Kept(dir.to_path_buf()));
@@ -164,18 +168,18 @@ impl<'s> Snapshot<'s> {
         drill::perform(&self.work(monitor), &self.wanted(), &wish)
     }
 
-    /// States that it counts as good: clears all its flags.
+    /// Marks it as good: clears all its flags.
     ///
     /// # Errors
-    /// [`Error::NoSuch`] if it is forgotten by now, [`Error::Backend`].
+    /// [`Error::NoSuch`] if it was forgotten meanwhile, [`Error::Backend`].
     pub fn accept(&self, why: &str) -> Result<MarkReport> {
         self.state(MarkKind::Accept, why)
     }
 
-    /// States that no rule may forget it, until that is taken back.
+    /// Protects it from being forgotten by rules, or ends that.
     ///
     /// # Errors
-    /// As of [`Snapshot::accept`].
+    /// As [`Snapshot::accept`].
     pub fn protect(&self, is_protected: bool) -> Result<MarkReport> {
         self.state(if is_protected { MarkKind::Protect } else { MarkKind::Unprotect }, "")
     }

@@ -1,4 +1,5 @@
-//! A repository that is open.
+//! An open repository, for Rust programs. Each method is one operation of the command line, with its report and its
+//! entry in the journal.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,19 +32,19 @@ use crate::store::format::key::KdfCost;
 use crate::store::format::parity::PARITY_PERCENT_DEFAULT;
 use crate::store::repo::{InitOptions, OpenOptions, Repository, Trust};
 
-/// What opens a repository.
+/// How a repository is opened.
 #[derive(Clone, Copy)]
 pub enum Key<'k> {
-    /// Nothing: it is not encrypted.
+    /// It is not encrypted.
     None,
     /// A passphrase.
     Passphrase(&'k str),
 }
 
-/// What the library is told of the program and the machine, since it does not look by itself.
+/// What the library has to know about the program and the machine. It does not find these out by itself.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The directory of this machine's own files: the catalogs, which can be deleted at any time. Nobody else may write to it.
+    /// The directory for this machine's catalogs, which can be deleted at any time. No other user may write to it.
     pub cache_dir: PathBuf,
     /// The machine's name, as snapshots record it.
     pub host: String,
@@ -56,7 +57,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The usual ones: as many threads as there are processors, and the system's clock.
+    /// The default settings: as many threads as processors, and the system's clock.
     pub fn new(cache_dir: impl Into<PathBuf>, host: impl Into<String>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Settings { cache_dir: cache_dir.into(), host: host.into(), user: String::new(), threads, clock: SystemTime::now }
@@ -66,11 +67,12 @@ impl Settings {
 /// What a snapshot records besides its streams.
 #[derive(Debug, Clone, Default)]
 pub struct BackupOptions {
-    /// Names the source in place of what it derives from its host and paths. Snapshots of one kind and name are one history.
+    /// The name of the source. Snapshots of one kind and name are one history. `None`: the identity comes from host and
+    /// paths.
     pub source: Option<String>,
-    /// Words of your choice.
+    /// Tags.
     pub tags: Vec<String>,
-    /// Reads all files, also those that look unchanged since the last snapshot.
+    /// Whether all files are read, even if they look unchanged since the last snapshot.
     pub read_all: bool,
 }
 
@@ -81,7 +83,7 @@ impl BackupOptions {
     }
 }
 
-/// A repository that is open. It can be used by several threads, and by several processes at once.
+/// An open repository. Several threads can use it, and several processes can open the same one.
 pub struct Store {
     repo: Repository,
     worker: Worker,
@@ -94,8 +96,8 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Makes a repository in a directory, which must be absent or empty, and opens it. Without a key it is not encrypted. Its packs carry 3 % of parity, which heals
-    /// bad sectors and flipped bits.
+    /// Creates a repository and opens it. The directory must be absent or empty. Without a key the repository is not
+    /// encrypted. Its packs have 3 % of parity, which heals bad sectors and flipped bits.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -108,7 +110,8 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if there is a repository, [`Error::Destination`] if other things are there, [`Error::Backend`] if it cannot be made.
+    /// [`Error::InvalidArgument`] if the directory is a repository, [`Error::Destination`] if it has other files,
+    /// [`Error::Backend`] if it cannot be written.
     pub fn create(location: &Path, key: Key<'_>, settings: Settings) -> Result<Self> {
         let backend = LocalBackend::create(location, Arc::new(RealDisk))?;
         let passphrase = match key {
@@ -123,8 +126,8 @@ impl Store {
     /// Opens a repository in a directory.
     ///
     /// # Errors
-    /// [`Error::NoRepository`], [`Error::WrongPassphrase`]; [`Error::Refused`] if the repository is not the one that this machine has seen there, or is not
-    /// encrypted though there is a key; [`Error::Backend`].
+    /// [`Error::NoRepository`], [`Error::WrongPassphrase`]; [`Error::Refused`] if this machine has seen another
+    /// repository there before, or if the repository is not encrypted but a key is given; [`Error::Backend`].
     pub fn open(location: &Path, key: Key<'_>, settings: Settings) -> Result<Self> {
         let backend = LocalBackend::open(location, Arc::new(RealDisk))?;
         let passphrase = || match key {
@@ -141,7 +144,7 @@ impl Store {
         Ok(Store { repo: Repository::open(Arc::new(backend), &options)?, worker: Worker { host, user, clock } })
     }
 
-    /// Captures a source into a new snapshot. It counts only once it is whole: if this fails, there is no snapshot.
+    /// Captures a source into a new snapshot. If this fails, there is no snapshot.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -163,10 +166,12 @@ impl Store {
         backup::perform_on(&self.work(monitor), source, &options.recorded())
     }
 
-    /// Captures one database of a server after the other, each into a snapshot, all with one tag. One that fails does not stop those after it.
+    /// Captures all databases of a server, one after the other, each into a snapshot of its own. All get the same tag.
+    /// A database that fails does not stop the others.
     ///
     /// # Errors
-    /// [`Error::Source`] if the server does not say which databases it has; what would stop the others, too: [`Error::Busy`], [`Error::Cancelled`].
+    /// [`Error::Source`] if the databases cannot be listed. Failures that would stop the others too: [`Error::Busy`],
+    /// [`Error::Cancelled`].
     pub fn backup_all(&self, server: &PostgresServer, options: &BackupOptions, monitor: &dyn Monitor) -> Result<AllTaken> {
         backup::perform_all(&self.work(monitor), server, &options.recorded())
     }
@@ -177,26 +182,30 @@ impl Store {
     /// [`Error::Corrupt`] if a snapshot cannot be read or has vanished, [`Error::Backend`].
     pub fn snapshots(&self) -> Result<Vec<Snapshot<'_>>> {
         let mut refreshed = self.repo.refresh()?;
+        // A program that lists snapshots must not take a damaged one for a missing one.
         match refreshed.damage.is_empty() {
             true => Ok(refreshed.snapshots.into_iter().map(|(id, record)| Snapshot::new(&self.repo, &self.worker, id, record)).collect()),
             false => Err(refreshed.damage.swap_remove(0)),
         }
     }
 
-    /// The snapshot with this id, or with the only id that begins so; `latest` for the newest good one, `latest~2` for the good one two before it.
+    /// The snapshot with this id, or with the only id that begins with this text. Also `latest` for the newest good one,
+    /// and `latest~2` for the good one two before it.
     ///
     /// # Errors
-    /// [`Error::NoSuch`] if there is none, [`Error::InvalidArgument`] if it is no name of a snapshot or several ids begin so, or for
-    /// `latest` in a store of several sources; [`Error::Backend`].
+    /// [`Error::NoSuch`] if there is none, [`Error::InvalidArgument`] if this cannot name a snapshot or several ids
+    /// begin with it, or for `latest` in a store of several sources; [`Error::Backend`].
     pub fn snapshot(&self, name: &str) -> Result<Snapshot<'_>> {
-        let no_times = |_: &str| Err(Error::InvalidArgument("times are not taken here: compare `Snapshot::time`".into()));
+        let no_times = |_: &str| {
+            Err(Error::InvalidArgument("a snapshot cannot be named by a time here: list them and compare `Snapshot::time`".into()))
+        };
         let spec = SnapshotSpec::parse(name, &no_times)?;
         let refreshed = self.repo.refresh()?;
         let (id, record) = spec.find(&refreshed.snapshots, &SnapshotFilter::default())?.clone();
         Ok(Snapshot::new(&self.repo, &self.worker, id, record))
     }
 
-    /// Checks that everything is there and fits together; with `read_data` every stored byte is read and verified.
+    /// Checks that everything exists and is consistent. With `read_data` it reads and verifies every stored byte.
     ///
     /// # Errors
     /// [`Error::Backend`], [`Error::Cancelled`]. Damage is in the report.
@@ -204,16 +213,16 @@ impl Store {
         check::perform(&self.work(monitor), &check::Wish { read_data, ..check::Wish::default() })
     }
 
-    /// Looks for damage in every stored byte and mends it: what can be healed is, what cannot is set aside, and nothing is deleted.
+    /// Looks for damage in every stored byte. It heals what it can and sets the rest aside. Nothing is deleted.
     ///
     /// # Errors
-    /// [`Error::Backend`] if something cannot be written; what was done until then stays done. [`Error::Cancelled`].
+    /// [`Error::Backend`] if something cannot be written; the repairs before that stay. [`Error::Cancelled`].
     pub fn repair(&self, monitor: &dyn Monitor) -> Result<Repaired> {
         repair::perform(&self.work(monitor), &RepairOptions::default())
     }
 
-    /// Forgets the snapshots that the rules do not keep. Days and weeks are those of UTC. Whatever the rules say, the newest good state of each stream of each source stays. The space is freed by
-    /// [`Store::prune`].
+    /// Forgets the snapshots that the rules do not keep. Days and weeks are those of UTC. The newest good state of each
+    /// stream of each source always stays. [`Store::prune`] frees the space.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without any rule, [`Error::Backend`], [`Error::Cancelled`].
@@ -221,7 +230,7 @@ impl Store {
         forget::perform(&self.work(monitor), &self.wish(rules, None))
     }
 
-    /// The same, and then a prune.
+    /// Like [`Store::forget`], with a prune after it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -249,7 +258,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As of [`Store::forget`]; if the prune fails, its error is in the report.
+    /// As [`Store::forget`]. If the prune fails, its error is in the report.
     pub fn forget_and_prune(&self, rules: &Rules, monitor: &dyn Monitor) -> Result<Forgotten> {
         forget::perform(&self.work(monitor), &self.wish(rules, Some(PruneOptions::default())))
     }
@@ -260,7 +269,8 @@ impl Store {
         ForgetWish { which, dry_run: false, prune, agreed: None }
     }
 
-    /// Frees the space that no snapshot needs. What is marked now is deleted by a prune after the grace time, so that backups that run meanwhile are safe.
+    /// Frees the space that no snapshot needs. It deletes in two steps: this prune marks packs, and one after the grace
+    /// time deletes them. So backups that run meanwhile are safe.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if something that a snapshot needs cannot be read: then nothing is deleted. [`Error::Backend`], [`Error::Cancelled`].
@@ -268,7 +278,8 @@ impl Store {
         prune::perform(&self.work(monitor), &PruneOptions::default())
     }
 
-    /// How the sources stand: of each the last good snapshot, and what came after it. With `max_age` an older one is too old.
+    /// The state of all sources: the last good snapshot of each, and what happened after it. A last good snapshot older
+    /// than `max_age` counts as overdue.
     ///
     /// # Errors
     /// [`Error::Backend`], [`Error::Cancelled`]. Damage is in the report.
@@ -278,7 +289,7 @@ impl Store {
         status(&self.repo, &self.repo.refresh()?, &options, monitor)
     }
 
-    /// What the repository holds, and what that costs.
+    /// The content of the repository, and the space that it takes.
     ///
     /// # Errors
     /// [`Error::Backend`], [`Error::Cancelled`]. Damage is in the report.
@@ -286,8 +297,8 @@ impl Store {
         stats(&self.repo, monitor)
     }
 
-    /// The newest entries of the journal, oldest first, or all: every backup, restore, export, drill, forget, prune, repair, check and mark has one, no matter who
-    /// did it.
+    /// The newest entries of the journal, or all of them, oldest first. Every backup, restore, export, drill, forget,
+    /// prune, repair, check and mark has an entry, on every machine.
     ///
     /// # Errors
     /// [`Error::Backend`]. Damage is in the report.

@@ -1,18 +1,19 @@
-//! The bytes of one stream.
+//! Reads the bytes of one stream, with seeking.
 
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 
 use crate::engine::stored::Stored;
 
-/// The bytes of a stream of a snapshot. Reading continues where the last read ended; it reads one chunk of the store at a time.
+/// A stream of a snapshot. It implements `Read` and `Seek`, and reads one chunk of the store at a time. Every byte is
+/// verified.
 ///
-/// An error of reading holds an [`crate::Error`] (`io::Error::downcast`).
+/// A read error contains an [`crate::Error`] (`io::Error::downcast`).
 pub struct Stream {
     stored: Box<dyn Stored>,
     name: Vec<u8>,
     len: u64,
     at: u64,
-    /// What was read after `at` and is not taken yet.
+    /// The chunk at `at`, and how much of it was already returned.
     ahead: Vec<u8>,
     taken: usize,
 }
@@ -28,12 +29,12 @@ impl Stream {
         Stream { stored, name, len, at: 0, ahead: Vec::new(), taken: 0 }
     }
 
-    /// Its bytes.
+    /// Its length in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether it has none.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -48,6 +49,7 @@ impl Read for Stream {
         }
         let got = self.ahead.get(self.taken..).unwrap_or_default().read(buffer)?;
         self.taken += got;
+        // usize fits u64 on every platform.
         self.at += got as u64;
         Ok(got)
     }
@@ -61,6 +63,7 @@ impl Seek for Stream {
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
         };
         let at = at.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "this is before the start of the stream"))?;
+        // The chunk belongs to the old place.
         if at != self.at {
             (self.at, self.ahead, self.taken) = (at, Vec::new(), 0);
         }

@@ -34,6 +34,7 @@ fn read(path: &Path, metadata: &Metadata) -> io::Result<Vec<Attribute>> {
 
     use rustix::fs::{Mode, OFlags, fstat};
 
+    // Most files have none, and then one call is enough.
     if linux::kept_names(path)?.is_empty() {
         return Ok(Vec::new());
     }
@@ -97,6 +98,7 @@ mod linux {
             let text = format!("{} with {bytes} bytes are more than are stored", attributes.len());
             return Err(io::Error::other(text));
         }
+        // Records have them sorted by name.
         attributes.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(attributes)
     }

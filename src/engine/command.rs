@@ -111,6 +111,8 @@ impl Capture for CommandCapture<'_> {
         let mut report = CaptureReport::default();
         let Some(running) = self.running else { return Ok(report) };
         let finished = running.finish(self.monitor)?;
+        // A command that has written nothing may have gone wrong although it ended with 0. The snapshot is kept, and
+        // flagged.
         if finished.seen == 0 {
             report.flags.push(Flag::new("empty", "the command has written nothing").about(self.name.as_bytes()));
         }

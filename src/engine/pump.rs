@@ -53,6 +53,7 @@ impl<'a> Pump<'a> {
                     return;
                 }
             };
+            // Dropped first, so that the caller can rely on the input being closed when it sees the end.
             drop(input);
             let _ = sender.send(last);
         };

@@ -21,11 +21,14 @@ impl RowSum {
         self.add_words(other.0.into_iter());
     }
 
+    /// Adds word by word, the least significant first. The carry out of the last word is dropped: that is the modulus.
     fn add_words(&mut self, words: impl Iterator<Item = u64>) {
         let mut carry = false;
         for (mine, other) in self.0.iter_mut().zip(words) {
             let (sum, first) = mine.overflowing_add(other);
+            // At most one of the two additions overflows.
             let (sum, second) = sum.overflowing_add(u64::from(carry));
+            debug_assert!(!(first && second), "the carry is one bit");
             *mine = sum;
             carry = first || second;
         }

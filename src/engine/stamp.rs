@@ -93,6 +93,7 @@ impl FileState {
 
     /// The decoded stamp, if it shows that this plain file has not changed.
     pub(super) fn unchanged_since(&self, known: &Stamp, now: SystemTime) -> Option<PlainStamp> {
+        // Stamps come from a local file, so the length is limited and every byte must be used.
         let config = bincode::config::standard().with_limit::<STAMP_BYTES_MAX>();
         let (stamp, used) = bincode::serde::decode_from_slice::<PlainStamp, _>(&known.0, config).ok()?;
         let whole = used == known.0.len() && stamp.version == PLAIN_VERSION;

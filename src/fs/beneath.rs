@@ -1,17 +1,19 @@
 //! Directories that are held open, and names in them.
 //!
-//! Another user may exchange a directory of theirs for a symbolic link at any moment, so a path that was looked at is not the path that is used a
-//! moment later. Here a directory is opened once; everything in it is then reached through its descriptor, as `/proc/self/fd/N/NAME`: the system goes
-//! from that straight to the open directory, whatever its path leads to by now. So all calls that take a path, those of SQLite included, work on a
-//! held directory as the `*at` calls would. What is left is the last name: it is opened without following links, and looked at after it was opened.
+//! Another user may replace a directory of theirs with a symbolic link at any moment. So a path that was checked may
+//! lead elsewhere when it is used. Here a directory is opened once, and everything in it is reached through its
+//! descriptor, as `/proc/self/fd/N/NAME`. This path leads straight to the open directory, wherever the directory's own
+//! path leads by now. So every call that takes a path, also those of SQLite, works like an `*at` call. Only the last
+//! name can still be exchanged: it is opened without following links, and checked after it was opened.
 //!
-//! | step | how it is safe |
+//! | step | why it is safe |
 //! |---|---|
 //! | a path that the user gave | links are followed only if they belong to root or to the present user ([`Dir::find`]) |
 //! | a directory below a held one | `openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`; where the system has no such call, part by part without following links ([`Dir::enter`]) |
 //! | a name in a held one | [`Dir::at`], [`Dir::open_file`] |
 //!
-//! On systems without `/proc/self/fd` a held directory is reached by its path, and nothing is promised against other users who may write above it.
+//! On systems without `/proc/self/fd` a held directory is reached by its path. There is no protection there against
+//! other users who may write above it.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -28,42 +30,43 @@ use rustix::io::Errno;
 
 use super::disk::Disk;
 
-/// Symbolic links that are followed before a path is given up as a loop (Linux: 40, path_resolution(7)).
+/// Most symbolic links in a path; more count as a loop (Linux: 40, path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
-/// Directories of one tree that are kept open for the next name in them.
+/// Most directories of one tree that are kept open for the next name in them.
 const RECENT_MAX: usize = 64;
 
-/// Held for names below it, not for reading: a directory that may not be listed can be used too.
+/// Opened only to reach names in it, not to read it. So directories that this user may not list can be used too.
 #[cfg(target_os = "linux")]
 const HOLD: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 const HOLD: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// How names below a held directory begin.
+/// The start of paths through a held directory.
 #[cfg(target_os = "linux")]
 pub(crate) const HELD: &str = "/proc/self/fd/";
 
-/// Directories that were made, each with the one that it is in.
+/// Directories that were created: each with its parent directory and its name in that.
 pub(crate) type MadeDirs = Vec<(Arc<Dir>, OsString)>;
 
 /// A directory that is held open.
 #[derive(Debug)]
 pub(crate) struct Dir {
     file: File,
-    /// Leads to the open directory.
+    /// The path through the descriptor.
     itself: PathBuf,
     /// Its path when it was opened, without links: for messages.
     path: PathBuf,
 }
 
 impl Dir {
-    /// Opens the directory of a path that the user gave. A symbolic link on the way is followed if it belongs to root or to the present user: others
-    /// could turn theirs elsewhere at any moment.
+    /// Opens the directory of a path that the user has given. A symbolic link in the path is followed only if it
+    /// belongs to root or to this process's user: another user could change theirs at any moment.
     ///
     /// # Errors
-    /// When there is no such directory, it cannot be used, or a link of somebody else is on the way.
+    /// If there is no such directory, it cannot be used, or the path has a link of another user.
     pub fn find(path: &Path) -> io::Result<Self> {
+        // Most paths have no links, and one call is enough.
         #[cfg(target_os = "linux")]
         if let Ok(found) = rustix::fs::openat2(CWD, path, HOLD, Mode::empty(), rustix::fs::ResolveFlags::NO_SYMLINKS) {
             return Self::of(found);
@@ -71,12 +74,14 @@ impl Dir {
         Self::of(walk(path)?)
     }
 
-    /// The same for a directory that is made with its parents if it is not there: gives what was made, the deepest last. Each part is made in the one before it, which is
-    /// held, so that nobody can exchange it meanwhile.
+    /// Like [`Dir::find`], but creates the directory and its parents if they do not exist. Returns also what was
+    /// created, the deepest last. Each part is created in the one before it, which is held, so no other user can
+    /// replace it meanwhile.
     ///
     /// # Errors
     /// As [`Dir::find`].
     pub fn find_or_make(disk: &dyn Disk, path: &Path) -> io::Result<(Self, MadeDirs)> {
+        // The nearest directory above that exists, and the names that are missing below it.
         let mut missing = Vec::new();
         let mut above: &Path = path;
         let mut dir = loop {
@@ -97,17 +102,17 @@ impl Dir {
         Ok((dir, made))
     }
 
-    /// Opens a directory below this one, by a relative path without `..`. No link is followed.
+    /// Opens a directory below this one, by a relative path without `..`. Links are not followed.
     ///
     /// # Errors
-    /// As the system says; [`io::ErrorKind::NotADirectory`] or a loop for a link.
+    /// The system's error; [`io::ErrorKind::NotADirectory`] or a loop for a link.
     pub fn enter(&self, below: &Path) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         {
             use rustix::fs::ResolveFlags;
             let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             match rustix::fs::openat2(&self.file, below, HOLD, Mode::empty(), inside) {
-                // Linux before 5.6 has no such call, and some filters of system calls do not know it.
+                // Linux before 5.6 does not have this call, and some filters of system calls refuse it.
                 Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => {}
                 found => return Self::below(found?, &self.path, below),
             }
@@ -115,7 +120,7 @@ impl Dir {
         Self::below(self.enter_by_parts(below)?, &self.path, below)
     }
 
-    /// The same one part after the other.
+    /// Like [`Dir::enter`], one part after the other.
     fn enter_by_parts(&self, below: &Path) -> io::Result<OwnedFd> {
         let mut dir: OwnedFd = self.file.try_clone()?.into();
         for part in below.components() {
@@ -158,7 +163,7 @@ impl Dir {
         Ok(Dir { file: found.into(), itself: path.clone(), path })
     }
 
-    /// Its path when it was opened, without links: for messages, not for use.
+    /// Its path when it was opened, without links. For messages only.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -168,54 +173,54 @@ impl Dir {
         &self.itself
     }
 
-    /// A path that leads to a name in the open directory, as long as it is held. The name itself may be a link.
+    /// The path of a name in the open directory, as long as it is held. The name itself may be a link.
     pub fn at(&self, name: impl AsRef<Path>) -> PathBuf {
         self.itself.join(name)
     }
 
-    /// Holds the same directory once more.
+    /// A second descriptor of the same directory.
     ///
     /// # Errors
-    /// As the system says.
+    /// The system's error.
     pub fn again(&self) -> io::Result<Self> {
         let found = openat(&self.file, ".", HOLD, Mode::empty())?;
         Ok(Dir { path: self.path.clone(), ..Self::below(found, &self.path, Path::new("."))? })
     }
 
-    /// Opens the directory for reading: for its names, its attributes and to make it durable.
+    /// Opens the directory for reading: to list it, read its attributes or make it durable.
     ///
     /// # Errors
-    /// As the system says.
+    /// The system's error.
     pub fn open(&self) -> io::Result<File> {
         Ok(openat(&self.file, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?.into())
     }
 
-    /// What the system says of it.
+    /// Its metadata.
     ///
     /// # Errors
-    /// As the system says.
+    /// The system's error.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
-    /// What has this name in it, itself, not what it may point to.
+    /// The metadata of the file or link with this name itself.
     ///
     /// # Errors
-    /// As the system says.
+    /// The system's error.
     pub fn look(&self, name: &OsStr) -> io::Result<Metadata> {
         std::fs::symlink_metadata(self.at(name))
     }
 
-    /// Opens a regular file in it for reading. A link is not followed, and nothing else is waited for.
+    /// Opens a regular file in it for reading. Links are not followed, and a FIFO does not block.
     ///
     /// # Errors
-    /// As the system says; [`io::ErrorKind::InvalidInput`] for what is no regular file.
+    /// The system's error; [`io::ErrorKind::InvalidInput`] if it is not a regular file.
     pub fn open_file(&self, name: &OsStr) -> io::Result<File> {
         open_regular(&self.file, Path::new(name), OFlags::RDONLY)
     }
 }
 
-/// Opens what has this path if it is a regular file; a link as the last name is not followed.
+/// Opens a regular file for reading. A link as the last name is not followed.
 ///
 /// # Errors
 /// As [`Dir::open_file`].
@@ -223,7 +228,7 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     open_regular(CWD, path, OFlags::RDONLY)
 }
 
-/// The same for reading and writing.
+/// Opens a regular file for reading and writing. A link as the last name is not followed.
 ///
 /// # Errors
 /// As [`Dir::open_file`].
@@ -232,7 +237,8 @@ pub(crate) fn open_file_to_write(path: &Path) -> io::Result<File> {
 }
 
 fn open_regular(dir: impl AsFd, path: &Path, access: OFlags) -> io::Result<File> {
-    // A FIFO would be waited for without NONBLOCK, and a terminal would become the process's own without NOCTTY.
+    // Without NONBLOCK, opening a FIFO would block. Without NOCTTY, a terminal would become the controlling terminal of
+    // this process.
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file: File = match openat(dir, path, flags, Mode::empty()) {
         Err(Errno::LOOP) => return Err(no_regular_file("a symbolic link")),
@@ -248,7 +254,7 @@ fn no_regular_file(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("is {what}, not a regular file"))
 }
 
-/// Goes along a path part by part, through links that nobody else can have made.
+/// Follows a path part by part, through links that no other user can change.
 fn walk(path: &Path) -> io::Result<OwnedFd> {
     let mut left: Vec<PathBuf> = parts_reversed(path);
     let mut dir = openat(CWD, ".", HOLD, Mode::empty())?;
@@ -256,6 +262,7 @@ fn walk(path: &Path) -> io::Result<OwnedFd> {
     while let Some(part) = left.pop() {
         match openat(&dir, &part, HOLD | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(next) => dir = next,
+            // Not a directory: it may be a link, whose parts then come before the rest of the path.
             Err(e @ (Errno::NOTDIR | Errno::LOOP)) => {
                 let link = read_link(&dir, &part)?.ok_or(e)?;
                 links += 1;
@@ -270,14 +277,14 @@ fn walk(path: &Path) -> io::Result<OwnedFd> {
     Ok(dir)
 }
 
-/// The parts of a path, `/` and `..` among them, the last one first.
+/// The parts of a path, with `/` and `..`, in reverse order.
 fn parts_reversed(path: &Path) -> Vec<PathBuf> {
     path.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect()
 }
 
-/// Where a link leads; `None` if it is no link.
+/// The target of a link; `None` if it is not a link.
 fn read_link(dir: &OwnedFd, name: &Path) -> io::Result<Option<PathBuf>> {
-    // By a descriptor where that can be: so the owner is that of the link that is read.
+    // Through a descriptor on Linux, so that the owner that is checked is the owner of the link that is read.
     #[cfg(target_os = "linux")]
     let (stat, read) = {
         let link = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
@@ -295,7 +302,8 @@ fn read_link(dir: &OwnedFd, name: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(OsString::from_vec(read?.into_bytes()))))
 }
 
-/// Refuses a directory that others can exchange, as they own it, or one above it, or may write there. These `users` may, too. For what programs have to reach by its path.
+/// Refuses a directory that other users can replace, because they own it or a directory above, or may write there. The
+/// owners in `users` are allowed too. For directories that programs have to reach by their path.
 ///
 /// # Errors
 /// [`io::ErrorKind::PermissionDenied`], naming the directory.
@@ -303,7 +311,7 @@ pub(crate) fn refuse_changeable(path: &Path, users: &[u32]) -> io::Result<()> {
     for dir in path.canonicalize()?.ancestors() {
         let found = std::fs::metadata(dir)?;
         let is_trusted = found.uid() == 0 || found.uid() == rustix::process::geteuid().as_raw() || users.contains(&found.uid());
-        // In a directory with the sticky bit only owners rename.
+        // In a directory with the sticky bit, only the owner of a name can rename it.
         let is_open = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
         if !is_trusted || is_open {
             let text = format!("other users can change {}", dir.display());
@@ -313,26 +321,26 @@ pub(crate) fn refuse_changeable(path: &Path, users: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// The directories below one, opened when they are needed; the last ones stay open.
+/// The directories below one. They are opened when they are needed, and the last ones stay open.
 #[derive(Debug)]
 pub(crate) struct Dirs {
     root: Arc<Dir>,
-    /// The last one used comes last.
+    /// The last opened ones, the newest at the end.
     recent: Mutex<VecDeque<(PathBuf, Arc<Dir>)>>,
 }
 
 impl Dirs {
-    /// Those below this one.
+    /// The directories below this one.
     pub fn new(root: Dir) -> Arc<Self> {
         Arc::new(Dirs { root: Arc::new(root), recent: Mutex::default() })
     }
 
-    /// The one that all others are below.
+    /// The directory above all others.
     pub fn root(&self) -> &Arc<Dir> {
         &self.root
     }
 
-    /// The one with this relative path; the root's is empty.
+    /// The directory with this relative path; an empty one is the root.
     ///
     /// # Errors
     /// As [`Dir::enter`].
@@ -341,7 +349,7 @@ impl Dirs {
             return Ok(Arc::clone(&self.root));
         }
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        // By their bytes: comparing paths part by part takes longer.
+        // Compared as bytes, which is faster than comparing paths part by part.
         if let Some((_, dir)) = recent.iter().rev().find(|(path, _)| path.as_os_str() == below.as_os_str()) {
             return Ok(Arc::clone(dir));
         }
@@ -354,7 +362,7 @@ impl Dirs {
     }
 }
 
-/// How many descriptors of this process are open on a file; `None` where the system does not say.
+/// How many descriptors of this process are open on a file; `None` if the system has no list of them.
 pub(crate) fn open_here(id: (u64, u64)) -> Option<usize> {
     let open = std::fs::read_dir("/proc/self/fd").ok()?;
     let same = |entry: &std::fs::DirEntry| std::fs::metadata(entry.path()).is_ok_and(|found| (found.dev(), found.ino()) == id);

@@ -1,4 +1,5 @@
-//! The lock of a directory: flock(2) on the directory itself, so that a process that dies leaves nothing to clean up.
+//! Locks a directory with flock(2) on the directory itself. The system releases it with the process, so a process that
+//! dies leaves nothing to clean up.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -8,10 +9,11 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// A directory that nobody else has locked until this is dropped or its process ends.
+/// The lock of a directory, held until this is dropped or the process ends.
 ///
-/// On a file system that has no such locks everybody gets one that is not [`DirLock::is_exclusive`]: it keeps processes out of each other's
-/// way, and no promise of what is stored rests on it. What others may be at work in is then not to be removed.
+/// On a file system without such locks everyone gets one that is not [`DirLock::is_exclusive`]. The lock only keeps
+/// processes out of each other's way; the safety of stored data does not depend on it. Without an exclusive lock, do
+/// not remove what another process may be working in.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     dir: File,
@@ -19,9 +21,9 @@ pub(crate) struct DirLock {
 }
 
 impl DirLock {
-    /// Locks a directory; `None` if somebody else has it, or if it is no longer the one of this name.
+    /// Locks a directory. `None` if another process has locked it, or if it was replaced while it was being locked.
     pub(crate) fn try_new(path: &Path) -> io::Result<Option<Self>> {
-        // Another user may have put a link or a FIFO there: the first would be followed, the second waited for.
+        // Another user may have put a link there, which would be followed, or a FIFO, which would block.
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let dir: File = match rustix::fs::open(path, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
@@ -41,16 +43,17 @@ impl DirLock {
         self.dir.metadata()
     }
 
-    /// Whether nobody else can have it.
+    /// Whether no other process can have it.
     pub(crate) fn is_exclusive(&self) -> bool {
         self.exclusive
     }
 }
 
 impl Drop for DirLock {
-    /// A closed file is not yet an unlocked one: a child that another thread has just forked holds it, too, until it runs its program.
+    /// Unlocks it explicitly. Closing is not enough at once: a child that another thread has just forked holds the file
+    /// too, until it runs its program.
     fn drop(&mut self) {
-        // What fails here is done by the close.
+        // If this fails, the close still unlocks it.
         let _ = self.dir.unlock();
     }
 }

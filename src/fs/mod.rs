@@ -1,4 +1,5 @@
-//! The file system as the other layers use it.
+//! The file system as the other layers use it: held directories, durable operations, locks, checksum lists and files
+//! with holes.
 
 pub(crate) mod beneath;
 pub(crate) mod dirlock;

@@ -13,20 +13,20 @@ use crate::progress::Monitor;
 /// The file that has the checksums, in an export's directory.
 pub const CHECKSUMS_NAME: &str = "checksums.txt";
 
-/// The longest `checksums.txt` that is read, bytes: about half a million files.
+/// Longest `checksums.txt` that is read, in bytes: about half a million files.
 pub const CHECKSUMS_LEN_MAX: u64 = 64 << 20;
 
 /// Bytes that are read and hashed at a time.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// What identifies the bytes of a file.
+/// Length and hashes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileHash {
-    /// How many bytes.
+    /// Its length in bytes.
     pub len: u64,
-    /// SHA-256 of all of them.
+    /// SHA-256 of its content.
     pub sha256: [u8; 32],
-    /// BLAKE3 of all of them, without a key.
+    /// BLAKE3 of its content, without a key.
     pub blake3: [u8; 32],
 }
 
@@ -51,7 +51,7 @@ impl Sha256 {
 
     fn finish(self) -> [u8; 32] {
         let mut sha256 = [0; 32];
-        // SHA-256 gives 32 bytes; were it fewer, the rest would stay zero.
+        // SHA-256 has 32 bytes, so both sides have the same length.
         self.0.finish().as_ref().iter().zip(&mut sha256).for_each(|(from, to)| *to = *from);
         sha256
     }
@@ -67,14 +67,14 @@ impl Digest for Both {
     }
 }
 
-/// Reads a file, and gives its length and both hashes.
+/// Reads a file and returns its length and both hashes.
 pub(crate) fn hash_file(file: &File, monitor: &dyn Monitor) -> Result<FileHash, ReadError> {
     let mut both = Both(Sha256::new(), blake3::Hasher::new());
     let len = read_through(file, &mut both, monitor, &mut |_, _| Ok(()))?;
     Ok(FileHash { len, sha256: both.0.finish(), blake3: *both.1.finalize().as_bytes() })
 }
 
-/// Reads a file, gives each piece with its offset to `each`, and in the end its length and SHA-256.
+/// Reads a file, gives each piece with its offset to `each`, and returns its length and SHA-256.
 pub(crate) fn read_hashed(
     file: &File,
     monitor: &dyn Monitor,
@@ -85,7 +85,7 @@ pub(crate) fn read_hashed(
     Ok((len, sha256.finish()))
 }
 
-/// Reads a file from its start to its end; its length.
+/// Reads a file from its start to its end and returns its length.
 fn read_through(
     file: &File,
     digest: &mut dyn Digest,
@@ -108,8 +108,10 @@ fn read_through(
         let piece = buffer.get(..count).ok_or_else(|| ReadError::Other(Error::bug("more was read than there was room for")))?;
         each(len, piece).map_err(ReadError::Other)?;
         digest.update(piece);
-        len += count as u64;
-        monitor.advance(count as u64);
+        // usize fits u64 on every platform.
+        let count = count as u64;
+        len += count;
+        monitor.advance(count);
     }
 }
 
@@ -117,7 +119,7 @@ fn read_through(
 pub(crate) enum ReadError {
     /// The file cannot be read.
     Read(io::Error),
-    /// What `each` said, or the user stopped it.
+    /// `each` failed, or the user has stopped it.
     Other(Error),
 }
 
@@ -130,7 +132,8 @@ impl ReadError {
     }
 }
 
-/// One line with its end. Names with a backslash or a line end are escaped and the line begins with a backslash, as coreutils does it.
+/// One line with its newline. As in coreutils, a name with a backslash or a line end is escaped, and then the line
+/// begins with a backslash.
 pub(crate) fn line(name: &[u8], sha256: &[u8; 32]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(name.len());
     for &byte in name {
@@ -148,7 +151,7 @@ pub(crate) fn line(name: &[u8], sha256: &[u8; 32]) -> Vec<u8> {
 /// The name of a file and its SHA-256.
 pub(crate) type NamedSum = (Vec<u8>, [u8; 32]);
 
-/// The names and checksums in the text of a `checksums.txt`; of a line that is none its number, from 1.
+/// Parses the text of a `checksums.txt`. The error is the number of the first malformed line, counted from 1.
 pub(crate) fn parse(text: &[u8]) -> Result<Vec<NamedSum>, usize> {
     let mut sums = Vec::new();
     for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
@@ -164,7 +167,7 @@ fn parse_line(line: &[u8]) -> Option<NamedSum> {
     let (escaped, line) = line.strip_prefix(b"\\").map_or((false, line), |rest| (true, rest));
     let (hex, rest) = line.split_at_checked(64)?;
     let sha256 = data_encoding::HEXLOWER_PERMISSIVE.decode(hex).ok()?.try_into().ok()?;
-    // Two blanks, or a blank and the mark of a file read as binary.
+    // After the checksum come two blanks, or a blank and the `*` of binary mode.
     let name = rest.strip_prefix(b"  ").or_else(|| rest.strip_prefix(b" *")).filter(|name| !name.is_empty())?;
     let name = if escaped { unescape(name)? } else { name.to_vec() };
     let name = name.strip_prefix(b"./").map(<[u8]>::to_vec).unwrap_or(name);

@@ -1,13 +1,13 @@
-//! Reading files that have holes.
+//! The trait for reading files with holes.
 
 use std::io::Read;
 
-/// Input that can tell where it has zeros, without reading them.
+/// Input that knows where its holes are, so that their zeros need not be read.
 pub trait Holes: Read {
-    /// How many zeros come next that need not be read; 0 where bytes come, or zeros that have to be read.
+    /// The length of the hole that comes next; 0 if bytes come next.
     fn hole(&mut self) -> std::io::Result<u64>;
 
-    /// Passes over so many of them.
+    /// Skips so many bytes of the hole.
     fn skip(&mut self, len: u64);
 }
 

@@ -1,4 +1,4 @@
-//! What a repository holds, told: its snapshots, and the streams of one.
+//! Lists the snapshots of a repository, and the streams of one snapshot.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -25,18 +25,18 @@ pub struct SnapshotInfo {
     /// When reading its source began, nanoseconds since 1970 UTC.
     #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
-    /// How long that took, up to the commit, microseconds.
+    /// How long the backup took up to the commit, microseconds.
     #[serde(rename = "duration_ms", serialize_with = "json::ms")]
     pub duration_us: u64,
     /// The machine.
     pub host: String,
     /// The user.
     pub user: String,
-    /// Name and version of the writer.
+    /// Name and version of the program that wrote it.
     pub tool: String,
-    /// What was captured.
+    /// Its source.
     pub source: SourceRef,
-    /// The snapshot that it was compared with.
+    /// Its parent.
     pub parent: Option<SnapshotId>,
     /// Words of the user's choice.
     pub tags: Vec<String>,
@@ -46,9 +46,9 @@ pub struct SnapshotInfo {
     /// Flags that were cleared, here or in an earlier snapshot.
     #[serde(serialize_with = "json::flags")]
     pub accepted: Vec<Flag>,
-    /// Whether no rule forgets it.
+    /// Whether it is protected: then no rule forgets it.
     pub protected: bool,
-    /// What the last check found that said something of it.
+    /// The result of the last check that put a mark on it.
     pub checked: Option<Checked>,
     /// How many streams it has.
     pub streams: u64,
@@ -56,7 +56,7 @@ pub struct SnapshotInfo {
     pub logical_bytes: u64,
     /// Bytes that were read and hashed.
     pub read_bytes: u64,
-    /// Chunks that were not there before.
+    /// Chunks that the repository did not have before.
     pub new_chunks: u64,
     /// Their plain bytes.
     pub new_bytes: u64,
@@ -64,18 +64,18 @@ pub struct SnapshotInfo {
     pub stored_bytes: u64,
 }
 
-/// What a check found of a snapshot.
+/// The result of a check for a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// When, nanoseconds since 1970 UTC.
     #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
-    /// Whether all was whole.
+    /// Whether everything was whole.
     pub whole: bool,
 }
 
 impl SnapshotInfo {
-    /// A snapshot of those that a look at the repository found.
+    /// Makes it from a record and what a refresh has found.
     pub fn of(id: &SnapshotId, record: &SnapshotRecord, refreshed: &Refreshed) -> Self {
         let marks = refreshed.marks.get(id);
         let health = marks.and_then(|marks| marks.health());
@@ -108,7 +108,7 @@ impl SnapshotInfo {
 pub struct Snapshots {
     /// Oldest first.
     pub snapshots: Vec<SnapshotInfo>,
-    /// What is listed but cannot be read, and what has vanished.
+    /// Objects that are listed and cannot be read, and snapshots that have vanished.
     pub unreadable: Vec<String>,
 }
 
@@ -118,7 +118,7 @@ impl Report for Snapshots {
     }
 }
 
-/// Those of the snapshots that pass.
+/// The snapshots that pass the filter.
 pub fn snapshots(refreshed: &Refreshed, filter: &SnapshotFilter) -> Snapshots {
     let meant = Passing::of(filter, &refreshed.snapshots);
     let passing = refreshed.snapshots.iter().filter(|(_, record)| meant.has(record));
@@ -138,13 +138,13 @@ pub struct ListedStream {
     pub kind: &'static str,
     /// Its length.
     pub bytes: u64,
-    /// Of a link where it leads.
+    /// For a link: its target.
     #[serde(flatten, serialize_with = "target")]
     pub target: Option<Vec<u8>>,
-    /// Of a database what its header said.
+    /// For a database: the facts from its header.
     #[serde(flatten, serialize_with = "header")]
     pub sqlite: Option<SqliteFacts>,
-    /// Mode, times, owner, where it was a file.
+    /// Mode, times and owner, if it was a file.
     #[serde(flatten, serialize_with = "attributes")]
     pub meta: Option<FileMeta>,
 }
@@ -196,7 +196,7 @@ fn attributes<S: Serializer>(meta: &Option<FileMeta>, serializer: S) -> Result<S
     map.end()
 }
 
-/// What is in a snapshot.
+/// The content of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Contents {
     /// The snapshot.
@@ -205,10 +205,10 @@ pub struct Contents {
     pub streams: Vec<ListedStream>,
 }
 
-/// Lists what is in a snapshot.
+/// Lists the content of a snapshot.
 ///
 /// # Errors
-/// As of [`Wanted::find`]; when its listing cannot be read.
+/// The errors of [`Wanted::find`], and if its listing cannot be read.
 pub fn contents(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Contents> {
     let (id, record) = wanted.find(refreshed, monitor)?;
     Ok(Contents { snapshot: *id, streams: streams(repo, record, monitor)? })
@@ -218,28 +218,28 @@ fn streams(repo: &Repository, record: &SnapshotRecord, monitor: &dyn Monitor) ->
     Ok(Reader::new(repo).listing(&record.listing, monitor)?.into_iter().map(ListedStream::of).collect())
 }
 
-/// All that is known about a snapshot.
+/// Everything that is known about a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Details {
     /// The snapshot.
     pub snapshot: SnapshotInfo,
-    /// What the source found out, by name.
+    /// Facts that the source recorded, by name.
     #[serde(serialize_with = "json::facts")]
     pub facts: Vec<(String, String)>,
-    /// What it added.
+    /// The bytes that it added.
     #[serde(flatten)]
     pub cost: Cost,
     /// Logical bytes per stored byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// How its chunks lie; none if its trees cannot be walked.
+    /// How deep its chunks lie; `None` if its trees cannot be walked.
     #[serde(flatten, serialize_with = "Chains::or_null")]
     pub chains: Option<Chains>,
     /// The packs that it wrote.
     pub packs: Vec<PackSize>,
-    /// What is in it.
+    /// Its content.
     pub streams: Vec<ListedStream>,
-    /// Whether a part of it could not be read. The monitor has heard of that.
+    /// Whether a part of it could not be read. The monitor got a warning for that.
     #[serde(skip)]
     pub is_damaged: bool,
 }
@@ -259,10 +259,10 @@ pub struct PackSize {
     pub bytes: u64,
 }
 
-/// Tells all that is known about a snapshot; `monitor` hears of what is damaged.
+/// Collects everything that is known about a snapshot. `monitor` gets a warning for damage.
 ///
 /// # Errors
-/// As of [`contents`], and of [`cost_of`].
+/// The errors of [`contents`] and [`cost_of`].
 pub fn details(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Details> {
     let (id, record) = wanted.find(refreshed, monitor)?;
     let streams = streams(repo, record, monitor)?;

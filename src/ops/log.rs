@@ -1,4 +1,4 @@
-//! The journal, told: its entries as reports have them, and notes.
+//! Reads the journal for users, and writes notes into it.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use crate::store::repo::{LogName, Repository};
 /// Entries of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Log {
-    /// Those that can be read, oldest first by the clocks of their writers.
+    /// The readable entries, oldest first by the clocks of their writers.
     pub entries: Vec<Entry>,
-    /// What cannot be read of those that were looked at.
+    /// The errors of entries that were looked at and cannot be read.
     pub unreadable: Vec<String>,
 }
 
-/// What an operation told when it had ended.
+/// The entry of an operation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Entry {
     /// Its id.
     pub id: LogId,
-    /// When, nanoseconds since 1970 UTC.
+    /// When it ended, nanoseconds since 1970 UTC.
     #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
     /// How long the operation took, microseconds.
@@ -38,7 +38,7 @@ pub struct Entry {
     pub operation: String,
     /// The word of an [`Outcome`]; a later version may have others.
     pub outcome: String,
-    /// What the program exited with.
+    /// The exit code of the program.
     pub exit_code: u8,
     /// The machine.
     pub host: String,
@@ -46,7 +46,7 @@ pub struct Entry {
     pub user: String,
     /// Name and version of the program.
     pub tool: String,
-    /// The source that it was about, if it was one.
+    /// The source that it was about, if there was one.
     pub source: Option<SourceId>,
     /// The snapshots that it made, read or dropped, or the first of them.
     pub snapshots: Vec<SnapshotId>,
@@ -54,7 +54,7 @@ pub struct Entry {
     pub snapshots_total: u64,
     /// For people.
     pub detail: String,
-    /// More, by name.
+    /// Further facts, by name.
     #[serde(serialize_with = "json::facts")]
     pub facts: Vec<(String, String)>,
 }
@@ -86,10 +86,10 @@ impl Report for Log {
     }
 }
 
-/// Lists entries; `monitor` hears of those that cannot be read.
+/// Lists entries. `monitor` gets a warning for each that cannot be read.
 ///
 /// # Errors
-/// As of [`read`].
+/// The errors of [`read`].
 pub fn list(repo: &Repository, query: &Query, monitor: &dyn Monitor) -> Result<Log> {
     let journal = read(repo, query, monitor)?;
     let unreadable: Vec<String> = journal.unreadable.iter().map(ToString::to_string).collect();
@@ -97,10 +97,10 @@ pub fn list(repo: &Repository, query: &Query, monitor: &dyn Monitor) -> Result<L
     Ok(Log { entries: journal.entries.into_iter().map(|(name, record)| Entry::of(&name, record)).collect(), unreadable })
 }
 
-/// Writes a note into the journal: nothing but the entry, so it fails if that does.
+/// Writes a note into the journal. The entry is all that it does, so a failure to write it is an error.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a text that is too long; as of [`Wanted::find`], and of [`record`].
+/// [`Error::InvalidArgument`] for a text that is too long; the errors of [`Wanted::find`] and [`record`].
 pub fn note(work: &Work<'_>, text: &str, about: Option<&Wanted>) -> Result<Log> {
     if text.len() > LOG_DETAIL_LEN_MAX {
         return Err(Error::InvalidArgument(format!("the note has {} bytes, and at most {LOG_DETAIL_LEN_MAX} are possible", text.len())));

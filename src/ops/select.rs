@@ -1,7 +1,7 @@
-//! Naming snapshots: an id or the start of one, `latest`, `latest~N`, `@TIME`.
+//! Finds the snapshot that a user names: by an id or the start of one, `latest`, `latest~N`, or `@TIME`.
 //!
-//! `latest`, `latest~N` and `@TIME` count the good snapshots of one source. Flagged snapshots are passed over, and they are refused where
-//! snapshots of several sources pass the filter. An id names any snapshot.
+//! `latest`, `latest~N` and `@TIME` count the good snapshots of one source. Flagged snapshots are passed over. If snapshots of several sources
+//! pass the filter, these names are refused. An id names any snapshot.
 
 use super::sources::{Passing, Sources};
 use super::text::{count, moment};
@@ -48,22 +48,22 @@ impl SnapshotFilter {
     }
 }
 
-/// The snapshot that somebody means.
+/// The snapshot that a user names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// As the user wrote it.
+    /// The name as the user gave it.
     pub text: String,
-    /// What that means.
+    /// The parsed name.
     pub spec: SnapshotSpec,
-    /// Among which snapshots.
+    /// The snapshots among which it is searched.
     pub filter: SnapshotFilter,
 }
 
 impl Wanted {
-    /// Takes a name as [`SnapshotSpec::parse`] does.
+    /// Parses a name like [`SnapshotSpec::parse`].
     ///
     /// # Errors
-    /// As of [`SnapshotSpec::parse`].
+    /// The errors of [`SnapshotSpec::parse`].
     pub fn named(text: &str, parse_time: &dyn Fn(&str) -> Result<i64>, filter: SnapshotFilter) -> Result<Self> {
         Ok(Wanted { text: text.to_owned(), spec: SnapshotSpec::parse(text, parse_time)?, filter })
     }
@@ -114,12 +114,12 @@ pub enum SnapshotSpec {
     Latest(usize),
     /// The newest good one at or before this time, nanoseconds since 1970 UTC.
     At(i64),
-    /// The one whose id starts so.
+    /// The one whose id begins with these digits.
     Prefix(String),
 }
 
 impl SnapshotSpec {
-    /// Parses a name; `parse_time` makes nanoseconds since 1970 UTC of what follows `@`.
+    /// Parses a name. `parse_time` converts the text after `@` to nanoseconds since 1970 UTC.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for anything else than the four forms.
@@ -140,7 +140,7 @@ impl SnapshotSpec {
         }
     }
 
-    /// The snapshot of that name among these, which are sorted oldest first.
+    /// Finds the snapshot of this name among these, which are sorted oldest first.
     ///
     /// # Errors
     /// [`Error::NoSuch`] if there is none; [`Error::InvalidArgument`] for a start of several ids, and for anything but an id if snapshots of

@@ -1,12 +1,13 @@
 //! Access control lists as Linux stores them: <https://man7.org/linux/man-pages/man5/acl.5.html>, and `linux/posix_acl_xattr.h` for the bytes.
 //!
-//! With such a list the group bits of a file's mode are the list's mask: the most that any entry but the owner's and that for others gives. So the
-//! mode alone says less than the list, and often gives the owning group more.
+//! With such a list, the group bits of a file's mode are the list's mask: the upper bound for all entries except those
+//! of the owner and of others. So the mode alone says less than the list, and often gives the owning group more.
+//! [`narrowed`] computes a mode that is safe without the list.
 
 /// The version at the start of a list (POSIX_ACL_XATTR_VERSION).
 const VERSION: u32 = 2;
 
-/// Bytes of an entry: its tag and its bits, 2 each, and an id, 4.
+/// Length of an entry: 2 bytes for its tag, 2 for its permission bits, 4 for an id.
 const ENTRY_LEN: usize = 8;
 
 const USER_OBJ: u16 = 0x01;
@@ -19,21 +20,22 @@ const OTHER: u16 = 0x20;
 /// Read, write and execute.
 const ALL: u32 = 0o7;
 
-/// What a mode can say of a list.
+/// The rights in a list that matter for a mode.
 struct Classes {
-    /// What the owning group has.
+    /// The rights of the owning group.
     group: u32,
-    /// What others have.
+    /// The rights of others.
     other: u32,
-    /// The least that a user has who is named.
+    /// The rights that all named users have.
     users: u32,
-    /// The least that a group has that is named.
+    /// The rights that all named groups have.
     groups: u32,
 }
 
-/// The mode of a file that had this mode and this list and is to have the mode alone: nobody gets more than both gave together. The owning group and
-/// others get what the list gave them, but no more than anyone named in it had, because without the list whoever was named is one of them. A list that
-/// cannot be read leaves only the owner's bits.
+/// The mode for a file that had this mode and this list and now gets the mode alone. Nobody gets more rights than
+/// before. The owning group and others get what the list gave them, but no more than any user or group named in it had:
+/// without the list, a named user counts as one of the group or of the others. If the list cannot be parsed, only the
+/// owner's bits stay.
 pub fn narrowed(mode: u32, acl: &[u8]) -> u32 {
     let (group, other) = match classes(acl) {
         Some(classes) => (classes.group & classes.users, classes.other & classes.users & classes.groups),
@@ -42,12 +44,14 @@ pub fn narrowed(mode: u32, acl: &[u8]) -> u32 {
     mode & (!0o077 | group << 3 | other)
 }
 
-/// `None` if the list is of another version, has an entry of an unknown sort, ends in the middle of one or lacks one that every list has.
+/// Parses a list. `None` if it has another version, an entry of an unknown kind or an incomplete one, or lacks an entry
+/// that every list has.
 fn classes(acl: &[u8]) -> Option<Classes> {
     let (version, entries) = acl.split_first_chunk()?;
     if u32::from_le_bytes(*version) != VERSION {
         return None;
     }
+    // A list without a mask entry has no upper bound.
     let (entries, rest) = entries.as_chunks::<ENTRY_LEN>();
     let (mut group, mut other, mut mask) = (None, None, ALL);
     let (mut users, mut groups) = (ALL, ALL);
@@ -64,6 +68,7 @@ fn classes(acl: &[u8]) -> Option<Classes> {
         }
     }
     let (group, other) = group.zip(other).filter(|_| rest.is_empty())?;
+    // The mask bounds named users, named groups and the owning group, but not others.
     Some(Classes { group: group & mask & ALL, other: other & ALL, users: users & mask, groups: groups & mask })
 }
 

@@ -1,6 +1,8 @@
-//! What engines say of sources and streams, and the store records: the words that both share, as neither names the other.
+//! Types that engines and store share: kinds of sources, entries, attributes, flags. Neither layer names the other, so
+//! these are below both.
 //!
-//! These types are parts of stored records (see `store/format/snapshot.rs`): store-format.md has their fields.
+//! They are parts of stored records (see `store/format/snapshot.rs`); store-format.md describes their fields. A change
+//! here changes the format.
 
 mod acl;
 
@@ -8,7 +10,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-/// What sort of source a snapshot came from: the name of its engine. A record may name an engine that this program does not have; then its streams are bytes.
+/// The kind of a snapshot's source: the name of its engine. A record may name an engine that this program does not
+/// have; then the streams are plain bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SourceKind(Cow<'static, str>);
@@ -18,25 +21,26 @@ impl SourceKind {
     pub const SQLITE: SourceKind = SourceKind(Cow::Borrowed("sqlite"));
     /// Directory trees.
     pub const FILES: SourceKind = SourceKind(Cow::Borrowed("files"));
-    /// A PostgreSQL database, dumped by its own programs, or what is global in a cluster.
+    /// Dumps of a PostgreSQL database, or of a cluster's globals.
     pub const POSTGRES: SourceKind = SourceKind(Cow::Borrowed("postgres"));
     /// The output of a command.
     pub const COMMAND: SourceKind = SourceKind(Cow::Borrowed("command"));
 
-    /// Of no engine at all.
+    /// The kind of the engine for unknown kinds.
     pub(crate) const UNKNOWN: SourceKind = SourceKind(Cow::Borrowed("unknown"));
 
     /// The longest name, in bytes.
     pub const LEN_MAX: usize = 32;
 
-    /// The kind of this name; `None` unless it is 1 to 32 lower-case letters, digits and hyphens (ASCII), so that it can stand in any output.
+    /// The kind with this name. `None` unless the name has 1 to 32 lower-case ASCII letters, digits and hyphens, so
+    /// that any output can show it.
     pub fn named(name: &str) -> Option<Self> {
         let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         let is_name = (1..=Self::LEN_MAX).contains(&name.len()) && name.bytes().all(fits);
         is_name.then(|| SourceKind(Cow::Owned(name.to_owned())))
     }
 
-    /// Its name, which goes into records, source ids, output and JSON. It never changes.
+    /// Its name in records, source ids, output and JSON. It never changes.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -47,9 +51,10 @@ impl SourceKind {
 pub struct Flag {
     /// A stable word; README has the table.
     pub code: String,
-    /// The stream that it is about, with all whose names begin with this one and `/`. None: the whole snapshot.
+    /// The stream that it is about, together with all streams below it (whose names begin with this one and `/`). None:
+    /// the whole snapshot.
     pub stream: Option<Vec<u8>>,
-    /// What was seen, for people.
+    /// What was found, as text.
     pub detail: String,
 }
 
@@ -59,27 +64,28 @@ impl Flag {
         Flag { code: code.to_owned(), stream: None, detail: detail.into() }
     }
 
-    /// The same about one stream, or one directory; an empty name stands for everything.
+    /// The same flag about one stream or directory. An empty name stands for the whole snapshot.
     pub fn about(self, stream: &[u8]) -> Self {
         Flag { stream: (!stream.is_empty()).then(|| stream.to_vec()), ..self }
     }
 }
 
-/// The most entries of a listing entry's tables; of a database with more tables nothing is recorded, so that a listing stays small.
+/// Most tables of a database that a listing records. A database with more has no record of its tables, so that listings
+/// stay small.
 pub const CONTENT_TABLES_MAX: usize = 1000;
 
-/// What a table held.
+/// Rows and content of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableContent {
     /// Its name.
     pub name: Vec<u8>,
-    /// How many rows.
+    /// The number of its rows.
     pub rows: u64,
     /// The sum of the hashes of its rows, modulo 2^256, little-endian; see `engine/sqlite/content.rs`.
     pub sum: [u8; 32],
 }
 
-/// What an entry is.
+/// The kind of an entry in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     /// A SQLite database, read through the engine.
@@ -90,7 +96,7 @@ pub enum EntryKind {
     Directory,
     /// A symbolic link with its target.
     Symlink(Vec<u8>),
-    /// A further name of a file that is in the listing under this other name.
+    /// Another name of a file; the listing has the file under the name given here.
     HardLink(Vec<u8>),
 }
 
@@ -105,9 +111,9 @@ pub struct FileMeta {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// How many bytes of the file took no space; 0 if it had no holes.
+    /// How many bytes of the file were holes.
     pub holes: u64,
-    /// Extended attributes, access control lists among them, sorted by name: only those that [`Attribute::is_kept`] names.
+    /// Extended attributes with access control lists, sorted by name. Only those that [`Attribute::is_kept`] allows.
     pub attributes: Vec<Attribute>,
 }
 
@@ -117,12 +123,13 @@ impl FileMeta {
         self.attributes.iter().find(|attribute| attribute.name == name).map(|attribute| attribute.value.as_slice())
     }
 
-    /// The permission bits for a file that gets no access control list: they give nobody more than the list and the mode gave together.
+    /// The permission bits for a file that gets no access control list. Nobody has more rights by them than by mode and
+    /// list together.
     pub fn mode_without_acl(&self) -> u32 {
         self.attribute(ACL_ACCESS).map_or(self.mode, |acl| acl::narrowed(self.mode, acl))
     }
 
-    /// The same without extended attributes and lists.
+    /// The attributes without extended ones and lists.
     pub fn without_attributes(self) -> Self {
         FileMeta { mode: self.mode_without_acl(), attributes: Vec::new(), ..self }
     }
@@ -133,32 +140,32 @@ impl FileMeta {
 pub struct Attribute {
     /// Its name with its namespace: `user.comment`.
     pub name: Vec<u8>,
-    /// Its value; of an access control list as Linux stores it.
+    /// Its value. Access control lists are as Linux stores them.
     pub value: Vec<u8>,
 }
 
 impl Attribute {
-    /// Whether attributes of this name are stored and restored. Those of other namespaces belong to one machine (`security.selinux`, `trusted.*`)
-    /// or to one file system.
+    /// Whether attributes of this name are stored and restored. Other namespaces are about one machine
+    /// (`security.selinux`, `trusted.*`) or one file system.
     pub fn is_kept(name: &[u8]) -> bool {
         name.starts_with(b"user.") || [ACL_ACCESS, ACL_DEFAULT, CAPABILITY].contains(&name)
     }
 }
 
-/// The extended attribute that holds the access control list of a file or directory.
+/// The extended attribute with the access control list of a file or directory.
 pub(crate) const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
-/// The one that holds the list which new files in a directory get.
+/// The extended attribute with the list for new files in a directory.
 pub(crate) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
-/// The one that gives a program capabilities.
+/// The extended attribute with the capabilities of a program.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
-/// The most extended attributes of one file.
+/// Most extended attributes of one file.
 pub const ATTRIBUTES_MAX: usize = 1000;
-/// The longest value of an extended attribute (Linux: XATTR_SIZE_MAX).
+/// Longest value of an extended attribute, in bytes (Linux: XATTR_SIZE_MAX).
 pub const ATTRIBUTE_LEN_MAX: usize = 64 << 10;
-/// The most bytes of all names and values of one file's extended attributes.
+/// Most bytes of all names and values of one file's extended attributes.
 pub const ATTRIBUTES_LEN_MAX: usize = 1 << 20;
 
-/// What the header of a database said at the captured instant (<https://sqlite.org/fileformat2.html#the_database_header>).
+/// The header of a database at the captured instant (<https://sqlite.org/fileformat2.html#the_database_header>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SqliteFacts {
     /// Bytes in a page; 0 for a database of zero bytes.

@@ -1,4 +1,4 @@
-//! What killed restores and drills leave on a server, the next one drops; nothing else.
+//! The next restore or drill drops the databases that killed ones have left on a server, and nothing else.
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ use crate::server::{Database, Server};
 use crate::support::{Place, Run};
 use crate::{drill, restore_failures};
 
-/// One that no other test restores to, which would drop what is left too.
+/// A server that no other test restores to. Their restores would drop the abandoned database too.
 fn own_server() -> &'static Server {
     Box::leak(Box::new(Server::start(16)))
 }
@@ -45,7 +45,7 @@ fn a_killed_drills_database_is_dropped_and_a_living_ones_is_not() {
 
     child.kill().unwrap();
     child.wait().unwrap();
-    // The server looks whether somebody waits for the answer.
+    // The server checks whether the client still waits for the answer.
     until(server, &sleeping, "0");
     let after: Run = drill_beside(&place, &database, &[]).output().unwrap().into();
     assert_eq!(after.code, Some(0), "{}", after.stderr);
@@ -61,7 +61,7 @@ fn a_killed_restores_database_is_dropped_unless_it_is_somebodys_now() {
     let name = database.name.as_str();
     let killed = in_the_middle(&place, &database, &[], |child| {
         kill_process(Pid::from_child(child), Signal::KILL).unwrap();
-        // What loads sees the end of its input.
+        // pg_restore sees the end of its input.
         std::fs::write(place.path("go"), "").unwrap();
         until(server, &format!("SELECT count(*) FROM pg_stat_activity WHERE starts_with(datname, '{name}_')"), "0");
     });
@@ -70,7 +70,7 @@ fn a_killed_restores_database_is_dropped_unless_it_is_somebodys_now() {
     assert_eq!(there.len(), 2, "{there:?}");
     let left = &there[1];
 
-    // Renamed to be kept; and another with its comment, as if restored from a dump of it.
+    // One database was renamed to be kept. Another has the comment of an abandoned one, as if restored from a dump of it.
     let (mine, copy) = (format!("{name}_mine"), format!("{name}_copy"));
     let comment =
         server.sql("postgres", &format!("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{left}'"));
@@ -90,7 +90,7 @@ fn a_killed_restores_database_is_dropped_unless_it_is_somebodys_now() {
     good(run);
     let there = family(server, name);
     assert!(!there.contains(left) && there.contains(&copy), "{there:?}");
-    // What is whole has no such comment.
+    // A complete database has no such comment.
     let marked = "SELECT count(*) FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE 'icecore works on%' AND datname LIKE";
     assert_eq!(server.sql("postgres", &format!("{marked} '{name}%'")), "1");
 }

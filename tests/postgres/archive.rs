@@ -46,7 +46,7 @@ fn every_version_is_read_to_its_end() {
         assert_eq!(counts, [("public.empty", 0), ("public.nothing", 2), ("public.odd name", 1), ("public.t", 3004)]);
         let objects: u64 = archive.blocks.iter().filter(|block| archive.entries[block.entry].kind == "BLOBS").map(|block| block.rows).sum();
         assert_eq!(objects, 2);
-        // Each block is where it is said to be, one after the other up to the end.
+        // The blocks follow each other from the recorded offset up to the end.
         let ends = archive.blocks.iter().fold(archive.data_offset, |at, block| {
             assert_eq!(block.offset, at);
             at + block.len
@@ -136,6 +136,6 @@ fn what_is_not_such_an_archive_is_named() {
     database.sql("CREATE TABLE a AS SELECT 1 AS n");
     let detail = |args: &[&str]| archive::read(database.pg_dump(args).as_slice(), |_| ()).unwrap_err().detail;
     assert!(detail(&["-Z1"]).contains("compressed"));
-    assert!(detail(&["-Fp"]).contains("no archive"));
+    assert!(detail(&["-Fp"]).contains("not an archive"));
     assert!(detail(&["--inserts"]).contains("COPY"));
 }

@@ -10,7 +10,7 @@ use icecore::engine::postgres::{Connection, Conninfo};
 
 use crate::server::{Server, must, server};
 
-/// Where psql gets to with this: host, port, user, database.
+/// Host, port, user and database that psql reaches with these settings.
 fn by_psql(server: &Server, dsn: &str, variables: &BTreeMap<String, String>) -> Option<[String; 4]> {
     let mut psql = Command::new(server.bin.join("psql"));
     psql.env_clear().envs(variables).args(["-XqAtw", "-d", dsn, "-c", "\\echo :HOST", "-c", "\\echo :PORT"]);
@@ -26,7 +26,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Environment {
     Environment { variables: variables.iter().map(|(k, v)| (k.into(), v.into())).collect(), os_user: Some(os_user.trim().to_owned()) }
 }
 
-/// Where our own connection gets to.
+/// The same for our own connection.
 fn by_icecore(dsn: &str, variables: &BTreeMap<String, String>) -> Option<[String; 4]> {
     let conninfo = Conninfo::resolve(Some(dsn), &environment(variables)).ok()?;
     let mut connection = Connection::open(&conninfo).ok()?;
@@ -74,7 +74,7 @@ fn both_get_to_the_same_place() {
         ("dbname=''".into(), with("PGDATABASE", "template1")),
         ("target_session_attrs=read-write".into(), base.clone()),
         ("options='-c geqo=off' connect_timeout=5".into(), base.clone()),
-        // What both refuse.
+        // Settings that both refuse.
         ("service=missing".into(), base.clone()),
         ("target_session_attrs=standby".into(), base.clone()),
         ("host=".into(), none.clone()),
@@ -137,7 +137,7 @@ fn password_server() -> &'static Server {
     server
 }
 
-/// Whether psql and we get in, which must be the same, and whether by TLS.
+/// Whether psql and our own connection get in, and whether by TLS. Both must agree.
 fn tls(server: &Server, dsn: &str, home: &Path) -> Option<bool> {
     let variables = BTreeMap::from([
         ("HOME".to_owned(), home.to_str().unwrap().to_owned()),

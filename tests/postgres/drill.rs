@@ -11,7 +11,7 @@ use crate::script::write_script;
 use crate::server::{Database, Server, VERSIONS, on_every_version, server};
 use crate::support::{Place, Run};
 
-/// A directory that the user who runs servers may enter, gone with this.
+/// A directory that the user of the servers may enter. Dropping it removes it.
 struct Staging(tempfile::TempDir);
 
 impl Staging {
@@ -146,7 +146,7 @@ fn lacks_amcheck(version: u32) -> bool {
     server(version).sql("postgres", "SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'") == "0"
 }
 
-/// A document has the fields that its table of docs/json.md has, which may have optional ones more.
+/// A document has the fields in its table in docs/json.md. Optional fields of the table may be missing.
 #[track_caller]
 pub fn as_the_page_says(title: &str, document: &Value) {
     let page = include_str!("../../docs/json.md");
@@ -193,7 +193,7 @@ fn each_thing_that_is_wrong_fails_it() {
     }
     bad(drill(&place, 16, &["--rto", "0"]), &["rto"]);
     assert!(!is_marked(&place));
-    // What is asked wrongly is no failure of the snapshot.
+    // A wrong question does not make the snapshot fail.
     let nothing = Staging::new();
     let ask = |args: &[&str]| -> Run { command(&place, args).output().unwrap().into() };
     ask(&["latest", "--pg-bin", nothing.path(), "--staging", nothing.path()]).failed(1, &["initdb", "--pg-bin", "postgresql-16"]);
@@ -203,7 +203,7 @@ fn each_thing_that_is_wrong_fails_it() {
     assert!(std::fs::read_dir(&deep).unwrap().next().is_none());
 }
 
-/// An index that does not say what its table says: its function gives something else each time.
+/// An index that differs from its table: its function gives another value each time.
 #[test]
 fn a_wrong_index_fails_it() {
     let (place, database) = (plain(), server(15).database());
@@ -216,10 +216,10 @@ fn a_wrong_index_fails_it() {
     assert_eq!(outcome(&report, "content"), "passed");
 }
 
-/// Programs that are the server's own, but for this one, after which comes something else on its line.
+/// The server's own programs. One of them is replaced by a script.
 fn programs(server: &Server, other: &str, more: &str) -> Staging {
     let bin = Staging::new();
-    // The wheel's programs find their libraries beside themselves, so links would not do.
+    // Links would not work: the programs look for their libraries beside themselves.
     for program in ["psql", "pg_dump", "pg_dumpall", "pg_restore", "initdb", "postgres"] {
         let real = server.bin.join(program).display().to_string();
         let line = if program == other { format!("{real} \"$@\" {more}") } else { format!("exec {real} \"$@\"") };
@@ -234,7 +234,7 @@ fn saved_through(place: &Place, database: &Database, filter: &str) {
     place.ok(["backup", "postgres", "--no-role-passwords", "--dsn", &database.dsn(), "--pg-bin", bin.path()]);
 }
 
-/// What was lost on the way is found by comparing, not by trusting the programs.
+/// Lost rows are found by comparing, even if the programs report success.
 #[test]
 fn rows_that_do_not_come_back_fail_it() {
     let (place, _database) = filled(server(16));
@@ -255,7 +255,7 @@ fn rows_that_do_not_come_back_fail_it() {
     assert!(staging.is_empty());
 }
 
-/// The server's user can exchange whatever lies in its directory: nobody else writes there.
+/// The server's user can replace anything in its directory, so no other user writes there.
 #[test]
 fn what_root_writes_lies_in_no_directory_of_the_servers_user() {
     if !rustix::process::getuid().is_root() {
@@ -277,7 +277,7 @@ fn what_root_writes_lies_in_no_directory_of_the_servers_user() {
     }
 }
 
-/// A role that the dump needs, and that was not there when the cluster's globals were written.
+/// A role that the dump needs, and that was created after the cluster's globals were written.
 #[test]
 fn a_missing_role_fails_it() {
     let (place, database) = filled(server(16));
@@ -289,7 +289,7 @@ fn a_missing_role_fails_it() {
     assert!(!is_marked(&place));
 }
 
-/// A statement that cannot be run is told; a role that cannot be made fails the drill.
+/// A statement that fails is reported. A role that cannot be created fails the drill.
 #[test]
 fn roles_are_made_as_far_as_they_can_be() {
     let (place, database) = filled(server(16));
@@ -385,7 +385,7 @@ fn an_interrupted_drill_leaves_no_server() {
     assert_eq!(told["outcome"], "interrupted");
 }
 
-/// Nobody is left to stop the server but the shell that keeps it.
+/// After a kill, only the keeper is left to stop the server.
 #[test]
 fn a_killed_drill_leaves_no_server() {
     let (place, _database) = filled(server(16));

@@ -1,4 +1,4 @@
-//! What goes wrong leaves no snapshot that counts.
+//! A failed backup leaves no snapshot that counts.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -20,7 +20,7 @@ fn programs(place: &Place, server: &Server, script: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir(&dir).unwrap();
     for program in ["psql", "pg_dumpall"] {
-        // The wheel's programs find their libraries beside themselves, so links would not do.
+        // Links would not work: the programs look for their libraries beside themselves.
         write_script(&dir.join(program), &format!("exec {} \"$@\"", server.bin.join(program).display()));
     }
     let real = server.bin.join("pg_dump");
@@ -111,7 +111,7 @@ fn lost_connections() {
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}' AND application_name = '{name}'",
                 database.name
             );
-            // Of pg_dump, the one that writes the schema may still be there too.
+            // The pg_dump that writes the schema may still run too.
             let ended = |answer: String| answer.starts_with('t') && !answer.contains('f');
             let run = in_the_middle(&place, &database, || assert!(ended(server.sql("postgres", &end))));
             fails(&place, &run, with);
@@ -185,7 +185,7 @@ fn programs_that_are_too_old_are_not_used() {
     let old = server(15).database();
     let run: Run = command(&place, database.server, &old.dsn(), &["--no-role-passwords"]).output().unwrap().into();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    // On PATH the first that fits is taken, whatever comes before it.
+    // The first fitting program on PATH is taken. Programs before it that do not fit are skipped.
     let path = std::env::join_paths(["/usr/lib/postgresql/15/bin".as_ref(), database.server.bin.as_path(), "/bin".as_ref()]).unwrap();
     let args = ["--json", "backup", "postgres", "--no-role-passwords", "--dsn", &database.dsn()];
     let run: Run = place.command().args(args).env("PATH", path).output().unwrap().into();

@@ -1,4 +1,4 @@
-//! That the servers are those that the tests think they are.
+//! The test servers are of the versions that the tests expect.
 
 use crate::server::on_every_version;
 

@@ -1,4 +1,4 @@
-//! The owner of a database, an ordinary role, wants the rights of who backs it up, drills it and restores it.
+//! The owner of a database, an ordinary role, tries to get the rights of the role that backs it up, drills it or restores it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use crate::restore::{family, good, plain, restore};
 use crate::server::{Database, Server, must, on_every_version, server};
 use crate::support::{Place, Run};
 
-/// Where the statements begin whose code runs while rows are loaded.
+/// The start of the statements whose code runs while rows are loaded.
 const LOADING: &str = "-- What loading runs.";
 
-/// A database whose owner's code is everywhere where it can be.
+/// A database with the owner's code in every possible place.
 pub struct Hostile {
     pub database: Database,
     /// The owner.
@@ -24,7 +24,7 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// With code that runs while rows are loaded, if that is wanted.
+    /// Creates it, on request with code that runs while rows are loaded.
     pub fn on(server: &'static Server, is_loaded: bool) -> Self {
         let database = server.database();
         let (owner, admin) = (format!("{}_mallory", database.name), format!("{}_admin", database.name));
@@ -59,12 +59,12 @@ impl Hostile {
         hostile
     }
 
-    /// What a superuser's rights leave.
+    /// The traces of code that had a superuser's rights.
     fn told(&self) -> PathBuf {
         self.dir.path().join("told")
     }
 
-    /// Nobody but the owner has run the owner's code.
+    /// Only the owner has run the owner's code.
     #[track_caller]
     pub fn has_nothing(&self, after: &str) {
         let query = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{}' AND rolsuper", self.owner);
@@ -114,7 +114,7 @@ fn a_backup_of_all_databases_runs_none_of_the_owners_code() {
     hostile.has_nothing("--all-databases");
 }
 
-/// What is asked, indexed, refreshed and looked through has no more rights than the owner; on a server of the drill's own no superuser's either.
+/// Questions, indexes, refreshes and checks run with no more than the owner's rights. On a throw-away server too, none runs as a superuser.
 #[test]
 fn drills_and_restores_ask_and_index_without_rights() {
     for server in [15, 18].map(server) {
@@ -136,7 +136,7 @@ fn drills_and_restores_ask_and_index_without_rights() {
     }
 }
 
-/// Loading runs everything that the owner can make it run: with the rights of the owner.
+/// Loading rows runs the owner's code, with the owner's rights.
 #[test]
 fn loading_gives_owners_no_rights() {
     on_every_version(|server| {
@@ -158,7 +158,7 @@ fn loading_gives_owners_no_rights() {
     });
 }
 
-/// So does loading one table, which is whole or not there.
+/// So does loading a single table. Afterwards the table is complete or does not exist.
 #[test]
 fn loading_a_table_gives_its_owner_no_rights() {
     for server in [15, 18].map(server) {
@@ -185,7 +185,7 @@ fn loading_a_table_gives_its_owner_no_rights() {
     }
 }
 
-/// What fails leaves no role and no database.
+/// A failure leaves no role and no database.
 #[test]
 fn a_load_that_fails_leaves_no_role() {
     let server = server(16);
@@ -231,7 +231,7 @@ fn who_loads_has_to_be_let_in() {
     assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_loads_')"), "0");
 }
 
-/// As Debian's servers are set up: a socket lets in only the role that has the user's name, and TCP those with a password.
+/// A server as on Debian: the socket lets in only the role with the user's name, and TCP roles with a password.
 #[test]
 fn who_loads_logs_in_over_tcp_where_sockets_ask_for_the_user() {
     let server: &'static Server = Box::leak(Box::new(Server::start_with(18, "127.0.0.1", |data| {
@@ -260,7 +260,7 @@ fn who_asks_has_to_be_let_in() {
     assert_eq!(capture::backup(&place, &database, &["--no-role-passwords"]).code, Some(0));
     let args = ["latest", "--pg-bin", server.bin.to_str().unwrap(), "--dsn", &database.dsn(), "--check-sql", "SELECT n = 1 FROM t"];
     let run: Run = drill::command(&place, &args).output().unwrap().into();
-    run.failed(1, &["which cannot log in", "drill on a server of its own"]);
+    run.failed(1, &["which cannot log in", "drill without --dsn"]);
     assert_eq!(family(server, &database.name), [database.name.as_str()]);
     assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'icecore_asks_')"), "0");
     let run: Run = drill::command(&place, &args[..5]).output().unwrap().into();

@@ -6,7 +6,7 @@ use crate::restore::{family, good, plain, restore};
 use crate::server::{Database, on_every_version, server};
 use crate::support::{Place, Run};
 
-/// A generated column and an index whose function calls another one without its schema; and what is well.
+/// A generated column and an index whose function calls another one without its schema, and intact tables.
 const FIXTURE: &str = "CREATE FUNCTION inner_one(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(t)'; \
     CREATE FUNCTION outer_one(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN inner_one(t); END'; \
     CREATE TABLE people (name text, plain text GENERATED ALWAYS AS (outer_one(name)) STORED); INSERT INTO people VALUES ('Ann'), ('Bob'); \
@@ -36,7 +36,7 @@ fn the_object_is_named_and_the_rest_is_restored_if_asked_for() {
             assert!(!run.stderr.contains("Command was"), "{}", run.stderr);
             assert_eq!(family(server, name), [name]);
         }
-        // It never takes another one's place.
+        // It never replaces another database.
         restore(&place, server, &[&args[..], &["--keep-going"]].concat()).failed(2, &["--as"]);
         restore(&place, server, &[&args[..], &["--keep-going", "--as", name]].concat()).failed(2, &["another database"]);
         for (number, jobs) in ["1", "2"].into_iter().enumerate() {
@@ -45,7 +45,7 @@ fn the_object_is_named_and_the_rest_is_restored_if_asked_for() {
             assert_eq!(run.code, Some(3), "{}", run.stderr);
             let done = run.json();
             let mut failed = objects(&done);
-            // With several jobs their order is anybody's.
+            // With several jobs the order is not fixed.
             failed.sort_unstable();
             assert_eq!(failed, ["INDEX public.places_plain", "TABLE DATA public.people", "rows"], "{done}");
             assert!(done["failed"][0]["reason"].as_str().unwrap().contains("inner_one(text) does not exist"), "{done}");
@@ -78,7 +78,7 @@ fn with_nothing_in_the_way_it_is_a_restore_like_others() {
     assert_eq!((objects(&done).len(), &done["verified"]), (0, &true.into()));
 }
 
-/// Roles and extensions that are missing are told, and stop nothing then.
+/// Missing roles and extensions are reported and do not stop the restore.
 #[test]
 fn what_the_server_lacks_is_left_out() {
     let (place, database) = (plain(), server(15).database());

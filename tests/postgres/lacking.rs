@@ -1,4 +1,4 @@
-//! What a dump does not have is said when it is made and when it is restored.
+//! Backup and restore both warn of what a dump lacks.
 
 use crate::capture::backup;
 use crate::drill::as_the_page_says;

@@ -134,7 +134,7 @@ fn unchanged_tables_cost_nothing_whatever_is_made_beside_them() {
         let second = good(parallel(&place, &database, &[]));
         assert_eq!(second["parent"], first["snapshot"]);
         assert!(second["stored_bytes"].as_u64() < Some(4096), "{second}");
-        // This gives all the objects after it other numbers in the dump.
+        // This changes the dump ids of all objects after it.
         database.sql("CREATE SCHEMA aa; CREATE TABLE aa.first (n int); CREATE FUNCTION aa.f() RETURNS int LANGUAGE sql AS 'SELECT 1'");
         database.sql("UPDATE app.t SET text = 'x' WHERE id = 10000");
         let third = good(parallel(&place, &database, &[]));
@@ -217,7 +217,7 @@ fn what_is_left_out_is_recorded_and_told() {
             let name = format!("{}x", database.name);
             let run = restore(&place, server, &["latest", "--dsn", &database.dsn(), "--as", &name]);
             assert!(run.stderr.contains("rows of tables") && run.stderr.contains("app.u, none*"), "{}", run.stderr);
-            assert!(run.stderr.contains("left out tables, by these patterns: small"), "{}", run.stderr);
+            assert!(run.stderr.contains("left out tables with these patterns: small"), "{}", run.stderr);
             good(run);
             let query = "SELECT (SELECT count(*) FROM app.t), (SELECT count(*) FROM app.u), to_regclass('small') IS NULL";
             assert_eq!(server.sql(&name, query), "50000|0|t");

@@ -1,4 +1,4 @@
-//! What goes wrong with several jobs leaves no snapshot, no program and no spool.
+//! A failed backup with several jobs leaves no snapshot, no program and no spool.
 
 use std::process::{Child, Stdio};
 
@@ -40,7 +40,7 @@ fn a_directory_that_is_not_whole_is_no_snapshot() {
             ("$real \"$@\"; echo >>$(echo $dir/[0-9]*.dat)", "does not end with the line that marks its end"),
             ("f=$($real \"$@\"; echo $dir/[0-9]*.dat); rm $f; ln -s /etc/hostname $f", "is missing"),
             ("exec $real \"$@\" -Z1", "compressed"),
-            ("ulimit -f 100; trap '' XFSZ; exec $real \"$@\"", "--tmp names a directory with more room"),
+            ("ulimit -f 100; trap '' XFSZ; exec $real \"$@\"", "choose a directory with more room with --tmp"),
         ] {
             fails(&place, &run_script(&place, &database, script), with);
             nothing_spooled(&place);
@@ -56,7 +56,7 @@ fn a_directory_that_is_not_whole_is_no_snapshot() {
 fn a_place_that_is_not_there() {
     let (place, database) = (plain(), server(15).database());
     let run = backup(&place, &database, &["--no-role-passwords", "--jobs", "2", "--tmp", "/none"]);
-    fails(&place, &run, "--tmp names another directory");
+    fails(&place, &run, "choose another directory with --tmp");
 }
 
 /// Runs a backup in the middle of whose dump `meanwhile` happens: a worker waits there for the contents of large objects.
@@ -104,7 +104,7 @@ fn kill(pid: Option<i32>, signal: Signal) {
     kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
 }
 
-/// Those that were killed are gone a moment later.
+/// Waits until killed processes are gone.
 fn no_program_is_left(place: &Place) {
     crate::wait::until("all programs have ended", || programs(place).is_empty());
     nothing_spooled(place);
@@ -159,11 +159,11 @@ fn a_lost_connection_leaves_no_snapshot() {
     );
     let run = in_the_middle(&place, &database, |_| {
         assert_eq!(database.server.sql("postgres", &end), "t");
-        // The lock is let go of, and the dump itself ends well.
+        // The lock is released, and the dump itself succeeds.
         let holder = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT ''held''%'";
         assert_eq!(database.server.sql("postgres", holder), "t");
     });
-    // The schema, which comes after it, has no snapshot to be of.
+    // The schema is dumped after it, and its exported snapshot no longer exists.
     fails(&place, &run, "does not exist");
     no_program_is_left(&place);
 }

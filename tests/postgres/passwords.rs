@@ -1,4 +1,4 @@
-//! Passwords that are not as they should be written are shown nowhere, not in part either.
+//! Malformed passwords are shown nowhere, not even in part.
 
 use icecore::engine::Environment;
 use icecore::engine::postgres::Conninfo;
@@ -8,7 +8,7 @@ use crate::support::Place;
 /// Pieces of passwords.
 const PIECES: [&str; 4] = ["Xhalf", "Yhalf", "Zhalf", "Whalf"];
 
-/// Connection strings whose password is torn apart by what it has in it.
+/// Connection strings whose password is divided by characters in it.
 const TORN: [&str; 22] = [
     "postgresql://u:Xhalf@Yhalf@127.0.0.1:1/db",
     "postgresql://u:Xhalf@Yhalf@127.0.0.1:1/db?application_name=x",
@@ -59,7 +59,7 @@ fn a_password_that_is_torn_apart_is_not_shown_in_part() {
     PIECES.iter().for_each(|piece| assert!(!stored.contains(piece), "{stored}"));
 }
 
-/// What libpq takes as it is meant is taken.
+/// Strings that libpq understands as intended are accepted.
 #[test]
 fn a_password_that_is_whole_is_taken() {
     for (dsn, database) in [
@@ -80,7 +80,7 @@ fn a_password_that_is_whole_is_taken() {
     }
 }
 
-/// An argument in the wrong place is told without its password, and so it is in the journal.
+/// Message and journal name a misplaced argument without its password.
 #[test]
 fn arguments_in_the_wrong_place_are_told_without_their_password() {
     let place = Place::new();

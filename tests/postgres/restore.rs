@@ -1,4 +1,4 @@
-//! `restore --dsn`: what comes back is what was dumped, and what was there is kept.
+//! `restore --dsn`: the new database equals the dumped one, and the old one is kept.
 
 use std::process::{Command, Stdio};
 
@@ -57,7 +57,7 @@ pub fn same(before: &str, after: &str) {
     assert!(before == after, "{} and {} lines; first difference: {first:?}", before.lines().count(), after.lines().count());
 }
 
-/// A text with something in place of this word.
+/// A text with one word replaced.
 pub fn without_word(text: &str, word: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::new();
@@ -142,7 +142,7 @@ fn encodings_and_locales_are_those_of_the_old() {
         ];
         for (number, locale) in locales.into_iter().enumerate() {
             let (place, mut database) = (plain(), server.database());
-            // Names are the cluster's, and read as what they are not by databases of another encoding.
+            // Names of databases belong to the cluster, so databases of another encoding read them wrongly.
             let accent = if locale.contains("UTF8") { "\u{e9}" } else { "" };
             let name = format!("Odd Name {} {number}{accent}", database.name);
             if !can_create(server, &format!("CREATE DATABASE \"{name}\" TEMPLATE template0 {locale}")) {
@@ -191,11 +191,11 @@ fn a_newer_server_takes_the_dump_of_an_older_one_once_it_has_the_roles() {
     let done = good(restore(&place, newer, &args));
     assert!(done["kept"].is_null() && done["database"] == database.name.as_str(), "{done}");
     assert_eq!(newer.sql(&database.name, "SELECT count(*) FROM app.people"), "2002");
-    // Back to an older one there is no way.
+    // A dump cannot be restored into an older version.
     let (place, newer) = (plain(), newer.database());
     saved(&place, &newer);
     let args = ["latest", "--dsn", &database.server.dsn("postgres")];
-    restore(&place, newer.server, &args).failed(1, &["the dump is of PostgreSQL 18 and this server is 15"]);
+    restore(&place, newer.server, &args).failed(1, &["the dump is of PostgreSQL 18 and this server is version 15"]);
 }
 
 #[test]
@@ -225,19 +225,19 @@ fn a_file_is_restored_if_it_is_what_its_checksum_says() {
     let file = path.to_str().unwrap();
     std::fs::write(&path, &dump).unwrap();
     let run = restore(&place, server, &["--from-file", file, "--dsn", &database.dsn(), "--as", &format!("{name}_1")]);
-    assert!(run.stderr.contains("no checksums.txt"), "{}", run.stderr);
+    assert!(run.stderr.contains("there is no checksum for"), "{}", run.stderr);
     good(run);
     let written = Command::new("sha256sum").arg("x.pgdump").current_dir(place.path("out")).output().unwrap();
     std::fs::write(&sums, &written.stdout).unwrap();
-    // With several jobs it is read where it is: nothing can be written to this directory.
+    // With several jobs the file is read in place: this directory cannot be written to.
     let args = ["--from-file", file, "--dsn", &database.dsn(), "--as", &format!("{name}_2"), "--jobs", "2", "--tmp", "/proc/none"];
     let run = restore(&place, server, &args);
-    assert!(!run.stderr.contains("no checksums.txt"), "{}", run.stderr);
+    assert!(!run.stderr.contains("there is no checksum for"), "{}", run.stderr);
     let done = good(run);
     assert_eq!(done["rows"], 5000);
-    // The server writes this check in other words once it was restored, which is said and stops nothing.
+    // The server writes this check differently after a restore. That is reported and stops nothing.
     assert_eq!(done["differing"], serde_json::json!(["TABLE public.checked"]));
-    // A pipe is not waited for.
+    // A pipe does not block.
     let pipe = place.path("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     restore(&place, server, &["--from-file", pipe.to_str().unwrap(), "--dsn", &database.dsn()]).failed(1, &["not a regular file"]);
@@ -270,7 +270,7 @@ fn one_table_comes_back_beside_what_is_there() {
         let count =
             format!("SELECT (SELECT count(*) FROM {new}), (SELECT count(*) FROM app.people), (SELECT length FROM {new} WHERE id = 10)");
         assert_eq!(database.sql(&count), "2002|5|3");
-        // No rows appear in what the table inherited from.
+        // No rows appear in the tables that it inherited from.
         good(table("app.child", &["--as", "child back"]));
         assert_eq!(database.sql("SELECT (SELECT count(*) FROM app.parent), (SELECT count(*) FROM app.\"child back\")"), "0|1");
         good(table("odd schema.odd \" table", &["--as", "back"]));

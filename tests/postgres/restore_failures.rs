@@ -1,4 +1,4 @@
-//! A restore that fails leaves the old database as it was, and nothing half-made that is not named.
+//! A failed restore leaves the old database as it was. A message names an incomplete database that could not be dropped.
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
@@ -36,7 +36,7 @@ fn with_script(place: &Place, database: &Database, script: &str, args: &[&str]) 
     std::fs::create_dir(&dir).unwrap();
     for program in ["psql", "pg_dump", "pg_restore"] {
         let real = database.server.bin.join(program);
-        // The wheel's programs find their libraries beside themselves, so links would not do.
+        // Links would not work: the programs look for their libraries beside themselves.
         let text = match program {
             "pg_restore" => format!("set -o pipefail\nreal={}\ncd {}\n{script}", real.display(), place.path("").display()),
             _ => format!("exec {} \"$@\"", real.display()),
@@ -102,7 +102,7 @@ fn a_server_that_is_stopped_in_the_middle() {
     let run = in_the_middle(&place, &database, &[], |_| server.control("immediate"));
     server.control("start");
     let left = family(server, &database.name);
-    // It cannot be dropped by then, so it is named.
+    // It cannot be dropped, so the message names it.
     run.failed(1, &["DROP DATABASE IF EXISTS", &left[1]]);
     assert_eq!(left.len(), 2);
     // A later restore names it too.
@@ -141,7 +141,7 @@ fn sessions_are_named_and_ended_only_if_asked_for() {
         let mut sitter = session(&database);
         restore(&place, server, &args).failed(11, &["the sitter", "--disconnect", "nothing was changed"]);
         untouched(&database);
-        // Beside the old one nobody is in the way.
+        // Under a new name no session is in the way.
         good(restore(&place, server, &["latest", "--dsn", &database.dsn(), "--as", &format!("{}x", database.name)]));
 
         let done = good(restore(&place, server, &[&args[..], &["--disconnect"]].concat()));
@@ -156,7 +156,7 @@ fn sessions_are_named_and_ended_only_if_asked_for() {
 fn sessions_that_come_back_at_once_do_not_keep_the_name() {
     on_every_version(|server| {
         let (place, database) = filled(server);
-        // As a pool does, or an application that is restarted.
+        // Sessions come back, as those of a pool or a restarted application.
         let script = "while [ ! -e stop ]; do \"$0\" -XqAt -d \"$1\" -c 'SELECT pg_sleep(1000)' >/dev/null 2>&1; done";
         let start = || {
             let mut command = Command::new("bash");
@@ -190,7 +190,7 @@ fn who_connects_in_the_middle_is_named_and_the_new_database_is_not_lost() {
     assert_eq!(there.len(), 2);
     assert!(there[1].starts_with(&format!("{name}_restoring_")), "{there:?}");
     assert_eq!(database.sql("SELECT count(*) FROM newer"), "0");
-    // What the message says finishes it.
+    // The statements in the message finish the restore.
     let start = run.stderr.find("BEGIN;").unwrap();
     let end = run.stderr.find(" COMMIT;").unwrap() + " COMMIT;".len();
     server.sql("postgres", &run.stderr[start..end].replace("\\\"", "\""));
@@ -232,7 +232,7 @@ fn names_are_not_guessed_and_not_taken_from_others() {
     restore(&place, server, &["latest", "--dsn", &server.dsn("postgres"), "--as", "template1"]).failed(2, &["never replaced"]);
     untouched(&database);
     assert_eq!(family(server, &other.name), [other.name.as_str()]);
-    // Named twice, it is meant.
+    // Named in both options, it is replaced.
     let done = good(restore(&place, server, &["latest", "--dsn", &other.dsn(), "--as", &other.name]));
     assert!(done["kept"].as_str().unwrap().starts_with(&format!("{}_pre_restore_", other.name)));
     assert_eq!(other.sql("SELECT count(*) FROM t"), "30000");
@@ -247,7 +247,7 @@ fn a_role_without_rights_is_told_and_one_that_may_make_databases_is_enough() {
         server.sql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD 'hunter2'"));
         let dsn = server.dsn("postgres").replace("postgres@", &format!("{role}:hunter2@"));
         let run = restore(&place, server, &["latest", "--dsn", &dsn, "--no-owner"]);
-        run.failed(1, &["CREATEDB", "only its owner", "nothing was changed"]);
+        run.failed(1, &["CREATEDB", "may not rename the old database", "nothing was changed"]);
         assert!(!run.stderr.contains("hunter2"));
         untouched(&database);
         server.sql("postgres", &format!("ALTER ROLE {role} CREATEDB"));
@@ -283,7 +283,7 @@ fn restores_of_one_second_have_names_of_their_own() {
         keep_going: false,
         at_stake: restore::AtStake::Role,
     };
-    // One that was killed, whatever it had made.
+    // A database of a killed restore.
     let killed = format!("{name}_restoring_20261123t031500z");
     server.sql("postgres", &format!("CREATE DATABASE {killed}"));
     let kept: Vec<String> = (0..2).map(|_| restore::restore(&dump, &options, &Silent).unwrap().kept.unwrap()).collect();

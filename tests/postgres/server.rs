@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
-/// The versions that every test has to hold for.
+/// The versions that every test runs with.
 pub const VERSIONS: [u32; 3] = [15, 16, 18];
 
 pub struct Server {
@@ -19,9 +19,9 @@ pub struct Server {
     /// Where the socket, the data and the log are.
     pub dir: PathBuf,
     pub port: u16,
-    /// Where it listens besides its socket.
+    /// Its TCP port.
     listen: &'static str,
-    /// Gone with the process that made it, and by that the server too: see `watch`.
+    /// Closed when this process ends; then the server is stopped: see `watch`.
     _watch: std::process::Child,
 }
 
@@ -55,7 +55,7 @@ fn programs(version: u32) -> PathBuf {
     bin
 }
 
-/// A command that runs as somebody whom the server allows to start it: not as root.
+/// A command that does not run as root, since servers refuse that.
 fn unprivileged(program: &Path) -> Command {
     if !rustix::process::getuid().is_root() {
         return Command::new(program);
@@ -69,7 +69,7 @@ pub fn must(output: Output, what: &str) {
     assert!(output.status.success(), "{what}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
 }
 
-/// A port that nobody listens on, below those that the kernel gives to connections (32768 and more on Linux), which come at any time.
+/// A free port, below those that the kernel gives to outgoing connections (32768 and more on Linux).
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let candidates = std::iter::from_fn(|| Some(NEXT.fetch_add(1, Ordering::Relaxed)));
@@ -83,7 +83,7 @@ impl Server {
         Self::start_with(version, "", |_| ())
     }
 
-    /// The same, after `prepare` has had a look at the data directory.
+    /// The same; `prepare` changes the data directory before the start.
     pub fn start_with(version: u32, listen: &'static str, prepare: impl FnOnce(&Path)) -> Server {
         let bin = programs(version);
         let dir = TempDir::with_prefix(format!("icecore-pg{version}-")).unwrap().keep();
@@ -131,7 +131,7 @@ impl Server {
             "start" => command.args(["-o", &options, "start"]),
             how => command.args(["-m", how, "stop"]),
         };
-        // The server inherits what is open: with pipes here, waiting for their end would wait for the server's.
+        // The server inherits open files. With pipes here, waiting for their end would wait for the server's end.
         let status = command.current_dir(&self.dir).stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null()).status().unwrap();
         assert!(status.success(), "{how}: {}", std::fs::read_to_string(self.dir.join("log")).unwrap_or_default());
     }
@@ -160,7 +160,7 @@ impl Server {
     }
 }
 
-/// Stops the server and removes its files when this process is gone, however it ends.
+/// Stops the server and removes its files when this process has ended in any way.
 fn watch(bin: &Path, dir: &Path) -> std::process::Child {
     let script = "cat >/dev/null; trap '' INT TERM; \"$1/pg_ctl\" -D \"$2/data\" -m immediate stop; rm -rf \"$2\"";
     let mut command = unprivileged(Path::new("sh"));

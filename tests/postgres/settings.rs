@@ -49,7 +49,7 @@ const ODD: [(&str, &str); 34] = [
 /// Since 17.
 const ODD_LATER: [(&str, &str); 2] = [("transaction_timeout", "'5s'"), ("event_triggers", "off")];
 
-/// What is written, read or made in another way under one of them.
+/// Values and objects that one of these settings changes.
 const FIXTURE: &str = "CREATE SCHEMA evil; CREATE TABLE t AS SELECT n, decode(md5(n::text), 'hex') AS bytes, now() AS at, current_date AS day, \
     '-1 day +02:03'::interval AS span, n / 3.0::float8 AS part, n::numeric::money AS money, ARRAY[NULL, 'NULL', 'a'] AS list, \
     'a\\b''c' || chr(8364) AS text FROM generate_series(1, 500) n; \
@@ -84,7 +84,7 @@ fn saved(place: &Place, server: &Server, dsn: &str) -> Run {
     run
 }
 
-/// The dump, but for the time in its head, the evidence, and the schema.
+/// The dump without the time in its head, the evidence, and the schema.
 fn streams(place: &Place, name: &str) -> (usize, Vec<u8>, Vec<String>, String) {
     let text = |name: &str| String::from_utf8(dump(place, name)).unwrap();
     let bytes = dump(place, &format!("{name}.pgdump"));
@@ -201,5 +201,5 @@ fn a_pooler_that_refuses_settings_is_told() {
     command.args(["--json", "backup", "postgres", "--no-role-passwords", "--dsn", &dsn, "--pg-bin"]).arg(&dir);
     let run: Run = command.output().unwrap().into();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(run.stderr.contains("a pooler does not let") && run.stderr.contains("bytea_output"), "{}", run.stderr);
+    assert!(run.stderr.contains("a pooler does not pass settings") && run.stderr.contains("bytea_output"), "{}", run.stderr);
 }

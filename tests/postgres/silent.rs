@@ -30,7 +30,7 @@ fn serve(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 
                 let mut hello = vec![0; u32::from_be_bytes(len) as usize - 4];
                 stream.read_exact(&mut hello).unwrap();
                 counter.fetch_add(1, Ordering::SeqCst);
-                // That the other side has gone is what is waited for.
+                // Waits until the client has gone.
                 let _ = answer(&mut stream).and_then(|()| stream.read_to_end(&mut Vec::new()));
             });
         }
@@ -116,7 +116,7 @@ fn a_stop_is_felt_while_connecting() {
     }
 }
 
-/// Whatever it dies of, there are keys in its memory.
+/// The process has keys in its memory, so no crash may write a core file.
 #[test]
 fn no_file_is_left_of_its_memory() {
     let (place, (port, heard)) = (plain(), serve(|_| Ok(())));

@@ -1,4 +1,4 @@
-//! A stop while programs of PostgreSQL stall: they end, the server is left alone, nothing half-made stays.
+//! A stop while PostgreSQL's programs stall: they end, no session stays on the server, and nothing incomplete is left.
 
 use std::process::{Child, Stdio};
 
@@ -33,7 +33,7 @@ fn stopped(place: &Place, database: &Database, run: &Run) {
     until("the sessions have ended", || sessions(database) == "0");
 }
 
-/// pg_dump waits for a lock: the server must not keep it in the queue, where it would stop everybody behind it.
+/// pg_dump waits for a lock. After a stop, the server must not keep it in the queue, where it would block others.
 #[test]
 fn a_dump_that_waits_for_a_lock() {
     on_every_version(|server| {
@@ -67,7 +67,7 @@ fn a_dump_that_stalls() {
     }
 }
 
-/// The new database goes, the old one stays.
+/// The new database is dropped, and the old one stays.
 #[test]
 fn a_restore_that_stalls() {
     let (place, database) = restore_failures::filled(server(16));

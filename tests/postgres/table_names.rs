@@ -37,7 +37,7 @@ fn names_are_given_as_they_are_or_as_in_sql() {
         assert_eq!(good(table(given, &name))["rows"], 1, "{given}");
         assert_eq!(database.sql(&format!("SELECT n FROM {new}.\"{name}\"")), value, "{given}");
     }
-    // Two are meant, and both are shown as they have to be given.
+    // Two tables match. The message shows both as the user has to write them.
     table("a.b.c", "x").failed(2, &["\\\"a.b\\\".\\\"c\\\"", "\\\"a\\\".\\\"b.c\\\""]);
     table("upper", "x").failed(1, &["the dump has no table"]);
 }

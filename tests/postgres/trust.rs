@@ -1,4 +1,4 @@
-//! Drills of what the server's own drill cannot do without more: subscriptions, databases without an encoding, dumps that have programs run.
+//! Drills of difficult dumps: with subscriptions, without an encoding, and with code that runs programs.
 
 use serde_json::Value;
 
@@ -48,7 +48,7 @@ fn names_that_are_no_utf8_are_drilled_and_restored() {
     let mut database = server.database();
     database.name = "without_encoding".to_owned();
     server.sql("postgres", "CREATE DATABASE without_encoding TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'");
-    // Names of bytes that are no UTF-8, by a client that sends them as they are.
+    // Names that are not UTF-8. The client sends their bytes unchanged.
     let quoted = "$$CREATE TABLE \"t$$ || convert_from('\\xe9'::bytea, 'SQL_ASCII') || $$\" (n int PRIMARY KEY, \"c$$ || \
                   convert_from('\\xe8'::bytea, 'SQL_ASCII') || $$\" text)$$";
     database.sql(&format!("DO $do$BEGIN EXECUTE {quoted}; END$do$"));

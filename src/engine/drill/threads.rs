@@ -27,6 +27,8 @@ pub(crate) fn in_threads<J: Sync, R: Send>(
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let done: Mutex<BTreeMap<usize, R>> = Mutex::new(BTreeMap::new());
+    // Each worker takes the next job until none is left or the user asks to stop. Results go by the job's number, since
+    // they come in any order.
     let worker = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);

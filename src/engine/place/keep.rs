@@ -122,6 +122,7 @@ impl Placement<'_> {
         }
     }
 
+    /// Gives the second names with this stem: all of them, or none.
     fn keep_as(&self, target: &Target, to: &Target, suffixes: &[&'static str], open: Option<&File>) -> Result<Kept, KeepError> {
         let mut kept = Kept::default();
         for &suffix in suffixes {
@@ -135,6 +136,7 @@ impl Placement<'_> {
             match named() {
                 Ok(identity) => kept.files.push(KeptFile { suffix, stem: to.clone(), identity }),
                 Err(error) => {
+                    // The first names still exist, so the second ones can go.
                     self.forget(&kept);
                     return Err(error);
                 }
@@ -143,7 +145,8 @@ impl Placement<'_> {
         Ok(kept)
     }
 
-    /// A hard link, or where the file system has none a copy that appears under its name only when it is whole.
+    /// Gives a second name: a hard link, or a copy if the file system has no hard links. A copy gets the name only when
+    /// it is complete.
     fn second_name(&self, target: &Target, from: &Named, to: &Named, open: Option<&File>) -> Result<(), KeepError> {
         match self.disk.hard_link(from.held(), to.held()) {
             Ok(()) => Ok(()),
@@ -153,11 +156,12 @@ impl Placement<'_> {
         }
     }
 
+    /// Gives a second name by a copy.
     fn copy(&self, target: &Target, from: &Named, to: &Named, open: Option<&File>) -> Result<(), KeepError> {
         let looked = std::fs::symlink_metadata(from.held());
         let kind = looked.map_err(|e| KeepError::Other(failed(&from.path, "look at it", e)))?.file_type();
         if kind.is_symlink() {
-            // The link itself is kept, not what it points to.
+            // The link itself is copied, not its target.
             let made = std::fs::read_link(from.held()).and_then(|link| std::os::unix::fs::symlink(link, to.held()));
             return made.map_err(|e| match e.kind() {
                 io::ErrorKind::AlreadyExists => KeepError::Taken,
@@ -165,13 +169,14 @@ impl Placement<'_> {
             });
         }
         if !kind.is_file() {
-            let why = "is no regular file, and cannot be kept here; move it away first";
+            let why = "is not a regular file and cannot be kept here; move it away first";
             return Err(KeepError::Other(Error::destination(&from.path, why)));
         }
         let mut temp = self.copy_to_temp(target, from, open).map_err(KeepError::Other)?;
         name_copy(&mut temp, &from.path, to)
     }
 
+    /// Copies a file with its attributes into a temporary file, durably.
     fn copy_to_temp(&self, target: &Target, from: &Named, open: Option<&File>) -> Result<Temp<'_>> {
         let reading = |e| failed(&from.path, "keep a copy of it", e);
         let opened;

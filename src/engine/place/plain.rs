@@ -33,6 +33,7 @@ impl Placement<'_> {
         fill: &Fill<'_>,
     ) -> Result<Kept> {
         target.refuse_mount_point()?;
+        // The new file is complete, dressed and durable before the old one is touched.
         let mut temp = self.write_temp(target, len_bytes, holes_of(meta.as_ref()), 0, fill)?;
         self.dress(&temp, target, meta, true)?;
         temp.sync()?;

@@ -23,8 +23,8 @@ pub(in crate::engine) const DATA_SIDES: [&str; 2] = ["-wal", "-journal"];
 /// Bytes of the longest of [`SIDES`].
 const SIDE_BYTES_MAX: usize = 8;
 
-/// Longest name in a directory, in bytes (Linux: NAME_MAX, limits.h). macOS counts characters, of which there are not
-/// more.
+/// Longest name in a directory, in bytes (Linux: NAME_MAX, limits.h). macOS counts characters, so it allows at least as
+/// much.
 const NAME_BYTES_MAX: usize = 255;
 
 /// Names up to this length are possible on every file system in use; eCryptfs has the lowest limit. For longer ones the

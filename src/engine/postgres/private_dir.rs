@@ -31,8 +31,9 @@ impl PrivateDir {
             .rand_bytes(16)
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(dir);
-        let made =
-            made.map_err(|e| Error::destination(dir, format!("a directory cannot be created there: {e}; choose another one with --tmp")))?;
+        let made = made.map_err(|e| {
+            Error::destination(dir, format!("a directory cannot be created there: {e}; choose another directory with --tmp"))
+        })?;
         Ok(PrivateDir { path: made.keep() })
     }
 

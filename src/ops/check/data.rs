@@ -1,7 +1,9 @@
-//! Reading packs: every stored byte against the pack's name, and every copy of every chunk against its id.
+//! Reads packs: compares every stored byte with the pack's name, and every copy of every chunk with its id.
 //!
-//! Packs are read in sections. Of a section, first all bytes are hashed; then the frames are decoded by lineage, in windows, so that what a delta needs is at
-//! hand: only what one window shares with another is decoded once more.
+//!
+//! Packs are read in sections. First all bytes of a section are hashed. Then its frames are decoded in windows,
+//! ordered by lineage, so that the bases of a delta are at hand. Only bases that several windows need are decoded
+//! more than once.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -18,30 +20,33 @@ use crate::store::format::{HEADER_LEN, Kind, ObjectHeader};
 use crate::store::repo::catalog::PackReading;
 use crate::store::repo::{PackTable, Reader, Repository, StoredCopy, WAITING_MAX, each_in_threads, read_pack_from};
 
-/// Bytes read at once when a pack is hashed, by each thread.
+/// Bytes that each thread reads at once when a pack is hashed.
 const READ_BYTES: u64 = 2 << 20;
-/// Chunks in a section: what is kept of them to find their order takes some 40 MB at most. In a longer history what sections share is decoded anew.
+/// Most chunks of a section. Their order takes some 40 MB of memory at most. In a longer history, bases that sections
+/// share are decoded anew.
 const SECTION_CHUNKS_MAX: u64 = 1 << 20;
-/// The same if the time is limited, and packs and stored bytes: after each section it is asked whether it is over.
+/// The same if the time is limited, and most bytes and packs: the time is checked after each section.
 const TIMED_CHUNKS_MAX: u64 = 16 << 10;
 const TIMED_BYTES_MAX: u64 = 64 << 20;
 const TIMED_PACKS_MAX: usize = 64;
-/// Bytes of packs that stay in memory between hashing and decoding; what is more is read twice, the second time mostly from the system's cache.
+/// Bytes of packs that stay in memory between hashing and decoding. Larger ones are read twice, the second time
+/// mostly from the system's cache.
 const HELD_BYTES_MAX: u64 = 24 << 20;
-/// Chunks in a window.
+/// Most chunks of a window.
 const WINDOW_CHUNKS_MAX: usize = 8 << 10;
-/// Encoded bytes of deltas in a window: less than a plan fetches at once, as it also needs their bases.
+/// Most encoded bytes of deltas in a window: less than a plan of the reader fetches at once, because their bases are
+/// fetched, too.
 const WINDOW_DELTA_BYTES_MAX: u64 = 6 << 20;
-/// Rough bytes of tables of packs that a window keeps in memory.
+/// Most bytes, about, of tables of packs that a window keeps in memory.
 const WINDOW_TABLES_MAX: usize = 16 << 20;
 
-/// Copies, each with its place among them.
+/// Copies, each with its number.
 type Numbered = Vec<(usize, StoredCopy)>;
 
-/// A pack that is to be read, with its size in bytes.
+/// A pack to read, with its size in bytes.
 pub(super) type Chosen = (PackId, u64);
 
-/// Reads these packs in their order, or a front part of them if the time is over before.
+/// Reads these packs in their order. If the time is over, the rest is not read.
 pub(super) fn read_packs(
     repo: &Repository,
     packs: &[Chosen],
@@ -56,6 +61,7 @@ pub(super) fn read_packs(
         if report.read_packs > 0 && options.over.is_some_and(|over| over()) {
             break;
         }
+        // A section bounds the memory that the order of frames takes. After each one the time is checked.
         let (section, later) = rest.split_at(section_len(rest, &chunks, options.over.is_some()));
         rest = later;
         let Outcome { bad, gone } = read_section(repo, section, monitor, found, &mut report)?;
@@ -64,14 +70,14 @@ pub(super) fn read_packs(
         if let Some(time_ns) = options.now_ns {
             let there = section.iter().filter(|(id, _)| !gone.contains(id));
             let readings = there.map(|(id, _)| (*id, PackReading { time_ns, is_sound: !bad.contains(id) }));
-            // If they cannot be remembered, packs are read again sooner than they have to be.
+            // A failure is ignored: then packs are only read again sooner than necessary.
             let _ = repo.catalog().put_readings(&readings.collect::<Vec<_>>());
         }
     }
     Ok(report)
 }
 
-/// How many packs make the next section; at least one.
+/// How many packs make up the next section; at least one.
 fn section_len(packs: &[Chosen], chunks: &HashMap<PackId, u32>, is_timed: bool) -> usize {
     let (packs_max, chunks_max, bytes_max) =
         if is_timed { (TIMED_PACKS_MAX, TIMED_CHUNKS_MAX, TIMED_BYTES_MAX) } else { (usize::MAX, SECTION_CHUNKS_MAX, u64::MAX) };
@@ -84,14 +90,16 @@ fn section_len(packs: &[Chosen], chunks: &HashMap<PackId, u32>, is_timed: bool) 
     packs.iter().take(packs_max).take_while(fits).count().max(1)
 }
 
-/// What reading some packs gave.
+/// The result of reading a section.
 struct Outcome {
-    /// Those that are not whole.
+    /// Packs that are not whole.
     bad: HashSet<PackId>,
-    /// Those that were deleted since they were listed, which is no damage unless something still needs them: then that says so.
+    /// Packs that were deleted since they were listed. That is not damage; if a snapshot still needs one, the check
+    /// of the snapshot reports it.
     gone: HashSet<PackId>,
 }
 
+/// Hashes the packs of a section, then decodes all their frames.
 fn read_section(
     repo: &Repository,
     section: &[Chosen],
@@ -114,6 +122,7 @@ fn read_section(
         Ok(())
     })?;
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // Threads finish in any order; reports are sorted.
     failures.sort_by_key(|(id, _)| *id);
     let (mut bad, mut gone) = (HashSet::new(), HashSet::new());
     for (id, error) in failures {
@@ -128,6 +137,7 @@ fn read_section(
         }
     }
     let packs: Vec<PackId> = section.iter().map(|(id, _)| *id).collect();
+    // All bytes are hashed. Now decode, in an order in which the bases of a delta were decoded shortly before.
     let items = order::by_lineage(repo, &packs)?;
     let mut rest = items.as_slice();
     while !rest.is_empty() {
@@ -143,7 +153,8 @@ fn read_section(
     Ok(Outcome { bad, gone })
 }
 
-/// Which packs are kept in memory after they were hashed: the smallest, as deltas are in these, which many windows need.
+/// Decides which packs stay in memory after they were hashed: the smallest. These hold the deltas, which many windows
+/// need.
 fn which_to_hold(section: &[Chosen]) -> Vec<(&Chosen, bool)> {
     let mut by_size: Vec<&Chosen> = section.iter().collect();
     by_size.sort_by_key(|(_, size)| *size);
@@ -156,7 +167,7 @@ fn which_to_hold(section: &[Chosen]) -> Vec<(&Chosen, bool)> {
     by_size.into_iter().zip(0..).map(|(pack, place)| (pack, place < count)).collect()
 }
 
-/// The copies in the first of these frames, as many as fit, and the other frames.
+/// Takes frames from the start as long as they fit into a window. Returns their copies, and the other frames.
 fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<(Numbered, &'i [Item])> {
     let mut tables: HashMap<u32, Option<Arc<PackTable>>> = HashMap::new();
     let (mut table_bytes, mut delta_bytes) = (0usize, 0u64);
@@ -178,6 +189,7 @@ fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<
         };
         let Some(table) = table else { continue };
         let delta = table.trailer.frames.get(item.frame as usize).filter(|frame| frame.encoding.is_delta());
+        // Only deltas count: their bases have to be fetched besides.
         delta_bytes += delta.map_or(0, |frame| u64::from(frame.encoded_len));
         copies.extend(StoredCopy::in_frame(table, item.frame).map(|copy| (0, copy)));
     }
@@ -185,6 +197,7 @@ fn window<'i>(repo: &Repository, packs: &[PackId], items: &'i [Item]) -> Result<
     Ok((copies, rest))
 }
 
+/// Decodes the copies of a window and reports those that cannot be read.
 fn read_window(reader: &Reader, copies: &[(usize, StoredCopy)], found: &mut Found<'_>, bad: &mut HashSet<PackId>) -> Result<()> {
     reader.prefetch_bases(copies.iter().map(|(_, copy)| copy))?;
     let mut failed = reader.each_copy(copies, reader.repository().threads(), WAITING_MAX, &|_, _| Ok(()))?;
@@ -192,11 +205,12 @@ fn read_window(reader: &Reader, copies: &[(usize, StoredCopy)], found: &mut Foun
     failed.dedup();
     let mut damage: HashMap<PackId, Vec<Error>> = HashMap::new();
     for (_, copy) in failed.into_iter().filter_map(|number| copies.get(number)) {
-        // One by one another way may be found, or what is wrong is named.
+        // Read the failed ones again, one by one. That may find another way, or heals the copy, or names the reason.
         match reader.copy(copy).or_else(|error| if error.is_damage() { reader.healed_copy(copy) } else { Err(error) }) {
             Ok(_) => continue,
             Err(error) if error.is_damage() => {
-                // One whose bases are gone may be what a prune has left in a pack that is needed for others: if a snapshot needs it, the snapshot says so.
+                // A copy whose bases are gone may be a leftover: a prune keeps the pack for other chunks. If a
+                // snapshot needs it, the check of the snapshot reports it.
                 if reader.is_complete(copy)? {
                     damage.entry(copy.pack()).or_default().push(error);
                     bad.insert(copy.pack());
@@ -209,13 +223,12 @@ fn read_window(reader: &Reader, copies: &[(usize, StoredCopy)], found: &mut Foun
     let mut damage: Vec<(PackId, Vec<Error>)> = damage.into_iter().collect();
     damage.sort_by_key(|(id, _)| *id);
     damage.into_iter().try_for_each(|(id, errors)| found.chunk_damage(id, errors))?;
-    // Each place keeps the table of a pack in memory, and the next window needs other ones.
+    // Each place keeps the table of a pack in memory, and the next window needs others.
     reader.forget_places();
     Ok(())
 }
 
-/// Whether the stored bytes are those that the pack's name is the hash of.
-/// Appends them to `kept` too.
+/// Compares the stored bytes of a pack with its name, and appends them to `kept`.
 pub(crate) fn hash_pack(backend: &dyn Backend, id: PackId, size: u64, mut kept: Option<&mut Vec<u8>>, monitor: &dyn Monitor) -> Result<()> {
     let object = ObjectKey::Pack(id);
     let mut hasher = blake3::Hasher::new();

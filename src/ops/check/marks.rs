@@ -1,4 +1,4 @@
-//! Stating on snapshots what a check has found.
+//! Puts marks on snapshots by what a check has found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,26 +11,26 @@ use crate::ops::mark::{Author, Statement, mark};
 use crate::store::format::mark::MarkKind;
 use crate::store::repo::Repository;
 
-/// Streams that a mark names.
+/// Number of streams that a mark names.
 const STREAMS_NAMED: usize = 5;
 
-/// What was stated.
+/// The marks that were put.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckMarks {
-    /// Snapshots that are now marked as damaged.
+    /// Snapshots that were marked as damaged.
     #[serde(rename = "marked_damaged")]
     pub damaged: Vec<SnapshotId>,
-    /// Snapshots that were marked as damaged and have turned out whole.
+    /// Snapshots that had been marked as damaged, are whole, and were marked as verified.
     #[serde(rename = "marked_verified")]
     pub verified: Vec<SnapshotId>,
 }
 
-/// Marks the snapshots that damage touches, so that they do not count as good; and, after a check that has read everything, those that were marked so and are
-/// whole again. A snapshot that says already what was found gets no further mark, nor does one that was always whole: a check of a sound repository
-/// writes nothing.
+/// Marks snapshots that damage touches, so that they do not count as good. After a check that has read everything it
+/// also marks those as verified that were marked as damaged and are whole. A snapshot whose mark says this already
+/// gets no further mark, nor does one that was always whole: a check of a sound repository writes nothing.
 ///
 /// # Errors
-/// As [`mark`]; a snapshot that has gone meanwhile, or whose record cannot be read, is none.
+/// The errors of [`mark`]. A snapshot that is gone or whose record cannot be read is passed over.
 pub fn mark_found(repo: &Repository, report: &CheckReport, subset: Subset, author: &Author) -> Result<CheckMarks> {
     let refreshed = repo.refresh()?;
     let mut touched: BTreeMap<SnapshotId, BTreeSet<String>> = BTreeMap::new();

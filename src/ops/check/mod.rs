@@ -1,4 +1,9 @@
-//! Checking a repository: structure, then every byte; what is damaged, and which snapshots and streams that touches.
+//! Check: verifies a repository, and reports what is damaged and which snapshots and streams that touches.
+//!
+//! The order is records, packs, then the trees of all snapshots. Without `read_data` only the structure is checked:
+//! that everything is there and fits together. With it every stored byte is read and every chunk decoded. The local
+//! catalog is not trusted: tables are read from the packs. A check changes nothing in the repository; [`mark_found`]
+//! puts marks on snapshots if the user wants that.
 
 mod data;
 mod marks;
@@ -31,25 +36,27 @@ pub use subset::Subset;
 pub struct CheckOptions<'a> {
     /// Read and decode packs, not only the structure.
     pub read_data: bool,
-    /// Which packs, with `read_data`.
+    /// Which packs are read, with `read_data`.
     pub subset: Subset,
-    /// What packs are drawn by, if the subset is drawn at random.
+    /// The seed by which packs are drawn, if the subset is random.
     pub seed: u32,
-    /// Says whether the time is over: then no further packs are read. With it, packs are read in this order: those that were found damaged, those that were never
-    /// read, those that were read longest ago; so that a check goes on where the one before it stopped. Some packs are read in any case.
+    /// Says whether the time is over; then no more packs are read. With it, packs are read in this order: those that
+    /// were found damaged, those that were never read, and those that were read longest ago. So a check goes on where
+    /// the one before it stopped. Some packs are read in any case.
     pub over: Option<&'a (dyn Fn() -> bool + Sync)>,
-    /// The clock's time, nanoseconds since 1970 UTC. With it, what comes out is remembered in the local catalog, by pack; else nothing is remembered.
+    /// The clock's time, nanoseconds since 1970 UTC. With it the results are recorded by pack in the local catalog;
+    /// without it nothing is recorded.
     pub now_ns: Option<i64>,
 }
 
 impl CheckOptions<'_> {
-    /// Everything is read.
+    /// Options for reading everything.
     pub fn read_all() -> Self {
         CheckOptions { read_data: true, ..CheckOptions::default() }
     }
 }
 
-/// The codes of findings, each with what it says. They never change their meaning; there may be more.
+/// The codes of findings, each with its meaning. A code never changes its meaning; new ones may be added.
 pub const CODES: [(&str, &str); 13] = [
     ("config-copy", "a copy of the configuration is missing, damaged or differs from the other one"),
     ("key-copy", "a copy of a key record is missing, damaged or differs from the other one"),
@@ -66,7 +73,7 @@ pub const CODES: [(&str, &str); 13] = [
     ("stream", "a stream of a snapshot cannot be given back whole"),
 ];
 
-/// Something that is not as it should be.
+/// Something that is wrong in the repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How bad it is.
@@ -83,7 +90,7 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Nothing is lost, but a spare is.
+    /// Nothing is lost, but a replica is bad.
     Warning,
     /// Stored data is damaged.
     Damage,
@@ -99,7 +106,7 @@ impl Severity {
     }
 }
 
-/// A stream that cannot be given back whole.
+/// A stream that cannot be restored whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Touched {
     /// The snapshot.
@@ -114,9 +121,10 @@ pub struct Touched {
 pub struct CheckReport {
     /// What was found.
     pub findings: Vec<Finding>,
-    /// What damage makes unreadable.
+    /// The streams that damage makes unreadable.
     pub touched: Vec<Touched>,
-    /// How many snapshots, packs and chunks (every copy) were looked at, and the bytes read of packs.
+    /// How many snapshots, packs and chunks (every copy counts) were looked at, and how many bytes of packs were
+    /// read.
     pub snapshots: u64,
     /// See `snapshots`.
     pub packs: u64,
@@ -124,28 +132,31 @@ pub struct CheckReport {
     pub chunks: u64,
     /// See `snapshots`.
     pub read_bytes: u64,
-    /// What was read, with `read_data`.
+    /// What was read, if `read_data` was set.
     pub data: Option<DataReport>,
 }
 
 /// What a check with `read_data` has read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DataReport {
-    /// Packs that were to be read, and that were; fewer if the time was over, or if a table could not be used.
+    /// How many packs were chosen, and how many of them were read: fewer if the time was over or a table could not be
+    /// used.
     pub chosen_packs: u64,
     /// See `chosen_packs`.
     pub read_packs: u64,
     /// Their stored bytes.
     pub read_bytes: u64,
-    /// The frames in them: what is decoded at once, one chunk or some neighbours.
+    /// The frames in them. A frame holds one chunk or some neighbours and is decoded as a whole.
     pub frames: u64,
-    /// What packs were drawn by, if they were.
+    /// The seed by which packs were drawn, if they were.
     pub seed: Option<u32>,
-    /// How many frames were decoded for that: more if bases lay in other packs, or were needed again after others.
+    /// How many frames were decoded: more than `frames` if bases were in other packs or were needed again.
     pub decoded_frames: u64,
-    /// Of all packs of the repository, those that were read within the last 7 days, on this machine, and were whole; `None` without a clock.
+    /// How many packs of the repository were read on this machine within the last 7 days and were whole; `None`
+    /// without a clock.
     pub recent_packs: Option<u64>,
-    /// When the pack was read that was read longest ago, nanoseconds since 1970 UTC; `None` if there is one that was never read and whole.
+    /// The time of the oldest of these readings over all packs, nanoseconds since 1970 UTC; `None` if a pack was
+    /// never read and found whole.
     pub oldest_ns: Option<i64>,
 }
 
@@ -154,7 +165,7 @@ impl CheckReport {
         self.findings.push(Finding { severity, code, object: object.into(), detail: detail.into() });
     }
 
-    /// Adds damage that came as an error; an error that is no damage is given back.
+    /// Adds damage that came as an error. Any other error is returned.
     pub(crate) fn damage(&mut self, code: &'static str, error: Error) -> Result<()> {
         match error {
             Error::Corrupt { object, detail } => self.found(Severity::Damage, code, object, detail),
@@ -171,17 +182,18 @@ impl CheckReport {
     }
 }
 
-/// Checks the repository: both copies of small records, every snapshot record, every mark, record of a forgotten snapshot and entry of the journal, the table of every pack, and that
-/// every chunk of every snapshot is there with the bases of its delta; with `read_data` also the stored bytes of every chosen pack against its name, and every copy of
-/// every chunk in it by decoding it. The local catalog is not believed.
+/// Checks the repository: small records and their replicas; every snapshot record, mark, `forgotten` record and
+/// journal entry; the table of every pack; and that every chunk of every snapshot exists with the bases of its delta.
+/// With `read_data` also the stored bytes of every chosen pack against its name, and every copy of every chunk in it
+/// by decoding. The local catalog is not trusted.
 ///
 /// # Errors
-/// Only what keeps it from checking at all; damage is in the report.
+/// Only errors that prevent the check; damage is in the report.
 pub fn check(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monitor) -> Result<CheckReport> {
     Ok(survey(repo, options, monitor)?.report)
 }
 
-/// What a repair wants to know of a check.
+/// A check's results for a repair.
 pub(crate) struct Survey {
     pub(crate) report: CheckReport,
     /// The snapshots that can be read.
@@ -189,7 +201,7 @@ pub(crate) struct Survey {
     pub(crate) bad: BadCopies,
 }
 
-/// [`check`], with what it found besides its report.
+/// Like [`check`], with everything that it found.
 pub(crate) fn survey(repo: &Repository, options: &CheckOptions<'_>, monitor: &dyn Monitor) -> Result<Survey> {
     let mut report = CheckReport::default();
     monitor.phase("checking records", None);

@@ -1,32 +1,34 @@
-//! The order in which frames are decoded least often: a frame, then its deltas, then theirs, so that whatever a delta needs was at hand shortly before.
+//! Orders frames so that they are decoded as few times as possible: each frame is followed by its deltas, and each of
+//! these by theirs. So the base of a delta was decoded shortly before.
 
 use crate::error::Result;
 use crate::id::PackId;
 use crate::store::format::pack::IdPrefix;
 use crate::store::repo::Repository;
 
-/// A frame: which of the packs that were asked about, and its number in that pack's table.
+/// A frame: the number of its pack among those asked for, and its number in that pack's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Item {
     pub(super) pack: u32,
     pub(super) frame: u32,
 }
 
-/// Stands for no frame.
+/// The value for "no frame".
 const NONE: u32 = u32::MAX;
 
-/// The frames of some packs, as far as their order needs them: 25 bytes a frame and 16 a chunk.
+/// The frames of some packs with what their order needs: 25 bytes a frame and 16 a chunk.
 #[derive(Default)]
 struct Frames {
     items: Vec<Item>,
     levels: Vec<u8>,
-    /// Of a delta, the chunk that most of its prefix is taken from.
+    /// For each delta the chunk from which most of its prefix is taken.
     bases: Vec<Option<IdPrefix>>,
-    /// The chunks by the start of their ids, each with the frame that holds it.
+    /// The chunks by the start of their ids, each with its frame.
     chunks: Vec<(IdPrefix, u32)>,
 }
 
-/// All frames of these packs, by lineage; those without bases among them as they are stored. Packs that the catalog does not know are left out.
+/// All frames of these packs, ordered by lineage. Frames without bases keep the order of storage. Packs that the
+/// catalog does not know are left out.
 pub(super) fn by_lineage(repo: &Repository, packs: &[PackId]) -> Result<Vec<Item>> {
     let mut frames = Frames::default();
     for (id, pack) in packs.iter().zip(0u32..) {
@@ -46,12 +48,13 @@ pub(super) fn by_lineage(repo: &Repository, packs: &[PackId]) -> Result<Vec<Item
 }
 
 fn main_base(slices: &[crate::store::format::pack::Slice]) -> Option<IdPrefix> {
-    // Slices of one base need not be neighbours, but the one with the longest slice is near enough.
+    // Slices of one base need not be neighbours. The base of the longest slice is a good enough guess.
     slices.iter().max_by_key(|slice| slice.len).map(|slice| slice.base)
 }
 
 impl Frames {
-    /// The frame that a delta follows: the one of lowest level that holds its main base, as readers take it; none if it is in another pack.
+    /// The frame that a delta follows: the one with the lowest level that holds its main base, as readers choose it.
+    /// `NONE` if it is in another pack.
     fn parent(&self, number: usize) -> u32 {
         let (Some(&level), Some(&Some(base))) = (self.levels.get(number), self.bases.get(number)) else { return NONE };
         let start = self.chunks.partition_point(|(prefix, _)| *prefix < base);
@@ -62,7 +65,7 @@ impl Frames {
     }
 }
 
-/// The numbers of all, each followed by what has it as parent.
+/// All numbers, each followed by those that have it as their parent.
 fn parents_first(parents: &[u32]) -> Vec<u32> {
     let mut by_parent: Vec<u32> = (0..parents.len() as u32).collect();
     let parent_of = |number: &u32| parents.get(*number as usize).copied().unwrap_or(NONE);

@@ -1,4 +1,7 @@
-//! Checking packs: their tables, that every delta has its bases, and with `read_data` every stored byte.
+//! Checks packs: their tables, that every delta has its bases, and with `read_data` every stored byte.
+//!
+//! The result is the set of copies that cannot be used. A copy is lost if its table cannot be used or its bases are
+//! lost; that spreads along chains until nothing more is found.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -13,22 +16,23 @@ use crate::store::format::pack::IdPrefix;
 use crate::store::repo::catalog::PackReading;
 use crate::store::repo::{CopyPlace, Repository, StoredCopy, each_in_threads};
 
-/// Damaged chunks of one pack that are reported singly.
+/// Number of damaged chunks of one pack that are reported one by one.
 const CHUNKS_REPORTED: usize = 20;
-/// Copies whose bases are looked up at once.
+/// Number of copies whose bases are looked up at once.
 const COPIES_AT_ONCE: usize = 2 << 10;
-/// What is said of packs that were read: within how many days.
+/// Reports say how many packs were read within this many days.
 pub(super) const RECENT_DAYS: u32 = 7;
 const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
 /// Copies of chunks that cannot be used.
 #[derive(Default)]
 pub(crate) struct BadCopies {
-    /// Those that nobody else can find or that lack a base; deltas of them lack one too.
+    /// Copies that another machine cannot find, or that lack a base. Deltas of them lack one, too.
     pub(crate) lost: HashSet<CopyPlace>,
-    /// Those that were read and are damaged. Deltas of them were read as well: one that does not need the damaged bytes is whole.
+    /// Copies that were read and are damaged. Deltas of them were read as well; one that does not need the damaged
+    /// bytes is whole.
     pub(crate) damaged: HashSet<CopyPlace>,
-    /// Packs that are listed and whose bytes, or tables, are not what was written.
+    /// Packs whose bytes or tables are not what was written.
     pub(crate) packs: HashSet<PackId>,
 }
 
@@ -38,18 +42,18 @@ impl BadCopies {
     }
 }
 
-/// What is found on the way.
+/// The findings so far.
 pub(super) struct Found<'r> {
     pub(super) report: &'r mut CheckReport,
     pub(super) bad: BadCopies,
-    /// Damaged chunks so far, by pack.
+    /// The number of damaged chunks so far, by pack.
     damaged_chunks: HashMap<PackId, usize>,
 }
 
 impl Found<'_> {
-    /// Adds damaged chunks of one pack; only so many are named.
+    /// Adds damaged chunks of one pack. Only the first [`CHUNKS_REPORTED`] are reported one by one.
     pub(super) fn chunk_damage(&mut self, id: PackId, mut errors: Vec<Error>) -> Result<()> {
-        // One broken segment is the same damage for each of its chunks.
+        // A broken segment gives the same error for each of its chunks.
         errors.dedup_by(|one, other| one.to_string() == other.to_string());
         let before = self.damaged_chunks.entry(id).or_default();
         let named = errors.len().min(CHUNKS_REPORTED.saturating_sub(*before));
@@ -57,7 +61,7 @@ impl Found<'_> {
         errors.into_iter().take(named).try_for_each(|error| self.report.damage("chunk", error))
     }
 
-    /// Says of how many more chunks nothing was said.
+    /// Reports the number of further damaged chunks of each pack.
     fn count_the_rest(&mut self) {
         let mut counts: Vec<(PackId, usize)> = self.damaged_chunks.drain().collect();
         counts.sort_unstable();
@@ -73,7 +77,7 @@ pub(super) fn is_finding(error: &Error) -> bool {
     matches!(error, Error::Corrupt { .. } | Error::UnsupportedFormat { .. })
 }
 
-/// Checks all packs; gives the copies that cannot be used.
+/// Checks all packs, and returns the copies that cannot be used.
 pub(super) fn check_packs(
     repo: &Repository,
     options: &CheckOptions<'_>,
@@ -87,7 +91,8 @@ pub(super) fn check_packs(
             listed.insert(id, info.size);
         }
     }
-    // After that listing, so that the catalog knows all of it. What cannot be read is found again below, pack by pack.
+    // After the listing, so that the catalog knows all listed packs. Packs that cannot be read are found again below,
+    // one by one.
     repo.list_all_packs()?;
     // A listing may leave out a pack that is there. The catalog comes from another one, so what both leave out lacks chunks.
     for known in repo.on_catalog(|local| local.packs())? {
@@ -103,7 +108,8 @@ pub(super) fn check_packs(
     if options.read_data {
         let readings: HashMap<PackId, PackReading> = repo.on_catalog(|local| local.readings())?.into_iter().collect();
         let mut chosen: Vec<Chosen> = chosen.into_iter().filter(|(id, _)| !unusable.contains(id)).collect();
-        // As they came into the catalog, mostly by time: so packs that share bases are read together.
+        // In the order in which they came into the catalog, which is mostly by time: packs that share bases are then
+        // read together.
         let order: HashMap<PackId, u32> =
             repo.on_catalog(|local| local.packs())?.iter().map(|known| (known.pack.id, known.num.0)).collect();
         let is_timed = options.over.is_some();
@@ -119,7 +125,8 @@ pub(super) fn check_packs(
     Ok(bad)
 }
 
-/// What is read first, if there is no time for all: what was bad, then what was never read, then what was read longest ago.
+/// The order if there is no time for all: packs that were bad, packs that were never read, then those read longest
+/// ago.
 fn urgency(reading: Option<&PackReading>) -> (u8, i64) {
     match reading {
         Some(PackReading { is_sound: false, .. }) => (0, 0),
@@ -128,7 +135,7 @@ fn urgency(reading: Option<&PackReading>) -> (u8, i64) {
     }
 }
 
-/// Adds what is remembered of all packs, with what was read just now.
+/// Adds the recorded readings of all packs, including those made just now.
 fn with_age(repo: &Repository, data: DataReport, packs: &[Chosen], unusable: usize, options: &CheckOptions<'_>) -> Result<DataReport> {
     let Some(now_ns) = options.now_ns else { return Ok(data) };
     let readings: HashMap<PackId, PackReading> = repo.on_catalog(|local| local.readings())?.into_iter().collect();
@@ -136,7 +143,7 @@ fn with_age(repo: &Repository, data: DataReport, packs: &[Chosen], unusable: usi
     let times = packs.iter().map(|(id, _)| readings.get(id).filter(|reading| reading.is_sound).map(|reading| reading.time_ns));
     let times: Vec<Option<i64>> = times.collect();
     Ok(DataReport {
-        // Packs whose tables cannot be used were looked at, and not read.
+        // Packs with unusable tables were chosen and not read.
         chosen_packs: data.chosen_packs + if options.subset == super::Subset::All { unusable as u64 } else { 0 },
         recent_packs: Some(times.iter().flatten().filter(|time| **time >= since).count() as u64),
         oldest_ns: times.into_iter().collect::<Option<Vec<i64>>>().and_then(|times| times.into_iter().min()),
@@ -144,7 +151,8 @@ fn with_age(repo: &Repository, data: DataReport, packs: &[Chosen], unusable: usi
     })
 }
 
-/// Checks the table of every pack, and the bases of those that are not read anyway; gives the packs whose tables cannot be used.
+/// Checks the table of every pack, and the bases of packs that are not read. Returns the packs whose tables cannot be
+/// used.
 fn check_tables(
     repo: &Repository,
     packs: &[Chosen],
@@ -174,12 +182,12 @@ fn check_tables(
     Ok(unusable)
 }
 
-/// What checking one table gave.
+/// The result of checking one table.
 #[derive(Default)]
 struct TableResult {
     damage: Option<Error>,
     is_usable: bool,
-    /// Its table cannot be used as it is stored, but the pack can be healed.
+    /// Whether the stored table cannot be used, but the pack can be healed.
     is_healable: bool,
     lost: Vec<CopyPlace>,
     chunks: u64,
@@ -187,8 +195,9 @@ struct TableResult {
 
 fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Result<TableResult> {
     let known = repo.known_table(&id)?;
-    // The stored table, not the catalog's: another machine has nothing else.
+    // Check the stored table, not the catalog's: another machine has nothing else.
     let stored = repo.find_trailer(id, size).and_then(|pack| repo.read_table(&pack));
+    // This machine reads by the catalog's table, so a difference is damage, even if the stored table is whole.
     let table_matches = match (&stored, &known) {
         (Ok((bytes, _)), Some(known)) => known == bytes,
         _ => false,
@@ -196,7 +205,7 @@ fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Resul
     let copies = repo.copies_in(&id)?;
     let mut result = TableResult::default();
     match stored {
-        // Deleted since it was listed, which is no damage unless something still needs it.
+        // Deleted since it was listed. That is not damage unless something still needs it.
         Err(Error::NotFound { .. }) => {
             result.lost = copies.iter().map(StoredCopy::place).collect();
             return Ok(result);
@@ -212,6 +221,7 @@ fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Resul
         Ok(_) => result.is_usable = true,
     }
     result.chunks = copies.len() as u64;
+    // Without a usable table no copy can be found. A pack that is read needs no check of bases: decoding shows more.
     result.lost = match (result.is_usable || result.is_healable, is_read && result.is_usable) {
         (false, _) => copies.iter().map(StoredCopy::place).collect(),
         (true, true) => Vec::new(),
@@ -220,14 +230,14 @@ fn check_table(repo: &Repository, id: PackId, size: u64, is_read: bool) -> Resul
     Ok(result)
 }
 
-/// The table of a damaged pack, as it was before; `None` if it cannot be healed.
+/// The table of a damaged pack after healing; `None` if it cannot be healed.
 fn healed_table(repo: &Repository, id: PackId) -> Result<Option<Vec<u8>>> {
     let Some(healed) = repo.healed_pack(&id)? else { return Ok(None) };
     let table = repo.trailer_in(id, &healed).and_then(|pack| repo.table_in(&pack, &healed));
     Ok(table.ok().map(|(bytes, _)| bytes))
 }
 
-/// The copies among these that lack a base, of the copies that count.
+/// Returns the copies that lack a base. Only copies for which `counts` is true can be bases.
 fn lacking_bases(repo: &Repository, copies: &[StoredCopy], counts: &dyn Fn(&CopyPlace) -> bool) -> Result<Vec<CopyPlace>> {
     let mut lacking = Vec::new();
     for group in copies.chunks(COPIES_AT_ONCE) {
@@ -244,7 +254,7 @@ fn lacking_bases(repo: &Repository, copies: &[StoredCopy], counts: &dyn Fn(&Copy
     Ok(lacking)
 }
 
-/// A delta whose bases are all lost is lost too; goes on until nothing more is found. Nothing to do in a sound repository.
+/// Adds the deltas whose bases are all lost, until nothing more is found. A sound repository has nothing to do here.
 fn spread(repo: &Repository, bad: &mut BadCopies) -> Result<()> {
     if bad.lost.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! A check as users have it done: told to the journal, with marks if they are wanted.
+//! Check as an operation: checks, marks snapshots if that is wanted, gives a report, and writes a journal entry.
 
 use std::time::{Duration, Instant};
 
@@ -12,36 +12,36 @@ use crate::ops::journaled::{Report, Work};
 use crate::ops::json;
 use crate::ops::text::{bytes, count, duration, ms};
 
-/// What a check looks at.
+/// What the user wants of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wish {
     /// Read and decode packs, not only the structure.
     pub read_data: bool,
-    /// Which packs, with `read_data`.
+    /// Which packs are read, with `read_data`.
     pub subset: Subset,
-    /// Read no more packs after so long; the next check goes on there.
+    /// Read no more packs after this time; the next check goes on there.
     pub limit: Option<Duration>,
-    /// What packs are drawn by, if the subset is drawn at random.
+    /// The seed by which packs are drawn, if the subset is random.
     pub seed: Option<u32>,
-    /// Mark the snapshots that are damaged, and those that are so no more.
+    /// Whether snapshots are marked by what was found.
     pub mark: bool,
 }
 
-/// In a word, what findings say.
+/// The result in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// There are none.
+    /// There are no findings.
     #[default]
     Ok,
-    /// Spare copies are bad, and nothing is lost.
+    /// Replicas are bad, and nothing is lost.
     Warnings,
     /// Stored data is damaged.
     Damaged,
 }
 
 impl Verdict {
-    /// Of these findings.
+    /// The verdict that these findings give.
     pub fn of(findings: &[Finding]) -> Self {
         match findings.iter().map(|finding| finding.severity).max() {
             None => Verdict::Ok,
@@ -59,7 +59,7 @@ impl Verdict {
         }
     }
 
-    /// For people, with the number of findings.
+    /// Text for people, with the number of findings.
     pub(in crate::ops) fn told(self, findings: usize) -> String {
         match self {
             Verdict::Ok => "no damage found".to_owned(),
@@ -68,17 +68,17 @@ impl Verdict {
     }
 }
 
-/// What a check found and did.
+/// The report of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
-    /// In a word.
+    /// The result in one word.
     pub status: Verdict,
     /// Whether packs were read.
     pub read_data: bool,
     /// What was found.
     #[serde(flatten)]
     pub report: CheckReport,
-    /// What was stated on snapshots.
+    /// The marks that were put on snapshots.
     #[serde(flatten)]
     pub marks: CheckMarks,
     /// How long it took, microseconds.
@@ -87,7 +87,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// In a line.
+    /// The report in one line.
     pub fn summary(&self) -> String {
         let CheckReport { snapshots, packs, chunks, read_bytes, findings, .. } = &self.report;
         let looked = [count(*snapshots, "snapshot"), count(*packs, "pack"), count(*chunks, "chunk")].join(", ");
@@ -124,10 +124,10 @@ impl DataReport {
     }
 }
 
-/// Checks, marks what was found if that is wanted, and tells the journal.
+/// Checks, marks snapshots if that is wanted, and writes a journal entry.
 ///
 /// # Errors
-/// As of [`check()`] and [`mark_found`].
+/// The errors of [`check()`] and [`mark_found`].
 pub fn perform(work: &Work<'_>, wish: &Wish) -> Result<Checked> {
     work.journaled(Operation::Check, |story| {
         let &Wish { read_data, subset, limit, seed, mark } = wish;

@@ -1,4 +1,4 @@
-//! Checking the configuration, key records and snapshot records.
+//! Checks small records: the configuration, keys, snapshots, marks, `forgotten` records and the journal.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use crate::store::format::key::KeyRecord;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Health, Repository, read_record_from};
 
-/// Both copies of what is stored twice must be there and decode; one bad copy is a warning, as the other serves. Gives how many pairs there are.
+/// Checks config and key records: both replicas must exist and decode. One bad replica is a warning, because the
+/// other one serves. Returns the number of records.
 pub(crate) fn check_replicas(backend: &dyn Backend, report: &mut CheckReport) -> Result<u64> {
     let config = |bytes: &[u8]| Config::decode(bytes).map(drop);
     check_pair(backend, "config-copy", &ObjectKey::Config, &config, report)?;
@@ -61,7 +62,7 @@ fn check_pair(
     Ok(())
 }
 
-/// Reads every snapshot record from the repository itself.
+/// Reads every snapshot record from the repository, not from the catalog.
 pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Result<Vec<(SnapshotId, SnapshotRecord)>> {
     let mut snapshots = Vec::new();
     let known = repo.seen_snapshots()?;
@@ -74,7 +75,7 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
         report.snapshots += 1;
         match repo.read_snapshot(&key) {
             Ok(Some(snapshot)) => snapshots.push((id, snapshot)),
-            // Forgotten since it was listed, or a call that lies.
+            // Forgotten since it was listed, or the read failed in a way that looks like that.
             Ok(None) => match repo.backend().stat(&key)? {
                 None => report.snapshots -= 1,
                 Some(_) => report.damage("snapshot", Error::corrupt(key.to_string(), "it is there, but reading it said that it is not"))?,
@@ -91,7 +92,7 @@ pub(crate) fn check_snapshots(repo: &Repository, report: &mut CheckReport) -> Re
     Ok(snapshots)
 }
 
-/// Reads every mark, what stays of every forgotten snapshot, and every entry of the journal.
+/// Reads every mark, `forgotten` record and journal entry.
 pub(super) fn check_marks(repo: &Repository, report: &mut CheckReport) -> Result<()> {
     for (snapshot, ids) in repo.list_marks()? {
         for id in ids {
@@ -109,12 +110,13 @@ pub(super) fn check_marks(repo: &Repository, report: &mut CheckReport) -> Result
     Ok(())
 }
 
-/// Names what was healed in memory on the way, unless it is named already: it was read, and is damaged all the same.
+/// Reports objects that were healed in memory while they were read, unless they are reported already: they could be
+/// read, and are damaged.
 pub(super) fn check_healed(repo: &Repository, report: &mut CheckReport) -> Result<()> {
     for key in repo.healed_objects() {
         let object = key.to_string();
         let is_named = report.findings.iter().any(|finding| finding.object == object && finding.code == healable(&key));
-        // Healed some time ago, it may have been put right since.
+        // It may have been healed on disk since then.
         if !is_named && matches!(repo.health(&key)?, Health::Healable(_)) {
             report.found(Severity::Damage, healable(&key), object, "its bytes are not those that were written, and can be made good");
         }

@@ -1,4 +1,7 @@
-//! Checking that every chunk of every snapshot can be read.
+//! Checks that every chunk of every snapshot can be read, by walking all trees.
+//!
+//! Chunks are not read here: a chunk is sound if the catalog knows a copy that the check of packs has not found bad.
+//! Subtrees that snapshots share are walked once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,15 +14,16 @@ use crate::store::format::pack::IdPrefix;
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry, StreamRoot};
 use crate::store::repo::{Reader, Repository, Spans, read_node};
 
-/// Chunks that are remembered as sound, so that what many snapshots share is looked up once; bounds the memory, not the result. Nodes are as many at most.
+/// Most chunks that are remembered as sound, so that shared ones are looked up once. This bounds the memory and does
+/// not change the result. The same bound holds for nodes.
 const SOUND_MAX: usize = 1 << 19;
-/// Chunks that are looked up at once.
+/// Number of chunks that are looked up at once.
 const CHUNKS_AT_ONCE: usize = 8 << 10;
-/// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
+/// After this many nodes the places of chunks are forgotten: each keeps the table of a pack in memory.
 const PLACES_KEPT: usize = 1024;
 
-/// Walks all trees. Where something is missing it looks again: a backup or a prune beside it may have put chunks into packs that were not listed yet, and a
-/// snapshot that was forgotten meanwhile needs nothing.
+/// Walks all trees. If something is missing, it looks again: a running backup or prune may have put chunks into packs
+/// that were not listed yet, and a snapshot that was forgotten meanwhile needs nothing.
 pub(crate) fn check_streams(
     repo: &Repository,
     snapshots: &[(SnapshotId, SnapshotRecord)],
@@ -35,7 +39,7 @@ pub(crate) fn check_streams(
     }
     let touched: HashSet<SnapshotId> = first_look.touched.iter().map(|touched| touched.snapshot).collect();
     let listed = repo.list_snapshots()?.ids;
-    // After the snapshots: the packs of one that is listed are there.
+    // List packs after snapshots: the packs of a listed snapshot exist.
     repo.list_all_packs()?;
     let again = snapshots.iter().filter(|(id, _)| touched.contains(id) && listed.contains_key(id));
     walk_trees(repo, again, bad, monitor, report)
@@ -64,27 +68,27 @@ struct Walker<'a> {
     reader: &'a Reader,
     bad: &'a BadCopies,
     monitor: &'a dyn Monitor,
-    /// With their lengths.
+    /// Sound chunks with their lengths.
     sound_chunks: HashMap<ChunkId, u64>,
     /// Nodes, with their levels and lengths, below which everything is sound.
     sound_nodes: HashSet<(ChunkId, u8, u64)>,
-    /// Parts of listings; all streams in them are sound.
+    /// Parts of listings whose streams are all sound.
     sound_parts: HashSet<ChunkId>,
     nodes_read: usize,
 }
 
-/// What has been found in one tree.
+/// The state of the walk through one tree.
 #[derive(Default)]
 struct Tree {
     damage: Option<Error>,
-    /// Nodes that were read, each once however often it stands in the tree.
+    /// Nodes that were read, each once, however often the tree has it.
     nodes: HashSet<(ChunkId, u8, u64)>,
-    /// Chunks that are still to be looked up, with the lengths that the tree gives them.
+    /// Chunks to look up, with the lengths that the tree gives them.
     chunks: Vec<(ChunkId, u64)>,
 }
 
 impl Walker<'_> {
-    /// Checks all streams of a snapshot. Gives what is wrong with its listing.
+    /// Checks all streams of a snapshot. Returns the damage to its listing, if any.
     fn check_snapshot(&mut self, id: &SnapshotId, listing: &StreamRoot, report: &mut CheckReport) -> Result<Option<Error>> {
         let reader = self.reader;
         reader.prefetch(listing.top.into_iter())?;
@@ -110,7 +114,7 @@ impl Walker<'_> {
         Ok(None)
     }
 
-    /// Checks the streams of a part of a listing; whether all are sound.
+    /// Checks the streams of a part of a listing. Returns whether all are sound.
     fn check_entries(&mut self, id: &SnapshotId, entries: &[StreamEntry], report: &mut CheckReport) -> Result<bool> {
         self.prefetch(&mut entries.iter().filter(|entry| entry.root.levels > 0).filter_map(|entry| entry.root.top))?;
         self.find_small(entries.iter().map(|entry| &entry.root))?;
@@ -129,12 +133,13 @@ impl Walker<'_> {
         Ok(is_sound)
     }
 
-    /// Some damage in a tree, if there is any.
+    /// Returns the first damage found in a tree, if any.
     fn check_tree(&mut self, root: &StreamRoot) -> Result<Option<Error>> {
         if let Err(damage) = Spans::new(self.reader, root) {
             return Ok(Some(damage));
         }
         let mut tree = Tree::default();
+        // Depth first, front to back: memory holds one path of nodes and their siblings.
         let mut open: Vec<(ChunkId, u8, u64)> = root.top.map(|top| (top, root.levels, root.len)).into_iter().collect();
         while let Some(at) = open.pop() {
             match at {
@@ -144,13 +149,14 @@ impl Walker<'_> {
                         self.check_chunks(&mut tree)?;
                     }
                 }
-                // Sound before: nothing below has to be looked at again.
+                // Known to be sound, or read already: nothing below it has to be walked again.
                 at if self.sound_nodes.contains(&at) || !tree.nodes.insert(at) => {}
                 at => self.open_node(at, &mut tree, &mut open)?,
             }
         }
         self.check_chunks(&mut tree)?;
         if tree.damage.is_none() {
+            // Only nodes of a tree without damage are remembered. A full memory starts afresh.
             if self.sound_nodes.len() >= SOUND_MAX {
                 self.sound_nodes.clear();
             }
@@ -184,7 +190,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// Looks up where these nodes lie, all at once.
+    /// Looks up the places of these nodes in one batch.
     fn prefetch(&mut self, nodes: &mut dyn Iterator<Item = ChunkId>) -> Result<()> {
         let nodes: Vec<ChunkId> = nodes.collect();
         self.nodes_read += nodes.len();
@@ -195,15 +201,15 @@ impl Walker<'_> {
         self.reader.prefetch(nodes.into_iter())
     }
 
-    /// Looks up the chunks of streams of one chunk, all at once: one by one, each would cost the reading of a block of the catalog. What is wrong is
-    /// found again, and told, when the stream's turn comes.
+    /// Looks up the chunks of streams that consist of one chunk, in one batch. One by one, each would cost reading a
+    /// block of the catalog. Damage is found again and reported when the stream's turn comes.
     fn find_small<'r>(&mut self, roots: impl Iterator<Item = &'r StreamRoot>) -> Result<()> {
         let tops = roots.filter(|root| root.levels == 0).filter_map(|root| root.top.map(|top| (top, root.len)));
         let chunks = tops.filter(|(top, len)| self.sound_chunks.get(top) != Some(len)).collect();
         self.check_chunks(&mut Tree { chunks, ..Tree::default() })
     }
 
-    /// Looks up the chunks that wait.
+    /// Looks up the collected chunks.
     fn check_chunks(&mut self, tree: &mut Tree) -> Result<()> {
         let chunks = std::mem::take(&mut tree.chunks);
         if chunks.is_empty() {

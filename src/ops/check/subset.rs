@@ -1,4 +1,4 @@
-//! Which packs are read, if not all.
+//! Chooses the packs that a check reads, if it does not read all.
 
 use std::str::FromStr;
 
@@ -8,31 +8,33 @@ use crate::id::PackId;
 /// Which packs are to be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Subset {
-    /// All.
+    /// All packs.
     #[default]
     All,
-    /// One of `of` parts, counted from 1, into which all packs fall by their ids: whoever reads every part once has read every pack.
+    /// One of `of` parts, counted from 1. Packs are divided by their ids, so reading every part once reads every
+    /// pack.
     Part {
-        /// Which.
+        /// The number of the part.
         number: u32,
-        /// How many there are.
+        /// The number of parts.
         of: u32,
     },
-    /// This share of all packs, in millionths of them, drawn at random; at least one pack.
+    /// This share of all packs, in millionths, drawn at random; at least one pack.
     Share(u32),
-    /// Packs of so many bytes together, drawn at random; at least one pack.
+    /// Packs of this many bytes together, drawn at random; at least one pack.
     Bytes(u64),
 }
 
-/// What [`Subset::Share`] counts in.
+/// The unit of [`Subset::Share`]: so many make all packs.
 const MILLION: u32 = 1_000_000;
-/// What a percent is in [`Subset::Share`].
+/// One percent in [`Subset::Share`].
 const PERCENT: f64 = 10_000.0;
 /// The most parts, as with restic.
 const PARTS_MAX: u32 = 256;
 
 impl Subset {
-    /// The packs that are read, sorted by id, of all, given with their sizes in bytes; the same for the same `seed`.
+    /// Chooses packs from all, given with their sizes in bytes. The result is sorted by id, and the same for the same
+    /// `seed`.
     pub fn choose(&self, packs: &[(PackId, u64)], seed: u32) -> Vec<(PackId, u64)> {
         let mut chosen = match *self {
             Subset::All => packs.to_vec(),
@@ -61,7 +63,7 @@ impl Subset {
     }
 }
 
-/// In an order that hangs on the seed alone.
+/// The packs in a random order that depends only on the seed.
 fn shuffled(packs: &[(PackId, u64)], seed: u32) -> Vec<(PackId, u64)> {
     let mut drawn = packs.to_vec();
     let place = |id: &PackId| first_bytes(blake3::Hasher::new().update(&seed.to_le_bytes()).update(id.as_bytes()).finalize().as_bytes());

@@ -1,9 +1,10 @@
-//! Forgetting snapshots: plan, show, execute. The space is freed by a prune.
+//! Forget: removes snapshots from the list, by rules or by name. A prune frees the space later.
 //!
-//! "Mark, then look": for every snapshot that is to go `forgotten/<id>` is written, durably; then all snapshots and marks are read
-//! afresh, and one that has been protected meanwhile, or has become the newest good one of its source or of a stream, is spared; for the others `forgotten/<id>` is
-//! written again, as decided; then their records are deleted. Killed in between, snapshots are listed still, which is what counts, and doing it
-//! again finishes. A `forgotten/<id>` of a listed snapshot says nothing.
+//! The protocol is "mark, then look". First `forgotten/<id>` is written durably for every snapshot that goes. Then
+//! all snapshots and marks are read afresh. A snapshot that was protected meanwhile, or has become the newest good
+//! one of its source or of a stream, is spared. For the others `forgotten/<id>` is written again, as decided, and
+//! then their records are deleted. If the process is killed in between, the snapshots are still listed, which is what
+//! counts; running it again finishes the work. A `forgotten/<id>` of a listed snapshot has no meaning.
 
 mod perform;
 
@@ -21,27 +22,27 @@ use crate::progress::Monitor;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Refreshed, Repository};
 
-/// Snapshots written down or deleted between two looks at whether the user wants to stop.
+/// Number of snapshots that are processed between two looks at whether the user wants to stop.
 const AT_ONCE: usize = 1000;
 
-/// What is to become of which snapshots.
+/// The decisions about snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ForgetPlan {
     /// The decisions.
     pub groups: Vec<Group>,
-    /// What was asked for: it decides what spares a snapshot on which something has changed since the plan.
+    /// What the user asked for. It decides which changes since the plan spare a snapshot.
     pub intent: Intent,
 }
 
-/// What a plan was made of, and so which [`Reason`]s keep a snapshot whatever the rules say.
+/// What a plan was made of. It decides which [`Reason`]s keep a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Intent {
-    /// Rules: every one does.
+    /// Rules: every reason keeps it.
     #[default]
     Rules,
-    /// Snapshots by their names: a flagged one may go, even the newest, unless it has the newest good state of a stream.
+    /// Snapshots by name: a flagged one may go, even the newest, unless it has the newest good state of a stream.
     Named,
-    /// The same, by force: only protection keeps one.
+    /// Snapshots by name, with force: only protection keeps one.
     Forced,
 }
 
@@ -61,22 +62,22 @@ impl ForgetPlan {
         self.groups.iter().flat_map(|group| &group.decisions)
     }
 
-    /// The snapshots that are to go.
+    /// The snapshots that go.
     pub fn forgotten(&self) -> Vec<SnapshotId> {
         self.decisions().filter(|decision| decision.reasons.is_empty()).map(|decision| decision.id).collect()
     }
 }
 
-/// What was done.
+/// The result of executing a plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ForgetReport {
     /// The snapshots that were forgotten, oldest first.
     pub forgotten: Vec<SnapshotId>,
-    /// Those that were to go and stay, as things have changed since the plan.
+    /// Snapshots that were planned to go and stay, because something has changed since the plan.
     pub spared: Vec<Decision>,
 }
 
-/// The snapshots that there are, for a decision about those that pass the filter.
+/// All snapshots as candidates. Only the chosen ones are decided about.
 fn candidates(refreshed: &Refreshed, chosen: &dyn Fn(&SnapshotId) -> bool) -> Vec<Candidate> {
     let candidate = |(id, record): &(SnapshotId, SnapshotRecord)| {
         let marks = refreshed.marks.get(id);
@@ -95,10 +96,10 @@ fn candidates(refreshed: &Refreshed, chosen: &dyn Fn(&SnapshotId) -> bool) -> Ve
     refreshed.snapshots.iter().map(candidate).collect()
 }
 
-/// Plans by rules, among the snapshots that pass the filter. What is always kept is decided among all.
+/// Plans by rules, among the snapshots that pass the filter. What always stays is decided among all snapshots.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] without any rule: that would not mean to forget everything.
+/// [`Error::InvalidArgument`] without any rule: no rules do not mean "forget everything".
 pub fn plan_by_rules(
     refreshed: &Refreshed,
     filter: &SnapshotFilter,
@@ -115,8 +116,9 @@ pub fn plan_by_rules(
     Ok(ForgetPlan { groups, intent: Intent::Rules })
 }
 
-/// Plans to forget these snapshots, as one group. One that is kept all the same has its reasons: it is protected, or, without `force`, the
-/// newest good one of its source or of a stream, or has a mark that cannot be read. Ids that are not listed are left out.
+/// Plans to forget these snapshots, as one group. One that stays has reasons: it is protected, or, without `force`,
+/// it is the newest good one of its source or of a stream, or has an unreadable mark. Ids that are not listed are
+/// left out.
 pub fn plan_named(refreshed: &Refreshed, named: &[SnapshotId], force: bool) -> ForgetPlan {
     let named: HashSet<&SnapshotId> = named.iter().collect();
     let candidates = candidates(refreshed, &|id| named.contains(id));
@@ -133,7 +135,8 @@ pub fn plan_named(refreshed: &Refreshed, named: &[SnapshotId], force: bool) -> F
 /// Executes a plan. `now_ns` is the clock's time, nanoseconds since 1970 UTC.
 ///
 /// # Errors
-/// [`Error::Backend`], [`Error::Cancelled`]: some snapshots may be gone then, each of them wholly; the same again goes on.
+/// [`Error::Backend`], [`Error::Cancelled`]. Some snapshots may be gone then, each of them completely. Running it
+/// again continues.
 pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn Monitor) -> Result<ForgetReport> {
     let doomed: HashSet<SnapshotId> = plan.forgotten().into_iter().collect();
     let before = repo.refresh()?;
@@ -145,11 +148,13 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
     }
     let mut report = ForgetReport::default();
     let mut gone = Vec::new();
+    // The look after the mark: what has changed since the plan counts.
     let after = repo.refresh()?;
     let mut always = always_kept(&candidates(&after, &|_| true));
     for (id, _) in &going {
         let Some(mut reasons) = always.remove(id) else {
-            // Another forget was faster; or it cannot be read any more, and then nobody knows what it would have to be spared for.
+            // Another forget was faster, or the record cannot be read any more. Then nobody knows what would spare
+            // it.
             monitor.warn(&format!("snapshot {} is not in the list any more", id.short()));
             continue;
         };
@@ -162,7 +167,8 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
     let records: HashMap<&SnapshotId, &(SnapshotId, SnapshotRecord)> = going.iter().map(|snapshot| (&snapshot.0, snapshot)).collect();
     for some in gone.chunks(AT_ONCE) {
         continue_unless_cancelled(monitor)?;
-        // Durable before the records go: a machine that has seen a snapshot takes nothing less for proof that it was forgotten.
+        // The decided record must be durable before the snapshot record goes: a machine that has seen the snapshot
+        // accepts no other proof that it was forgotten.
         let snapshots = || some.iter().filter_map(|id| records.get(id).copied());
         repo.decide_forgotten(snapshots(), now_ns).map_err(|error| half_done(repo, &gone, error))?;
         repo.delete_snapshots(snapshots()).map_err(|error| half_done(repo, &gone, error))?;
@@ -172,11 +178,11 @@ pub fn execute(repo: &Repository, plan: &ForgetPlan, now_ns: i64, monitor: &dyn 
     Ok(report)
 }
 
-/// What stopped a forget, with what it had done by then.
+/// The error that stopped a forget, with what was done by then.
 fn half_done(repo: &Repository, gone: &[SnapshotId], cause: Error) -> Error {
     let listed: HashSet<SnapshotId> = match repo.refresh() {
         Ok(refreshed) => refreshed.snapshots.into_iter().map(|(id, _)| id).collect(),
-        // Nobody can say what is left; something may be gone.
+        // Without a listing nobody knows what is left; something may be gone.
         Err(_) => HashSet::new(),
     };
     match gone.iter().filter(|id| !listed.contains(id)).count() {

@@ -1,4 +1,4 @@
-//! Forgetting as users have it done: told to the journal, with a prune after it if that is wanted.
+//! Forget as an operation: plans, forgets, prunes if that is wanted, gives a report, and writes journal entries.
 
 use std::collections::HashMap;
 
@@ -17,68 +17,68 @@ use crate::ops::text::count;
 use crate::progress::Monitor;
 use crate::store::repo::{Refreshed, Vanished};
 
-/// Digits of the id of a snapshot that has vanished.
+/// Number of digits by which the id of a vanished snapshot must be given.
 const VANISHED_DIGITS_MIN: usize = 8;
 
 /// The snapshots that a user wants to forget.
 #[derive(Debug, Clone)]
 pub enum Which {
-    /// What these rules do not keep.
+    /// The snapshots that these rules do not keep.
     Rules {
         /// The rules.
         rules: Box<Rules>,
-        /// Among which snapshots.
+        /// The snapshots to decide about.
         filter: SnapshotFilter,
-        /// What makes a group.
+        /// By what they are divided into groups.
         by: GroupBy,
         /// Clock and calendar.
         calendar: Calendar,
     },
-    /// These, and those that have vanished.
+    /// These snapshots; they may have vanished.
     Named {
-        /// Which.
+        /// The snapshots.
         snapshots: Vec<Wanted>,
-        /// Also the newest good one of a source or a stream.
+        /// Whether the newest good one of a source or a stream may go, too.
         force: bool,
     },
 }
 
-/// How to forget.
+/// What the user wants of a forget.
 #[derive(Debug, Clone)]
 pub struct ForgetWish {
-    /// What.
+    /// Which snapshots.
     pub which: Which,
-    /// Only find out what would be done.
+    /// Whether it only shows what would be done.
     pub dry_run: bool,
-    /// Prune after it.
+    /// Prune afterwards, with these options.
     pub prune: Option<PruneOptions>,
     /// What the user has agreed to. If other snapshots would go by now, none goes.
     pub agreed: Option<Vec<SnapshotId>>,
 }
 
-/// What was decided and done.
+/// The report of a forget.
 #[derive(Debug, Serialize)]
 pub struct Forgotten {
     /// Whether this only shows what would be done.
     pub dry_run: bool,
     /// The decisions.
     pub groups: Vec<DecidedGroup>,
-    /// How many stay, of those that were decided about.
+    /// How many of the snapshots that were decided about stay.
     pub kept: u64,
     /// How many go.
     pub forgotten: u64,
-    /// Those that were to go and stay, as things changed meanwhile.
+    /// Snapshots that were planned to go and stay, because something has changed meanwhile.
     pub spared: Vec<Decided>,
-    /// What is listed but cannot be read, and stays, or has vanished and was not named.
+    /// Snapshots that cannot be read, and stay, or that have vanished and were not named.
     pub unreadable: Vec<String>,
-    /// What the prune after it did.
+    /// The report of the prune.
     pub prune: Option<PruneReport>,
-    /// Why it failed. What was forgotten stays forgotten.
+    /// Why the prune failed. The snapshots are forgotten nevertheless.
     #[serde(skip)]
     pub prune_failed: Option<Error>,
 }
 
-/// What was decided about the snapshots of a group.
+/// The decisions about a group.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecidedGroup {
     /// Their source, if it makes groups.
@@ -93,20 +93,20 @@ pub struct DecidedGroup {
     pub forget: Vec<Decided>,
 }
 
-/// What was decided about a snapshot.
+/// The decision about a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decided {
     /// The snapshot.
     pub snapshot: SnapshotInfo,
     /// Why it stays.
     pub reasons: Vec<String>,
-    /// Where it stands in the list of all.
+    /// Its place in the list of all snapshots.
     #[serde(skip)]
     pub place: usize,
 }
 
 impl Forgotten {
-    /// In a line.
+    /// The report in one line.
     pub fn summary(&self) -> String {
         let verb = if self.dry_run { "would be forgotten" } else { "forgotten" };
         format!("{} {verb}, {} kept", count(self.forgotten, "snapshot"), self.kept)
@@ -129,7 +129,7 @@ impl Forgotten {
     }
 }
 
-/// Of the forget; a prune that fails after it has an error of its own.
+/// The outcome of the forget. A prune that fails after it has an error of its own.
 impl Report for Forgotten {
     fn outcome(&self) -> Outcome {
         match (self.unreadable.is_empty(), self.spared.is_empty()) {
@@ -140,7 +140,7 @@ impl Report for Forgotten {
     }
 }
 
-/// The snapshots, to be found by their ids.
+/// The snapshots, found by their ids.
 struct Listed<'r> {
     refreshed: &'r Refreshed,
     places: HashMap<SnapshotId, usize>,
@@ -176,10 +176,11 @@ fn reasons(decision: &Decision) -> Vec<String> {
     decision.reasons.iter().map(ToString::to_string).collect()
 }
 
-/// Forgets, prunes if that is wanted, and tells the journal of both.
+/// Forgets, prunes if that is wanted, and writes a journal entry for each.
 ///
 /// # Errors
-/// As of [`plan_by_rules`] and [`execute`]; [`Error::NotDone`] if one of the named snapshots is to stay, and [`Error::NoSuch`] if it is not there: then none goes.
+/// The errors of [`plan_by_rules`] and [`execute`]. [`Error::NotDone`] if one of the named snapshots must stay,
+/// [`Error::NoSuch`] if one does not exist: then none goes.
 pub fn perform(work: &Work<'_>, wish: &ForgetWish) -> Result<Forgotten> {
     let mut forgotten = work.journaled(Operation::Forget, |story| drop_snapshots(work, wish, story))?;
     if let Some(options) = &wish.prune {
@@ -230,7 +231,8 @@ fn drop_snapshots(work: &Work<'_>, wish: &ForgetWish, story: &mut Story) -> Resu
     Ok(forgotten)
 }
 
-/// Snapshots that are listed are named in all ways; those that have vanished by the start of their ids, of so many digits that none is meant by chance.
+/// Divides the named snapshots into listed and vanished ones. A vanished one must be named by enough digits of its id
+/// that it is not meant by accident.
 fn parted<'s>(refreshed: &Refreshed, snapshots: &'s [Wanted]) -> (Vec<&'s Wanted>, Vec<Vanished>) {
     let mut given_up: Vec<Vanished> = Vec::new();
     let mut listed = Vec::new();
@@ -247,7 +249,7 @@ fn parted<'s>(refreshed: &Refreshed, snapshots: &'s [Wanted]) -> (Vec<&'s Wanted
     (listed, given_up)
 }
 
-/// The plan to forget these snapshots; it fails if one of them is to stay.
+/// Plans to forget these snapshots. Fails if one of them must stay.
 fn named(refreshed: &Refreshed, snapshots: &[&Wanted], force: bool, monitor: &dyn Monitor) -> Result<ForgetPlan> {
     let ids: Vec<SnapshotId> = snapshots.iter().map(|wanted| Ok(wanted.find(refreshed, monitor)?.0)).collect::<Result<_>>()?;
     let plan = plan_named(refreshed, &ids, force);

@@ -1,46 +1,46 @@
-//! How deep chunks lie, counted.
+//! Counts how deep chunks lie: how many frames must be decoded to read them.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-/// What reading the copy of a chunk takes. Of several copies the least is the one that is read.
+/// The cost of reading a copy. Of several copies the one with the least is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Depth {
     /// The level of its frame.
     pub(super) level: u8,
-    /// The frames that have to be decoded, its own included.
+    /// How many frames must be decoded, including its own.
     pub(super) work: u32,
 }
 
-/// A number over many chunks.
+/// The distribution of a number over many chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
-    /// The mean; 0 of nothing.
+    /// The mean; 0 without chunks.
     pub mean: f64,
-    /// What at least 99 of 100 chunks do not exceed.
+    /// The value that 99 of 100 chunks do not exceed.
     pub p99: u32,
     /// The highest.
     pub max: u32,
 }
 
-/// What reading chunks takes, each by itself: of every copy that would be read its level and its work, as the tables of the packs say. A chunk counts
-/// as often as it stands in a stream.
+/// The cost of reading each chunk by itself: the level and the work of the copy that would be read, from the tables
+/// of packs. A chunk counts as often as it occurs in a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Chains {
-    /// How many chunks.
+    /// The number of chunks.
     #[serde(rename = "stream_chunks")]
     pub chunks: u64,
-    /// How long their chains of deltas are: 0 for one that is stored whole.
+    /// The lengths of their delta chains; 0 for a chunk that is stored whole.
     #[serde(rename = "depth")]
     pub level: Spread,
-    /// How many frames have to be decoded for one.
+    /// The number of frames that must be decoded for one chunk.
     pub work: Spread,
 }
 
 impl Chains {
-    /// The fields in JSON; null where trees could not be walked.
+    /// Writes the fields in JSON; null if the trees could not be walked.
     pub(in crate::ops) fn or_null<S: Serializer>(chains: &Option<Chains>, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("stream_chunks", &chains.map(|chains| chains.chunks))?;
@@ -50,15 +50,15 @@ impl Chains {
     }
 }
 
-/// How many chunks lie how deep. Counts saturate: a tree can say that one chunk is in it 2^60 times.
+/// The number of chunks at each depth. Counts saturate: a hostile tree can say that it has one chunk 2^60 times.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Profile {
-    /// Sorted, each depth once.
+    /// Sorted by depth; each depth occurs once.
     counts: Vec<(Depth, u64)>,
 }
 
 impl Profile {
-    /// Of single chunks.
+    /// The profile of single chunks.
     pub(super) fn of(depths: &[Depth]) -> Self {
         let mut sorted = depths.to_vec();
         sorted.sort_unstable();
@@ -66,7 +66,7 @@ impl Profile {
         Profile { counts: counts.collect() }
     }
 
-    /// Of all these together.
+    /// The sum of profiles.
     pub(super) fn sum<'p>(profiles: impl Iterator<Item = &'p Profile>) -> Self {
         let mut counts: BTreeMap<Depth, u64> = BTreeMap::new();
         for (depth, count) in profiles.flat_map(|profile| &profile.counts) {
@@ -81,12 +81,12 @@ impl Profile {
         *self = Profile::sum([&*self, other].into_iter());
     }
 
-    /// Rough bytes in memory.
+    /// Bytes in memory, about.
     pub(super) fn weight(&self) -> usize {
         self.counts.len() * size_of::<(Depth, u64)>()
     }
 
-    /// Mean, p99 and highest.
+    /// The mean, the 99th percentile and the maximum.
     pub(super) fn chains(&self) -> Chains {
         Chains {
             chunks: self.counts.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)),

@@ -1,4 +1,4 @@
-//! Where stored bytes go.
+//! Divides stored bytes by their purpose.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -28,20 +28,20 @@ encodings! {
     Patch => "patch",
 }
 
-/// Stored bytes by what they are for.
+/// Stored bytes by their purpose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// All of them.
+    /// All stored bytes.
     pub stored_bytes: u64,
-    /// Chunks after encoding, tree nodes not counted, in the order of [`ENCODINGS`].
+    /// Encoded bytes of chunks, without tree nodes, in the order of [`ENCODINGS`].
     encoded: [u64; ENCODINGS.len()],
-    /// Tree nodes after encoding.
+    /// Encoded bytes of tree nodes.
     pub node_bytes: u64,
-    /// Tables of packs, as they are stored.
+    /// Bytes of the tables of packs.
     pub table_bytes: u64,
-    /// Padding of packs, and parity.
+    /// Bytes of padding and parity in packs.
     pub padding_bytes: u64,
-    /// Whole objects that are no packs: snapshot records, keys, the configuration, marks.
+    /// Bytes of all objects except packs: snapshot records, keys, the configuration, marks.
     pub record_bytes: u64,
 }
 
@@ -62,17 +62,18 @@ impl Serialize for Cost {
 }
 
 impl Cost {
-    /// Encoded bytes of chunks, tree nodes not counted, by the name of the encoding.
+    /// Encoded bytes of chunks, without tree nodes, by the name of the encoding.
     pub fn by_encoding(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         ENCODINGS.iter().copied().zip(self.encoded)
     }
 
-    /// Everything that is not encoded bytes of chunks: nodes, tables, padding, records, and the headers, footers and seals of packs.
+    /// All bytes that are not encoded chunks: nodes, tables, padding, records, and headers, footers and seals of
+    /// packs.
     pub fn metadata_bytes(&self) -> u64 {
         self.stored_bytes.saturating_sub(self.encoded.iter().sum())
     }
 
-    /// How many times `logical_bytes` are of what is stored; `None` if nothing is.
+    /// `logical_bytes` divided by the stored bytes; `None` if nothing is stored.
     pub fn ratio(&self, logical_bytes: u64) -> Option<f64> {
         (self.stored_bytes > 0).then(|| logical_bytes as f64 / self.stored_bytes as f64)
     }
@@ -87,13 +88,13 @@ impl Cost {
         self.record_bytes += other.record_bytes;
     }
 
-    /// Adds an object that is no pack.
+    /// Adds an object that is not a pack.
     pub(super) fn add_small(&mut self, bytes: u64) {
         self.stored_bytes += bytes;
         self.record_bytes += bytes;
     }
 
-    /// Adds a pack of which nothing but its size is known.
+    /// Adds a pack whose table cannot be read: only its size is known.
     pub(super) fn add_unknown(&mut self, bytes: u64) {
         self.stored_bytes += bytes;
     }
@@ -106,7 +107,7 @@ impl Cost {
         self.padding_bytes += pack.trailer_offset.saturating_sub(HEADER_LEN as u64).saturating_sub(segments);
         let mut last = None;
         for chunk in &trailer.chunks {
-            // The first chunk of a frame stands for it: a node shares its frame with nothing.
+            // Count a frame once, at its first chunk. A node never shares its frame with a data chunk.
             if last.replace(chunk.frame) == Some(chunk.frame) {
                 continue;
             }

@@ -1,4 +1,5 @@
-//! How deep a chunk lies: remembered for as many as memory allows, looked up in batches for others.
+//! Finds how deep chunks lie. As many as memory allows are remembered from the tables of packs; the others are looked
+//! up in batches.
 
 use std::collections::HashMap;
 
@@ -8,18 +9,19 @@ use crate::id::ChunkId;
 use crate::store::format::pack::{IdPrefix, Trailer};
 use crate::store::repo::Repository;
 
-/// Chunks that are remembered: what fits into a hash table of 2^19 places, 9 MiB. A repository with more costs look-ups.
+/// Most chunks that are remembered: what fits into a hash table of 2^19 places, 9 MiB. A repository with more chunks
+/// costs look-ups.
 const KNOWN_MAX: usize = 7 << 16;
 
-/// How deep chunks lie, by the start of their ids: what is remembered of two chunks that share it is the lesser of both.
+/// The depths of chunks by the start of their ids. If two chunks share it, the lower depth is kept.
 #[derive(Default)]
 pub(super) struct Depths {
     known: HashMap<IdPrefix, Depth>,
 }
 
 impl Depths {
-    /// Remembers the chunks of a pack. When every pack was added, what is remembered is right for every copy: a chunk that found no room once
-    /// finds none later, as nothing is ever taken out.
+    /// Remembers the chunks of a pack. When all packs were added, a remembered depth is right for all copies: nothing
+    /// is ever removed, so a chunk that found no room once finds none later.
     pub(super) fn add_table(&mut self, trailer: &Trailer) {
         for chunk in trailer.chunks.iter().filter(|chunk| !chunk.node) {
             if let Some(frame) = trailer.frames.get(chunk.frame as usize) {
@@ -36,7 +38,7 @@ impl Depths {
         }
     }
 
-    /// How deep these chunks lie, in their order.
+    /// The depths of these chunks, in their order.
     ///
     /// # Errors
     /// Damage, if one of them is in no pack.
@@ -48,7 +50,7 @@ impl Depths {
         if !unknown.is_empty() {
             let mut found = repo.depths_of(&unknown)?;
             if found.contains(&None) {
-                // A pack that no listed snapshot names is found by listing them all.
+                // The chunk may be in a pack that no listed snapshot names. Listing all packs finds it.
                 repo.list_all_packs_once()?;
                 found = repo.depths_of(&unknown)?;
             }

@@ -1,10 +1,10 @@
-//! What a repository holds and what it costs, by snapshot and in all.
+//! Statistics: what a repository holds and what it costs, by snapshot and in total.
 //!
-//! Bytes come from the listing and the tables of the packs, so they add up to what is stored; how long chains are comes from the trees and the
-//! same tables. Of the packs themselves only tree nodes and listings are read.
+//! Bytes come from the listing and the tables of packs, so they add up to what is stored. The lengths of chains come
+//! from the trees and the same tables. Of the packs themselves only tree nodes and listings are read.
 //!
-//! Memory, whatever the size of the repository: 9 MiB of depths of chunks, 16 MiB of what is known of nodes, some MiB of reading, the catalog's cache of
-//! tables, and about 200 bytes a snapshot and 100 a pack.
+//! Memory does not grow with the data: 9 MiB for the depths of chunks, 16 MiB for nodes, a few MiB for reading, the
+//! catalog's cache of tables, about 200 bytes a snapshot and 100 a pack.
 
 mod chains;
 mod cost;
@@ -31,7 +31,7 @@ pub use cost::{Cost, ENCODINGS};
 use depths::Depths;
 use walk::Walker;
 
-/// What one snapshot is and costs.
+/// What one snapshot holds and costs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SnapshotCost {
     /// Its id.
@@ -48,13 +48,13 @@ pub struct SnapshotCost {
     pub new_chunks: u64,
     /// Their plain bytes.
     pub new_bytes: u64,
-    /// The packs that it wrote, as far as they are still there, and its record.
+    /// The packs that it wrote and that still exist, and its record.
     #[serde(flatten)]
     pub cost: Cost,
     /// Logical bytes per stored byte; `None` if nothing of it is stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// What reading it takes; `None` if its trees cannot be walked for damage.
+    /// How deep its chunks lie; `None` if its trees cannot be walked because of damage.
     #[serde(flatten, serialize_with = "Chains::or_null")]
     pub chains: Option<Chains>,
 }
@@ -74,7 +74,7 @@ impl SnapshotCost {
         }
     }
 
-    /// What it costs is known.
+    /// Computes the ratio, when the cost is complete.
     fn counted(self) -> Self {
         SnapshotCost { ratio: self.cost.ratio(self.logical_bytes), ..self }
     }
@@ -103,23 +103,23 @@ pub struct Stats {
     pub pack_bytes: u64,
     /// Chunks in them, every copy counted, tree nodes too.
     pub chunks: u64,
-    /// Everything that is stored.
+    /// The cost of everything that is stored.
     #[serde(flatten)]
     pub total: Cost,
     /// Logical bytes per stored byte; `None` if nothing is stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// What reading every snapshot takes, of those whose trees can be walked.
+    /// How deep the chunks of all snapshots lie whose trees can be walked.
     #[serde(flatten)]
     pub chains: Chains,
-    /// What belongs to no listed snapshot: configuration, keys, marks, and packs that none of them has written.
+    /// The cost of what belongs to no listed snapshot: configuration, keys, marks, and packs that none of them wrote.
     pub other: Cost,
-    /// What writes have put there that have not ended, by killed processes or running ones: in none of the sums.
+    /// Files of unfinished writes, of killed or running processes. They are in none of the sums.
     #[serde(flatten, serialize_with = "json::unfinished")]
     pub unfinished: Unfinished,
     /// Listed snapshots, oldest first.
     pub per_snapshot: Vec<SnapshotCost>,
-    /// What cannot be read. Bytes of packs without a readable table count as metadata.
+    /// What cannot be read. The bytes of packs without a readable table count as metadata.
     #[serde(rename = "unreadable")]
     pub damage: Vec<String>,
 }
@@ -130,7 +130,7 @@ impl Report for Stats {
     }
 }
 
-/// Adds everything up.
+/// Computes the statistics of a repository.
 ///
 /// # Errors
 /// [`Error::Backend`] and [`Error::Catalog`] when reading itself fails, [`Error::Cancelled`]; damage is in the result.
@@ -146,16 +146,16 @@ pub fn stats(repo: &Repository, monitor: &dyn Monitor) -> Result<Stats> {
     Ok(sums.finish(repo))
 }
 
-/// What one snapshot is and costs, with the damage that was met.
+/// Computes what one snapshot holds and costs, and returns the damage that was met.
 ///
 /// # Errors
-/// As of [`stats`].
+/// The errors of [`stats`].
 pub fn cost_of(repo: &Repository, id: &SnapshotId, record: &SnapshotRecord, monitor: &dyn Monitor) -> Result<(SnapshotCost, Vec<Error>)> {
     let mut found = SnapshotCost::of(*id, record);
     let mut damage = Vec::new();
     found.cost.add_small(repo.backend().stat(&repo.snapshot_key(id, &record.source.id))?.unwrap_or(0));
     for pack in &record.packs {
-        // What is gone was rewritten or pruned; it costs nothing any more.
+        // A pack that is gone was rewritten or pruned, and costs nothing any more.
         let Some(size) = repo.backend().stat(&ObjectKey::Pack(pack.id))? else { continue };
         add_pack(repo, &pack.id, size, &mut found.cost, None, &mut damage)?;
     }
@@ -169,10 +169,10 @@ pub fn cost_of(repo: &Repository, id: &SnapshotId, record: &SnapshotRecord, moni
     Ok((found.counted(), damage))
 }
 
-/// The sums on the way.
+/// The sums while they are computed.
 struct Sums {
     snapshots: Vec<SnapshotCost>,
-    /// Which snapshot has written which pack; the older one, should two claim it.
+    /// The snapshot that wrote each pack. If two claim one, the older.
     writer_of: HashMap<PackId, usize>,
     place_of: HashMap<ObjectKey, usize>,
     total: Cost,
@@ -210,7 +210,7 @@ impl Sums {
         }
     }
 
-    /// The cost of the snapshot at this place, else the other one.
+    /// The cost of the snapshot at this place; without one, the cost of everything else.
     fn cost_at(&mut self, place: Option<usize>) -> &mut Cost {
         match place.and_then(|place| self.snapshots.get_mut(place)) {
             Some(snapshot) => &mut snapshot.cost,
@@ -218,7 +218,7 @@ impl Sums {
         }
     }
 
-    /// Everything but packs.
+    /// Adds all objects except packs.
     fn small_objects(&mut self, backend: &dyn Backend) -> Result<()> {
         for kind in ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::Pack) {
             for info in backend.list(kind)? {
@@ -231,7 +231,7 @@ impl Sums {
         Ok(())
     }
 
-    /// All packs, by their tables; these say too how deep each chunk lies.
+    /// Adds all packs by their tables. The tables also say how deep each chunk lies.
     fn packs(&mut self, repo: &Repository, monitor: &dyn Monitor) -> Result<()> {
         let mut listed: Vec<(PackId, u64)> = Vec::new();
         for info in repo.backend().list(ObjectKind::Pack)? {
@@ -255,13 +255,15 @@ impl Sums {
             self.packs += 1;
             self.pack_bytes += size;
             self.total.add(&cost);
+            // A pack counts for the snapshot that wrote it, although others may use it, too.
             let place = self.writer_of.get(&id).copied();
             self.cost_at(place).add(&cost);
         }
         Ok(())
     }
 
-    /// What reading each snapshot takes; the oldest first, so that what the next one shares with it is known.
+    /// Computes how deep the chunks of each snapshot lie, the oldest snapshot first, so that what the next one shares
+    /// with it is known.
     fn walk(&mut self, repo: &Repository, snapshots: &[(SnapshotId, SnapshotRecord)], monitor: &dyn Monitor) -> Result<()> {
         let reader = Reader::for_trees(repo);
         let mut walker = Walker::new(&reader, std::mem::take(&mut self.depths), monitor);
@@ -279,7 +281,7 @@ impl Sums {
     }
 
     fn finish(self, repo: &Repository) -> Stats {
-        // Records say these; a hostile one may say anything.
+        // These numbers come from records. A hostile record may say anything, so the sums saturate.
         let sum = |part: fn(&SnapshotCost) -> u64| self.snapshots.iter().map(part).fold(0, u64::saturating_add);
         let logical_bytes = sum(|snapshot| snapshot.logical_bytes);
         Stats {
@@ -304,7 +306,7 @@ impl Sums {
     }
 }
 
-/// Adds a pack of `size` bytes to a cost, and how deep its chunks lie to `depths`; gives how many there are.
+/// Adds a pack of `size` bytes to a cost, and the depths of its chunks to `depths`. Returns the number of its chunks.
 fn add_pack(
     repo: &Repository,
     id: &PackId,

@@ -1,4 +1,4 @@
-//! Going through the trees of many snapshots: what two of them share is gone through once.
+//! Walks the trees of many snapshots. Subtrees that they share are walked once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,36 +11,36 @@ use crate::progress::Monitor;
 use crate::store::format::snapshot::StreamRoot;
 use crate::store::repo::{Cache, Reader, read_node};
 
-/// Rough bytes of what is known of nodes.
+/// Most bytes, about, of what is known of nodes.
 const NODES_BUDGET: usize = 16 << 20;
-/// Rough bytes that a node takes there beside its counts.
+/// Bytes, about, that a node takes there besides its profile.
 const NODE_BYTES: usize = 160;
-/// Nodes whose places are looked up at once.
+/// Number of nodes whose places are looked up at once.
 const NODES_AT_ONCE: usize = 256;
-/// Children after which those of further nodes wait: what one level of a walk holds.
+/// Most children that one level of a walk holds; those of further nodes wait.
 const CHILDREN_AT_ONCE: usize = 32 << 10;
-/// Nodes read after which their places are forgotten: each keeps the table of a pack in memory.
+/// After this many nodes the places of chunks are forgotten: each keeps the table of a pack in memory.
 const PLACES_KEPT: usize = 1024;
 
-/// Goes through snapshots.
+/// Walks snapshots.
 pub(super) struct Walker<'a> {
     reader: &'a Reader,
     monitor: &'a dyn Monitor,
     depths: Depths,
-    /// What is below a node, or in the streams of a part of a listing.
+    /// The profile of everything below a node, or in the streams of a part of a listing.
     nodes: Cache<ChunkId, Arc<Profile>>,
-    /// The snapshot before: without a change the next one has its listing.
+    /// The listing of the previous snapshot: an unchanged source gives the same one again.
     last: Option<(StreamRoot, Arc<Profile>)>,
     read_since_forgotten: usize,
 }
 
 impl<'a> Walker<'a> {
-    /// With a reader for trees, and with what is known of chunks.
+    /// Takes a reader for trees, and what is known of chunks.
     pub(super) fn new(reader: &'a Reader, depths: Depths, monitor: &'a dyn Monitor) -> Self {
         Walker { reader, monitor, depths, nodes: Cache::new(NODES_BUDGET), last: None, read_since_forgotten: 0 }
     }
 
-    /// How deep the chunks of all streams of a snapshot lie, given the root of its listing.
+    /// The profile of the chunks of all streams of a snapshot, given the root of its listing.
     ///
     /// # Errors
     /// Damage, if a part of a tree cannot be read or a chunk is in no pack.
@@ -84,7 +84,8 @@ impl<'a> Walker<'a> {
         Ok(sum)
     }
 
-    /// What is below each of these nodes, in their order; many nodes of a level go together, so that what they need is looked up in few batches.
+    /// The profile below each of these nodes, in their order. Many nodes of a level are read together, so that few
+    /// look-ups are needed.
     fn below_all(&mut self, ids: &[ChunkId], level: u8) -> Result<Vec<Arc<Profile>>> {
         let mut found: HashMap<ChunkId, Arc<Profile>> = HashMap::new();
         // In the order of the stream: neighbours lie in the same packs.
@@ -114,7 +115,7 @@ impl<'a> Walker<'a> {
         Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
     }
 
-    /// What is below the first of these nodes, as many as fit; they are taken off.
+    /// Takes nodes from the start, as many as fit, and returns the profile below each.
     fn read_some(&mut self, rest: &mut &[ChunkId], level: u8) -> Result<Vec<(ChunkId, Profile)>> {
         let mut nodes = Vec::new();
         let mut children = Vec::new();

@@ -1,7 +1,8 @@
-//! How the sources of a repository stand: the last good snapshot of each, what came after it, and when anybody last looked whether it can be restored.
+//! Status: how the sources of a repository stand. For each: its last good snapshot, what came after it, and when
+//! somebody last verified that it can be restored.
 //!
-//! A source with a name of its own that is captured on several hosts stands once for each: one of them may have stopped long ago. A source of which there
-//! is no snapshot at all shows in the journal alone.
+//! A named source that is captured on several hosts has one entry for each host: one of them may have stopped long
+//! ago. A source without any snapshot is known only from the journal.
 
 mod report;
 
@@ -22,32 +23,33 @@ use crate::store::format::mark::MarkKind;
 use crate::store::format::snapshot::SnapshotRecord;
 use crate::store::repo::{Refreshed, Repository};
 
-/// How far clocks of hosts may be ahead of this one, nanoseconds: what is dated later is not believed, so that a clock that once jumped does not make a
-/// source look fresh for years.
+/// How far the clocks of other hosts may be ahead of this one, nanoseconds. Later times are not believed. Otherwise a
+/// clock that jumped once would make a source look fresh for years.
 pub const AHEAD_MAX_NS: i64 = 600 * SECOND_NS;
 
-/// How far back the journal is read for sources without any snapshot, nanoseconds.
+/// How far back the journal is searched for sources without snapshots, nanoseconds.
 const LOOK_BACK_NS: i64 = 31 * DAY_NS;
 const DAY_NS: i64 = 86_400 * SECOND_NS;
 
-/// What is asked of the sources.
+/// The options of a status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatusOptions {
-    /// Only sources with snapshots that pass.
+    /// Only sources with a snapshot that passes.
     pub filter: SnapshotFilter,
-    /// The clock, nanoseconds since 1970 UTC.
+    /// The clock's time, nanoseconds since 1970 UTC.
     pub now_ns: i64,
     /// How old the last good snapshot of a source may be, seconds.
     pub max_age_s: Option<i64>,
 }
 
-/// How the sources stand now, by the snapshots that there are and the journal.
+/// Finds how the sources stand now, from the snapshots and the journal.
 ///
 /// # Errors
-/// [`Error::Backend`](crate::Error::Backend), [`Error::Cancelled`](crate::Error::Cancelled); what is damaged is in the result, and `monitor` hears of
-/// what cannot be read of the journal.
+/// [`Error::Backend`](crate::Error::Backend), [`Error::Cancelled`](crate::Error::Cancelled). Damage is in the result;
+/// `monitor` gets a warning for entries of the journal that cannot be read.
 pub fn status(repo: &Repository, refreshed: &Refreshed, options: &StatusOptions, monitor: &dyn Monitor) -> Result<Status> {
     let mut look = Look::at(refreshed, options);
+    // From the newest entry back, until nothing is missing any more.
     let damage = visit(repo, None, monitor, &mut |_, entry| {
         look.take(entry);
         !look.has_all()
@@ -68,7 +70,7 @@ pub fn status(repo: &Repository, refreshed: &Refreshed, options: &StatusOptions,
     Ok(Status { status, repository, location, now_ns, max_age_s, sources, never_taken, last_check, unreadable })
 }
 
-/// What the journal, read from the newest entry back, still has to tell of a source.
+/// A source, and what the journal still has to say about it. The journal is read from the newest entry back.
 struct Open {
     status: SourceStatus,
     wants_proof: bool,
@@ -80,20 +82,20 @@ struct Look<'r> {
     filter: &'r SnapshotFilter,
     now_ns: i64,
     latest_ns: i64,
-    /// Entries before this are read only for what is still missing.
+    /// Older entries are read only for what is still missing.
     since_ns: i64,
     is_past: bool,
     sources: Vec<Open>,
     by_snapshot: HashMap<SnapshotId, (&'r SnapshotRecord, bool)>,
-    /// All sources that have snapshots, whatever the filter says: by identity, and by label and host.
+    /// All sources with snapshots, whatever the filter says: by identity, and by label and host.
     known: HashSet<SourceId>,
     known_labels: HashSet<(String, String)>,
-    /// Backups of other sources by label, host and kind, unless one of them came to a snapshot.
+    /// Backups of sources without snapshots, by label, host and kind.
     failed: BTreeMap<[String; 3], Failed>,
     last_check: Option<LastCheck>,
 }
 
-/// Backups of a source without any snapshot.
+/// The failed backups of a source without snapshots.
 #[derive(Default)]
 struct Failed {
     last: Option<LogRecord>,
@@ -135,8 +137,9 @@ impl<'r> Look<'r> {
         record.flags.is_empty() && self.refreshed.marks.get(id).is_none_or(|marks| marks.unreadable == 0)
     }
 
-    /// Takes the next snapshot of the list.
+    /// Takes the next snapshot of the list. The list is sorted, oldest first.
     fn add(&mut self, id: SnapshotId, record: &SnapshotRecord) {
+        // Only a source with a name can be on several hosts; the host is part of the identity of the others.
         let is_named = named_source(&record.source.kind, &record.source.label) == record.source.id;
         let is_same = |one: &Open| one.status.source.id == record.source.id && (!is_named || one.status.host == record.host);
         let place = self.sources.iter().position(is_same);
@@ -164,13 +167,13 @@ impl<'r> Look<'r> {
         self.sources.push(one);
     }
 
-    /// Takes the next entry of the journal, older than those before.
+    /// Takes the next entry of the journal, which is older than those before.
     fn take(&mut self, entry: LogRecord) {
         self.is_past |= entry.time_ns < self.since_ns;
         if entry.time_ns > self.latest_ns {
             return;
         }
-        // What failed before the last good snapshot is of no interest.
+        // A failure before the last good snapshot does not matter any more.
         let succeeded = |one: &Open| one.status.last_good.is_some_and(|good| good.time_ns >= entry.time_ns);
         self.sources.iter_mut().filter(|one| succeeded(one)).for_each(|one| one.wants_failure = false);
         let is = |operation: Operation| entry.operation == operation.word();
@@ -184,7 +187,7 @@ impl<'r> Look<'r> {
         }
     }
 
-    /// A backup: the last failure of a source that has snapshots, or one of a source that has none.
+    /// Takes a backup's entry: it may be the last failure of a source with snapshots, or of a source without any.
     fn backup(&mut self, entry: LogRecord) {
         let about = About::of(&entry);
         let id = entry.source.or_else(|| about.named().filter(|id| self.known.contains(id)));
@@ -209,13 +212,13 @@ impl<'r> Look<'r> {
         }
     }
 
-    /// A backup of a source that has no snapshot in the list.
+    /// Takes a backup of a source without snapshots.
     fn failed_source(&mut self, entry: LogRecord, about: About) {
         if self.is_past || about.label.is_empty() {
             return;
         }
         let failed = self.failed.entry([about.label, about.host, about.kind]).or_default();
-        // Snapshots that it had once were forgotten by somebody.
+        // It made snapshots once, which somebody has forgotten. Older failures do not count.
         failed.has_ended |= !entry.snapshots.is_empty();
         if !failed.has_ended {
             failed.count += 1;
@@ -224,12 +227,13 @@ impl<'r> Look<'r> {
         }
     }
 
-    /// The sources without any snapshot that are to be told of.
+    /// The sources without snapshots that are reported.
     fn never_taken(&mut self) -> Vec<NeverTaken> {
         let (filter, now_ns) = (self.filter, self.now_ns);
         let mut all: Vec<NeverTaken> = Vec::new();
         for ([label, host, kind], failed) in std::mem::take(&mut self.failed) {
             let Some(last_failure) = failed.last else { continue };
+            // A single failure some days ago may be a path that was misspelled once.
             let is_recent = failed.days.len() > 1 || last_failure.time_ns >= now_ns.saturating_sub(DAY_NS);
             let by_id = |wanted: &String| last_failure.source.is_some_and(|id| id.to_string().starts_with(wanted.as_str()));
             let of_source = filter.source.as_ref().is_none_or(|wanted| *wanted == label || by_id(wanted));
@@ -243,13 +247,14 @@ impl<'r> Look<'r> {
         all
     }
 
-    /// The place of a source on a host, or if it was never captured there, of where it was last.
+    /// The place of a source on a host. If it was never captured there, the place of its newest entry.
     fn place_of(&self, id: SourceId, host: &str) -> Option<usize> {
         let on_host = self.sources.iter().position(|one| one.status.source.id == id && one.status.host == host);
         on_host.or_else(|| self.sources.iter().rposition(|one| one.status.source.id == id))
     }
 
-    /// A restore or a drill that went well. Of a flagged snapshot it says nothing for the source; of one that was forgotten since, the entry names the source.
+    /// Takes a restore or drill that went well. One of a flagged snapshot proves nothing for the source. If the
+    /// snapshot was forgotten since, the entry names the source.
     fn proof(&mut self, entry: &LogRecord, by: Operation) {
         let Some(snapshot) = entry.snapshots.last() else { return };
         let (place, is_whole) = match self.by_snapshot.get(snapshot) {
@@ -296,14 +301,14 @@ impl Open {
 }
 
 impl SourceStatus {
-    /// The newest proof counts.
+    /// Keeps the newest proof.
     fn prove(&mut self, proof: Option<Verified>) {
         let newer = proof.filter(|proof| self.last_verified.is_none_or(|known| known.time_ns < proof.time_ns));
         self.last_verified = newer.or(self.last_verified);
     }
 }
 
-/// What a backup's entry says of its source, beside the identity: one that did not find its files has none.
+/// The facts of a backup's entry about its source. If the files were not found, the entry has no identity.
 struct About {
     label: String,
     /// The machine that its snapshots name.
@@ -321,7 +326,7 @@ impl About {
         }
     }
 
-    /// The identity of the source if its label is a name of the user's choice.
+    /// The identity of the source, if its label is a name of the user's choice.
     fn named(&self) -> Option<SourceId> {
         Some(named_source(&SourceKind::named(&self.kind)?, &self.label))
     }

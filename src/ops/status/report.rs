@@ -1,4 +1,4 @@
-//! What is told of the sources.
+//! The report of a status, as JSON has it.
 
 use serde::Serialize;
 
@@ -12,18 +12,18 @@ use crate::store::format::snapshot::SourceRef;
 /// Nanoseconds in a second.
 pub(super) const SECOND_NS: i64 = 1_000_000_000;
 
-/// How a source, or the repository, stands; the worst one last.
+/// The state of a source or of the repository. The worst comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// As it should be.
+    /// Everything is right.
     Ok,
     /// The last good snapshot is older than it may be.
     TooOld,
     /// There is no good snapshot.
     #[serde(rename = "no-good-snapshot")]
     NoGood,
-    /// Of a repository: something cannot be read, or the last check found damage.
+    /// For a repository: something cannot be read, or the last check found damage.
     Damaged,
 }
 
@@ -39,7 +39,7 @@ impl State {
     }
 }
 
-/// How a repository stands.
+/// The status of a repository.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
     /// The worst state.
@@ -48,40 +48,41 @@ pub struct Status {
     pub repository: RepositoryId,
     /// Where it is.
     pub location: String,
-    /// When this was found out, nanoseconds since 1970 UTC.
+    /// The time of this status, nanoseconds since 1970 UTC.
     #[serde(rename = "time", serialize_with = "json::utc")]
     pub now_ns: i64,
     /// How old the last good snapshot of a source may be, seconds.
     pub max_age_s: Option<i64>,
-    /// One for each source, and for each host of one with a name of its own; those with the newest snapshots last.
+    /// One entry for each source, and for each host of a named one. Those with the newest snapshots come last.
     pub sources: Vec<SourceStatus>,
-    /// Sources without a snapshot whose backups of the last month all failed: those that failed on several days, or within the last one. So a
-    /// misspelled path is soon no source any more.
+    /// Sources without snapshots whose backups all failed within the last month: on several days, or within the last
+    /// day. So a path that was misspelled once is soon left out.
     pub never_taken: Vec<NeverTaken>,
-    /// The last check that the journal tells of and that came to its end.
+    /// The last check in the journal that ran to its end.
     pub last_check: Option<LastCheck>,
-    /// What is listed but cannot be read, and what has vanished.
+    /// Objects that are listed and cannot be read, and snapshots that have vanished.
     pub unreadable: Vec<String>,
 }
 
-/// How a source stands.
+/// The status of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceStatus {
     /// The source, as its newest snapshot names it.
     pub source: SourceRef,
     /// The machine of its newest snapshot.
     pub host: String,
-    /// How it stands.
+    /// Its state.
     pub status: State,
     /// How many of its snapshots are listed.
     pub snapshots: u64,
-    /// How many are dated more than [`super::AHEAD_MAX_NS`] after now.
+    /// How many have a time more than [`super::AHEAD_MAX_NS`] after now.
     pub ahead: u64,
-    /// The last good one: without flags, with readable marks, and not dated more than [`super::AHEAD_MAX_NS`] after now.
+    /// The last good snapshot: without flags, with readable marks, and with a time at most [`super::AHEAD_MAX_NS`]
+    /// after now.
     pub last_good: Option<LastGood>,
-    /// Those after it in the list that are flagged, or have marks that cannot be read, oldest first.
+    /// The snapshots after it that are flagged or have unreadable marks, oldest first.
     pub flagged_after: Vec<Flagged>,
-    /// When a snapshot of it was last restored, or read whole by a check, and was right.
+    /// The last time that a snapshot of it was restored or read whole by a check, and was right.
     pub last_verified: Option<Verified>,
     /// The last backup that made no snapshot, if it came after the last good one.
     pub last_failure: Option<LastFailure>,
@@ -90,15 +91,15 @@ pub struct SourceStatus {
 /// A source without a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NeverTaken {
-    /// What its backups called it.
+    /// Its label in the entries of its backups.
     pub label: String,
     /// The machine.
     pub host: String,
-    /// Its kind, if its backups said it.
+    /// Its kind, if the entries have it.
     pub kind: Option<SourceKind>,
     /// [`State::NoGood`].
     pub status: State,
-    /// How many backups failed within a month.
+    /// How many of its backups failed within a month.
     pub failures: u64,
     /// The last one.
     pub last_failure: LastFailure,
@@ -113,7 +114,7 @@ pub struct LastGood {
     /// Its time, nanoseconds since 1970 UTC.
     #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
-    /// How long ago that is, seconds.
+    /// Its age, seconds.
     pub age_s: i64,
     /// Bytes of its streams.
     pub logical_bytes: u64,
@@ -130,14 +131,14 @@ pub struct Flagged {
     /// Its time, nanoseconds since 1970 UTC.
     #[serde(rename = "time", serialize_with = "json::utc")]
     pub time_ns: i64,
-    /// How long ago that is, seconds.
+    /// Its age, seconds.
     pub age_s: i64,
-    /// The words of its flags; none if its marks cannot be read.
+    /// The codes of its flags. Empty if only its marks cannot be read.
     #[serde(rename = "flags")]
     pub codes: Vec<String>,
 }
 
-/// A proof that a snapshot can be had back.
+/// A proof that a snapshot can be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Verified {
     /// The snapshot.
@@ -147,7 +148,7 @@ pub struct Verified {
     pub time_ns: i64,
     /// How long ago that is, seconds.
     pub age_s: i64,
-    /// By what: a drill, a restore, or a check.
+    /// How it was proved: by a drill, a restore, or a check.
     pub by: Operation,
 }
 
@@ -167,7 +168,7 @@ pub struct LastFailure {
     pub detail: String,
 }
 
-/// A check that the journal tells of.
+/// A check in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LastCheck {
     /// When it ended, nanoseconds since 1970 UTC.
@@ -179,7 +180,7 @@ pub struct LastCheck {
     pub host: String,
     /// The word of its [`Outcome`].
     pub outcome: String,
-    /// `none`, `part` or `all`: which data it read.
+    /// How much data it read: `none`, `part` or `all`.
     pub read_data: String,
     /// For people.
     pub detail: String,
@@ -192,7 +193,7 @@ impl LastCheck {
     }
 }
 
-/// Whole seconds; what is dated a little after now is of now.
+/// An age in whole seconds. Times after now have the age 0.
 pub(super) fn age_s(now_ns: i64, time_ns: i64) -> i64 {
     now_ns.saturating_sub(time_ns).max(0) / SECOND_NS
 }

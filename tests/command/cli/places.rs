@@ -21,7 +21,16 @@ fn the_repository_is_the_argument_else_the_variable_else_the_default() {
     assert_eq!(empty.code, Some(0), "an empty variable counts as unset");
     std::fs::remove_dir_all(place.path(".icecore")).unwrap();
     let empty: Run = place.command().env("ICECORE_REPOSITORY", "").arg("stats").output().unwrap().into();
-    empty.failed(10, &["no repository at", ".icecore", "is its disk mounted?", "icecore init", "ICECORE_REPOSITORY is set, but empty"]);
+    empty.failed(
+        10,
+        &[
+            "no repository at",
+            ".icecore",
+            "is the disk mounted and the path right?",
+            "icecore init",
+            "ICECORE_REPOSITORY is set, but empty",
+        ],
+    );
     place.run(["stats"]).failed(10, &["no repository at"]);
     let other: Run = place.command().env("ICECORE_REPOSITORY", "").args(["-R", "nowhere", "stats"]).output().unwrap().into();
     assert!(!other.stderr.contains("ICECORE_REPOSITORY"), "{}", other.stderr);

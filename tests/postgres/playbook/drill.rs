@@ -51,7 +51,7 @@ fn each_thing_that_is_wrong_fails_it() {
     // Nothing that failed is marked.
     let shown = site.icecore().args(["show", "latest", "--json"]).output().unwrap();
     assert!(String::from_utf8(shown.stdout).unwrap().contains("\"checked\": null"));
-    // A row that breaks a rule of its own table is told of, and fails nothing: every byte is readable.
+    // A row that breaks a rule of its table is reported and fails nothing, since every byte is readable.
     let conn = Connection::open(site.path(".data/brainstem.db")).unwrap();
     conn.execute_batch(
         "CREATE TABLE strict_one(x); INSERT INTO strict_one VALUES (NULL); PRAGMA writable_schema=ON;
@@ -114,7 +114,7 @@ fn content_is_recorded_and_inherited() {
             .unwrap()
             .to_owned()
     };
-    // Read again or not: the same bytes hold the same rows.
+    // The same bytes have the same rows, whether they were read again or not.
     for when in ["auto", "never"] {
         let stored = backup(when);
         assert!(stored < 2048, "{stored}");

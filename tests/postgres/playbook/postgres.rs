@@ -102,7 +102,7 @@ fn a_new_server_needs_only_the_directory() {
     let bin = format!("{} --pg-bin {}", new.restore(), new.server.bin.display());
     new.site.sh(&bin).fails(1, &["app", "psql -d postgres -f backups/postgres/latest/globals.sql", "nothing was changed"]);
     let psql = new.server.bin.join("psql");
-    // Of a superuser that is there already it says so, and goes on.
+    // An existing superuser is reported, and the script goes on.
     new.site.ok(&format!("{} -Xq -d {} -f {LATEST}/globals.sql", psql.display(), new.server.dsn("postgres")));
     new.site.ok(&bin);
     new.untouched();
@@ -163,7 +163,7 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(site.files(LATEST), before);
     assert_eq!(site.names("backups/postgres"), ["icecore-repository", "icecore-repository.key", "latest"]);
     std::fs::create_dir(site.path("spool")).unwrap();
-    // A dump that comes out of a repository becomes a file when it is restored with several jobs.
+    // With several jobs a stored dump is written to a file first.
     let (repo, dsn) = ("backups/postgres/icecore-repository", &stage.dsn);
     let restore =
         format!("ICECORE_REPOSITORY={repo} ICECORE_PASSWORD_FILE={repo}.key \"$ICECORE_BIN\" restore latest --dsn {dsn} --jobs 2");
@@ -183,7 +183,7 @@ fn a_repository_that_is_not_encrypted_needs_no_key() {
     assert_eq!(site.names(LATEST), FILES);
 }
 
-/// Ctrl-C goes to the script and all that it has started.
+/// Ctrl-C reaches the script and everything that it has started.
 #[test]
 fn an_interrupted_restore_leaves_the_old_database() {
     let stage = Stage::backed_up();

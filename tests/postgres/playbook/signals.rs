@@ -49,7 +49,7 @@ fn an_interrupted_export_leaves_the_old_one() {
     let (code, _) = interrupted(&site, &["export", "latest", LATEST], "hashing", Signal::KILL);
     assert_eq!(code, None);
     assert_eq!(site.files(LATEST), before);
-    // What the killed one has left goes with the next one.
+    // The next export removes what the killed one has left.
     assert_eq!(site.names("backups/sqlite").len(), 4);
     let run = site.ok(BACKUP);
     assert!(run.stderr.contains("which an interrupted export had left"), "{}", run.stderr);

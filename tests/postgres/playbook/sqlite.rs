@@ -138,7 +138,7 @@ fn a_full_disk_loses_nothing() {
     site.ok(BACKUP);
     assert_eq!(site.files(".data"), data);
     let before = site.files(".data");
-    // The small database fits; of the large one nothing has changed.
+    // The small database fits. The large one is unchanged.
     site.sh(&format!("{full} {RESTORE}")).fails(3, &["memory.db was not restored", "unchanged"]);
     let after = site.files(".data");
     assert!(before.values().all(|bytes| after.values().any(|found| found == bytes)), "what was there is there, or kept");
@@ -152,7 +152,7 @@ fn a_database_in_use_is_backed_up_and_not_replaced() {
     let conn = Connection::open(site.path(".data/model_registry.db")).unwrap();
     conn.execute_batch("BEGIN IMMEDIATE; INSERT INTO t(text) VALUES ('not committed')").unwrap();
     site.ok(BACKUP);
-    // The first of the two is free. Each is told of, and of the other one nothing has changed.
+    // The first of the two is free. Both are reported, and the other one is unchanged.
     site.sh(RESTORE).fails(3, &["model_registry.db was not restored", "in use by process", "stop it"]);
     let kept: Vec<String> = site.names(".data").into_iter().filter(|name| name.contains(".pre_restore.")).collect();
     assert!(matches!(&kept[..], [only] if only.starts_with("brainstem.db.pre_restore.")), "{kept:?}");

@@ -16,7 +16,7 @@ use icecore::store::repo::Repository;
 
 use super::support::{Bed, back_up, make_database};
 
-/// From one step on nothing works any more; records what was done.
+/// A disk on which every operation fails from one step on. It records what was done.
 #[derive(Debug)]
 struct Failing {
     steps_left: AtomicUsize,
@@ -32,7 +32,7 @@ impl Failing {
     fn step(&self, what: &str, path: &Path) -> io::Result<()> {
         let left = self.steps_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         left.map_err(|_| io::Error::other("the disk is gone"))?;
-        // Of a directory that is held, its own name.
+        // The name of a held directory.
         let path = if path.parent() == Some(Path::new("/proc/self/fd")) { path.read_link()? } else { path.to_path_buf() };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.trace.lock().unwrap().push(format!("{what} {}", if name.contains(".icecore-") { "new" } else { &name }));
@@ -119,7 +119,7 @@ impl Scene {
         export(&self.repo, (id, record), &self.dir(), &ExportOptions::default(), &placement)
     }
 
-    /// Which snapshot the directory is an export of, whole; `None` if it is not there.
+    /// The snapshot whose complete export the directory is; `None` if it does not exist.
     fn found(&self) -> Option<usize> {
         let manifest = std::fs::read(self.dir().join("manifest.json")).ok()?;
         let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();

@@ -6,7 +6,7 @@
 //! blocks are, and it has no end mark. It is complete if the table of contents was read and each of its entries with
 //! data has had its block.
 //!
-//! Guarantee: memory is bounded by the table of contents, of which names and dependencies are kept, and no length from
+//! Guarantee: memory is bounded by the names and dependencies in the table of contents, and no length from
 //! the archive is trusted.
 
 pub mod directory;

@@ -345,20 +345,21 @@ impl Conninfo {
         }
         set.push(("PGCONNECT_TIMEOUT", self.connect_timeout.unwrap_or(CONNECT_MAX).as_secs().to_string().into()));
         set.extend(self.session.options(self.options.as_deref(), purpose).map(|options| ("PGOPTIONS", options.into())));
-        // Without it the role's or the database's setting would decide in which encoding a dump is.
+        // Without this, a setting of the role or the database would decide the encoding of a dump.
         set.extend(self.session.encoding.as_ref().map(|encoding| ("PGCLIENTENCODING", encoding.into())));
         let files = [("PGSSLROOTCERT", &self.tls.root), ("PGSSLCERT", &self.tls.cert), ("PGSSLKEY", &self.tls.key)];
         set.extend(files.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?.clone().into_os_string()))));
         set
     }
 
-    /// For people and records: where and what, without secrets.
+    /// Database and targets, for messages and records. It contains no secrets.
     pub fn label(&self) -> String {
         let places: Vec<String> = self.targets.iter().map(|target| format!("{target:?}")).collect();
         format!("{} at {}", self.database, places.join(","))
     }
 }
 
+/// Refuses settings that would make the connection safer in a way that our own connection does not have.
 fn refuse_what_we_cannot_do(values: &Values) -> Result<()> {
     let is = |key: &str, fine: &[&str]| values.get(key).is_none_or(|value| fine.contains(&value.as_str()));
     let fine = [
@@ -374,6 +375,7 @@ fn refuse_what_we_cannot_do(values: &Values) -> Result<()> {
     }
 }
 
+/// The targets: hosts, addresses and ports are lists whose items belong together, as in libpq.
 fn targets(values: &Values) -> Result<Vec<Target>> {
     let list = |key: &str| -> Vec<String> {
         values.get(key).map(|text| text.split(',').map(|part| part.trim().to_owned()).collect()).unwrap_or_default()
@@ -381,24 +383,25 @@ fn targets(values: &Values) -> Result<Vec<Target>> {
     let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
     let count = hosts.len().max(addresses.len()).max(1);
     if count > TARGETS_MAX {
-        return invalid(format!("more than {TARGETS_MAX} hosts"));
+        return invalid(format!("the connection names {count} hosts; at most {TARGETS_MAX} are possible"));
     }
     if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
         return invalid("host and hostaddr name different numbers of hosts");
     }
     if ports.len() > 1 && ports.len() != count {
-        return invalid("port names another number of ports than there are hosts");
+        return invalid("the numbers of ports and hosts differ: give one port for all hosts, or one for each");
     }
     let mut targets = Vec::with_capacity(count);
     for index in 0..count {
+        // A single port is for all hosts.
         let port = match ports.get(index).or(ports.first()).map(String::as_str) {
             None | Some("") => 5432,
             Some(text) => match text.parse::<u16>() {
                 Ok(port) if port > 0 => port,
-                // It is not shown: without a host it may be a password.
+                // The text is not shown: if the host is missing, it may be a password.
                 _ => {
                     return invalid(
-                        "a port is no number from 1 to 65535; is a password in the URI not percent-encoded, or the host missing?",
+                        "a port is not a number from 1 to 65535; is the host missing, or a password in the URI not percent-encoded?",
                     );
                 }
             },

@@ -214,21 +214,26 @@ impl Loader {
         });
         match (fed, ended) {
             _ if monitor.cancelled() => Err(Error::Cancelled),
-            // What it says of a pipe that it has closed is worth more; of a dump that could not be read to its end, that is why.
+            // If pg_restore failed and closed its pipe, its own error says why. If the dump could not be read to its
+            // end, that is the cause of both failures.
             (Ok(()) | Err(Error::Source { .. }), Err(error)) => Err(error),
             (fed, ended) => fed.and(ended),
         }
     }
 
+    /// Waits for the end of pg_restore and judges it.
     fn wait(&mut self, how: &How<'_>) -> Result<Vec<FailedObject>> {
-        // One that is told to stop closes its end of the pipe, so that the thread that writes to it ends too.
+        // Ending the program closes its end of the pipe, so the thread that writes to it ends too.
         let status = self.program.wait("pg_restore", how.monitor).inspect_err(|_| self.program.end())?;
         let said = self.messages.take();
         let objects = said.failed(how.head);
+        // Exit code 0: everything else that it has written is a warning.
         let Some(ended) = program::failure(status) else {
             said.other.lines().for_each(|line| how.monitor.warn(line));
             return Ok(objects);
         };
+        // pg_restore fails if any entry has failed. With `keep_going` that is no error, if it did not stop before the
+        // end.
         if how.keep_going && said.went_on {
             said.other.lines().for_each(|line| how.monitor.warn(line));
             return Ok(objects);
