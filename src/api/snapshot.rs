@@ -1,4 +1,4 @@
-//! One snapshot of a repository.
+//! [`Snapshot`]: what other programs do with one snapshot: list, read, restore, export, drill, accept and protect.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -46,6 +46,7 @@ impl<'s> Snapshot<'s> {
 
     /// The time at which its capture began.
     pub fn time(&self) -> SystemTime {
+        // A record may have a time before 1970, from a machine whose clock is wrong.
         let span = Duration::from_nanos(self.record.time_ns.unsigned_abs());
         if self.record.time_ns < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }
     }
@@ -163,6 +164,7 @@ impl<'s> Snapshot<'s> {
     /// [`Error::Destination`], [`Error::Cancelled`]. Findings about the snapshot are in the report.
     pub fn drill(&self, dir: &Path, monitor: &dyn Monitor) -> Result<DrillReport> {
         let start = Start { instant: Instant::now(), now_ns: self.worker.now_ns(), rto: None };
+        // Kept, since the caller has named the directory and may want to look at the result.
         let staging = |_: &SourceKind| Ok(Staging::Kept(dir.to_path_buf()));
         let wish = DrillWish { staging: &staging, assertions: &|_| Ok(Vec::new()), start, mark: true };
         drill::perform(&self.work(monitor), &self.wanted(), &wish)

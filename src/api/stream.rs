@@ -43,6 +43,7 @@ impl Stream {
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.taken >= self.ahead.len() {
+            // Opened anew for each chunk: the reader borrows `stored`, so it cannot be kept in the same struct.
             let mut input = self.stored.open(&self.name, self.at).map_err(io::Error::other)?;
             self.ahead = io::BufRead::fill_buf(&mut input)?.to_vec();
             self.taken = 0;

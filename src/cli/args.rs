@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::exit::Failure;
+use super::screen::ColorWhen;
 
 /// Heads the options that every command takes.
 const GLOBAL: &str = "Options of all commands";
@@ -23,6 +24,9 @@ pub(crate) struct Global {
     /// Say on standard error what is being done
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
+    /// Use colours: `auto` on a terminal, unless NO_COLOR is set
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true, help_heading = GLOBAL)]
+    pub(crate) color: ColorWhen,
     /// Open this repository, given by its id or the start of it, though this machine knows another one at its place
     #[arg(long, value_name = "ID", global = true, help_heading = GLOBAL, value_parser = repository_id)]
     pub(crate) accept_repository: Option<String>,

@@ -1,5 +1,8 @@
-//! `backup`.
+//! The commands `backup sqlite`, `backup files` and `backup command`. `backup postgres` is in `postgres.rs` and shares the texts.
+//!
+//! Each parses its arguments, builds a source and calls one operation of the library.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -15,7 +18,8 @@ use icecore::recorded::SourceKind;
 use super::args::{BusyArgs, RecordArgs};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
+use super::screen::{Screen, Tone};
 use super::{environment, targets, time};
 
 /// Take one snapshot of SQLite databases, read at one instant
@@ -37,7 +41,7 @@ pub(crate) struct SqliteArgs {
     pub(crate) record: RecordArgs,
 }
 
-/// How much is read: databases also as tables, files that look unchanged.
+/// Options for how much is read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ContentArgs {
     /// Record row counts and checksums of the tables, for `drill` to compare: `auto` does so up to 64 MiB of databases, and up to 4 MiB of
@@ -55,7 +59,7 @@ pub(crate) enum Content {
     /// As long as it is cheap.
     #[value(help = None)]
     Auto,
-    /// Whatever it takes.
+    /// For databases of any size.
     #[value(help = None)]
     Always,
     /// Not at all.
@@ -126,7 +130,7 @@ pub(crate) fn sqlite(context: &Context<'_>, args: &SqliteArgs) -> Result<Exit, F
 
 /// `backup files`.
 pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Failure> {
-    // What icecore itself keeps is no part of what it is to keep.
+    // The repository and the catalogs are never part of a backup.
     let exclude = vec![context.repository_path()?, context.local_dir().to_path_buf()];
     let paths = args.paths.iter().map(|argument| targets::tree(argument)).collect::<Result<Vec<_>, _>>()?;
     let selection = selection(args)?;
@@ -138,7 +142,7 @@ pub(crate) fn files(context: &Context<'_>, args: &FilesArgs) -> Result<Exit, Fai
     run(context, SourceKind::FILES, (&args.record, args.content.read_all), &given, make)
 }
 
-/// The patterns of files come first, so that those of the command line can take back in.
+/// Patterns from files come first. So a pattern of the command line can take back in what they leave out.
 fn selection(args: &FilesArgs) -> Result<Selection, Failure> {
     let mut exclude = Vec::new();
     for file in &args.exclude_file {
@@ -175,7 +179,7 @@ impl From<Content> for ContentWhen {
 }
 
 fn sqlite_options(context: &Context<'_>, content: ContentWhen, busy: &BusyArgs) -> SqliteOptions {
-    // A database on read-only media is copied to where the catalogs are: that place is the user's own, a temporary directory is not.
+    // A database on read-only media is copied into the directory of the catalogs. Only its user can read that directory.
     let temp_dir = Some(context.local_dir().to_path_buf());
     SqliteOptions { busy_timeout: busy.busy_timeout, temp_dir, clock: SystemTime::now, content }
 }
@@ -192,7 +196,7 @@ fn left_out_text(left_out: &LeftOut) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// The source is looked at with the repository open, so that one that is not there is in the journal too.
+/// Opens the repository before the source, so that a source that does not exist leaves an entry in the journal.
 fn run(
     context: &Context<'_>,
     kind: SourceKind,
@@ -205,11 +209,11 @@ fn run(
     let progress = context.progress();
     let taken = perform(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, (&kind, given), &recorded, make)?;
     drop(progress);
-    context.output.report_or_warn(&taken, text, problems)?;
+    context.output.report_or_warn(&taken, |taken| text(taken, &context.output.screen), problems)?;
     Ok(taken.outcome().into())
 }
 
-/// What is recorded with a snapshot.
+/// The values that the arguments record with a snapshot.
 pub(crate) fn recorded(args: &RecordArgs) -> Result<Recorded, Failure> {
     Ok(Recorded {
         time_ns: args.time.as_deref().map(time::parse).transpose()?,
@@ -220,39 +224,34 @@ pub(crate) fn recorded(args: &RecordArgs) -> Result<Recorded, Failure> {
     })
 }
 
-/// What to do about flags.
+/// What the user can do about flags.
 fn advice(taken: &Taken) -> Option<String> {
     (!taken.flags.is_empty()).then(|| format!("if that is right: icecore mark {} accept", taken.snapshot.short()))
 }
 
-/// What is not well, each with the snapshot that it is about.
+/// The problems of a backup. Each line names the snapshot.
 pub(crate) fn problems(taken: &Taken) -> Vec<String> {
     let of = format!("snapshot {} of {}", taken.snapshot.short(), taken.source);
     taken.wrong().chain(advice(taken)).map(|wrong| format!("{of}: {wrong}")).collect()
 }
 
-pub(crate) fn text(taken: &Taken) -> String {
+pub(crate) fn text(taken: &Taken, screen: &Screen) -> String {
     let after = taken.parent.map_or_else(|| "the first one".to_owned(), |parent| format!("after {}", parent.short()));
     let unchanged = match taken.unchanged_streams {
         0 => String::new(),
         number => format!(", {number} unchanged and not read"),
     };
     let mut text = format!(
-        "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {} (reading {}{})\n",
+        "snapshot {} of {}, {after}\n{}{unchanged}: {}; read {}, new {}, stored {}\ntook {}\n",
         taken.snapshot.short(),
-        printable(&taken.source),
+        screen.name(&printable(&taken.source)),
         count(taken.streams, "stream"),
         output::bytes(taken.logical_bytes),
         output::bytes(taken.read_bytes),
         output::bytes(taken.new_bytes),
         output::bytes(taken.stored_bytes),
-        output::duration(ms(taken.duration_us)),
-        output::duration(ms(taken.capture_us)),
-        output::key_derivation(ms(taken.key_derivation_us)),
+        output::took(taken.duration_us, taken.key_derivation_us, &[("reading", taken.capture_us)]),
     );
-    if taken.healed_chunks > 0 {
-        text.push_str(&format!("{} stored anew: the stored copies were damaged or gone\n", count(taken.healed_chunks, "chunk")));
-    }
     if let Some(left_out) = left_out_text(&taken.left_out) {
         text.push_str(&format!("left out: {left_out}\n"));
     }
@@ -260,5 +259,17 @@ pub(crate) fn text(taken: &Taken) -> String {
         text.push_str(&format!("accepted before: {}: {}\n", printable(&flag.code), printable(&flag.detail)));
     }
     taken.wrong().chain(advice(taken)).for_each(|line| text.push_str(&format!("{}\n", printable(&line))));
-    text
+    text + &verdict(taken, screen)
+}
+
+/// The last line, if there is a problem: whether the snapshot counts as good.
+fn verdict(taken: &Taken, screen: &Screen) -> String {
+    let flagged: BTreeSet<Option<&[u8]>> = taken.flags.iter().map(|flag| flag.stream.as_deref()).collect();
+    let (word, says) = match (flagged.contains(&None), flagged.len()) {
+        (_, 0) if taken.skipped.is_empty() => return String::new(),
+        (_, 0) => ("incomplete", format!("{} skipped; the snapshot counts as good", count(taken.skipped.len() as u64, "file"))),
+        (true, _) => ("flagged", "the snapshot does not count as good".to_owned()),
+        (false, number) => ("flagged", format!("{} of the snapshot; the others count as good", count(number as u64, "stream"))),
+    };
+    format!("{}: {says}\n", screen.paint(Tone::Doubtful, word))
 }

@@ -1,16 +1,16 @@
-//! `check`.
+//! The command `check`. It prints findings grouped by pack and stream (`findings.rs`); `--json` has every finding.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use icecore::id::SnapshotId;
-use icecore::ops::check::{CODES, Checked, DataReport, Finding, Subset, Wish, perform};
+use icecore::ops::check::{CODES, Checked, DataReport, Subset, Verdict, Wish, perform};
 use icecore::ops::journaled::{Report, Work};
 
-use super::columns::{Align, Table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::output::{count, printable};
+use super::findings;
+use super::output::count;
+use super::screen::Screen;
 use super::time::seconds;
 
 /// Check the repository: what is damaged, and which snapshots and streams that touches
@@ -65,25 +65,16 @@ pub(crate) fn run(context: &Context<'_>, args: &CheckArgs) -> Result<Exit, Failu
     let checked = perform(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, &wish)?;
     drop(progress);
     let exit = checked.outcome().into();
-    // What was found is said even with -q.
+    let screen = &context.output.screen;
+    // Findings are printed even with -q.
     match checked.report.findings.is_empty() {
-        true => context.output.report_as(exit, &checked, text),
-        false => context.output.insist_as(exit, &checked, text),
+        true => context.output.report_as(exit, &checked, |checked| text(checked, screen)),
+        false => context.output.insist_as(exit, &checked, |checked| text(checked, screen)),
     }
 }
 
 pub(crate) fn draw() -> Result<u32, Failure> {
     getrandom::u32().map_err(|error| Failure::failed(format!("the system gives no random numbers: {error}")))
-}
-
-/// The findings for people; nothing if there are none.
-pub(crate) fn findings_table(findings: &[Finding]) -> String {
-    if findings.is_empty() {
-        return String::new();
-    }
-    let mut table = Table::new([("SEVERITY", Align::Left), ("CODE", Align::Left), ("OBJECT", Align::Left), ("WHAT IS WRONG", Align::Left)]);
-    findings.iter().for_each(|f| table.row([f.severity.word().to_owned(), f.code.to_owned(), f.object.clone(), f.detail.clone()]));
-    table.text()
 }
 
 fn data_text(data: &DataReport, packs: u64) -> String {
@@ -95,32 +86,25 @@ fn data_text(data: &DataReport, packs: u64) -> String {
     if let Some(seed) = data.seed {
         text.push_str(&format!("packs drawn at random: --seed {seed} draws them again\n"));
     }
-    let percent = (data.recent_packs.unwrap_or_default() * 100).checked_div(packs).unwrap_or(100);
-    text.push_str(&format!("read data of {percent} % of packs within 7 days\n"));
+    let recent = data.recent_packs.unwrap_or_default();
+    let percent = (recent * 100).checked_div(packs).unwrap_or(100);
+    text.push_str(&format!("data known good: {percent} % of packs ({recent} of {packs} read within 7 days)\n"));
     text
 }
 
-fn text(checked: &Checked) -> String {
+fn text(checked: &Checked, screen: &Screen) -> String {
     let Checked { report, marks, .. } = checked;
-    let mut text = findings_table(&report.findings);
-    let mut snapshots: BTreeMap<SnapshotId, Vec<String>> = BTreeMap::new();
-    for touched in &report.touched {
-        let stream = touched.stream.iter().map(|name| String::from_utf8_lossy(name).into_owned());
-        snapshots.entry(touched.snapshot).or_default().extend(stream);
-    }
-    if !snapshots.is_empty() {
-        let names = snapshots.iter().map(|(id, streams)| match streams.is_empty() {
-            true => format!("{} (all of it)", id.short()),
-            false => format!("{} ({})", id.short(), printable(&streams.join(", "))),
-        });
-        text.push_str(&format!("snapshots touched: {}\n", names.collect::<Vec<_>>().join("; ")));
-    }
+    let mut text = findings::table(&report.findings, &report.touched, screen);
     text.push_str(&marks_text(&marks.damaged, &marks.verified));
     text.push_str(&report.data.as_ref().map_or_else(String::new, |data| data_text(data, report.packs)));
-    text + &checked.summary() + "\n"
+    let next = match (checked.read_data, checked.status) {
+        (false, Verdict::Damaged) => "`icecore check --read-data` finds what else is, `icecore repair --dry-run` shows what can be mended",
+        _ => "`icecore repair --dry-run` shows what can be mended",
+    };
+    text + &checked.summary() + "\n" + &findings::advice(checked.status, next, screen)
 }
 
-/// What was stated on snapshots.
+/// How many snapshots were marked as damaged, and how many marks were lifted.
 pub(crate) fn marks_text(damaged: &[SnapshotId], verified: &[SnapshotId]) -> String {
     let marked = [(damaged, "damaged"), (verified, "whole again")].into_iter().filter(|(ids, _)| !ids.is_empty());
     marked.map(|(ids, what)| format!("{} marked as {what}\n", count(ids.len() as u64, "snapshot"))).collect()
@@ -129,14 +113,18 @@ pub(crate) fn marks_text(damaged: &[SnapshotId], verified: &[SnapshotId]) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use icecore::ops::check::{CheckMarks, CheckReport, Severity, Touched, Verdict};
+    use icecore::ops::check::{CheckMarks, CheckReport, Finding, Severity, Touched};
 
     #[test]
     fn findings_then_what_they_touch_then_counts() {
-        let finding = Finding { severity: Severity::Damage, code: "pack", object: "pack 0a".into(), detail: "a bad \u{1b}byte".into() };
+        let finding = |code, object: String, detail: &str| Finding { severity: Severity::Damage, code, object, detail: detail.into() };
+        let ids = [SnapshotId([1; 32]), SnapshotId([2; 32])];
+        let streams = [format!("snapshot {}, stream a", ids[0]), format!("snapshot {}, stream b", ids[0]), format!("snapshot {}", ids[1])];
+        let mut findings = vec![finding("pack", "pack 0a".into(), "a bad \u{1b}byte")];
+        findings.extend(streams.map(|stream| finding("stream", stream, "no pack holds it")));
         let touched = |byte, stream: Option<&str>| Touched { snapshot: SnapshotId([byte; 32]), stream: stream.map(|s| s.into()) };
         let report = CheckReport {
-            findings: vec![finding],
+            findings,
             touched: vec![touched(1, Some("a")), touched(1, Some("b")), touched(2, None)],
             snapshots: 3,
             packs: 5,
@@ -146,15 +134,17 @@ mod tests {
         };
         let marks = CheckMarks { damaged: vec![SnapshotId([1; 32])], verified: Vec::new() };
         let checked = Checked { status: Verdict::of(&report.findings), read_data: true, report, marks, duration_us: 1000 };
-        let expected = "SEVERITY  CODE  OBJECT   WHAT IS WRONG\n\
-                        damage    pack  pack 0a  a bad \\u{1b}byte\n\
-                        snapshots touched: 010101010101 (a, b); 020202020202 (all of it)\n\
+        let expected = "SEVERITY  CODE    OBJECT       WHAT IS WRONG\n\
+                        damage    pack    pack 0a      a bad \\u{1b}byte\n\
+                        damage    stream  a, b         cannot be given back whole from snapshot 010101010101: no pack holds it\n\
+                        damage    stream  all streams  cannot be given back whole from snapshot 020202020202: no pack holds it\n\
                         1 snapshot marked as damaged\n\
                         3 of 4 packs read; the next check with --max-duration goes on\n\
                         packs drawn at random: --seed 7 draws them again\n\
-                        read data of 40 % of packs within 7 days\n\
-                        3 snapshots, 5 packs, 9 chunks, 2.0 KiB read in 1 ms: 1 finding (damaged)\n";
-        assert_eq!(text(&checked), expected);
+                        data known good: 40 % of packs (2 of 5 read within 7 days)\n\
+                        3 snapshots, 5 packs, 9 chunks, 2.0 KiB read in 1 ms: 4 findings (damaged)\n\
+                        damaged: `icecore repair --dry-run` shows what can be mended\n";
+        assert_eq!(text(&checked, &Screen::default()), expected);
         assert_eq!(checked.status, Verdict::Damaged);
     }
 }

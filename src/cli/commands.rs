@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::args::{Global, SnapArgs};
+use super::args::Global;
 use super::backup::{CommandArgs, FilesArgs, SqliteArgs};
 use super::check::CheckArgs;
 use super::drill::DrillArgs;
@@ -13,7 +13,7 @@ use super::export::ExportArgs;
 use super::forget::ForgetArgs;
 use super::init::InitArgs;
 use super::log::LogArgs;
-use super::look::SnapshotsArgs;
+use super::look::{LsArgs, ShowArgs, SnapshotsArgs};
 use super::mark::{MarkArgs, ProtectArgs};
 use super::postgres::PostgresArgs;
 use super::prune::PruneArgs;
@@ -61,10 +61,10 @@ pub(crate) enum Command {
     Snapshots(SnapshotsArgs),
     /// Show all that is known about a snapshot
     #[command(after_help = "Example:\n  icecore show latest")]
-    Show(SnapArgs),
-    /// List the streams of a snapshot
-    #[command(after_help = "Example:\n  icecore ls latest~1")]
-    Ls(SnapArgs),
+    Show(ShowArgs),
+    /// List the streams of a snapshot, and the tables of its databases
+    #[command(after_help = "Examples:\n  icecore ls latest~1\n  icecore ls latest memory.db")]
+    Ls(LsArgs),
     Stats(StatsArgs),
     Restore(RestoreArgs),
     Dump(DumpArgs),

@@ -1,4 +1,4 @@
-//! What all commands share: the repository, the monitor, how snapshots are named.
+//! What all commands share: opening the repository, progress, and finding snapshots.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -34,7 +34,7 @@ impl<'o> Context<'o> {
         Ok(Context { output, global, cancelled, local: OnceLock::new() })
     }
 
-    /// Where the repository is, or is to be made.
+    /// The path of the repository, which need not exist.
     pub(crate) fn repository_path(&self) -> Result<PathBuf, Failure> {
         environment::repository(self.global.repo.as_deref())
     }
@@ -64,7 +64,7 @@ impl<'o> Context<'o> {
         })
     }
 
-    /// The directory of this machine's own files. Where the usual one cannot be used, this says so, once.
+    /// The directory of this machine's own files. If the usual one cannot be used, a warning says so once.
     pub(crate) fn local_dir(&self) -> &Path {
         self.local.get_or_init(|| LocalDir::find(self.output)).path()
     }
@@ -74,7 +74,7 @@ impl<'o> Context<'o> {
         &self.cancelled
     }
 
-    /// The same for what waits for servers.
+    /// The same flag for code that waits for servers.
     pub(crate) fn stop(&self) -> Stop {
         Stop::new(Arc::clone(&self.cancelled))
     }
@@ -85,7 +85,7 @@ impl<'o> Context<'o> {
         self.global.threads.map_or_else(cores, usize::from)
     }
 
-    /// Who is at work here.
+    /// Host, user and clock for the journal.
     pub(crate) fn worker(&self) -> Worker {
         Worker { host: environment::host(), user: environment::user(), clock: SystemTime::now }
     }
@@ -95,7 +95,7 @@ impl<'o> Context<'o> {
         Progress::start(self.output, Arc::clone(&self.cancelled))
     }
 
-    /// Looks at the repository, and says what cannot be read.
+    /// Lists the snapshots and warns about those that cannot be read.
     pub(crate) fn refresh(&self, repo: &Repository, monitor: &dyn Monitor) -> Result<Refreshed, Failure> {
         let refreshed = repo.refresh()?;
         refreshed.damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
@@ -103,7 +103,7 @@ impl<'o> Context<'o> {
     }
 }
 
-/// The snapshot that the arguments name. It is looked for later.
+/// SNAP as a query for the library.
 pub(crate) fn wanted(snap: &str, args: &FilterArgs) -> Result<Wanted, Failure> {
     Ok(Wanted::named(snap, &time::at, filter(args))?)
 }

@@ -1,4 +1,4 @@
-//! `drill`.
+//! The command `drill`: restores a snapshot to a staging place and checks it there.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -20,12 +20,13 @@ use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::location::refuse_as_directory;
 use super::output::{self, ms, printable};
+use super::screen::{Screen, Tone};
 use super::{environment, time, whole};
 
-/// Heads the options of drills on a server.
+/// The heading of the options for servers.
 const HEADING: &str = "Of a PostgreSQL snapshot";
 
-/// Permission bits of a report, before the umask: monitors read it.
+/// Permission bits of a report file, before the umask. Monitoring programs of other users read it.
 const REPORT_MODE: u32 = 0o666;
 
 /// Prove that a snapshot restores: to a staging place, checked, against the clock
@@ -122,12 +123,12 @@ pub(crate) fn run(context: &Context<'_>, args: &DrillArgs) -> Result<Exit, Failu
     tell(context, args, &report)
 }
 
-/// A drill that failed is reported, and then fails the command.
+/// Prints the report, and fails if the drill has failed.
 fn tell(context: &Context<'_>, args: &DrillArgs, report: &DrillReport) -> Result<Exit, Failure> {
     if let Some(path) = &args.report {
         write_report(path, report)?;
     }
-    let exit = context.output.report_as(report.outcome().into(), report, text)?;
+    let exit = context.output.report_as(report.outcome().into(), report, |report| text(report, &context.output.screen))?;
     match report.failure() {
         Some(message) => Err(Failure { exit: Exit::Damaged, code: "drill-failed", message }),
         None => Ok(exit),
@@ -168,7 +169,7 @@ impl DrillArgs {
     }
 }
 
-/// `NAME:SQL`, where NAME is a stream, or the database that a dump is of; anything else is all SQL.
+/// Parses `NAME:SQL`. NAME is a stream or the database of a dump; without such a name all of it is SQL.
 fn assertion(text: &OsString, names: &[&[u8]]) -> icecore::Result<NamedAssertion> {
     let bytes = text.as_bytes();
     let after = |name: &[u8]| bytes.strip_prefix(name)?.strip_prefix(b":");
@@ -179,7 +180,7 @@ fn assertion(text: &OsString, names: &[&[u8]]) -> icecore::Result<NamedAssertion
     Ok(NamedAssertion { stream, assertion: Assertion { sql } })
 }
 
-/// Complete or not at all, and durable: a monitor may read it at any time.
+/// Writes the report in one step, because a monitor may read the file at any time.
 fn write_report(path: &Path, report: &DrillReport) -> Result<(), Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("cannot write the report {}: {e}", path.display()));
     let bytes = output::document(report).map_err(|e| failed(&e))?;
@@ -188,7 +189,7 @@ fn write_report(path: &Path, report: &DrillReport) -> Result<(), Failure> {
     made.and_then(|()| whole::write(path, &bytes, REPORT_MODE)).map_err(|e| failed(&e))
 }
 
-fn text(report: &DrillReport) -> String {
+fn text(report: &DrillReport, screen: &Screen) -> String {
     let mut text = String::new();
     for drill in &report.drills {
         let id: String = drill.snapshot.chars().take(12).collect();
@@ -199,9 +200,11 @@ fn text(report: &DrillReport) -> String {
                 Outcome::Failed => "FAILED",
                 Outcome::Skipped => "skipped",
             };
-            let stream = check.stream.as_deref().unwrap_or_default();
-            let line = format!("  {outcome:<8}{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
-            text.push_str(&(printable(&line) + "\n"));
+            let stream = screen.name(check.stream.as_deref().unwrap_or_default());
+            let line = format!("{:<10} {stream}{}{}", check.check, if stream.is_empty() { "" } else { ": " }, check.detail);
+            let tone = if check.outcome == Outcome::Failed { Tone::Bad } else { Tone::Aside };
+            let room = " ".repeat(8_usize.saturating_sub(outcome.len()));
+            text.push_str(&format!("  {}{room}{}\n", screen.paint(tone, outcome), printable(&line)));
         }
         if let Some(user) = &drill.server_user {
             text.push_str(&(printable(&format!("  on a server of its own, run by user {user}")) + "\n"));
@@ -214,10 +217,7 @@ fn text(report: &DrillReport) -> String {
         ));
     }
     let marked = if report.marked { ", and the snapshot is marked as verified" } else { "" };
-    text.push_str(&format!(
-        "the drill {} in {}{marked}\n",
-        if report.passed { "passed" } else { "FAILED" },
-        output::duration(ms(report.duration_us))
-    ));
+    let (word, tone) = if report.passed { ("passed", Tone::Good) } else { ("FAILED", Tone::Bad) };
+    text.push_str(&format!("the drill {} in {}{marked}\n", screen.paint(tone, word), output::duration(ms(report.duration_us))));
     text
 }

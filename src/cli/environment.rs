@@ -1,4 +1,4 @@
-//! What the surroundings say: environment variables, host, user, clock.
+//! Environment variables, the names of host and user, and directories that depend on them.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub(crate) fn cache_dir() -> Option<PathBuf> {
     if let Some(dir) = variable("ICECORE_CACHE_DIR") {
         return Some(PathBuf::from(dir));
     }
-    // A relative path there is to be ignored: XDG Base Directory Specification, "Basics".
+    // A relative path must be ignored: XDG Base Directory Specification, "Basics".
     if let Some(dir) = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()) {
         return Some(dir.join("icecore"));
     }
@@ -45,7 +45,7 @@ pub(crate) fn cache_dir() -> Option<PathBuf> {
     variable("HOME").map(|home| PathBuf::from(home).join(below_home))
 }
 
-/// The directory of files that are only needed for a while: `TMPDIR`, else /tmp.
+/// The directory of temporary files: `TMPDIR`, else /tmp.
 pub(crate) fn temporary_dir() -> PathBuf {
     variable("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
 }
@@ -57,8 +57,8 @@ pub(crate) fn server_dir() -> PathBuf {
     variable("TMPDIR").map_or_else(|| if disk.is_dir() { disk.to_path_buf() } else { "/tmp".into() }, PathBuf::from)
 }
 
-/// Whom a PostgreSQL server has to be run as, if this process may not run one: root may not. A dump can have programs run by its server, so it is somebody
-/// without rights, if there is one; else the account that the packages of PostgreSQL make, to which other servers' data may belong.
+/// The account for a throw-away PostgreSQL server, if this process runs as root: PostgreSQL refuses to run as root. A dump can make its server
+/// run programs, so an account without rights comes first. Otherwise it is the account of PostgreSQL's packages, which may own other data.
 pub(crate) fn server_account() -> icecore::Result<Option<Account>> {
     const NAMES: [&str; 2] = ["nobody", "postgres"];
     if !rustix::process::geteuid().is_root() {
@@ -93,12 +93,12 @@ fn name_of(uid: u32) -> Option<String> {
     uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned())
 }
 
-/// All of it, for programs that the library runs.
+/// All variables, for programs that the library runs.
 pub(crate) fn everything() -> icecore::engine::Environment {
     icecore::engine::Environment { variables: std::env::vars_os().collect(), os_user: Some(account()) }
 }
 
-/// The name of the account that this process runs as, which variables need not tell.
+/// The name of the account that this process runs as. Variables may say something else.
 fn account() -> String {
     name_of(rustix::process::geteuid().as_raw()).unwrap_or_else(user)
 }

@@ -1,11 +1,11 @@
-//! Exit codes, and which failure gives which.
+//! Exit codes, and which failure gives which code.
 
 use std::process::ExitCode;
 
 use icecore::Error;
 use icecore::ops::journal::Outcome;
 
-/// What the caller of the program learns from its exit code. Scripts rely on these numbers; they never change.
+/// The exit codes. Scripts rely on these numbers, so they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {

@@ -1,4 +1,4 @@
-//! `export`.
+//! The command `export`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use super::args::SnapArgs;
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::location::refuse_as_directory;
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
 
 /// Write a snapshot as flat files, with checksums.txt and manifest.json
 #[derive(Debug, clap::Args)]
@@ -48,9 +48,9 @@ fn text(report: &ExportReport) -> String {
         text.push_str(&format!("what was there is not an unchanged export and is kept as {}\n", printable(&kept.to_string_lossy())));
     }
     let (files, bytes) = (count(report.files, "file"), output::bytes(report.bytes));
-    let (took, derivation) = (output::duration(ms(report.duration_us)), output::key_derivation(ms(report.key_derivation_us)));
+    let took = output::took(report.duration_us, report.key_derivation_us, &[]);
     text.push_str(&format!(
-        "exported snapshot {} to {}: {files}, {bytes}, verified, in {took}{derivation}\n",
+        "exported snapshot {} to {}: {files}, {bytes}, verified, in {took}\n",
         report.snapshot.short(),
         printable(&report.path.to_string_lossy())
     ));

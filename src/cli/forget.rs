@@ -8,14 +8,15 @@ use icecore::store::repo::Repository;
 use jiff::tz::TimeZone;
 
 use super::args::FilterArgs;
-use super::columns::{Align, Table};
+use super::columns::{Column, Table};
 use super::confirm;
 use super::context::{Context, filter, wanted};
 use super::exit::{Exit, Failure};
-use super::look::flag_codes;
+use super::look::{flag_codes, flag_tone};
 use super::output::{count, printable};
 use super::prune;
 use super::prune::{GRACE, MAX_UNUSED};
+use super::screen::{Screen, Tone};
 use super::time;
 
 const AFTER_HELP: &str = "\
@@ -181,11 +182,12 @@ pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Exit, Fail
     let mut forgotten = perform(&Work { repo: &repo, worker: &context.worker(), monitor: &progress }, &wish)?;
     drop(progress);
     // What was forgotten is said also when the prune then fails. A plan that is only to be looked at is shown also with -q.
+    let screen = &context.output.screen;
     match args.dry_run {
-        true => context.output.result(&forgotten, text)?,
+        true => context.output.result(&forgotten, |forgotten| text(forgotten, screen))?,
         // The plan was shown with the question.
         false if is_shown => context.output.report(&forgotten, result_text)?,
-        false => context.output.report(&forgotten, text)?,
+        false => context.output.report(&forgotten, |forgotten| text(forgotten, screen))?,
     }
     // If the prune failed, something was changed all the same.
     match forgotten.prune_failed.take().map(Failure::from) {
@@ -207,7 +209,7 @@ fn agreed(context: &Context<'_>, repo: &Repository, wish: &ForgetWish) -> Result
     drop(progress);
     if plan.forgotten > 0 {
         let (number, space) = (count(plan.forgotten, "snapshot"), if wish.prune.is_some() { " and free the space" } else { "" });
-        confirm::ask(context, &text(&plan), &format!("Forget {number}{space}?"), "nothing was forgotten")?;
+        confirm::ask(context, &text(&plan, &context.output.screen), &format!("Forget {number}{space}?"), "nothing was forgotten")?;
     }
     let decided = plan.groups.iter().flat_map(|group| &group.forget);
     Ok(decided.map(|decided| decided.snapshot.id).collect())
@@ -229,27 +231,31 @@ fn which(args: &ForgetArgs, rules: Rules) -> Result<Which, Failure> {
     Ok(Which::Rules { rules: Box::new(rules), filter: filter(&args.filter), by: args.group_by, calendar })
 }
 
-fn text(forgotten: &Forgotten) -> String {
-    let columns = ["", "TIME", "ID", "SOURCE", "TAGS", "FLAGS", "WHY"].map(|heading| (heading, Align::Left));
+fn text(forgotten: &Forgotten, screen: &Screen) -> String {
+    let front = [Column::left(""), Column::left("TIME").rank(5), Column::left("ID"), Column::left("SOURCE").shortened(12).rank(4)];
+    let back =
+        [Column::left("TAGS").shortened(8).rank(2), Column::left("FLAGS").shortened(9).rank(3), Column::left("WHY").in_lines(20).rank(1)];
     let mut text = String::new();
     for group in &forgotten.groups {
-        text.push_str(&heading(group));
-        let mut table = Table::new(columns);
+        text.push_str(&heading(group, screen));
+        let mut table = Table::new(front.into_iter().chain(back));
         let mut rows: Vec<(&str, &Decided)> = group.keep.iter().map(|decided| ("keep", decided)).collect();
         rows.extend(group.forget.iter().map(|decided| ("forget", decided)));
         rows.sort_by_key(|(_, decided)| decided.place);
         for (what, Decided { snapshot, reasons, .. }) in rows {
             table.row([
                 what.to_owned(),
-                time::local(snapshot.time_ns),
+                screen.time(snapshot.time_ns),
                 snapshot.id.short(),
                 snapshot.source.label.clone(),
                 snapshot.tags.join(","),
                 flag_codes(snapshot),
                 reasons.join("; "),
             ]);
+            table.paint("", (what == "forget").then_some(Tone::Doubtful));
+            table.paint("FLAGS", flag_tone(snapshot));
         }
-        text.push_str(&table.text());
+        text.push_str(&table.text(screen));
         text.push('\n');
     }
     text + &result_text(forgotten)
@@ -260,9 +266,9 @@ fn result_text(forgotten: &Forgotten) -> String {
 }
 
 /// What the snapshots have in common, for people.
-fn heading(group: &DecidedGroup) -> String {
+fn heading(group: &DecidedGroup, screen: &Screen) -> String {
     let label = group.keep.iter().chain(&group.forget).map(|decided| &decided.snapshot.source.label).next_back();
-    let source = group.source.as_ref().and(label).map(|label| format!("source {label}"));
+    let source = group.source.as_ref().and(label).map(|label| format!("source {}", screen.name(label)));
     let host = group.host.as_ref().map(|host| format!("host {host}"));
     let tags = group.tags.as_ref().map(|tags| format!("tags {}", tags.join(",")));
     let parts: Vec<String> = [source, host, tags].into_iter().flatten().collect();

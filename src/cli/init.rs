@@ -1,4 +1,4 @@
-//! `init`.
+//! The command `init`.
 
 use icecore::store::format::parity::{PARITY_PERCENT_DEFAULT, PARITY_PERCENT_MAX};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Exit, Failur
     let path = context.repository_path()?;
     let disk = Arc::new(RealDisk);
     let taken = |location: &str| Failure::failed(format!("{location} holds a repository already; nothing was changed"));
-    // Asked before the passphrase is; who makes a repository first is decided by the library.
+    // Look before asking for the passphrase. If two processes make a repository at once, the library decides which one wins.
     match LocalBackend::open(&path, disk.clone()) {
         Ok(there) => return Err(taken(&there.location())),
         Err(Error::NoRepository { .. }) => {}

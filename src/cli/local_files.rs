@@ -1,5 +1,6 @@
-//! The directory of this machine's own files: catalogs, spools, what a drill restores. A rescue system may have no place for them that lasts; nothing that
-//! is stored depends on it.
+//! The directory of this machine's own files: catalogs, spools, and the staging places of drills.
+//!
+//! A rescue system may have no lasting place for them. Then a temporary directory serves: nothing in the repository depends on these files.
 
 use std::fs::DirBuilder;
 use std::fs::Permissions;
@@ -13,10 +14,10 @@ use tempfile::TempDir;
 use super::environment;
 use super::output::Output;
 
-/// Bytes that have to fit: less is of no use to a catalog.
+/// Free bytes that the directory needs; a catalog takes at least as much.
 const ROOM_MIN: usize = 1 << 20;
 
-/// See the module.
+/// The directory, usual or temporary.
 pub(crate) struct LocalDir {
     path: PathBuf,
     /// Removed when this is dropped.
@@ -24,7 +25,7 @@ pub(crate) struct LocalDir {
 }
 
 impl LocalDir {
-    /// The cache directory; where that cannot be used a temporary one, and a warning.
+    /// Finds the cache directory. If it cannot be used, warns and makes a temporary one.
     pub(crate) fn find(output: &Output) -> Self {
         let wanted = environment::cache_dir();
         let why = match &wanted {
@@ -42,7 +43,7 @@ impl LocalDir {
             }
         }
         output.warn(&format!("{why}; it is kept in memory for this run"));
-        // What does need files fails there with the cause.
+        // Code that needs files fails later and names the cause.
         LocalDir { path: wanted.unwrap_or_else(|| environment::temporary_dir().join("icecore")), _temporary: None }
     }
 
@@ -51,10 +52,10 @@ impl LocalDir {
     }
 }
 
-/// Makes the directory if it is not there, and sees whether a file can be there.
+/// Makes the directory if it does not exist, and tries whether a file can be written there.
 fn make_usable(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut file = tempfile::tempfile_in(dir)?;
-    // Not a hole: where the disk is full this fails.
+    // Real bytes instead of a hole, so that this fails on a full disk.
     file.write_all(&vec![1; ROOM_MIN])
 }

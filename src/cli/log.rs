@@ -10,16 +10,17 @@ use icecore::progress::Monitor;
 use icecore::store::repo::Repository;
 
 use super::args::FilterArgs;
-use super::columns::{Align, Table};
+use super::columns::{Column, Table};
 use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
-use super::output::printable;
+use super::output::{in_one_line, printable};
+use super::screen::{Screen, Tone};
 use super::time;
 use super::time::seconds;
 
-/// Entries that a terminal shows unless asked for more.
+/// Rows on a terminal without `-n`.
 const ROWS_ON_TERMINAL: usize = 50;
-/// The fewest hex digits that name a snapshot that may be gone.
+/// The fewest hex digits that are taken as the start of an id, even if no listed snapshot has it.
 const PREFIX_LEN_MIN: usize = 4;
 
 /// Show the journal, oldest first: what was done, by whom, when, and how it ended; or add a note
@@ -48,7 +49,7 @@ pub(crate) struct LogArgs {
     limit: Option<usize>,
 }
 
-/// What else.
+/// The subcommands of `log`.
 #[derive(Debug, Subcommand)]
 enum What {
     /// Write something down, as in the timeline of an incident
@@ -87,11 +88,11 @@ fn list(context: &Context<'_>, args: &LogArgs) -> Result<Exit, Failure> {
     };
     let log = log::list(&repo, &query, &progress)?;
     drop(progress);
-    context.output.result(&log, text)?;
+    context.output.result(&log, |log| text(log, &context.output.screen))?;
     Ok(log.outcome().into())
 }
 
-/// `24h` is so long ago; anything else is a time.
+/// A span such as `24h` counts back from now. Anything else is a point in time.
 fn since(text: &str) -> Result<i64, Failure> {
     match seconds(text) {
         Ok(seconds) => Ok(time::now_ns().saturating_sub(seconds.saturating_mul(1_000_000_000))),
@@ -99,7 +100,7 @@ fn since(text: &str) -> Result<i64, Failure> {
     }
 }
 
-/// Digits stand for themselves, as what they name may be forgotten; anything else is looked for among the snapshots.
+/// Hex digits are used as they are, because the snapshot may be forgotten. Anything else is looked up among the snapshots.
 fn start_of_id(
     context: &Context<'_>,
     repo: &Repository,
@@ -139,26 +140,29 @@ fn shown_snapshots(entry: &Entry) -> String {
     }
 }
 
-fn text(log: &Log) -> String {
+fn text(log: &Log, screen: &Screen) -> String {
     if log.entries.is_empty() {
         return "no entries\n".into();
     }
-    let mut table = Table::new(["TIME", "WHAT", "OUTCOME", "SNAPSHOT", "WHO", "DETAIL"].map(|heading| (heading, Align::Left)));
+    let columns = [Column::left("TIME").rank(4), Column::left("WHAT"), Column::left("OUTCOME"), Column::left("SNAPSHOT").rank(3)];
+    let last = [Column::left("WHO").shortened(8).rank(2), Column::left("DETAIL").in_lines(32).rank(1)];
+    let mut table = Table::new(columns.into_iter().chain(last));
     for entry in &log.entries {
         let outcome = match entry.exit_code {
             0 => entry.outcome.clone(),
             code => format!("{} ({code})", entry.outcome),
         };
         table.row([
-            time::local(entry.time_ns),
+            screen.time(entry.time_ns),
             entry.operation.clone(),
             outcome,
             shown_snapshots(entry),
             format!("{}@{}", printable(&entry.user), printable(&entry.host)),
-            entry.detail.clone(),
+            in_one_line(&entry.detail),
         ]);
+        table.paint("OUTCOME", (entry.exit_code != 0).then_some(Tone::Bad));
     }
-    table.text()
+    table.text(screen)
         + &format!(
             "{}\n",
             match log.entries.len() {

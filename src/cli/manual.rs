@@ -1,4 +1,4 @@
-//! `completions` and `man`: both made of the arguments themselves.
+//! The commands `completions` and `man`. Both generate their output from the definitions of the arguments.
 
 use std::path::{Path, PathBuf};
 

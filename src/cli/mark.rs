@@ -1,4 +1,4 @@
-//! `mark` and `protect`.
+//! The commands `mark` and `protect`.
 
 use clap::Subcommand;
 use icecore::ops::journaled::{Report, Work};
@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure};
 use super::look::flag_codes;
 use super::output::printable;
 
-/// The code of a flag that a user sets.
+/// The code of flags that users set.
 const BY_USER: &str = "by-user";
 
 /// Keep a snapshot whatever is forgotten, until this is taken back

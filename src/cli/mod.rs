@@ -1,5 +1,7 @@
-//! The command line: arguments, output for people and as JSON, progress, exit codes. It gives the library what that does not take by
-//! itself: the environment, the clock, the passphrase.
+//! The command line: arguments, output for people and as JSON, progress, exit codes.
+//!
+//! Each command parses its arguments, calls one operation of the library and prints its report. The library reads neither the environment
+//! nor the clock; this module passes them in.
 
 mod args;
 mod backup;
@@ -13,6 +15,7 @@ mod drill;
 mod environment;
 mod exit;
 mod export;
+mod findings;
 mod forget;
 mod init;
 mod local_files;
@@ -35,10 +38,12 @@ mod restore;
 mod restore_modes;
 mod restore_server;
 mod salvage;
+mod screen;
 mod scrub;
 mod signals;
 mod stats;
 mod status;
+mod tables;
 mod targets;
 mod time;
 mod whole;
@@ -113,7 +118,7 @@ fn run(args: Args, output: &Output) -> Result<Exit, Failure> {
     }
 }
 
-/// Help and version are asked for; everything else here is a usage error.
+/// Prints what clap says. Help and version are results; everything else is a usage error.
 fn refuse(mut error: clap::Error) -> ExitCode {
     drop_tip(&mut error);
     let asked_for = !error.use_stderr();

@@ -1,4 +1,4 @@
-//! Standard output when it is a pipe whose reader may stall: the user can stop all the same.
+//! Standard output as a pipe. If its reader stalls, the user can still stop the program.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use icecore::progress::Monitor;
 
 /// Blocks that may wait for the reader.
 const QUEUE: usize = 4;
-/// How often it is asked whether to go on waiting, at most.
+/// The longest time between two looks whether the user has stopped the program.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Writes in a thread of its own, as a write that waits cannot be taken back. It ends with the process.
+/// Writes in a thread of its own, because a blocked write cannot be interrupted. The thread ends with the process.
 pub(crate) struct Outlet<'a> {
     blocks: SyncSender<Vec<u8>>,
     ended: Receiver<io::Result<()>>,

@@ -1,5 +1,8 @@
-//! What is printed, and where. Results go to standard output; a reader that closes the pipe early ends them quietly. Errors and
-//! warnings go to standard error. With `--json` there is one document, and each error or warning is one line of JSON.
+//! Where output goes and in which form.
+//!
+//! Results go to standard output. If the reader closes the pipe early, that is not an error. Errors and warnings go to standard error.
+//! With `--json` a result is one document, and each error or warning is one line of JSON. Names from files and repositories are escaped, so
+//! that a terminal does not act on them.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -7,18 +10,23 @@ use serde::Serialize;
 
 use super::args::Global;
 use super::exit::{Exit, Failure};
+use super::screen::{Screen, Tone, painted, stderr_has_colors};
 use icecore::ops::secrets::hidden;
 pub(crate) use icecore::ops::text::{bytes, count, duration, ms};
 
-/// The version of all JSON documents. It grows when a field changes its meaning or goes; readers ignore fields that they do not know.
+/// The version of all JSON documents. It grows when a field goes or changes its meaning. Readers ignore unknown fields.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// How much is said, and in which form.
+/// The form of the output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) verbose: bool,
+    /// What standard output is.
+    pub(crate) screen: Screen,
+    /// Whether `error:` and `warning:` are coloured.
+    pub(crate) stderr_colors: bool,
 }
 
 #[derive(Serialize)]
@@ -30,27 +38,34 @@ struct Document<'a, T> {
 
 impl Output {
     pub(crate) fn new(global: &Global) -> Self {
-        Output { json: global.json, quiet: global.quiet, verbose: global.verbose }
+        Output {
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            screen: Screen::of_stdout(global.color),
+            stderr_colors: stderr_has_colors(global.color),
+        }
     }
 
-    /// What was asked for: the document with `--json`, else the text.
+    /// Prints a result: the document with `--json`, else the text.
     pub(crate) fn result<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         self.raw(&self.rendered(document, text)?)
     }
 
-    /// The report of what was done: as [`Output::result`], but as text not with `-q`.
+    /// Prints the report of an operation, as [`Output::result`] does, but no text with `-q`.
     ///
-    /// Where it cannot be written, the deed is done all the same: the report goes to standard error, and the failure is [`Exit::Incomplete`].
+    /// If the report cannot be written, the operation is still done. Then the report goes to standard error, and the failure is
+    /// [`Exit::Incomplete`].
     pub(crate) fn report<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         self.report_as(Exit::Done, document, text).map(drop)
     }
 
-    /// The same for what ends with this exit code, which stays if it says more than that something is incomplete.
+    /// As [`Output::report`], for an operation with this exit code. An exit code other than [`Exit::Done`] stays if the report cannot be written.
     pub(crate) fn report_as<T: Serialize>(&self, exit: Exit, document: &T, text: impl FnOnce(&T) -> String) -> Result<Exit, Failure> {
         if self.quiet && !self.json { Ok(exit) } else { self.insist_as(exit, document, text) }
     }
 
-    /// The same for what is said even with `-q`.
+    /// As [`Output::report_as`], even with `-q`.
     pub(crate) fn insist_as<T: Serialize>(&self, exit: Exit, document: &T, text: impl FnOnce(&T) -> String) -> Result<Exit, Failure> {
         let bytes = self.rendered(document, text)?;
         let Err(e) = write_stdout(&bytes) else { return Ok(exit) };
@@ -69,13 +84,13 @@ impl Output {
 
     fn rendered<T: Serialize>(&self, document: &T, text: impl FnOnce(&T) -> String) -> Result<Vec<u8>, Failure> {
         if !self.json {
-            return Ok(text(document).into_bytes());
+            return Ok(self.screen.fitted(text(document)).into_bytes());
         }
         let bytes = self::document(document).map_err(|e| Failure::failed(format!("the result cannot be written as JSON: {e}")))?;
         Ok(harmless(bytes))
     }
 
-    /// The same, but with `-q` only what is not well is said, on standard error.
+    /// As [`Output::report`]. With `-q` only the problems are printed, on standard error.
     pub(crate) fn report_or_warn<T: Serialize>(
         &self,
         document: &T,
@@ -88,32 +103,37 @@ impl Output {
         self.report(document, text)
     }
 
-    /// Why the program ends.
+    /// Prints why the program ends.
     pub(crate) fn failure(&self, failure: &Failure) {
         match () {
             () if failure.message.is_empty() => {}
             () if self.json => failure_as_json(failure),
-            () => to_stderr(&format!("error: {}", printable_lines(&hidden(&failure.message)))),
+            () => to_stderr(&format!("{} {}", self.word(Tone::Bad, "error:"), printable_lines(&hidden(&failure.message)))),
         }
     }
 
-    /// Bytes that were asked for as they are, on standard output.
+    /// Writes bytes to standard output as they are.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         write_stdout(bytes).map_err(|e| Failure::failed(format!("cannot write to standard output: {e}")))
     }
 
-    /// Says on standard error what the user should know, where no progress is shown.
+    /// Prints a warning while no progress is shown.
     pub(crate) fn warn(&self, message: &str) {
         to_stderr(&self.warning_line(message));
     }
 
-    /// A line for standard error that says what the user should know.
+    /// A warning as a line for standard error.
     pub(crate) fn warning_line(&self, message: &str) -> String {
         let message = &hidden(message);
         match self.json {
             true => harmless_text(serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string()),
-            false => format!("warning: {}", printable_lines(message)),
+            false => format!("{} {}", self.word(Tone::Doubtful, "warning:"), printable_lines(message)),
         }
+    }
+
+    /// A word for standard error.
+    fn word(&self, tone: Tone, word: &str) -> String {
+        if self.stderr_colors { painted(tone, word) } else { word.to_owned() }
     }
 }
 
@@ -124,7 +144,7 @@ pub(crate) fn document<T: Serialize>(body: &T) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A reader that has gone away is no failure.
+/// A closed pipe is not a failure.
 fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
@@ -144,12 +164,12 @@ pub(crate) fn failure_as_json(failure: &Failure) {
     to_stderr(&harmless_text(serde_json::json!({ "schema": SCHEMA, "error": error }).to_string()));
 }
 
-/// Where standard error is closed there is nobody to tell.
+/// Writes a line to standard error. If standard error is closed, the line is lost.
 pub(crate) fn to_stderr(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A JSON document in which strings do nothing to a terminal either. Outside of strings there is nothing to escape but ends of lines, which stay.
+/// Escapes in a JSON document what a terminal would act on. Such characters stand only in strings; line ends between values stay.
 fn harmless_text(json: String) -> String {
     if !json.contains(|c| acts(c) && c != '\n') {
         return json;
@@ -166,7 +186,7 @@ fn harmless(json: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// Text of one line that does nothing to a terminal and stands as it is written: names come from file systems and from repositories that others wrote.
+/// One line of text with everything escaped that a terminal would act on. Names come from file systems and from repositories of others.
 pub(crate) fn printable(text: &str) -> String {
     if !text.contains(acts) {
         return text.to_owned();
@@ -174,25 +194,45 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if acts(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
-/// The same for a message of several lines. Those after the first are indented, so that no name can begin a message of its own.
+/// As [`printable`], for several lines. Lines after the first are indented, so that a name cannot look like a message of its own.
 pub(crate) fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n  ")
 }
 
-/// Whether a terminal would act on it, or show text in another order than it is in (<https://trojansource.codes>), or not show it at all.
+/// Whether a terminal acts on the character, hides it, or shows text in another order because of it (<https://trojansource.codes>).
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// How long the key derivation took, for people; of a repository without a passphrase there is nothing to say.
-pub(crate) fn key_derivation(ms: f64) -> String {
-    if ms > 0.0 { format!(", key derivation {}", duration(ms)) } else { String::new() }
+/// The whole time, with its parts in brackets. The key derivation happens before the work is measured, so it is added to the whole.
+pub(crate) fn took(work_us: u64, key_derivation_us: u64, parts: &[(&str, u64)]) -> String {
+    let derivation = Some(("key derivation", key_derivation_us)).filter(|_| key_derivation_us > 0);
+    let parts: Vec<String> = derivation.iter().chain(parts).map(|(name, part_us)| format!("{name} {}", duration(ms(*part_us)))).collect();
+    let whole = duration(ms(work_us.saturating_add(key_derivation_us)));
+    if parts.is_empty() { whole } else { format!("{whole} ({})", parts.join(", ")) }
+}
+
+/// Joins the lines of a text into one.
+pub(crate) fn in_one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    printable(&lines.collect::<Vec<_>>().join("; "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_never_exceed_the_whole() {
+        assert_eq!(took(34_000, 173_000, &[("reading", 22_000)]), "207 ms (key derivation 173 ms, reading 22 ms)");
+        assert_eq!(took(34_000, 0, &[]), "34 ms");
+    }
+
+    #[test]
+    fn several_lines_in_one() {
+        assert_eq!(in_one_line("it failed:\n\n  no such role\r\n"), "it failed:; no such role");
+    }
 
     #[test]
     fn nothing_reaches_the_terminal_but_text() {

@@ -1,4 +1,4 @@
-//! A fault of icecore itself ends the command as any failure does: with one message and exit code 1, not with a trace that no user can read.
+//! A panic is a bug of icecore. It ends the command with one message and exit code 1, as any failure does, instead of a stack trace.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
@@ -11,7 +11,7 @@ use super::exit::Failure;
 /// Where the last panic was.
 static PLACE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Has panics noted and not printed, unless a trace of them is asked for.
+/// Notes panics instead of printing them, unless a backtrace is asked for.
 pub(crate) fn note_panics() {
     let usual = take_hook();
     set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
@@ -22,7 +22,7 @@ pub(crate) fn note_panics() {
     }));
 }
 
-/// What `work` gives; a panic in it is a failure.
+/// Runs `work`. A panic in it becomes a failure.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(failure(&*panic)))
 }

@@ -19,7 +19,7 @@ const LEN_MAX: usize = 64 << 10;
 /// The variables that can give it.
 const VARIABLES: [&str; 3] = ["ICECORE_PASSWORD", "ICECORE_PASSWORD_FILE", "ICECORE_PASSWORD_COMMAND"];
 
-/// How often it is asked whether to go on waiting for a command.
+/// The time between two looks whether a command has ended or the user has stopped the program.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the output of a command may stay open after its end.
 const HELD_MAX: Duration = Duration::from_secs(5);
@@ -82,8 +82,8 @@ fn from_file(path: &Path, warn: &dyn Fn(&str)) -> Result<Zeroizing<String>> {
     first_line(read_bounded(file).map_err(failed)?, "ICECORE_PASSWORD_FILE")
 }
 
-/// A passphrase file that somebody else may write makes the backup theirs; one that everybody may read is said. What is no regular file (a pipe of the
-/// shell, a descriptor of a service manager) has its own rules.
+/// Refuses a passphrase file that others may write: they could choose the key. Warns if others may read it. Only regular files are looked at;
+/// pipes and descriptors of service managers have their own rules.
 fn refuse_foreign(file: &File, path: &Path, warn: &dyn Fn(&str)) -> Result<()> {
     let found = file.metadata().map_err(|e| Error::backend("read", format!("the passphrase file {}", path.display()), e))?;
     if !found.is_file() {
@@ -141,7 +141,7 @@ fn from_command(command: &OsStr, cancelled: &AtomicBool) -> Result<Zeroizing<Str
     first_line(output.map_err(failed)?, "ICECORE_PASSWORD_COMMAND")
 }
 
-/// All of it, in one allocation, so that no copy is left behind.
+/// Reads all of it into one allocation. Growing it would leave copies of the passphrase in memory.
 fn read_bounded(input: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; LEN_MAX + 1]);
     let (mut input, mut len) = (input, 0);

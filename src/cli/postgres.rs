@@ -1,4 +1,4 @@
-//! `backup postgres`.
+//! The command `backup postgres`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use super::backup::{problems, recorded, text};
 use super::context::Context;
 use super::environment;
 use super::exit::{Exit, Failure};
-use super::output::printable;
+use super::output::{in_one_line, printable};
+use super::screen::Screen;
 
 /// Take a snapshot of a PostgreSQL database: a dump, its schema, and the cluster's roles
 #[derive(Debug, clap::Args)]
@@ -88,30 +89,31 @@ pub(crate) fn backup(context: &Context<'_>, args: &PostgresArgs) -> Result<Exit,
         on_table: progress.on_item(),
     };
     let work = Work { repo: &repo, worker: &context.worker(), monitor: &progress };
+    let screen = &context.output.screen;
     if args.all_databases {
         let all = perform_all(&work, &PostgresServer(options), &recorded)?;
         drop(progress);
-        context.output.report_or_warn(&all, all_text, all_problems)?;
+        context.output.report_or_warn(&all, |all| all_text(all, screen), all_problems)?;
         return Ok(all.outcome().into());
     }
     let label = options.conninfo.label();
     let given = if options.globals_only { format!("globals of {label}") } else { label };
     let taken = perform(&work, (&SourceKind::POSTGRES, &given), &recorded, || Ok(Box::new(PostgresSource::connect(options)?)))?;
     drop(progress);
-    context.output.report_or_warn(&taken, text, problems)?;
+    context.output.report_or_warn(&taken, |taken| text(taken, screen), problems)?;
     Ok(taken.outcome().into())
 }
 
-/// What is not well.
+/// The problems of all backups.
 fn all_problems(all: &AllTaken) -> Vec<String> {
     let failed = all.failed.iter().map(|failed| format!("no snapshot of {}: {}", failed.database, failed.error));
     all.snapshots.iter().flat_map(problems).chain(failed).collect()
 }
 
-fn all_text(all: &AllTaken) -> String {
-    let mut text: String = all.snapshots.iter().map(text).collect();
+fn all_text(all: &AllTaken, screen: &Screen) -> String {
+    let mut text: String = all.snapshots.iter().map(|taken| text(taken, screen)).collect();
     for failed in &all.failed {
-        text.push_str(&format!("no snapshot of {}: {}\n", printable(&failed.database), printable(&failed.error)));
+        text.push_str(&format!("no snapshot of {}: {}\n", printable(&failed.database), in_one_line(&failed.error)));
     }
     text.push_str(&format!("tag {}\n", all.tag));
     text

@@ -1,4 +1,7 @@
-//! Progress on standard error, for what lasts longer than half a second and only on a terminal. Warnings share the line with it.
+//! Progress on standard error: one line that is drawn again and again.
+//!
+//! It is shown only on a terminal, and only for work that lasts longer than half a second. Warnings go through here too, so that they do not
+//! mix with the line.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,11 +13,11 @@ use icecore::progress::Monitor;
 
 use super::output::{self, Output};
 
-/// Nothing is drawn before this.
+/// Work that ends earlier shows no progress.
 const QUIET_AT_FIRST: Duration = Duration::from_millis(500);
-/// Between two drawings.
+/// The time between two drawings.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// What fits on one line of any terminal.
+/// The longest line: it fits terminals of 80 columns.
 const COLUMNS_MAX: usize = 79;
 /// Takes the cursor to the start of the line and clears it (ECMA-48, EL).
 const CLEAR: &str = "\r\x1b[K";
@@ -37,7 +40,7 @@ struct Shared {
 struct State {
     sink: Box<dyn Write + Send>,
     phase: Option<Phase>,
-    /// What is being read, where the source says it.
+    /// The item that is being read, if the source names it.
     item: String,
     /// Whether the line with progress is on the screen.
     drawn: bool,
@@ -56,7 +59,7 @@ impl Progress {
         let mut progress = Self::on(Box::new(io::stderr()), output, cancelled);
         if io::stderr().is_terminal() && !output.quiet && !output.json && !output.verbose {
             let shared = Arc::clone(&progress.shared);
-            // Without a thread there is no progress, which is no reason to fail.
+            // If no thread can be started, the work goes on without progress.
             progress.drawer = std::thread::Builder::new().name("progress".into()).spawn(move || shared.draw_until_ended()).ok();
         }
         progress
@@ -70,7 +73,7 @@ impl Progress {
 }
 
 impl Progress {
-    /// Hears what is being read, to show it.
+    /// A function that takes the name of the item that is being read.
     pub(crate) fn on_item(&self) -> Arc<dyn Fn(&str) + Send + Sync> {
         let shared = Arc::clone(&self.shared);
         Arc::new(move |item| item.clone_into(&mut shared.state().item))
@@ -137,7 +140,7 @@ impl Shared {
     }
 }
 
-/// Where standard error cannot be written there is nobody to show anything to.
+/// Errors of writing are ignored: then nobody sees the progress.
 impl State {
     fn draw(&mut self, done: u64) {
         if let Some(phase) = self.phase {
@@ -170,7 +173,7 @@ fn line(phase: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String
     let rate = done as f64 / seconds;
     let rate_text = output::bytes(rate as u64);
     match total.filter(|total| *total > 0) {
-        // What follows the last byte of a phase is not in bytes.
+        // Work after the last byte of a phase is not counted.
         Some(total) if done >= total => format!("{phase} {}, finishing ...", output::bytes(total)),
         Some(total) => {
             let percent = u128::from(done) * 100 / u128::from(total);
@@ -181,7 +184,7 @@ fn line(phase: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String
     }
 }
 
-/// The line with as much of an item's name as there is room for.
+/// Adds as much of the item's name as fits.
 fn with_item(line: String, item: &str) -> String {
     let room = COLUMNS_MAX.saturating_sub(line.len() + 2);
     let shown: String = output::printable(&item.replace('\n', " ")).chars().take(room).collect();
@@ -213,7 +216,7 @@ mod tests {
     }
 
     fn progress(screen: &Screen) -> Progress {
-        let output = Output { json: false, quiet: false, verbose: false };
+        let output = Output { json: false, quiet: false, verbose: false, screen: Default::default(), stderr_colors: false };
         Progress::on(Box::new(screen.clone()), &output, Arc::default())
     }
 

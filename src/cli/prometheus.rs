@@ -8,10 +8,10 @@ use icecore::ops::status::{SourceStatus, State, Status};
 use super::exit::Failure;
 use super::whole;
 
-/// Anyone may read it: node_exporter runs as a user of its own.
+/// Everybody may read the file, because node_exporter runs as another user.
 const FILE_MODE: u32 = 0o644;
 
-/// The gauges of a source: name, what it says, and its value, if there is one.
+/// The gauges of a source: name, help text, and the value if there is one.
 type OfSource = (&'static str, &'static str, fn(&SourceStatus) -> Option<f64>);
 
 const OF_SOURCES: [OfSource; 9] = [
@@ -38,13 +38,13 @@ const OF_SOURCES: [OfSource; 9] = [
     }),
 ];
 
-/// Writes the file: complete under another name, then renamed.
+/// Writes the file under another name and renames it, so that it is always complete.
 pub(crate) fn write(file: &Path, status: &Status) -> Result<(), Failure> {
     let failed = |cause: std::io::Error| Failure::from(Error::destination(file, format!("the textfile cannot be written: {cause}")));
     if file.file_name().is_none() {
         return Err(Failure::usage(format!("{} does not name a file", file.display())));
     }
-    // node_exporter reads names that end with `.prom`; the one before it is renamed does not.
+    // node_exporter reads only names that end with `.prom`. The temporary name does not.
     whole::write(file, text(status).as_bytes(), FILE_MODE).map_err(failed)
 }
 
@@ -56,7 +56,7 @@ fn text(status: &Status) -> String {
             let (label, host) = (escaped(&one.source.label), escaped(&one.host));
             Some((format!("{repository},source_id=\"{}\",source=\"{label}\",host=\"{host}\"", one.source.id), value(one)?))
         });
-        // Of a source without any snapshot there is only this to say.
+        // A source without any snapshot has only this value.
         let never_taken = status.never_taken.iter().filter(|_| name == "icecore_source_ok").map(|one| {
             let (label, host) = (escaped(&one.label), escaped(&one.host));
             (format!("{repository},source_id=\"\",source=\"{label}\",host=\"{host}\""), 0.0)
@@ -77,7 +77,7 @@ fn text(status: &Status) -> String {
     text
 }
 
-/// A metric with its samples; nothing without any.
+/// A metric with its samples; empty if there are none.
 fn gauge(text: &mut String, name: &str, says: &str, samples: impl Iterator<Item = (String, f64)>) {
     let mut samples = samples.peekable();
     if samples.peek().is_none() {

@@ -1,4 +1,4 @@
-//! `prune`.
+//! The command `prune`.
 
 use icecore::ops::journaled::{Report, Work};
 use icecore::ops::prune::{PackUse, PruneOptions, PrunePlan, PruneReport, perform, plan};
@@ -9,9 +9,9 @@ use super::exit::{Exit, Failure};
 use super::output::{bytes, count};
 use super::time;
 
-/// How long marked packs wait.
+/// The default grace time of marked packs.
 pub(crate) const GRACE: &str = "24h";
-/// How much of the packs that stay may be of no use, percent.
+/// The default limit for unused bytes in packs that stay, percent of the used ones.
 pub(crate) const MAX_UNUSED: u16 = 5;
 
 /// Free the space that no snapshot needs any more
@@ -39,7 +39,7 @@ pub(crate) struct PruneArgs {
 /// Nanoseconds in a second.
 const SECOND_NS: i64 = 1_000_000_000;
 
-/// What a prune goes by now that waits so long before it deletes.
+/// The options of a prune that starts now and has this grace time.
 pub(crate) fn options(grace: &str, max_unused: u16, max_repack: Option<u64>) -> Result<PruneOptions, Failure> {
     Ok(PruneOptions {
         grace_ns: time::seconds(grace)?.saturating_mul(SECOND_NS),

@@ -1,16 +1,18 @@
-//! `repair`.
+//! The command `repair`, with `--dry-run` (the plan only) and `--catalog` (only the local catalog).
 
 use std::path::PathBuf;
 
-use icecore::ops::check::{Subset, Touched};
+use icecore::ops::check::{Subset, Verdict};
 use icecore::ops::journal::Outcome;
 use icecore::ops::journaled::{Report, Work};
 use icecore::ops::repair::{CatalogReport, RepairOptions, RepairPlan, Repaired, perform, perform_catalog, plan};
 
-use super::check::{draw, findings_table, marks_text};
+use super::check::{draw, marks_text};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::findings::{self, lost_text, short_ids};
 use super::output::{bytes, count, printable};
+use super::screen::{Screen, Tone};
 
 /// Mend what is damaged: heal what can be healed, set aside what cannot, mark the snapshots that lost something
 #[derive(Debug, clap::Args)]
@@ -52,18 +54,19 @@ Examples:
 pub(crate) fn run(context: &Context<'_>, args: &RepairArgs) -> Result<Exit, Failure> {
     let subset = args.read_data_subset.as_deref().map_or(Ok(Subset::All), str::parse)?;
     let seed = if matches!(subset, Subset::Share(_) | Subset::Bytes(_)) { draw()? } else { 0 };
-    // Found out before hours of reading.
+    // A wrong path must fail now, not after hours of reading.
     for path in &args.from {
         std::fs::metadata(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     }
     let repo = context.open()?;
     let worker = context.worker();
     let options = RepairOptions { structure_only: args.structure_only, subset, seed, from: args.from.clone(), author: worker.author() };
+    let screen = &context.output.screen;
     let progress = context.progress();
     if args.dry_run {
         let plan = plan(&repo, &options, &progress)?;
         drop(progress);
-        context.output.result(&plan, plan_text)?;
+        context.output.result(&plan, |plan| dry_text(plan, screen))?;
         return Ok(plan.outcome().into());
     }
     let work = Work { repo: &repo, worker: &worker, monitor: &progress };
@@ -75,14 +78,14 @@ pub(crate) fn run(context: &Context<'_>, args: &RepairArgs) -> Result<Exit, Fail
     let repaired = perform(&work, &options)?;
     drop(progress);
     let exit = repaired.outcome().into();
-    // What is lost is said even with -q.
+    // Losses are printed even with -q.
     match exit {
-        Exit::Done => context.output.report_as(exit, &repaired, text),
-        _ => context.output.insist_as(exit, &repaired, text),
+        Exit::Done => context.output.report_as(exit, &repaired, |repaired| text(repaired, screen)),
+        _ => context.output.insist_as(exit, &repaired, |repaired| text(repaired, screen)),
     }
 }
 
-/// What cannot be read is said even with -q.
+/// Prints the report. Unreadable objects are named even with -q.
 fn tell(context: &Context<'_>, report: &CatalogReport) -> Result<Exit, Failure> {
     match report.outcome() {
         Outcome::Done => context.output.report(report, catalog_text)?,
@@ -91,39 +94,40 @@ fn tell(context: &Context<'_>, report: &CatalogReport) -> Result<Exit, Failure> 
     Ok(report.outcome().into())
 }
 
-fn touched_text(touched: &Touched) -> String {
-    let stream = touched.stream.as_deref().map_or("all of it".into(), String::from_utf8_lossy);
-    format!("  snapshot {}, {}\n", touched.snapshot.short(), printable(&stream))
-}
-
-fn plan_text(plan: &RepairPlan) -> String {
-    let mut text = findings_table(&plan.report.findings);
-    plan.copies.iter().for_each(|copy| text.push_str(&format!("to be written again  {copy}\n")));
-    plan.healable.iter().for_each(|object| text.push_str(&format!("to be healed         {object}\n")));
+fn plan_text(plan: &RepairPlan, screen: &Screen) -> String {
+    let mut text = findings::table(&plan.report.findings, &plan.report.touched, screen);
+    let mut line = |what: &str, object: &str| text.push_str(&format!("{what:<19}  {}\n", printable(&short_ids(object))));
+    plan.copies.iter().for_each(|copy| line("to be written again", &copy.to_string()));
+    plan.healable.iter().for_each(|object| line("to be healed", &object.to_string()));
     for pack in &plan.packs {
         let (whole, bad) = (count(pack.whole_chunks, "whole chunk"), count(pack.bad_chunks, "bad one"));
-        text.push_str(&format!("to be replaced       pack {}: {whole}, {bad}\n", pack.id));
+        line("to be replaced", &format!("pack {}: {whole}, {bad}", pack.id));
     }
-    plan.records.iter().for_each(|record| text.push_str(&format!("to be set aside      {record}\n")));
+    plan.records.iter().for_each(|record| line("to be set aside", &record.to_string()));
     if plan.missing_chunks > 0 {
-        text.push_str(&format!("to be looked for     {}\n", count(plan.missing_chunks, "missing chunk")));
-    }
-    if !plan.report.touched.is_empty() {
-        text.push_str("cannot be given back whole as it is:\n");
-        plan.report.touched.iter().for_each(|touched| text.push_str(&touched_text(touched)));
-    }
-    if text.is_empty() {
-        text.push_str("nothing to mend\n");
+        line("to be looked for", &count(plan.missing_chunks, "missing chunk"));
     }
     text
 }
 
-fn text(repaired: &Repaired) -> String {
+/// `repair --dry-run`.
+fn dry_text(plan: &RepairPlan, screen: &Screen) -> String {
+    let text = plan_text(plan, screen);
+    if text.is_empty() {
+        return "nothing to mend\n".to_owned();
+    }
+    text + &findings::advice(Verdict::of(&plan.report.findings), "`icecore repair` mends what can be mended", screen)
+}
+
+fn text(repaired: &Repaired, screen: &Screen) -> String {
     let Repaired { plan, report } = repaired;
-    let mut text = plan_text(plan);
+    let mut text = plan_text(plan, screen);
+    if text.is_empty() {
+        text.push_str("nothing to mend\n");
+    }
     report.deeds().iter().for_each(|deed| text.push_str(&format!("{deed}\n")));
     for (damaged, now) in &report.reissued {
-        text.push_str(&format!("snapshot {damaged} had a damaged record and is listed as {now} now\n"));
+        text.push_str(&format!("snapshot {} had a damaged record and is listed as {} now\n", damaged.short(), now.short()));
     }
     if report.written > 0 {
         text.push_str(&format!("{} written, {}\n", count(report.written, "new pack"), bytes(report.written_bytes)));
@@ -131,14 +135,15 @@ fn text(repaired: &Repaired) -> String {
     report.set_aside.iter().for_each(|name| text.push_str(&format!("set aside: {name}\n")));
     report.left.iter().for_each(|left| text.push_str(&format!("{}\n", printable(left))));
     text.push_str(&marks_text(&report.damaged, &report.verified));
-    if report.lost.is_empty() && report.left.is_empty() {
-        text.push_str("every snapshot can be given back whole\n");
-    }
     if !report.lost.is_empty() {
-        text.push_str("lost, at least in part (`restore` says which bytes; all else can be given back):\n");
-        report.lost.iter().for_each(|lost| text.push_str(&touched_text(lost)));
+        text.push_str("lost, at least in part (`restore --salvage` gives back all but the lost bytes):\n");
+        text.push_str(&lost_text(&report.lost));
     }
-    text
+    let last = match report.lost.is_empty() && report.left.is_empty() {
+        true => screen.paint(Tone::Good, "every snapshot can be given back whole"),
+        false => format!("{}: not everything could be mended", screen.paint(Tone::Bad, Verdict::Damaged.word())),
+    };
+    text + &last + "\n"
 }
 
 fn catalog_text(report: &CatalogReport) -> String {

@@ -1,4 +1,4 @@
-//! `restore` and `dump`.
+//! The commands `restore` (to files) and `dump`. `restore_server.rs` restores into PostgreSQL, `salvage.rs` has `--salvage`.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -24,7 +24,7 @@ use super::context::{Context, wanted};
 use super::exit::{Exit, Failure};
 use super::location::refuse_as_directory;
 use super::outlet::Outlet;
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
 use super::restore_modes::{Mode, mode_of, snap_of};
 use super::{targets, time};
 
@@ -81,21 +81,31 @@ pub(crate) struct DumpArgs {
     pub(crate) name: OsString,
 }
 
-/// Above this the paths are no news to anyone.
+/// How many restored paths the text lists.
 const SHOWN_MAX: usize = 20;
 /// `restore`.
 pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit, Failure> {
-    for (option, dir) in [("--to", &args.to), ("--from-dir", &args.from_dir), ("--tmp", &args.server.tmp)] {
-        dir.as_ref().map_or(Ok(()), |dir| refuse_as_directory(option, dir))?;
-    }
-    match (mode_of(args)?, &args.server.dsn, &args.from_dir) {
-        (Mode::Export, _, Some(dir)) => return from_dir(context, dir, args),
-        (Mode::Server | Mode::Table | Mode::ServerFromFile | Mode::TableFromFile, Some(dsn), _) => {
-            return super::restore_server::restore(context, args, dsn);
+    let (id, record) = wanted.find(&refreshed, &progress)?;
+    // The standard library's handle would buffer lines and copy; the descriptor itself does not.
         }
         _ => {}
     }
+<<<<<<< HEAD
     let snap = snap_of(args)?;
+=======
+    if let Some(dir) = &args.from_dir {
+        return from_dir(context, dir, args);
+    }
+    if args.to.is_none() && args.streams.is_empty() {
+        return Err(Failure::usage(
+            "say where to: --to DIR for all streams, NAME=DEST for one of them, or --dsn DSN for a PostgreSQL server",
+        ));
+    }
+    if args.to.is_some() && !args.streams.is_empty() && !args.salvage {
+        return Err(Failure::usage("--to restores all streams and NAME=DEST restores one of them: give only one of the two"));
+    }
+    let snap = args.snap.as_ref().and_then(|snap| snap.to_str()).ok_or_else(|| Failure::usage("SNAP is not UTF-8"))?;
+>>>>>>> dd5cfd58838ad86eafef146a8253827db1047617
     let repo = context.open()?;
     let wanted = wanted(snap, &args.filter)?;
     if let (true, Some(dir)) = (args.salvage, &args.to) {
@@ -117,7 +127,7 @@ pub(crate) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<Exit,
     context.output.report_as(report.outcome().into(), &report, |report| text(report, &from))
 }
 
-/// As JSON all, as text the first ones.
+/// How many restored streams are kept for the report: all for JSON, the first ones for text.
 fn listed_max(context: &Context<'_>) -> usize {
     if context.output.json { usize::MAX } else { SHOWN_MAX }
 }
@@ -127,7 +137,7 @@ fn short(id: &str) -> String {
     id.chars().take(12).collect()
 }
 
-/// `restore --from-dir`. What would be SNAP is the first of the files here.
+/// `restore --from-dir`. There is no SNAP, so the first argument is a NAME=DEST, too.
 fn from_dir(context: &Context<'_>, dir: &Path, args: &RestoreArgs) -> Result<Exit, Failure> {
     let started = Instant::now();
     let arguments: Vec<&OsString> = args.snap.iter().chain(&args.streams).collect();
@@ -171,14 +181,15 @@ fn text(report: &RestoreReport, from: &str) -> String {
         }
     }
     let (streams, bytes) = (count(report.streams, "stream"), output::bytes(report.bytes));
-    let (took, derivation) = (output::duration(ms(report.duration_us)), output::key_derivation(ms(report.key_derivation_us)));
+    let took = output::took(report.duration_us, report.key_derivation_us, &[]);
+    let word = report.outcome().word();
     let (from, verified) = (printable(from), if report.verified { "verified" } else { "not verified" });
     let lacking = match (report.failed.len() as u64, report.untried) {
         (0, 0) => String::new(),
-        (failed, 0) => format!("; {failed} not restored"),
-        (failed, untried) => format!("; {failed} not restored, {untried} not tried"),
+        (failed, 0) => format!("; {word}: {failed} not restored"),
+        (failed, untried) => format!("; {word}: {failed} not restored, {untried} not tried"),
     };
-    text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{derivation}{lacking}\n"));
+    text.push_str(&format!("restored {streams} of {from}, {bytes}, {verified}, in {took}{lacking}\n"));
     text
 }
 
@@ -189,8 +200,13 @@ pub(crate) fn dump(context: &Context<'_>, args: &DumpArgs) -> Result<Exit, Failu
     let progress = context.progress();
     let refreshed = context.refresh(&repo, &progress)?;
     let wanted = wanted(&args.snap.snap, &args.snap.filter)?;
+<<<<<<< HEAD
     let (id, record) = wanted.find(&refreshed, &progress)?;
     // Not through the standard library's handle, which looks for line ends and copies.
+=======
+    let (_, record) = wanted.find(&refreshed)?;
+    // The standard library's handle would buffer lines and copy; the descriptor itself does not.
+>>>>>>> dd5cfd58838ad86eafef146a8253827db1047617
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(stdout.map_err(|e| Failure::failed(format!("cannot use standard output: {e}")))?);
     let is_file = out.metadata().is_ok_and(|meta| meta.is_file());

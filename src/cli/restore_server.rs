@@ -1,4 +1,4 @@
-//! `restore --dsn`: into a PostgreSQL server.
+//! `restore --dsn`: restores a dump into a PostgreSQL server.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ Examples:
   icecore restore latest --dsn postgresql://admin@db.example.org/brainstem --table public.users
   icecore restore --from-file brainstem.pgdump --dsn postgresql://admin@db.example.org/postgres";
 
-/// Heads the options of restores into a server.
+/// The heading of the options for servers.
 const HEADING: &str = "Into a PostgreSQL server";
 
 /// How to restore into a server.
@@ -163,7 +163,7 @@ fn server_options(args: &ServerArgs, conninfo: Conninfo, environment: Environmen
     }
 }
 
-/// What was restored, and whether nothing is missing.
+/// Restores the database; also says whether nothing is missing.
 fn load(dump: &Dump, options: &ServerOptions, progress: &Progress) -> icecore::Result<(RestoredDatabase, bool)> {
     let restored = restore_database(dump, options, progress)?;
     let is_whole = restored.failed.is_empty();
@@ -190,7 +190,7 @@ fn tell_table(context: &Context<'_>, progress: Progress, report: &IntoServer<Res
 }
 
 fn text(report: &IntoServer<RestoredDatabase>, from: &str) -> String {
-    /// More are no news to anyone.
+    /// How many definitions the text names.
     const SHOWN_MAX: usize = 5;
     let restored = &report.restored;
     let mut text = String::new();

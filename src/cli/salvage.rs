@@ -1,4 +1,4 @@
-//! `restore --salvage`.
+//! `restore --salvage`: what can still be read of damaged streams.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -12,11 +12,11 @@ use icecore::store::repo::Repository;
 
 use super::context::Context;
 use super::exit::{Exit, Failure};
-use super::output::{self, count, ms, printable};
+use super::output::{self, count, printable};
 
-/// Streams that the text names: more are no news to anyone.
+/// How many damaged streams the text names.
 const SHOWN_MAX: usize = 20;
-/// Ranges and tables of a stream that the text names.
+/// How many lost ranges and tables of a stream the text names.
 const NAMED_MAX: usize = 8;
 
 /// `restore --salvage`.
@@ -37,7 +37,7 @@ pub(crate) fn salvage(
     let exit = report.outcome().into();
     match exit {
         Exit::Done => context.output.report_as(exit, &report, text),
-        // What is missing is said with -q, too.
+        // Losses are printed even with -q.
         _ => context.output.insist_as(exit, &report, text),
     }
 }
@@ -53,8 +53,9 @@ fn text(report: &SalvageReport) -> String {
     if report.links_left_out > 0 {
         text.push_str(&format!("{} left out\n", count(report.links_left_out, "link")));
     }
-    let (streams, took) = (count(report.streams.len() as u64, "stream"), output::duration(ms(report.duration_us)));
-    let (from, derivation) = (format!("snapshot {}", report.snapshot.short()), output::key_derivation(ms(report.key_derivation_us)));
+    let streams = count(report.streams.len() as u64, "stream");
+    let took = output::took(report.duration_us, report.key_derivation_us, &[]);
+    let from = format!("snapshot {}", report.snapshot.short());
     let lost = match with_losses {
         0 if report.failed.is_empty() && report.untried == 0 => "nothing is lost".to_owned(),
         0 => "no losses in what was salvaged".to_owned(),
@@ -65,11 +66,11 @@ fn text(report: &SalvageReport) -> String {
         (failed, 0) => format!("; {failed} not salvaged"),
         (failed, untried) => format!("; {failed} not salvaged, {untried} not tried"),
     };
-    text.push_str(&format!("salvaged {streams} of {from}, {}, {lost}, in {took}{derivation}{lacking}\n", output::bytes(report.bytes)));
+    text.push_str(&format!("salvaged {streams} of {from}, {}, {lost}, in {took}{lacking}\n", output::bytes(report.bytes)));
     text
 }
 
-/// What is missing of it.
+/// The losses of one stream.
 fn stream_text(stream: &Salvaged) -> String {
     let mut ranges: Vec<String> = stream.lost.iter().take(NAMED_MAX).map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
     if stream.ranges > ranges.len() as u64 {

@@ -11,7 +11,7 @@ pub(crate) fn watch() -> std::io::Result<Arc<AtomicBool>> {
     let cancelled = Arc::new(AtomicBool::new(false));
     let ignored = ignored();
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
-        // What `nohup` has ignored (and a shell, of SIGQUIT, for what runs in the background) stays so.
+        // Signals that `nohup` or a shell has set to be ignored stay ignored.
         if matches!(signal, SIGHUP | SIGQUIT) && ignored & (1 << (signal - 1)) != 0 {
             continue;
         }
@@ -19,19 +19,20 @@ pub(crate) fn watch() -> std::io::Result<Arc<AtomicBool>> {
         // One swap decides who was first: two signals can be handled at the same moment by two threads, and one of them must end the program.
         let action = move || {
             if flag.swap(true, Ordering::SeqCst) {
-                // It fails only for a signal that cannot be caught.
+                // This fails only for a signal that cannot be caught.
                 let _ = low_level::emulate_default_handler(signal);
             }
         };
         // SAFETY: an atomic swap and `emulate_default_handler` are all that it does, and both may be called in a signal handler.
         unsafe { low_level::register(signal, action) }?;
     }
-    // With a handler a file that becomes larger than it may is a failed write, with cleaning up. Programs that are started do not inherit it.
+    // With a handler, a file that exceeds its size limit gives a failed write, which is cleaned up. Without one the signal ends the program.
+    // Programs that are started do not inherit the handler.
     flag::register(SIGXFSZ, Arc::default())?;
     Ok(cancelled)
 }
 
-/// The signals that this process was started to ignore, signal 1 being bit 0 (proc_pid_status(5)). Elsewhere than on Linux none is known.
+/// The signals that the process ignores since its start; bit 0 is signal 1 (proc_pid_status(5)). Only Linux says this; elsewhere it is none.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,4 +1,4 @@
-//! `stats`.
+//! The command `stats`.
 
 use std::io::{IsTerminal, stdout};
 
@@ -6,11 +6,12 @@ use icecore::ops::journaled::Report;
 use icecore::ops::stats::{Chains, Cost, ENCODINGS, Spread, Stats, stats};
 use icecore::progress::Monitor;
 
-use super::columns::{Align, Table};
+use super::columns::{Column, Table};
 use super::context::Context;
 use super::exit::{Exit, Failure};
+use super::findings::short_ids;
 use super::output::{self, count, printable};
-use super::time;
+use super::screen::Screen;
 
 /// Show what the repository holds and what that costs, in all and by snapshot
 #[derive(Debug, clap::Args)]
@@ -42,10 +43,8 @@ The snapshots' stored_bytes and those of `other`, what no listed snapshot has st
 Example:
   icecore stats --limit 100";
 
-/// Snapshots that a terminal shows unless asked for more.
+/// Rows on a terminal without `--limit`.
 const ROWS_ON_TERMINAL: usize = 20;
-/// Columns of the table beside those of the encodings.
-const COLUMNS: usize = 10;
 
 /// `stats`.
 pub(crate) fn run(context: &Context<'_>, args: &StatsArgs) -> Result<Exit, Failure> {
@@ -57,14 +56,14 @@ pub(crate) fn run(context: &Context<'_>, args: &StatsArgs) -> Result<Exit, Failu
     let all = if !context.output.json && stdout().is_terminal() { ROWS_ON_TERMINAL } else { usize::MAX };
     let left_out = stats.per_snapshot.len().saturating_sub(args.limit.unwrap_or(all));
     stats.per_snapshot.drain(..left_out);
-    context.output.result(&stats, text)?;
+    context.output.result(&stats, |stats| text(stats, &context.output.screen))?;
     Ok(stats.outcome().into())
 }
 
-fn text(stats: &Stats) -> String {
+fn text(stats: &Stats, screen: &Screen) -> String {
     let encrypted = if stats.encrypted { "yes" } else { "no" };
     let lines = [
-        ("repository", format!("{} in {}", stats.repository, stats.location)),
+        ("repository", format!("{} in {}", short_ids(&stats.repository.to_string()), stats.location)),
         ("encrypted", encrypted.to_owned()),
         ("snapshots", format!("{}, together {}", stats.snapshots, output::bytes(stats.logical_bytes))),
         ("new", format!("{} in {}", output::bytes(stats.new_bytes), count(stats.new_chunks, "chunk"))),
@@ -78,7 +77,7 @@ fn text(stats: &Stats) -> String {
         ("depth", shown_spread(&stats.chains.level)),
         ("work", shown_spread(&stats.chains.work)),
     ];
-    let mut text = lines.map(|(name, value)| format!("{name:<11} {}\n", printable(&value))).concat();
+    let mut text = screen.facts(11, lines.map(|(name, value)| (name.to_owned(), printable(&value))));
     if stats.unfinished.files > 0 {
         let (files, size) = (count(stats.unfinished.files, "file"), output::bytes(stats.unfinished.bytes));
         text.push_str(&format!(
@@ -87,7 +86,7 @@ fn text(stats: &Stats) -> String {
         ));
     }
     if !stats.per_snapshot.is_empty() {
-        text.push_str(&format!("\n{}", table(stats)));
+        text.push_str(&format!("\n{}", table(stats, screen)));
     }
     match stats.snapshots.saturating_sub(stats.per_snapshot.len() as u64) {
         0 => text,
@@ -95,23 +94,23 @@ fn text(stats: &Stats) -> String {
     }
 }
 
-fn table(stats: &Stats) -> String {
-    let of = |heading| (heading, Align::Left);
-    let left = [of("TIME"), of("ID"), of("SOURCE")];
-    let right = ["SIZE", "NEW"].into_iter().chain(ENCODINGS.iter().copied()).chain(["META", "STORED", "RATIO", "DEPTH", "WORK"]);
-    let mut headings = left.into_iter().chain(right.map(|heading| (heading, Align::Right)));
-    let mut table: Table<{ COLUMNS + ENCODINGS.len() }> = Table::new(std::array::from_fn(|_| headings.next().unwrap_or(of(""))));
+fn table(stats: &Stats, screen: &Screen) -> String {
+    let left = [Column::left("TIME").rank(6), Column::left("ID"), Column::left("SOURCE").shortened(12)];
+    let sizes = [Column::right("SIZE").rank(9), Column::right("NEW").rank(3)];
+    let encodings = ENCODINGS.iter().map(|encoding| Column::right(encoding).rank(1));
+    let costs = [("META", 2), ("STORED", 10), ("RATIO", 8), ("DEPTH", 5), ("WORK", 4)];
+    let costs = costs.map(|(heading, rank)| Column::right(heading).rank(rank));
+    let mut table = Table::new(left.into_iter().chain(sizes).chain(encodings).chain(costs));
     for row in &stats.per_snapshot {
         let spread = |of: fn(&Chains) -> Spread| row.chains.as_ref().map_or_else(|| "-".to_owned(), |chains| short_spread(&of(chains)));
-        let front = [time::local(row.time_ns), row.id.short(), row.source.clone()];
+        let front = [screen.time(row.time_ns), row.id.short(), row.source.clone()];
         let sizes = [output::bytes(row.logical_bytes), row.new_chunks.to_string()];
         let encoded = row.cost.by_encoding().map(|(_, bytes)| output::bytes(bytes));
         let stored = [row.cost.metadata_bytes(), row.cost.stored_bytes].map(output::bytes);
         let chains = [shown_ratio(row.ratio), spread(|chains| chains.level), spread(|chains| chains.work)];
-        let mut cells = front.into_iter().chain(sizes).chain(encoded).chain(stored).chain(chains);
-        table.row(std::array::from_fn(|_| cells.next().unwrap_or_default()));
+        table.row(front.into_iter().chain(sizes).chain(encoded).chain(stored).chain(chains));
     }
-    table.text()
+    table.text(screen)
 }
 
 /// For people.

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use icecore::ops::status::{LastFailure, LastGood, NeverTaken, SourceStatus, State, Status, StatusOptions, status};
 
 use super::args::FilterArgs;
-use super::columns::{Align, Table};
+use super::columns::{Column, Table};
 use super::context::{Context, filter};
 use super::exit::{Exit, Failure};
-use super::output::{self, count, printable};
+use super::output::{self, count, in_one_line, printable};
+use super::screen::{Screen, Tone};
 use super::time::seconds;
 use super::{prometheus, time};
 
@@ -45,10 +46,11 @@ pub(crate) fn run(context: &Context<'_>, args: &StatusArgs) -> Result<Exit, Fail
     if let Some(file) = &args.prometheus {
         prometheus::write(file, &status)?;
     }
-    // What is not well is said even with -q.
+    let screen = &context.output.screen;
+    // Problems are printed even with -q.
     match status.status {
-        State::Ok => context.output.report(&status, text)?,
-        _ => context.output.result(&status, text)?,
+        State::Ok => context.output.report(&status, |status| text(status, screen))?,
+        _ => context.output.result(&status, |status| text(status, screen))?,
     }
     Ok(match status.status {
         State::Ok => Exit::Done,
@@ -57,13 +59,20 @@ pub(crate) fn run(context: &Context<'_>, args: &StatusArgs) -> Result<Exit, Fail
     })
 }
 
-fn text(status: &Status) -> String {
-    let headings = ["SOURCE", "HOST", "STATUS", "LAST GOOD", "ID", "AGE", "FLAGGED SINCE", "VERIFIED"];
-    let mut table = Table::new(headings.map(|heading| (heading, Align::Left)));
-    status.sources.iter().for_each(|one| table.row(row(one)));
-    status.never_taken.iter().for_each(|one| table.row(row_of_none(one)));
+fn text(status: &Status, screen: &Screen) -> String {
+    let front = [Column::left("SOURCE").shortened(12), Column::left("HOST").shortened(8).rank(1), Column::left("STATUS")];
+    let dates = [("LAST GOOD", 2), ("ID", 5), ("AGE", 6), ("FLAGGED SINCE", 3), ("VERIFIED", 4)];
+    let mut table = Table::new(front.into_iter().chain(dates.map(|(heading, rank)| Column::left(heading).rank(rank))));
+    for one in &status.sources {
+        table.row(row(one, screen));
+        table.paint("STATUS", Some(tone(one.status)));
+    }
+    for one in &status.never_taken {
+        table.row(row_of_none(one));
+        table.paint("STATUS", Some(tone(one.status)));
+    }
     let is_empty = status.sources.is_empty() && status.never_taken.is_empty();
-    let mut text = if is_empty { "no snapshots\n".to_owned() } else { table.text() };
+    let mut text = if is_empty { "no snapshots\n".to_owned() } else { table.text(screen) };
     status.never_taken.iter().for_each(|one| text.push_str(&told(&one.last_failure)));
     for one in &status.sources {
         text.push_str(&one.last_failure.as_ref().map(told).unwrap_or_default());
@@ -73,13 +82,35 @@ fn text(status: &Status) -> String {
         }
     }
     text.push_str(&match &status.last_check {
-        Some(check) => format!("last check {} ago: {}\n", age(check.age_s), printable(&check.detail)),
+        Some(check) => format!("last check {} ago: {}\n", age(check.age_s), in_one_line(&check.detail)),
         None => "no check in the journal\n".to_owned(),
     });
-    text + status.status.word() + "\n"
+    text + &verdict(status, screen)
 }
 
-fn row(one: &SourceStatus) -> [String; 8] {
+/// The last line: the worst state by its name. A source with a young good snapshot is `ok`, but the backup after it may have failed.
+fn verdict(status: &Status, screen: &Screen) -> String {
+    let failed: Vec<&str> = status.sources.iter().filter(|one| one.last_failure.is_some()).map(|one| one.source.label.as_str()).collect();
+    let word = screen.paint(tone(status.status), status.status.word());
+    match (status.status, failed.as_slice()) {
+        (State::Ok, []) | (State::TooOld | State::NoGood | State::Damaged, _) => format!("{word}\n"),
+        (State::Ok, failed) => {
+            let failed = screen.paint(Tone::Doubtful, &format!("the last backup failed: {}", printable(&failed.join(", "))));
+            format!("{word} by age, but {failed}\n")
+        }
+    }
+}
+
+/// How a state is shown.
+fn tone(state: State) -> Tone {
+    match state {
+        State::Ok => Tone::Good,
+        State::TooOld | State::NoGood => Tone::Doubtful,
+        State::Damaged => Tone::Bad,
+    }
+}
+
+fn row(one: &SourceStatus, screen: &Screen) -> [String; 8] {
     let good = |say: &dyn Fn(&LastGood) -> String| one.last_good.as_ref().map_or_else(|| "-".to_owned(), say);
     let flagged = if one.flagged_after.is_empty() { "-".to_owned() } else { one.flagged_after.len().to_string() };
     let verified = one.last_verified.map(|verified| format!("{} ago ({})", age(verified.age_s), verified.by.word()));
@@ -87,7 +118,7 @@ fn row(one: &SourceStatus) -> [String; 8] {
         one.source.label.clone(),
         one.host.clone(),
         one.status.word().to_owned(),
-        good(&|good| time::local(good.time_ns)),
+        good(&|good| screen.time(good.time_ns)),
         good(&|good| good.id.short()),
         good(&|good| age(good.age_s)),
         flagged,
@@ -95,13 +126,13 @@ fn row(one: &SourceStatus) -> [String; 8] {
     ]
 }
 
-/// Of a source without any snapshot.
+/// The row of a source without any snapshot.
 fn row_of_none(one: &NeverTaken) -> [String; 8] {
     let none = || "-".to_owned();
     [one.label.clone(), one.host.clone(), one.status.word().to_owned(), none(), none(), none(), none(), "never".to_owned()]
 }
 
-/// On one line; the journal has the rest.
+/// A failed backup in one line. The journal has the rest.
 fn told(failure: &LastFailure) -> String {
     let mut lines = failure.detail.lines().filter(|line| !line.trim().is_empty());
     let first = printable(lines.next().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! `NAME=FILE` in arguments.
+//! Parses arguments of the form `NAME=FILE` and `NAME=DEST`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

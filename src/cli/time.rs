@@ -1,4 +1,4 @@
-//! Points in time: typed by people, shown to people, written for programs.
+//! Times: parsing what people type, and text for people and programs.
 
 use icecore::{Error, Result};
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 
-/// The clock, nanoseconds since 1970 UTC.
+/// The time now, nanoseconds since 1970 UTC.
 pub(crate) fn now_ns() -> i64 {
     i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
@@ -15,7 +15,7 @@ pub(crate) fn now_ns() -> i64 {
 /// The forms of a time, for messages.
 const FORMS: &str = "2026-11-23T03:15:00Z, `2026-11-23 03:15` or 2026-11-23";
 
-/// Nanoseconds since 1970 UTC of RFC 3339, or of a date with or without a time in the local time zone.
+/// Parses RFC 3339, or a date with or without a time in the local time zone. Gives nanoseconds since 1970 UTC.
 pub(crate) fn parse(text: &str) -> Result<i64> {
     exact(text, zone)?.ok_or_else(|| Error::InvalidArgument(format!("{text:?} is not a time; give {FORMS}")))
 }
@@ -91,7 +91,7 @@ fn nanoseconds(time: Timestamp) -> Option<i64> {
 /// The local time zone.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] if the system names one that it does not know: another one, taken silently, would move the ends of days.
+/// [`Error::InvalidArgument`] if the system names an unknown zone. Another zone, chosen silently, would move the ends of days.
 pub(crate) fn zone() -> Result<TimeZone> {
     let unknown = |named: &str| {
         let detail = format!(
@@ -102,7 +102,7 @@ pub(crate) fn zone() -> Result<TimeZone> {
     match (TimeZone::try_system(), std::env::var_os("TZ").filter(|name| !name.is_empty())) {
         (Ok(zone), _) if !zone.is_unknown() => Ok(zone),
         (_, Some(name)) => Err(unknown(&format!("TZ={}", name.to_string_lossy()))),
-        // No zone is set at all: UTC, as for every other program.
+        // No zone is set: UTC, as in other programs.
         (_, None) if std::fs::symlink_metadata("/etc/localtime").is_err() => Ok(TimeZone::UTC),
         _ => Err(unknown("/etc/localtime")),
     }
@@ -110,8 +110,29 @@ pub(crate) fn zone() -> Result<TimeZone> {
 
 /// For people: local, with the offset.
 pub(crate) fn local(time_ns: i64) -> String {
-    // Of a zone that is not known it is UTC, and says so: +00:00.
+    // An unknown zone is shown as UTC: +00:00.
     shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S %:z")
+}
+
+/// For columns of tables on a terminal: local.
+pub(crate) fn local_short(time_ns: i64) -> String {
+    shown(time_ns, TimeZone::system(), "%Y-%m-%d %H:%M:%S")
+}
+
+/// How long ago it was, for people: `3 h ago`, or `in 2 d`.
+pub(crate) fn ago(time_ns: i64, now_ns: i64) -> String {
+    let seconds = now_ns.saturating_sub(time_ns) / 1_000_000_000;
+    match seconds {
+        0.. => format!("{} ago", span(seconds.unsigned_abs())),
+        _ => format!("in {}", span(seconds.unsigned_abs())),
+    }
+}
+
+/// A time span in its largest unit, for narrow columns: `45 s`, `3 h`, `12 d`.
+pub(crate) fn span(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let unit = UNITS.into_iter().find(|(unit, _)| seconds >= 2 * unit).unwrap_or((1, "s"));
+    format!("{} {}", seconds / unit.0, unit.1)
 }
 
 pub(crate) use icecore::ops::json::utc_text as utc;
@@ -192,6 +213,16 @@ mod tests {
             assert!(utc(time_ns).ends_with('Z'));
             assert!(local(time_ns).contains(':'));
         }
+    }
+
+    #[test]
+    fn how_long_ago() {
+        let after = |seconds: i64| ago(0, seconds * 1_000_000_000);
+        assert_eq!(
+            [0, 1, 119, 120, 7199, 7200, 172_799, 172_800, 40_000_000].map(after),
+            ["0 s ago", "1 s ago", "119 s ago", "2 min ago", "119 min ago", "2 h ago", "47 h ago", "2 d ago", "462 d ago"]
+        );
+        assert_eq!(after(-10_000), "in 2 h");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files that others may read at any time: complete under their name or not at all, and durable.
+//! Writes files that others may read at any time: a file is complete under its name, or not there; and it is durable.
 
 use std::fs::{Metadata, Permissions};
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file, and is not replaced by one"));
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Readers of directories go by the end of a name, or pass over hidden files.
+    // Programs that read the directory select names by their end, or skip hidden files.
     let mut file = tempfile::Builder::new()
         .prefix(".icecore-")
         .suffix(".tmp")

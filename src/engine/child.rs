@@ -134,6 +134,7 @@ pub(crate) fn collect(mut input: impl Read) -> String {
         if piece.is_empty() {
             break;
         }
+        // The start is kept until it is full, and of the rest always the last bytes.
         if let Some((head, tail)) = piece.split_at_checked((MESSAGES_KEPT - first.len()).min(piece.len())) {
             first.extend_from_slice(head);
             piece = tail;
@@ -186,6 +187,7 @@ impl Tee {
     /// A block of full length: the oldest one if the other side has dropped it (it drops them in order), else a new
     /// one.
     fn free_block(&mut self) -> Vec<u8> {
+        // `try_unwrap` succeeds only if the other side has dropped its reference.
         match self.sent.pop_front().map(Arc::try_unwrap) {
             Some(Ok(mut bytes)) => {
                 bytes.resize(BLOCK_LEN, 0);

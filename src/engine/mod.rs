@@ -3,7 +3,8 @@
 //! An engine never sees the store. It gives streams through [`Capture`] when a source is captured, and gets stored
 //! streams through [`stored::Stored`] when a snapshot is restored or drilled.
 //!
-//! A new kind of source needs a folder, its [`Source`] and its [`Engine`], and a line in `ENGINES`.
+//! A new kind of source needs a file or folder with its [`Source`], [`Capture`] and [`Engine`], and a line in `ENGINES`. Its name stands in
+//! `recorded`, and its command in `cli`.
 
 pub(crate) mod attributes;
 pub(crate) mod child;
@@ -247,7 +248,7 @@ pub trait Capture: Send {
     /// The same error, if the backup cannot do without the stream.
     fn unreadable(&mut self, error: Error) -> Result<()>;
 
-    /// Whether the capture makes writers of a database wait at this point, after the last call of
+    /// Whether the capture makes writers of a database wait at this point, after the latest call of
     /// [`Capture::next_stream`]. If so, the caller first only reads, and does the slow work after the database was
     /// released.
     fn blocks_writers(&self) -> bool;

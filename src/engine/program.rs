@@ -79,6 +79,7 @@ impl Program {
     /// # Errors
     /// If it cannot be started.
     pub(crate) fn start(command: &mut Command) -> std::io::Result<Self> {
+        // In the foreground it stays in our group: a background group could not read a password from the terminal.
         let leads = !is_in_foreground();
         if leads {
             command.process_group(0);
@@ -149,6 +150,7 @@ impl Program {
             // A suspended process acts on SIGTERM only when it runs again.
             let _ = signal(Signal::CONT);
         }
+        // First the program itself, with time to end in order; then the rest of its group.
         if self.status.is_none() {
             until(&mut || !matches!(self.child.try_wait(), Ok(None)));
             if matches!(self.child.try_wait(), Ok(None)) {
@@ -229,6 +231,7 @@ impl<R: Read + AsFd> Read for Pipe<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let mut pause = Timespec::try_from(LOOK_PIPE).unwrap_or_default();
         loop {
+            // Polling with a timeout and not just reading: a blocking read could not see that the program has ended.
             match poll(&mut [PollFd::new(&self.input, PollFlags::IN)], Some(&pause)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => {
@@ -251,6 +254,7 @@ impl<R: Read + AsFd> Read for Pipe<R> {
                 // The output of a failed program is not used, so it does not matter who holds the pipe.
                 State::Failed => return Ok(0),
                 State::EndedWell if self.patience.is_zero() => return Ok(0),
+                // An error and not the end: bytes that are still in another process's buffer may be missing.
                 State::EndedWell if self.quiet_since.is_some_and(|since| since.elapsed() >= self.patience) => {
                     self.watch.held.store(true, Ordering::Release);
                     return Err(std::io::ErrorKind::TimedOut.into());

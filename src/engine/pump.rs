@@ -76,6 +76,7 @@ impl Read for Pump<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at >= self.block.len() && !self.has_ended {
             let next = self.next_block()?;
+            // If the thread has enough blocks, this one is just dropped.
             let _ = self.used.try_send(std::mem::replace(&mut self.block, next));
             self.at = 0;
             self.has_ended = self.block.is_empty();

@@ -97,6 +97,7 @@ impl FileState {
         let config = bincode::config::standard().with_limit::<STAMP_BYTES_MAX>();
         let (stamp, used) = bincode::serde::decode_from_slice::<PlainStamp, _>(&known.0, config).ok()?;
         let whole = used == known.0.len() && stamp.version == PLAIN_VERSION;
+        // `file` has the change time, so any write, rename or change of attributes since then makes the states differ.
         (whole && stamp.file == *self && is_fresh(stamp.read_ns, now)).then_some(stamp)
     }
 }

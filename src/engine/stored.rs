@@ -52,6 +52,7 @@ pub fn find<'s>(stored: &'s dyn Stored, name: &[u8]) -> Option<&'s StreamInfo> {
 /// [`Error::Corrupt`] if it has more than `len_max` bytes, which no writer stores. Else as [`Stored::open`].
 pub(in crate::engine) fn read_all(stored: &dyn Stored, stream: &StreamInfo, len_max: u64) -> Result<Vec<u8>> {
     let name = String::from_utf8_lossy(&stream.name);
+    // Before anything is allocated: the length comes from a record.
     if stream.len > len_max {
         return Err(Error::corrupt(name, format!("it has {} bytes, and at most {len_max} are read", stream.len)));
     }

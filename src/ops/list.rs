@@ -3,13 +3,17 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::export::TableInfo;
 use super::journal::Outcome;
 use super::journaled::Report;
 use super::json;
 use super::select::{SnapshotFilter, Wanted};
 use super::sources::Passing;
 use super::stats::{Chains, Cost, SnapshotCost, cost_of};
-use crate::error::Result;
+use super::stored::StoredSnapshot;
+use crate::engine::stored::Stored;
+use crate::engine::{self, TableInspection};
+use crate::error::{Error, Result};
 use crate::id::{PackId, SnapshotId};
 use crate::progress::Monitor;
 use crate::recorded::{EntryKind, FileMeta, Flag, SqliteFacts};
@@ -147,10 +151,13 @@ pub struct ListedStream {
     /// Mode, times and owner, if it was a file.
     #[serde(flatten, serialize_with = "attributes")]
     pub meta: Option<FileMeta>,
+    /// What the tables of a database or a dump held at the capture, where that was recorded and is asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableInfo>,
 }
 
 impl ListedStream {
-    fn of(entry: StreamEntry) -> Self {
+    fn of(entry: StreamEntry, tables: Vec<TableInfo>) -> Self {
         let (kind, target, sqlite) = match entry.kind {
             EntryKind::Sqlite(facts) => ("sqlite", None, Some(facts)),
             EntryKind::File => ("file", None, None),
@@ -158,7 +165,7 @@ impl ListedStream {
             EntryKind::Symlink(target) => ("symlink", Some(target), None),
             EntryKind::HardLink(other) => ("hardlink", Some(other), None),
         };
-        ListedStream { name: entry.name, kind, bytes: entry.root.len, target, sqlite, meta: entry.meta }
+        ListedStream { name: entry.name, kind, bytes: entry.root.len, target, sqlite, meta: entry.meta, tables }
     }
 }
 
@@ -205,17 +212,70 @@ pub struct Contents {
     pub streams: Vec<ListedStream>,
 }
 
-/// Lists the content of a snapshot.
-///
-/// # Errors
-/// The errors of [`Wanted::find`], and if its listing cannot be read.
-pub fn contents(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Contents> {
-    let (id, record) = wanted.find(refreshed, monitor)?;
-    Ok(Contents { snapshot: *id, streams: streams(repo, record, monitor)? })
+/// Which part of a snapshot is listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// These streams, and what lies in these directories; without names everything.
+    pub names: Vec<Vec<u8>>,
+    /// Whether the recorded tables are listed, too.
+    pub tables: bool,
 }
 
-fn streams(repo: &Repository, record: &SnapshotRecord, monitor: &dyn Monitor) -> Result<Vec<ListedStream>> {
-    Ok(Reader::new(repo).listing(&record.listing, monitor)?.into_iter().map(ListedStream::of).collect())
+impl Part {
+    fn has(&self, name: &[u8]) -> bool {
+        let is_below = |above: &Vec<u8>| name.strip_prefix(above.as_slice()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+        self.names.is_empty() || self.names.iter().any(is_below)
+    }
+}
+
+/// Lists what is in a snapshot, or a part of it.
+///
+/// # Errors
+/// As of [`Wanted::find`]; [`Error::NoSuch`] for a name that the snapshot does not have; when its listing cannot be read.
+pub fn contents(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, part: &Part, monitor: &dyn Monitor) -> Result<Contents> {
+    let (id, record) = wanted.find(refreshed, monitor)?;
+    let (mut streams, damage) = streams(repo, record, part.tables, monitor)?;
+    if let Some(damage) = damage {
+        return Err(damage);
+    }
+    for name in &part.names {
+        let one = Part { names: vec![name.clone()], tables: false };
+        if !streams.iter().any(|stream| one.has(&stream.name)) {
+            let detail = format!("snapshot {} has no stream {}", id.short(), String::from_utf8_lossy(name));
+            return Err(Error::NoSuch { detail });
+        }
+    }
+    streams.retain(|stream| part.has(&stream.name));
+    Ok(Contents { snapshot: *id, streams })
+}
+
+/// The streams of a snapshot, with their tables if these are wanted; and why those of a dump cannot be read, if its evidence is damaged.
+fn streams(
+    repo: &Repository,
+    record: &SnapshotRecord,
+    with_tables: bool,
+    monitor: &dyn Monitor,
+) -> Result<(Vec<ListedStream>, Option<Error>)> {
+    let reader = Reader::new(repo);
+    let listing = reader.listing(&record.listing, monitor)?;
+    if !with_tables {
+        return Ok((listing.into_iter().map(|entry| ListedStream::of(entry, Vec::new())).collect(), None));
+    }
+    let stored = StoredSnapshot::new(repo, reader, record, listing);
+    let engine = engine::of(stored.kind());
+    let (evidence, damage) = match engine.evidence(&stored) {
+        Ok(evidence) => (evidence, None),
+        Err(error) if error.is_damage() => (None, Some(error)),
+        Err(error) => return Err(error),
+    };
+    let listed = |entry: StreamEntry| {
+        let tables = match evidence.as_ref().filter(|_| engine.is_database(&entry.name, &entry.kind)) {
+            Some(evidence) => evidence.tables.iter().map(TableInfo::of).collect(),
+            None => entry.tables.iter().map(|table| TableInfo::of(&TableInspection::of(table))).collect(),
+        };
+        ListedStream::of(entry, tables)
+    };
+    Ok((stored.into_listing().into_iter().map(listed).collect(), damage))
 }
 
 /// Everything that is known about a snapshot.
@@ -265,8 +325,9 @@ pub struct PackSize {
 /// The errors of [`contents`] and [`cost_of`].
 pub fn details(repo: &Repository, refreshed: &Refreshed, wanted: &Wanted, monitor: &dyn Monitor) -> Result<Details> {
     let (id, record) = wanted.find(refreshed, monitor)?;
-    let streams = streams(repo, record, monitor)?;
-    let (SnapshotCost { cost, ratio, chains, .. }, damage) = cost_of(repo, id, record, monitor)?;
+    let (streams, no_tables) = streams(repo, record, true, monitor)?;
+    let (SnapshotCost { cost, ratio, chains, .. }, mut damage) = cost_of(repo, id, record, monitor)?;
+    damage.extend(no_tables);
     damage.iter().for_each(|damage| monitor.warn(&damage.to_string()));
     let pack = |pack: &PackRef| PackSize { id: pack.id, bytes: pack.size };
     Ok(Details {

@@ -253,7 +253,7 @@ pub enum Reason {
     /// A counting rule.
     Count(Period),
     /// It is the oldest, and a counting rule keeps more than there are.
-    Oldest(Period),
+    Oldest(Period, Keep),
     /// A rule of time.
     Within(Period, Duration),
     /// A tag rule: it has these tags.
@@ -277,7 +277,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Count(period) => f.write_str(period.word()),
-            Reason::Oldest(period) => write!(f, "oldest: fewer {} snapshots yet than the rule keeps", period.word()),
+            Reason::Oldest(period, Keep::Newest(count)) => write!(f, "oldest: fewer than {count} {} snapshots yet", period.word()),
+            Reason::Oldest(period, _) => write!(f, "oldest: all {} snapshots are kept", period.word()),
             Reason::Within(Period::Each, duration) => write!(f, "within {duration}"),
             Reason::Within(period, duration) => write!(f, "{} within {duration}", period.word()),
             Reason::Tags(tags) => write!(f, "tag {}", tags.join(",")),
@@ -449,7 +450,7 @@ fn kept_by_rules(members: &[&Candidate], rules: &Rules, calendar: &Calendar, cou
             if seen.insert(period.of(moment, *place)) {
                 keep(*place, Reason::Count(period));
             } else if number + 1 == counting.len() {
-                keep(*place, Reason::Oldest(period));
+                keep(*place, Reason::Oldest(period, rule));
             }
         }
     }

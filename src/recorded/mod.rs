@@ -35,6 +35,7 @@ impl SourceKind {
     /// The kind with this name. `None` unless the name has 1 to 32 lower-case ASCII letters, digits and hyphens, so
     /// that any output can show it.
     pub fn named(name: &str) -> Option<Self> {
+        // The name comes from a record, and goes unescaped into terminals and JSON.
         let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         let is_name = (1..=Self::LEN_MAX).contains(&name.len()) && name.bytes().all(fits);
         is_name.then(|| SourceKind(Cow::Owned(name.to_owned())))
@@ -49,7 +50,7 @@ impl SourceKind {
 /// Why a snapshot, or a stream of it, does not count as good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flag {
-    /// A stable word; README has the table.
+    /// A stable word; docs/check-and-repair.md has the table.
     pub code: String,
     /// The stream that it is about, together with all streams below it (whose names begin with this one and `/`). None:
     /// the whole snapshot.

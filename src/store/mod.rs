@@ -1,4 +1,4 @@
-//! What keeps bytes, and never sees a database.
+//! The store keeps bytes under encryption, deltas and parity. It never sees a database.
 //!
 //! | module | job |
 //! |---|---|

@@ -8,10 +8,11 @@
 //! - each change of names (create, rename, link, remove, new directory) that no later `sync_dir` of that directory covered: made or not,
 //!   each by itself, so a late one may survive an early one. A rename is one change as long as neither of its directories was synced.
 //!
-//! What is in the root at the start is durable. So are files that others make, change or remove in the root without this disk (SQLite's
-//! own files), as they are when the model next looks: when an operation names them, and at `materialize`. With
-//! [`CrashDisk::with_unsynced`] such files can be told to be unsynced until `sync_file`. Directories are not renamed; links and devices
-//! are left out. Syncs are recorded, not performed: no real power cut is expected.
+//! Everything that is in the root at the start is durable. So are files that others create, change or remove in the
+//! root without this disk (SQLite's own files), in the state in which the model next sees them: when an operation names
+//! them, and at `materialize`. With [`CrashDisk::with_unsynced`] such files count as unsynced until `sync_file`.
+//! Directories cannot be renamed, and links and devices are not supported. Syncs are only recorded, since no real power
+//! cut is expected.
 //!
 //! Include with `#[path = "../support/crashdisk.rs"] mod crashdisk;`.
 // Each test binary uses a part of it.
@@ -32,14 +33,14 @@ pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory")
 }
 
-/// What of the unsynced survives.
+/// Which unsynced changes survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// Nothing: contents empty, names as last synced.
     LoseAll,
     /// Everything, as after a kill of the process.
     KeepAll,
-    /// Each thing or not, by this seed.
+    /// Each change or not, chosen by this seed.
     Random(u64),
 }
 

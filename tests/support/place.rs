@@ -26,7 +26,7 @@ impl Place {
         Self::with_a_repository(&[])
     }
 
-    /// The same where no damage heals.
+    /// The same without parity, so that damage does not heal.
     pub fn without_parity() -> Self {
         Self::with_a_repository(&["--parity", "0"])
     }
@@ -61,14 +61,14 @@ impl Place {
         self.command().args(args).output().unwrap().into()
     }
 
-    /// Runs what has to end well.
+    /// Runs a command that must succeed.
     pub fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
         let run = self.run(args);
         assert_eq!(run.code, Some(0), "{}", run.stderr);
         run
     }
 
-    /// The JSON document of what has to end well.
+    /// The JSON document of a command that must succeed.
     pub fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Value {
         let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         self.ok(std::iter::once("--json".into()).chain(args)).json()

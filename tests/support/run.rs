@@ -1,4 +1,4 @@
-//! What a program has said and how it ended.
+//! The output and the exit code of a program.
 
 use std::process::Output;
 

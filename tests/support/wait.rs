@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// Far longer than anything that is waited for takes.
+/// Much longer than any wait in a passing test.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
-/// Waits until this is so.
+/// Waits until the condition holds.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();

@@ -33,6 +33,8 @@ struct Job<'a> {
     stream: String,
     path: PathBuf,
     kind: JobKind<'a>,
+    /// The bytes that it goes through, for progress.
+    bytes: u64,
 }
 
 enum JobKind<'a> {
@@ -57,7 +59,8 @@ impl<'a> Work<'a> {
             let EntryKind::Sqlite(facts) = &entry.kind else { continue };
             let mut add = |kind| {
                 let path = dir.join(OsStr::from_bytes(&entry.name));
-                jobs.push(Job { stream: String::from_utf8_lossy(&entry.name).into_owned(), path, kind });
+                let bytes = if matches!(kind, JobKind::Integrity | JobKind::Content([_, ..])) { entry.len } else { 0 };
+                jobs.push(Job { stream: String::from_utf8_lossy(&entry.name).into_owned(), path, kind, bytes });
             };
             add(JobKind::Integrity);
             add(JobKind::Content(&entry.tables));
@@ -72,7 +75,13 @@ impl<'a> Work<'a> {
         // The handle of each connection that was opened, so that a stop reaches statements that run for long.
         let handles: Mutex<Vec<InterruptHandle>> = Mutex::new(Vec::new());
         let interrupt = || handles.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(InterruptHandle::interrupt);
-        in_threads(threads, &self.jobs, monitor, |job, stop| job.run(stop, &handles), interrupt)
+        monitor.phase("checking", Some(self.jobs.iter().map(|job| job.bytes).sum()));
+        let run = |job: &Job<'_>, stop: &AtomicBool| {
+            let report = job.run(stop, &handles);
+            monitor.advance(job.bytes);
+            report
+        };
+        in_threads(threads, &self.jobs, monitor, run, interrupt)
     }
 }
 

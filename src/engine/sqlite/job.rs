@@ -104,6 +104,11 @@ impl ContentJob {
         ContentJob { stop, thread, outcomes }
     }
 
+    /// Whether there is something to wait for.
+    pub(in crate::engine) fn is_working(&self) -> bool {
+        self.thread.is_some()
+    }
+
     /// Waits for the outcomes, by the number of the database.
     ///
     /// # Errors

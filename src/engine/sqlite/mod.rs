@@ -254,6 +254,10 @@ impl Capture for SqliteCapture<'_> {
                 report.flags.push(Flag::new("no-instant", detail));
             }
         }
+        // Of files whose writers wait the chunks are stored after this, which is still a part of the reading.
+        if self.content.is_working() && !self.blocks_writers() {
+            self.monitor.phase("summing up tables", None);
+        }
         for (number, outcome) in self.content.finish(self.monitor)? {
             if let Some((name, file)) = self.files.get(number) {
                 report_content(&mut report, name, file, outcome);

@@ -125,9 +125,9 @@ pub(super) struct WalState {
 /// Reads the number of backfilled frames, and *then* the header. The caller compares the header with the one from
 /// before its transaction.
 ///
-/// In this order an unchanged header proves that no checkpoint which knew later frames has set the number. Such a
-/// checkpoint may leave out a page whose newest frame is one of the later ones, so the page would be old in the main
-/// file and its frame, counted as backfilled, would not be read from the log (sqlite3.c: walTryBeginRead).
+/// In this order an unchanged header proves that no checkpoint that knew frames after it has set the number. Such a
+/// checkpoint may raise the number and leave out a page that has a later frame. The page's older frame would then count
+/// as backfilled and not be read from the log, while the main file has an even older page (sqlite3.c: walTryBeginRead).
 pub(super) fn read_state(engine: &Engine) -> EngineResult<Option<WalState>> {
     let Some(region) = engine.shm_region(0)? else { return Ok(None) };
     let backfilled = region.get(BACKFILL_WORD).map_or(0, |word| word.load(Ordering::Relaxed));

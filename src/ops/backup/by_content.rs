@@ -274,16 +274,19 @@ fn store_pieces(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let mut chunks = Vec::with_capacity(pieces.len());
+    let mut read = 0;
     for piece in pieces {
         // Holes were not read, so they do not count as read bytes.
         if piece.count == 1 {
             session.count_read(wide(piece.bytes.len()));
         }
-        monitor.advance(piece.len());
+        read += piece.len();
         for repeat in 0..piece.count.min(KEPT_ZEROS_MAX) {
             sink.keep(piece.offset + repeat * wide(piece.bytes.len()), &piece.bytes, false);
         }
         chunks.push((piece.offset, NewChunk { id: piece.id, plain: &piece.bytes, references: vec![piece.reference.clone()] }));
     }
-    sink.store(std::slice::from_mut(writer), chunks)
+    let to_come = sink.store(std::slice::from_mut(writer), chunks)?;
+    monitor.advance(read.saturating_sub(to_come));
+    Ok(())
 }

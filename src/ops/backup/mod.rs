@@ -166,7 +166,7 @@ fn try_backup(
     if healed_chunks > 0 {
         let chunks = count(healed_chunks, "chunk");
         monitor.warn(&format!(
-            "the repository is damaged: {chunks} stored anew because the stored copies are damaged or gone; \
+            "the repository is damaged; this backup is whole: {chunks} stored anew because the stored copies are damaged or gone; \
              next: `icecore check --read-data`, then `icecore repair`"
         ));
     }

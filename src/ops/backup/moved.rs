@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::pool::Pool;
+use super::sink::progress_when_stored;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::ops::number::{wide, within_chunk};
@@ -126,8 +127,10 @@ impl<'a> Moved<'a> {
         }))
     }
 
-    /// Stores the chunks whose delta against their place is small, and sets the others aside.
-    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<()> {
+    /// Stores the chunks whose delta against their place is small, and sets the others aside. Returns the progress that
+    /// is still to come for the latter.
+    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: &[(u64, NewChunk<'_>)]) -> Result<u64> {
+        let mut to_come = 0;
         let new: Vec<NewChunk<'_>> = chunks.iter().map(|(_, chunk)| chunk.clone()).collect();
         // The writer decodes the predecessor of each chunk anyway. `seen` uses these bytes: changed old pages go to
         // the pool, and chunks with unchanged pages are noted.
@@ -144,13 +147,14 @@ impl<'a> Moved<'a> {
         let in_place = in_place.into_inner().unwrap_or_else(PoisonError::into_inner);
         // No small delta. Set aside, unless the spool is full; then store it now with what its place suggests.
         for number in far {
-            if let Some((offset, chunk)) = chunks.get(number)
-                && !self.set_aside(*offset, chunk, in_place.contains(&number))?
-            {
+            let Some((offset, chunk)) = chunks.get(number) else { continue };
+            if self.set_aside(*offset, chunk, in_place.contains(&number))? {
+                to_come += progress_when_stored(chunk.plain.len());
+            } else {
                 ChunkWriter::put_shared(writers, std::slice::from_ref(chunk))?;
             }
         }
-        Ok(())
+        Ok(to_come)
     }
 
     fn set_aside(&self, offset: u64, chunk: &NewChunk<'_>, in_place: bool) -> Result<bool> {
@@ -242,7 +246,9 @@ impl<'a> Moved<'a> {
             chunks.push((aside.id, spool.read(held)?, references));
         }
         let new = chunks.iter().map(|(id, plain, references)| NewChunk { id: *id, plain, references: references.clone() });
-        ChunkWriter::put_shared(writers, &new.collect::<Vec<_>>())
+        ChunkWriter::put_shared(writers, &new.collect::<Vec<_>>())?;
+        self.monitor.advance(sought.iter().map(|sought| progress_when_stored(sought.len)).sum());
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::collect::{Collector, Failure, first_failure};
-use super::sink::Sink;
+use super::sink::{Sink, progress_when_stored};
 use crate::engine::PageRead;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
@@ -54,6 +54,16 @@ pub(super) struct SetAside {
     pub(super) predecessor: Option<ChunkId>,
     /// The number of its stream's sink.
     pub(super) sink: usize,
+}
+
+/// What happens to a chunk that was just read.
+enum Now {
+    /// It is in the repository.
+    Known,
+    /// It was set aside, and is stored later.
+    SetAside,
+    /// It is to be stored.
+    Store,
 }
 
 /// What the threads that store one file share.
@@ -132,34 +142,42 @@ impl Job<'_> {
             let mut chunks = Vec::with_capacity(predecessors.len());
             let mut changed = Vec::new();
             let mut place = offset;
+            let mut to_come = 0;
             for (plain, predecessor) in buffer.chunks(index(self.chunk_len)).zip(predecessors) {
                 let id = keys.chunk_id(plain);
                 // Unchanged since the parent: no lookup and no copy. A sink that keeps features must see such chunks,
                 // too.
                 let inherited = self.session.inherits(predecessor, &id)?;
                 self.sink.keep(place, plain, inherited);
-                if !inherited && !self.set_aside(writer, place, id, plain, predecessor)? {
-                    changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] }));
+                if !inherited {
+                    match self.set_aside(writer, place, id, plain, predecessor)? {
+                        Now::Known => {}
+                        Now::SetAside => to_come += progress_when_stored(plain.len()),
+                        Now::Store => changed.push((place, NewChunk { id, plain, references: vec![Reference::to(predecessor)] })),
+                    }
                 }
                 chunks.push((id, within_chunk(wide(plain.len())), 1));
                 place += wide(plain.len());
             }
-            self.sink.store(std::slice::from_mut(writer), changed)?;
+            to_come += self.sink.store(std::slice::from_mut(writer), changed)?;
             work.collector.put(unit, chunks)?;
-            self.monitor.advance(len);
+            self.monitor.advance(len.saturating_sub(to_come));
         }
     }
 
-    /// Sets a chunk aside, if this stream sets chunks aside and there is room. Returns whether the chunk is dealt
-    /// with for now.
-    fn set_aside(&self, writer: &ChunkWriter<'_>, place: u64, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<bool> {
+    /// Sets a chunk aside, if this stream sets chunks aside and there is room.
+    fn set_aside(&self, writer: &ChunkWriter<'_>, place: u64, id: ChunkId, plain: &[u8], predecessor: Option<ChunkId>) -> Result<Now> {
         // The spool in memory only serves to store neighbours with common bases together. A chunk without a base
         // gains nothing.
         if !self.spool.has_file() && predecessor.is_none() {
-            return Ok(false);
+            return Ok(Now::Store);
         }
         // A chunk that is stored already needs no room in the spool.
-        Ok(writer.find(&id)? || self.spool.put(SetAside { place, id, predecessor, sink: self.sink_number }, plain)?)
+        if writer.find(&id)? {
+            return Ok(Now::Known);
+        }
+        let is_aside = self.spool.put(SetAside { place, id, predecessor, sink: self.sink_number }, plain)?;
+        Ok(if is_aside { Now::SetAside } else { Now::Store })
     }
 
     /// The parent's chunks at the places of these bytes. The parent may have been cut at other lengths; then its
@@ -209,7 +227,9 @@ fn store_window(writers: &mut [ChunkWriter<'_>], sinks: &[Sink<'_>], window: &[(
         let chunks = of_one_sink
             .iter()
             .map(|(chunk, plain)| (chunk.place, NewChunk { id: chunk.id, plain, references: vec![Reference::to(chunk.predecessor)] }));
-        sink.store(writers, chunks.collect())?;
+        let to_come = sink.store(writers, chunks.collect())?;
+        let stored: u64 = of_one_sink.iter().map(|(_, plain)| progress_when_stored(plain.len())).sum();
+        monitor.advance(stored.saturating_sub(to_come));
     }
     Ok(())
 }

@@ -4,6 +4,8 @@
 //! [`perform_all`] captures all databases of a server one after the other. One that fails does not stop the next
 //! ones.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -124,7 +126,9 @@ impl Taken {
     pub fn wrong(&self) -> impl Iterator<Item = String> {
         let flagged = self.flags.iter().map(|flag| format!("flagged {}: {}", flag.code, flag.detail));
         let skipped = self.skipped.iter().filter(|line| self.flags.iter().all(|flag| flag.detail != **line));
-        flagged.chain(skipped.map(|line| format!("skipped {}", line.replacen(": skipped: ", ": ", 1))))
+        let mut seen = HashSet::new();
+        let all = flagged.chain(skipped.map(|line| format!("skipped {}", line.replacen(": skipped: ", ": ", 1))));
+        all.filter(move |line| seen.insert(line.clone()))
     }
 
     /// The text that follows the label in the journal.

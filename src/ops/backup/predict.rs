@@ -24,14 +24,14 @@ const REACH_CHUNKS: usize = 1024;
 /// reading their nodes.
 const FAR_LEN: u64 = 64 << 20;
 /// The window is longer than the chunk on each side by 1/`SLACK_SHARE` of the chunk and `SLACK_LEN` bytes. The bytes
-/// are for rows that are updated: they move within their page of 8 KiB at least. Half of the chunk instead of an
-/// eighth stores the same, and reading takes a third more.
+/// are for rows that are updated: they move within their page of 8 KiB at least. With half of the chunk instead of an
+/// eighth as many bytes are stored, and reading takes a third longer.
 const SLACK_SHARE: u32 = 8;
 const SLACK_LEN: u32 = 8 << 10;
 /// A cut of the parent confirms the place of a chunk if it lies within 1/`DRIFT_SHARE` of the chunk's length from the
 /// expected end.
 const DRIFT_SHARE: u64 = 32;
-/// The same, when no better evidence is left: a cut within 1/`GUESS_SHARE` is taken as the end.
+/// When no better evidence is left, a cut within 1/`GUESS_SHARE` of the chunk's length is taken as the end.
 const GUESS_SHARE: u64 = 8;
 /// A place found by features is right to this many bytes.
 const LANDMARK_ERROR: u64 = 4 << 10;

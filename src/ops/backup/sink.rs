@@ -18,6 +18,12 @@ pub(super) struct Sink<'a> {
     keeper: Option<(FeatureKeeper, Sampler)>,
 }
 
+/// The part of a chunk's bytes that counts as progress when the chunk is stored, if it was set aside after reading. The rest counts when it is
+/// read. So progress goes on to the end of a backup, and its sum is the bytes of the source.
+pub(super) fn progress_when_stored(chunk_len: usize) -> u64 {
+    wide(chunk_len).div_ceil(2)
+}
+
 /// Makes the sinks of one backup.
 #[derive(Clone, Copy)]
 pub(super) struct Sinks<'a> {
@@ -67,11 +73,15 @@ impl Sink<'_> {
         keeper.put(first / wide(PIECE_LEN), &features);
     }
 
-    /// Stores chunks, each with its place in the stream. The writers share the work, each in its own thread.
-    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: Vec<(u64, NewChunk<'_>)>) -> Result<()> {
+    /// Stores chunks, each with its place in the stream. The writers share the work, each in its own thread. Returns the
+    /// progress that is still to come for chunks that were set aside: see [`progress_when_stored`].
+    pub(super) fn store(&self, writers: &mut [ChunkWriter<'_>], chunks: Vec<(u64, NewChunk<'_>)>) -> Result<u64> {
         match &self.moved {
             Some(moved) => moved.store(writers, &chunks),
-            None => ChunkWriter::put_shared(writers, &chunks.into_iter().map(|(_, chunk)| chunk).collect::<Vec<_>>()),
+            None => {
+                ChunkWriter::put_shared(writers, &chunks.into_iter().map(|(_, chunk)| chunk).collect::<Vec<_>>())?;
+                Ok(0)
+            }
         }
     }
 

@@ -99,6 +99,25 @@ struct Outcome {
     gone: HashSet<PackId>,
 }
 
+/// Passes everything on to another monitor, except the count of bytes.
+struct Steps<'m>(&'m dyn Monitor);
+
+impl Monitor for Steps<'_> {
+    fn phase(&self, name: &'static str, total_bytes: Option<u64>) {
+        self.0.phase(name, total_bytes);
+    }
+
+    fn advance(&self, _bytes: u64) {}
+
+    fn warn(&self, message: &str) {
+        self.0.warn(message);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
 /// Hashes the packs of a section, then decodes all their frames.
 fn read_section(
     repo: &Repository,
@@ -112,7 +131,9 @@ fn read_section(
     let held: Vec<(&Chosen, bool)> = which_to_hold(section);
     each_in_threads(repo.threads(), &held, monitor, |((id, size), is_held)| {
         let mut kept = is_held.then(|| Vec::with_capacity(usize::try_from(*size).unwrap_or_default()));
-        match hash_pack(repo.backend(), *id, *size, kept.as_mut(), monitor) {
+        let hashed = hash_pack(repo.backend(), *id, *size, kept.as_mut(), &Steps(monitor));
+        monitor.advance(size / 2);
+        match hashed {
             Ok(()) => kept.into_iter().for_each(|bytes| reader.hold(*id, bytes)),
             Err(error) if is_finding(&error) || matches!(error, Error::NotFound { .. }) => {
                 failures.lock().unwrap_or_else(PoisonError::into_inner).push((*id, error));
@@ -140,6 +161,10 @@ fn read_section(
     // All bytes are hashed. Now decode, in an order in which the bases of a delta were decoded shortly before.
     let items = order::by_lineage(repo, &packs)?;
     let mut rest = items.as_slice();
+    // Decoding takes as long as reading: half of a pack's bytes counts as progress for each.
+    let to_decode: u64 = section.iter().map(|(_, size)| size - size / 2).sum();
+    let decoded = |rest: &[Item]| u128::from(to_decode) * (items.len() - rest.len()) as u128 / (items.len() as u128).max(1);
+    let mut told = 0;
     while !rest.is_empty() {
         if monitor.cancelled() {
             return Err(Error::Cancelled);
@@ -148,7 +173,11 @@ fn read_section(
         report.frames += (rest.len() - later.len()) as u64;
         rest = later;
         read_window(&reader, &copies, found, &mut bad)?;
+        let now = u64::try_from(decoded(rest)).unwrap_or(to_decode);
+        monitor.advance(now.saturating_sub(told));
+        told = now;
     }
+    monitor.advance(to_decode.saturating_sub(told));
     report.decoded_frames += reader.decoded_frames();
     Ok(Outcome { bad, gone })
 }

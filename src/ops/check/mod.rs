@@ -14,6 +14,8 @@ mod records;
 mod streams;
 mod subset;
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::json;
@@ -74,7 +76,7 @@ pub const CODES: [(&str, &str); 13] = [
 ];
 
 /// Something that is wrong in the repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -87,7 +89,7 @@ pub struct Finding {
 }
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing is lost, but a replica is bad.
@@ -213,5 +215,8 @@ pub(crate) fn survey(repo: &Repository, options: &CheckOptions<'_>, monitor: &dy
     records::check_healed(repo, &mut report)?;
     report.touched.sort();
     report.touched.dedup();
+    // Two steps may come upon the same damage.
+    let mut seen = HashSet::new();
+    report.findings.retain(|finding| seen.insert(finding.clone()));
     Ok(Survey { report, snapshots, bad })
 }

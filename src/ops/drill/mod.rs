@@ -154,7 +154,6 @@ fn drill_in(
     // Databases that were not restored cannot be checked.
     if report.passed {
         let began = Instant::now();
-        placement.monitor.phase("checking", None);
         let engine = engine::of(&record.source.kind);
         let checks = engine.verify(dir, stored.streams(), &options.assertions, options.threads, placement.monitor)?;
         checks.into_iter().for_each(|check| report.push(check));

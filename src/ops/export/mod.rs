@@ -138,6 +138,7 @@ fn write_streams(
         }
         other => other,
     })?;
+    placement.monitor.phase("syncing", None);
     tree.finish()?;
     Ok(findings)
 }

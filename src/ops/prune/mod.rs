@@ -1,7 +1,6 @@
 //! Prune: frees the space that no snapshot needs any more.
 //!
-//!
-//! The protocol is "mark, then look" (see [`crate::store::repo::session`] for the writer's half). Packs that can go
+//! The protocol is "announce, then look" (see [`crate::store::repo::session`] for the writer's half). Packs that can go
 //! get tombstones; "marked" in this folder means "has a tombstone". After the grace time pending records, snapshots
 //! and tombstones are listed afresh, and what is needed is computed again. Only packs that are marked and still not
 //! needed are deleted. A chunk in a marked pack counts as absent, for writers and for other prunes; so what is needed

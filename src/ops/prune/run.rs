@@ -38,7 +38,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Repeats a step until it is done. Other processes may undo what it has seen.
+    /// Repeats a step until it is done. Other processes may change what it has read.
     pub(super) fn attempt(&mut self, step: impl Fn(&mut Self) -> Result<bool>) -> Result<()> {
         for _ in 0..ATTEMPTS {
             // A copy may have been unreadable only because another prune was moving its bases.
@@ -171,8 +171,8 @@ impl Run<'_> {
     }
 
     /// Lets records expire that were suspected for the grace time and did not become snapshots. Returns whether one
-    /// did. A writer that commits from now on finds the suspicion; a writer that found none has committed before it,
-    /// and its snapshot is listed.
+    /// did. A writer looks again after its commit. If it finds no suspicion then, its record came first, and its snapshot
+    /// is listed here.
     fn let_expire(&self, roots: &Roots) -> Result<bool> {
         let mut suspected = roots.suspected(self.options).peekable();
         if suspected.peek().is_none() {
@@ -216,7 +216,7 @@ impl Run<'_> {
         let present: HashMap<PackId, u64> = known.iter().map(|known| (known.pack.id, known.pack.size)).collect();
         self.report.waiting = wide(marked.going.iter().filter(|id| present.contains_key(*id) && !marked.ripe.contains(*id)).count());
         let useless = roots.useless_records(self.options);
-        // Which tombstones can go is decided by the packs that are there before the deletion below.
+        // By the packs that are there now, before the deletion.
         let gone: Vec<PackId> = self.removable(&roots, &marked, &present);
         let doomed: Vec<(PackId, u64)> = present.into_iter().filter(|(id, _)| marked.ripe.contains(id)).collect();
         if !doomed.is_empty() && !self.delete_unless_needed(roots, &marked, &doomed)? {
@@ -230,8 +230,8 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// The tombstones that can go. A tombstone stays one grace time longer than its pack: a writer that began before
-    /// may still look for it. One that says that a record has expired stays for ever: its writer may commit the
+    /// The tombstones that can go. A tombstone stays for two grace times: a writer that began before its pack was
+    /// deleted may still look for it. A writer also asks for each pack by name, so it notices a deleted one anyway. One that says that a record has expired stays for ever: its writer may commit the
     /// record at any time. One that cannot be read and marks no existing pack may be such a tombstone.
     fn removable(&self, roots: &Roots, marked: &Marked, present: &HashMap<PackId, u64>) -> Vec<PackId> {
         let gone = |stone: &Stone| match present.contains_key(&stone.id) {

@@ -70,10 +70,12 @@ pub fn status(repo: &Repository, refreshed: &Refreshed, options: &StatusOptions,
     Ok(Status { status, repository, location, now_ns, max_age_s, sources, never_taken, last_check, unreadable })
 }
 
-/// A source, and what the journal still has to say about it. The journal is read from the newest entry back.
+/// A source, and what is still looked for in the journal, which is read from the newest entry back.
 struct Open {
     status: SourceStatus,
+    /// The last restore, drill or check that went well.
     wants_proof: bool,
+    /// The last backup, if it failed.
     wants_failure: bool,
 }
 
@@ -123,7 +125,7 @@ impl<'r> Look<'r> {
         };
         let passing = Passing::of(filter, &refreshed.snapshots);
         for (id, record) in &refreshed.snapshots {
-            look.by_snapshot.insert(*id, (record, look.is_whole(id, record)));
+            look.by_snapshot.insert(*id, (record, look.is_good(id, record)));
             look.known.insert(record.source.id);
             look.known_labels.insert((word(&record.source.label), record.host.clone()));
             if passing.has(record) {
@@ -133,13 +135,14 @@ impl<'r> Look<'r> {
         look
     }
 
-    fn is_whole(&self, id: &SnapshotId, record: &SnapshotRecord) -> bool {
+    fn is_good(&self, id: &SnapshotId, record: &SnapshotRecord) -> bool {
         record.flags.is_empty() && self.refreshed.marks.get(id).is_none_or(|marks| marks.unreadable == 0)
     }
 
     /// Takes the next snapshot of the list. The list is sorted, oldest first.
     fn add(&mut self, id: SnapshotId, record: &SnapshotRecord) {
-        // Only a source with a name can be on several hosts; the host is part of the identity of the others.
+        // A source with a name has an entry for each host, so that a host that stopped is not hidden by another one. The host is a part of
+        // the identity of the others, except of PostgreSQL databases: they are the same from every host, and have one entry.
         let is_named = named_source(&record.source.kind, &record.source.label) == record.source.id;
         let is_same = |one: &Open| one.status.source.id == record.source.id && (!is_named || one.status.host == record.host);
         let place = self.sources.iter().position(is_same);
@@ -259,6 +262,7 @@ impl<'r> Look<'r> {
         let Some(snapshot) = entry.snapshots.last() else { return };
         let (place, is_whole) = match self.by_snapshot.get(snapshot) {
             Some((record, is_whole)) => (self.place_of(record.source.id, &record.host), *is_whole),
+            // No host has the empty name: this gives the newest entry of the source.
             None => (entry.source.and_then(|id| self.place_of(id, "")), true),
         };
         let now_ns = self.now_ns;

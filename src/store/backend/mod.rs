@@ -222,7 +222,7 @@ pub trait Backend: Send + Sync + Debug {
     /// All objects of one kind, in no particular order. Foreign files (wrong name, temporary) are left out.
     fn list(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectInfo>> + '_>>;
 
-    /// [`Backend::list`] without the sizes, each of which may cost a look at the object.
+    /// [`Backend::list`] without the sizes: a size may cost a look at the object.
     fn names(&self, kind: ObjectKind) -> Result<Box<dyn Iterator<Item = Result<ObjectKey>> + '_>> {
         Ok(Box::new(self.list(kind)?.map(|info| info.map(|info| info.key))))
     }
@@ -251,7 +251,7 @@ pub trait Backend: Send + Sync + Debug {
     /// any of them may be gone.
     fn delete(&self, keys: &[ObjectKey]) -> Result<()>;
 
-    /// Makes sure that these objects survive a power cut, whoever wrote them. An object that another process has just put in place may be
+    /// Makes sure that these objects survive a power cut, also those of other processes. An object that another process has just put in place may be
     /// visible before its directory entry is on disk. Missing objects are not an error.
     fn settle(&self, keys: &[ObjectKey]) -> Result<()>;
 

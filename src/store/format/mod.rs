@@ -66,11 +66,11 @@ pub const SLICES_MAX: usize = 64;
 pub const BASES_MAX: usize = 32;
 /// The longest prefix of a delta, in bytes.
 pub const PREFIX_LEN_MAX: usize = 512 << 10;
-/// The highest level that a writer gives a frame. A chunk that would exceed it is stored whole.
+/// The highest level that a writer gives a frame. A chunk that would exceed it gets an older base, or none.
 pub const LEVEL_WRITE_MAX: u8 = 64;
 /// The highest level that a reader accepts.
 pub const LEVEL_READ_MAX: u8 = 128;
-/// The most work that a writer gives a frame, in frames to be decoded. A chunk that would exceed it is stored whole.
+/// The most work that a writer gives a frame, in frames to be decoded. A chunk that would exceed it gets an older base, or none.
 pub const WORK_WRITE_MAX: u32 = 128;
 /// The most work that a reader accepts. It leaves room for later writers with wider bounds.
 pub const WORK_READ_MAX: u32 = 1024;

@@ -1,4 +1,5 @@
-//! Repositories. This is the only layer that knows both keys and bytes.
+//! A repository: opening it, its objects, the catalog over them, and reading and writing chunks. This is the only layer that knows both keys
+//! and bytes.
 //!
 //! The table says what may run beside what, in any number of processes on any number of hosts. Nothing waits and nothing locks.
 //!
@@ -230,7 +231,7 @@ impl Repository {
         let open = |stored| self.open_record(Kind::Tombstone, &object, &self.without_replica(&object, stored)?);
         match self.read_record(&object).and_then(|stored| stored.map(open).transpose()) {
             Err(error) if error.is_damage() || matches!(error, Error::UnsupportedFormat { .. }) => Ok(None),
-            // Someone who controls the storage can copy an old tombstone to the name of a pack that was marked a moment ago.
+            // Someone who controls the storage can copy an old tombstone to the name of a pack that got its tombstone a moment ago.
             other => Ok(other?.filter(|tombstone: &Tombstone| tombstone.object == id)),
         }
     }

@@ -1,6 +1,6 @@
-//! The catalog that a process works with.
+//! Chooses the catalog that a process works with: the shared one, or a private one.
 //!
-//! It is the shared one. If a process that does not go on holds that one (suspended in the middle of a write), it is a private one. So no
+//! It is a private one if another process holds the shared one and does not go on, because it was suspended in the middle of a write. So no
 //! process ever waits for another; it only has to read the tables of all packs once more. A catalog that turns out damaged, or whose file
 //! is removed, is replaced while the work goes on.
 

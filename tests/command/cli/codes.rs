@@ -78,8 +78,12 @@ fn damage_in_the_repository_is_4() {
     assert!(!place.path("b.db").exists());
     let run = place.run(["-q", "check", "--read-data"]);
     assert_eq!(run.code, Some(4), "{}", run.stderr);
-    assert!(run.stdout.contains("snapshots touched: ") && run.stdout.contains("(a.db)"), "{}", run.stdout);
-    assert!(run.stdout.ends_with("(damaged)\n"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("damage    stream  a.db ") && run.stdout.contains("cannot be given back whole from snapshot "),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("(damaged)\ndamaged: `icecore repair --dry-run` "), "{}", run.stdout);
     std::fs::write(&place.stored("snapshots")[0], "not a record").unwrap();
     std::fs::remove_dir_all(place.path("cache")).unwrap();
     let run = place.run(["snapshots"]);

@@ -144,7 +144,7 @@ fn the_list_is_narrowed() {
     }
     place.run(["log", "note", &"x".repeat(20_000)]).failed(2, &["20000 bytes"]);
     let text = place.ok(["log"]).stdout;
-    assert!(text.contains("one\\ntwo \\u{1b}[2J") && text.ends_with("4 entries\n"), "{text}");
+    assert!(text.contains("one; two \\u{1b}[2J") && text.ends_with("4 entries\n"), "{text}");
     assert_eq!(text.lines().count(), 6, "one line each: {text}");
 }
 

@@ -32,6 +32,8 @@ mod signals;
 mod stats;
 mod status;
 mod stopping;
+mod tables;
+mod terminal;
 mod trees;
 mod versions;
 

@@ -72,7 +72,11 @@ fn a_tree_in_place_is_restored_as_far_as_it_can_be() {
     assert_eq!((quiet.code, quiet.stdout.as_str()), (Some(3), ""));
     assert!(quiet.stderr.contains("m/used.db was not restored") && quiet.stderr.contains("a/file was not restored"), "{}", quiet.stderr);
     let text = place.run(["restore", "latest", "--to", "tree"]);
-    assert!(text.stdout.ends_with("; 2 not restored\n") && text.stdout.contains("what was there is kept as"), "{}", text.stdout);
+    assert!(
+        text.stdout.ends_with("; incomplete: 2 not restored\n") && text.stdout.contains("what was there is kept as"),
+        "{}",
+        text.stdout
+    );
 }
 
 #[test]

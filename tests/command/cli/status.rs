@@ -70,6 +70,7 @@ fn what_people_read() {
     place.run(["backup", "sqlite", "a.db"]).failed(1, &[]);
     let text = place.ok(["status"]).stdout;
     assert!(text.contains("ago (restore)") && text.contains("last backup failed, ") && text.contains("no such file"), "{text}");
+    assert!(text.ends_with("\nok by age, but the last backup failed: a.db\n"), "{text}");
     assert_eq!(place.ok(["-q", "status"]).stdout, "");
     let run = place.run(["-q", "status", "--max-age", "0"]);
     assert!(run.code == Some(0) || run.stdout.ends_with("too-old\n"), "what is not well is said: {}", run.stdout);

@@ -13,6 +13,7 @@ mod lost_listing;
 mod marks;
 mod nowhere;
 mod parity;
+mod progress;
 mod prune;
 mod retention;
 mod salvage;

@@ -134,7 +134,7 @@ impl<'a> Making<'a> {
         let dropped = admin.refresh().and_then(|()| abandoned::drop(admin, &self.names.temporary, " WITH (FORCE)"));
         match dropped {
             Ok(()) => error,
-            Err(why) => add(error, &format!("; the incomplete database could not be dropped ({why}); drop it by hand: {text}")),
+            Err(why) => add(error, &format!("; the new database could not be dropped ({why}); drop it by hand: {text}")),
         }
     }
 }

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`Error::Busy`] if sessions stand in the way: then nothing was renamed, the new database is complete under its
 /// temporary name, and the message says how to go on. With any other error nothing was renamed, unless the connection
-/// was lost twice: then the message says where to look.
+/// broke during the commit and could not be made again: then the message says where to look.
 pub(super) fn swap(admin: &mut Admin, names: &Names, disconnect: bool) -> Result<Option<String>> {
     admin.refresh()?;
     // No user has a reason to be in the new database. Programs that visit every database, such as monitoring,
@@ -99,7 +99,7 @@ fn rename_against_sessions(
     Ok(renamed)
 }
 
-/// Finds out whether the renaming was committed after the connection was lost: then the temporary name is gone.
+/// After a lost connection: was the renaming committed? Then the temporary name is gone.
 fn lost(admin: &mut Admin, names: &Names, why: &str) -> Result<()> {
     let unknown = |e: Error| {
         let where_both =

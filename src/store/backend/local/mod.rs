@@ -149,7 +149,7 @@ impl LocalBackend {
         Ok(())
     }
 
-    /// Makes a directory in a directory of the repository. It is durable afterwards, whoever made it.
+    /// Makes a directory in a directory of the repository. It is durable afterwards, also if another process made it.
     fn prepare_below(&self, parent: &Path, directory: &Path) -> io::Result<()> {
         // Parents are not made. On a mount point whose disk has gone, that would start a repository in the wrong place.
         fs::metadata(parent)?;

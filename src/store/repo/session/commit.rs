@@ -1,8 +1,8 @@
-//! The commit: mark, then look.
+//! The commit: announce, then look.
 //!
 //! It guarantees that a snapshot which this module reports as committed restores, whatever prunes run at the same time. It relies on
-//! list-after-write consistency of the storage, and on the order of the writes here and in prune: each side writes its mark before it looks
-//! for the other's. So at least one of them sees the other one.
+//! list-after-write consistency of the storage, and on the order of the writes here and in prune: the backup writes its pending record, and
+//! prune its tombstones, before each looks for what the other one wrote. So at least one of them sees the other one.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -30,10 +30,12 @@ pub struct Committed {
 }
 
 impl WriteSession {
-    /// Makes everything durable and commits. Only when this returns `Ok` is there a snapshot.
+    /// Makes everything durable and commits. After `Ok` there is a snapshot. After an error there is none, unless its record could not be taken
+    /// back: then the snapshot is whole.
     ///
     /// # Errors
-    /// [`Error::Stale`] when something is gone that the catalog knew. A new session after a refresh may succeed.
+    /// [`Error::Stale`] when something is gone that the catalog knew, or when prunes kept announcing deletions of what the snapshot needs
+    /// ([`ATTEMPTS`] times). A new session after a refresh may succeed.
     pub fn commit(mut self, draft: SnapshotDraft) -> Result<Committed> {
         let mut record = draft;
         self.guarded(|| {
@@ -45,7 +47,7 @@ impl WriteSession {
         let mut pending = None;
         let result = self.mark_and_look(&mut record, &mut pending);
         if let Some(id) = pending {
-            // The mark is not needed any more. If it cannot be removed, it is garbage, and the snapshot is committed nevertheless.
+            // The pending record is not needed any more. If it cannot be removed, it is garbage, and the snapshot is committed nevertheless.
             let _ = self.repo.backend().delete(&[self.repo.pending_key(&id, &record.source.id)]);
         }
         let id = result?;
@@ -76,7 +78,7 @@ impl WriteSession {
             if self.look(&id, record)? && self.publish(&id, &stored, record)? {
                 return Ok(id);
             }
-            // Something is marked or gone. The rescue makes the snapshot independent of it; then mark and look start again.
+            // Something has a tombstone or is gone. The rescue makes the snapshot independent of it; then announcing and looking start again.
             let rescued = self.rescue(record)?;
             record.stats.pack_bytes += rescued.iter().map(|pack| pack.size).sum::<u64>();
             // From here on the snapshot needs no other snapshot to keep its inherited subtrees: the rescue named all packs.
@@ -88,10 +90,11 @@ impl WriteSession {
         Err(Error::Stale { detail: "a prune keeps marking packs that this backup needs".into() })
     }
 
-    /// Whether everything that the snapshot relies on is there, and neither that nor its own mark is marked by a prune.
+    /// Whether all packs and snapshots that the snapshot relies on are there without a tombstone, and its pending record is neither suspected
+    /// nor expired.
     fn look(&self, id: &SnapshotId, record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();
-        // Tombstones are listed before packs are looked for. A prune that marks later sees our mark.
+        // Tombstones are listed before packs are looked for. A prune that writes tombstones later sees our pending record.
         let tombstoned = list_tombstones(&self.repo)?;
         if tombstoned.contains(&suspicion_of(id)) || tombstoned.contains(&expiry_of(id)) {
             return Ok(false);
@@ -112,7 +115,7 @@ impl WriteSession {
     }
 
     /// Writes the record in `snapshots`, the one commit point, and says whether the commit stands. It does not stand if a prune has taken this
-    /// writer for dead in the meantime: then the prune ignored the mark and may have deleted packs. In that case, and after a failure, the
+    /// writer for dead in the meantime: then the prune ignored the pending record and may have deleted packs. In that case, and after a failure, the
     /// record is taken back.
     fn publish(&self, id: &SnapshotId, stored: &[u8], record: &SnapshotRecord) -> Result<bool> {
         let backend = self.repo.backend();

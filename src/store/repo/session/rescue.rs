@@ -1,5 +1,5 @@
-//! The rescue: when something that a new snapshot relies on is gone or marked by a prune, the whole snapshot is walked, and every chunk that is
-//! not safe is brought into new packs. Afterwards the snapshot relies only on packs that are listed and unmarked, each known by name.
+//! The rescue: when something that a new snapshot relies on is gone or has a tombstone, the whole snapshot is walked, and every chunk that is
+//! not safe is brought into new packs. Afterwards the snapshot relies only on packs that are listed and have no tombstone, each known by name.
 
 use std::collections::HashSet;
 
@@ -12,8 +12,8 @@ use crate::store::backend::{ObjectKey, ObjectKind};
 use crate::store::format::snapshot::{PackRef, SnapshotRecord};
 
 impl WriteSession {
-    /// Stores anew, whole, every chunk of the snapshot that cannot be read from listed and unmarked packs. Afterwards `used` has exactly the
-    /// old packs that the snapshot needs; the new ones are returned. Packs that are gone or marked are not needed any more.
+    /// Stores anew, whole, every chunk of the snapshot without a copy whose whole chain lies in listed packs without a tombstone. Afterwards `used` has exactly the
+    /// old packs that the snapshot needs; the new ones are returned. Packs that are gone or have a tombstone are not needed any more.
     ///
     /// # Errors
     /// [`Error::Stale`] if a chunk is lost for good; chunks of trees and of the listing count too.
@@ -25,7 +25,7 @@ impl WriteSession {
     }
 
     fn walk_and_copy(&self, snapshot: &SnapshotRecord) -> Result<Vec<PackRef>> {
-        // First the tombstones, then the packs. A pack that a prune marks later is found by the next look of the commit.
+        // First the tombstones, then the packs. A pack that gets a tombstone later is found by the next look of the commit.
         let tombstoned = list_tombstones(&self.repo)?;
         self.repo.list_all_packs()?;
         // The reader may remember places in packs that are gone.
@@ -43,7 +43,7 @@ impl WriteSession {
         let mut seen = HashSet::new();
         let mut visit = |id: &ChunkId, level: u8| {
             if seen.insert(*id) && !self.stands(id, &counts)? {
-                // The source may be gone by now, so the bytes come from the repository. Marked packs can still be read until they are deleted.
+                // The source may be gone by now, so the bytes come from the repository. Packs with a tombstone can still be read until they are deleted.
                 lifeboat.store_whole(*id, &self.reader.chunk(id)?, level > 0, 0)?;
             }
             Ok(true)
@@ -55,7 +55,7 @@ impl WriteSession {
         lifeboat.finish()
     }
 
-    /// Whether a copy of this chunk can be read from packs that count. If so, these packs are noted as used.
+    /// Whether this chunk has a copy whose whole chain lies in packs that count. If so, these packs are noted as used.
     fn stands(&self, id: &ChunkId, counts: &dyn Fn(&PackId) -> bool) -> Result<bool> {
         for copy in self.repo.copies(id)? {
             if let Some(closure) = Closure::of(self.reader.places(), &copy, counts)? {

@@ -99,7 +99,7 @@ impl WriteSession {
         let Some(suspects) = &self.suspects else { return Ok(()) };
         let was_inherited = chunk.references.iter().any(|reference| reference.predecessor == Some(chunk.id));
         let is_marked = |pack: &PackId| self.tombstoned.contains(pack);
-        // A chunk that lies only in packs that a prune has marked is not damaged.
+        // A chunk that lies only in packs with a tombstone is not damaged.
         if was_inherited || suspects.gone.contains(&chunk.id) || self.repo.copies(&chunk.id)?.iter().any(|copy| !is_marked(&copy.pack())) {
             self.mended.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.id);
         }

@@ -1,11 +1,12 @@
-//! Windows: what a chunk of a stream without pages is made a delta of, and how older versions of a window are found.
+//! The lineage of a window: how a window of the parent's stream is followed down to older versions of its bytes. A window is the base of a
+//! chunk of a stream without pages.
 //!
 //! Cuts move between two dumps, so such a chunk has no single predecessor. It stands on a window of the parent's stream. Where the skip
 //! rule wants an older version, the window is followed down the chains.
 //!
-//! Invariant: a window is wider than its delta by the same slack on both sides, so bytes at offset x of a delta come from about offset
+//! Assumption: a window is wider than its delta by the same slack on both sides, so bytes at offset x of a delta come from about offset
 //! x + slack of its prefix. Applying this along the chain maps a part of a chunk to parts of older chunks. The result may be off by a few
-//! rows. That costs some bytes in the new delta and is never wrong, because every delta is decoded and compared.
+//! rows, and by more at the ends of a stream. That costs some bytes in the new delta and is never wrong, because every delta is decoded and compared.
 
 use super::super::locate::StoredCopy;
 use super::super::new_chunk::BaseSlice;
@@ -16,11 +17,12 @@ use crate::store::format::pack::Slice;
 use crate::store::repo::u32_from;
 
 /// The factor of the skip rule for windows: version k stands on a version not newer than k - p, where p is the largest power of it that divides
-/// k. A dump is read through all of these chains at once, so they must be shorter than the chains of pages, of which few change in a step.
+/// k. A dump is read through all of these chains at once, so they must be shorter than the chains of pages: in a step
+/// only few pages change.
 const SKIP: u32 = 4;
 
-/// The highest level of a delta on a window: the depth of an unbroken lineage of 255 versions. Lineages that are broken again and
-/// again, and begin on top of each other, end there.
+/// The highest level of a delta on a window: the depth of an unbroken lineage of 255 versions. A longer lineage, or one that begins on top of
+/// others again and again, ends there: its next version is stored whole.
 pub(super) const LEVEL_MAX: u8 = 12;
 
 /// A part of a stored chunk.

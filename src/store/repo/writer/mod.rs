@@ -31,9 +31,10 @@ const CLEAR_GAIN: usize = 32;
 /// The same for rows, the content of a stream without pages. Deltas of rows are often ten times smaller without any search. Chunks that stay
 /// larger are searched for again after all others are stored, when the threads are idle.
 const CLEAR_GAIN_ROWS: usize = 32;
-/// A delta must save at least one part in so many of what the chunk takes whole. Less is not worth the chain that reading it takes.
+/// A delta must save at least 1/`WORTH_IT` of the bytes that the chunk takes when it is stored whole. Less is not worth the chain that reading
+/// it takes.
 const WORTH_IT: usize = 8;
-/// The same for rows. All chunks of a dump change in every step, so each chain is read along with all others. A chunk that is stored whole
+/// The share for rows. All chunks of a dump change in every step, so each chain is read along with all others. A chunk that is stored whole
 /// begins a new chain.
 const WORTH_IT_ROWS: usize = 2;
 /// A delta of rows against another place must be this many times smaller than the delta against the window.
@@ -303,6 +304,7 @@ impl<'s> ChunkWriter<'s> {
             self.push_small(delta.base.frame(delta.encoding), &chunk)?;
         } else if chunk.node {
             let frame = self.encode_whole(plain).map_err(|m| m.of(format!("chunk {id}")))?;
+            self.verify(frame.encoding, &[], plain, &id)?;
             self.push_small(frame, &chunk)?;
         } else {
             self.share(chunk, plain)?;

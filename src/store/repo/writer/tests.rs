@@ -65,6 +65,20 @@ fn a_delta_that_does_not_decode_to_its_chunk_is_never_stored() {
 }
 
 #[test]
+fn a_node_that_does_not_decode_to_itself_is_never_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, repo) = repository(dir.path());
+    let session = WriteSession::begin(&repo, &SessionOptions::default()).unwrap();
+    let mut writer = session.writer().unwrap();
+    IS_FAULTY.set(true);
+    let refused = writer.put_node(&text(0..500), None).is_err();
+    IS_FAULTY.set(false);
+    assert!(refused && session.guarded(|| Ok(())).is_err(), "the session takes nothing more");
+    drop(writer);
+    assert_eq!(backend.list(ObjectKind::Pack).unwrap().count(), 0);
+}
+
+#[test]
 fn more_packs_than_a_record_can_name_are_refused_when_the_first_of_them_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let (_, repo) = repository(dir.path());

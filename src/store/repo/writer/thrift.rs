@@ -28,7 +28,7 @@ const FOUND_WORTH: usize = 1500;
 /// A part of a prefix.
 pub(super) type Part = (StoredCopy, Closure, Slice);
 
-/// Chooses a version for each of these slices, the last of which matter most. A slice is left out if it costs more than it saves, or if its chunk
+/// Chooses a version for each of these slices. The last ones matter most. A slice is left out if it costs more than it saves, or if its chunk
 /// is not stored any more.
 pub(super) fn parts(session: &WriteSession, slices: &[BaseSlice]) -> Result<Vec<Part>> {
     let mut closure = Closure::default();
