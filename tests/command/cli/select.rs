@@ -92,11 +92,11 @@ fn several_sources_are_listed_in_a_form_that_can_be_pasted() {
     let source = place.json(["show", &ids[1]])["snapshot"]["source"]["id"].as_str().unwrap().to_owned();
     assert_eq!((of("srv/app"), of("app"), of(&source[..8])), (ids[1].clone(), ids[1].clone(), ids[1].clone()));
     place.run(["show", "latest", "--source", &source[..3]]).failed(1, &["there is no snapshot of source"]);
-    place.run(["show", "latest", "--source", "srv/ap"]).failed(1, &["did you mean `srv/app`?"]);
+    place.run(["show", "latest", "--source", "srv/appx"]).failed(1, &["did you mean `srv/app`?"]);
     assert_eq!(place.ok(["snapshots", "--source", "app"]).stdout.lines().last(), Some("1 snapshot"));
     for args in [&["snapshots"][..], &["forget", "--keep-last", "1"]] {
-        let run = place.ok([args, &["--source", "srv/ap"]].concat());
-        assert_eq!(run.stderr, "warning: no snapshot is of source `srv/ap`; did you mean `srv/app`?\n");
+        let run = place.ok([args, &["--source", "srv/appx"]].concat());
+        assert_eq!(run.stderr, "warning: no snapshot is of source `srv/appx`; did you mean `srv/app`?\n");
     }
     assert_eq!(place.json(["forget", "--keep-last", "1", "--source", "twice", "--dry-run"])["kept"], 2, "a name goes before a short name");
 }
