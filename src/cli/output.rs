@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::Global;
 use super::exit::{Exit, Failure};
-use super::screen::{Screen, Tone, painted, stderr_has_colors};
+use super::screen::{HANGING, Screen, Tone, painted, stderr_has_colors, stderr_width, wrapped};
 use icecore::ops::secrets::hidden;
 pub(crate) use icecore::ops::text::{bytes, count, duration, ms};
 
@@ -27,6 +27,8 @@ pub(crate) struct Output {
     pub(crate) screen: Screen,
     /// Whether `error:` and `warning:` are coloured.
     pub(crate) stderr_colors: bool,
+    /// The columns of the terminal that standard error is.
+    pub(crate) stderr_width: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -44,6 +46,7 @@ impl Output {
             verbose: global.verbose,
             screen: Screen::of_stdout(global.color),
             stderr_colors: stderr_has_colors(global.color),
+            stderr_width: stderr_width(),
         }
     }
 
@@ -108,7 +111,7 @@ impl Output {
         match () {
             () if failure.message.is_empty() => {}
             () if self.json => failure_as_json(failure),
-            () => to_stderr(&format!("{} {}", self.word(Tone::Bad, "error:"), printable_lines(&hidden(&failure.message)))),
+            () => to_stderr(&self.fitted(format!("{} {}", self.word(Tone::Bad, "error:"), printable_lines(&hidden(&failure.message))))),
         }
     }
 
@@ -127,7 +130,15 @@ impl Output {
         let message = &hidden(message);
         match self.json {
             true => harmless_text(serde_json::json!({ "schema": SCHEMA, "warning": { "message": message } }).to_string()),
-            false => format!("{} {}", self.word(Tone::Doubtful, "warning:"), printable_lines(message)),
+            false => self.fitted(format!("{} {}", self.word(Tone::Doubtful, "warning:"), printable_lines(message))),
+        }
+    }
+
+    /// With lines that fit the terminal that standard error is.
+    fn fitted(&self, text: String) -> String {
+        match self.stderr_width {
+            Some(width) => text.lines().flat_map(|line| wrapped(line, width, HANGING)).collect::<Vec<_>>().join("\n"),
+            None => text,
         }
     }
 

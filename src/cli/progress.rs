@@ -216,7 +216,8 @@ mod tests {
     }
 
     fn progress(screen: &Screen) -> Progress {
-        let output = Output { json: false, quiet: false, verbose: false, screen: Default::default(), stderr_colors: false };
+        let output =
+            Output { json: false, quiet: false, verbose: false, screen: Default::default(), stderr_colors: false, stderr_width: None };
         Progress::on(Box::new(screen.clone()), &output, Arc::default())
     }
 

@@ -4,6 +4,7 @@
 //! nothing is shortened and times are absolute, so that scripts get all of it. JSON documents never pass through here.
 
 use std::io::{IsTerminal, stderr, stdout};
+use std::os::fd::AsFd;
 
 use anstyle::{AnsiColor, Style};
 
@@ -15,7 +16,7 @@ const WIDTH_DEFAULT: usize = 80;
 /// A narrower terminal is treated as one of this width: nothing useful fits it.
 const WIDTH_MIN: usize = 40;
 /// How far the continuation of a long line is indented.
-const HANGING: usize = 2;
+pub(crate) const HANGING: usize = 2;
 
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -60,7 +61,11 @@ impl Screen {
     /// Standard output of this process.
     pub(crate) fn of_stdout(when: ColorWhen) -> Self {
         let is_terminal = stdout().is_terminal();
-        Screen { width: is_terminal.then(terminal_width), colors: with_colors(when, &stdout()), now_ns: is_terminal.then(time::now_ns) }
+        Screen {
+            width: is_terminal.then(|| terminal_width(stdout())),
+            colors: with_colors(when, &stdout()),
+            now_ns: is_terminal.then(time::now_ns),
+        }
     }
 
     /// The text in the colour of its tone.
@@ -136,10 +141,15 @@ fn with_colors<S: anstream::stream::RawStream>(when: ColorWhen, stream: &S) -> b
     }
 }
 
+/// The columns of the terminal that standard error is.
+pub(crate) fn stderr_width() -> Option<usize> {
+    stderr().is_terminal().then(|| terminal_width(stderr()))
+}
+
 /// COLUMNS comes first, as POSIX has it; then what the terminal says.
-fn terminal_width() -> usize {
+fn terminal_width(terminal: impl AsFd) -> usize {
     let set = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse::<usize>().ok());
-    let asked = || rustix::termios::tcgetwinsize(stdout()).ok().map(|size| usize::from(size.ws_col));
+    let asked = || rustix::termios::tcgetwinsize(terminal).ok().map(|size| usize::from(size.ws_col));
     let known = set.filter(|columns| *columns > 0).or_else(|| asked().filter(|columns| *columns > 0));
     known.unwrap_or(WIDTH_DEFAULT).max(WIDTH_MIN)
 }

@@ -32,6 +32,7 @@ use crate::engine::files::LeftOut;
 use crate::engine::{Comparison, NamedRoot};
 use crate::error::Result;
 use crate::ops::gaps::Gaps;
+use crate::ops::text::bytes;
 use crate::recorded::{EntryKind, Flag};
 use crate::store::format::record;
 use crate::store::format::snapshot::{SnapshotRecord, StreamEntry};
@@ -142,10 +143,10 @@ impl Case<'_> {
             let name = shown(&old.name);
             match new.kind {
                 EntryKind::Sqlite(_) | EntryKind::File if new.root.len == 0 && old.root.len > 0 => {
-                    self.flag("empty", &old.name, format!("{name} is empty; it had {} bytes", old.root.len));
+                    self.flag("empty", &old.name, format!("{name} is empty; it had {}", bytes(old.root.len)));
                 }
                 EntryKind::Sqlite(_) if has_shrunk(before, after) => {
-                    self.flag("shrunk", &old.name, format!("{name} has {after} bytes in use; it had {before}"));
+                    self.flag("shrunk", &old.name, format!("{name} has {} in use; it had {}", bytes(after), bytes(before)));
                 }
                 EntryKind::File => self.flag("not-a-database", &old.name, format!("{name} was a database, and is not one any more")),
                 EntryKind::Symlink(_) => {
@@ -227,7 +228,7 @@ impl Case<'_> {
                 self.flag(
                     "empty",
                     &root.prefix,
-                    format!("{path} has no bytes in it, and had {}: is its volume not mounted?", before.bytes),
+                    format!("{path} has no bytes in it, and had {}: is its volume not mounted?", bytes(before.bytes)),
                 );
             }
         }
@@ -256,7 +257,7 @@ impl Case<'_> {
             if after_bytes == 0 && before_bytes > 0 {
                 self.flag("empty", &after.stream, format!("{name} is empty; it had {before_bytes} bytes"));
             } else if has_shrunk(before_bytes, after_bytes) {
-                self.flag("shrunk", &after.stream, format!("{name} has {after_bytes} bytes; it had {before_bytes}"));
+                self.flag("shrunk", &after.stream, format!("{name} has {}; it had {}", bytes(after_bytes), bytes(before_bytes)));
             }
         }
         self.settle();
