@@ -362,7 +362,7 @@ fn what_cannot_be_healed_is_refused() {
 /// An empty file is one; a link and a directory have no bytes of their own, and none are made up.
 #[test]
 fn entries_of_a_tree_are_told_apart() {
-    let script = Script::new(Bed::new(true));
+    let script = Script::new(Bed::new(false));
     let tree = script.bed.path("tree");
     std::fs::create_dir_all(tree.join("sub")).unwrap();
     std::fs::write(tree.join("a"), "bytes").unwrap();
