@@ -222,9 +222,12 @@ fn who_loads_has_to_be_let_in() {
     for args in [&[][..], &["--table", "t"]] {
         let run = restore(&place, server, &[&["latest", "--dsn", &database.dsn()], args].concat());
         assert_eq!(run.code, Some(0), "{}", run.stderr);
-        for words in
-            ["with the rights of role postgres, a superuser", "trust these roles", "app; roles without rights", "no pg_hba.conf entry"]
-        {
+        for words in [
+            "with the rights of role postgres, a superuser",
+            "trust these roles",
+            "app; a temporary role without rights",
+            "no pg_hba.conf entry",
+        ] {
             assert!(run.stderr.contains(words), "{}", run.stderr);
         }
     }

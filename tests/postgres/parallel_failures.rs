@@ -35,7 +35,7 @@ fn a_directory_that_is_not_whole_is_no_snapshot() {
             ("$real \"$@\"; rm $dir/blob_17.dat", "blob_17.dat is missing"),
             ("$real \"$@\"; rm $dir/blobs*.toc", "blobs"),
             ("$real \"$@\"; echo x >>$(echo $dir/blobs*.toc)", "cannot be read"),
-            ("$real \"$@\"; touch $dir/more.dat", "more.dat is in it"),
+            ("$real \"$@\"; touch $dir/more.dat", "does not name more.dat"),
             ("$real \"$@\"; truncate -s -1 $dir/[0-9]*.dat", "does not end with the line that marks its end"),
             ("$real \"$@\"; echo >>$(echo $dir/[0-9]*.dat)", "does not end with the line that marks its end"),
             ("f=$($real \"$@\"; echo $dir/[0-9]*.dat); rm $f; ln -s /etc/hostname $f", "is missing"),

@@ -159,7 +159,7 @@ impl Directory {
 }
 
 fn broken(detail: impl std::fmt::Display) -> Error {
-    Error::source("pg_dump", format!("its directory is incomplete, so there is no snapshot: {detail}"))
+    Error::source("pg_dump", format!("its directory is damaged, so there is no snapshot: {detail}"))
 }
 
 /// Renames the files of tables, so that a table's file has the same name in every dump, and writes the new names into
@@ -228,7 +228,7 @@ fn files(dir: &Path, archive: &Archive) -> Result<VecDeque<DumpFile>, String> {
         }
     }
     match there.into_keys().next() {
-        Some(more) => Err(format!("its table of contents does not name the file {}", more.display())),
+        Some(more) => Err(format!("its table of contents does not name {}", more.display())),
         None => Ok(files),
     }
 }
