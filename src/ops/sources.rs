@@ -76,7 +76,7 @@ impl<'s> Sources<'s> {
         named.map_or_else(|| id.to_string().chars().take(12).collect(), str::to_owned)
     }
 
-    /// Names for `--source`, each of which means one source.
+    /// Names for `--source`. Each of them means one source.
     pub(super) fn selectors(&self) -> Vec<String> {
         self.0.iter().map(|(id, source)| self.selector(id, source)).collect()
     }

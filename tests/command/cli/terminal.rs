@@ -56,11 +56,20 @@ fn with_history() -> Place {
     place.ok(tree);
     place.database("b.db", 10);
     place.ok(["backup", "sqlite", "a.db", "b.db", "--host", "a-machine-with-a-long-name.example.org"]);
-    place.ok(["mark", "latest", "flag", "taken while the migration was running, and not to be relied upon by anybody who reads this"]);
+    place.ok([
+        "mark",
+        &newest(&place),
+        "flag",
+        "taken while the migration was running, and not to be relied upon by anybody who reads this",
+    ]);
     place.run(["backup", "sqlite", "gone.db", "--source", LONG_NAME]).failed(1, &[]);
     place.ok(tree);
-    place.ok(["protect", "latest"]);
+    place.ok(["protect", "latest", "--source", LONG_NAME]);
     place
+}
+
+fn newest(place: &Place) -> String {
+    place.snapshots().last().unwrap()["id"].as_str().unwrap().to_owned()
 }
 
 fn flip(place: &Place, number: usize) {
@@ -84,15 +93,15 @@ fn every_table_fits_the_terminal() {
     let ids: Vec<String> = place.snapshots().iter().map(|one| one["id"].as_str().unwrap()[..12].to_owned()).collect();
     let commands: [&[&str]; 11] = [
         &["snapshots"],
-        &["show", "latest"],
-        &["ls", "latest", "--tables"],
+        &["show", "latest", "--source", LONG_NAME],
+        &["ls", "latest", "--source", LONG_NAME, "--tables"],
         &["stats"],
         &["status"],
         &["log"],
         &["check", "--read-data"],
         &["forget", "--keep-daily", "7", "--dry-run"],
         &["prune", "--dry-run"],
-        &["drill", "latest", "--no-mark"],
+        &["drill", "latest", "--source", LONG_NAME, "--no-mark"],
         &["backup", "sqlite", "a.db", "--source", LONG_NAME],
     ];
     for columns in [80, 50] {
@@ -121,10 +130,10 @@ fn a_pipe_gets_all_of_it() {
     let list = place.ok(["snapshots"]).stdout;
     assert!(list.contains(LONG_NAME) && list.contains("nightly,before-the-great-migration"), "{list}");
     assert!(list.starts_with("TIME ") && list.contains(" +00:00 ") && !list.contains(" ago"), "{list}");
-    assert!(place.ok(["ls", "latest"]).stdout.contains(&format!("{}/memory.db", &DEEP[2..])));
+    assert!(place.ok(["ls", "latest", "--source", LONG_NAME]).stdout.contains(&format!("{}/memory.db", &DEEP[2..])));
     let list = plain(&on_terminal(&place, 80, &[], &["snapshots"]).stdout);
     assert!(!list.contains(LONG_NAME) && list.contains("...") && !list.contains("+00:00"), "{list}");
-    let show = plain(&on_terminal(&place, 80, &[], &["show", "latest"]).stdout);
+    let show = plain(&on_terminal(&place, 80, &[], &["show", "latest", "--source", LONG_NAME]).stdout);
     assert!(show.contains(" s ago)") || show.contains(" min ago)"), "{show}");
     let wide = plain(&on_terminal(&place, 250, &[], &["snapshots"]).stdout);
     assert!(wide.contains(LONG_NAME) && wide.contains(" s ago  ") | wide.contains(" min ago  "), "{wide}");
