@@ -91,17 +91,19 @@ fn fits(run: &Run, columns: usize) {
 fn every_table_fits_the_terminal() {
     let place = with_history();
     let ids: Vec<String> = place.snapshots().iter().map(|one| one["id"].as_str().unwrap()[..12].to_owned()).collect();
+    // The tree's: another source gets the same name below.
+    let tree = ids.last().unwrap().as_str();
     let commands: [&[&str]; 11] = [
         &["snapshots"],
-        &["show", "latest", "--source", LONG_NAME],
-        &["ls", "latest", "--source", LONG_NAME, "--tables"],
+        &["show", tree],
+        &["ls", tree, "--tables"],
         &["stats"],
         &["status"],
         &["log"],
         &["check", "--read-data"],
         &["forget", "--keep-daily", "7", "--dry-run"],
         &["prune", "--dry-run"],
-        &["drill", "latest", "--source", LONG_NAME, "--no-mark"],
+        &["drill", tree, "--no-mark"],
         &["backup", "sqlite", "a.db", "--source", LONG_NAME],
     ];
     for columns in [80, 50] {

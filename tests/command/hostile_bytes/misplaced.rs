@@ -22,7 +22,7 @@ fn a_copied_record_is_told_and_mended() {
     let run = place.ok(["backup", "sqlite", "a.db"]);
     assert!(run.stderr.contains("another source"), "{}", run.stderr);
     place.ok(["prune", "--grace", "0"]);
-    assert!(place.ok(["repair"]).stdout.contains("put under its own name"));
+    assert!(place.ok(["repair"]).stdout.contains("put under the right name"));
     assert!(!stray.exists() && own.exists());
     place.ok(["check", "--read-data"]);
     assert_eq!(place.snapshots().len(), 3);
