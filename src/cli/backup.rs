@@ -190,7 +190,7 @@ fn left_out_text(left_out: &LeftOut) -> Option<String> {
         (left_out.of_restores, "kept or left behind by icecore itself (*.pre_restore.TIME and the like)"),
         (left_out.other_file_systems, "on other file systems"),
         (left_out.caches, "in caches"),
-        (left_out.special, "pipes, sockets or devices"),
+        (left_out.special, "special files (pipes, sockets, devices)"),
     ];
     let parts: Vec<String> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
@@ -269,6 +269,7 @@ fn verdict(taken: &Taken, screen: &Screen) -> String {
         (_, 0) if taken.skipped.is_empty() => return String::new(),
         (_, 0) => ("incomplete", format!("{} skipped; the snapshot counts as good", count(taken.skipped.len() as u64, "file"))),
         (true, _) => ("flagged", "the snapshot does not count as good".to_owned()),
+        (false, number) if number as u64 >= taken.streams => ("flagged", "the snapshot does not count as good".to_owned()),
         (false, number) => ("flagged", format!("{} of the snapshot; the others count as good", count(number as u64, "stream"))),
     };
     format!("{}: {says}\n", screen.paint(Tone::Doubtful, word))

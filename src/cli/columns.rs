@@ -109,7 +109,8 @@ impl Table {
     /// The text, with a line of headings; two spaces between the columns, none at the end of a line.
     pub(crate) fn text(self, screen: &Screen) -> String {
         let layout = self.layout(screen.width);
-        let headings = self.columns.iter().map(|column| Cell { text: column.heading.to_uppercase(), tone: Some(Tone::Aside) }).collect();
+        let headings: Vec<Cell> =
+            self.columns.iter().map(|column| Cell { text: column.heading.to_uppercase(), tone: Some(Tone::Aside) }).collect();
         let mut text = String::new();
         self.line(&headings, &layout, true, screen, &mut text);
         self.rows.iter().for_each(|row| self.line(row, &layout, false, screen, &mut text));
@@ -153,7 +154,7 @@ impl Table {
         layout
     }
 
-    fn line(&self, cells: &Vec<Cell>, layout: &Layout, is_heading: bool, screen: &Screen, text: &mut String) {
+    fn line(&self, cells: &[Cell], layout: &Layout, is_heading: bool, screen: &Screen, text: &mut String) {
         let mut line = String::new();
         let mut column_at = 0;
         let mut more: Vec<String> = Vec::new();

@@ -35,7 +35,7 @@ Environment:
 SNAP is an id or the start of one, `latest` (the newest good snapshot), `latest~N` (the Nth good one before it), or `@TIME` (the newest good
 one at or before TIME). Flagged snapshots are passed over: take one by its id. Where a repository has several sources, --source says which.
 TIME is RFC 3339 (2026-11-23T03:15:00Z), or in the local time zone `2026-11-23 03:15` or `2026-11-23` (its first moment). After @ also: 12:30 (the
-last time that it was so late), yesterday and today (the end of the day), -90m, -3h, -2d (so long ago).
+last 12:30), yesterday and today (the end of the day), -90m, -3h, -2d (so long ago).
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 done but incomplete or flagged; 4 damage found, or a failed drill; 5 overdue (status);
 10 no repository; 11 busy; 12 wrong passphrase; 130 interrupted; 141 the reader of `dump` closed the pipe.

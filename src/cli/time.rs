@@ -62,7 +62,7 @@ fn spoken(text: &str, day: Day, now: Timestamp, zone: impl Fn() -> Result<TimeZo
     };
     spoken.ok_or_else(|| {
         Error::InvalidArgument(format!(
-            "{text:?} is not a time; give {FORMS}, or 12:30 (the last time that it was so late), today, yesterday, -90m, -3h or -2d"
+            "{text:?} is not a time; give {FORMS}, or 12:30 (today, or yesterday if that is still to come), today, yesterday, -90m, -3h or -2d"
         ))
     })
 }

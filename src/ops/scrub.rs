@@ -164,7 +164,7 @@ fn scrub_record(backend: &dyn Backend, key: &ObjectKey, has_parity: bool) -> Opt
         Kind::Tombstone if !has_parity => ObjectHeader::decode(bytes, kind).map(drop),
         _ if is_whole(key, bytes, has_parity) => ObjectHeader::decode(bytes, kind).map(drop),
         Kind::Forgotten | Kind::Tombstone => Err(Malformed::new("it does not have its checksum")),
-        _ => Err(Malformed::new("its bytes are not those that its name is the hash of")),
+        _ => Err(Malformed::new("its bytes were changed: its name is not their hash")),
     };
     let read = read_record_from(backend, key);
     Some(read.and_then(|bytes| bytes.map_or(Ok(()), |bytes| verify(&bytes).map_err(|m| m.of(key)))))

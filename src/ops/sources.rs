@@ -58,12 +58,17 @@ impl<'s> Sources<'s> {
     /// Those that a user means by `text`. More than one if several have this name.
     pub(super) fn meant(&self, text: &str) -> BTreeSet<SourceId> {
         let is_id = text.len() >= ID_DIGITS_MIN;
-        let ways: [&dyn Fn(&SourceId, &Known<'_>) -> bool; 3] =
-            [&|_, source| source.labels.contains(&text), &|id, _| is_id && id.to_string().starts_with(text), &|_, source| {
-                source.labels.iter().any(|label| short_names(source.kind, label).contains(&text))
-            }];
-        let found = ways.iter().map(|is_meant| self.0.iter().filter(|(id, source)| is_meant(id, source)).map(|(id, _)| *id).collect());
+        // A label is the clearest, then digits of the id, then a short name. The first of them that any source has decides.
+        let by_label = |_: &SourceId, source: &Known<'_>| source.labels.contains(&text);
+        let by_id = |id: &SourceId, _: &Known<'_>| is_id && id.to_string().starts_with(text);
+        let by_short_name =
+            |_: &SourceId, source: &Known<'_>| source.labels.iter().any(|label| short_names(source.kind, label).contains(&text));
+        let found = [self.those(by_label), self.those(by_id), self.those(by_short_name)];
         found.into_iter().find(|some: &BTreeSet<SourceId>| !some.is_empty()).unwrap_or_default()
+    }
+
+    fn those(&self, is_meant: impl Fn(&SourceId, &Known<'_>) -> bool) -> BTreeSet<SourceId> {
+        self.0.iter().filter(|(id, source)| is_meant(id, source)).map(|(id, _)| *id).collect()
     }
 
     /// What `--source` takes for this source alone: the name of its database, its label, or the start of its id, whichever first means no other source.

@@ -279,6 +279,6 @@ pub(crate) fn hash_pack(backend: &dyn Backend, id: PackId, size: u64, mut kept: 
     }
     match hasher.finalize().as_bytes() == id.as_bytes() {
         true => ObjectHeader::decode(&header, Kind::Pack).map(drop).map_err(|m| m.of(object)),
-        false => Err(Error::corrupt(object.to_string(), "its bytes are not those that its name is the hash of")),
+        false => Err(Error::corrupt(object.to_string(), "its bytes were changed: its name is not their hash")),
     }
 }

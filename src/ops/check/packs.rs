@@ -100,13 +100,18 @@ pub(super) fn check_packs(
     }
     let packs: Vec<Chosen> = listed.into_iter().collect();
     report.packs = packs.len() as u64;
-    let chosen = if options.read_data { options.subset.choose(&packs, options.seed) } else { Vec::new() };
+    let readings: HashMap<PackId, PackReading> = repo.on_catalog(|local| local.readings())?.into_iter().collect();
+    let mut chosen = if options.read_data { options.subset.choose(&packs, options.seed) } else { Vec::new() };
+    // Packs that an earlier check found damaged are always read again. Otherwise a check of the structure alone would
+    // call the repository whole, although its damage is known.
+    let drawn: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
+    let is_known_bad = |id: &PackId| readings.get(id).is_some_and(|reading| !reading.is_sound) && !drawn.contains(id);
+    chosen.extend(packs.iter().filter(|(id, _)| is_known_bad(id)));
     let to_read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
     let mut found = Found { report, bad: BadCopies::default(), damaged_chunks: HashMap::new() };
     monitor.phase("checking packs", None);
     let unusable = check_tables(repo, &packs, &to_read, monitor, &mut found)?;
-    if options.read_data {
-        let readings: HashMap<PackId, PackReading> = repo.on_catalog(|local| local.readings())?.into_iter().collect();
+    if options.read_data || !chosen.is_empty() {
         let mut chosen: Vec<Chosen> = chosen.into_iter().filter(|(id, _)| !unusable.contains(id)).collect();
         // In the order in which they came into the catalog, which is mostly by time: packs that share bases are then
         // read together.
@@ -118,7 +123,9 @@ pub(super) fn check_packs(
         let data = read_packs(repo, &chosen, options, monitor, &mut found)?;
         found.count_the_rest();
         found.report.read_bytes += data.read_bytes;
-        found.report.data = Some(with_age(repo, data, &packs, unusable.len(), options)?);
+        if options.read_data {
+            found.report.data = Some(with_age(repo, data, &packs, unusable.len(), options)?);
+        }
     }
     let mut bad = found.bad;
     spread(repo, &mut bad)?;

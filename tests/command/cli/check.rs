@@ -30,7 +30,11 @@ fn findings_have_codes_and_exit_4() {
     assert_eq!(document["status"], "damaged");
     let help = place.ok(["check", "--help"]).stdout;
     assert!(codes.iter().all(|code| help.contains(&format!("  {code} "))), "{help}");
-    assert_eq!(place.run(["check"]).code, Some(0), "the structure is whole");
+    let again = place.run(["check"]);
+    assert_eq!(again.code, Some(4), "known damage stays known: {}", again.stdout);
+    assert_eq!(place.run(["status"]).code, Some(4));
+    let elsewhere = place.command().arg("check").env("ICECORE_CACHE_DIR", place.path("another cache")).output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(0), "another machine sees only that the structure is whole");
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn what_is_left_out_is_said_and_is_not_missing() {
     );
     let text = place.ok(args).stdout;
     assert!(
-        text.contains("left out: 2 excluded, 1 kept or left behind by icecore itself (*.pre_restore.TIME and the like), 1 in caches, 1 pipes, sockets or devices"),
+        text.contains("left out: 2 excluded, 1 kept or left behind by icecore itself (*.pre_restore.TIME and the like), 1 in caches, 1 special files (pipes, sockets, devices)"),
         "{text}"
     );
     place.run(["backup", "files", "data", "--exclude", "#x"]).failed(2, &["comment"]);

@@ -10,7 +10,7 @@ fn constant(sources: &str, name: &str) -> Option<u64> {
     let at = sources.find(&format!("const {name}: "))?;
     let (_, rest) = sources[at..].split_once(" = ")?;
     let (expression, _) = rest.split_once(';')?;
-    let expression = expression.replace("Duration::from_secs(", "").replace(')', "").replace('(', "");
+    let expression = expression.replace("Duration::from_secs(", "").replace(['(', ')'], "");
     let number = |text: &str| -> Option<u64> {
         let digits = text.trim().replace('_', "");
         let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
@@ -36,8 +36,10 @@ fn digits_name(text: &str) -> &str {
 fn spellings(value: u64) -> Vec<String> {
     let units =
         [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("minutes", 60), ("minute", 60), ("hours", 3600), ("days", 86400), ("s", 1)];
-    let in_units =
-        units.iter().filter(|(_, unit)| value % unit == 0 && value >= *unit).map(|(name, unit)| format!("{} {name}", value / unit));
+    let in_units = units
+        .iter()
+        .filter(|(_, unit)| value.is_multiple_of(*unit) && value >= *unit)
+        .map(|(name, unit)| format!("{} {name}", value / unit));
     let words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
     let word = usize::try_from(value).ok().and_then(|value| words.get(value)).map(|word| (*word).to_owned());
     in_units.chain(word).chain([value.to_string(), grouped(value)]).collect()

@@ -146,7 +146,7 @@ fn a_file_that_is_not_as_it_was_stops_a_restore_before_it_touches_anything() {
     std::fs::write(&path, &good[..good.len() - 1]).unwrap();
     site.sh(&stage.restore()).fails(4, &["not what checksums.txt says"]);
     std::fs::write(site.path(&format!("{LATEST}/checksums.txt")), "garbage\n").unwrap();
-    site.sh(&stage.restore()).fails(4, &["line 1 is no checksum"]);
+    site.sh(&stage.restore()).fails(4, &["line 1 is not a checksum"]);
     std::fs::remove_file(&path).unwrap();
     site.sh(&stage.restore()).fails(1, &["brainstem.pgdump: no such file", "nothing was changed"]);
     site.sh("bash scripts/restore_postgres.sh --dsn x").fails(2, &["--backup-file is missing", "usage:"]);

@@ -24,7 +24,9 @@ pub(super) fn is_as_recorded(path: &Path, file: &File, len: u64, monitor: &dyn M
     if u64::try_from(text.len()).is_ok_and(|len| len > CHECKSUMS_LEN_MAX) {
         return Err(Error::source(&list, format!("is larger than {CHECKSUMS_LEN_MAX} bytes")));
     }
-    let wrong = |line| Error::corrupt(list.display().to_string(), format!("line {line} is no checksum of sha256sum; nothing was changed"));
+    let wrong = |line| {
+        Error::corrupt(list.display().to_string(), format!("line {line} is not a checksum as sha256sum writes it; nothing was changed"))
+    };
     let sums = sums::parse(&text).map_err(wrong)?;
     let recorded = path.file_name().and_then(|name| sums.into_iter().find(|(known, _)| known == name.as_bytes()));
     let Some((_, recorded)) = recorded else { return Ok(false) };
