@@ -180,7 +180,8 @@ def masked(lines):
         if line.startswith("$ ") or not commands:
             commands.append("")
         commands[-1] += line
-    masks = [(r"\b[0-9a-f]{12,64}\b", "ID"), (r"[0-9][0-9.,:TZ-]*", "N"), (r"\b(ms|s|min|B|KB|kB|MB|KiB|MiB)\b", "U"), (r" +", "")]
+    # What took how long: the longest part stands first, and short ones are left out.
+    masks = [(r"\([^()]*derivation[^()]*\)", "(parts)"), (r"\b[0-9a-f]{12,64}\b", "ID"), (r"[0-9][0-9.,:TZ-]*", "N"), (r"\b(ms|s|min|B|KB|kB|MB|KiB|MiB)\b", "U"), (r" +", "")]
     for pattern, mask in masks:
         commands = [re.sub(pattern, mask, command) for command in commands]
     return commands
