@@ -1,4 +1,7 @@
-//! A sum over the rows of a table that does not depend on their order.
+//! Sums the rows of a table, independently of their order.
+//!
+//! Guarantee: tables with the same rows have the same sum, and a row that occurs twice counts twice.
+//! Relies on BLAKE3. Snapshots record these sums, so the calculation must stay the same.
 
 use std::fmt;
 

@@ -1,4 +1,7 @@
 //! Interrupts blocking work when the user asks to stop, such as a statement that runs on a server.
+//!
+//! Guarantee: the thread that watches for the stop ends with the work, even if the work panics.
+//! Relies on the caller: `stop` may be called repeatedly, and must make the work end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The engine for snapshots of unknown kinds of sources, which a later version of icecore has stored.
+//! Stands in for the engine of every kind of source that a later version of icecore has stored.
 
 use super::Comparison;
 use crate::recorded::SourceKind;

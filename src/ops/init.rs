@@ -1,4 +1,6 @@
-//! Makes a repository.
+//! Makes a repository, and remembers on this machine that it was made on purpose.
+//!
+//! The result does not depend on that memory: the first command that opens the repository does the same.
 
 use std::path::Path;
 

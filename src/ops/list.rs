@@ -1,4 +1,8 @@
 //! Lists the snapshots of a repository, and the streams of one snapshot.
+//!
+//! Guarantee: damage is never hidden. It is in the report or gives a warning or an error, and a list that lacks
+//! something has the outcome `damaged`. Nothing in the repository is changed.
+//! Relies on the caller's refresh for records and marks. The names of the fields are part of the JSON output.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};

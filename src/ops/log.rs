@@ -1,4 +1,8 @@
-//! Reads the journal for users, and writes notes into it.
+//! Lists the entries of the journal for users, and writes notes into it.
+//!
+//! Guarantee: an entry that cannot be read does not hide the others. It is in the report, and the user is warned. A
+//! note that cannot be written is an error, because the entry is all that its command does. The order relies on the
+//! clocks of the machines that wrote the entries.
 
 use std::time::Duration;
 

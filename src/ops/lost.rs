@@ -1,4 +1,8 @@
 //! Finds out which bytes of a stream are lost.
+//!
+//! Guarantee: only damage counts as loss; any other error is returned. Everything below a lost tree node counts as
+//! lost, and so does a chunk or node with another length than the tree says.
+//! Relies on the reader to verify every chunk, and to try other copies and parity first.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Suggests names for messages, when a name that the user gave does not exist.
+//! Suggests names for messages, when a name that the user gave does not exist. No name is chosen for the user.
 
 /// Number of names that a message lists.
 const SHOWN_MAX: usize = 8;

@@ -1,4 +1,6 @@
-//! Conversions between integer types, in one place: each says why it loses nothing.
+//! Converts between integer types in one place.
+//!
+//! Guarantee: no function cuts a number off. Each loses nothing, or gives the greatest value if it does not fit.
 
 use std::time::Duration;
 

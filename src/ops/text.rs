@@ -1,4 +1,7 @@
 //! Formats values for people, in the journal and in the texts of commands.
+//!
+//! Guarantee: times are in UTC and do not depend on the machine's locale. A time that cannot be formatted is shown as
+//! a plain number. The form of `compact` is part of the names of kept files, so it must stay the same.
 
 use std::path::{Path, PathBuf};
 

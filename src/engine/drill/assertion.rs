@@ -1,4 +1,7 @@
-//! The user's assertions about restored databases (`--check-sql`), and how their results are judged.
+//! Judges the user's assertions about restored databases (`--check-sql`).
+//!
+//! Guarantee: an assertion that fails, gives no row or ends with an error never passes, and each assertion is about
+//! exactly one database. Long values are cut in reports. Relies on the engines to run the queries.
 
 use std::fmt::Display;
 

@@ -1,4 +1,6 @@
-//! Types that the drills of all engines share: questions, reports of checks, and the trait for a server to drill on.
+//! Holds what the drills of all engines share: questions, reports of checks, and the trait for a server to drill on.
+//!
+//! A failed check is a report and not an error. An error means that the drill itself could not be carried out.
 
 mod assertion;
 mod report;

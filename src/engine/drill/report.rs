@@ -1,4 +1,6 @@
-//! Reports of a drill's checks.
+//! Says how a drill's checks went, in a form that is also their JSON.
+//!
+//! The names of checks and outcomes are part of the JSON output, so they must stay the same.
 
 use serde::Serialize;
 

@@ -1,4 +1,7 @@
 //! Runs checks in several threads and ends them when the user asks to stop.
+//!
+//! Guarantee: results come in the order of the jobs, and a panic in a job becomes an error. No thread is left running.
+//! Relies on the caller: a blocked job must end soon after `interrupt` is called, or when it sees its flag set.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

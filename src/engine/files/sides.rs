@@ -1,4 +1,6 @@
-//! The names of the files that SQLite keeps beside a database.
+//! Names the files that SQLite keeps beside a database.
+//!
+//! Relies on SQLite's documentation for the suffixes.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,8 @@
 //! Puts a plain file in place and keeps the old one.
+//!
+//! Guarantee: the new file is complete and durable before the old one is touched. If the new one cannot take the name,
+//! the old one gets it back. If there was no file, none that appears meanwhile is replaced.
+//! Relies on callers of `place_file_at` to sync the directory afterwards.
 
 use std::path::Path;
 

@@ -1,4 +1,7 @@
-//! Writes files with holes: blocks of zeros are not written.
+//! Writes files with holes: whole blocks of zeros are not written.
+//!
+//! Guarantee: the file reads the same as if all bytes had been written.
+//! Relies on the caller: the place in the file must read as zeros before, as in a new file.
 
 use std::fs::File;
 use std::io;

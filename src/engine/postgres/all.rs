@@ -1,4 +1,6 @@
-//! All databases of a server, each as a source of its own.
+//! Makes a source of each database of a server.
+//!
+//! All of them use the options of the server; only the database in the connection settings differs.
 
 use super::{PostgresOptions, PostgresSource};
 use crate::engine::{Databases, Server, Source};

@@ -1,4 +1,4 @@
-//! Texts of failures of the client library and of servers.
+//! Turns failures of the client library and of servers into text.
 
 /// The text of a failed statement or connection: the server's message and hint, or the error with its causes.
 pub(crate) fn explain(error: &postgres::Error) -> String {

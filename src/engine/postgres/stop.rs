@@ -1,4 +1,4 @@
-//! The flag by which the user's stop reaches connections.
+//! Holds the flag by which the user's stop reaches connections. The default has no flag and is never set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,7 @@
-//! Names of the streams of a dump.
+//! Makes and recognizes the names of a dump's streams.
+//!
+//! Guarantee: a database's name becomes one part of a path, without `/` and without a dot at its start. Different
+//! databases have different names, because `%` is escaped, too. Snapshots store these names, so they must not change.
 
 use super::archive::TOC;
 

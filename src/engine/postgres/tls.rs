@@ -1,4 +1,9 @@
-//! TLS with rustls, checking certificates as libpq does for each `sslmode`.
+//! Makes TLS connections with rustls, and checks certificates as libpq does for each `sslmode`.
+//!
+//! Guarantee: with root certificates the server's chain is always checked, and its name for `verify-full`. Signatures
+//! of the handshake are checked in every mode. Without root certificates any certificate is accepted.
+//! Relies on `conninfo`: it refuses `verify-ca` and `verify-full` without root certificates, and `sslrootcert=system`
+//! without `verify-full`.
 
 use std::path::Path;
 use std::sync::Arc;

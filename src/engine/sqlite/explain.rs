@@ -1,4 +1,7 @@
 //! Turns SQLite's refusals into messages for users: which file is in the way, why, and what to do.
+//!
+//! SQLite does not name the file, so permissions are looked at after the failure. Nothing is changed. If they show no
+//! cause, the message is SQLite's own. Only locks count as busy: then a later try may help.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,8 @@
 //! Puts marks on snapshots by what a check has found.
+//!
+//! Guarantee: a snapshot is marked as verified only after a check that has read everything, and only if it was marked
+//! as damaged. A snapshot that was always whole gets no mark.
+//! Relies on the check's report: it must name every snapshot that damage touches.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,7 @@
-//! Check as an operation: checks, marks snapshots if that is wanted, gives a report, and writes a journal entry.
+//! Runs a check as an operation: checks, marks snapshots if that is wanted, gives a report, and writes a journal entry.
+//!
+//! The journal entry says whether packs were read: none, part or all. `icecore status` relies on that. Damage that was
+//! found is in the report and gives the outcome `damaged`. An error means that checking or marking failed.
 
 use std::time::{Duration, Instant};
 

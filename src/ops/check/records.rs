@@ -1,4 +1,8 @@
 //! Checks small records: the configuration, keys, snapshots, marks, `forgotten` records and the journal.
+//!
+//! Guarantee: records are read from the repository, never from the local catalog. Damage becomes a finding and the
+//! check goes on; any other error ends it. Objects that were healed in memory while they were read are reported, too.
+//! Relies on the catalog only to notice snapshots that were seen before and have vanished.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,8 @@
 //! Chooses the packs that a check reads, if it does not read all.
+//!
+//! Guarantee: the same packs and the same seed give the same choice, and reading every part once reads every pack. A
+//! share or size above zero chooses at least one pack, if there is one.
+//! Relies on ids that are evenly spread: only then are the parts about equally large.
 
 use std::str::FromStr;
 

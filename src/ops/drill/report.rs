@@ -1,4 +1,7 @@
-//! The report of a drill, as JSON has it.
+//! Reports the drill of one snapshot. The report is also its JSON.
+//!
+//! Guarantee: `passed` is false as soon as one failed check was added. Skipped checks do not fail a drill. The names
+//! of the fields are part of the JSON output, so they must stay the same.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
-//! Export as an operation: finds the snapshot, exports it, gives a report, and writes an entry into the journal.
+//! Runs an export as an operation: finds the snapshot, exports it, gives a report, and writes a journal entry.
+//!
+//! The user is warned of the snapshot's flags before anything is written, and of objects that were healed while read.
+//! Relies on `export` for the rule that the directory's name always leads to a complete export.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

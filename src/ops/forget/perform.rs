@@ -1,4 +1,8 @@
-//! Forget as an operation: plans, forgets, prunes if that is wanted, gives a report, and writes journal entries.
+//! Runs a forget as an operation: plans, forgets, prunes if that is wanted, gives a report, and writes journal entries.
+//!
+//! Guarantee: nothing is forgotten if a named snapshot must stay, or if others would go than the user has agreed to. A
+//! dry run forgets nothing. If the prune fails, the snapshots stay forgotten.
+//! Relies on `execute` to spare snapshots that must stay because something has changed since the plan.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,8 @@
-//! Marks snapshots: as damaged if something of them is lost, as verified if they are whole again.
+//! Marks snapshots after a repair: as damaged if a part of them is lost, as verified if they are whole again.
+//!
+//! Guarantee: only a repair that has read everything marks a snapshot as verified. A snapshot with losses gets a mark
+//! with the code `LOST`. Prune relies on it: it tolerates only snapshots with that code.
+//! Relies on the run's set of dead copies being complete for what was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,7 @@
-//! Repair as an operation: gives a report and writes an entry into the journal.
+//! Runs a repair as an operation: finds damage, repairs it, gives a report, and writes a journal entry.
+//!
+//! The local catalog is built anew first, because a wrong one would hide damage. It can also be built anew alone; then
+//! nothing else in the repository changes, except for the journal entry.
 
 use serde::Serialize;
 

@@ -1,4 +1,8 @@
-//! Heals records that are stored twice (config and keys): the whole replica is written over the bad one.
+//! Heals records that are stored twice (config and keys): names the bad replica and the bytes of the whole one.
+//!
+//! Guarantee: a replica is only replaced if it is missing or damaged and the other one is whole. If both are whole and
+//! differ, both stay, since nobody can tell which is right. A config must be that of the open repository.
+//! Relies on the caller to write the bytes.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,8 @@
-//! The outcome of a restore: what was restored, and what failed and why.
+//! Tells the outcome of a restore: what was restored, and what failed and why.
+//!
+//! Guarantee: if the outcome is turned into one error, that is the error that stopped the restore, if there is one.
+//! Otherwise its text counts all failures, and its kind is that of the gravest.
+//! Relies on the kinds of errors: only after `HalfDone` something new is at the destination of a failed stream.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,8 @@
-//! Salvage as an operation: finds the snapshot, salvages it, gives a report, and writes a journal entry.
+//! Runs a salvage as an operation: finds the snapshot, salvages it, gives a report, and writes a journal entry.
+//!
+//! Guarantee: a salvage with lost bytes, a damaged listing or failed streams is never reported as done. If nothing was
+//! written because of failures, that is an error.
+//! Relies on `salvage` for the verification of bytes and for the names of incomplete files.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
 //! Counts how deep chunks lie: how many frames must be decoded to read them.
+//!
+//! Guarantee: counts saturate, so a hostile tree cannot make them overflow.
+//! Relies on the tables of packs for the depths; no chunk is read.
 
 use std::collections::BTreeMap;
 

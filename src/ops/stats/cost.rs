@@ -1,4 +1,7 @@
 //! Divides stored bytes by their purpose.
+//!
+//! Guarantee: encoded chunks and metadata together are all stored bytes. A frame that chunks share counts once.
+//! Relies on the tables of packs. A pack without a readable table counts only with its size, as metadata.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};

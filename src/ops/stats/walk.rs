@@ -1,4 +1,8 @@
-//! Walks the trees of many snapshots. Subtrees that they share are walked once.
+//! Walks the trees of many snapshots. Subtrees that they share are walked once, as long as they are remembered.
+//!
+//! Guarantee: what is known of nodes has a memory budget, and one level of the walk holds a limited number of children.
+//! If something was forgotten, it is walked again, with the same result.
+//! Relies on the levels of nodes: each step goes down one level, so the walk ends. Damage ends it with an error.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,4 +1,7 @@
-//! The report of a status, as JSON has it.
+//! Reports the status of a repository and its sources. The report is also its JSON.
+//!
+//! The names of fields and states are part of the JSON output, so they must stay the same. States are ordered by
+//! gravity: the worst comes last. Times after now have the age 0.
 
 use serde::Serialize;
 

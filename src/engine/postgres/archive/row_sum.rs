@@ -1,4 +1,8 @@
 //! Counts and sums the rows in the text of a COPY. The text may come in pieces of any length.
+//!
+//! Guarantee: the result does not depend on how the text is cut, and a text without its end is never complete.
+//! Relies on COPY's text format: each row is one line, and the line `\.` ends them. Relies on pg_dump, too: it writes
+//! exactly two newlines after that line.
 
 pub use crate::engine::row_sum::RowSum;
 

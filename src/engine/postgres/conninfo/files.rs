@@ -1,4 +1,8 @@
 //! Reads libpq's service file and password file, as libpq does.
+//!
+//! Guarantee: a password file that others may read is ignored. An unknown setting of a service is an error, so that
+//! none is silently left out. Both files must be plain files of UTF-8 text with at most 4 MiB.
+//! Relies on the directories that distributions compile into libpq, because a program cannot ask libpq for them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,8 @@
-//! A dump that is a plain file: compared with its line in a `checksums.txt` beside it, as `icecore export` writes one.
+//! Compares a dump that is a plain file with its line in the `checksums.txt` beside it, as `icecore export` writes one.
+//!
+//! Guarantee: a file that differs from its checksum is refused before anything is changed. Without a line for the file
+//! nothing is compared, and the caller warns. A pipe or device in place of `checksums.txt` is refused.
+//! Relies on the caller to notice if the file changes later.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,4 +1,8 @@
-//! Sets up a session of ours: pins the settings of the table above, and remembers those that programs have to be given.
+//! Sets up a session of ours: pins the settings of `SETTINGS`, and remembers those that programs must be given.
+//!
+//! Guarantee: a setting has a fine value, or is pinned, or could not be set. If one that could not be set can make a
+//! dump lack rows, it is in `kept`, so that the caller can warn.
+//! Relies on `pg_settings`: it lists only settings that the server knows.
 
 use super::{Changes, Pin, Programs, SETTINGS, Session};
 use crate::engine::postgres::client::Client;
