@@ -1,4 +1,6 @@
-//! Checksums over rows. SQLite notices only damage to the structure of its pages, not to their content.
+//! Makes and verifies checksums over rows, because SQLite notices damage to page structure, but not to content.
+//! A sum covers the kind of the row and the length of each part, so neither rows of two tables nor parts can be
+//! exchanged. It relies on a key that differs for each catalog file.
 
 use super::fault::Fault;
 use crate::store::repo::u64_from;
