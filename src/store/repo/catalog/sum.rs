@@ -1,6 +1,6 @@
 //! Makes and verifies checksums over rows, because SQLite notices damage to page structure, but not to content.
-//! A sum covers the kind of the row and the length of each part, so neither rows of two tables nor parts can be
-//! exchanged. It relies on a key that differs for each catalog file.
+//! A sum covers the kind of the row and each part with its length, so no row passes for one of another table, and bytes
+//! cannot move from one part to the next. It relies on a key that differs for each catalog file.
 
 use super::fault::Fault;
 use crate::store::repo::u64_from;
