@@ -1,4 +1,6 @@
-//! How the library reports progress and warnings, and learns that the user wants to stop. It never prints.
+//! Defines how the library reports progress and warnings, and how it learns that the user wants to stop.
+//! The library never prints. It relies on monitors whose methods are quick and may be called by several threads at
+//! once.
 
 /// Receives progress and warnings. The command line implements it with bars, tests with counters. All methods must be
 /// quick, and several threads may call them at once.

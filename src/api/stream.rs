@@ -1,4 +1,6 @@
 //! Reads the bytes of one stream, with seeking.
+//! It holds one chunk at a time and opens the stored stream anew for each. It relies on `Stored::open` to verify every
+//! byte. A seek beyond the end is allowed; a seek before the start is an error.
 
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 

@@ -1,4 +1,6 @@
-//! Asking on the terminal before something is dropped.
+//! Asks on the terminal before something is dropped.
+//! Only `y` or `yes` means yes; any other answer, and the end of the input, means no. A stop request ends the waiting.
+//! Callers look with `can_ask` first whether there is a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::Ordering;

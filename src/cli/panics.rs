@@ -1,4 +1,6 @@
-//! A panic is a bug of icecore. It ends the command with one message and exit code 1, as any failure does, instead of a stack trace.
+//! Turns a panic, which is a bug of icecore, into a failure.
+//! The command ends with one message and exit code 1, as with any failure, instead of a stack trace. It relies on
+//! `note_panics`, which notes the place and silences the usual message (unless RUST_BACKTRACE asks for it).
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};

@@ -1,4 +1,6 @@
-//! Where the passphrase comes from. It is wiped from memory after use and appears in no message.
+//! Finds the passphrase: in a variable, a file, the output of a command, or on the terminal.
+//! It is wiped from memory after use and appears in no message. A file that other users may write is refused, because
+//! they could choose the key. An empty passphrase, and a variable that is set but empty, are errors.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

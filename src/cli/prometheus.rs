@@ -1,4 +1,5 @@
-//! `status --prometheus`: a textfile in the text exposition format (version 0.0.4) for node_exporter. Names and labels never change their meaning.
+//! Writes the textfile of `status --prometheus`, in the text exposition format (version 0.0.4) for node_exporter.
+//! Names and labels never change their meaning. It relies on `whole.rs`, so that the file is always complete.
 
 use std::path::Path;
 

@@ -1,4 +1,6 @@
 //! Parses arguments of the form `NAME=FILE` and `NAME=DEST`.
+//! Paths need not be UTF-8. A path with a `=` can always be given, with `./` before it. A stream's name may hold a `=`:
+//! it relies on the caller to say which names exist.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,6 @@
-//! Times: parsing what people type, and text for people and programs.
+//! Parses the times and time spans that people type, and formats times for people and programs.
+//! Times are nanoseconds since 1970 UTC. Text without an offset is in the local time zone. An unknown zone is an error
+//! when a time is parsed, because another zone would silently move the ends of days.
 
 use icecore::{Error, Result};
 

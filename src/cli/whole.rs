@@ -1,4 +1,6 @@
-//! Writes files that others may read at any time: a file is complete under its name, or not there; and it is durable.
+//! Writes files that others may read at any time.
+//! A file is complete under its name, or not there; and it is durable when `write` returns. Links to files are
+//! replaced, not followed. Directories, devices and pipes are never replaced.
 
 use std::fs::{Metadata, Permissions};
 use std::io::{self, Write};

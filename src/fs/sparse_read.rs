@@ -1,4 +1,4 @@
-//! The trait for reading files with holes.
+//! Defines the trait for reading files with holes, and an adapter for input without known holes.
 
 use std::io::Read;
 

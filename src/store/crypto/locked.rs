@@ -1,4 +1,7 @@
-//! Memory for keys that is not written to swap space, as far as the system allows it, and is overwritten when dropped.
+//! Holds keys in memory that is not written to swap space, as far as the system allows it.
+//! The bytes are overwritten when they are dropped. If the system refuses the lock, the keys are in ordinary memory.
+//! Each key has pages of its own, so unlocking one key does not unlock another. The unsafe code relies on a box that
+//! does not move its content.
 
 use std::ffi::c_void;
 

@@ -1,4 +1,6 @@
-//! Reads little-endian fields and varints from untrusted bytes. Every read is checked against the bytes that are left.
+//! Reads little-endian fields and varints from untrusted bytes.
+//! Every read is checked against the bytes that are left; a failure is `Malformed`. Each varint has one valid form, the
+//! shortest. Callers call `Input::end` to refuse bytes after the end.
 
 use super::Malformed;
 

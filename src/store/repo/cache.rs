@@ -1,4 +1,5 @@
-//! A cache with a bound in bytes. It forgets what was not used lately.
+//! Caches values with a bound in bytes. It forgets entries that were not used lately.
+//! It relies on callers for the size of each entry.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,4 +1,5 @@
-//! What this machine remembers of a repository, without a passphrase: for hints, such as what a shell offers for completion.
+//! Reads what this machine remembers of a repository, without a passphrase.
+//! It serves only hints, such as completions in a shell. Nothing is verified, because the key is missing.
 
 use std::path::Path;
 

@@ -1,4 +1,7 @@
-//! Remembers where chunks lie. Whole chains are looked up in batches before they are read, because one look-up for each link would be slow.
+//! Remembers where chunks lie.
+//! Whole chains are looked up in batches before they are read, because one look-up for each link would be slow. The
+//! places may be out of date: packs may be deleted meanwhile. It relies on callers to look again after NotFound. A base
+//! always has a lower level than its frame, so chains cannot have cycles.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,7 @@
-//! Making the local catalog anew from the packs. It keeps what only the catalog knows, and never loses chunks that it could still find.
+//! Makes the local catalog anew from the packs.
+//! It keeps what only the catalog knows: the known snapshots, the readings, and the tables of packs whose stored tables
+//! are damaged. So it never loses chunks that it could still find. It relies on readers to verify each chunk of a kept
+//! table.
 
 use std::sync::PoisonError;
 

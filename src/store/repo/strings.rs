@@ -1,4 +1,6 @@
-//! Byte strings in a row, each after its length. Only for data that this machine alone reads again.
+//! Encodes byte strings in a row, each after its length.
+//! Decoding returns `None` for a block that does not consist of whole pairs. The encoding serves only data that this
+//! machine alone reads again.
 
 /// Appends a string; `None` if it is 4 GiB long or longer.
 pub(crate) fn put_string(block: &mut Vec<u8>, string: &[u8]) -> Option<()> {

@@ -1,4 +1,6 @@
-//! Doing the same thing with many objects, with several threads. The first failure ends the work of all of them, and is returned.
+//! Does the same work on many objects, with several threads.
+//! The first failure, or a request to stop, ends the work of all threads: they take no further objects, and it is
+//! returned.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,4 +1,6 @@
-//! Writing the tree of a stream. Each node is encoded against the parent's node at the same place, so a tree costs about what has changed.
+//! Writes the tree of a stream.
+//! Each node is encoded against the parent's node at the same place, so a tree costs about what has changed. It relies
+//! on callers to push the chunks in order. A stream of one chunk has no node.
 
 use super::merkle::TreeCursor;
 use super::writer::ChunkWriter;

@@ -1,4 +1,6 @@
-//! What can go wrong inside the catalog. The kinds differ in what follows: damage means a new file, busy means trying later.
+//! Sorts failures inside the catalog by what follows from them.
+//! Damage means that the file is made afresh; busy means that the caller tries later; all other failures are reported.
+//! It relies on fixed SQL statements: an SQL error therefore means that the file is not the one that icecore made.
 
 use std::path::Path;
 

@@ -1,4 +1,6 @@
-//! The remembered readings of packs: when this machine read a pack in full, and whether it was sound. One row with a sum for each pack.
+//! Stores when this machine last read each pack in full, and whether the pack was sound.
+//! Each pack has one row with a sum over all its columns. A row with a wrong sum makes the whole catalog count as
+//! damaged.
 
 use rusqlite::{Connection, Transaction, params};
 

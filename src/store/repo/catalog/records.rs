@@ -1,4 +1,6 @@
-//! The rows of snapshots. A record comes back exactly as it was put, or not at all: its sum covers the id and the record.
+//! Stores the records of snapshots in the catalog.
+//! A record comes back exactly as it was put, or not at all: its sum covers the id and the record. `snapshot_ids` alone
+//! verifies no sum: a wrong id does no harm, because no listing of the repository has it.
 
 use rusqlite::{Connection, Transaction, params};
 

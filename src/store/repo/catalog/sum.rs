@@ -1,4 +1,6 @@
-//! Checksums over rows. SQLite notices only damage to the structure of its pages, not to their content.
+//! Makes and verifies checksums over rows, because SQLite notices damage to page structure, but not to content.
+//! A sum covers the kind of the row and each part with its length, so no row passes for one of another table, and bytes
+//! cannot move from one part to the next. It relies on a key that differs for each catalog file.
 
 use super::fault::Fault;
 use crate::store::repo::u64_from;
