@@ -296,12 +296,12 @@ impl<'a> PostgresCapture<'a> {
         } else if text.contains("Query was: LOCK TABLE") || text.contains("lock timeout") || text.contains("could not obtain lock") {
             "another session has locked a table: try later, or wait longer with --lock-wait-timeout"
         } else if text.contains("invalid snapshot identifier") {
-            "the connection of icecore's own transaction, which held the snapshot, was lost"
+            "icecore's connection was lost, and with it the transaction that held the snapshot"
         } else {
             ""
         };
         match error {
-            Error::Source { path, detail } if !advice.is_empty() => Error::Source { path, detail: format!("{advice}. {detail}") },
+            Error::Source { path, detail } if !advice.is_empty() => Error::Source { path, detail: format!("{advice}; {detail}") },
             other => other,
         }
     }

@@ -142,9 +142,9 @@ fn a_file_that_is_not_as_it_was_stops_a_restore_before_it_touches_anything() {
     let mut bad = good.clone();
     bad[good.len() / 2] ^= 1;
     std::fs::write(&path, &bad).unwrap();
-    site.sh(&stage.restore()).fails(4, &["not what checksums.txt says", "nothing was changed"]);
+    site.sh(&stage.restore()).fails(4, &["does not have the checksum in checksums.txt", "nothing was changed"]);
     std::fs::write(&path, &good[..good.len() - 1]).unwrap();
-    site.sh(&stage.restore()).fails(4, &["not what checksums.txt says"]);
+    site.sh(&stage.restore()).fails(4, &["does not have the checksum in checksums.txt"]);
     std::fs::write(site.path(&format!("{LATEST}/checksums.txt")), "garbage\n").unwrap();
     site.sh(&stage.restore()).fails(4, &["line 1 is not a checksum"]);
     std::fs::remove_file(&path).unwrap();
