@@ -1,8 +1,8 @@
 //! Lays out tables of text for a width: which columns stay, and what is shortened. `tables.rs` has the tables of databases.
 //!
 //! Where nothing limits the width, a table is as wide as its content and nothing in it is shortened. On a terminal it fits the width, as
-//! long as the columns that always stay do: columns that matter least go, labels and paths are shortened in the middle, and long text goes on in further lines. Ids and numbers
-//! are never shortened.
+//! long as the columns that always stay do: the least important columns go, labels and paths are shortened in the middle, and long text
+//! continues in further lines. Ids and numbers are never shortened.
 
 use super::output::printable;
 use super::screen::{Screen, Tone, wrapped};
